@@ -1,0 +1,59 @@
+"""Floor 1: learning. Quantise, mask, train, freeze, evaluate. Start at `fit.py`, the recipe.
+
+The names below are loaded on first use, so that reading an option never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskpack.compressor.baseline import BaselineRequest, run_baseline
+    from maskpack.compressor.config import BaselineConfig, FitConfig
+    from maskpack.compressor.data import TaskData, load_data
+    from maskpack.compressor.fit import FitRequest, fit_task
+    from maskpack.compressor.quantize import quantize_model
+    from maskpack.compressor.restore import restore
+    from maskpack.compressor.results import RunResult
+    from maskpack.compressor.tasks import TASKS, Task, find_task
+
+_HOME = {
+    "BaselineRequest": "baseline",
+    "run_baseline": "baseline",
+    "BaselineConfig": "config",
+    "FitConfig": "config",
+    "TaskData": "data",
+    "load_data": "data",
+    "FitRequest": "fit",
+    "fit_task": "fit",
+    "quantize_model": "quantize",
+    "restore": "restore",
+    "RunResult": "results",
+    "TASKS": "tasks",
+    "Task": "tasks",
+    "find_task": "tasks",
+}
+
+__all__ = [
+    "TASKS",
+    "BaselineConfig",
+    "BaselineRequest",
+    "FitConfig",
+    "FitRequest",
+    "RunResult",
+    "Task",
+    "TaskData",
+    "find_task",
+    "fit_task",
+    "load_data",
+    "quantize_model",
+    "restore",
+    "run_baseline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

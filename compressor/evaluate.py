@@ -1,0 +1,48 @@
+"""Scores of a predictor on a split. A predictor is any callable on arrays: torch and ORT share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.compressor.batches import Encoded, Feeds, evaluation_batches
+from maskpack.compressor.metrics import METRICS
+
+Predict = Callable[[Feeds], NDArray[np.float32]]
+"""Feeds of one batch to logits `(b, c)`."""
+
+EVAL_BATCH = 32
+
+
+def predict_all(
+    predict: Predict, encoded: Encoded, *, batch_size: int = EVAL_BATCH
+) -> NDArray[np.float32]:
+    """Logits `(rows, c)` of a whole split, in the split's own order."""
+    parts, places = [], []
+    for rows in evaluation_batches(encoded.lengths, batch_size=batch_size):
+        parts.append(predict(encoded.feeds(rows)))
+        places.append(rows)
+    logits = np.concatenate(parts)
+    ordered = np.empty_like(logits)
+    ordered[np.concatenate(places)] = logits
+    return ordered
+
+
+def score(
+    logits: NDArray[np.float32], labels: NDArray[np.generic], metrics: Sequence[str]
+) -> dict[str, float]:
+    """Metric name -> value. One column of logits is a regression, more are classes."""
+    predicted = logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
+    return {name: METRICS[name](predicted, labels) for name in metrics}
+
+
+def majority(labels: NDArray[np.generic], metrics: Sequence[str]) -> dict[str, float]:
+    """Scores of always answering the commonest class (or the mean value): what a collapse gives."""
+    if labels.dtype.kind == "f":
+        constant = np.full(labels.shape, labels.astype(np.float64).mean())
+    else:
+        values, counts = np.unique(labels, return_counts=True)
+        constant = np.full(labels.shape, values[counts.argmax()])
+    return {name: METRICS[name](constant, labels) for name in metrics}

@@ -1,0 +1,50 @@
+"""Encoder architectures this release supports, as data.
+
+The rule is the same for all of them: every linear inside the base model (the encoder's layers and,
+where there is one, its pooler) is masked, every embedding is quantised, everything outside the base
+model is the head. What differs is only what the graph is fed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from maskpack.formats import ModelError
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        base: attribute of the classification model that holds the encoder.
+        token_types: whether the encoder reads `token_type_ids`.
+    """
+
+    base: str
+    token_types: bool
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family("bert", token_types=True),
+    "camembert": Family("roberta", token_types=False),
+    "distilbert": Family("distilbert", token_types=False),
+    "electra": Family("electra", token_types=True),
+    "roberta": Family("roberta", token_types=False),
+    "xlm-roberta": Family("roberta", token_types=False),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a configuration's `model_type`.
+
+    Raises:
+        ModelError: not an encoder this release supports.
+    """
+    try:
+        return FAMILIES[model_type]
+    except KeyError:
+        raise ModelError(
+            f"`{model_type}` is not an encoder this release supports",
+            f"supported: {', '.join(FAMILIES)}",
+        ) from None

@@ -1,0 +1,121 @@
+"""What a mask is learned on: a backbone with its configuration and tokenizer.
+
+It comes from a pretrained model, quantised now, or from an artifact that has it already; from here
+on nobody can tell which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskpack.compressor.config import FitConfig
+from maskpack.compressor.families import Family, family_of
+from maskpack.compressor.hub import load_pretrained, load_tokenizer
+from maskpack.compressor.quantize import quantize_model, scheme_of
+from maskpack.formats import (
+    Artifact,
+    ArtifactError,
+    Backbone,
+    Scheme,
+    Source,
+    is_artifact,
+    open_artifact,
+)
+from maskpack.formats.codec import encode_backbone
+from maskpack.formats.schema import CONFIG
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """A backbone ready to learn on.
+
+    Attributes:
+        backbone: the integer weights.
+        source, scheme: where it came from.
+        files: configuration and tokenizer files, name -> bytes.
+        tokenizer: the loaded tokenizer.
+        artifact: the artifact it was read from, or None if it is new.
+    """
+
+    backbone: Backbone
+    source: Source
+    scheme: Scheme
+    files: Mapping[str, bytes]
+    tokenizer: Any
+    artifact: Artifact | None
+
+    @property
+    def family(self) -> Family:
+        """Its architecture."""
+        return family_of(self.source.model_type)
+
+    @property
+    def longest(self) -> int:
+        """Tokens the encoder has positions for."""
+        config = json.loads(self.files[CONFIG])
+        positions = int(config.get("max_position_embeddings", 512))
+        # RoBERTa numbers positions from padding_idx + 1, so two of them are never used.
+        return positions - 2 if self.family.base == "roberta" else positions
+
+    def backbone_bytes(self) -> int:
+        """Size of the backbone as a file."""
+        return len(encode_backbone(self.backbone))
+
+
+def prepare_ground(
+    model: str, out: Path, config: FitConfig, *, bits_given: bool = True, revision: str | None = None
+) -> Ground:
+    """Read the backbone at `out`, or quantise `model` if there is none yet.
+
+    Raises:
+        ArtifactError: the artifact at `out` was made from another model or with other bits.
+    """
+    if is_artifact(out):
+        return _from_artifact(model, open_artifact(out), config, bits_given=bits_given, revision=revision)
+    pretrained = load_pretrained(model, revision=revision)
+    scheme = scheme_of(config)
+    return Ground(
+        backbone=quantize_model(pretrained.model, scheme),
+        source=Source(
+            pretrained.name,
+            pretrained.revision,
+            pretrained.model.config.model_type,
+            pretrained.weights_sha256(),
+        ),
+        scheme=scheme,
+        files=pretrained.files,
+        tokenizer=pretrained.tokenizer,
+        artifact=None,
+    )
+
+
+def _from_artifact(
+    model: str, artifact: Artifact, config: FitConfig, *, bits_given: bool, revision: str | None
+) -> Ground:
+    manifest = artifact.manifest
+    pretrained = load_pretrained(model, revision=revision)
+    if pretrained.weights_sha256() != manifest.source.weights_sha256:
+        raise ArtifactError(
+            f"`{artifact.path}` was made from `{manifest.source.model}` with other weights "
+            f"than `{model}` has",
+            f"give `{manifest.source.model}`, or another place with `-o`",
+        )
+    if bits_given and config.bits != manifest.scheme.bits:
+        raise ArtifactError(
+            f"the backbone of `{artifact.path}` has {manifest.scheme.bits} bits, "
+            f"`--bits {config.bits}` was asked for",
+            "leave `--bits` out, or choose another place with `-o`",
+        )
+    files = {name: (artifact.path / name).read_bytes() for name in manifest.files}
+    return Ground(
+        artifact.backbone,
+        manifest.source,
+        manifest.scheme,
+        files,
+        load_tokenizer(str(artifact.path)),
+        artifact,
+    )

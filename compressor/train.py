@@ -1,0 +1,180 @@
+"""The training loop: batches in, trained parameters out. No files, no printing, no task names.
+
+It is the same for masks and dense baselines: what differs is which parameters it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskpack.compressor.batches import Encoded, Feeds, training_batches
+from maskpack.compressor.config import Precision
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that share a peak learning rate."""
+
+    parameters: Sequence[nn.Parameter]
+    lr: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, in what order and at what rate.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: rows a step.
+        warmup: share of the steps in which the rate rises.
+        seed: of the data order.
+        bf16: whether matrix products of the step run in bfloat16.
+    """
+
+    steps: int
+    batch_size: int
+    warmup: float
+    seed: int
+    bf16: bool
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at `step` (from 0): a linear rise, a linear fall."""
+        rise = math.ceil(self.steps * self.warmup)
+        if step < rise:
+            return (step + 1) / rise
+        return (self.steps - step) / (self.steps - rise)
+
+    def total_rate(self) -> float:
+        """Sum of `rate` over all steps: how many peak rates an Adam-driven score can travel."""
+        return sum(self.rate(step) for step in range(self.steps))
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """One step's news for whoever watches."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+class Checkpoints(Protocol):
+    """Where a run keeps its state; see `checkpoint.py`."""
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restore the newest state and return its step, or 0 if there is none."""
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Keep the state after `step`, if one is due."""
+
+
+class NoCheckpoints:
+    """Keep nothing."""
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Start at 0."""
+        del model, optimizer
+        return 0
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Do nothing."""
+
+
+def train(
+    model: nn.Module,
+    encoded: Encoded,
+    *,
+    plan: Plan,
+    groups: Sequence[Group],
+    checkpoints: Checkpoints,
+    after_step: Callable[[int], None],
+    observe: Callable[[Progress], None],
+) -> None:
+    """Train `groups` in place with Adam.
+
+    Args:
+        model: maps token tensors to an output with `.logits`.
+        encoded: the training rows.
+        plan: steps, order and rates.
+        groups: what is trained; everything else must be frozen already.
+        checkpoints: where state is kept; training goes on from what it loads.
+        after_step: called with the number of finished steps, before the state is kept.
+        observe: called after that, for progress bars.
+    """
+    # eps far below Adam's usual 1e-8: score gradients are a weight times a gradient, often < 1e-8.
+    optimizer = torch.optim.Adam(
+        [{"params": list(group.parameters), "lr": group.lr} for group in groups],
+        eps=1e-12,
+        fused=True,
+    )
+    first = checkpoints.load(model, optimizer)
+    model.train()
+    for step, rows in _batches(encoded.lengths, plan, first):
+        for settings, group in zip(optimizer.param_groups, groups, strict=True):
+            settings["lr"] = group.lr * plan.rate(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
+            logits = model(**to_tensors(encoded.feeds(rows))).logits
+        loss = _loss(logits.float(), torch.from_numpy(encoded.labels[rows]))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        after_step(step + 1)
+        checkpoints.save(model, optimizer, step + 1)
+        observe(Progress(step + 1, plan.steps, float(loss.detach())))
+    model.eval()
+
+
+def to_tensors(feeds: Feeds) -> dict[str, Tensor]:
+    """Feeds as torch tensors that share their memory."""
+    return {name: torch.from_numpy(array) for name, array in feeds.items()}
+
+
+def torch_predict(model: Any) -> Callable[[Feeds], NDArray[np.float32]]:
+    """A predictor on arrays around a torch model, in float32 and evaluation mode."""
+    model.eval()
+
+    def predict(feeds: Feeds) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = model(**to_tensors(feeds)).logits.float().numpy()
+        return logits
+
+    return predict
+
+
+def uses_bf16(precision: Precision) -> bool:
+    """Whether to train in bfloat16: `auto` says yes where the processor multiplies it natively."""
+    if precision is not Precision.AUTO:
+        return precision is Precision.BF16
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in probes)
+
+
+def _batches(
+    lengths: NDArray[np.int64], plan: Plan, first: int
+) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """(step, rows) from step `first` on; the order depends on seed and epoch only."""
+    per_epoch = -(-len(lengths) // plan.batch_size)
+    for epoch in range(first // per_epoch, -(-plan.steps // per_epoch)):
+        batches = training_batches(
+            lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch
+        )
+        for place, rows in enumerate(batches):
+            step = epoch * per_epoch + place
+            if first <= step < plan.steps:
+                yield step, rows
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error for one output, cross-entropy for more."""
+    if logits.shape[1] == 1:
+        return functional.mse_loss(logits[:, 0], labels.float())
+    return functional.cross_entropy(logits, labels)

@@ -1,0 +1,97 @@
+"""Bits and integer codes to bytes and back. One order, stated once: least significant first.
+
+The first element of a row lies in the lowest bits of its first byte, as in
+`numpy.packbits(bitorder="little")`. Every row starts on a byte boundary, so that one row can be
+read without its neighbours; the padding bits at a row's end are zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats.errors import ArtifactError
+
+CODE_BITS = (8, 4)
+"""Widths of a code that format version 1 writes."""
+
+
+def pack_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Pack the last axis of `bits (o, i)` into bytes `(o, ceil(i / 8))`.
+
+    >>> pack_bits(np.array([[1, 0, 1, 1, 0, 0, 0, 0, 1]], dtype=bool)).tobytes().hex()
+    '0d01'
+    """
+    return np.packbits(bits, axis=-1, bitorder="little")
+
+
+def unpack_bits(packed: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+    """Inverse of `pack_bits`: bytes `(o, ceil(width / 8))` to `(o, width)`.
+
+    Raises:
+        ArtifactError: the row length does not fit `width`, or a padding bit is set.
+
+    >>> unpack_bits(np.array([[0x0D, 0x01]], dtype=np.uint8), 9).astype(int).tolist()
+    [[1, 0, 1, 1, 0, 0, 0, 0, 1]]
+    """
+    _check_row_bytes(packed, width, 1)
+    bits = np.unpackbits(packed, axis=-1, bitorder="little")
+    if bits[..., width:].any():
+        raise ArtifactError("a padding bit of a packed mask is set")
+    return bits[..., :width].astype(np.bool_)
+
+
+def pack_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """Pack signed `codes (o, i)` into two's complement fields of `bits` bits, low field first.
+
+    >>> pack_codes(np.array([[1, -1, 7]], dtype=np.int8), 4).tobytes().hex()
+    'f107'
+    """
+    _check_width(bits)
+    if bits == 8:
+        return np.ascontiguousarray(codes).view(np.uint8)
+    per_byte = 8 // bits
+    rows, width = codes.shape
+    fields = np.zeros((rows, -(-width // per_byte) * per_byte), dtype=np.uint8)
+    fields[:, :width] = codes.view(np.uint8) & ((1 << bits) - 1)
+    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
+    shifted = fields.reshape(rows, -1, per_byte) << shifts
+    return np.bitwise_or.reduce(shifted, axis=-1)
+
+
+def unpack_codes(packed: NDArray[np.uint8], bits: int, width: int) -> NDArray[np.int8]:
+    """Inverse of `pack_codes`: bytes `(o, ceil(width * bits / 8))` to int8 codes `(o, width)`.
+
+    Raises:
+        ArtifactError: the row length does not fit `width`, or a padding field is not zero.
+
+    >>> unpack_codes(np.array([[0xF1, 0x07]], dtype=np.uint8), 4, 3).tolist()
+    [[1, -1, 7]]
+    """
+    _check_width(bits)
+    _check_row_bytes(packed, width, bits)
+    if bits == 8:
+        return np.ascontiguousarray(packed).view(np.int8)
+    per_byte = 8 // bits
+    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
+    fields = (packed[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
+    fields = fields.reshape(packed.shape[0], -1)
+    if fields[:, width:].any():
+        raise ArtifactError("a padding field of packed codes is not zero")
+    # Move the field's sign bit to the byte's sign bit, then shift back with sign extension.
+    up = np.uint8(8 - bits)
+    return (fields[:, :width] << up).view(np.int8) >> np.int8(8 - bits)
+
+
+def _check_width(bits: int) -> None:
+    if bits not in CODE_BITS:
+        raise ArtifactError(f"codes of {bits} bits are not in this format: {CODE_BITS}")
+
+
+def _check_row_bytes(packed: NDArray[np.uint8], width: int, bits: int) -> None:
+    expected = -(-width * bits // 8)
+    if packed.ndim != 2 or packed.dtype != np.uint8 or packed.shape[1] != expected:
+        raise ArtifactError(
+            f"packed rows are {packed.dtype} {packed.shape}, expected uint8 (*, {expected}) "
+            f"for {width} fields of {bits} bits"
+        )

@@ -1,0 +1,118 @@
+"""Backbone and patch to safetensors bytes and back. Pure: bytes in, values out.
+
+Key grammar (SPEC.md section 3): `<param>.codes` + `<param>.scales` for integers, `<param>` for
+float16, `<param>.mask` for masks, `head.<param>` for the head. One metadata entry, `maskpack`,
+holds sorted JSON: safetensors does not promise an order between several entries, and the same
+input must give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from maskpack.formats.artifact import Backbone, Patch
+from maskpack.formats.bits import pack_codes, unpack_codes
+from maskpack.formats.errors import ArtifactError
+from maskpack.formats.tensors import BitMask, QuantTensor
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def encode_backbone(backbone: Backbone) -> bytes:
+    """Serialise; the same backbone always gives the same bytes. Inverse of `decode_backbone`."""
+    arrays: Arrays = dict(backbone.dense)
+    layout: dict[str, dict[str, Any]] = {}
+    for role, tensors in (("linear", backbone.linears), ("embedding", backbone.embeddings)):
+        for name, tensor in tensors.items():
+            arrays[f"{name}.codes"] = pack_codes(tensor.codes, tensor.bits)
+            arrays[f"{name}.scales"] = tensor.scales
+            layout[name] = {
+                "role": role,
+                "bits": tensor.bits,
+                "group": tensor.group,
+                "shape": list(tensor.shape),
+            }
+    return _encode(arrays, {"kind": "backbone", "tensors": layout})
+
+
+def decode_backbone(data: bytes) -> Backbone:
+    """Read and check a backbone; inverse of `encode_backbone`."""
+    arrays, meta = _decode(data, "backbone")
+    found: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
+    try:
+        for name, spec in sorted(meta["tensors"].items()):
+            width = int(spec["shape"][1])
+            codes = unpack_codes(arrays.pop(f"{name}.codes"), int(spec["bits"]), width)
+            scales = arrays.pop(f"{name}.scales")
+            tensor = QuantTensor(codes, scales, int(spec["bits"]), int(spec["group"]))
+            if list(tensor.shape) != spec["shape"]:
+                raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {spec['shape']}")
+            found[spec["role"]][name] = tensor
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ArtifactError(f"the backbone's header is wrong or incomplete: {error}") from error
+    return Backbone(found["linear"], found["embedding"], arrays)
+
+
+def encode_patch(patch: Patch, *, task: str, backbone_sha256: str) -> bytes:
+    """Serialise a patch, bound to one backbone by its digest. Inverse of `decode_patch`."""
+    arrays: Arrays = {f"{name}.mask": mask.packed for name, mask in patch.masks.items()}
+    arrays.update({f"head.{name}": tensor for name, tensor in patch.head.items()})
+    shapes = {name: list(mask.shape) for name, mask in patch.masks.items()}
+    meta = {"kind": "patch", "task": task, "backbone_sha256": backbone_sha256, "masks": shapes}
+    return _encode(arrays, meta)
+
+
+def decode_patch(data: bytes, *, task: str, backbone_sha256: str) -> Patch:
+    """Read and check a patch; inverse of `encode_patch`.
+
+    Raises:
+        ArtifactError: damaged, of another task, or made for another backbone.
+    """
+    arrays, meta = _decode(data, "patch")
+    if meta.get("backbone_sha256") != backbone_sha256:
+        raise ArtifactError(
+            f"the patch of `{task}` was made for backbone "
+            f"{str(meta.get('backbone_sha256'))[:12]}, this one is {backbone_sha256[:12]}",
+            "use the patch with the artifact it was learned in",
+        )
+    if meta.get("task") != task:
+        raise ArtifactError(f"the patch of `{task}` says it is for `{meta.get('task')}`")
+    try:
+        masks = {
+            name: BitMask(arrays.pop(f"{name}.mask"), (int(shape[0]), int(shape[1])))
+            for name, shape in sorted(meta["masks"].items())
+        }
+        for mask in masks.values():
+            mask.to_bool()  # a set padding bit is refused here, not at the first use
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ArtifactError(f"the header of patch `{task}` is wrong: {error}") from error
+    stray = [name for name in arrays if not name.startswith("head.")]
+    if stray:
+        raise ArtifactError(f"the patch of `{task}` holds the unknown tensor `{stray[0]}`")
+    return Patch(masks, {name.removeprefix("head."): arrays[name] for name in arrays})
+
+
+def _encode(arrays: Arrays, meta: Mapping[str, Any]) -> bytes:
+    contiguous = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return bytes(save(contiguous, metadata={"maskpack": text}))
+
+
+def _decode(data: bytes, kind: str) -> tuple[Arrays, dict[str, Any]]:
+    try:
+        # `load` checks header, offsets and sizes before it touches a tensor.
+        arrays: Arrays = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        meta = json.loads(header["__metadata__"]["maskpack"])
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"not a {kind} of this format: {error}") from error
+    if not isinstance(meta, dict) or meta.get("kind") != kind:
+        raise ArtifactError(f"expected a {kind}, found `{str(meta)[:40]}`")
+    return arrays, meta

@@ -1,0 +1,140 @@
+"""Open an artifact: the manifest first, the backbone and each patch only when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from maskpack.formats import schema
+from maskpack.formats.artifact import Backbone, Patch
+from maskpack.formats.codec import decode_backbone, decode_patch
+from maskpack.formats.errors import ArtifactError
+from maskpack.formats.schema import Manifest, TaskEntry
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A readable artifact on disk. Digests are checked when a part is read.
+
+    Attributes:
+        path: its folder.
+        manifest: what `maskpack.json` says, already checked.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The shared weights; read once."""
+        return decode_backbone(self._read(schema.BACKBONE, self.manifest.backbone_sha256))
+
+    def entry(self, task: str) -> TaskEntry:
+        """What the manifest says about `task`.
+
+        Raises:
+            ArtifactError: the artifact has no such task.
+        """
+        try:
+            return self.manifest.tasks[task]
+        except KeyError:
+            have = ", ".join(sorted(self.manifest.tasks)) or "none yet"
+            raise ArtifactError(
+                f"`{self.path}` has no task `{task}`", f"tasks in it: {have}"
+            ) from None
+
+    def patch(self, task: str) -> Patch:
+        """Mask and head of one task, checked against the backbone's digest and shapes."""
+        entry = self.entry(task)
+        digest = self.manifest.backbone_sha256
+        data = self._read(entry.file, entry.sha256)
+        patch = decode_patch(data, task=task, backbone_sha256=digest)
+        patch.check_fits(self.backbone)
+        return patch
+
+    def size(self, name: str) -> int:
+        """Bytes of one file of the artifact."""
+        return (self.path / name).stat().st_size
+
+    def _read(self, name: str, sha256: str) -> bytes:
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot read `{self.path / name}`: {error.strerror}", _RESTORE
+            ) from error
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise ArtifactError(
+                f"`{self.path / name}` is damaged: its SHA-256 is {found[:12]}, "
+                f"the manifest says {sha256[:12]}",
+                _RESTORE,
+            )
+        return data
+
+
+_RESTORE = "restore the file from a copy, or make the artifact again with `compress fit`"
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a manifest lies at `path`; says nothing about its health."""
+    return (path / schema.MANIFEST).is_file()
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read and check the manifest at `path`.
+
+    Raises:
+        ArtifactError: no artifact there, a damaged manifest, or an unknown version.
+    """
+    try:
+        text = (path / schema.MANIFEST).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"`{path}` is not an artifact: cannot read its `{schema.MANIFEST}`",
+            "give the folder that `compress fit -o` wrote",
+        ) from error
+    return Artifact(path, Manifest.from_json(text))
+
+
+def check_artifact(path: Path) -> list[str]:
+    """Everything that is wrong with the artifact at `path`, one line each; empty if it is sound."""
+    try:
+        artifact = open_artifact(path)
+    except ArtifactError as error:
+        return [str(error)]
+    manifest = artifact.manifest
+    findings = [
+        *_try(lambda: artifact.backbone),
+        *(line for name, sha in manifest.files.items() for line in _check_file(artifact, name, sha)),
+    ]
+    if not findings:  # a patch is checked against a backbone that can be read
+        findings += [line for task in manifest.tasks for line in _check_task(artifact, task)]
+    return findings
+
+
+def _check_file(artifact: Artifact, name: str, sha256: str) -> list[str]:
+    return _try(lambda: artifact._read(name, sha256))  # noqa: SLF001 - same module
+
+
+def _check_task(artifact: Artifact, task: str) -> list[str]:
+    def look() -> None:
+        entry, count = artifact.entry(task), artifact.patch(task).count
+        if (entry.zeros, entry.weights) != (count.zeros, count.weights):
+            raise ArtifactError(
+                f"task `{task}` holds {count.zeros} zeros of {count.weights}, "
+                f"the manifest says {entry.zeros} of {entry.weights}"
+            )
+
+    return _try(look)
+
+
+def _try(look: Callable[[], object]) -> list[str]:
+    try:
+        look()
+    except ArtifactError as error:
+        return [str(error)]
+    return []

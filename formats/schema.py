@@ -1,0 +1,225 @@
+"""Names and numbers of format version 1, and the manifest as values.
+
+The manifest is the only JSON of an artifact that the tool itself reads. Every field is checked on
+the way in; a string from a file never becomes a file name or an import path unchecked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from maskpack.formats.errors import ArtifactError
+
+FORMAT_VERSION = 1
+MANIFEST = "maskpack.json"
+BACKBONE = "backbone.safetensors"
+TASK_FOLDER = "tasks"
+CARD = "README.md"
+CONFIG = "config.json"
+
+TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors")
+COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the pretrained weights came from.
+
+    Attributes:
+        model: hub id, alias or folder name as the user gave it (never a full local path).
+        revision: commit of a hub model, or None.
+        model_type: architecture name of the configuration, such as `bert`.
+        weights_sha256: digest of the encoder's tensors before quantisation.
+    """
+
+    model: str
+    revision: str | None
+    model_type: str
+    weights_sha256: str
+
+    def __post_init__(self) -> None:
+        _check_sha(self.weights_sha256, "source.weights_sha256")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the backbone was quantised: a record for people; the tensors describe themselves."""
+
+    bits: int
+    group: int | None
+    quantizer: str
+    embedding_bits: int
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """What the manifest says about one task.
+
+    Attributes:
+        name: key of the task; also the stem of its file.
+        file: `tasks/<name>.safetensors`, or `tasks/<name>.r<n>.safetensors` after a replacement.
+        sha256: of that file.
+        kind: `classification` or `regression`.
+        labels: class names in the order of the logits; empty for regression.
+        metric: name of the main metric.
+        scores: metric name -> value on the evaluation split.
+        zeros, weights: of the mask.
+        max_length: tokens a text was cut to.
+        data: name of the data set and digest of its rows, and the column names.
+        training: the options the patch was learned with.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    kind: str
+    labels: tuple[str, ...]
+    metric: str
+    scores: Mapping[str, float]
+    zeros: int
+    weights: int
+    max_length: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_task_name(self.name)
+        match = PATCH_FILE.fullmatch(self.file)
+        if match is None or match.group(1) != self.name:
+            raise ArtifactError(f"task `{self.name}` names the file `{self.file}`")
+        _check_sha(self.sha256, f"tasks.{self.name}.sha256")
+        if self.kind not in {"classification", "regression"}:
+            raise ArtifactError(f"task `{self.name}` is of unknown kind `{self.kind}`")
+        if self.kind == "classification" and len(self.labels) < 2:
+            raise ArtifactError(f"task `{self.name}` has {len(self.labels)} labels, expected 2 up")
+        if not 0 <= self.zeros <= self.weights:
+            raise ArtifactError(f"task `{self.name}` counts {self.zeros} zeros of {self.weights}")
+
+    @property
+    def outputs(self) -> int:
+        """Width of the logits."""
+        return len(self.labels) if self.kind == "classification" else 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`maskpack.json` as a value."""
+
+    source: Source
+    scheme: Scheme
+    backbone_sha256: str
+    files: Mapping[str, str]
+    tasks: Mapping[str, TaskEntry]
+
+    def __post_init__(self) -> None:
+        _check_sha(self.backbone_sha256, "backbone.sha256")
+        for name, digest in self.files.items():
+            if COPIED_FILE.fullmatch(name) is None:
+                raise ArtifactError(f"the manifest names the file `{name}`, which is not allowed")
+            _check_sha(digest, f"files.{name}")
+
+    def to_json(self) -> str:
+        """Canonical text: sorted keys, two spaces, a final line feed. Inverse of `from_json`."""
+        tree = {
+            "format": "maskpack",
+            "format_version": FORMAT_VERSION,
+            "source": asdict(self.source),
+            "scheme": asdict(self.scheme),
+            "backbone": {"file": BACKBONE, "sha256": self.backbone_sha256},
+            "files": dict(self.files),
+            "tasks": {name: _entry_to_dict(entry) for name, entry in self.tasks.items()},
+        }
+        return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read and check a manifest.
+
+        Raises:
+            ArtifactError: not JSON, another format or version, or a field that is missing or wrong.
+        """
+        try:
+            tree = json.loads(text, object_pairs_hook=_no_duplicates)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ArtifactError(f"`{MANIFEST}` is not valid JSON: {error}", _RESTORE) from error
+        _check_version(tree)
+        try:
+            tasks = {
+                name: TaskEntry(name=name, **{**entry, "labels": tuple(entry["labels"])})
+                for name, entry in tree["tasks"].items()
+            }
+            return cls(
+                source=Source(**tree["source"]),
+                scheme=Scheme(**tree["scheme"]),
+                backbone_sha256=tree["backbone"]["sha256"],
+                files=dict(tree["files"]),
+                tasks=tasks,
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ArtifactError(
+                f"`{MANIFEST}` lacks a field or has a wrong one: {error}", _RESTORE
+            ) from error
+
+
+_RESTORE = "restore the artifact from a copy, or make it again with `compress fit`"
+
+
+def check_task_name(name: str) -> str:
+    """`name` itself, if it may stand for a task in files and manifests."""
+    if not isinstance(name, str) or TASK_NAME.fullmatch(name) is None:
+        raise ArtifactError(
+            f"`{name}` cannot name a task",
+            "use 1 to 64 of: a-z, 0-9, dot, underscore, hyphen; start with a letter or digit",
+        )
+    return name
+
+
+def patch_file(name: str, replacing: str | None = None) -> str:
+    """File of a task's patch, different from the one it replaces so that both can exist at once.
+
+    >>> patch_file("sst2"), patch_file("sst2", "tasks/sst2.safetensors")
+    ('tasks/sst2.safetensors', 'tasks/sst2.r1.safetensors')
+    """
+    if replacing is None:
+        return f"{TASK_FOLDER}/{check_task_name(name)}.safetensors"
+    match = PATCH_FILE.fullmatch(replacing)
+    revision = int(match.group(2)[2:]) + 1 if match and match.group(2) else 1
+    return f"{TASK_FOLDER}/{check_task_name(name)}.r{revision}.safetensors"
+
+
+def _entry_to_dict(entry: TaskEntry) -> dict[str, Any]:
+    tree = asdict(entry)
+    del tree["name"]  # it is the key
+    return {**tree, "labels": list(entry.labels)}
+
+
+def _check_version(tree: object) -> None:
+    if not isinstance(tree, dict) or tree.get("format") != "maskpack":
+        raise ArtifactError(
+            f"`{MANIFEST}` does not describe an artifact of this tool",
+            "give the folder that `compress fit -o` wrote",
+        )
+    version = tree.get("format_version")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise ArtifactError(
+            f"format version {version!r} is not readable, this release reads {FORMAT_VERSION}",
+            "upgrade with `pip install -U maskpack`, or make the artifact again",
+        )
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ArtifactError(f"`{MANIFEST}` has a key twice", _RESTORE)
+    return tree
+
+
+def _check_sha(digest: object, where: str) -> None:
+    if not isinstance(digest, str) or SHA256.fullmatch(digest) is None:
+        raise ArtifactError(f"`{where}` is not a SHA-256 in hexadecimal", _RESTORE)

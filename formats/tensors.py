@@ -1,0 +1,161 @@
+"""The two values that everything passes through: integer weights and bit masks.
+
+Shapes, one letter each, here and everywhere: `o` outputs, `i` inputs, `g` groups of a row,
+`b` batch, `s` sequence, `c` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats.bits import CODE_BITS, pack_bits, unpack_bits
+from maskpack.formats.errors import ArtifactError
+
+
+@dataclass(frozen=True, eq=False)
+class QuantTensor:
+    """A weight matrix as signed integers: `weight[o, i] = codes[o, i] * scales[o, i // group]`.
+
+    Codes are symmetric, so a zero code is an exact zero; that is what a mask writes.
+
+    Attributes:
+        codes: int8 `(o, i)`, within +-(2**(bits - 1) - 1).
+        scales: float16 or float32 `(o, g)`, finite and not negative, `g = ceil(i / group)`.
+        bits: width of a stored code.
+        group: consecutive inputs of one row that share a scale; `i` for one scale a row.
+    """
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.floating]
+    bits: int
+    group: int
+
+    def __post_init__(self) -> None:
+        if self.bits not in CODE_BITS:
+            raise ArtifactError(f"codes of {self.bits} bits are not supported: {CODE_BITS}")
+        if self.codes.dtype != np.int8 or self.codes.ndim != 2 or 0 in self.codes.shape:
+            raise ArtifactError(
+                f"codes are {self.codes.dtype} {self.codes.shape}, expected a matrix of int8"
+            )
+        rows, width = self.codes.shape
+        if not 1 <= self.group <= width:
+            raise ArtifactError(f"group of {self.group} weights in rows of {width}")
+        expected = (rows, -(-width // self.group))
+        if self.scales.shape != expected or self.scales.dtype not in (np.float16, np.float32):
+            raise ArtifactError(
+                f"scales are {self.scales.dtype} {self.scales.shape}, "
+                f"expected float16 or float32 {expected}"
+            )
+        if not (np.isfinite(self.scales).all() and (self.scales >= 0).all()):
+            raise ArtifactError("a scale is negative, infinite or not a number")
+        if int(self.codes.min()) < -self.limit or int(self.codes.max()) > self.limit:
+            raise ArtifactError(f"a code lies outside +-{self.limit} for {self.bits} bits")
+
+    @property
+    def limit(self) -> int:
+        """The largest magnitude of a code."""
+        return int(2 ** (self.bits - 1)) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(o, i)`."""
+        return (int(self.codes.shape[0]), int(self.codes.shape[1]))
+
+    def expanded_scales(self) -> NDArray[np.float32]:
+        """One float32 scale a weight: `(o, i)`."""
+        wide = np.repeat(self.scales.astype(np.float32), self.group, axis=1)
+        return np.asarray(wide[:, : self.codes.shape[1]])
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The weights as float32 `(o, i)`: one multiplication each, nothing else."""
+        return self.codes.astype(np.float32) * self.expanded_scales()
+
+
+@dataclass(frozen=True, eq=False)
+class BitMask:
+    """One bit a weight, 1 = keep, packed by rows.
+
+    Attributes:
+        packed: uint8 `(o, ceil(i / 8))`, least significant bit first.
+        shape: `(o, i)` of the matrix it covers.
+    """
+
+    packed: NDArray[np.uint8]
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        expected = (self.shape[0], -(-self.shape[1] // 8))
+        if self.packed.dtype != np.uint8 or self.packed.shape != expected:
+            raise ArtifactError(
+                f"packed mask is {self.packed.dtype} {self.packed.shape}, expected uint8 {expected}"
+            )
+
+    @classmethod
+    def from_bool(cls, keep: NDArray[np.bool_]) -> BitMask:
+        """Pack `keep (o, i)`; inverse of `to_bool`."""
+        return cls(pack_bits(keep), (int(keep.shape[0]), int(keep.shape[1])))
+
+    def to_bool(self) -> NDArray[np.bool_]:
+        """Unpack to bool `(o, i)`; inverse of `from_bool`."""
+        return unpack_bits(self.packed, self.shape[1])
+
+    @property
+    def zeros(self) -> int:
+        """How many weights this mask removes."""
+        return self.shape[0] * self.shape[1] - int(np.bitwise_count(self.packed).sum())
+
+    def apply(self, tensor: QuantTensor) -> QuantTensor:
+        """`tensor` with every masked code set to 0; its scales are shared, not copied."""
+        if tensor.shape != self.shape:
+            raise ArtifactError(f"a mask of {self.shape} does not fit weights of {tensor.shape}")
+        codes = np.where(self.to_bool(), tensor.codes, np.int8(0))
+        return QuantTensor(codes, tensor.scales, tensor.bits, tensor.group)
+
+
+def binary_entropy(share: float) -> float:
+    """Zeroth-order entropy of a bit that is 1 with probability `share`, in bits.
+
+    >>> round(binary_entropy(0.01), 4)
+    0.0808
+    """
+    if not 0.0 < share < 1.0:
+        return 0.0
+    return float(-share * np.log2(share) - (1 - share) * np.log2(1 - share))
+
+
+@dataclass(frozen=True)
+class MaskCount:
+    """Sizes of a set of masks, in weights, bits and bytes.
+
+    Attributes:
+        weights: masked weights in all.
+        zeros: how many of them are removed.
+    """
+
+    weights: int
+    zeros: int
+
+    @classmethod
+    def of(cls, masks: Mapping[str, BitMask]) -> MaskCount:
+        """Count the masks of a patch."""
+        weights = sum(mask.shape[0] * mask.shape[1] for mask in masks.values())
+        return cls(weights, sum(mask.zeros for mask in masks.values()))
+
+    @property
+    def sparsity(self) -> float:
+        """Share of removed weights."""
+        return self.zeros / self.weights if self.weights else 0.0
+
+    @property
+    def entropy_bpp(self) -> float:
+        """Zeroth-order entropy in bits per masked weight: what an ideal coder would need."""
+        return binary_entropy(self.sparsity)
+
+    @property
+    def entropy_bytes(self) -> int:
+        """The same in bytes for all masks."""
+        return int(np.ceil(self.entropy_bpp * self.weights / 8))

@@ -1,0 +1,194 @@
+"""Write an artifact so that a reader sees the old one or the new one, never half of either.
+
+Every file is written beside its place, flushed to disk and renamed over it. The manifest is
+renamed last: a patch that it does not name yet is not part of the artifact. A new artifact is
+built in a hidden folder next to its place and renamed as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from maskpack.formats import schema
+from maskpack.formats.artifact import Backbone, Patch
+from maskpack.formats.card import render_card
+from maskpack.formats.codec import encode_backbone, encode_patch
+from maskpack.formats.errors import ArtifactError
+from maskpack.formats.reader import Artifact, open_artifact
+from maskpack.formats.schema import Manifest, Scheme, Source, TaskEntry
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: temporary file in the same folder, fsync, rename.
+
+    Raises:
+        ArtifactError: no permission, no space, or any other failure; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise _cannot_write(path, error) from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path` to build in; renamed to `path` when the block ends well.
+
+    Raises:
+        ArtifactError: `path` exists and is not an empty folder, or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ArtifactError(f"`{path}` already exists", "choose another place with `-o`")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        build = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield build
+        build.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        build.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(build, ignore_errors=True)
+
+
+def create_artifact(
+    path: Path,
+    backbone: Backbone,
+    *,
+    source: Source,
+    scheme: Scheme,
+    files: Mapping[str, bytes],
+    first: tuple[TaskEntry, Patch] | None = None,
+) -> Artifact:
+    """Write a new artifact, with its first task if there is one.
+
+    Args:
+        path: folder to create; must not exist, or be empty.
+        backbone: the shared weights, written here once and never again.
+        source: where they came from.
+        scheme: how they were quantised.
+        files: configuration and tokenizer files to copy: name -> bytes.
+        first: entry and patch of the first task; file name and digests are filled in here.
+    """
+    data = encode_backbone(backbone)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = Manifest(source, scheme, hashlib.sha256(data).hexdigest(), digests, {})
+    with new_folder(path) as build:
+        (build / schema.TASK_FOLDER).mkdir()
+        write_bytes(build / schema.BACKBONE, data)
+        for name, content in files.items():
+            write_bytes(build / name, content)
+        if first is not None:
+            manifest = _write_patch(build, manifest, *first)
+        _write_manifest(build, manifest)
+    return open_artifact(path)
+
+
+def add_task(path: Path, entry: TaskEntry, patch: Patch, *, replacing: bool = False) -> Artifact:
+    """Add a task to the artifact at `path`, or replace it; the backbone is not touched.
+
+    Raises:
+        ArtifactError: the task is there and `replacing` is False, or the disk refused.
+    """
+    with _locked(path):
+        artifact = open_artifact(path)
+        check_vacant(artifact, entry.name, replacing=replacing)
+        patch.check_fits(artifact.backbone)
+        before = artifact.manifest.tasks.get(entry.name)
+        manifest = _write_patch(path, artifact.manifest, entry, patch)
+        _write_manifest(path, manifest)
+        if before is not None:
+            with suppress(OSError):  # harmless if it stays: no manifest names it
+                (path / before.file).unlink()
+    return open_artifact(path)
+
+
+def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
+    """Raise ArtifactError if `task` is in the artifact and must not be replaced."""
+    if task in artifact.manifest.tasks and not replacing:
+        raise ArtifactError(
+            f"`{artifact.path}` already has a task `{task}`",
+            "pass `--replace` to learn it again, or `--name` to keep both",
+        )
+
+
+def _write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch) -> Manifest:
+    """Write the patch file and return the manifest that names it."""
+    digest = manifest.backbone_sha256
+    data = encode_patch(patch, task=entry.name, backbone_sha256=digest)
+    before = manifest.tasks.get(entry.name)
+    file = schema.patch_file(entry.name, before.file if before else None)
+    entry = replace(entry, file=file, sha256=hashlib.sha256(data).hexdigest())
+    write_bytes(folder / file, data)
+    return replace(manifest, tasks={**manifest.tasks, entry.name: entry})
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_bytes(folder / schema.MANIFEST, manifest.to_json().encode())
+    sizes = {name: (folder / name).stat().st_size for name in _files_of(manifest)}
+    write_bytes(folder / schema.CARD, render_card(manifest, sizes).encode())
+
+
+def _files_of(manifest: Manifest) -> list[str]:
+    return [schema.BACKBONE, *(entry.file for entry in manifest.tasks.values())]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold other writers of the same artifact off; readers never wait."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows, where two writers at once are not guarded
+    except ImportError:  # pragma: no cover
+        yield
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # closing releases the lock
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # pragma: no cover - Windows cannot open a folder
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _cannot_write(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"cannot write `{path}`: {error.strerror or error}",
+        "check free space and permissions; nothing that was there before has changed",
+    )
