@@ -8,7 +8,6 @@ input for a linear classifier).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from maskpack.compressor.data import TaskData, load_data
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import load_classifier, load_pretrained
+from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.restore import base_of, head_parameters
 from maskpack.compressor.results import RunResult
 from maskpack.compressor.tasks import Task
@@ -29,7 +29,6 @@ from maskpack.compressor.train import (
     Group,
     NoCheckpoints,
     Plan,
-    Progress,
     torch_predict,
     train,
     uses_bf16,
@@ -61,7 +60,7 @@ class BaselineRequest:
 
 
 def run_baseline(
-    request: BaselineRequest, *, observe: Callable[[Progress, Any], None] = lambda *_: None
+    request: BaselineRequest, *, observe: Observe = lambda _: None
 ) -> RunResult:
     """Train one dense baseline and score it; save it as a plain model folder if asked to."""
     config = request.config
@@ -83,6 +82,14 @@ def run_baseline(
         config.seed,
         uses_bf16(config.precision),
     )
+    news = Newsroom(
+        observe,
+        model=model,
+        layers=(),
+        dev=dev,
+        metric=data.task.metric,
+        per_epoch=-(-len(encoded) // config.batch_size),
+    )
     started = time.perf_counter()
     try:
         train(
@@ -92,7 +99,7 @@ def run_baseline(
             groups=groups,
             checkpoints=NoCheckpoints(),
             after_step=lambda _: None,
-            observe=lambda progress: observe(progress, model),
+            observe=news.report,
         )
     except KeyboardInterrupt:
         raise Interrupted("stopped; a baseline keeps no checkpoint, nothing was written") from None

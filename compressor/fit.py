@@ -9,20 +9,14 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from maskpack.compressor.news import Observe
 from maskpack.compressor.results import RunResult
-from maskpack.compressor.steps import (
-    FitRequest,
-    Observe,
-    learn,
-    measure,
-    prepare,
-    write,
-)
+from maskpack.compressor.steps import FitRequest, learn, measure, prepare, write
 
 __all__ = ["FitRequest", "fit_task"]
 
 
-def fit_task(request: FitRequest, *, observe: Observe = lambda *_: None) -> RunResult:
+def fit_task(request: FitRequest, *, observe: Observe = lambda _: None) -> RunResult:
     """Learn a mask for one task over a frozen integer backbone, and write it.
 
     The backbone comes from the artifact at `request.out`, if there is one, or is quantised from the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from maskpack.compressor.data import TaskData, load_data
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.freeze import freeze
 from maskpack.compressor.ground import Ground, prepare_ground
-from maskpack.compressor.masked import MaskedLinear
+from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.restore import (
     apply_patch,
     base_of,
@@ -26,7 +25,7 @@ from maskpack.compressor.results import RunResult
 from maskpack.compressor.size import steering
 from maskpack.compressor.surgery import mask_linears
 from maskpack.compressor.tasks import Task
-from maskpack.compressor.train import Group, Plan, Progress, torch_predict, train, uses_bf16
+from maskpack.compressor.train import Group, Plan, torch_predict, train, uses_bf16
 from maskpack.formats import (
     ConfigError,
     Interrupted,
@@ -101,10 +100,6 @@ class Learning:
     plan: Plan
 
 
-Observe = Callable[[Progress, "list[MaskedLinear]", Any], None]
-"""Called after each step with the news, the masked layers and the model."""
-
-
 def prepare(request: FitRequest) -> Learning:
     """Load model, data and tokenizer; refuse before the first step what cannot end well."""
     config, name = request.config, request.stored_name
@@ -148,6 +143,14 @@ def learn(run: Learning, *, observe: Observe) -> Patch:
     head = list(head_parameters(model).values())
     size = steering(config.target_sparsity)
     checkpoints = _checkpoints(run)
+    news = Newsroom(
+        observe,
+        model=model,
+        layers=layers,
+        dev=run.dev,
+        metric=run.data.task.metric,
+        per_epoch=-(-len(run.train) // config.batch_size),
+    )
     try:
         train(
             model,
@@ -159,7 +162,7 @@ def learn(run: Learning, *, observe: Observe) -> Patch:
             ],
             checkpoints=checkpoints,
             after_step=lambda step: size.steer(layers, step, run.plan.steps),
-            observe=lambda progress: observe(progress, layers, model),
+            observe=news.report,
         )
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None

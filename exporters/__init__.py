@@ -1,0 +1,44 @@
+"""Floor 2: graphs. Trace, rewrite, write, verify. Start at `export.py`.
+
+The names below are loaded on first use, so that reading an option never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskpack.exporters.export import export_onnx
+    from maskpack.exporters.options import Compute, ExportRequest, Tolerance
+    from maskpack.exporters.report import Report
+    from maskpack.exporters.session import make_session, ort_predict
+    from maskpack.exporters.verify import Subject
+
+_HOME = {
+    "export_onnx": "export",
+    "Compute": "options",
+    "ExportRequest": "options",
+    "Tolerance": "options",
+    "Report": "report",
+    "make_session": "session",
+    "ort_predict": "session",
+    "Subject": "verify",
+}
+
+__all__ = [
+    "Compute",
+    "ExportRequest",
+    "Report",
+    "Subject",
+    "Tolerance",
+    "export_onnx",
+    "make_session",
+    "ort_predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,83 @@
+"""The command line: one Typer app, and the single place where errors become exit codes.
+
+0 done, 1 our error or outside tolerance, 2 wrong usage (Typer's own), 70 a bug of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+# ONNX Runtime, transformers and tokenizers read these when they are first imported.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import typer  # noqa: E402 - after the environment
+
+from maskpack.cli import artifact, demo, export, fit, render  # noqa: E402
+from maskpack.formats import MaskpackError  # noqa: E402
+
+EXIT_ERROR = 1
+EXIT_BUG = 70
+
+app = typer.Typer(
+    name="compress",
+    help="Learn one bit mask per task over a shared integer backbone, and export it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("fit")(fit.fit)
+app.command("baseline")(fit.baseline)
+app.command("eval")(artifact.evaluate)
+app.command("inspect")(artifact.inspect)
+app.command("check")(artifact.check)
+app.command("tasks")(artifact.tasks)
+app.command("export")(export.export)
+app.command("verify")(export.verify)
+app.command("demo")(demo.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - rarely needed
+
+        render.data(version("maskpack"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Learn one bit mask per task over a shared integer backbone, and export it."""
+
+
+def main() -> None:
+    """Run the command line; never let one of our errors out as a traceback."""
+    try:
+        app()
+    except MaskpackError as problem:
+        render.error(str(problem), problem.hint)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        render.error("stopped; nothing was written", None)
+        sys.exit(EXIT_ERROR)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away: not our error
+        sys.exit(EXIT_ERROR)
+    except Exception:
+        render.words("this is a bug in maskpack; please report it with the lines below")
+        import traceback  # noqa: PLC0415 - only for bugs
+
+        render.words(traceback.format_exc())
+        sys.exit(EXIT_BUG)

@@ -1,0 +1,148 @@
+"""`compress eval`, `inspect`, `check` and `tasks`: look at what is there, change nothing."""
+
+from __future__ import annotations
+
+import json as codec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskpack.cli import options as opt
+from maskpack.cli import render
+from maskpack.formats import Artifact, MaskCount, TaskEntry, check_artifact, open_artifact
+from maskpack.formats.schema import BACKBONE
+
+
+def evaluate(
+    artifact: opt.ArtifactPath,
+    task: opt.TaskName,
+    data: opt.Data = None,
+    json: opt.Json = False,
+) -> None:
+    """Score a task of an artifact in torch, on its evaluation split."""
+    from maskpack.compressor.assess import assess  # noqa: PLC0415 - imports torch
+
+    result = assess(open_artifact(artifact), task, data=data)
+    if json:
+        render.data(result.to_json())
+        return
+    rows = [
+        (name, f"{value:.4f}", f"{result.majority[name]:.4f}", f"{result.recorded.get(name, 0):.4f}")
+        for name, value in result.scores.items()
+    ]
+    head = ("metric", "value", "majority class", "when learned")
+    render.table(f"{task}: {result.rows} evaluation rows", head, rows)
+    if not result.same_data:
+        render.words("note: these are not the rows that the task was scored on when learned")
+
+
+def inspect(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
+    """Print what an artifact holds: bytes of each part, tasks, sparsity of each layer."""
+    opened = open_artifact(artifact)
+    if json:
+        render.data(codec.dumps(_describe(opened), indent=2, sort_keys=True))
+        return
+    manifest = opened.manifest
+    render.table(
+        f"{artifact}",
+        ("part", "value"),
+        [
+            ("source model", f"{manifest.source.model} ({manifest.source.model_type})"),
+            ("backbone", f"{manifest.scheme.bits} bits, {render.size(opened.size(BACKBONE))}"),
+            ("masked weights", f"{opened.backbone.maskable:,}"),
+            ("backbone digest", manifest.backbone_sha256[:16]),
+        ],
+    )
+    rows = [_task_row(opened, entry) for _, entry in sorted(manifest.tasks.items())]
+    head = ("task", "metric", "value", "zeros", "bpp", "mask", "entropy", "patch", "a task in all")
+    render.table("tasks", head, rows)
+    for name in sorted(manifest.tasks):
+        layers = [
+            (layer, str(mask.zeros), f"{mask.zeros / (mask.shape[0] * mask.shape[1]):.2%}")
+            for layer, mask in sorted(opened.patch(name).masks.items())
+        ]
+        render.table(f"{name}: zeros of each layer", ("layer", "zeros", "share"), layers)
+
+
+def check(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
+    """Validate an artifact: digests, headers, shapes, counts. Exit 1 if anything is wrong."""
+    findings = check_artifact(artifact)
+    if json:
+        render.data(codec.dumps({"ok": not findings, "findings": findings}))
+    for finding in [] if json else findings:
+        render.data(f"wrong: {finding}")
+    if findings:
+        raise typer.Exit(1)
+    if not json:
+        render.data(f"{artifact} is sound: {len(open_artifact(artifact).manifest.tasks)} tasks")
+
+
+def tasks(
+    artifact: Annotated[
+        Path | None, typer.Argument(help="List the tasks of this artifact instead.")
+    ] = None,
+    json: opt.Json = False,
+) -> None:
+    """List the tasks that `fit` knows by name, or those an artifact holds."""
+    if artifact is not None:
+        entries = open_artifact(artifact).manifest.tasks
+        found = {name: f"{entry.kind}, {entry.metric}" for name, entry in sorted(entries.items())}
+    else:
+        from maskpack.compressor.tasks import TASKS  # noqa: PLC0415 - keeps --help fast
+
+        found = {task.name: f"{task.summary}; {task.metric}" for task in TASKS.values()}
+    if json:
+        render.data(codec.dumps(found))
+    else:
+        render.table("", ("task", "what"), list(found.items()))
+
+
+def _task_row(opened: Artifact, entry: TaskEntry) -> tuple[str, ...]:
+    count = MaskCount(entry.weights, entry.zeros)
+    size = opened.size(entry.file)
+    shared = opened.size(BACKBONE) / len(opened.manifest.tasks)
+    return (
+        entry.name,
+        entry.metric,
+        f"{entry.scores[entry.metric]:.4f}",
+        f"{count.sparsity:.2%}",
+        f"{count.entropy_bpp:.3f}",
+        render.size(-(-count.weights // 8)),
+        render.size(count.entropy_bytes),
+        render.size(size),
+        render.size(round(size + shared)),
+    )
+
+
+def _describe(opened: Artifact) -> dict[str, Any]:
+    manifest = opened.manifest
+    shared = opened.size(BACKBONE) / max(1, len(manifest.tasks))
+    tasks_found = {}
+    for name, entry in manifest.tasks.items():
+        count, size = MaskCount(entry.weights, entry.zeros), opened.size(entry.file)
+        patch = opened.patch(name)
+        tasks_found[name] = {
+            "metric": entry.metric,
+            "scores": dict(entry.scores),
+            "labels": list(entry.labels),
+            "weights": count.weights,
+            "zeros": count.zeros,
+            "sparsity": count.sparsity,
+            "entropy_bpp": count.entropy_bpp,
+            "entropy_bytes": count.entropy_bytes,
+            "mask_bytes": sum(mask.packed.nbytes for mask in patch.masks.values()),
+            "head_bytes": sum(tensor.nbytes for tensor in patch.head.values()),
+            "patch_bytes": size,
+            "amortised_bytes": round(size + shared),
+            "layer_zeros": {layer: mask.zeros for layer, mask in patch.masks.items()},
+        }
+    return {
+        "source": manifest.source.model,
+        "model_type": manifest.source.model_type,
+        "bits": manifest.scheme.bits,
+        "masked_weights": opened.backbone.maskable,
+        "backbone_bytes": opened.size(BACKBONE),
+        "backbone_sha256": manifest.backbone_sha256,
+        "tasks": tasks_found,
+    }

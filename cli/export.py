@@ -1,0 +1,160 @@
+"""`compress export` and `compress verify`: graphs, and the verdict on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskpack.cli import options as opt
+from maskpack.cli import render
+from maskpack.exporters.options import Compute, ExportRequest, Tolerance
+from maskpack.formats import ConfigError, open_artifact
+
+if TYPE_CHECKING:
+    from maskpack.exporters.report import Report
+
+ComputeName = Annotated[
+    Compute, typer.Option(help="int8: integer arithmetic, fastest; fp32: exact.")
+]
+Atol = Annotated[
+    float | None,
+    typer.Option(help="Largest difference of a logit. [0.0001 for fp32, 1 for int8]"),
+]
+MaxDrop = Annotated[
+    float | None, typer.Option(help="Largest loss of the metric, in points. [0.5]")
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="Fine-tuned model to compare with as well: folder or hub id."),
+]
+DevData = Annotated[
+    Path | None, typer.Option(help="Evaluation file, or a folder with a dev file.")
+]
+
+
+def export(
+    artifact: opt.ArtifactPath,
+    task: opt.TaskName,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, the format there is.")] = False,
+    compute: ComputeName = Compute.INT8,
+    data: DevData = None,
+    reference: Reference = None,
+    atol: Atol = None,
+    max_drop: MaxDrop = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare with the masked torch model.")
+    ] = True,
+    json: opt.Json = False,
+) -> None:
+    """Write one task as a sparse, quantised graph, and verify it.
+
+    The folder loads in ONNX Runtime and in Optimum. Outside its tolerance the graph is kept as
+    OUT.failed and the exit code is 1.
+
+    Example: compress export artifact --onnx --task reviews -o reviews-onnx
+    """
+    if not onnx:
+        raise ConfigError("no format was chosen", "formats: `--onnx`")
+    from maskpack.exporters.export import export_onnx, failed_folder  # noqa: PLC0415 - torch
+
+    request = ExportRequest(
+        artifact=artifact,
+        task=task,
+        out=out,
+        compute=compute,
+        tolerance=Tolerance.of(compute, atol=atol, max_drop=max_drop),
+        data=data,
+        reference=reference,
+        verify=verify,
+    )
+    report = export_onnx(request)
+    if report is None:
+        render.words(f"wrote {out}, not verified")
+        return
+    show_report(report, json=json)
+    render.words(f"wrote {out if report.ok else failed_folder(out)}")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder that `compress export` wrote.")],
+    artifact: Annotated[Path, typer.Option("--artifact", "-a", help="Where it came from.")],
+    task: opt.TaskName,
+    compute: ComputeName = Compute.INT8,
+    data: DevData = None,
+    reference: Reference = None,
+    atol: Atol = None,
+    max_drop: MaxDrop = None,
+    json: opt.Json = False,
+) -> None:
+    """Compare an exported graph with the masked torch model in ONNX Runtime.
+
+    Names, axes, shapes and values, then accuracy on the evaluation data. Exit 1 outside tolerance.
+
+    Example: compress verify reviews-onnx --artifact artifact --task reviews
+    """
+    from maskpack.exporters.verify import GRAPH, Subject  # noqa: PLC0415 - imports torch
+    from maskpack.exporters.verify import verify as run  # noqa: PLC0415
+
+    tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop)
+    subject = Subject(
+        folder / GRAPH, open_artifact(artifact), task, compute, tolerance, data, reference
+    )
+    report = run(subject)
+    show_report(report, json=json)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def show_report(report: Report, *, json: bool) -> None:
+    """Print a verdict."""
+    if json:
+        render.data(report.to_json())
+        return
+    graph = report.graph
+    render.table(
+        f"{report.task}, {report.compute}: {'within tolerance' if report.ok else 'REFUSED'}",
+        ("what", "value"),
+        [
+            ("file", f"{render.size(graph.bytes)}, {graph.nodes} nodes, opset {graph.opset}"),
+            ("zero codes", f"{graph.code_zeros:,} (mask: {graph.mask_zeros:,})"),
+            ("session", ", ".join(f"{key} {value}" for key, value in report.session.items())),
+        ],
+    )
+    if report.values:
+        rows = [
+            (
+                f"{check.batch} x {check.sequence}{', padded' if check.padded else ''}",
+                f"{check.max_diff:.2e}",
+                f"{check.argmax}/{check.batch}",
+            )
+            for check in report.values
+        ]
+        render.table("against torch, random tokens", ("shape", "max difference", "argmax"), rows)
+    _show_accuracy(report)
+    for finding in report.findings:
+        render.data(f"wrong: {finding}")
+
+
+def _show_accuracy(report: Report) -> None:
+    accuracy = report.accuracy
+    if accuracy is None:
+        if report.ok:
+            render.words("note: accuracy was not measured; give evaluation data with `--data`")
+        return
+    rows = [
+        ("this graph in ONNX Runtime", f"{accuracy.graph:.4f}"),
+        ("masked model in torch", f"{accuracy.torch:.4f}"),
+    ]
+    if accuracy.reference is not None:
+        rows.append(("reference", f"{accuracy.reference:.4f}"))
+    rows += [
+        ("points lost", f"{accuracy.drop:.2f}"),
+        ("same class", f"{accuracy.agreement:.2%}"),
+        ("max difference", f"{accuracy.max_diff:.2e}"),
+    ]
+    render.table(f"{accuracy.metric} on {accuracy.rows} rows", ("what", "value"), rows)

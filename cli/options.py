@@ -1,0 +1,90 @@
+"""Options that several commands share, and how an option finds its value.
+
+Order: what stands on the command line, then `--config FILE`, then the default of the frozen config
+class. Every option is None until somebody gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from maskpack.compressor.config import RunConfig, load_options
+
+Config = TypeVar("Config", bound=RunConfig)
+
+Model = Annotated[
+    str, typer.Argument(help="Folder, hub id, or the alias `demo` of the pretrained encoder.")
+]
+ArtifactPath = Annotated[Path, typer.Argument(help="Folder that `compress fit -o` wrote.")]
+TaskName = Annotated[
+    str, typer.Option("--task", "-t", help="Task, such as sst2. `compress tasks` lists them.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder with train and dev files, or one TSV, CSV or JSONL file (or .gz)."),
+]
+EvalData = Annotated[
+    Path | None,
+    typer.Option(help="Evaluation file; without one, a tenth of a single file is held out."),
+]
+TextField = Annotated[
+    str | None, typer.Option(help="Column of the text, for data of your own.")
+]
+PairField = Annotated[str | None, typer.Option(help="Column of a second text, for pairs.")]
+LabelField = Annotated[str | None, typer.Option(help="Column of the label, for data of your own.")]
+Regression = Annotated[
+    bool, typer.Option("--regression", help="The label is a number, for data of your own.")
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="Main metric for data of your own: accuracy, f1, matthews, pearson, spearman."),
+]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the training rows. [3]")]
+Steps = Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows a step. [32]")]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens a text is cut to. [128]")]
+HeadLr = Annotated[float | None, typer.Option(help="Peak learning rate of the head. [0.001]")]
+Warmup = Annotated[float | None, typer.Option(help="Share of steps with a rising rate. [0.1]")]
+Seed = Annotated[int | None, typer.Option(help="Of head, data order and dropout. [0]")]
+TrainRows = Annotated[
+    int | None, typer.Option(help="Use so many training rows, the same for every seed.")
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Arithmetic of a training step: auto, bf16 or fp32. [auto]"),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of options; the command line wins.")
+]
+SaveConfig = Annotated[
+    Path | None, typer.Option("--save-config", help="Write the options of this run as YAML.")
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def resolve(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> Config:
+    """A config from the command line, a file and the defaults, in that order.
+
+    Args:
+        kind: the config class.
+        file: YAML of options, or None.
+        given: option -> value, None where the command line says nothing.
+    """
+    known = {field.name for field in fields(kind)}
+    assert set(given) <= known, set(given) - known
+    from_file = load_options(file) if file is not None else {}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return kind.from_dict({**from_file, **chosen})
+
+
+
+

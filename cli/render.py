@@ -1,0 +1,120 @@
+"""All that the tool prints: data to stdout, words to stderr. The only file with output in it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from maskpack.compressor.news import News
+
+_OUT = Console(highlight=False, soft_wrap=True)
+_ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def data(text: str) -> None:
+    """A line of data to stdout, untouched."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def words(text: str) -> None:
+    """A line for people, to stderr."""
+    _ERR.print(text, markup=False)
+
+
+def error(message: str, hint: str | None) -> None:
+    """An error and, where there is one, what to do next."""
+    _ERR.print(f"error: {message}", markup=False, style="bold")
+    if hint:
+        _ERR.print(f"hint: {hint}", markup=False)
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table to stdout; columns of numbers are aligned to the right."""
+    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(head))]
+    shown = Table(title=title or None, title_justify="left", title_style="bold")
+    for name, right in zip(head, numeric, strict=True):
+        shown.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    _OUT.print(shown)
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units.
+
+    >>> size(134_553), size(23_100_000)
+    ('134.6 KB', '23.10 MB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1e3:.1f} KB" if count < 1_000_000 else f"{count / 1e6:.2f} MB"
+
+
+@contextmanager
+def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[News], None]]:
+    """A bar on stderr with loss, metric, sparsity, bits and time left; lines without a terminal."""
+    if quiet:
+        yield lambda _: None
+    elif _ERR.is_terminal:
+        with _bar() as bar:
+            handle = bar.add_task(label, total=None, news="")
+            yield lambda news: bar.update(
+                handle, total=news.steps, completed=news.step, news=_summary(news)
+            )
+    else:
+        yield _lines(label)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[news]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_ERR,
+    )
+
+
+def _lines(label: str) -> Callable[[News], None]:
+    """One line every tenth of the run, for logs."""
+    started = time.monotonic()
+
+    def show(news: News) -> None:
+        every = max(1, news.steps // 10)
+        if news.step % every and news.step != news.steps:
+            return
+        spent = time.monotonic() - started
+        left = spent / news.step * (news.steps - news.step)
+        words(f"{label} {news.step}/{news.steps} {_summary(news)}, {left:.0f} s left")
+
+    return show
+
+
+def _summary(news: News) -> str:
+    parts = [f"loss {news.loss:.3f}"]
+    if news.score is not None:
+        parts.append(f"{news.metric} {news.score:.4f}")
+    if news.count is not None:
+        parts.append(f"zeros {news.count.sparsity:.2%}, {news.count.entropy_bpp:.3f} bpp")
+    return ", ".join(parts)
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() or text[:1] in "-+" or text in {"", "-"}

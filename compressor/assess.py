@@ -1,0 +1,100 @@
+"""Score an artifact's task in torch: the masked model on the task's evaluation split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from maskpack.compressor.batches import Encoded, encode
+from maskpack.compressor.data import Split, load_dev
+from maskpack.compressor.evaluate import majority, predict_all, score
+from maskpack.compressor.families import family_of
+from maskpack.compressor.hub import load_tokenizer
+from maskpack.compressor.restore import restore
+from maskpack.compressor.tasks import TASKS, Kind, Task
+from maskpack.compressor.train import torch_predict
+from maskpack.formats import Artifact, DataError, TaskEntry
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Scores of one task.
+
+    Attributes:
+        task: its name in the artifact.
+        rows: evaluation rows.
+        scores, majority, recorded: metric name -> value: now, for the commonest class, and as the
+            manifest recorded it when the task was learned.
+        same_data: whether the rows are those of the recorded scores.
+    """
+
+    task: str
+    rows: int
+    scores: Mapping[str, float]
+    majority: Mapping[str, float]
+    recorded: Mapping[str, float]
+    same_data: bool
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assessment:
+    """Score `task` on its evaluation split.
+
+    Raises:
+        DataError: the data does not ship with the package and none was given.
+    """
+    entry = artifact.entry(task)
+    split = evaluation_split(entry, data=data)
+    if split is None:
+        raise DataError(
+            f"the evaluation data of `{task}` is not at hand", "give it with `--data PATH`"
+        )
+    encoded = encode_for(artifact, entry, split)
+    metrics = task_of(entry).metrics
+    logits = predict_all(torch_predict(restore(artifact, task)), encoded)
+    return Assessment(
+        task=task,
+        rows=len(split),
+        scores=score(logits, split.labels, metrics),
+        majority=majority(split.labels, metrics),
+        recorded=dict(entry.scores),
+        same_data=split.sha256() == entry.data.get("eval_sha256"),
+    )
+
+
+def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
+    """The evaluation rows of a task; None if no data was given and none ships with the package."""
+    task = task_of(entry)
+    if data is None and task.folder is None:
+        return None
+    return load_dev(task, entry.labels, data=data)
+
+
+def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:
+    """Tokenise a split as the task was learned."""
+    return encode(
+        load_tokenizer(str(artifact.path)),
+        split,
+        max_length=entry.max_length,
+        token_types=family_of(artifact.manifest.source.model_type).token_types,
+    )
+
+
+def task_of(entry: TaskEntry) -> Task:
+    """The task an entry was learned from: one we know, or one made from its recorded columns."""
+    name = str(entry.data.get("task", entry.name))
+    known = TASKS.get(name)
+    if known is not None and list(known.texts) == list(entry.data.get("texts", ())):
+        return known
+    return Task(
+        name,
+        kind=Kind(entry.kind),
+        texts=tuple(entry.data["texts"]),
+        label=str(entry.data["label"]),
+        metrics=tuple(entry.data["metrics"]),
+    )

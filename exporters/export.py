@@ -1,0 +1,128 @@
+"""An artifact's task to a folder that ONNX Runtime and Optimum load: trace, rewrite, write, verify.
+
+The folder holds `model.onnx`, `config.json` with the label names, the tokenizer and the report. It
+is built beside its place and renamed when it is whole. A graph outside its tolerance is kept under
+a name that says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import Sequential, common
+
+from maskpack.compressor.families import family_of
+from maskpack.compressor.hub import load_tokenizer
+from maskpack.compressor.restore import restore
+from maskpack.exporters.options import Compute, ExportRequest
+from maskpack.exporters.passes import (
+    EmitLinear,
+    MaskLinears,
+    QuantizeEmbeddings,
+    emit_fp32,
+    emit_int8,
+)
+from maskpack.exporters.report import REPORT_FILE, Report
+from maskpack.exporters.trace import trace
+from maskpack.exporters.tuning import GeluInFusedOrder, ResidualAsSum
+from maskpack.exporters.verify import GRAPH, Subject, verify
+from maskpack.formats import Artifact, ExportError, Patch, open_artifact
+from maskpack.formats.writer import new_folder, write_bytes
+
+EMIT: dict[Compute, EmitLinear] = {Compute.INT8: emit_int8, Compute.FP32: emit_fp32}
+
+FAILED_SUFFIX = ".failed"
+
+
+def export_onnx(request: ExportRequest) -> Report | None:
+    """Export one task; return the verdict, or None if none was asked for.
+
+    Raises:
+        MaskpackError: the artifact, the task or the place to write is wrong. A graph that is
+            outside its tolerance raises nothing: the report says so, and the folder is called
+            `<out>.failed`.
+    """
+    artifact = open_artifact(request.artifact)
+    _check_free(request.out)
+    with new_folder(request.out) as build:
+        write_folder(artifact, request.task, build, compute=request.compute)
+        report = None
+        if request.verify:
+            report = verify(
+                Subject(
+                    build / GRAPH,
+                    artifact,
+                    request.task,
+                    request.compute,
+                    request.tolerance,
+                    request.data,
+                    request.reference,
+                )
+            )
+            write_bytes(build / REPORT_FILE, report.to_json().encode())
+    if report is not None and not report.ok:
+        failed = failed_folder(request.out)
+        shutil.rmtree(failed, ignore_errors=True)
+        request.out.replace(failed)
+    return report
+
+
+def failed_folder(out: Path) -> Path:
+    """Where a graph outside its tolerance is kept."""
+    return out.with_name(out.name + FAILED_SUFFIX)
+
+
+def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Compute) -> None:
+    """Write graph, configuration and tokenizer of one task into an existing folder."""
+    model = restore(artifact, task, attention="eager")
+    graph = build_graph(model, artifact, artifact.patch(task), compute=compute)
+    write_bytes(folder / GRAPH, serialize(graph))
+    model.config.save_pretrained(str(folder))
+    load_tokenizer(str(artifact.path)).save_pretrained(str(folder))
+
+
+def build_graph(model: Any, artifact: Artifact, patch: Patch, *, compute: Compute) -> ir.Model:
+    """Trace a restored classifier and put the masked integer weights in place of its floats."""
+    base = family_of(artifact.manifest.source.model_type).base
+    linears = _under(base, artifact.backbone.linears)
+    masks = _under(base, patch.masks)
+    rewrite = Sequential(
+        MaskLinears(linears, masks, EMIT[compute]),
+        QuantizeEmbeddings(_under(base, artifact.backbone.embeddings)),
+        ResidualAsSum(),
+        GeluInFusedOrder(),
+        common.RemoveUnusedNodesPass(),
+        common.TopologicalSortPass(),  # quantised activations may stand after their first reader
+    )
+    return rewrite(trace(model)).model
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The graph as checked ONNX bytes.
+
+    Raises:
+        ExportError: the checker refuses it, or it passes protobuf's 2 GB.
+    """
+    proto = ir.serde.serialize_model(model)
+    if proto.ByteSize() >= 2**31:
+        raise ExportError(f"the graph has {proto.ByteSize()} bytes, more than a file may hold")
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _under(base: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Names inside the encoder to names inside the classifier."""
+    return {f"{base}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"`{out}` already exists", "choose another place with `-o`")

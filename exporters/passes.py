@@ -1,0 +1,223 @@
+"""Graph rewrites by parameter name: float linears and embeddings to masked integer ones.
+
+Each pass takes a model and returns it with word of whether anything changed, and checks afterwards
+that it found every parameter it was given: a renamed weight is an error, not a float leftover.
+
+    linear     x -> MatMul(Transpose(W)) -> Add(b)      or Gemm(x, W, b, transB=1)
+    int8       x -> DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul(x_scale * w_scale) -> Add(b)
+    fp32       Cast(codes) -> Mul(scales) -> Reshape = W;  x -> MatMul(W) -> Add(b)
+    embedding  ids -> Gather(codes) -> Cast -> Mul(Gather(scales))
+
+The int8 form is the one ONNX Runtime fuses into its fast kernel from version 1.17 on; a zero point
+for the weights would slow it down. The fp32 form folds to a float matrix when a session is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from maskpack.exporters.trace import PREFIX
+from maskpack.exporters.weights import channel_weights, group_weights
+from maskpack.formats import BitMask, ExportError, QuantTensor
+
+
+class GraphEditor:
+    """Adds nodes before a given node, and constants to the graph, with readable names."""
+
+    def __init__(self, graph: ir.Graph, before: ir.Node, name: str) -> None:
+        self.graph = graph
+        self.before = before
+        self.name = name
+
+    def op(
+        self,
+        kind: str,
+        *inputs: ir.Value,
+        label: str,
+        outputs: int = 1,
+        attributes: Mapping[str, int] | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """Insert `kind(inputs)`; its values are called `<name>.<label>`."""
+        node = ir.node(kind, list(inputs), attributes=attributes or {}, num_outputs=outputs)
+        node.name = f"{self.name}.{label}"
+        suffixes = [""] if outputs == 1 else [f".{place}" for place in range(outputs)]
+        for value, suffix in zip(node.outputs, suffixes, strict=True):
+            value.name = f"{node.name}{suffix}"
+        self.graph.insert_before(self.before, node)
+        return tuple(node.outputs)
+
+    def constant(self, array: np.ndarray, label: str) -> ir.Value:  # type: ignore[type-arg]
+        """Add an initialiser `<name>.<label>`; one of that name is used again."""
+        name = f"{self.name}.{label}"
+        if name in self.graph.initializers:
+            return self.graph.initializers[name]
+        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        value = ir.Value(
+            name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
+        )
+        self.graph.register_initializer(value)
+        return value
+
+
+@dataclass
+class Shared:
+    """Activations that are quantised already: input value -> (codes, scale, zero point)."""
+
+    quantized: dict[ir.Value, tuple[ir.Value, ...]] = field(default_factory=dict)
+
+
+EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, BitMask, Shared], ir.Value]
+"""Emits `x @ W.T` without bias before a node and returns its value."""
+
+
+def emit_int8(
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, mask: BitMask, shared: Shared
+) -> ir.Value:
+    """Integer arithmetic: activations are quantised on the fly, once for all that read them."""
+    weights = channel_weights(tensor, mask)
+    if inputs not in shared.quantized:
+        shared.quantized[inputs] = editor.op(
+            "DynamicQuantizeLinear", inputs, label="input", outputs=3
+        )
+    codes, scale, zero = shared.quantized[inputs]
+    (product,) = editor.op(
+        "MatMulInteger",
+        codes,
+        editor.constant(weights.codes, "codes"),
+        zero,
+        label="product",
+    )
+    (wide,) = editor.op("Cast", product, label="wide", attributes={"to": ir.DataType.FLOAT})
+    (scales,) = editor.op("Mul", scale, editor.constant(weights.scales, "scales"), label="scale")
+    (result,) = editor.op("Mul", wide, scales, label="linear")
+    return result
+
+
+def emit_fp32(
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, mask: BitMask, _: Shared
+) -> ir.Value:
+    """Float arithmetic on weights that are stored as integers and widened when a session is made."""
+    weights = group_weights(tensor, mask)
+    if weights is None:  # uneven groups: no shape to broadcast over
+        matrix = editor.constant(mask.apply(tensor).dequantize().T, "weight")
+    else:
+        codes = editor.constant(weights.codes, "codes")
+        (wide,) = editor.op("Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT})
+        (scaled,) = editor.op("Mul", wide, editor.constant(weights.scales, "scales"), label="scaled")
+        shape = editor.constant(np.array(tensor.shape[::-1], dtype=np.int64), "shape")
+        (matrix,) = editor.op("Reshape", scaled, shape, label="weight")
+    (result,) = editor.op("MatMul", inputs, matrix, label="linear")
+    return result
+
+
+class MaskLinears(InPlacePass):
+    """Replace the product of every masked linear; its bias stays an `Add`."""
+
+    def __init__(
+        self, linears: Mapping[str, QuantTensor], masks: Mapping[str, BitMask], emit: EmitLinear
+    ) -> None:
+        super().__init__()
+        self.linears = linears
+        self.masks = masks
+        self.emit = emit
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite every linear.
+
+        Raises:
+            ExportError: a linear is not in the graph in one of the two known forms.
+        """
+        graph, shared = model.graph, Shared()
+        for name, tensor in self.linears.items():
+            weight = _parameter(graph, name)
+            for product in [_product_of(use) for use in weight.consumers()]:
+                if product is None:
+                    raise ExportError(f"`{name}` is not used as a linear in the traced graph")
+                editor = GraphEditor(graph, product, name.removesuffix(".weight"))
+                inputs = product.inputs[0]
+                assert inputs is not None
+                result = self.emit(editor, inputs, tensor, self.masks[name], shared)
+                if product.op_type == "Gemm" and len(product.inputs) == 3:
+                    bias = product.inputs[2]
+                    assert bias is not None
+                    (result,) = editor.op("Add", result, bias, label="biased")
+                _replace(graph, product, result)
+            _drop_parameter(graph, weight)
+        return PassResult(model, modified=bool(self.linears))
+
+
+class QuantizeEmbeddings(InPlacePass):
+    """Look up 8-bit rows and widen only those: `Gather -> Cast -> Mul`."""
+
+    def __init__(self, tables: Mapping[str, QuantTensor]) -> None:
+        super().__init__()
+        self.tables = tables
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite every look-up.
+
+        Raises:
+            ExportError: a table is not read by a `Gather`.
+        """
+        graph = model.graph
+        for name, tensor in self.tables.items():
+            table = _parameter(graph, name)
+            for look_up in list(table.consumers()):
+                if look_up.op_type != "Gather":
+                    raise ExportError(f"`{name}` is read by `{look_up.op_type}`, expected `Gather`")
+                editor = GraphEditor(graph, look_up, name.removesuffix(".weight"))
+                ids = look_up.inputs[1]
+                assert ids is not None
+                (codes,) = editor.op(
+                    "Gather", editor.constant(tensor.codes, "codes"), ids, label="row"
+                )
+                (wide,) = editor.op(
+                    "Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT}
+                )
+                scales = editor.constant(tensor.scales.astype(np.float32), "scales")
+                (scale,) = editor.op("Gather", scales, ids, label="scale")
+                (result,) = editor.op("Mul", wide, scale, label="embedding")
+                _replace(graph, look_up, result)
+            _drop_parameter(graph, table)
+        return PassResult(model, modified=bool(self.tables))
+
+
+def _parameter(graph: ir.Graph, name: str) -> ir.Value:
+    """The initialiser that the tracer made of a parameter."""
+    try:
+        return graph.initializers[f"{PREFIX}{name}"]
+    except KeyError:
+        raise ExportError(f"the traced graph does not hold the parameter `{name}`") from None
+
+
+def _product_of(use: ir.Node) -> ir.Node | None:
+    """The matrix product behind one use of a weight: `Gemm`, or `MatMul` after a `Transpose`."""
+    if use.op_type == "Gemm":
+        transposed = use.attributes.get("transB")
+        return use if transposed is not None and transposed.as_int() == 1 else None
+    if use.op_type != "Transpose":
+        return None
+    users = list(use.outputs[0].consumers())
+    return users[0] if len(users) == 1 and users[0].op_type == "MatMul" else None
+
+
+def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
+    """Let everything that read `node` read `result`, and remove it with what only it used."""
+    sources = [value.producer() for value in node.inputs if value is not None]
+    node.outputs[0].replace_all_uses_with(result)
+    graph.remove(node, safe=True)
+    for source in sources:
+        if source is not None and source.op_type == "Transpose":
+            if not any(value.consumers() for value in source.outputs):
+                graph.remove(source, safe=True)
+
+
+def _drop_parameter(graph: ir.Graph, value: ir.Value) -> None:
+    assert not list(value.consumers()), value.name
+    assert value.name is not None
+    del graph.initializers[value.name]

@@ -1,0 +1,137 @@
+"""The verdict on a graph as a value: every figure, every finding, JSON on demand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from maskpack.formats import DataError
+
+REPORT_FILE = "maskpack_report.json"
+
+
+@dataclass(frozen=True)
+class ValueCheck:
+    """Logits of graph and torch on one input shape.
+
+    Attributes:
+        batch, sequence: shape of the input.
+        padded: whether rows end in padding.
+        max_diff: largest absolute difference of a logit.
+        argmax: rows on which both choose the same class (all, for a regression).
+    """
+
+    batch: int
+    sequence: int
+    padded: bool
+    max_diff: float
+    argmax: int
+
+
+@dataclass(frozen=True)
+class AccuracyCheck:
+    """Scores on the evaluation data.
+
+    Attributes:
+        rows: evaluation rows.
+        metric: name of the main metric.
+        graph, torch: its value for the graph and for the masked torch model.
+        agreement: share of rows on which both choose the same class.
+        max_diff: largest absolute difference of a logit.
+        reference: value for the fine-tuned model that was given, if any.
+    """
+
+    rows: int
+    metric: str
+    graph: float
+    torch: float
+    agreement: float
+    max_diff: float
+    reference: float | None = None
+
+    @property
+    def drop(self) -> float:
+        """Points (0.01) that the graph loses against the masked torch model."""
+        return 100.0 * (self.torch - self.graph)
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What lies in the graph's file.
+
+    Attributes:
+        bytes: of the file.
+        nodes: operators.
+        opset, ir_version: of the file.
+        masked_weights: codes of the masked linears.
+        mask_zeros: bits that the mask removes.
+        code_zeros: zero codes among them in the graph; at least `mask_zeros`.
+    """
+
+    bytes: int
+    nodes: int
+    opset: int
+    ir_version: int
+    masked_weights: int
+    mask_zeros: int
+    code_zeros: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole verdict.
+
+    Attributes:
+        task, compute: what was exported and how.
+        atol, max_drop: what was tolerated.
+        session: runtime, version and options behind the figures.
+        graph: what lies in the file.
+        values: one entry an input shape.
+        accuracy: on the evaluation data, or None if there was none.
+        findings: everything that is wrong, one line each; empty means the graph may ship.
+    """
+
+    task: str
+    compute: str
+    atol: float | None
+    max_drop: float
+    session: Mapping[str, str]
+    graph: GraphFacts
+    values: tuple[ValueCheck, ...]
+    accuracy: AccuracyCheck | None
+    findings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+    def to_json(self) -> str:
+        """Canonical text; inverse of `from_json`."""
+        tree = asdict(self)
+        if self.accuracy is not None:
+            tree["accuracy"]["drop"] = self.accuracy.drop
+        return json.dumps({**tree, "ok": self.ok}, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read what `to_json` wrote."""
+        try:
+            tree = json.loads(text)
+            accuracy = tree["accuracy"]
+            if accuracy is not None:
+                accuracy.pop("drop")
+                accuracy = AccuracyCheck(**accuracy)
+            tree.pop("ok")
+            return cls(
+                **{
+                    **tree,
+                    "graph": GraphFacts(**tree["graph"]),
+                    "values": tuple(ValueCheck(**value) for value in tree["values"]),
+                    "accuracy": accuracy,
+                    "findings": tuple(tree["findings"]),
+                }
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"not a report: {error}") from error

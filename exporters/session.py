@@ -1,0 +1,60 @@
+"""One way to make an ONNX Runtime session, so that every figure has the same settings behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from maskpack.formats import ExportError
+
+Feeds = dict[str, NDArray[np.int64]]
+
+_WARNINGS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
+
+
+def make_session(model: Path | bytes, *, threads: int = 0) -> Any:
+    """A CPU session with default optimisation.
+
+    Args:
+        model: a file or a serialised graph.
+        threads: of one operator; 0 leaves the choice to the runtime.
+
+    Raises:
+        ExportError: the runtime refuses the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _WARNINGS
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's errors share no public base class
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"ONNX Runtime {onnxruntime.__version__} refuses the graph: {first}") from error
+
+
+def session_facts(session: Any) -> dict[str, str]:
+    """What a report must say about the session behind its figures."""
+    options = session.get_session_options()
+    return {
+        "onnxruntime": onnxruntime.__version__,
+        "providers": ", ".join(session.get_providers()),
+        "graph_optimization_level": str(options.graph_optimization_level).rsplit(".", 1)[-1],
+        "intra_op_num_threads": str(options.intra_op_num_threads),
+    }
+
+
+def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
+    """A predictor on arrays around a session, fed with the inputs it names."""
+    names = [value.name for value in session.get_inputs()]
+
+    def predict(feeds: Feeds) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(["logits"], {name: feeds[name] for name in names})[0]
+        return logits
+
+    return predict

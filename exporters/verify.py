@@ -1,0 +1,231 @@
+"""Compare an exported graph with the masked torch model it came from, in ONNX Runtime.
+
+In this order: names, axes, shapes, values, accuracy. All findings are collected, not the first.
+Raising is the caller's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from maskpack.compressor.assess import encode_for, evaluation_split
+from maskpack.compressor.evaluate import Predict, predict_all, score
+from maskpack.compressor.families import family_of
+from maskpack.compressor.hub import load_finetuned
+from maskpack.compressor.restore import restore
+from maskpack.compressor.train import torch_predict
+from maskpack.exporters.options import Compute, Tolerance
+from maskpack.exporters.report import AccuracyCheck, GraphFacts, Report, ValueCheck
+from maskpack.exporters.session import Feeds, make_session, ort_predict, session_facts
+from maskpack.exporters.trace import input_names
+from maskpack.formats import Artifact, Patch, TaskEntry, VerifyError
+
+GRAPH = "model.onnx"
+
+SHAPES = ((1, 1, False), (1, 7, False), (2, 16, True), (5, 33, True), (3, 128, True))
+"""Batch, sequence, padded: what the values are compared on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A graph and what it is compared with.
+
+    Attributes:
+        graph: its file.
+        artifact: where it came from.
+        task: its task.
+        compute: the arithmetic it claims.
+        tolerance: how far it may be off.
+        data: evaluation data, if the task's does not ship with the package.
+        reference: a fine-tuned model to score as well.
+    """
+
+    graph: Path
+    artifact: Artifact
+    task: str
+    compute: Compute
+    tolerance: Tolerance
+    data: Path | None = None
+    reference: str | None = None
+
+    @property
+    def entry(self) -> TaskEntry:
+        """The task's entry in the manifest."""
+        return self.artifact.entry(self.task)
+
+
+def verify(subject: Subject) -> Report:
+    """Run every check and return the report.
+
+    Raises:
+        MaskpackError: the graph or the evaluation data cannot be read at all.
+    """
+    if not subject.graph.is_file():
+        raise VerifyError(f"no graph at `{subject.graph}`", "make it with `compress export --onnx`")
+    session = make_session(subject.graph)
+    findings = _check_signature(session, subject)
+    facts = _graph_facts(subject)
+    if facts.code_zeros < facts.mask_zeros:
+        findings.append(
+            f"the mask removes {facts.mask_zeros} weights, the graph has {facts.code_zeros} zeros"
+        )
+    values: tuple[ValueCheck, ...] = ()
+    accuracy = None
+    if not findings:
+        graph, model = ort_predict(session), restore(subject.artifact, subject.task)
+        masked = torch_predict(model)
+        values = tuple(_check_values(graph, masked, model.config, shape) for shape in SHAPES)
+        accuracy = _check_accuracy(subject, graph, masked)
+        findings += judge(subject.tolerance, values, accuracy)
+    return Report(
+        task=subject.task,
+        compute=str(subject.compute),
+        atol=subject.tolerance.atol,
+        max_drop=subject.tolerance.max_drop,
+        session=session_facts(session),
+        graph=facts,
+        values=values,
+        accuracy=accuracy,
+        findings=tuple(findings),
+    )
+
+
+def judge(
+    tolerance: Tolerance, values: Sequence[ValueCheck], accuracy: AccuracyCheck | None
+) -> list[str]:
+    """What lies outside the tolerance, one line each."""
+    findings = []
+    for check in values:
+        # `not <=` instead of `>`: a logit that is not a number must not pass
+        if tolerance.atol is not None and not check.max_diff <= tolerance.atol:
+            findings.append(
+                f"values at batch {check.batch}, sequence {check.sequence} differ by "
+                f"{check.max_diff:.3g}, tolerated {tolerance.atol:.3g}"
+            )
+    if accuracy is not None:
+        if tolerance.atol is not None and not accuracy.max_diff <= tolerance.atol:
+            findings.append(
+                f"logits on the evaluation data differ by {accuracy.max_diff:.3g}, "
+                f"tolerated {tolerance.atol:.3g}"
+            )
+        if not accuracy.drop <= tolerance.max_drop:
+            findings.append(
+                f"{accuracy.metric} drops by {accuracy.drop:.2f} points, "
+                f"tolerated {tolerance.max_drop:.2f}"
+            )
+    return findings
+
+
+def _check_signature(session: Any, subject: Subject) -> list[str]:
+    """Names, dynamic axes and widths of inputs and output."""
+    findings = []
+    expected = input_names(subject.artifact.manifest.source.model_type)
+    found = [value.name for value in session.get_inputs()]
+    if found != expected:
+        findings.append(f"inputs are {found}, expected {expected}")
+    for value in session.get_inputs():
+        if list(value.shape) != ["batch", "sequence"] or value.type != "tensor(int64)":
+            findings.append(f"input `{value.name}` is {value.type} {value.shape}")
+    outputs = [(value.name, value.shape) for value in session.get_outputs()]
+    if outputs != [("logits", ["batch", subject.entry.outputs])]:
+        findings.append(f"outputs are {outputs}, expected logits of {subject.entry.outputs}")
+    return findings
+
+
+def _check_values(
+    graph: Predict, masked: Predict, config: Any, shape: tuple[int, int, bool]
+) -> ValueCheck:
+    """Both predictors on random tokens of one shape; the tokens are the same in every run."""
+    batch, sequence, padded = shape
+    feeds = _random_feeds(config, batch, sequence, padded=padded)
+    left, right = graph(feeds), masked(feeds)
+    if left.shape != right.shape:
+        return ValueCheck(batch, sequence, padded, float("inf"), 0)
+    difference = float(np.abs(left - right).max())
+    same = int((left.argmax(axis=1) == right.argmax(axis=1)).sum())
+    return ValueCheck(batch, sequence, padded, difference, same)
+
+
+def _random_feeds(config: Any, batch: int, sequence: int, *, padded: bool) -> Feeds:
+    rng = np.random.default_rng([batch, sequence])
+    pad = config.pad_token_id or 0
+    ids = rng.integers(0, config.vocab_size, (batch, sequence), dtype=np.int64)
+    ids[ids == pad] = (pad + 1) % config.vocab_size
+    attention = np.ones_like(ids)
+    if padded:
+        for row in range(1, batch):
+            attention[row, -(row * sequence // (batch + 1)) :] = 0
+        ids[attention == 0] = pad
+    feeds = {"input_ids": ids, "attention_mask": attention}
+    if family_of(config.model_type).token_types:
+        feeds["token_type_ids"] = np.zeros_like(ids)
+    return feeds
+
+
+def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> AccuracyCheck | None:
+    """Scores of graph, masked model and reference on the evaluation split, if it can be had."""
+    split = evaluation_split(subject.entry, data=subject.data)
+    if split is None:
+        return None
+    encoded = encode_for(subject.artifact, subject.entry, split)
+    metric = subject.entry.metric
+    left, right = predict_all(graph, encoded), predict_all(masked, encoded)
+    reference = None
+    if subject.reference is not None:
+        finetuned = load_finetuned(subject.reference)
+        _check_reference(finetuned, subject)
+        logits = predict_all(torch_predict(finetuned), encoded)
+        reference = score(logits, encoded.labels, [metric])[metric]
+    return AccuracyCheck(
+        rows=len(encoded),
+        metric=metric,
+        graph=score(left, encoded.labels, [metric])[metric],
+        torch=score(right, encoded.labels, [metric])[metric],
+        agreement=_agreement(left, right),
+        max_diff=float(np.abs(left - right).max()),
+        reference=reference,
+    )
+
+
+def _check_reference(model: Any, subject: Subject) -> None:
+    if model.config.num_labels != subject.entry.outputs:
+        raise VerifyError(
+            f"the reference `{subject.reference}` has {model.config.num_labels} outputs, "
+            f"the task has {subject.entry.outputs}"
+        )
+
+
+def _agreement(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    if left.shape[1] == 1:
+        return float(np.mean(np.isclose(left, right, atol=1e-4)))
+    return float(np.mean(left.argmax(axis=1) == right.argmax(axis=1)))
+
+
+def _graph_facts(subject: Subject) -> GraphFacts:
+    """Sizes and counts, read from the file itself."""
+    model = onnx.load(str(subject.graph), load_external_data=False)
+    patch: Patch = subject.artifact.patch(subject.task)
+    base = family_of(subject.artifact.manifest.source.model_type).base
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    zeros = 0
+    for name in patch.masks:
+        stem = f"{base}.{name.removesuffix('.weight')}"
+        held = arrays.get(f"{stem}.codes") or arrays.get(f"{stem}.weight")
+        if held is not None:
+            zeros += int((onnx.numpy_helper.to_array(held) == 0).sum())
+    return GraphFacts(
+        bytes=subject.graph.stat().st_size,
+        nodes=len(model.graph.node),
+        opset=next(item.version for item in model.opset_import if item.domain == ""),
+        ir_version=model.ir_version,
+        masked_weights=patch.count.weights,
+        mask_zeros=patch.count.zeros,
+        code_zeros=zeros,
+    )
