@@ -14,10 +14,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import typer  # noqa: E402 - after the environment
+import typer
 
-from maskpack.cli import artifact, demo, export, fit, render  # noqa: E402
-from maskpack.formats import MaskpackError  # noqa: E402
+from maskpack.cli import artifact, demo, export, fit, render
+from maskpack.formats import MaskpackError
 
 EXIT_ERROR = 1
 EXIT_BUG = 70
@@ -75,7 +75,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away: not our error
         sys.exit(EXIT_ERROR)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the border: anything else is our bug, and says so
         render.words("this is a bug in maskpack; please report it with the lines below")
         import traceback  # noqa: PLC0415 - only for bugs
 

@@ -28,7 +28,12 @@ def evaluate(
         render.data(result.to_json())
         return
     rows = [
-        (name, f"{value:.4f}", f"{result.majority[name]:.4f}", f"{result.recorded.get(name, 0):.4f}")
+        (
+            name,
+            f"{value:.4f}",
+            f"{result.majority[name]:.4f}",
+            f"{result.recorded.get(name, 0):.4f}",
+        )
         for name, value in result.scores.items()
     ]
     head = ("metric", "value", "majority class", "when learned")

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -88,7 +88,7 @@ def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
     from maskpack.exporters.latency import compare_latency  # noqa: PLC0415
 
     task = find_task(name)
-    budget = {
+    budget: dict[str, Any] = {
         "epochs": EPOCHS,
         "batch_size": BATCH_SIZE,
         "max_length": MAX_LENGTH,

@@ -22,16 +22,12 @@ Atol = Annotated[
     float | None,
     typer.Option(help="Largest difference of a logit. [0.0001 for fp32, 1 for int8]"),
 ]
-MaxDrop = Annotated[
-    float | None, typer.Option(help="Largest loss of the metric, in points. [0.5]")
-]
+MaxDrop = Annotated[float | None, typer.Option(help="Largest loss of the metric, in points. [0.5]")]
 Reference = Annotated[
     str | None,
     typer.Option(help="Fine-tuned model to compare with as well: folder or hub id."),
 ]
-DevData = Annotated[
-    Path | None, typer.Option(help="Evaluation file, or a folder with a dev file.")
-]
+DevData = Annotated[Path | None, typer.Option(help="Evaluation file, or a folder with a dev file.")]
 
 
 def export(

@@ -37,7 +37,8 @@ def fit(
         int | None, typer.Option(help="Bits of a backbone weight: 8 or 4. [8, or the artifact's]")
     ] = None,
     group: Annotated[
-        int | None, typer.Option(help="Weights that share a scale; 0: a row at 8 bits, 64 at 4. [0]")
+        int | None,
+        typer.Option(help="Weights that share a scale; 0: a row at 8 bits, 64 at 4. [0]"),
     ] = None,
     quantizer: Annotated[
         str | None, typer.Option(help="auto, minmax or mse. [auto: minmax at 8 bits, mse at 4]")
@@ -53,7 +54,11 @@ def fit(
     warmup: opt.Warmup = None,
     margin: Annotated[
         float | None,
-        typer.Option(help="How far a score must travel to flip its weight; smaller: more flips."),
+        typer.Option(help="Distance to a flip, in deviations of noise; smaller: more flips. [1.9]"),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(help="How much the size of a gradient counts; 0: not at all. [1]"),
     ] = None,
     sparsity: Annotated[
         float | None, typer.Option(help="Share of zeros to end with. [the margin decides]")
@@ -101,6 +106,7 @@ def fit(
         "head_lr": head_lr,
         "warmup": warmup,
         "margin": margin,
+        "floor": floor,
         "sparsity": sparsity,
         "target_bpp": target_bpp,
         "seed": seed,

@@ -32,9 +32,7 @@ EvalData = Annotated[
     Path | None,
     typer.Option(help="Evaluation file; without one, a tenth of a single file is held out."),
 ]
-TextField = Annotated[
-    str | None, typer.Option(help="Column of the text, for data of your own.")
-]
+TextField = Annotated[str | None, typer.Option(help="Column of the text, for data of your own.")]
 PairField = Annotated[str | None, typer.Option(help="Column of a second text, for pairs.")]
 LabelField = Annotated[str | None, typer.Option(help="Column of the label, for data of your own.")]
 Regression = Annotated[
@@ -42,7 +40,9 @@ Regression = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    typer.Option(help="Main metric for data of your own: accuracy, f1, matthews, pearson, spearman."),
+    typer.Option(
+        help="Main metric for data of your own: accuracy, f1, matthews, pearson, spearman."
+    ),
 ]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the training rows. [3]")]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")]
@@ -64,9 +64,7 @@ ConfigFile = Annotated[
 SaveConfig = Annotated[
     Path | None, typer.Option("--save-config", help="Write the options of this run as YAML.")
 ]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")
-]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -84,7 +82,3 @@ def resolve(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> 
     from_file = load_options(file) if file is not None else {}
     chosen = {name: value for name, value in given.items() if value is not None}
     return kind.from_dict({**from_file, **chosen})
-
-
-
-

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,7 +23,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from maskpack.compressor.news import News
 
-_OUT = Console(highlight=False, soft_wrap=True)
+_PLAIN_WIDTH = 150  # of a table that goes to a file or a pipe
+_OUT = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 _ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -46,7 +48,7 @@ def error(message: str, hint: str | None) -> None:
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table to stdout; columns of numbers are aligned to the right."""
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(head))]
-    shown = Table(title=title or None, title_justify="left", title_style="bold")
+    shown = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE)
     for name, right in zip(head, numeric, strict=True):
         shown.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:

@@ -12,9 +12,9 @@ from maskpack.compressor.data import Split, load_dev
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import load_tokenizer
+from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore
 from maskpack.compressor.tasks import TASKS, Kind, Task
-from maskpack.compressor.train import torch_predict
 from maskpack.formats import Artifact, DataError, TaskEntry
 
 

@@ -22,6 +22,7 @@ from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import load_classifier, load_pretrained
 from maskpack.compressor.news import Newsroom, Observe
+from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import base_of, head_parameters
 from maskpack.compressor.results import RunResult
 from maskpack.compressor.tasks import Task
@@ -29,7 +30,6 @@ from maskpack.compressor.train import (
     Group,
     NoCheckpoints,
     Plan,
-    torch_predict,
     train,
     uses_bf16,
 )
@@ -59,9 +59,7 @@ class BaselineRequest:
     revision: str | None = None
 
 
-def run_baseline(
-    request: BaselineRequest, *, observe: Observe = lambda _: None
-) -> RunResult:
+def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None) -> RunResult:
     """Train one dense baseline and score it; save it as a plain model folder if asked to."""
     config = request.config
     data = load_data(request.task, data=request.data, eval_data=request.eval_data)

@@ -65,6 +65,8 @@ class FolderCheckpoints:
                     for name, tensor in _state(model, optimizer, create=True):
                         tensor.copy_(state.get_tensor(name))
                 torch.set_rng_state(state.get_tensor("rng"))
+                for group, eps in zip(optimizer.param_groups, meta["eps"], strict=True):
+                    group["eps"] = eps
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ArtifactError(
                 f"the checkpoint `{self.file}` is damaged: {error}",
@@ -81,7 +83,8 @@ class FolderCheckpoints:
         """Keep the state, whatever the step."""
         tensors = {name: tensor.detach() for name, tensor in _state(model, optimizer)}
         tensors["rng"] = torch.get_rng_state()
-        meta = json.dumps({"step": step, "key": self.key})
+        eps = [group["eps"] for group in optimizer.param_groups]
+        meta = json.dumps({"step": step, "key": self.key, "eps": eps})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -107,9 +110,7 @@ def _state(
 
     With `create`, moments that do not exist yet are made, so that they can be filled.
     """
-    trained = {
-        id(parameter) for group in optimizer.param_groups for parameter in group["params"]
-    }
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         if id(parameter) not in trained:
             continue

@@ -59,7 +59,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "head_lr")
-        _positive(self, *(name for name in ("steps", "train_rows") if getattr(self, name) is not None))
+        _positive(
+            self, *(name for name in ("steps", "train_rows") if getattr(self, name) is not None)
+        )
         if self.max_length < 4:
             raise ConfigError(f"`max_length` is {self.max_length}, expected 4 or more")
         if not 0.0 <= self.warmup < 1.0:
@@ -105,8 +107,9 @@ class FitConfig(RunConfig):
         group: weights that share a scale; 0 picks one scale a row at 8 bits and 64 at 4 bits.
         quantizer: `minmax`, `mse`, or `auto` (minmax at 8 bits, mse at 4).
         lr: peak learning rate of the scores.
-        margin: start of every score as a share of the sum of all learning rates: how far a score
-            must travel to flip its weight. Smaller means more flips.
+        margin: how far a score must travel to flip its weight, in standard deviations of the
+            distance that noise alone would drive it. Smaller means more flips.
+        floor: how much the size of a gradient counts, see `optimizer.py`; 0 is plain Adam.
         sparsity: share of zeros to end with; None lets the margin decide.
         target_bpp: the same as entropy of the mask, in bits per masked weight.
         checkpoint_every: steps between checkpoints; 0 writes none.
@@ -116,7 +119,8 @@ class FitConfig(RunConfig):
     group: int = 0
     quantizer: str = "auto"
     lr: float = 3e-4
-    margin: float = 0.15
+    margin: float = 1.9
+    floor: float = 1.0
     sparsity: float | None = None
     target_bpp: float | None = None
     checkpoint_every: int = 200
@@ -126,8 +130,8 @@ class FitConfig(RunConfig):
         _positive(self, "lr", "margin")
         if self.bits not in {8, 4}:
             raise ConfigError(f"`bits` is {self.bits}, this release learns on 8 or 4")
-        if self.group < 0 or self.checkpoint_every < 0:
-            raise ConfigError("`group` and `checkpoint_every` cannot be negative")
+        if min(self.group, self.checkpoint_every, self.floor) < 0:
+            raise ConfigError("`group`, `checkpoint_every` and `floor` cannot be negative")
         if self.quantizer not in {"auto", "minmax", "mse"}:
             raise ConfigError(f"no quantizer `{self.quantizer}`", "quantizers: auto, minmax, mse")
         if self.sparsity is not None and self.target_bpp is not None:
@@ -149,7 +153,9 @@ class FitConfig(RunConfig):
         low, high = 0.0, 0.5
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if binary_entropy(middle) < self.target_bpp else (low, middle)
+            low, high = (
+                (middle, high) if binary_entropy(middle) < self.target_bpp else (low, middle)
+            )
         return (low + high) / 2
 
 

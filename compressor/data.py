@@ -68,9 +68,7 @@ class TaskData:
         return replace(self, train=self.train.take(np.sort(order[:rows])))
 
 
-def load_data(
-    task: Task, *, data: Path | None = None, eval_data: Path | None = None
-) -> TaskData:
+def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = None) -> TaskData:
     """Read both splits of `task`.
 
     Args:
@@ -127,7 +125,7 @@ def _labels_of(task: Task, rows: list[Row]) -> tuple[str, ...]:
     """Distinct labels: numbers by value, words by alphabet."""
     found = {row[-1] for row in rows} if task.kind is Kind.CLASSIFICATION else set()
     numeric = all(label.lstrip("-").isdigit() for label in found)
-    return tuple(sorted(found, key=int if numeric else None))  # type: ignore[type-var,arg-type]
+    return tuple(sorted(found, key=int if numeric else None))
 
 
 def _to_split(task: Task, raw: Sequence[str], rows: list[Row], where: str) -> Split:
@@ -192,9 +190,7 @@ def _find(folder: Path, stems: Sequence[str]) -> Path:
 def _hub_rows(task: Task) -> tuple[list[Row], list[Row]]:
     hub = task.hub
     if hub is None:
-        raise DataError(
-            f"task `{task.name}` has no data of its own", "give it with `--data PATH`"
-        )
+        raise DataError(f"task `{task.name}` has no data of its own", "give it with `--data PATH`")
     try:
         import datasets  # noqa: PLC0415 - an optional extra
     except ImportError as error:

@@ -7,7 +7,9 @@ model is the head. What differs is only what the graph is fed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from maskpack.formats import ModelError
 
@@ -48,3 +50,12 @@ def family_of(model_type: str) -> Family:
             f"`{model_type}` is not an encoder this release supports",
             f"supported: {', '.join(FAMILIES)}",
         ) from None
+
+
+def longest_input(config: Mapping[str, Any]) -> int:
+    """Tokens an encoder has positions for, from its configuration as a mapping."""
+    positions = int(config.get("max_position_embeddings", 512))
+    if family_of(config["model_type"]).base != "roberta":
+        return positions
+    # RoBERTa numbers positions from one past the padding token's id.
+    return positions - int(config.get("pad_token_id") or 0) - 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.families import Family, family_of
+from maskpack.compressor.families import Family, family_of, longest_input
 from maskpack.compressor.hub import load_pretrained, load_tokenizer
 from maskpack.compressor.quantize import quantize_model, scheme_of
 from maskpack.formats import (
@@ -56,10 +56,7 @@ class Ground:
     @property
     def longest(self) -> int:
         """Tokens the encoder has positions for."""
-        config = json.loads(self.files[CONFIG])
-        positions = int(config.get("max_position_embeddings", 512))
-        # RoBERTa numbers positions from padding_idx + 1, so two of them are never used.
-        return positions - 2 if self.family.base == "roberta" else positions
+        return longest_input(json.loads(self.files[CONFIG]))
 
     def backbone_bytes(self) -> int:
         """Size of the backbone as a file."""
@@ -67,7 +64,12 @@ class Ground:
 
 
 def prepare_ground(
-    model: str, out: Path, config: FitConfig, *, bits_given: bool = True, revision: str | None = None
+    model: str,
+    out: Path,
+    config: FitConfig,
+    *,
+    bits_given: bool = True,
+    revision: str | None = None,
 ) -> Ground:
     """Read the backbone at `out`, or quantise `model` if there is none yet.
 
@@ -75,7 +77,9 @@ def prepare_ground(
         ArtifactError: the artifact at `out` was made from another model or with other bits.
     """
     if is_artifact(out):
-        return _from_artifact(model, open_artifact(out), config, bits_given=bits_given, revision=revision)
+        return _from_artifact(
+            model, open_artifact(out), config, bits_given=bits_given, revision=revision
+        )
     pretrained = load_pretrained(model, revision=revision)
     scheme = scheme_of(config)
     return Ground(

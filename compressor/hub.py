@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import logging as transformers_logging
 
 from maskpack.compressor.families import family_of
@@ -67,12 +67,12 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
     """
     location = resolve(model)
     config = load_config(location, revision=revision)
-    family_of(config.model_type)
+    family = family_of(config.model_type)
     tokenizer = load_tokenizer(location, revision=revision)
     torch.manual_seed(_POOLER_SEED)
-    base = _guard(
-        lambda: _quietly(AutoModel, location, revision=revision, dtype=torch.float32), model
-    )
+    # The encoder as the classifier uses it: RoBERTa's, for one, has no pooler there.
+    classifier = load_classifier(location, outputs=2, revision=revision)
+    base = getattr(classifier, family.base)
     files = _tokenizer_files(tokenizer) | {"config.json": _config_bytes(config)}
     commit = getattr(config, "_commit_hash", None)
     return Pretrained(_shown_name(model), commit, base, tokenizer, files)
@@ -83,13 +83,8 @@ def load_classifier(location: str, *, outputs: int, revision: str | None = None)
     location = resolve(location)
     family_of(load_config(location, revision=revision).model_type)
     options = {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-    model = _guard(
-        lambda: _quietly(
-            AutoModelForSequenceClassification, location, revision=revision, **options
-        ),
-        location,
-    )
-    return model
+    auto = AutoModelForSequenceClassification
+    return _guard(lambda: _quietly(auto, location, revision=revision, **options), location)
 
 
 def load_finetuned(location: str) -> Any:

@@ -7,10 +7,10 @@ Bengio et al. 2013; for masks Mallya et al. 2018, "Piggyback"; Zhao et al. 2020,
     forward    W' = W * [S > t]
     backward   dL/dS = dL/dW' * W
 
-The sparse-flip regime: every score starts at the same height above the threshold, wide enough that
-only the few weights whose gradient keeps its sign for most of the run can cross it. Adam moves a
-score by at most about one learning rate a step, so the height is stated as a share (`margin`) of
-the sum of all learning rates, and does not depend on steps or rate.
+The sparse-flip regime: every score starts at the same height above the threshold, so high that only
+the few weights whose gradient is large and keeps its sign can cross it. The height is stated in
+standard deviations of the distance that noise alone would drive a score (`margin`), and so depends
+neither on the number of steps nor on the learning rate.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _StraightThrough(torch.autograd.Function):
         return torch.where(score > threshold, weight, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return gradient * weight, None, None
 
@@ -60,7 +60,9 @@ class MaskedLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`(..., i)` to `(..., o)`."""
-        weight = _StraightThrough.apply(self.score, self.weight, self.threshold)
+        weight = _StraightThrough.apply(  # type: ignore[no-untyped-call]
+            self.score, self.weight, self.threshold
+        )
         return functional.linear(inputs, weight, self.bias)
 
     def keep(self) -> Tensor:

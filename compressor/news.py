@@ -11,7 +11,8 @@ import torch
 from maskpack.compressor.batches import Encoded
 from maskpack.compressor.evaluate import predict_all, score
 from maskpack.compressor.masked import MaskedLinear
-from maskpack.compressor.train import Progress, torch_predict
+from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.train import Progress
 from maskpack.formats import MaskCount
 
 _COUNT_EVERY = 20
@@ -65,7 +66,7 @@ class Newsroom:
         """Pass on the news of one step."""
         old, step = self._last, progress.step
         smooth = progress.loss
-        if old.loss == old.loss:  # noqa: PLR0124 - not a number before the first step
+        if old.loss == old.loss:
             smooth = old.loss + _SMOOTHING * (progress.loss - old.loss)
         self._last = replace(
             old,

@@ -19,13 +19,13 @@ from maskpack.formats import Artifact, ArtifactError, Backbone, Patch, QuantTens
 from maskpack.formats.schema import CONFIG
 
 
-def restore(artifact: Artifact, task: str, *, attention: str = "sdpa") -> Any:
+def restore(artifact: Artifact, task: str, *, attention: str | None = None) -> Any:
     """The torch model of one task, in evaluation mode.
 
     Args:
         artifact: an open artifact.
         task: one of its tasks.
-        attention: implementation that transformers is to use; `eager` traces best.
+        attention: implementation of attention; None: what transformers prefers; `eager` traces best.
     """
     entry = artifact.entry(task)
     config = classifier_config(
@@ -54,7 +54,7 @@ def classifier_config(data: bytes, labels: Sequence[str], *, outputs: int) -> An
 
 
 def build_classifier(
-    backbone: Backbone, config: Any, *, seed: int, attention: str = "sdpa"
+    backbone: Backbone, config: Any, *, seed: int, attention: str | None = None
 ) -> Any:
     """A float32 classifier with the backbone's dequantised weights and a fresh head.
 
@@ -62,7 +62,7 @@ def build_classifier(
         backbone: the weights.
         config: from `classifier_config`.
         seed: of the head's initialisation.
-        attention: implementation that transformers is to use.
+        attention: implementation of attention; None: what transformers prefers.
 
     Raises:
         ArtifactError: backbone and architecture disagree about a parameter.

@@ -14,6 +14,7 @@ from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.freeze import freeze
 from maskpack.compressor.ground import Ground, prepare_ground
 from maskpack.compressor.news import Newsroom, Observe
+from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import (
     apply_patch,
     base_of,
@@ -25,7 +26,7 @@ from maskpack.compressor.results import RunResult
 from maskpack.compressor.size import steering
 from maskpack.compressor.surgery import mask_linears
 from maskpack.compressor.tasks import Task
-from maskpack.compressor.train import Group, Plan, torch_predict, train, uses_bf16
+from maskpack.compressor.train import Group, Plan, train, uses_bf16
 from maskpack.formats import (
     ConfigError,
     Interrupted,
@@ -137,7 +138,7 @@ def learn(run: Learning, *, observe: Observe) -> Patch:
     """Train scores and head on the frozen backbone; return the frozen patch."""
     config, ground = run.request.config, run.ground
     model = build_classifier(ground.backbone, _config(run), seed=config.seed)
-    start = config.margin * config.lr * run.plan.total_rate()
+    start = config.margin * config.lr * run.plan.drift()
     masked = mask_linears(base_of(model), ground.backbone.linears, start=start)
     layers = list(masked.values())
     head = list(head_parameters(model).values())
@@ -157,7 +158,7 @@ def learn(run: Learning, *, observe: Observe) -> Patch:
             run.train,
             plan=run.plan,
             groups=[
-                Group([layer.score for layer in layers], config.lr),
+                Group([layer.score for layer in layers], config.lr, config.floor),
                 Group(head, config.head_lr),
             ],
             checkpoints=checkpoints,

@@ -38,14 +38,20 @@ def read_rows(path: Path, columns: Sequence[str], *, header: Sequence[str] = ())
     return list(reader(path, _decode(path), columns, header))
 
 
-def _read_tsv(path: Path, text: str, columns: Sequence[str], header: Sequence[str]) -> Iterator[Row]:
+def _read_tsv(
+    path: Path, text: str, columns: Sequence[str], header: Sequence[str]
+) -> Iterator[Row]:
     lines = (line.removesuffix("\r").split("\t") for line in text.removesuffix("\n").split("\n"))
     yield from _pick(path, lines, columns, header)
 
 
-def _read_csv(path: Path, text: str, columns: Sequence[str], header: Sequence[str]) -> Iterator[Row]:
+def _read_csv(
+    path: Path, text: str, columns: Sequence[str], header: Sequence[str]
+) -> Iterator[Row]:
     try:
-        yield from _pick(path, csv.reader(io.StringIO(text, newline=""), strict=True), columns, header)
+        yield from _pick(
+            path, csv.reader(io.StringIO(text, newline=""), strict=True), columns, header
+        )
     except csv.Error as error:
         raise DataError(f"`{path}` is not valid CSV: {error}") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskpack.compressor.batches import Encoded, Feeds, training_batches
+from maskpack.compressor.batches import Encoded, training_batches
 from maskpack.compressor.config import Precision
+from maskpack.compressor.optimizer import FlooredAdam
+from maskpack.compressor.predict import to_tensors
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Parameters that share a peak learning rate."""
+    """Parameters that share a peak learning rate and a floor (see `optimizer.py`)."""
 
     parameters: Sequence[nn.Parameter]
     lr: float
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,13 @@ class Plan:
             return (step + 1) / rise
         return (self.steps - step) / (self.steps - rise)
 
-    def total_rate(self) -> float:
-        """Sum of `rate` over all steps: how many peak rates an Adam-driven score can travel."""
-        return sum(self.rate(step) for step in range(self.steps))
+    def drift(self) -> float:
+        """How far noise alone drives a score, as a standard deviation in peak learning rates.
+
+        Adam's steps have about unit size; with random signs their sum over the run has a variance
+        of the sum of squared rates.
+        """
+        return math.sqrt(sum(self.rate(step) ** 2 for step in range(self.steps)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +117,8 @@ def train(
         after_step: called with the number of finished steps, before the state is kept.
         observe: called after that, for progress bars.
     """
-    # eps far below Adam's usual 1e-8: score gradients are a weight times a gradient, often < 1e-8.
-    optimizer = torch.optim.Adam(
-        [{"params": list(group.parameters), "lr": group.lr} for group in groups],
-        eps=1e-12,
-        fused=True,
+    optimizer = FlooredAdam(
+        {"params": list(group.parameters), "lr": group.lr, "floor": group.floor} for group in groups
     )
     first = checkpoints.load(model, optimizer)
     model.train()
@@ -124,30 +128,13 @@ def train(
         with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
             logits = model(**to_tensors(encoded.feeds(rows))).logits
         loss = _loss(logits.float(), torch.from_numpy(encoded.labels[rows]))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         after_step(step + 1)
         checkpoints.save(model, optimizer, step + 1)
         observe(Progress(step + 1, plan.steps, float(loss.detach())))
     model.eval()
-
-
-def to_tensors(feeds: Feeds) -> dict[str, Tensor]:
-    """Feeds as torch tensors that share their memory."""
-    return {name: torch.from_numpy(array) for name, array in feeds.items()}
-
-
-def torch_predict(model: Any) -> Callable[[Feeds], NDArray[np.float32]]:
-    """A predictor on arrays around a torch model, in float32 and evaluation mode."""
-    model.eval()
-
-    def predict(feeds: Feeds) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = model(**to_tensors(feeds)).logits.float().numpy()
-        return logits
-
-    return predict
 
 
 def uses_bf16(precision: Precision) -> bool:
@@ -164,9 +151,7 @@ def _batches(
     """(step, rows) from step `first` on; the order depends on seed and epoch only."""
     per_epoch = -(-len(lengths) // plan.batch_size)
     for epoch in range(first // per_epoch, -(-plan.steps // per_epoch)):
-        batches = training_batches(
-            lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch
-        )
+        batches = training_batches(lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch)
         for place, rows in enumerate(batches):
             step = epoch * per_epoch + place
             if first <= step < plan.steps:

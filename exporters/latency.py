@@ -42,8 +42,7 @@ def interleaved(
     """Median milliseconds of each session; they take turns, so that noise hits all alike."""
     spent: dict[str, list[float]] = {name: [] for name in sessions}
     feeds = {
-        name: token_feeds(session, batch=batch, length=length)
-        for name, session in sessions.items()
+        name: token_feeds(session, batch=batch, length=length) for name, session in sessions.items()
     }
     for run in range(runs + _WARM_UP):
         for name, session in sessions.items():

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
 
 from maskpack.exporters.trace import PREFIX
@@ -51,14 +53,17 @@ class GraphEditor:
         self.graph.insert_before(self.before, node)
         return tuple(node.outputs)
 
-    def constant(self, array: np.ndarray, label: str) -> ir.Value:  # type: ignore[type-arg]
+    def constant(self, array: NDArray[Any], label: str) -> ir.Value:
         """Add an initialiser `<name>.<label>`; one of that name is used again."""
         name = f"{self.name}.{label}"
         if name in self.graph.initializers:
             return self.graph.initializers[name]
         tensor = ir.tensor(np.ascontiguousarray(array), name=name)
         value = ir.Value(
-            name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype)
+            name=name,
+            const_value=tensor,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(tensor.dtype),
         )
         self.graph.register_initializer(value)
         return value
@@ -108,7 +113,9 @@ def emit_fp32(
     else:
         codes = editor.constant(weights.codes, "codes")
         (wide,) = editor.op("Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT})
-        (scaled,) = editor.op("Mul", wide, editor.constant(weights.scales, "scales"), label="scaled")
+        (scaled,) = editor.op(
+            "Mul", wide, editor.constant(weights.scales, "scales"), label="scaled"
+        )
         shape = editor.constant(np.array(tensor.shape[::-1], dtype=np.int64), "shape")
         (matrix,) = editor.op("Reshape", scaled, shape, label="weight")
     (result,) = editor.op("MatMul", inputs, matrix, label="linear")
@@ -212,9 +219,10 @@ def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
     node.outputs[0].replace_all_uses_with(result)
     graph.remove(node, safe=True)
     for source in sources:
-        if source is not None and source.op_type == "Transpose":
-            if not any(value.consumers() for value in source.outputs):
-                graph.remove(source, safe=True)
+        if source is None or source.op_type != "Transpose":
+            continue
+        if not any(value.consumers() for value in source.outputs):
+            graph.remove(source, safe=True)
 
 
 def _drop_parameter(graph: ir.Graph, value: ir.Value) -> None:

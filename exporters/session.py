@@ -33,9 +33,10 @@ def make_session(model: Path | bytes, *, threads: int = 0) -> Any:
     source = str(model) if isinstance(model, Path) else model
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's errors share no public base class
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"ONNX Runtime {onnxruntime.__version__} refuses the graph: {first}") from error
+    except Exception as error:
+        raise ExportError(
+            f"ONNX Runtime {onnxruntime.__version__} refuses the graph: {_first(error)}"
+        ) from error
 
 
 def session_facts(session: Any) -> dict[str, str]:
@@ -54,7 +55,17 @@ def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
     names = [value.name for value in session.get_inputs()]
 
     def predict(feeds: Feeds) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run(["logits"], {name: feeds[name] for name in names})[0]
+        try:
+            run = session.run(["logits"], {name: feeds[name] for name in names})
+        except Exception as error:
+            shape = feeds[names[0]].shape
+            raise ExportError(f"the graph fails on an input of {shape}: {_first(error)}") from error
+        logits: NDArray[np.float32] = run[0]
         return logits
 
     return predict
+
+
+def _first(error: Exception) -> str:
+    """First line of a runtime error; the runtime's errors share no public base class."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

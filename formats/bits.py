@@ -56,7 +56,8 @@ def pack_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
     fields[:, :width] = codes.view(np.uint8) & ((1 << bits) - 1)
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
     shifted = fields.reshape(rows, -1, per_byte) << shifts
-    return np.bitwise_or.reduce(shifted, axis=-1)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=-1)
+    return packed
 
 
 def unpack_codes(packed: NDArray[np.uint8], bits: int, width: int) -> NDArray[np.int8]:

@@ -48,5 +48,5 @@ class VerifyError(MaskpackError):
     """An exported graph is outside its tolerance."""
 
 
-class Interrupted(MaskpackError):
+class Interrupted(MaskpackError):  # noqa: N818 - not an error: the user asked for it
     """The user stopped a run; the message names the checkpoint and the hint how to go on."""

@@ -109,7 +109,11 @@ def check_artifact(path: Path) -> list[str]:
     manifest = artifact.manifest
     findings = [
         *_try(lambda: artifact.backbone),
-        *(line for name, sha in manifest.files.items() for line in _check_file(artifact, name, sha)),
+        *(
+            line
+            for name, sha in manifest.files.items()
+            for line in _check_file(artifact, name, sha)
+        ),
     ]
     if not findings:  # a patch is checked against a backbone that can be read
         findings += [line for task in manifest.tasks for line in _check_task(artifact, task)]

@@ -52,4 +52,4 @@ def _best_scales(blocks: NDArray[np.float32], limit: int) -> NDArray[np.float32]
         squared = np.square(error).sum(axis=-1)
         better = squared < least
         best, least = np.where(better, scale[:, :, 0], best), np.where(better, squared, least)
-    return best
+    return np.asarray(best, dtype=np.float32)

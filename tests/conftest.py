@@ -1,0 +1,123 @@
+"""Tiny real models and data, made from configurations: no download, fixed seeds, seconds to fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    RobertaConfig,
+    RobertaModel,
+)
+
+GOOD = ("good", "great", "fine", "nice", "happy")
+BAD = ("bad", "poor", "awful", "sad", "broken")
+FILLER = ("the", "film", "was", "food", "very", "quite", "and", "this", "story", "we", "it", "##s")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCABULARY = [*SPECIAL, *GOOD, *BAD, *FILLER, *(f"word{i}" for i in range(18))]
+
+# Weights far larger than usual: an untrained encoder must tell words apart to be worth masking.
+SPREAD = {"initializer_range": 0.25}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **SPREAD}
+MODELS = {
+    "bert": lambda: BertModel(
+        BertConfig(vocab_size=50, intermediate_size=64, max_position_embeddings=64, **SIZES)
+    ),
+    "roberta": lambda: RobertaModel(
+        RobertaConfig(
+            vocab_size=50, intermediate_size=64, max_position_embeddings=66, pad_token_id=0, **SIZES
+        )
+    ),
+    "electra": lambda: ElectraModel(
+        ElectraConfig(
+            vocab_size=50,
+            intermediate_size=64,
+            embedding_size=16,  # with its own projection to the hidden size
+            max_position_embeddings=64,
+            **SIZES,
+        )
+    ),
+    "distilbert": lambda: DistilBertModel(
+        DistilBertConfig(
+            vocab_size=50,
+            dim=32,
+            hidden_dim=64,
+            n_layers=2,
+            n_heads=4,
+            max_position_embeddings=64,
+            **SPREAD,
+        )
+    ),
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def make_model(kind: str, folder: Path) -> Path:
+    """Save a two-layer random encoder of an architecture, with a tokenizer, into `folder`."""
+    torch.manual_seed(0)
+    MODELS[kind]().save_pretrained(folder)
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(VOCABULARY) + "\n")
+    BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> dict[str, Path]:
+    """Architecture -> folder with a tiny model of it."""
+    root = tmp_path_factory.mktemp("models")
+    return {kind: make_model(kind, root / kind) for kind in MODELS}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_models) -> Path:
+    """Folder with a tiny BERT."""
+    return tiny_models["bert"]
+
+
+def write_sentiment(folder: Path, *, train: int = 96, dev: int = 32) -> Path:
+    """A learnable task in GLUE layout: one telling word in a sentence of filler."""
+    rng = np.random.default_rng(1)
+    for name, rows in (("train", train), ("dev", dev)):
+        lines = ["sentence\tlabel"]
+        for row in range(rows):
+            label = row % 2
+            words = list(rng.choice(FILLER[:-1], size=rng.integers(2, 9)))
+            words.insert(int(rng.integers(len(words) + 1)), str(rng.choice((BAD, GOOD)[label])))
+            lines.append(f"{' '.join(words)}\t{label}")
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentiment(tmp_path_factory) -> Path:
+    """Folder with train.tsv and dev.tsv of a learnable task in SST-2's layout."""
+    return write_sentiment(tmp_path_factory.mktemp("sentiment"))
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory, tiny_model, sentiment) -> Path:
+    """A 4-bit artifact with one learned task, `sst2`. Read only: copy it to change it."""
+    from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+
+    out = tmp_path_factory.mktemp("artifact") / "artifact"
+    config = FitConfig(bits=4, group=16, steps=40, batch_size=16, max_length=16, precision="fp32")
+    fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment))
+    return out
