@@ -54,7 +54,7 @@ def fit(
     warmup: opt.Warmup = None,
     margin: Annotated[
         float | None,
-        typer.Option(help="Distance to a flip, in deviations of noise; smaller: more flips. [1.9]"),
+        typer.Option(help="Distance to a flip, in deviations of noise; smaller: more flips. [1.6]"),
     ] = None,
     floor: Annotated[
         float | None,

@@ -119,7 +119,7 @@ class FitConfig(RunConfig):
     group: int = 0
     quantizer: str = "auto"
     lr: float = 3e-4
-    margin: float = 1.9
+    margin: float = 1.6
     floor: float = 1.0
     sparsity: float | None = None
     target_bpp: float | None = None

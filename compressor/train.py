@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskpack.compressor.batches import Encoded, training_batches
+from maskpack.compressor.batches import Encoded, Feeds, training_batches
 from maskpack.compressor.config import Precision
 from maskpack.compressor.optimizer import FlooredAdam
 from maskpack.compressor.predict import to_tensors
@@ -125,16 +125,31 @@ def train(
     for step, rows in _batches(encoded.lengths, plan, first):
         for settings, group in zip(optimizer.param_groups, groups, strict=True):
             settings["lr"] = group.lr * plan.rate(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=plan.bf16):
-            logits = model(**to_tensors(encoded.feeds(rows))).logits
-        loss = _loss(logits.float(), torch.from_numpy(encoded.labels[rows]))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        loss = take_step(
+            model, optimizer, encoded.feeds(rows), encoded.labels[rows], bf16=plan.bf16
+        )
         after_step(step + 1)
         checkpoints.save(model, optimizer, step + 1)
-        observe(Progress(step + 1, plan.steps, float(loss.detach())))
+        observe(Progress(step + 1, plan.steps, loss))
     model.eval()
+
+
+def take_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    feeds: Feeds,
+    labels: NDArray[Any],
+    *,
+    bf16: bool,
+) -> float:
+    """One optimiser step on one batch; returns its loss."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(**to_tensors(feeds)).logits
+    loss = _loss(logits.float(), torch.from_numpy(labels))
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
 
 
 def uses_bf16(precision: Precision) -> bool:

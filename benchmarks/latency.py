@@ -1,0 +1,95 @@
+"""Latency of an exported graph beside the dense twin's float32 graph and quantize_dynamic's.
+
+python benchmarks/latency.py --twin DIR --graph DIR --out docs/results/latency.json
+
+All sessions live in one process and take turns; medians; one thread unless told otherwise. Besides
+latency: file bytes, and with --data the metric of every graph on the evaluation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import quantize_dynamic
+
+from maskpack.exporters import make_session
+from maskpack.exporters.latency import dense_graph, interleaved
+
+SHAPES = ((1, 16), (1, 128), (8, 128))
+
+
+def fold_transposes(data: bytes) -> onnx.ModelProto:
+    """Store `Transpose(weight)` as the transposed weight: what quantize_dynamic can see."""
+    model = onnx.load_from_string(data)
+    del model.graph.value_info[:]  # quantize_dynamic's shape inference trips over them
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type == "Transpose" and node.input[0] in arrays:
+            weight = onnx.numpy_helper.to_array(arrays[node.input[0]])
+            folded = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), node.output[0])
+            model.graph.initializer.append(folded)
+            model.graph.initializer.remove(arrays.pop(node.input[0]))
+            model.graph.node.remove(node)
+    return model
+
+
+def peers(twin: Path, folder: Path) -> dict[str, Path]:
+    """The dense graph and the ordinary ways to make it smaller and faster."""
+    dense = folder / "dense.onnx"
+    dense.write_bytes(dense_graph(twin))
+    folded = folder / "folded.onnx"
+    onnx.save(fold_transposes(dense.read_bytes()), folded)
+    found = {"dense fp32": dense}
+    for name, per_channel in (("quantize_dynamic", False), ("quantize_dynamic per channel", True)):
+        path = folder / f"{name.replace(' ', '_')}.onnx"
+        quantize_dynamic(folded, path, per_channel=per_channel)
+        found[name] = path
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--twin", type=Path, required=True, help="dense fine-tuned model folder")
+    parser.add_argument("--graph", type=Path, nargs="+", required=True, help="exported folders")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=61)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        files = peers(args.twin, Path(folder))
+        files |= {f"maskpack {graph.name}": graph / "model.onnx" for graph in args.graph}
+        sessions = {name: make_session(path, threads=args.threads) for name, path in files.items()}
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        times = {
+            f"{batch}x{length}": interleaved(sessions, batch=batch, length=length, runs=args.runs)
+            for batch, length in SHAPES
+        }
+    tree = {
+        "onnxruntime": onnxruntime.__version__,
+        "threads": args.threads,
+        "runs": args.runs,
+        "bytes": sizes,
+        "ms": times,
+    }
+    print("| graph | bytes | " + " | ".join(f"{shape} ms (x)" for shape in times) + " |")
+    print("|---|---|" + "---|" * len(times))
+    for name, size in sizes.items():
+        cells = [
+            f"{found[name]:.2f} ({found['dense fp32'] / found[name]:.2f}x)"
+            for found in times.values()
+        ]
+        print(f"| {name} | {size:,} | " + " | ".join(cells) + " |")
+    if args.out:
+        args.out.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
