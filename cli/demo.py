@@ -6,9 +6,9 @@ graphs in alternation.
 
 from __future__ import annotations
 
+import json as codec
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 TASKS = ("tickets", "reviews")
 MODEL = "demo"
-EPOCHS = 20
+EPOCHS = 15
 BATCH_SIZE = 16
 MAX_LENGTH = 64
 BITS = 4
 LATENCY_LENGTH = 128
 LATENCY_RUNS = 21
+MAX_DROP = 1.0  # points: one row of the hundred that each task is scored on
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ def demo(
     work = Path(tempfile.mkdtemp(prefix="maskpack-demo-"))
     try:
         rows = [_run_task(task, work, seed=seed, quiet=quiet) for task in TASKS]
-        _show(rows, (work / "artifact" / BACKBONE).stat().st_size, json=json)
+        if json:
+            render.data(_as_json(rows))
+        else:
+            _show(rows, (work / "artifact" / BACKBONE).stat().st_size)
         if out is not None:
             shutil.copytree(work, out)
             render.words(f"kept in {out}")
@@ -75,6 +79,20 @@ def demo(
 
 def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
     """Dense twin, mask, graph and timing of one task."""
+    from maskpack.exporters.latency import compare_latency  # noqa: PLC0415 - imports torch
+
+    dense, masked = _learn(name, work, seed=seed, quiet=quiet)
+    if not quiet:
+        render.words(f"{name}: export, verify, time")
+    report, folder = _export(name, work)
+    dense_ms, graph_ms = compare_latency(
+        work / f"{name}-dense", folder / "model.onnx", length=LATENCY_LENGTH, runs=LATENCY_RUNS
+    )
+    return Row(name, dense, masked, report, dense_ms, graph_ms)
+
+
+def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult, RunResult]:
+    """The dense twin and the mask, on the same data and budget."""
     from maskpack.compressor import (  # noqa: PLC0415 - imports torch
         BaselineConfig,
         BaselineRequest,
@@ -84,8 +102,6 @@ def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
         fit_task,
         run_baseline,
     )
-    from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx  # noqa: PLC0415
-    from maskpack.exporters.latency import compare_latency  # noqa: PLC0415
 
     task = find_task(name)
     budget: dict[str, Any] = {
@@ -94,81 +110,80 @@ def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
         "max_length": MAX_LENGTH,
         "seed": seed,
     }
-    twin, artifact, graph = work / f"{name}-dense", work / "artifact", work / f"{name}-onnx"
+    twin = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=work / f"{name}-dense")
     with render.progress(f"{name}, dense twin", quiet=quiet) as observe:
-        dense = run_baseline(
-            BaselineRequest(MODEL, task, BaselineConfig(**budget), out=twin), observe=observe
-        )
+        dense = run_baseline(twin, observe=observe)
+    mask = FitRequest(MODEL, task, work / "artifact", FitConfig(bits=BITS, **budget))
     with render.progress(f"{name}, mask", quiet=quiet) as observe:
-        masked = fit_task(
-            FitRequest(MODEL, task, artifact, FitConfig(bits=BITS, **budget)), observe=observe
-        )
-    if not quiet:
-        render.words(f"{name}: export and verify")
-    tolerance = Tolerance.of(Compute.INT8, atol=None, max_drop=1.0)  # one row of a hundred
+        masked = fit_task(mask, observe=observe)
+    return dense, masked
+
+
+def _export(name: str, work: Path) -> tuple[Report, Path]:
+    """The verdict on a task's int8 graph, and the folder it lies in."""
+    from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx  # noqa: PLC0415
+    from maskpack.exporters.export import failed_folder  # noqa: PLC0415
+
+    out = work / f"{name}-onnx"
+    tolerance = Tolerance.of(Compute.INT8, atol=None, max_drop=MAX_DROP)
+    twin = str(work / f"{name}-dense")
     report = export_onnx(
-        ExportRequest(artifact, name, graph, Compute.INT8, tolerance, reference=str(twin))
+        ExportRequest(work / "artifact", name, out, Compute.INT8, tolerance, reference=twin)
     )
     assert report is not None
-    folder = graph if report.ok else graph.with_name(graph.name + ".failed")
-    dense_ms, graph_ms = compare_latency(
-        twin, folder / "model.onnx", length=LATENCY_LENGTH, runs=LATENCY_RUNS
-    )
-    return Row(name, dense, masked, report, dense_ms, graph_ms)
+    return report, out if report.ok else failed_folder(out)
 
 
-def _show(rows: list[Row], backbone: int, *, json: bool) -> None:
-    """One table: what the dense models cost, and what the artifact costs."""
-    if json:
-        import json as codec  # noqa: PLC0415 - the option has the module's name
-
-        tree = [
-            {
-                "dense": codec.loads(row.dense.to_json()),
-                "mask": codec.loads(row.masked.to_json()),
-                "report": codec.loads(row.report.to_json()),
-                "dense_ms": row.dense_ms,
-                "graph_ms": row.graph_ms,
-            }
-            for row in rows
-        ]
-        render.data(codec.dumps(tree))
-        return
-    dense_total = sum(row.dense.patch_bytes for row in rows)
-    patches = sum(row.masked.patch_bytes for row in rows)
-    cell: Callable[[float], str] = "{:.3f}".format
-    table = [
-        (
-            row.task,
-            render.size(row.dense.patch_bytes),
-            render.size(row.masked.patch_bytes),
-            render.size(row.masked.count.entropy_bytes + row.masked.head_bytes),
-            cell(row.masked.majority[row.masked.metric]),
-            cell(row.dense.score),
-            cell(row.masked.score),
-            cell(row.report.accuracy.graph if row.report.accuracy else float("nan")),
-            f"{row.dense_ms:.1f}",
-            f"{row.graph_ms:.1f}",
-            f"{row.dense_ms / row.graph_ms:.1f}x",
-        )
+def _as_json(rows: list[Row]) -> str:
+    tree = [
+        {
+            "dense": codec.loads(row.dense.to_json()),
+            "mask": codec.loads(row.masked.to_json()),
+            "report": codec.loads(row.report.to_json()),
+            "dense_ms": row.dense_ms,
+            "graph_ms": row.graph_ms,
+        }
         for row in rows
     ]
+    return codec.dumps(tree)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    masked = row.masked
+    graph = row.report.accuracy.graph if row.report.accuracy else float("nan")
+    majority = masked.majority[masked.metric]
+    return (
+        row.task,
+        render.size(row.dense.patch_bytes),
+        render.size(masked.patch_bytes),
+        render.size(masked.count.entropy_bytes + masked.head_bytes),
+        *(f"{value:.3f}" for value in (majority, row.dense.score, masked.score, graph)),
+        f"{row.dense_ms:.1f}",
+        f"{row.graph_ms:.1f}",
+        f"{row.dense_ms / row.graph_ms:.1f}x",
+    )
+
+
+def _show(rows: list[Row], backbone: int) -> None:
+    """One table: what the dense models cost, and what the artifact costs."""
     head = (
         "task",
         "dense fp32",
         "patch",
-        "patch, ideal coder",
+        "at entropy",
         "majority",
         "dense",
         "mask",
-        "mask in ORT int8",
+        "mask in ORT",
         "dense ms",
-        "ms",
+        "int8 ms",
         "faster",
     )
-    render.table("dense fp32 against one 4-bit artifact (accuracy; ms for 1 x 128)", head, table)
+    title = f"dense fp32 against one {BITS}-bit artifact: bytes, accuracy, ms for 1 x 128 tokens"
+    render.table(title, head, [_cells(row) for row in rows])
+    dense = sum(row.dense.patch_bytes for row in rows)
+    patches = sum(row.masked.patch_bytes for row in rows)
     render.data(
-        f"all tasks: dense {render.size(dense_total)}; "
-        f"artifact {render.size(backbone + patches)} = backbone {render.size(backbone)} "
-        f"+ patches {render.size(patches)}"
+        f"{len(rows)} tasks: dense {render.size(dense)}; artifact {render.size(backbone + patches)}"
+        f" = backbone {render.size(backbone)} + patches {render.size(patches)}"
     )

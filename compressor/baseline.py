@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskpack.compressor.batches import encode
+from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.data import TaskData, load_data
 from maskpack.compressor.evaluate import majority, predict_all, score
@@ -66,46 +66,18 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
     data = data.limit_train(config.train_rows)
     pretrained = load_pretrained(request.model, revision=request.revision)
     types = family_of(pretrained.model.config.model_type).token_types
-    encoded, dev = (
+    rows, dev = (
         encode(pretrained.tokenizer, split, max_length=config.max_length, token_types=types)
         for split in (data.train, data.dev)
     )
     torch.manual_seed(config.seed)
     model = load_classifier(request.model, outputs=data.outputs, revision=request.revision)
-    groups = trained_groups(model, config)
-    plan = Plan(
-        config.total_steps(len(data.train)),
-        config.batch_size,
-        config.warmup,
-        config.seed,
-        uses_bf16(config.precision),
-    )
-    news = Newsroom(
-        observe,
-        model=model,
-        layers=(),
-        dev=dev,
-        metric=data.task.metric,
-        per_epoch=-(-len(encoded) // config.batch_size),
-    )
     started = time.perf_counter()
-    try:
-        train(
-            model,
-            encoded,
-            plan=plan,
-            groups=groups,
-            checkpoints=NoCheckpoints(),
-            after_step=lambda _: None,
-            observe=news.report,
-        )
-    except KeyboardInterrupt:
-        raise Interrupted("stopped; a baseline keeps no checkpoint, nothing was written") from None
+    trained = _train(model, rows, dev, config=config, metric=data.task.metric, observe=observe)
     seconds = time.perf_counter() - started
     scores = score(predict_all(torch_predict(model), dev), dev.labels, data.task.metrics)
     if request.out is not None:
         _save(model, pretrained.tokenizer, data, request.out)
-    trained = sum(p.numel() for group in groups for p in group.parameters)
     return RunResult(
         method=str(config.method),
         model=pretrained.name,
@@ -114,7 +86,7 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
         seed=config.seed,
         train_rows=len(data.train),
         eval_rows=len(data.dev),
-        steps=plan.steps,
+        steps=config.total_steps(len(data.train)),
         seconds=round(seconds, 2),
         metric=data.task.metric,
         scores=scores,
@@ -124,6 +96,36 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
         backbone_bytes=4 * sum(p.numel() for p in base_of(model).parameters()),
         options=asdict(config),
     )
+
+
+def _train(
+    model: Any,
+    rows: Encoded,
+    dev: Encoded,
+    *,
+    config: BaselineConfig,
+    metric: str,
+    observe: Observe,
+) -> int:
+    """Train in place what the method trains; return how many parameters that is."""
+    groups = trained_groups(model, config)
+    steps = config.total_steps(len(rows))
+    bf16 = uses_bf16(config.precision)
+    per_epoch = -(-len(rows) // config.batch_size)
+    news = Newsroom(observe, model=model, layers=(), dev=dev, metric=metric, per_epoch=per_epoch)
+    try:
+        train(
+            model,
+            rows,
+            plan=Plan(steps, config.batch_size, config.warmup, config.seed, bf16),
+            groups=groups,
+            checkpoints=NoCheckpoints(),
+            after_step=lambda _: None,
+            observe=news.report,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; a baseline keeps no checkpoint, nothing was written") from None
+    return sum(p.numel() for group in groups for p in group.parameters)
 
 
 def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:

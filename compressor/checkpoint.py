@@ -74,13 +74,14 @@ class FolderCheckpoints:
             ) from error
         return int(meta["step"])
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Keep the state if `step` is a multiple of `every`."""
-        if self.every and step % self.every == 0:
-            self.save_now(model, optimizer, step)
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, now: bool = False
+    ) -> None:
+        """Keep the state if `step` is a multiple of `every`, or `now`; never if `every` is 0."""
+        if self.every and (now or step % self.every == 0):
+            self._write(model, optimizer, step)
 
-    def save_now(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Keep the state, whatever the step."""
+    def _write(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         tensors = {name: tensor.detach() for name, tensor in _state(model, optimizer)}
         tensors["rng"] = torch.get_rng_state()
         eps = [group["eps"] for group in optimizer.param_groups]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from maskpack.compressor.data import TaskData, load_data
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.freeze import freeze
 from maskpack.compressor.ground import Ground, prepare_ground
+from maskpack.compressor.interrupt import deferred_interrupt
 from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import (
@@ -30,6 +32,7 @@ from maskpack.compressor.train import Group, Plan, train, uses_bf16
 from maskpack.formats import (
     ConfigError,
     Interrupted,
+    MaskCount,
     Patch,
     TaskEntry,
     add_task,
@@ -153,18 +156,20 @@ def learn(run: Learning, *, observe: Observe) -> Patch:
         per_epoch=-(-len(run.train) // config.batch_size),
     )
     try:
-        train(
-            model,
-            run.train,
-            plan=run.plan,
-            groups=[
-                Group([layer.score for layer in layers], config.lr, config.floor),
-                Group(head, config.head_lr),
-            ],
-            checkpoints=checkpoints,
-            after_step=lambda step: size.steer(layers, step, run.plan.steps),
-            observe=news.report,
-        )
+        with deferred_interrupt() as stop:
+            train(
+                model,
+                run.train,
+                plan=run.plan,
+                groups=[
+                    Group([layer.score for layer in layers], config.lr, config.floor),
+                    Group(head, config.head_lr),
+                ],
+                checkpoints=checkpoints,
+                after_step=lambda step: size.steer(layers, step, run.plan.steps),
+                observe=news.report,
+                stop=stop,
+            )
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     return freeze(model, masked)
@@ -172,17 +177,21 @@ def learn(run: Learning, *, observe: Observe) -> Patch:
 
 def measure(run: Learning, patch: Patch, *, seconds: float) -> tuple[TaskEntry, RunResult]:
     """Score the patch as it will be stored, and describe it."""
-    request, data, ground = run.request, run.data, run.ground
+    ground = run.ground
     model = build_classifier(ground.backbone, _config(run), seed=0)
     apply_patch(model, ground.backbone, patch)
     logits = predict_all(torch_predict(model), run.dev)
-    scores = score(logits, run.dev.labels, data.task.metrics)
-    options = asdict(request.config)
-    count = patch.count
-    entry = TaskEntry(
+    scores = score(logits, run.dev.labels, run.data.task.metrics)
+    return _entry(run, patch.count, scores), _result(run, patch, scores, seconds=seconds)
+
+
+def _entry(run: Learning, count: MaskCount, scores: Mapping[str, float]) -> TaskEntry:
+    """What the manifest will say; the writer fills in file and digest."""
+    request, data = run.request, run.data
+    return TaskEntry(
         name=request.stored_name,
         file=patch_file(request.stored_name),
-        sha256="0" * 64,  # the writer fills it in
+        sha256="0" * 64,
         kind=str(data.task.kind),
         labels=data.labels,
         metric=data.task.metric,
@@ -199,9 +208,17 @@ def measure(run: Learning, patch: Patch, *, seconds: float) -> tuple[TaskEntry, 
             "eval_rows": len(data.dev),
             "eval_sha256": data.dev.sha256(),
         },
-        training=options,
+        training=asdict(request.config),
     )
-    result = RunResult(
+
+
+def _result(
+    run: Learning, patch: Patch, scores: Mapping[str, float], *, seconds: float
+) -> RunResult:
+    """The run's figures; the size of the task's file is known once it is written."""
+    request, data, ground = run.request, run.data, run.ground
+    count = patch.count
+    return RunResult(
         method="mask",
         model=ground.source.model,
         task=request.stored_name,
@@ -219,9 +236,8 @@ def measure(run: Learning, patch: Patch, *, seconds: float) -> tuple[TaskEntry, 
         mask_bytes=sum(mask.packed.nbytes for mask in patch.masks.values()),
         head_bytes=sum(tensor.nbytes for tensor in patch.head.values()),
         backbone_bytes=ground.backbone_bytes(),
-        options=options,
+        options=asdict(request.config),
     )
-    return entry, result
 
 
 def write(run: Learning, entry: TaskEntry, patch: Patch) -> int:

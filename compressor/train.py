@@ -80,8 +80,10 @@ class Checkpoints(Protocol):
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Restore the newest state and return its step, or 0 if there is none."""
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Keep the state after `step`, if one is due."""
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, now: bool
+    ) -> None:
+        """Keep the state after `step`, if one is due or wanted `now`."""
 
 
 class NoCheckpoints:
@@ -92,7 +94,9 @@ class NoCheckpoints:
         del model, optimizer
         return 0
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, now: bool
+    ) -> None:
         """Do nothing."""
 
 
@@ -105,6 +109,7 @@ def train(
     checkpoints: Checkpoints,
     after_step: Callable[[int], None],
     observe: Callable[[Progress], None],
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train `groups` in place with Adam.
 
@@ -116,6 +121,7 @@ def train(
         checkpoints: where state is kept; training goes on from what it loads.
         after_step: called with the number of finished steps, before the state is kept.
         observe: called after that, for progress bars.
+        stop: asked after every step; yes keeps the state and raises KeyboardInterrupt.
     """
     optimizer = FlooredAdam(
         {"params": list(group.parameters), "lr": group.lr, "floor": group.floor} for group in groups
@@ -129,8 +135,11 @@ def train(
             model, optimizer, encoded.feeds(rows), encoded.labels[rows], bf16=plan.bf16
         )
         after_step(step + 1)
-        checkpoints.save(model, optimizer, step + 1)
+        stopping = stop()
+        checkpoints.save(model, optimizer, step + 1, now=stopping)
         observe(Progress(step + 1, plan.steps, loss))
+        if stopping:
+            raise KeyboardInterrupt
     model.eval()
 
 
