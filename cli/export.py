@@ -80,7 +80,6 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="Folder that `compress export` wrote.")],
     artifact: Annotated[Path, typer.Option("--artifact", "-a", help="Where it came from.")],
     task: opt.TaskName,
-    compute: ComputeName = Compute.INT8,
     data: DevData = None,
     reference: Reference = None,
     atol: Atol = None,
@@ -93,9 +92,10 @@ def verify(
 
     Example: compress verify reviews-onnx --artifact artifact --task reviews
     """
-    from maskpack.exporters.verify import GRAPH, Subject  # noqa: PLC0415 - imports torch
+    from maskpack.exporters.verify import GRAPH, Subject, compute_of  # noqa: PLC0415 - torch
     from maskpack.exporters.verify import verify as run  # noqa: PLC0415
 
+    compute = compute_of(folder / GRAPH)
     tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop)
     subject = Subject(
         folder / GRAPH, open_artifact(artifact), task, compute, tolerance, data, reference

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from maskpack.compressor.batches import Encoded, encode
-from maskpack.compressor.data import Split, load_dev
+from maskpack.compressor.data import Split, load_dev, load_held_out
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import load_tokenizer
@@ -68,11 +68,20 @@ def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assess
 
 
 def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
-    """The evaluation rows of a task; None if no data was given and none ships with the package."""
+    """The evaluation rows of a task; None if no data was given and none ships with the package.
+
+    A file that the task was learned from gives the tenth that was held out of it then, not the rows
+    it was trained on.
+    """
     task = task_of(entry)
     if data is None and task.folder is None:
         return None
-    return load_dev(task, entry.labels, data=data)
+    wanted = entry.data.get("eval_sha256")
+    split = load_dev(task, entry.labels, data=data)
+    if data is not None and data.is_file() and split.sha256() != wanted and len(split) >= 10:
+        held_out = load_held_out(task, entry.labels, data=data)
+        return held_out if held_out.sha256() == wanted else split
+    return split
 
 
 def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:

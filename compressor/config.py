@@ -58,6 +58,7 @@ class RunConfig:
     precision: Precision = Precision.AUTO
 
     def __post_init__(self) -> None:
+        _whole(self, "batch_size", "max_length", "seed", "steps", "train_rows")
         _positive(self, "epochs", "batch_size", "head_lr")
         _positive(
             self, *(name for name in ("steps", "train_rows") if getattr(self, name) is not None)
@@ -127,6 +128,7 @@ class FitConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _whole(self, "bits", "group", "checkpoint_every")
         _positive(self, "lr", "margin")
         if self.bits not in {8, 4}:
             raise ConfigError(f"`bits` is {self.bits}, this release learns on 8 or 4")
@@ -199,6 +201,13 @@ def save_options(path: Path, config: RunConfig) -> None:
         path.write_text(yaml.safe_dump(tree, sort_keys=True), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
+
+
+def _whole(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"`{name}` is {value!r}, expected a whole number")
 
 
 def _positive(config: object, *names: str) -> None:

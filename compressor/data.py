@@ -102,6 +102,15 @@ def load_dev(task: Task, labels: Sequence[str], *, data: Path | None = None) -> 
         rows = _read(task, _find(data, task.dev))
     else:
         rows = _read(task, data)
+    return _dev_split(task, labels, rows)
+
+
+def load_held_out(task: Task, labels: Sequence[str], *, data: Path) -> Split:
+    """The rows that `load_data` holds out of a single file when it is given no evaluation file."""
+    return _dev_split(task, labels, _hold_out(_read(task, data))[1])
+
+
+def _dev_split(task: Task, labels: Sequence[str], rows: list[Row]) -> Split:
     raw = task.raw_labels or tuple(labels)
     return _to_split(task, raw, rows, f"evaluation split of `{task.name}`")
 
@@ -165,6 +174,11 @@ def _file_rows(task: Task, data: Path, eval_data: Path | None) -> tuple[list[Row
     rows = _read(task, data)
     if eval_data is not None:
         return rows, _read(task, eval_data)
+    return _hold_out(rows)
+
+
+def _hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Training rows and the tenth that is held out, in the file's order."""
     order = np.random.default_rng(_SUBSET_SEED).permutation(len(rows))
     held = len(rows) // _HOLD_OUT
     return [rows[i] for i in np.sort(order[held:])], [rows[i] for i in np.sort(order[:held])]

@@ -114,7 +114,7 @@ def _from_artifact(
             f"`--bits {config.bits}` was asked for",
             "leave `--bits` out, or choose another place with `-o`",
         )
-    files = {name: (artifact.path / name).read_bytes() for name in manifest.files}
+    files = {name: artifact.file(name) for name in manifest.files}
     return Ground(
         artifact.backbone,
         manifest.source,

@@ -28,9 +28,7 @@ def restore(artifact: Artifact, task: str, *, attention: str | None = None) -> A
         attention: implementation of attention; None: what transformers prefers; `eager` traces best.
     """
     entry = artifact.entry(task)
-    config = classifier_config(
-        (artifact.path / CONFIG).read_bytes(), entry.labels, outputs=entry.outputs
-    )
+    config = classifier_config(artifact.file(CONFIG), entry.labels, outputs=entry.outputs)
     return apply_patch(
         build_classifier(artifact.backbone, config, seed=0, attention=attention),
         artifact.backbone,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from maskpack.compressor.assess import encode_for, evaluation_split
@@ -59,6 +60,22 @@ class Subject:
     def entry(self) -> TaskEntry:
         """The task's entry in the manifest."""
         return self.artifact.entry(self.task)
+
+
+def compute_of(graph: Path) -> Compute:
+    """The arithmetic of an exported graph, read from its operators.
+
+    Raises:
+        VerifyError: no graph there, or not one.
+    """
+    if not graph.is_file():
+        raise VerifyError(f"no graph at `{graph}`", "make it with `compress export --onnx`")
+    try:
+        model = onnx.load(str(graph), load_external_data=False)
+    except DecodeError as error:
+        raise VerifyError(f"`{graph}` is not an ONNX graph: {error}") from error
+    integer = any(node.op_type == "MatMulInteger" for node in model.graph.node)
+    return Compute.INT8 if integer else Compute.FP32
 
 
 def verify(subject: Subject) -> Report:

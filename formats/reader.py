@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from maskpack.formats import schema
@@ -54,6 +54,16 @@ class Artifact:
         patch = decode_patch(data, task=task, backbone_sha256=digest)
         patch.check_fits(self.backbone)
         return patch
+
+    def file(self, name: str) -> bytes:
+        """A copied configuration or tokenizer file, checked against its digest.
+
+        Raises:
+            ArtifactError: the manifest does not name it, or it is damaged.
+        """
+        if name not in self.manifest.files:
+            raise ArtifactError(f"`{self.path}` has no file `{name}`", _RESTORE)
+        return self._read(name, self.manifest.files[name])
 
     def size(self, name: str) -> int:
         """Bytes of one file of the artifact."""
@@ -109,19 +119,11 @@ def check_artifact(path: Path) -> list[str]:
     manifest = artifact.manifest
     findings = [
         *_try(lambda: artifact.backbone),
-        *(
-            line
-            for name, sha in manifest.files.items()
-            for line in _check_file(artifact, name, sha)
-        ),
+        *(line for name in manifest.files for line in _try(partial(artifact.file, name))),
     ]
     if not findings:  # a patch is checked against a backbone that can be read
         findings += [line for task in manifest.tasks for line in _check_task(artifact, task)]
     return findings
-
-
-def _check_file(artifact: Artifact, name: str, sha256: str) -> list[str]:
-    return _try(lambda: artifact._read(name, sha256))  # noqa: SLF001 - same module
 
 
 def _check_task(artifact: Artifact, task: str) -> list[str]:

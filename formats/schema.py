@@ -98,6 +98,11 @@ class TaskEntry:
             raise ArtifactError(f"task `{self.name}` is of unknown kind `{self.kind}`")
         if self.kind == "classification" and len(self.labels) < 2:
             raise ArtifactError(f"task `{self.name}` has {len(self.labels)} labels, expected 2 up")
+        numbers = (self.zeros, self.weights, self.max_length, *self.scores.values())
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ArtifactError(f"task `{self.name}` has a score or a count that is not a number")
+        if self.metric not in self.scores:
+            raise ArtifactError(f"task `{self.name}` has no score for its metric `{self.metric}`")
         if not 0 <= self.zeros <= self.weights:
             raise ArtifactError(f"task `{self.name}` counts {self.zeros} zeros of {self.weights}")
 
