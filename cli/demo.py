@@ -125,7 +125,7 @@ def _export(name: str, work: Path) -> tuple[Report, Path]:
     from maskpack.exporters.export import failed_folder  # noqa: PLC0415
 
     out = work / f"{name}-onnx"
-    tolerance = Tolerance.of(Compute.INT8, atol=None, max_drop=MAX_DROP)
+    tolerance = Tolerance.of(Compute.INT8, max_drop=MAX_DROP)
     twin = str(work / f"{name}-dense")
     report = export_onnx(
         ExportRequest(work / "artifact", name, out, Compute.INT8, tolerance, reference=twin)

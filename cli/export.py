@@ -20,7 +20,13 @@ ComputeName = Annotated[
 ]
 Atol = Annotated[
     float | None,
-    typer.Option(help="Largest difference of a logit. [0.0001 for fp32, 1 for int8]"),
+    typer.Option(help="Largest difference of a logit. [0.0001 for fp32, none for int8]"),
+]
+Rtol = Annotated[
+    float | None,
+    typer.Option(
+        help="Largest error of the logits over their size. [0.25 for int8, none for fp32]"
+    ),
 ]
 MaxDrop = Annotated[float | None, typer.Option(help="Largest loss of the metric, in points. [0.5]")]
 Reference = Annotated[
@@ -39,6 +45,7 @@ def export(
     data: DevData = None,
     reference: Reference = None,
     atol: Atol = None,
+    rtol: Rtol = None,
     max_drop: MaxDrop = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the masked torch model.")
@@ -61,7 +68,7 @@ def export(
         task=task,
         out=out,
         compute=compute,
-        tolerance=Tolerance.of(compute, atol=atol, max_drop=max_drop),
+        tolerance=Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol),
         data=data,
         reference=reference,
         verify=verify,
@@ -83,6 +90,7 @@ def verify(
     data: DevData = None,
     reference: Reference = None,
     atol: Atol = None,
+    rtol: Rtol = None,
     max_drop: MaxDrop = None,
     json: opt.Json = False,
 ) -> None:
@@ -96,7 +104,7 @@ def verify(
     from maskpack.exporters.verify import verify as run  # noqa: PLC0415
 
     compute = compute_of(folder / GRAPH)
-    tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop)
+    tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
     subject = Subject(
         folder / GRAPH, open_artifact(artifact), task, compute, tolerance, data, reference
     )
@@ -126,11 +134,14 @@ def show_report(report: Report, *, json: bool) -> None:
             (
                 f"{check.batch} x {check.sequence}{', padded' if check.padded else ''}",
                 f"{check.max_diff:.2e}",
+                f"{check.relative:.2e}",
                 f"{check.argmax}/{check.batch}",
             )
             for check in report.values
         ]
-        render.table("against torch, random tokens", ("shape", "max difference", "argmax"), rows)
+        render.table(
+            "against torch, random tokens", ("shape", "max difference", "relative", "argmax"), rows
+        )
     _show_accuracy(report)
     for finding in report.findings:
         render.data(f"wrong: {finding}")
@@ -152,5 +163,6 @@ def _show_accuracy(report: Report) -> None:
         ("points lost", f"{accuracy.drop:.2f}"),
         ("same class", f"{accuracy.agreement:.2%}"),
         ("max difference", f"{accuracy.max_diff:.2e}"),
+        ("relative difference", f"{accuracy.relative:.2e}"),
     ]
     render.table(f"{accuracy.metric} on {accuracy.rows} rows", ("what", "value"), rows)

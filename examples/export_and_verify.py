@@ -16,7 +16,7 @@ def main(artifact: str, task: str) -> None:
     """Export as int8 and as fp32."""
     with tempfile.TemporaryDirectory() as folder:
         for compute in Compute:
-            tolerance = Tolerance.of(compute, atol=None, max_drop=1.0)
+            tolerance = Tolerance.of(compute, max_drop=1.0)
             out = Path(folder) / str(compute)
             report = export_onnx(ExportRequest(Path(artifact), task, out, compute, tolerance))
             assert report is not None

@@ -30,29 +30,48 @@ class Tolerance:
     Attributes:
         atol: largest absolute difference of a logit; None judges no single value.
         max_drop: largest loss of the main metric on the evaluation data, in points (0.01).
+        rtol: largest error of the logits of an input, root mean square over root mean square; None
+            judges none.
     """
 
     atol: float | None
     max_drop: float
+    rtol: float | None = None
 
     def __post_init__(self) -> None:
-        if self.atol is not None and not self.atol > 0:
-            raise ConfigError(f"`atol` is {self.atol}, expected a number above 0")
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"`{name}` is {value}, expected a number above 0")
         if not self.max_drop >= 0:
             raise ConfigError(f"`max_drop` is {self.max_drop}, expected 0 or more points")
 
     @classmethod
-    def of(cls, compute: Compute, *, atol: float | None, max_drop: float | None) -> Tolerance:
+    def of(
+        cls,
+        compute: Compute,
+        *,
+        atol: float | None = None,
+        max_drop: float | None = None,
+        rtol: float | None = None,
+    ) -> Tolerance:
         """The user's tolerances, or the defaults of an arithmetic.
 
         fp32 must be exact up to rounding. int8 rounds activations, so that single logits move by
-        some hundredths of their range; there the metric judges, and `atol` only stops nonsense.
+        a few tenths; there the metric judges, and `rtol` stops a broken graph where there is no
+        evaluation data.
         """
-        usual = DEFAULT_ATOL[compute]
-        return cls(usual if atol is None else atol, 0.5 if max_drop is None else max_drop)
+        usual = DEFAULTS[compute]
+        return cls(
+            usual.atol if atol is None else atol,
+            usual.max_drop if max_drop is None else max_drop,
+            usual.rtol if rtol is None else rtol,
+        )
 
 
-DEFAULT_ATOL = {Compute.INT8: 1.0, Compute.FP32: 1e-4}
+DEFAULTS = {
+    Compute.INT8: Tolerance(atol=None, max_drop=0.5, rtol=0.25),
+    Compute.FP32: Tolerance(atol=1e-4, max_drop=0.5),
+}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class ValueCheck:
         padded: whether rows end in padding.
         max_diff: largest absolute difference of a logit.
         argmax: rows on which both choose the same class (all, for a regression).
+        relative: error of the logits, root mean square over root mean square.
     """
 
     batch: int
@@ -27,6 +28,7 @@ class ValueCheck:
     padded: bool
     max_diff: float
     argmax: int
+    relative: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class AccuracyCheck:
         agreement: share of rows on which both choose the same class.
         max_diff: largest absolute difference of a logit.
         reference: value for the fine-tuned model that was given, if any.
+        relative: error of the logits, root mean square over root mean square.
     """
 
     rows: int
@@ -49,6 +52,7 @@ class AccuracyCheck:
     agreement: float
     max_diff: float
     reference: float | None = None
+    relative: float = 0.0
 
     @property
     def drop(self) -> float:
@@ -84,7 +88,7 @@ class Report:
 
     Attributes:
         task, compute: what was exported and how.
-        atol, max_drop: what was tolerated.
+        atol, max_drop, rtol: what was tolerated.
         session: runtime, version and options behind the figures.
         graph: what lies in the file.
         values: one entry an input shape.
@@ -101,6 +105,7 @@ class Report:
     values: tuple[ValueCheck, ...]
     accuracy: AccuracyCheck | None
     findings: tuple[str, ...]
+    rtol: float | None = None
 
     @property
     def ok(self) -> bool:

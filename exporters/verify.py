@@ -111,6 +111,7 @@ def verify(subject: Subject) -> Report:
         values=values,
         accuracy=accuracy,
         findings=tuple(findings),
+        rtol=subject.tolerance.rtol,
     )
 
 
@@ -118,24 +119,38 @@ def judge(
     tolerance: Tolerance, values: Sequence[ValueCheck], accuracy: AccuracyCheck | None
 ) -> list[str]:
     """What lies outside the tolerance, one line each."""
-    # `not <=` instead of `>`: a logit that is not a number must not pass
     findings = [
-        f"values at batch {check.batch}, sequence {check.sequence} differ by "
-        f"{check.max_diff:.3g}, tolerated {tolerance.atol:.3g}"
+        line
         for check in values
-        if tolerance.atol is not None and not check.max_diff <= tolerance.atol
+        for line in _too_far(
+            tolerance,
+            check.max_diff,
+            check.relative,
+            f"values at batch {check.batch}, sequence {check.sequence}",
+        )
     ]
-    if accuracy is not None:
-        if tolerance.atol is not None and not accuracy.max_diff <= tolerance.atol:
-            findings.append(
-                f"logits on the evaluation data differ by {accuracy.max_diff:.3g}, "
-                f"tolerated {tolerance.atol:.3g}"
-            )
-        if not accuracy.drop <= tolerance.max_drop:
-            findings.append(
-                f"{accuracy.metric} drops by {accuracy.drop:.2f} points, "
-                f"tolerated {tolerance.max_drop:.2f}"
-            )
+    if accuracy is None:
+        return findings
+    findings += _too_far(
+        tolerance, accuracy.max_diff, accuracy.relative, "logits on the evaluation data"
+    )
+    if not accuracy.drop <= tolerance.max_drop:
+        findings.append(
+            f"{accuracy.metric} drops by {accuracy.drop:.2f} points, "
+            f"tolerated {tolerance.max_drop:.2f}"
+        )
+    return findings
+
+
+def _too_far(tolerance: Tolerance, largest: float, relative: float, where: str) -> list[str]:
+    """Findings on a difference; `not <=` and not `>`, so that no NaN passes."""
+    findings = []
+    if tolerance.atol is not None and not largest <= tolerance.atol:
+        findings.append(f"{where} differ by {largest:.3g}, tolerated {tolerance.atol:.3g}")
+    if tolerance.rtol is not None and not relative <= tolerance.rtol:
+        findings.append(
+            f"{where} differ by {relative:.1%} of their size, tolerated {tolerance.rtol:.1%}"
+        )
     return findings
 
 
@@ -166,10 +181,10 @@ def _check_values(
     feeds = _random_feeds(config, batch, sequence, padded=padded)
     left, right = graph(feeds), masked(feeds)
     if left.shape != right.shape:
-        return ValueCheck(batch, sequence, padded, float("inf"), 0)
+        return ValueCheck(batch, sequence, padded, float("inf"), 0, float("inf"))
     difference = float(np.abs(left - right).max())
     same = int((left.argmax(axis=1) == right.argmax(axis=1)).sum())
-    return ValueCheck(batch, sequence, padded, difference, same)
+    return ValueCheck(batch, sequence, padded, difference, same, _relative(left, right))
 
 
 def _random_feeds(config: Any, batch: int, sequence: int, *, padded: bool) -> Feeds:
@@ -210,6 +225,7 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
         agreement=_agreement(left, right),
         max_diff=float(np.abs(left - right).max()),
         reference=reference,
+        relative=_relative(left, right),
     )
 
 
@@ -219,6 +235,13 @@ def _check_reference(model: Any, subject: Subject) -> None:
             f"the reference `{subject.reference}` has {model.config.num_labels} outputs, "
             f"the task has {subject.entry.outputs}"
         )
+
+
+def _relative(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    """Root mean square of the difference over that of `right`; not a number if one is in there."""
+    size = float(np.sqrt(np.mean(np.square(right, dtype=np.float64))))
+    error = float(np.sqrt(np.mean(np.square(left - right, dtype=np.float64))))
+    return error / size if size > 0 else float(error > 0)
 
 
 def _agreement(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
