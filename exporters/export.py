@@ -32,7 +32,7 @@ from maskpack.exporters.trace import trace
 from maskpack.exporters.tuning import GeluInFusedOrder, ResidualAsSum
 from maskpack.exporters.verify import GRAPH, Subject, verify
 from maskpack.formats import Artifact, ExportError, Patch, open_artifact
-from maskpack.formats.writer import new_folder, write_bytes
+from maskpack.formats.writer import check_free, new_folder, write_bytes
 
 EMIT: dict[Compute, EmitLinear] = {Compute.INT8: emit_int8, Compute.FP32: emit_fp32}
 
@@ -48,7 +48,7 @@ def export_onnx(request: ExportRequest) -> Report | None:
             `<out>.failed`.
     """
     artifact = open_artifact(request.artifact)
-    _check_free(request.out)
+    check_free(request.out)
     with new_folder(request.out) as build:
         write_folder(artifact, request.task, build, compute=request.compute)
         report = None
@@ -121,8 +121,3 @@ def serialize(model: ir.Model) -> bytes:
 def _under(base: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Names inside the encoder to names inside the classifier."""
     return {f"{base}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _check_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"`{out}` already exists", "choose another place with `-o`")

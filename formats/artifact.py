@@ -69,6 +69,14 @@ class Patch:
                     f"the weights are {backbone.linears[name].shape}"
                 )
 
+    def check_counts(self, task: str, *, zeros: int, weights: int) -> None:
+        """Raise ArtifactError unless the masks have these counts."""
+        if (zeros, weights) != (self.count.zeros, self.count.weights):
+            raise ArtifactError(
+                f"task `{task}` holds {self.count.zeros} zeros of {self.count.weights}, "
+                f"the manifest says {zeros} of {weights}"
+            )
+
     @property
     def count(self) -> MaskCount:
         """Weights and zeros of the masks."""
@@ -77,5 +85,7 @@ class Patch:
 
 def _check_dense(tensors: Dense, where: str) -> None:
     for name, tensor in tensors.items():
-        if tensor.dtype != np.float16 or not np.isfinite(tensor).all():
-            raise ArtifactError(f"`{name}` of the {where} is not finite float16")
+        if tensor.dtype != np.float16 or tensor.ndim == 0 or not np.isfinite(tensor).all():
+            raise ArtifactError(
+                f"`{name}` of the {where} is not finite float16 of one dimension or more"
+            )

@@ -31,6 +31,8 @@ def encode_backbone(backbone: Backbone) -> bytes:
     layout: dict[str, dict[str, Any]] = {}
     for role, tensors in (("linear", backbone.linears), ("embedding", backbone.embeddings)):
         for name, tensor in tensors.items():
+            if {f"{name}.codes", f"{name}.scales"} & arrays.keys():
+                raise ArtifactError(f"two tensors of the backbone would be called `{name}.codes`")
             arrays[f"{name}.codes"] = pack_codes(tensor.codes, tensor.bits)
             arrays[f"{name}.scales"] = tensor.scales
             layout[name] = {
@@ -48,14 +50,13 @@ def decode_backbone(data: bytes) -> Backbone:
     found: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
     try:
         for name, spec in sorted(meta["tensors"].items()):
-            width = int(spec["shape"][1])
-            codes = unpack_codes(arrays.pop(f"{name}.codes"), int(spec["bits"]), width)
-            scales = arrays.pop(f"{name}.scales")
-            tensor = QuantTensor(codes, scales, int(spec["bits"]), int(spec["group"]))
-            if list(tensor.shape) != spec["shape"]:
-                raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {spec['shape']}")
+            bits, group, shape = _whole(spec["bits"]), _whole(spec["group"]), _shape(spec["shape"])
+            codes = unpack_codes(arrays.pop(f"{name}.codes"), bits, shape[1])
+            tensor = QuantTensor(codes, arrays.pop(f"{name}.scales"), bits, group)
+            if tensor.shape != shape:
+                raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
             found[spec["role"]][name] = tensor
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the backbone's header is wrong or incomplete: {error}") from error
     return Backbone(found["linear"], found["embedding"], arrays)
 
@@ -86,17 +87,31 @@ def decode_patch(data: bytes, *, task: str, backbone_sha256: str) -> Patch:
         raise ArtifactError(f"the patch of `{task}` says it is for `{meta.get('task')}`")
     try:
         masks = {
-            name: BitMask(arrays.pop(f"{name}.mask"), (int(shape[0]), int(shape[1])))
+            name: BitMask(arrays.pop(f"{name}.mask"), _shape(shape))
             for name, shape in sorted(meta["masks"].items())
         }
         for mask in masks.values():
             mask.to_bool()  # a set padding bit is refused here, not at the first use
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the header of patch `{task}` is wrong: {error}") from error
     stray = [name for name in arrays if not name.startswith("head.")]
     if stray:
         raise ArtifactError(f"the patch of `{task}` holds the unknown tensor `{stray[0]}`")
     return Patch(masks, {name.removeprefix("head."): arrays[name] for name in arrays})
+
+
+def _whole(value: object) -> int:
+    """An integer of a header, exactly: no text, no fraction, no infinity."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _shape(value: object) -> tuple[int, int]:
+    """A matrix shape of a header."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise TypeError(f"{value!r} is not the shape of a matrix")
+    return (_whole(value[0]), _whole(value[1]))
 
 
 def _encode(arrays: Arrays, meta: Mapping[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ the way in; a string from a file never becomes a file name or an import path unc
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,8 +24,10 @@ CONFIG = "config.json"
 
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors")
+REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+_RESERVED = {name.casefold() for name in (MANIFEST, BACKBONE, TASK_FOLDER, CARD)}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Source:
     weights_sha256: str
 
     def __post_init__(self) -> None:
+        _check_text("source.model", self.model)
+        _check_text("source.model_type", self.model_type)
+        if self.revision is not None:
+            _check_text("source.revision", self.revision)
         _check_sha(self.weights_sha256, "source.weights_sha256")
 
 
@@ -55,6 +62,13 @@ class Scheme:
     group: int | None
     quantizer: str
     embedding_bits: int
+
+    def __post_init__(self) -> None:
+        _check_text("scheme.quantizer", self.quantizer)
+        _check_whole("scheme.bits", self.bits)
+        _check_whole("scheme.embedding_bits", self.embedding_bits)
+        if self.group is not None:
+            _check_whole("scheme.group", self.group)
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,7 @@ class TaskEntry:
 
     def __post_init__(self) -> None:
         check_task_name(self.name)
+        self._check_types()
         match = PATCH_FILE.fullmatch(self.file)
         if match is None or match.group(1) != self.name:
             raise ArtifactError(f"task `{self.name}` names the file `{self.file}`")
@@ -98,13 +113,26 @@ class TaskEntry:
             raise ArtifactError(f"task `{self.name}` is of unknown kind `{self.kind}`")
         if self.kind == "classification" and len(self.labels) < 2:
             raise ArtifactError(f"task `{self.name}` has {len(self.labels)} labels, expected 2 up")
-        numbers = (self.zeros, self.weights, self.max_length, *self.scores.values())
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise ArtifactError(f"task `{self.name}` has a score or a count that is not a number")
         if self.metric not in self.scores:
             raise ArtifactError(f"task `{self.name}` has no score for its metric `{self.metric}`")
-        if not 0 <= self.zeros <= self.weights:
+        if self.zeros > self.weights:
             raise ArtifactError(f"task `{self.name}` counts {self.zeros} zeros of {self.weights}")
+
+    def _check_types(self) -> None:
+        where = f"tasks.{self.name}"
+        for key in ("file", "kind", "metric"):
+            _check_text(f"{where}.{key}", getattr(self, key))
+        for key in ("zeros", "weights", "max_length"):
+            _check_whole(f"{where}.{key}", getattr(self, key))
+        for key in ("scores", "data", "training"):
+            _check_mapping(f"{where}.{key}", getattr(self, key))
+        if not isinstance(self.labels, tuple):
+            raise ArtifactError(f"`{where}.labels` is not a list", _RESTORE)
+        for label in self.labels:
+            _check_text(f"{where}.labels", label)
+        for metric, value in self.scores.items():
+            if type(value) not in {int, float} or not math.isfinite(value):
+                raise ArtifactError(f"`{where}.scores.{metric}` is not a finite number", _RESTORE)
 
     @property
     def outputs(self) -> int:
@@ -124,8 +152,9 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _check_sha(self.backbone_sha256, "backbone.sha256")
+        _check_mapping("files", self.files)
         for name, digest in self.files.items():
-            if COPIED_FILE.fullmatch(name) is None:
+            if COPIED_FILE.fullmatch(name) is None or name.casefold() in _RESERVED:
                 raise ArtifactError(f"the manifest names the file `{name}`, which is not allowed")
             _check_sha(digest, f"files.{name}")
 
@@ -140,7 +169,9 @@ class Manifest:
             "files": dict(self.files),
             "tasks": {name: _entry_to_dict(entry) for name, entry in self.tasks.items()},
         }
-        return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return (
+            json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -151,14 +182,16 @@ class Manifest:
         """
         try:
             tree = json.loads(text, object_pairs_hook=_no_duplicates)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # not JSON, or a number of 4,301 digits
             raise ArtifactError(f"`{MANIFEST}` is not valid JSON: {error}", _RESTORE) from error
         _check_version(tree)
         try:
             tasks = {
-                name: TaskEntry(name=name, **{**entry, "labels": tuple(entry["labels"])})
+                name: TaskEntry(name=name, **{**entry, "labels": _as_tuple(entry["labels"])})
                 for name, entry in tree["tasks"].items()
             }
+            if tree["backbone"]["file"] != BACKBONE:
+                raise ArtifactError(f"`backbone.file` is not `{BACKBONE}`", _RESTORE)
             return cls(
                 source=Source(**tree["source"]),
                 scheme=Scheme(**tree["scheme"]),
@@ -181,6 +214,11 @@ def check_task_name(name: str) -> str:
         raise ArtifactError(
             f"`{name}` cannot name a task",
             "use 1 to 64 of: a-z, 0-9, dot, underscore, hyphen; start with a letter or digit",
+        )
+    if REPLACEMENT.fullmatch(name[name.rfind(".") :]) is not None:
+        raise ArtifactError(
+            f"`{name}` cannot name a task: its file would be a replacement of another task",
+            "choose a name that does not end in `.r` and a number",
         )
     return name
 
@@ -211,7 +249,7 @@ def _check_version(tree: object) -> None:
             "give the folder that `compress fit -o` wrote",
         )
     version = tree.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ArtifactError(
             f"format version {version!r} is not readable, this release reads {FORMAT_VERSION}",
             "upgrade with `pip install -U maskpack`, or make the artifact again",
@@ -223,6 +261,27 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) != len(pairs):
         raise ArtifactError(f"`{MANIFEST}` has a key twice", _RESTORE)
     return tree
+
+
+def _as_tuple(value: object) -> object:
+    """A JSON list as a tuple; anything else as it is, to be refused by name."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_text(where: str, value: object) -> None:
+    # JSON can name half of a surrogate pair, which no file could be written with
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ArtifactError(f"`{where}` is not a text", _RESTORE)
+
+
+def _check_whole(where: str, value: object) -> None:
+    if type(value) is not int or value < 0:
+        raise ArtifactError(f"`{where}` is not a whole number from 0", _RESTORE)
+
+
+def _check_mapping(where: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ArtifactError(f"`{where}` is not an object", _RESTORE)
 
 
 def _check_sha(digest: object, where: str) -> None:

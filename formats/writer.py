@@ -39,10 +39,12 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        raise _cannot_write(path, error) from error
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error) from error
+        raise
 
 
 @contextmanager
@@ -52,9 +54,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: `path` exists and is not an empty folder, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ArtifactError(f"`{path}` already exists", "choose another place with `-o`")
     try:
+        check_free(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         build = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
@@ -68,6 +69,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         shutil.rmtree(build, ignore_errors=True)
+
+
+def check_free(path: Path) -> None:
+    """Raise ArtifactError unless nothing, or an empty folder, is at `path`."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ArtifactError(f"`{path}` already exists", "choose another place with `-o`")
 
 
 def create_artifact(
@@ -89,6 +96,8 @@ def create_artifact(
         files: configuration and tokenizer files to copy: name -> bytes.
         first: entry and patch of the first task; file name and digests are filled in here.
     """
+    if first is not None:
+        first[1].check_fits(backbone)
     data = encode_backbone(backbone)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = Manifest(source, scheme, hashlib.sha256(data).hexdigest(), digests, {})
@@ -133,6 +142,7 @@ def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
 
 def _write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch) -> Manifest:
     """Write the patch file and return the manifest that names it."""
+    patch.check_counts(entry.name, zeros=entry.zeros, weights=entry.weights)
     digest = manifest.backbone_sha256
     data = encode_patch(patch, task=entry.name, backbone_sha256=digest)
     before = manifest.tasks.get(entry.name)
@@ -143,9 +153,16 @@ def _write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patc
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_bytes(folder / schema.MANIFEST, manifest.to_json().encode())
-    sizes = {name: (folder / name).stat().st_size for name in _files_of(manifest)}
+    """Write the card, then the manifest: its rename is the moment at which all of it counts."""
+    try:
+        sizes = {name: (folder / name).stat().st_size for name in _files_of(manifest)}
+    except OSError as error:
+        raise ArtifactError(
+            f"`{error.filename}` of the artifact is missing", "`compress check` says more"
+        ) from error
+    text = manifest.to_json()
     write_bytes(folder / schema.CARD, render_card(manifest, sizes).encode())
+    write_bytes(folder / schema.MANIFEST, text.encode())
 
 
 def _files_of(manifest: Manifest) -> list[str]:
@@ -172,13 +189,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Ask for a rename to reach the disk. It has happened already, so a refusal is no failure."""
     if os.name == "nt":  # pragma: no cover - Windows cannot open a folder
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:
