@@ -21,6 +21,7 @@ from maskpack.formats import MaskpackError
 
 EXIT_ERROR = 1
 EXIT_BUG = 70
+_CLICK_INTERRUPTED = 130  # what typer makes of a Ctrl-C that nobody caught
 
 app = typer.Typer(
     name="compress",
@@ -69,8 +70,10 @@ def main() -> None:
     except MaskpackError as problem:
         render.error(str(problem), problem.hint)
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        render.error("stopped; nothing was written", None)
+    except SystemExit as leaving:
+        if leaving.code != _CLICK_INTERRUPTED:
+            raise
+        render.error("stopped", None)
         sys.exit(EXIT_ERROR)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away: not our error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as codec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,6 +76,8 @@ def export(
     )
     report = export_onnx(request)
     if report is None:
+        if json:
+            render.data(codec.dumps({"ok": None, "out": str(out)}))
         render.words(f"wrote {out}, not verified")
         return
     show_report(report, json=json)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from maskpack.compressor.news import News
 
 _PLAIN_WIDTH = 150  # of a table that goes to a file or a pipe
-_OUT = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-_ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+_OUT = Console(
+    highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH
+)
+_ERR = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def data(text: str) -> None:
@@ -35,14 +37,14 @@ def data(text: str) -> None:
 
 def words(text: str) -> None:
     """A line for people, to stderr."""
-    _ERR.print(text, markup=False)
+    _ERR.print(text)
 
 
 def error(message: str, hint: str | None) -> None:
     """An error and, where there is one, what to do next."""
-    _ERR.print(f"error: {message}", markup=False, style="bold")
+    _ERR.print(f"error: {message}", style="bold")
     if hint:
-        _ERR.print(f"hint: {hint}", markup=False)
+        _ERR.print(f"hint: {hint}")
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

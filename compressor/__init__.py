@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from maskpack.compressor.data import TaskData, load_data
     from maskpack.compressor.fit import FitRequest, fit_task
     from maskpack.compressor.quantize import quantize_model
-    from maskpack.compressor.restore import restore
+    from maskpack.compressor.restore import restore_task
     from maskpack.compressor.results import RunResult
     from maskpack.compressor.tasks import TASKS, Task, find_task
 
@@ -28,7 +28,7 @@ _HOME = {
     "FitRequest": "fit",
     "fit_task": "fit",
     "quantize_model": "quantize",
-    "restore": "restore",
+    "restore_task": "restore",
     "RunResult": "results",
     "TASKS": "tasks",
     "Task": "tasks",
@@ -48,7 +48,7 @@ __all__ = [
     "fit_task",
     "load_data",
     "quantize_model",
-    "restore",
+    "restore_task",
     "run_baseline",
 ]
 

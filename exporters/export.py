@@ -18,7 +18,7 @@ from onnx_ir.passes import Sequential, common
 
 from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import load_tokenizer
-from maskpack.compressor.restore import restore
+from maskpack.compressor.restore import restore_task
 from maskpack.exporters.options import Compute, ExportRequest
 from maskpack.exporters.passes import (
     EmitLinear,
@@ -79,7 +79,7 @@ def failed_folder(out: Path) -> Path:
 
 def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Compute) -> None:
     """Write graph, configuration and tokenizer of one task into an existing folder."""
-    model = restore(artifact, task, attention="eager")
+    model = restore_task(artifact, task, attention="eager")
     graph = build_graph(model, artifact, artifact.patch(task), compute=compute)
     write_bytes(folder / GRAPH, serialize(graph))
     model.config.save_pretrained(str(folder))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from maskpack.formats import DataError
 
@@ -117,7 +119,8 @@ class Report:
         tree = asdict(self)
         if self.accuracy is not None:
             tree["accuracy"]["drop"] = self.accuracy.drop
-        return json.dumps({**tree, "ok": self.ok}, indent=2, sort_keys=True) + "\n"
+        tree = _spell_out({**tree, "ok": self.ok})
+        return json.dumps(tree, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -127,16 +130,36 @@ class Report:
             accuracy = tree["accuracy"]
             if accuracy is not None:
                 accuracy.pop("drop")
-                accuracy = AccuracyCheck(**accuracy)
+                accuracy = AccuracyCheck(**_read_back(accuracy))
             tree.pop("ok")
             return cls(
                 **{
                     **tree,
                     "graph": GraphFacts(**tree["graph"]),
-                    "values": tuple(ValueCheck(**value) for value in tree["values"]),
+                    "values": tuple(ValueCheck(**_read_back(value)) for value in tree["values"]),
                     "accuracy": accuracy,
                     "findings": tuple(tree["findings"]),
                 }
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"not a report: {error}") from error
+
+
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def _spell_out(tree: Any) -> Any:
+    """Numbers that JSON does not know as words; inverse of `_read_back`."""
+    if isinstance(tree, dict):
+        return {key: _spell_out(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_spell_out(value) for value in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def _read_back(tree: dict[str, Any]) -> dict[str, Any]:
+    """The words of `_spell_out` as numbers again, in the values of one check."""
+    return {
+        key: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+        for key, value in tree.items()
+    }

@@ -74,7 +74,7 @@ def trace(model: Any) -> ir.Model:
             )
     except (RuntimeError, TypeError, ValueError, torch.onnx.OnnxExporterError) as error:
         raise ExportError(
-            f"torch cannot trace `{model.config.model_type}`: {str(error).splitlines()[0]}"
+            f"torch cannot trace `{model.config.model_type}`: {_cause(error)}"
         ) from error
     assert program is not None
     return _tidy(program.model, names)
@@ -85,6 +85,7 @@ def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
     for value in [*model.graph.inputs, *model.graph.outputs]:
         width = value.shape[1] if value.name == "logits" and value.shape else "sequence"
         value.shape = ir.Shape(["batch", width])
+        value.metadata_props.clear()
     assert [value.name for value in model.graph.inputs] == names
     for step in (
         common.ClearMetadataAndDocStringPass(),
@@ -118,3 +119,8 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _cause(error: BaseException) -> str:
+    """First line of what went wrong below the tracer's own advice."""
+    return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]

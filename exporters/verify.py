@@ -7,7 +7,7 @@ Raising is the caller's choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from maskpack.compressor.evaluate import Predict, predict_all, score
 from maskpack.compressor.families import family_of, longest_input
 from maskpack.compressor.hub import load_finetuned
 from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.restore import restore
+from maskpack.compressor.restore import restore_task
 from maskpack.exporters.options import Compute, Tolerance
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, Report, ValueCheck
 from maskpack.exporters.session import Feeds, make_session, ort_predict, session_facts
 from maskpack.exporters.trace import input_names
-from maskpack.formats import Artifact, Patch, TaskEntry, VerifyError
+from maskpack.formats import Artifact, DataError, Patch, TaskEntry, VerifyError
 
 GRAPH = "model.onnx"
 
@@ -96,7 +96,7 @@ def verify(subject: Subject) -> Report:
     values: tuple[ValueCheck, ...] = ()
     accuracy = None
     if not findings:
-        graph, model = ort_predict(session), restore(subject.artifact, subject.task)
+        graph, model = ort_predict(session), restore_task(subject.artifact, subject.task)
         masked = torch_predict(model)
         values = tuple(_check_values(graph, masked, model.config, shape) for shape in SHAPES)
         accuracy = _check_accuracy(subject, graph, masked)
@@ -199,7 +199,7 @@ def _random_feeds(config: Any, batch: int, sequence: int, *, padded: bool) -> Fe
         ids[attention == 0] = pad
     feeds = {"input_ids": ids, "attention_mask": attention}
     if family_of(config.model_type).token_types:
-        feeds["token_type_ids"] = np.zeros_like(ids)
+        feeds["token_type_ids"] = attention * rng.integers(0, config.type_vocab_size, ids.shape)
     return feeds
 
 
@@ -207,6 +207,11 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
     """Scores of graph, masked model and reference on the evaluation split, if it can be had."""
     split = evaluation_split(subject.entry, data=subject.data)
     if split is None:
+        if subject.reference is not None:
+            raise DataError(
+                f"there is no evaluation data to compare `{subject.reference}` on",
+                "give it with `--data PATH`",
+            )
         return None
     encoded = encode_for(subject.artifact, subject.entry, split)
     metric = subject.entry.metric
@@ -215,7 +220,12 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
     if subject.reference is not None:
         finetuned = load_finetuned(subject.reference)
         _check_reference(finetuned, subject)
-        logits = predict_all(torch_predict(finetuned), encoded)
+        known = (
+            encoded
+            if family_of(finetuned.config.model_type).token_types
+            else replace(encoded, types=None)
+        )
+        logits = predict_all(torch_predict(finetuned), known)
         reference = score(logits, encoded.labels, [metric])[metric]
     return AccuracyCheck(
         rows=len(encoded),
@@ -241,7 +251,7 @@ def _relative(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
     """Root mean square of the difference over that of `right`; not a number if one is in there."""
     size = float(np.sqrt(np.mean(np.square(right, dtype=np.float64))))
     error = float(np.sqrt(np.mean(np.square(left - right, dtype=np.float64))))
-    return error / size if size > 0 else float(error > 0)
+    return error / size if size != 0 else float(error > 0)
 
 
 def _agreement(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:

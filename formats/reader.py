@@ -67,7 +67,12 @@ class Artifact:
 
     def size(self, name: str) -> int:
         """Bytes of one file of the artifact."""
-        return (self.path / name).stat().st_size
+        try:
+            return (self.path / name).stat().st_size
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot read `{self.path / name}`: {error.strerror}", _RESTORE
+            ) from error
 
     def _read(self, name: str, sha256: str) -> bytes:
         try:

@@ -346,7 +346,7 @@ BAD_FILES = [
 def test_a_patch_file_outside_its_place_is_refused(file):
     with pytest.raises(
         ArtifactError,
-        match=r"task `mood` names the file|`tasks\.mood\.file` is not a printable text",
+        match=r"task `mood` names the file|`tasks\.mood\.file` is not a text",
     ):
         Manifest.from_json(tree_with(["tasks", "mood", "file"], file))
 

@@ -1,0 +1,101 @@
+"""Two ways to call the tool: as a process of its own, and `main()` in this one, which is faster."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of the tool left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """All of stdout as one JSON value; words among it would not parse."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """An empty folder that is the current one."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def main(monkeypatch, capfd) -> Callable[..., Outcome]:
+    """`main(*args)`: the entry point of the scripts, called in this process."""
+    from maskpack.cli import app
+
+    def call(*args: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["compress", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        captured = capfd.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Of child processes: one thread, no network, nothing written beside the sources."""
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, **quiet, "PYTHONHASHSEED": "random"}
+
+
+@pytest.fixture(scope="session")
+def shell(environment) -> Callable[..., Outcome]:
+    """`shell("compress", *args, cwd=...)`: a console script as a process of its own."""
+
+    def call(script: str, *args: object, cwd: Path, **options) -> Outcome:
+        done = subprocess.run(
+            [str(SCRIPTS / script), *map(str, args)],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            **options,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[Path], dict[str, bytes | None]]:
+    """`snapshot(folder)`: every file in it with its bytes, every folder with None."""
+
+    def take(folder: Path) -> dict[str, bytes | None]:
+        return {
+            str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def short() -> list[str]:
+    """Options of a fit of a second."""
+    words = "--steps 4 --batch-size 16 --max-length 16 --precision fp32 --bits 4 --group 16"
+    return words.split()

@@ -1,0 +1,124 @@
+"""Help, version, wrong usage: all without loading a framework."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+from maskpack.cli.app import app
+
+COMMANDS = ["fit", "baseline", "eval", "inspect", "check", "tasks", "export", "verify", "demo"]
+HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "datasets"]
+
+
+def test_the_commands_are_those_listed_here():
+    assert [command.name for command in app.registered_commands] == COMMANDS
+
+
+def test_the_first_help_names_every_command():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in result.stdout
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, flag):
+    result = CliRunner().invoke(app, [command, flag])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: compress {command} [OPTIONS]")
+    assert "--json" in result.stdout
+    assert result.stderr == ""
+
+
+def test_every_option_has_words_of_help():
+    import typer.main
+
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.help, f"{name} {parameter.name}"
+
+
+@pytest.mark.parametrize("args", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_loads_no_framework(args, environment):
+    code = (
+        "import sys\n"
+        "from maskpack.cli.app import main\n"
+        f"sys.argv = ['compress', *{args}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        f"print('loaded:', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+    assert done.stdout.startswith("Usage: compress")
+
+
+@pytest.mark.parametrize("script", ["compress", "maskpack"])
+def test_both_scripts_answer_and_tell_their_version(shell, tmp_path, script):
+    found = shell(script, "--version", cwd=tmp_path)
+    assert (found.code, found.out, found.err) == (0, version("maskpack") + "\n", "")
+    assert shell(script, "--help", cwd=tmp_path).out.startswith("Usage: ")
+
+
+def test_without_arguments_the_help_is_shown():
+    result = CliRunner().invoke(app, [])
+    assert "Usage: compress" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "fact"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["fit"], "Missing argument"),
+        (["fit", "model", "-o", "x"], "Missing option '--task'"),
+        (["fit", "model", "-t", "sst2"], "Missing option '--out'"),
+        (["fit", "m", "-t", "sst2", "-o", "x", "--steps", "many"], "Invalid value for '--steps'"),
+        (["inspect", "a", "--nope"], "No such option"),
+        (["export", "a", "-t", "x", "-o", "y", "--compute", "int3"], "'int3' is not one of"),
+        (["tasks", "a", "b"], "unexpected extra argument"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_is_wrong(main, work, args, fact):
+    found = main(*args)
+    assert found.code == 2
+    assert fact in found.err
+    assert found.out == ""
+    assert list(work.iterdir()) == []
+
+
+def test_wrong_usage_exits_with_2_as_a_process_too(shell, tmp_path):
+    assert shell("compress", "nope", cwd=tmp_path).code == 2
+
+
+def test_tasks_are_listed_with_a_line_each(main):
+    from maskpack.compressor import TASKS
+
+    found = main("tasks")
+    assert found.code == 0
+    assert found.err == ""
+    for name in TASKS:
+        assert f"\n  {name} " in found.out
+
+
+def test_tasks_as_json_are_names_and_lines(main):
+    from maskpack.compressor import TASKS
+
+    found = main("tasks", "--json")
+    assert found.json.keys() == TASKS.keys()
+    assert found.json["sst2"].endswith("; accuracy")
+    assert found.err == ""
+
+
+def test_tasks_of_an_artifact_are_listed_instead(main, tiny_artifact):
+    assert main("tasks", tiny_artifact, "--json").json == {"sst2": "classification, accuracy"}
+    assert "classification, accuracy" in main("tasks", tiny_artifact).out

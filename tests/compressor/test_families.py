@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from maskpack.compressor.families import FAMILIES, family_of, longest_input
+from maskpack.formats import ModelError
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_family_names_the_encoder_inside_the_classifier_of_transformers(model_type):
+    config = CONFIG_MAPPING[model_type]()
+    classifier = AutoModelForSequenceClassification._model_mapping[type(config)]
+    assert classifier.base_model_prefix == FAMILIES[model_type].base
+
+
+def test_an_architecture_that_is_not_supported_is_refused_with_those_that_are():
+    with pytest.raises(ModelError, match="`gpt2` is not an encoder") as caught:
+        family_of("gpt2")
+    assert all(name in caught.value.hint for name in FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 0}, 65),
+        ({"model_type": "camembert", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "distilbert"}, 512),
+    ],
+)
+def test_an_encoder_reads_as_many_tokens_as_it_has_positions(config, tokens):
+    assert longest_input(config) == tokens
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert"])
+def test_an_input_of_that_length_runs_and_one_token_more_does_not(kind, tiny_models):
+    import json
+
+    import torch
+
+    from maskpack.compressor.hub import load_pretrained
+
+    tokens = longest_input(json.loads((tiny_models[kind] / "config.json").read_text()))
+    model = load_pretrained(str(tiny_models[kind])).model.eval()
+    with torch.no_grad():
+        assert model(torch.full((1, tokens), 7)).last_hidden_state.shape[1] == tokens
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, tokens + 1), 7))

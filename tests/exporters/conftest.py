@@ -1,0 +1,146 @@
+"""Artifacts and exported folders, each made once: tracing a tiny graph takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One exported folder and where it came from. Read only."""
+
+    kind: str
+    folder: Path
+    artifact_path: Path
+    compute: object
+    report: object
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / "model.onnx"
+
+    def proto(self) -> onnx.ModelProto:
+        """A fresh copy of the graph, free to be changed."""
+        return onnx.load(str(self.graph))
+
+    @cached_property
+    def artifact(self):
+        from maskpack.formats import open_artifact
+
+        return open_artifact(self.artifact_path)
+
+    @property
+    def base(self) -> str:
+        from maskpack.compressor.families import family_of
+
+        return family_of(self.artifact.manifest.source.model_type).base
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Initialisers of the graph by name."""
+        initializers = self.proto().graph.initializer
+        return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in initializers}
+
+    def keeps(self) -> dict[str, np.ndarray]:
+        """Parameter of the encoder -> its mask, true where the weight stays."""
+        masks = self.artifact.patch("sst2").masks
+        return {name: mask.to_bool() for name, mask in masks.items()}
+
+    def stem(self, parameter: str) -> str:
+        """What the names of a parameter's codes and scales start with."""
+        return f"{self.base}.{parameter.removesuffix('.weight')}"
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory, tiny_models, tiny_artifact, sentiment) -> dict[str, Path]:
+    """Architecture -> artifact with 8-bit rows; `grouped`: a BERT with 4-bit groups.
+
+    The narrow margin lets the masks remove about a weight in ten, so that a zero at the wrong place
+    shows. The BERT holds a second task, `other`.
+    """
+    from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+
+    root = tmp_path_factory.mktemp("artifacts")
+    found = {"grouped": tiny_artifact}
+    options = {"steps": 12, "batch_size": 16, "max_length": 16, "precision": "fp32", "margin": 0.5}
+    for kind, model in tiny_models.items():
+        found[kind] = root / kind
+        for name, seed in (("sst2", 0), ("other", 1))[: 2 if kind == "bert" else 1]:
+            fit_task(
+                FitRequest(
+                    str(model),
+                    find_task("sst2"),
+                    found[kind],
+                    FitConfig(bits=8, seed=seed, **options),
+                    data=sentiment,
+                    name=name,
+                )
+            )
+    return found
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, artifacts, sentiment) -> Callable[..., Exported]:
+    """`exported(kind, compute, task)`: the exported folder, with its verdict, made on first use."""
+    from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
+
+    root = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(kind: str, compute: str, task: str = "sst2") -> Exported:
+        kind_of = Compute(compute)
+        # Untrained encoders sit on the fence: one argmax may differ. The logits are what counts.
+        tolerance = Tolerance.of(kind_of, max_drop=100.0, rtol=0.5)
+        out = root / f"{kind}-{compute}-{task}"
+        request = ExportRequest(artifacts[kind], task, out, kind_of, tolerance, data=sentiment)
+        report = export_onnx(request)
+        assert report is not None
+        assert report.ok, report.findings
+        return Exported(kind, out, artifacts[kind], kind_of, report)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def traced(artifacts) -> Callable[[str], onnx.ModelProto]:
+    """`traced(kind)`: the float graph as the tracer leaves it, before any rewrite."""
+    import onnx_ir as ir
+
+    from maskpack.compressor.restore import restore_task
+    from maskpack.exporters.trace import trace
+    from maskpack.formats import open_artifact
+
+    @cache
+    def make(kind: str) -> bytes:
+        model = restore_task(open_artifact(artifacts[kind]), "sst2", attention="eager")
+        return ir.serde.serialize_model(trace(model)).SerializeToString()
+
+    return lambda kind: onnx.load_from_string(make(kind))
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Callable[..., dict[str, np.ndarray]]:
+    """`tokens(names, batch, sequence)`: random tokens, both token types, ragged padding at will."""
+
+    def make(names, batch: int, sequence: int, *, padded: bool = False) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([batch, sequence])
+        ids = rng.integers(5, 50, (batch, sequence), dtype=np.int64)
+        attention = np.ones_like(ids)
+        if padded:
+            for row in range(batch):
+                attention[row, sequence - row :] = 0
+            ids[attention == 0] = 0
+        every = {
+            "input_ids": ids,
+            "attention_mask": attention,
+            "token_type_ids": rng.integers(0, 2, ids.shape, dtype=np.int64) * attention,
+        }
+        return {name: every[name] for name in names}
+
+    return make

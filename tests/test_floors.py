@@ -1,0 +1,137 @@
+"""Guards over the four source folders: who imports whom, how long, who prints."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = ("formats", "compressor", "exporters", "cli")
+MODULES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 40
+
+
+def lint_imports(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_imports_only_point_down_the_floors():
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+    assert "Contracts: 4 kept, 0 broken." in done.stdout
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The sources as they look when installed, with the contracts beside them."""
+    for floor in FLOORS:
+        shutil.copytree(ROOT / floor, tmp_path / "maskpack" / floor)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def lint_copy(copy: Path) -> subprocess.CompletedProcess[str]:
+    return lint_imports(copy, PYTHONPATH=str(copy))
+
+
+def test_a_faithful_copy_keeps_the_contracts(copy):
+    assert "Contracts: 4 kept, 0 broken." in lint_copy(copy).stdout
+
+
+PLANTED = {
+    "exporters/weights.py": ("maskpack.cli.render", "imports only point down the floors"),
+    "compressor/batches.py": ("maskpack.exporters.weights", "imports only point down the floors"),
+    "formats/bits.py": ("torch", "formats reads with numpy and safetensors alone"),
+    "compressor/metrics.py": ("onnxruntime", "training never sees ONNX or the command line"),
+    "exporters/session.py": ("maskpack.compressor.train", "graphs never see a training module"),
+}
+
+
+@pytest.mark.parametrize("module", PLANTED)
+def test_an_import_against_the_floors_is_caught(copy, module):
+    target, contract = PLANTED[module]
+    path = copy / "maskpack" / module
+    path.write_text(f"{path.read_text()}\n\nimport {target}\n")
+    done = lint_copy(copy)
+    assert done.returncode == 1
+    assert f"{contract} BROKEN" in done.stdout
+    name = "maskpack." + module.removesuffix(".py").replace("/", ".")
+    assert f"{name} -> {target}" in done.stdout
+
+
+def test_the_guards_see_the_sources():
+    assert len(MODULES) > 40
+    assert {path.relative_to(ROOT).parts[0] for path in MODULES} == set(FLOORS)
+
+
+def test_no_file_is_longer_than_400_lines():
+    long = {
+        path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > MOST_LINES
+    }
+    assert long == {}
+
+
+def test_no_function_is_longer_than_40_lines():
+    """Decorators and docstring count; a command is as long as its list of options."""
+    from maskpack.cli.app import app
+
+    commands = {
+        (Path(info.callback.__code__.co_filename).name, info.callback.__name__)
+        for info in app.registered_commands
+    }
+    long = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first = min([node.lineno, *(item.lineno for item in node.decorator_list)])
+            lines = node.end_lineno - first + 1
+            command = path.parent.name == "cli" and (path.name, node.name) in commands
+            if lines > MOST_LINES_OF_A_FUNCTION and not command:
+                long[f"{path.relative_to(ROOT)}: {node.name}"] = lines
+    assert long == {}
+
+
+def uses(tree: ast.AST) -> set[str]:
+    """Ways to write to the terminal that a module uses."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in {"print", "pprint"}:
+            found.add(node.id)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {
+            "sys.stdout",
+            "sys.stderr.write",
+            "typer.echo",
+            "typer.secho",
+        }:
+            found.add(ast.unparse(node))
+    return found
+
+
+def test_only_one_file_prints():
+    printing = {
+        str(path.relative_to(ROOT)): found
+        for path in MODULES
+        if (found := uses(ast.parse(path.read_text())))
+    }
+    assert list(printing) == ["cli/render.py"], printing
+
+
+def test_a_print_would_be_seen():
+    assert uses(ast.parse("def f():\n    print(1)\n    sys.stdout.write('')")) == {
+        "print",
+        "sys.stdout",
+    }

@@ -1,0 +1,100 @@
+"""What the packages promise: every public name is there, and lives where it is said to live."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ["maskpack.formats", "maskpack.compressor", "maskpack.exporters"]
+LAZY = ["maskpack.compressor", "maskpack.exporters"]
+
+
+def package(name):
+    return importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_public_name_resolves_and_is_listed_once(name):
+    found = package(name)
+    assert len(set(found.__all__)) == len(found.__all__) > 5
+    for public in found.__all__:
+        assert getattr(found, public) is not None, public
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_every_public_name_has_a_home_and_is_defined_there(name):
+    found = package(name)
+    assert found._HOME.keys() == set(found.__all__)
+    for public, home in found._HOME.items():
+        module = importlib.import_module(f"{name}.{home}")
+        value = getattr(module, public)
+        if public != home:  # see the test below
+            assert getattr(found, public) is value
+        if inspect.isclass(value) or inspect.isfunction(value):
+            own = value.__module__ == module.__name__
+            assert own or public in getattr(module, "__all__", ()), f"{public} is not of {home}"
+
+
+@pytest.mark.parametrize("name", ["maskpack.compressor"])
+def test_no_submodule_takes_the_place_of_a_public_name(name):
+    found = package(name)
+    for public, home in found._HOME.items():
+        importlib.import_module(f"{name}.{home}")
+        assert not inspect.ismodule(getattr(found, public)), public
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_type_checkers_see_the_names_in_the_same_homes(name):
+    found = package(name)
+    tree = ast.parse(Path(found.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        alias.name: node.module.removeprefix(f"{name}.")
+        for node in block.body
+        for alias in node.names
+    }
+    assert seen == found._HOME
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_public_functions_and_classes_say_what_they_do(name):
+    found = package(name)
+    for public in found.__all__:
+        value = getattr(found, public)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert value.__doc__, public
+            assert not value.__doc__.startswith(f"{public}("), f"{public} has no words of its own"
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_a_name_that_is_not_public_is_an_attribute_error(name):
+    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
+        package(name).nope  # noqa: B018 - reading it is the test
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_importing_a_package_imports_no_framework(name):
+    heavy = ["torch", "transformers", "onnx", "onnxruntime"]
+    code = f"import sys, {name}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_error_is_one_of_ours_and_carries_a_hint():
+    from maskpack import formats
+    from maskpack.formats import errors
+
+    classes = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
+    assert len(classes) == 8
+    for kind in classes:
+        assert issubclass(kind, formats.MaskpackError)
+        assert getattr(formats, kind.__name__) is kind
+        problem = kind("fact", "next step")
+        assert (str(problem), problem.hint) == ("fact", "next step")
+        assert kind("fact").hint is None
