@@ -36,7 +36,10 @@ def fit(task: str, out: Path, args: argparse.Namespace, *extra: str) -> list[str
 
 
 def is_sound(artifact: Path) -> bool:
-    return subprocess.run(["compress", "check", artifact], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(["compress", "check", artifact], capture_output=True, check=False).returncode
+        == 0
+    )
 
 
 def main() -> None:

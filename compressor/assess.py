@@ -98,7 +98,7 @@ def task_of(entry: TaskEntry) -> Task:
     """The task an entry was learned from: one we know, or one made from its recorded columns."""
     name = str(entry.data.get("task", entry.name))
     known = TASKS.get(name)
-    if known is not None and list(known.texts) == list(entry.data.get("texts", ())):
+    if known is not None and _is_of(known, entry):
         return known
     return Task(
         name,
@@ -107,3 +107,11 @@ def task_of(entry: TaskEntry) -> Task:
         label=str(entry.data["label"]),
         metrics=tuple(entry.data["metrics"]),
     )
+
+
+def _is_of(task: Task, entry: TaskEntry) -> bool:
+    """Whether an entry was learned from `task`, not from own data under its name."""
+    wanted = (list(task.texts), task.label, str(task.kind), list(task.labels or task.raw_labels))
+    data = entry.data
+    found = (list(data.get("texts", ())), data.get("label"), entry.kind, list(entry.labels))
+    return wanted == found

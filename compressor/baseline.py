@@ -19,7 +19,7 @@ from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.data import TaskData, load_data
 from maskpack.compressor.evaluate import majority, predict_all, score
-from maskpack.compressor.families import family_of
+from maskpack.compressor.families import check_length, family_of, longest_input
 from maskpack.compressor.hub import load_classifier, load_pretrained
 from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.predict import torch_predict
@@ -33,8 +33,8 @@ from maskpack.compressor.train import (
     train,
     uses_bf16,
 )
-from maskpack.formats import ConfigError, Interrupted
-from maskpack.formats.writer import new_folder
+from maskpack.formats import ConfigError, Interrupted, ModelError
+from maskpack.formats.writer import check_free, new_folder
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,22 @@ class BaselineRequest:
 def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None) -> RunResult:
     """Train one dense baseline and score it; save it as a plain model folder if asked to."""
     config = request.config
+    if request.out is not None:
+        check_free(request.out)
     data = load_data(request.task, data=request.data, eval_data=request.eval_data)
     data = data.limit_train(config.train_rows)
     pretrained = load_pretrained(request.model, revision=request.revision)
+    check_length(config.max_length, longest_input(pretrained.model.config.to_dict()))
     types = family_of(pretrained.model.config.model_type).token_types
-    rows, dev = (
-        encode(pretrained.tokenizer, split, max_length=config.max_length, token_types=types)
-        for split in (data.train, data.dev)
-    )
+    options = {"max_length": config.max_length, "token_types": types}
+    rows = encode(pretrained.tokenizer, data.train, **options)
+    dev = encode(pretrained.tokenizer, data.dev, **options)
     torch.manual_seed(config.seed)
     model = load_classifier(request.model, outputs=data.outputs, revision=request.revision)
     started = time.perf_counter()
     trained = _train(model, rows, dev, config=config, metric=data.task.metric, observe=observe)
     seconds = time.perf_counter() - started
+    _check_finite(model)
     scores = score(predict_all(torch_predict(model), dev), dev.labels, data.task.metrics)
     if request.out is not None:
         _save(model, pretrained.tokenizer, data, request.out)
@@ -148,6 +151,15 @@ def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
         )
     pooler.requires_grad_(requires_grad=True)
     return [Group([*head, *pooler.parameters()], config.head_lr)]
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"training diverged: `{name}` holds a value that is not finite",
+                "lower `--lr` or `--head-lr`",
+            )
 
 
 def _save(model: Any, tokenizer: Any, data: TaskData, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -132,7 +133,7 @@ class FitConfig(RunConfig):
         _positive(self, "lr", "margin")
         if self.bits not in {8, 4}:
             raise ConfigError(f"`bits` is {self.bits}, this release learns on 8 or 4")
-        if min(self.group, self.checkpoint_every, self.floor) < 0:
+        if self.group < 0 or self.checkpoint_every < 0 or not 0 <= self.floor < math.inf:
             raise ConfigError("`group`, `checkpoint_every` and `floor` cannot be negative")
         if self.quantizer not in {"auto", "minmax", "mse"}:
             raise ConfigError(f"no quantizer `{self.quantizer}`", "quantizers: auto, minmax, mse")
@@ -213,5 +214,9 @@ def _whole(config: object, *names: str) -> None:
 def _positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ):
             raise ConfigError(f"`{name}` is {value!r}, expected a number above 0")

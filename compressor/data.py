@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,7 +134,7 @@ def _assemble(task: Task, train: list[Row], dev: list[Row], where: str) -> TaskD
 def _labels_of(task: Task, rows: list[Row]) -> tuple[str, ...]:
     """Distinct labels: numbers by value, words by alphabet."""
     found = {row[-1] for row in rows} if task.kind is Kind.CLASSIFICATION else set()
-    numeric = all(label.lstrip("-").isdigit() for label in found)
+    numeric = all(re.fullmatch("-?[0-9]+", label) for label in found)
     return tuple(sorted(found, key=int if numeric else None))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskpack.formats import ModelError
+from maskpack.formats import ConfigError, ModelError
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,9 @@ def longest_input(config: Mapping[str, Any]) -> int:
         return positions
     # RoBERTa numbers positions from one past the padding token's id.
     return positions - int(config.get("pad_token_id") or 0) - 1
+
+
+def check_length(max_length: int, longest: int) -> None:
+    """Raise ConfigError if texts may have more tokens than the encoder has positions."""
+    if max_length > longest:
+        raise ConfigError(f"`max_length` is {max_length}, the encoder has {longest} positions")

@@ -85,7 +85,12 @@ def load_classifier(location: str, *, outputs: int, revision: str | None = None)
     family_of(load_config(location, revision=revision).model_type)
     options = {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
     auto = AutoModelForSequenceClassification
-    return _guard(lambda: _quietly(auto, location, revision=revision, **options), location)
+    model, info = _guard(
+        lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
+        location,
+    )
+    _check_loaded(model.base_model_prefix, info, location)
+    return model
 
 
 def load_finetuned(location: str) -> Any:
@@ -117,7 +122,7 @@ def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # the tokenizers library raises bare `Exception`
         raise ModelError(
             f"`{location}` has no tokenizer that can be loaded: {_first_line(error)}",
             "save it beside the model: `AutoTokenizer.from_pretrained(...).save_pretrained(DIR)`",
@@ -157,6 +162,26 @@ def _quietly(auto: Any, location: str, **options: Any) -> Any:
         return auto.from_pretrained(location, **options)
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
+    """Refuse an encoder of which a part was not loaded: transformers makes such parts up.
+
+    A pooler may be missing (many checkpoints have none), and so may the head.
+    """
+    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    absent = {*info["missing_keys"], *mismatched}
+    made_up = sorted(
+        name
+        for name in absent
+        if name.startswith(f"{base}.") and not name.startswith(f"{base}.pooler.")
+    )
+    if made_up:
+        raise ModelError(
+            f"the weights in `{location}` lack {len(made_up)} parameters of the encoder "
+            f"that its `config.json` describes, such as `{made_up[0]}`",
+            "give a model whose weights and configuration belong together",
+        )
 
 
 def _guard(load: Callable[[], Any], model: str) -> Any:

@@ -39,6 +39,8 @@ def matthews(predicted: Values, labels: Values) -> float:
 
 def pearson(predicted: Values, labels: Values) -> float:
     """Linear correlation; 0 if either side is constant."""
+    if np.ptp(predicted) == 0 or np.ptp(labels) == 0:
+        return 0.0  # the mean of equal values may differ from them in the last digit
     left = predicted.astype(np.float64) - predicted.astype(np.float64).mean()
     right = labels.astype(np.float64) - labels.astype(np.float64).mean()
     norm = np.sqrt((left @ left) * (right @ right))

@@ -41,10 +41,12 @@ class SparsityTarget:
             return
         progress = min(1.0, step / (steps * _RISE))
         share = self.sparsity * (1.0 - (1.0 - progress) ** 3)
-        scores = torch.cat([layer.score.detach().flatten() for layer in layers])
+        # a weight that is zero anyway costs no bit and counts as kept
+        scores = torch.cat([layer.score.detach()[layer.weight != 0] for layer in layers])
+        total = sum(layer.score.numel() for layer in layers)
         stride = 1 if last else max(1, scores.numel() // _SAMPLE)
         sample = scores[::stride]
-        rank = max(1, round(share * sample.numel()))
+        rank = min(max(1, round(share * total * sample.numel() / scores.numel())), sample.numel())
         threshold = sample.kthvalue(rank).values
         for layer in layers:
             layer.threshold.copy_(threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from maskpack.compressor.checkpoint import FolderCheckpoints
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.data import TaskData, load_data
 from maskpack.compressor.evaluate import majority, predict_all, score
+from maskpack.compressor.families import check_length
 from maskpack.compressor.freeze import freeze
 from maskpack.compressor.ground import Ground, prepare_ground
 from maskpack.compressor.interrupt import deferred_interrupt
@@ -30,9 +32,9 @@ from maskpack.compressor.surgery import mask_linears
 from maskpack.compressor.tasks import Task
 from maskpack.compressor.train import Group, Plan, train, uses_bf16
 from maskpack.formats import (
-    ConfigError,
     Interrupted,
     MaskCount,
+    ModelError,
     Patch,
     TaskEntry,
     add_task,
@@ -42,6 +44,7 @@ from maskpack.formats import (
     open_artifact,
 )
 from maskpack.formats.schema import check_task_name, patch_file
+from maskpack.formats.writer import check_free
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ def prepare(request: FitRequest) -> Learning:
     config, name = request.config, request.stored_name
     if is_artifact(request.out):
         check_vacant(open_artifact(request.out), name, replacing=request.replace)
+    else:
+        check_free(request.out)
     data = load_data(request.task, data=request.data, eval_data=request.eval_data)
     data = data.limit_train(config.train_rows)
     ground = prepare_ground(
@@ -118,10 +123,7 @@ def prepare(request: FitRequest) -> Learning:
         bits_given=request.bits_given,
         revision=request.revision,
     )
-    if config.max_length > ground.longest:
-        raise ConfigError(
-            f"`max_length` is {config.max_length}, the encoder has {ground.longest} positions"
-        )
+    check_length(config.max_length, ground.longest)
     splits = [
         encode(
             ground.tokenizer,
@@ -172,7 +174,11 @@ def learn(run: Learning, *, observe: Observe) -> Patch:
             )
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
-    return freeze(model, masked)
+    try:
+        return freeze(model, masked)
+    except ModelError:
+        checkpoints.clear()  # nothing to go on from
+        raise
 
 
 def measure(run: Learning, patch: Patch, *, seconds: float) -> tuple[TaskEntry, RunResult]:
@@ -265,7 +271,15 @@ def _config(run: Learning) -> Any:
 
 
 def _checkpoints(run: Learning) -> FolderCheckpoints:
-    key = f"{run.request.config.sha256()}-{run.data.train.sha256()}-{run.plan.bf16}"
+    parts = (
+        run.request.config.sha256(),
+        run.data.train.sha256(),
+        run.data.outputs,
+        run.ground.source.weights_sha256,
+        run.ground.scheme,
+        run.plan.bf16,
+    )
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()
     return FolderCheckpoints(
         run.request.checkpoint_folder,
         run.request.config.checkpoint_every,

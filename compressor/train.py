@@ -135,9 +135,8 @@ def train(
     for step, rows in _batches(encoded.lengths, plan, first):
         for settings, group in zip(optimizer.param_groups, groups, strict=True):
             settings["lr"] = group.lr * plan.rate(step)
-        loss = take_step(
-            model, optimizer, encoded.feeds(rows), encoded.labels[rows], bf16=plan.bf16
-        )
+        feeds, labels = encoded.feeds(rows), encoded.labels[rows]
+        loss = take_step(model, optimizer, feeds, labels, bf16=plan.bf16)
         after_step(step + 1)
         stopping = stop()
         checkpoints.save(model, optimizer, step + 1, now=stopping)

@@ -63,12 +63,12 @@ def test_a_model_that_is_not_there(refused):
 
 def test_a_folder_without_a_model(refused, place):
     (place / "void").mkdir()
-    assert "cannot load a model from `void`" in refused(*fit(model="void"))
+    assert "`void` has no `config.json`" in refused(*fit(model="void"))
 
 
 def test_a_folder_without_a_model_whose_name_holds_the_name_of_one(refused, place):
     (place / "empty").mkdir()
-    assert "cannot load a model from `empty`" in refused(*fit(model="empty"))
+    assert "`empty` has no `config.json`" in refused(*fit(model="empty"))
 
 
 def test_a_model_that_is_no_encoder_we_know(refused, place):

@@ -12,7 +12,12 @@ from maskpack.compressor import FitConfig, FitRequest, TaskData, find_task, fit_
 from maskpack.compressor.assess import encode_for
 from maskpack.compressor.evaluate import predict_all, score
 from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.restore import apply_patch, build_classifier, classifier_config, restore
+from maskpack.compressor.restore import (
+    apply_patch,
+    build_classifier,
+    classifier_config,
+    restore_task,
+)
 from maskpack.compressor.tasks import Kind
 from maskpack.formats import (
     BitMask,
@@ -85,7 +90,7 @@ def test_few_weights_are_flipped(learned):
 def test_what_is_measured_is_what_is_written(learned):
     artifact = open_artifact(learned.out)
     encoded = encode_for(artifact, artifact.entry("sst2"), learned.data.dev)
-    logits = predict_all(torch_predict(restore(artifact, "sst2")), encoded)
+    logits = predict_all(torch_predict(restore_task(artifact, "sst2")), encoded)
     scores = score(logits, learned.data.dev.labels, SST2.metrics)
     assert scores == learned.result.scores == artifact.entry("sst2").scores
 
@@ -212,7 +217,7 @@ def test_every_family_of_encoders_can_be_learned_on(kind, tiny_models, request_f
     result = fit_task(request)
     assert check_artifact(request.out) == []
     assert result.zeros > 0
-    logits = restore(open_artifact(request.out), "sst2")(torch.tensor([[2, 7, 3]])).logits
+    logits = restore_task(open_artifact(request.out), "sst2")(torch.tensor([[2, 7, 3]])).logits
     assert logits.shape == (1, 2)
 
 

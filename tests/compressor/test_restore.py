@@ -14,7 +14,7 @@ from maskpack.compressor.restore import (
     build_classifier,
     classifier_config,
     head_parameters,
-    restore,
+    restore_task,
 )
 from maskpack.formats import ArtifactError, Backbone, BitMask, Patch, Scheme, open_artifact
 
@@ -44,7 +44,7 @@ def parts(tiny_model):
 
 def test_a_restored_model_holds_masked_integers_times_scales_and_the_stored_head(tiny_artifact):
     artifact = open_artifact(tiny_artifact)
-    model, patch = restore(artifact, "sst2"), artifact.patch("sst2")
+    model, patch = restore_task(artifact, "sst2"), artifact.patch("sst2")
     weights = dict(base_of(model).named_parameters())
     assert patch.count.zeros > 0
     for name, tensor in artifact.backbone.linears.items():
@@ -62,9 +62,9 @@ def test_a_restored_model_holds_masked_integers_times_scales_and_the_stored_head
 
 def test_restoring_twice_gives_the_same_logits_whatever_random_state(tiny_artifact):
     artifact = open_artifact(tiny_artifact)
-    first = restore(artifact, "sst2")
+    first = restore_task(artifact, "sst2")
     torch.manual_seed(99)
-    second = restore(artifact, "sst2", attention="eager")
+    second = restore_task(artifact, "sst2", attention="eager")
     with torch.no_grad():
         a, b = (model(**feeds_of(model)).logits for model in (first, second))
     assert torch.allclose(a, b, atol=1e-5)

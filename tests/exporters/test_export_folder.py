@@ -21,7 +21,7 @@ from maskpack.exporters import (
     ort_predict,
 )
 from maskpack.exporters import export as exporting
-from maskpack.formats import ArtifactError, DataError, ExportError
+from maskpack.formats import ArtifactError, DataError
 
 LOOSE = Tolerance(1e6, 100.0)
 LABELS = {"0": "negative", "1": "positive"}
@@ -128,7 +128,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(request_for, tmp_p
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     before = listing(tmp_path)
-    with pytest.raises(ExportError, match="already exists") as error:
+    with pytest.raises(ArtifactError, match="already exists") as error:
         export_onnx(request_for())
     assert "-o" in error.value.hint
     assert listing(tmp_path) == before
@@ -136,7 +136,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(request_for, tmp_p
 
 def test_a_file_in_the_way_is_refused_and_left_alone(request_for, tmp_path):
     (tmp_path / "out").write_text("keep")
-    with pytest.raises(ExportError, match="already exists"):
+    with pytest.raises(ArtifactError, match="already exists"):
         export_onnx(request_for())
     assert listing(tmp_path) == {"out": b"keep"}
 
