@@ -69,9 +69,10 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
     pretrained = load_pretrained(request.model, revision=request.revision)
     check_length(config.max_length, longest_input(pretrained.model.config.to_dict()))
     types = family_of(pretrained.model.config.model_type).token_types
-    options = {"max_length": config.max_length, "token_types": types}
-    rows = encode(pretrained.tokenizer, data.train, **options)
-    dev = encode(pretrained.tokenizer, data.dev, **options)
+    rows, dev = (
+        encode(pretrained.tokenizer, split, max_length=config.max_length, token_types=types)
+        for split in (data.train, data.dev)
+    )
     torch.manual_seed(config.seed)
     model = load_classifier(request.model, outputs=data.outputs, revision=request.revision)
     started = time.perf_counter()

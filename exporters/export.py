@@ -19,6 +19,7 @@ from onnx_ir.passes import Sequential, common
 from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import load_tokenizer
 from maskpack.compressor.restore import restore_task
+from maskpack.exporters.calibrate import input_divisors
 from maskpack.exporters.options import Compute, ExportRequest
 from maskpack.exporters.passes import (
     EmitLinear,
@@ -31,7 +32,7 @@ from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.trace import trace
 from maskpack.exporters.tuning import GeluInFusedOrder, ResidualAsSum
 from maskpack.exporters.verify import GRAPH, Subject, verify
-from maskpack.formats import Artifact, ExportError, Patch, open_artifact
+from maskpack.formats import Artifact, ExportError, open_artifact
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 
 EMIT: dict[Compute, EmitLinear] = {Compute.INT8: emit_int8, Compute.FP32: emit_fp32}
@@ -80,19 +81,22 @@ def failed_folder(out: Path) -> Path:
 def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Compute) -> None:
     """Write graph, configuration and tokenizer of one task into an existing folder."""
     model = restore_task(artifact, task, attention="eager")
-    graph = build_graph(model, artifact, artifact.patch(task), compute=compute)
+    graph = build_graph(model, artifact, task, compute=compute)
     write_bytes(folder / GRAPH, serialize(graph))
     model.config.save_pretrained(str(folder))
     load_tokenizer(str(artifact.path)).save_pretrained(str(folder))
 
 
-def build_graph(model: Any, artifact: Artifact, patch: Patch, *, compute: Compute) -> ir.Model:
+def build_graph(model: Any, artifact: Artifact, task: str, *, compute: Compute) -> ir.Model:
     """Trace a restored classifier and put the masked integer weights in place of its floats."""
     base = family_of(artifact.manifest.source.model_type).base
     linears = _under(base, artifact.backbone.linears)
-    masks = _under(base, patch.masks)
+    masks = _under(base, artifact.patch(task).masks)
+    divisors = None
+    if compute is Compute.INT8:
+        divisors = input_divisors(model, linears, artifact, artifact.entry(task))
     rewrite = Sequential(
-        MaskLinears(linears, masks, EMIT[compute]),
+        MaskLinears(linears, masks, EMIT[compute], divisors),
         QuantizeEmbeddings(_under(base, artifact.backbone.embeddings)),
         ResidualAsSum(),
         GeluInFusedOrder(),

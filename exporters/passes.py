@@ -4,7 +4,7 @@ Each pass takes a model and returns it with word of whether anything changed, an
 that it found every parameter it was given: a renamed weight is an error, not a float leftover.
 
     linear     x -> MatMul(Transpose(W)) -> Add(b)      or Gemm(x, W, b, transB=1)
-    int8       x -> DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul(x_scale * w_scale) -> Add(b)
+    int8       x [-> Mul] -> DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul(x_scale * w_scale) -> Add(b)
     fp32       Cast(codes) -> Mul(scales) -> Reshape = W;  x -> MatMul(W) -> Add(b)
     embedding  ids -> Gather(codes) -> Cast -> Mul(Gather(scales))
 
@@ -23,6 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
 
+from maskpack.exporters.calibrate import Divisors
 from maskpack.exporters.trace import PREFIX
 from maskpack.exporters.weights import channel_weights, group_weights
 from maskpack.formats import BitMask, ExportError, QuantTensor
@@ -71,8 +72,14 @@ class GraphEditor:
 
 @dataclass
 class Shared:
-    """Activations that are quantised already: input value -> (codes, scale, zero point)."""
+    """What the linears of one graph share.
 
+    Attributes:
+        divisors: parameter name -> what its input channels are divided by, see `calibrate.py`.
+        quantized: activations that are quantised already: value -> (codes, scale, zero point).
+    """
+
+    divisors: Divisors = field(default_factory=dict)
     quantized: dict[ir.Value, tuple[ir.Value, ...]] = field(default_factory=dict)
 
 
@@ -84,10 +91,16 @@ def emit_int8(
     editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, mask: BitMask, shared: Shared
 ) -> ir.Value:
     """Integer arithmetic: activations are quantised on the fly, once for all that read them."""
-    weights = channel_weights(tensor, mask)
+    divisor = shared.divisors.get(f"{editor.name}.weight")
+    weights = channel_weights(tensor, mask, divisor)
     if inputs not in shared.quantized:
+        # linears with the same input have the same peaks, and so the same divisor
+        even = inputs
+        if divisor is not None:
+            factor = editor.constant(np.float32(1) / divisor, "factor")
+            (even,) = editor.op("Mul", inputs, factor, label="even")
         shared.quantized[inputs] = editor.op(
-            "DynamicQuantizeLinear", inputs, label="input", outputs=3
+            "DynamicQuantizeLinear", even, label="input", outputs=3
         )
     codes, scale, zero = shared.quantized[inputs]
     (product,) = editor.op(
@@ -126,9 +139,14 @@ class MaskLinears(InPlacePass):
     """Replace the product of every masked linear; its bias stays an `Add`."""
 
     def __init__(
-        self, linears: Mapping[str, QuantTensor], masks: Mapping[str, BitMask], emit: EmitLinear
+        self,
+        linears: Mapping[str, QuantTensor],
+        masks: Mapping[str, BitMask],
+        emit: EmitLinear,
+        divisors: Divisors | None = None,
     ) -> None:
         super().__init__()
+        self.divisors = divisors or {}
         self.linears = linears
         self.masks = masks
         self.emit = emit
@@ -139,7 +157,7 @@ class MaskLinears(InPlacePass):
         Raises:
             ExportError: a linear is not in the graph in one of the two known forms.
         """
-        graph, shared = model.graph, Shared()
+        graph, shared = model.graph, Shared(self.divisors)
         for name, tensor in self.linears.items():
             weight = _parameter(graph, name)
             for product in [_product_of(use) for use in weight.consumers()]:

@@ -42,18 +42,26 @@ class GroupWeights:
     scales: NDArray[np.float32]
 
 
-def channel_weights(tensor: QuantTensor, mask: BitMask) -> ChannelWeights:
+def channel_weights(
+    tensor: QuantTensor, mask: BitMask, divisor: NDArray[np.float32] | None = None
+) -> ChannelWeights:
     """Masked weights with one scale a row; grouped scales are brought to the largest of the row.
 
-    Rows with one scale keep their codes. Rows with several are requantised to 8 bits,
-    `round(code * scale_g / scale_row)`: off by at most half a step of the row's largest weight
-    over 127. Zero codes stay zero.
+    Rows with one scale keep their codes. Rows with several, and rows whose inputs are divided, are
+    requantised to 8 bits, `round(code * scale_g * divisor / scale_row)`: off by at most half a step
+    of the row's largest weight over 127. Zero codes stay zero.
+
+    Args:
+        tensor: the weights.
+        mask: which of them are kept.
+        divisor: what the input channels are divided by before the product, `(i)`, or None.
     """
     masked = mask.apply(tensor)
-    if tensor.scales.shape[1] == 1:
+    if tensor.scales.shape[1] == 1 and divisor is None:
         codes, scales = masked.codes, tensor.scales[:, 0].astype(np.float32)
     else:
         wide = masked.codes.astype(np.float32) * tensor.expanded_scales()
+        wide = wide if divisor is None else wide * divisor
         scales = (np.abs(wide).max(axis=1) / np.float32(INT8_LIMIT)).astype(np.float32)
         ratio = np.divide(wide, scales[:, None], out=np.zeros_like(wide), where=scales[:, None] > 0)
         codes = np.rint(ratio).astype(np.int8)
