@@ -78,8 +78,7 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
     started = time.perf_counter()
     trained = _train(model, rows, dev, config=config, metric=data.task.metric, observe=observe)
     seconds = time.perf_counter() - started
-    _check_finite(model)
-    scores = score(predict_all(torch_predict(model), dev), dev.labels, data.task.metrics)
+    logits = predict_all(torch_predict(_check_finite(model)), dev)
     if request.out is not None:
         _save(model, pretrained.tokenizer, data, request.out)
     return RunResult(
@@ -93,7 +92,7 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
         steps=config.total_steps(len(data.train)),
         seconds=round(seconds, 2),
         metric=data.task.metric,
-        scores=scores,
+        scores=score(logits, dev.labels, data.task.metrics),
         majority=majority(dev.labels, data.task.metrics),
         head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
         patch_bytes=4 * trained,
@@ -154,13 +153,15 @@ def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
     return [Group([*head, *pooler.parameters()], config.head_lr)]
 
 
-def _check_finite(model: nn.Module) -> None:
+def _check_finite(model: nn.Module) -> nn.Module:
+    """`model` itself, if no parameter has diverged."""
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise ModelError(
                 f"training diverged: `{name}` holds a value that is not finite",
                 "lower `--lr` or `--head-lr`",
             )
+    return model
 
 
 def _save(model: Any, tokenizer: Any, data: TaskData, out: Path) -> None:
