@@ -3,7 +3,7 @@
 python benchmarks/resume.py --out docs/results/resume.json
 
 An artifact with one task is made; a second fit runs once to its end in a copy, and once with kills
-at random moments, after each of which the artifact is checked and the run resumed.
+at random moments after a checkpoint, after each of which the artifact is checked and the run resumed.
 """
 
 from __future__ import annotations
@@ -42,6 +42,16 @@ def is_sound(artifact: Path) -> bool:
     )
 
 
+def wait_for_checkpoint(file: Path) -> None:
+    """Return when the file is there and newer than at the call."""
+    before = file.stat().st_mtime_ns if file.exists() else 0
+    for _ in range(3000):
+        if file.exists() and file.stat().st_mtime_ns > before:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
@@ -58,13 +68,12 @@ def main() -> None:
         before = digest(start)
         shutil.copytree(start, smooth)
         shutil.copytree(start, killed)
-        begun = time.monotonic()
         subprocess.run(fit("tickets", smooth, args), check=True, capture_output=True)
-        whole = time.monotonic() - begun
         sound, unchanged = [], []
         for _ in range(args.kills):
             run = subprocess.Popen(fit("tickets", killed, args, "--resume"), stdout=-3, stderr=-3)
-            time.sleep(rng.uniform(0.3, 0.8) * whole)
+            wait_for_checkpoint(work / ".killed.tickets.unfinished" / "state.safetensors")
+            time.sleep(rng.uniform(0.0, 0.5))
             run.kill()
             run.wait()
             sound.append(is_sound(killed))

@@ -1,4 +1,4 @@
-"""Export a task of an artifact in both arithmetics and print the two verdicts.
+"""Export a task of an artifact in both kinds of arithmetic and print the two verdicts.
 
 python examples/export_and_verify.py ARTIFACT TASK
 """
