@@ -44,7 +44,9 @@ Metric = Annotated[
         help="Main metric for data of your own: accuracy, f1, matthews, pearson, spearman."
     ),
 ]
-Epochs = Annotated[float | None, typer.Option(help="Passes over the training rows. [3]")]
+Epochs = Annotated[
+    float | None, typer.Option(help="Passes over the training rows. [3, but at least 400 steps]")
+]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows a step. [32]")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens a text is cut to. [128]")]

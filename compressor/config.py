@@ -15,6 +15,9 @@ import yaml
 from maskpack.formats import ConfigError
 from maskpack.formats.tensors import binary_entropy
 
+_USUAL_EPOCHS = 3
+_LEAST_STEPS = 400
+
 
 class Precision(StrEnum):
     """Arithmetic of the training step; evaluation is always float32."""
@@ -37,7 +40,8 @@ class RunConfig:
     """What every run shares, learned mask or dense baseline.
 
     Attributes:
-        epochs: passes over the training rows; may be a fraction.
+        epochs: passes over the training rows, may be a fraction; None: 3, but at least 400 steps,
+            because a mask on a small task needs steps more than it needs rows.
         steps: optimiser steps; overrides `epochs`.
         batch_size: rows a step.
         max_length: tokens a text is cut to.
@@ -48,7 +52,7 @@ class RunConfig:
         precision: arithmetic of the training step.
     """
 
-    epochs: float = 3.0
+    epochs: float | None = None
     steps: int | None = None
     batch_size: int = 32
     max_length: int = 128
@@ -60,9 +64,14 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _whole(self, "batch_size", "max_length", "seed", "steps", "train_rows")
-        _positive(self, "epochs", "batch_size", "head_lr")
+        _positive(self, "batch_size", "head_lr")
         _positive(
-            self, *(name for name in ("steps", "train_rows") if getattr(self, name) is not None)
+            self,
+            *(
+                name
+                for name in ("epochs", "steps", "train_rows")
+                if getattr(self, name) is not None
+            ),
         )
         if self.max_length < 4:
             raise ConfigError(f"`max_length` is {self.max_length}, expected 4 or more")
@@ -77,6 +86,8 @@ class RunConfig:
         if self.steps is not None:
             return self.steps
         per_epoch = -(-rows // self.batch_size)
+        if self.epochs is None:
+            return max(_USUAL_EPOCHS * per_epoch, _LEAST_STEPS)
         return max(1, round(per_epoch * self.epochs))
 
     def sha256(self) -> str:

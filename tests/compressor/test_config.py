@@ -192,6 +192,8 @@ def test_a_target_as_a_share_is_taken_as_it_is():
 @pytest.mark.parametrize(
     ("options", "rows", "steps"),
     [
+        ({"batch_size": 32}, 96, 400),  # a small task needs steps more than rows
+        ({"batch_size": 32}, 100_000, 9375),
         ({"batch_size": 32, "epochs": 3}, 100, 12),  # a short last batch is a step
         ({"batch_size": 32, "epochs": 3}, 96, 9),
         ({"batch_size": 32, "epochs": 0.5}, 128, 2),
