@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers import logging as transformers_logging
+from transformers.utils import cached_file
 
 from maskpack.compressor.families import family_of
 from maskpack.formats import ModelError
@@ -75,7 +77,7 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
     classifier = load_classifier(location, outputs=2, revision=revision)
     base = getattr(classifier, family.base)
     files = _tokenizer_files(tokenizer) | {"config.json": _config_bytes(config)}
-    commit = getattr(config, "_commit_hash", None)
+    commit = _commit(location, revision=revision)
     return Pretrained(_shown_name(model), commit, base, tokenizer, files)
 
 
@@ -192,6 +194,15 @@ def _guard(load: Callable[[], Any], model: str) -> Any:
             f"cannot load a model from `{model}`: {_first_line(error)}",
             _WHERE,
         ) from error
+
+
+def _commit(location: str, *, revision: str | None) -> str | None:
+    """Commit of a hub model, from the folder its cache keeps it in; None for a local folder."""
+    if Path(location).is_dir():
+        return None
+    cached = _guard(lambda: cached_file(location, "config.json", revision=revision), location)
+    name = Path(cached).parent.name
+    return name if re.fullmatch("[0-9a-f]{40}", name) else None
 
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
