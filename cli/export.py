@@ -29,7 +29,10 @@ Rtol = Annotated[
         help="Largest error of the logits over their size. [0.25 for int8, none for fp32]"
     ),
 ]
-MaxDrop = Annotated[float | None, typer.Option(help="Largest loss of the metric, in points. [0.5]")]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(help="Largest loss of the metric, in points. [0.5, for int8 at least 2 rows]"),
+]
 Reference = Annotated[
     str | None,
     typer.Option(help="Fine-tuned model to compare with as well: folder or hub id."),

@@ -32,11 +32,13 @@ class Tolerance:
         max_drop: largest loss of the main metric on the evaluation data, in points (0.01).
         rtol: largest error of the logits of an input, root mean square over root mean square; None
             judges none.
+        rows: so many evaluation rows may always be lost: on a hundred of them one row is a point.
     """
 
     atol: float | None
     max_drop: float
     rtol: float | None = None
+    rows: int = 0
 
     def __post_init__(self) -> None:
         for name, value in (("atol", self.atol), ("rtol", self.rtol)):
@@ -65,11 +67,20 @@ class Tolerance:
             usual.atol if atol is None else atol,
             usual.max_drop if max_drop is None else max_drop,
             usual.rtol if rtol is None else rtol,
+            usual.rows if max_drop is None else 0,
         )
+
+    def allowed_drop(self, rows: int) -> float:
+        """Points that the metric may lose on an evaluation split of `rows`.
+
+        >>> Tolerance(None, 0.5, rows=2).allowed_drop(100)
+        2.0
+        """
+        return max(self.max_drop, 100.0 * self.rows / rows)
 
 
 DEFAULTS = {
-    Compute.INT8: Tolerance(atol=None, max_drop=0.5, rtol=0.25),
+    Compute.INT8: Tolerance(atol=None, max_drop=0.5, rtol=0.25, rows=2),
     Compute.FP32: Tolerance(atol=1e-4, max_drop=0.5),
 }
 

@@ -134,10 +134,10 @@ def judge(
     findings += _too_far(
         tolerance, accuracy.max_diff, accuracy.relative, "logits on the evaluation data"
     )
-    if not accuracy.drop <= tolerance.max_drop:
+    allowed = tolerance.allowed_drop(accuracy.rows)
+    if not accuracy.drop <= allowed:
         findings.append(
-            f"{accuracy.metric} drops by {accuracy.drop:.2f} points, "
-            f"tolerated {tolerance.max_drop:.2f}"
+            f"{accuracy.metric} drops by {accuracy.drop:.2f} points, tolerated {allowed:.2f}"
         )
     return findings
 

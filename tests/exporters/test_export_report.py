@@ -189,6 +189,6 @@ def test_a_drop_below_nothing_is_refused(drop):
 
 def test_each_arithmetic_has_its_usual_tolerance_and_the_user_overrules_it():
     assert Tolerance.of(Compute.FP32) == Tolerance(1e-4, 0.5, None)
-    assert Tolerance.of(Compute.INT8) == Tolerance(None, 0.5, 0.25)
+    assert Tolerance.of(Compute.INT8) == Tolerance(None, 0.5, 0.25, rows=2)
     assert Tolerance.of(Compute.INT8, atol=0.2, max_drop=0.0) == Tolerance(0.2, 0.0, 0.25)
     assert Tolerance.of(Compute.FP32, rtol=0.1) == Tolerance(1e-4, 0.5, 0.1)
