@@ -96,8 +96,6 @@ def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
         model = step(model).model
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
-    model.metadata_props.clear()
-    model.producer_name, model.producer_version = "maskpack", None
     model.graph.name = "maskpack"
     return ir.Model(
         model.graph,
