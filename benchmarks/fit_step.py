@@ -1,5 +1,8 @@
 """Time of one training step, in alternation, and peak memory: mask, dense, LoRA r=8, BitFit.
 
+The baselines run as transformers and peft make them; `-quick` gives them the dropout of
+`compressor/dropout.py`, which masks (and `compress baseline`) train with.
+
 python benchmarks/fit_step.py --out docs/results/fit-step.json
 
 Time: one process, the methods take turns step by step, medians. Memory: one process a method.
@@ -16,82 +19,84 @@ from pathlib import Path
 
 import numpy as np
 
-METHODS = ("dense", "mask8", "mask4", "lora8", "bitfit")
+METHODS = ("dense", "mask8", "mask4", "lora8", "bitfit", "dense-quick", "lora8-quick")
+BASELINES = {"dense": "full", "lora8": "lora", "bitfit": "bitfit"}
 BATCH = 32
 WARM_UP = 3
 
 
 def build(method: str, model_name: str):
-    """A callable that takes one step."""
+    """A callable that takes one step; `-quick` after a baseline gives it our dropout too."""
     import torch
 
-    from maskpack.compressor.config import FitConfig
+    from maskpack.compressor.baseline import trained_groups
+    from maskpack.compressor.config import BaselineConfig, FitConfig
+    from maskpack.compressor.dropout import Noise, quicken_dropout
+    from maskpack.compressor.ground import quantized_ground
     from maskpack.compressor.hub import load_classifier, load_pretrained
+    from maskpack.compressor.objective import Objective
     from maskpack.compressor.optimizer import FlooredAdam
-    from maskpack.compressor.quantize import quantize_model, scheme_of
-    from maskpack.compressor.restore import (
-        base_of,
-        build_classifier,
-        classifier_config,
-        head_parameters,
-    )
-    from maskpack.compressor.surgery import mask_linears
-    from maskpack.compressor.train import take_step
+    from maskpack.compressor.restore import build_classifier, classifier_config
+    from maskpack.compressor.shape import shape_of
+    from maskpack.compressor.student import enroll
+    from maskpack.compressor.train import Plan, take_step
 
     torch.manual_seed(0)
-    if method.startswith("mask"):
-        pretrained = load_pretrained(model_name)
-        backbone = quantize_model(pretrained.model, scheme_of(FitConfig(bits=int(method[4:]))))
-        config = classifier_config(pretrained.files["config.json"], ("a", "b"), outputs=2)
-        model = build_classifier(backbone, config, seed=0)
-        masked = mask_linears(base_of(model), backbone.linears, start=0.01)
-        groups = [
-            {"params": [layer.score for layer in masked.values()], "lr": 3e-4, "floor": 1.0},
-            {"params": list(head_parameters(model).values()), "lr": 1e-3},
-        ]
+    noise = Noise(0)
+    name, _, quick = method.partition("-")
+    labels = np.arange(BATCH, dtype=np.int64) % 2
+    objective = Objective(labels)
+    if name.startswith("mask"):
+        config = FitConfig(bits=int(name[4:]), quantizer="minmax" if name == "mask8" else "mse")
+        ground = quantized_ground(load_pretrained(model_name), config)
+        tree = classifier_config(ground.files["config.json"], ("a", "b"), outputs=2)
+        student = enroll(
+            build_classifier(ground.backbone, tree, seed=0),
+            shape_of(tree),
+            config,
+            plan=Plan(1000, BATCH, 0.1, 0, ARGS.bf16),
+            rows=None,
+            objective=objective,
+            sparsity=None,
+        )
+        model, groups, noise = student.model, student.groups, student.company[0]
     else:
         model = load_classifier(model_name, outputs=2)
-        if method == "lora8":
-            import peft
-
-            config = peft.LoraConfig(
-                r=8, target_modules=["query", "value"], task_type="SEQ_CLS", lora_alpha=16
-            )
-            model = peft.get_peft_model(model, config)
-        elif method == "bitfit":
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_("bias" in name or "classifier" in name)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = [{"params": trained, "lr": 1e-4}]
-    optimizer = FlooredAdam(groups)
+        groups = trained_groups(model, BaselineConfig(method=BASELINES[name]))
+        if quick:
+            quicken_dropout(model, noise)
+    optimizer = FlooredAdam(group.settings() for group in groups)
     model.train()
+    rows, count = np.arange(BATCH), [0]
 
-    def step(feeds, labels):
-        return take_step(model, optimizer, feeds, labels, bf16=ARGS.bf16)
+    def step(feeds):
+        noise.before_step(count[0])
+        count[0] += 1
+        loss_of = lambda logits: objective(logits, rows)  # noqa: E731
+        return take_step(model, optimizer, feeds, loss_of, bf16=ARGS.bf16)
 
     return step
 
 
 def batch(length: int):
     ids = np.random.default_rng(0).integers(1000, 20000, (BATCH, length), dtype=np.int64)
-    feeds = {
+    return {
         "input_ids": ids,
         "attention_mask": np.ones_like(ids),
         "token_type_ids": np.zeros_like(ids),
     }
-    return feeds, np.arange(BATCH, dtype=np.int64) % 2
 
 
 def timings() -> dict:
     steps = {method: build(method, ARGS.model) for method in METHODS}
     result = {}
     for length in ARGS.lengths:
-        feeds, labels = batch(length)
+        feeds = batch(length)
         spent = {method: [] for method in METHODS}
         for run in range(ARGS.runs + WARM_UP):
             for method, step in steps.items():
                 started = time.perf_counter()
-                step(feeds, labels)
+                step(feeds)
                 if run >= WARM_UP:
                     spent[method].append(time.perf_counter() - started)
         result[str(length)] = {
@@ -116,7 +121,7 @@ def main() -> None:
     if ARGS.memory:
         step = build(ARGS.memory, ARGS.model)
         for _ in range(4):
-            step(*batch(64))
+            step(batch(64))
         # not getrusage: its peak would include the parent before exec
         status = Path("/proc/self/status").read_text()
         print(int(status.split("VmHWM:")[1].split()[0]) / 1024)

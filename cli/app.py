@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would drown ou
 
 import typer
 
-from maskpack.cli import artifact, demo, export, fit, render
+from maskpack.cli import artifact, baseline, demo, export, fit, quantize, render, sweep
 from maskpack.formats import MaskpackError
 
 EXIT_ERROR = 1
@@ -33,8 +33,10 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("quantize")(quantize.quantize)
 app.command("fit")(fit.fit)
-app.command("baseline")(fit.baseline)
+app.command("baseline")(baseline.baseline)
+app.command("sweep")(sweep.sweep)
 app.command("eval")(artifact.evaluate)
 app.command("inspect")(artifact.inspect)
 app.command("check")(artifact.check)

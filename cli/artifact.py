@@ -138,6 +138,7 @@ def _describe(opened: Artifact) -> dict[str, Any]:
             "entropy_bytes": count.entropy_bytes,
             "mask_bytes": sum(mask.packed.nbytes for mask in patch.masks.values()),
             "head_bytes": sum(tensor.nbytes for tensor in patch.head.values()),
+            "extra_bytes": sum(t.nbytes for t in (*patch.dense.values(), *patch.gains.values())),
             "patch_bytes": size,
             "amortised_bytes": round(size + shared),
             "layer_zeros": {layer: mask.zeros for layer, mask in patch.masks.items()},

@@ -131,7 +131,7 @@ def show_report(report: Report, *, json: bool) -> None:
         ("what", "value"),
         [
             ("file", f"{render.size(graph.bytes)}, {graph.nodes} nodes, opset {graph.opset}"),
-            ("zero codes", f"{graph.code_zeros:,} (mask: {graph.mask_zeros:,})"),
+            ("removed", f"{graph.removed:,} of {graph.mask_zeros:,} weights the mask removes"),
             ("session", ", ".join(f"{key} {value}" for key, value in report.session.items())),
         ],
     )

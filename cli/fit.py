@@ -1,20 +1,18 @@
-"""`compress fit` and `compress baseline`: learn a mask, or train what it is compared with."""
+"""`compress fit`: learn a mask for one task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.compressor.config import BaselineConfig, FitConfig, save_options
-
-if TYPE_CHECKING:
-    from maskpack.compressor.results import RunResult
-    from maskpack.compressor.tasks import Task
+from maskpack.cli.result import show_result
+from maskpack.compressor.config import FitConfig
+from maskpack.compressor.options import save_options
 
 
 def fit(
@@ -33,25 +31,31 @@ def fit(
     name: Annotated[
         str | None, typer.Option(help="Name of the task in the artifact. [the task's own]")
     ] = None,
-    bits: Annotated[
-        int | None, typer.Option(help="Bits of a backbone weight: 8 or 4. [8, or the artifact's]")
-    ] = None,
-    group: Annotated[
-        int | None,
-        typer.Option(help="Weights that share a scale; 0: a row at 8 bits, 64 at 4. [0]"),
-    ] = None,
-    quantizer: Annotated[
-        str | None, typer.Option(help="auto, minmax or mse. [auto: minmax at 8 bits, mse at 4]")
-    ] = None,
+    bits: opt.Bits = None,
+    bits_override: opt.BitsOverride = None,
+    group: opt.Group = None,
+    quantizer: opt.Quantizer = None,
+    calibration: opt.Calibration = None,
+    refine: opt.Refine = None,
+    embedding_bits: opt.EmbeddingBits = None,
     epochs: opt.Epochs = None,
     steps: opt.Steps = None,
     batch_size: opt.BatchSize = None,
     max_length: opt.MaxLength = None,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate of the scores. [0.0003]")
+        float | None, typer.Option(help="Peak learning rate of the scores. [the estimator's]")
     ] = None,
     head_lr: opt.HeadLr = None,
     warmup: opt.Warmup = None,
+    estimator: Annotated[
+        str | None, typer.Option(help="threshold, topk, bernoulli or fixed. [threshold]")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="First scores: constant, magnitude, soft-magnitude, snip, random. [auto]"
+        ),
+    ] = None,
     margin: Annotated[
         float | None,
         typer.Option(help="Distance to a flip, in deviations of noise; smaller: more flips. [1.6]"),
@@ -64,8 +68,47 @@ def fit(
         float | None, typer.Option(help="Share of zeros to end with. [the margin decides]")
     ] = None,
     target_bpp: Annotated[
-        float | None, typer.Option(help="The same as entropy of the mask, in bits per weight.")
+        float | None, typer.Option(help="Entropy of the mask to stay within, in bits per weight.")
     ] = None,
+    target_bytes: Annotated[
+        int | None, typer.Option(help="Coded bytes of the whole patch to stay within.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Encoder layers to mask, such as 2-5 or 0,3. [all]")
+    ] = None,
+    modules: Annotated[
+        str | None, typer.Option(help="Parts of linear names to mask: query,value. [all]")
+    ] = None,
+    train_bias: Annotated[
+        bool | None, typer.Option(help="Train biases too; they join the patch. [no]")
+    ] = None,
+    train_norm: Annotated[
+        bool | None, typer.Option(help="Train LayerNorm parameters too. [no]")
+    ] = None,
+    train_scales: Annotated[
+        bool | None, typer.Option(help="Train a factor for each row of weights too. [no]")
+    ] = None,
+    dense_lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of those three. [0.0003]")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Fine-tuned model to learn from: a folder; twin trains one first."),
+    ] = None,
+    teacher_share: Annotated[
+        float | None, typer.Option(help="Weight of the teacher against the labels. [0.5]")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Softening of the teacher's opinion. [2]")
+    ] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Cut the mask from averaged scores; decay a step. [0: no]")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after so many epochs without a better score on held-out rows."),
+    ] = None,
+    dropout: opt.Dropout = None,
     seed: opt.Seed = None,
     train_rows: opt.TrainRows = None,
     precision: opt.Precision = None,
@@ -98,6 +141,9 @@ def fit(
         "bits": bits,
         "group": group,
         "quantizer": quantizer,
+        "calibration": calibration,
+        "refine": refine,
+        "embedding_bits": embedding_bits,
         "epochs": epochs,
         "steps": steps,
         "batch_size": batch_size,
@@ -105,14 +151,30 @@ def fit(
         "lr": lr,
         "head_lr": head_lr,
         "warmup": warmup,
+        "estimator": estimator,
+        "init": init,
         "margin": margin,
         "floor": floor,
         "sparsity": sparsity,
         "target_bpp": target_bpp,
+        "target_bytes": target_bytes,
+        "layers": layers,
+        "modules": modules,
+        "train_bias": train_bias,
+        "train_norm": train_norm,
+        "train_scales": train_scales,
+        "dense_lr": dense_lr,
+        "teacher": teacher,
+        "teacher_share": teacher_share,
+        "temperature": temperature,
+        "ema": ema,
+        "patience": patience,
+        "dropout": dropout,
         "seed": seed,
         "train_rows": train_rows,
         "precision": precision,
         "checkpoint_every": checkpoint_every,
+        "bits_override": opt.overrides(bits_override),
     }
     chosen = opt.resolve(FitConfig, config, given)
     if save_config is not None:
@@ -122,7 +184,7 @@ def fit(
 
     request = FitRequest(
         model=model,
-        task=_task(task, text_field, pair_field, label_field, regression, metric),
+        task=opt.find_named_task(task, text_field, pair_field, label_field, regression, metric),
         out=out,
         config=chosen,
         data=data,
@@ -155,131 +217,6 @@ def fit(
     with render.progress(request.stored_name, quiet=quiet) as observe:
         result = fit_task(request, observe=observe)
     show_result(result, json=json)
-
-
-def baseline(
-    model: opt.Model,
-    task: opt.TaskName,
-    method: Annotated[
-        str,
-        typer.Option(help="full: every weight; head: the classifier; head-pooler: and the pooler."),
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the trained model. [not kept]")
-    ] = None,
-    data: opt.Data = None,
-    eval_data: opt.EvalData = None,
-    text_field: opt.TextField = None,
-    pair_field: opt.PairField = None,
-    label_field: opt.LabelField = None,
-    regression: opt.Regression = False,
-    metric: opt.Metric = None,
-    epochs: opt.Epochs = None,
-    steps: opt.Steps = None,
-    batch_size: opt.BatchSize = None,
-    max_length: opt.MaxLength = None,
-    lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate of the pretrained weights. [0.0001]")
-    ] = None,
-    head_lr: opt.HeadLr = None,
-    warmup: opt.Warmup = None,
-    seed: opt.Seed = None,
-    train_rows: opt.TrainRows = None,
-    precision: opt.Precision = None,
-    config: opt.ConfigFile = None,
-    save_config: opt.SaveConfig = None,
-    revision: opt.Revision = None,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-) -> None:
-    """Train a dense baseline: the fine-tuned twin, or the head-only floor.
-
-    Example: compress baseline demo --task reviews --method full -o twin
-    """
-    given = {
-        "method": method,
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "lr": lr,
-        "head_lr": head_lr,
-        "warmup": warmup,
-        "seed": seed,
-        "train_rows": train_rows,
-        "precision": precision,
-    }
-    chosen = opt.resolve(BaselineConfig, config, given)
-    if save_config is not None:
-        save_options(save_config, chosen)
-    from maskpack.compressor import BaselineRequest, run_baseline  # noqa: PLC0415 - imports torch
-
-    request = BaselineRequest(
-        model=model,
-        task=_task(task, text_field, pair_field, label_field, regression, metric),
-        config=chosen,
-        out=out,
-        data=data,
-        eval_data=eval_data,
-        revision=revision,
-    )
-    with render.progress(f"{task} {method}", quiet=quiet) as observe:
-        result = run_baseline(request, observe=observe)
-    show_result(result, json=json)
-
-
-def show_result(result: RunResult, *, json: bool) -> None:
-    """Print what a run measured."""
-    if json:
-        render.data(result.to_json())
-        return
-    count = result.count
-    scores = [
-        (name, f"{value:.4f}", f"{result.majority[name]:.4f}")
-        for name, value in result.scores.items()
-    ]
-    render.table(
-        f"{result.task}: {result.method}, {result.steps} steps in {result.seconds:.0f} s",
-        ("metric", "value", "majority class"),
-        scores,
-    )
-    rows = [("head", render.size(result.head_bytes)), ("patch", render.size(result.patch_bytes))]
-    if count.weights:
-        rows = [
-            ("zeros", f"{count.zeros:,} of {count.weights:,} ({count.sparsity:.2%})"),
-            ("mask, packed", render.size(result.mask_bytes)),
-            (
-                "mask, entropy",
-                f"{render.size(count.entropy_bytes)} ({count.entropy_bpp:.3f} bits a weight)",
-            ),
-            *rows,
-        ]
-    render.table("", ("part", "size"), [*rows, ("backbone", render.size(result.backbone_bytes))])
-    if result.collapsed:
-        render.words(
-            f"warning: {result.metric} is no better than always giving the same answer; "
-            "try more steps, or a larger --margin"
-        )
-
-
-def _task(
-    name: str,
-    text_field: str | None,
-    pair_field: str | None,
-    label_field: str | None,
-    regression: bool,
-    metric: str | None,
-) -> Task:
-    from maskpack.compressor.tasks import Kind, find_task  # noqa: PLC0415 - keeps --help fast
-
-    return find_task(
-        name,
-        text_field=text_field,
-        pair_field=pair_field,
-        label_field=label_field,
-        kind=Kind.REGRESSION if regression else None,
-        metric=metric,
-    )
 
 
 def _show_plan(plan: Mapping[str, Any], *, json: bool) -> None:

@@ -6,16 +6,20 @@ class. Every option is None until somebody gives it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from maskpack.compressor.config import RunConfig, load_options
+from maskpack.compressor.options import Options, load_options
+from maskpack.formats import ConfigError
 
-Config = TypeVar("Config", bound=RunConfig)
+if TYPE_CHECKING:
+    from maskpack.compressor.tasks import Task
+
+Config = TypeVar("Config", bound=Options)
 
 Model = Annotated[
     str, typer.Argument(help="Folder, hub id, or the alias `demo` of the pretrained encoder.")
@@ -60,6 +64,33 @@ Precision = Annotated[
     str | None,
     typer.Option(help="Arithmetic of a training step: auto, bf16 or fp32. [auto]"),
 ]
+Bits = Annotated[
+    int | None,
+    typer.Option(help="Bits of a backbone weight: 8, 4, 2 or 1. [8, or the artifact's]"),
+]
+BitsOverride = Annotated[
+    list[str] | None,
+    typer.Option(help="PATTERN=BITS for some linears, such as *.layer.0.*=4; repeatable."),
+]
+Refine = Annotated[
+    int | None,
+    typer.Option(help="Steps in which 2- and 1-bit codes copy the float model on text. [600]"),
+]
+Group = Annotated[
+    int | None, typer.Option(help="Weights that share a scale; 0: a row at 8 bits, else 64. [0]")
+]
+Quantizer = Annotated[
+    str | None,
+    typer.Option(help="auto, minmax, minmax-tensor, mse or gptq. [auto: by bits]"),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(help="Text for gptq, a sentence a line, of no task. [shipped samples]"),
+]
+EmbeddingBits = Annotated[
+    int | None, typer.Option(help="Bits of an embedding's weight: 8 or 4. [8]")
+]
+Dropout = Annotated[float | None, typer.Option(help="Probability of dropout. [the model's own]")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file of options; the command line wins.")
 ]
@@ -84,3 +115,41 @@ def resolve(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> 
     from_file = load_options(file) if file is not None else {}
     chosen = {name: value for name, value in given.items() if value is not None}
     return kind.from_dict({**from_file, **chosen})
+
+
+def overrides(given: Sequence[str] | None) -> dict[str, int] | None:
+    """`PATTERN=BITS` texts as a mapping.
+
+    Raises:
+        ConfigError: a text without a number behind its last equals sign.
+    """
+    if not given:
+        return None
+    found = {}
+    for text in given:
+        pattern, _, bits = text.rpartition("=")
+        if not pattern or not bits.isdecimal():
+            raise ConfigError(f"`--bits-override {text}` is not PATTERN=BITS", "like *.layer.0.*=4")
+        found[pattern] = int(bits)
+    return found
+
+
+def find_named_task(
+    name: str,
+    text_field: str | None,
+    pair_field: str | None,
+    label_field: str | None,
+    regression: bool,
+    metric: str | None,
+) -> Task:
+    """The task of that name, or one over columns of the user's own data."""
+    from maskpack.compressor.tasks import Kind, find_task  # noqa: PLC0415 - keeps --help fast
+
+    return find_task(
+        name,
+        text_field=text_field,
+        pair_field=pair_field,
+        label_field=label_field,
+        kind=Kind.REGRESSION if regression else None,
+        metric=metric,
+    )

@@ -58,6 +58,14 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     _OUT.print(shown)
 
 
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table to stdout, padded so that it reads well as it stands."""
+    wide = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [head, ["-" * width for width in wide], *rows]
+    for row in lines:
+        data(f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, wide, strict=True))} |")
+
+
 def size(count: int) -> str:
     """Bytes in decimal units.
 
@@ -78,7 +86,11 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[News], No
         with _bar() as bar:
             handle = bar.add_task(label, total=None, news="")
             yield lambda news: bar.update(
-                handle, total=news.steps, completed=news.step, news=_summary(news)
+                handle,
+                description=label if news.stage == "task" else f"{label} ({news.stage})",
+                total=news.steps,
+                completed=news.step,
+                news=_summary(news),
             )
     else:
         yield _lines(label)
@@ -98,15 +110,17 @@ def _bar() -> Progress:
 
 def _lines(label: str) -> Callable[[News], None]:
     """One line every tenth of the run, for logs."""
-    started = time.monotonic()
+    began: dict[str, float] = {}
 
     def show(news: News) -> None:
+        started = began.setdefault(news.stage, time.monotonic())
         every = max(1, news.steps // 10)
         if news.step % every and news.step != news.steps:
             return
         spent = time.monotonic() - started
         left = spent / news.step * (news.steps - news.step)
-        words(f"{label} {news.step}/{news.steps} {_summary(news)}, {left:.0f} s left")
+        what = label if news.stage == "task" else f"{label} ({news.stage})"
+        words(f"{what} {news.step}/{news.steps} {_summary(news)}, {left:.0f} s left")
 
     return show
 

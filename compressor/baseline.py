@@ -1,14 +1,15 @@
-"""Dense baselines of a task: the fine-tuned twin and the head-only floor, same data and budget.
+"""What a mask is compared with, on the same data and budget: on floats, or on a quantised backbone.
 
-`full` trains every weight of the float model, `head` only the task-specific layers, `head-pooler`
-those and the pooler (the stricter floor: a pooler that was never trained for anything is a poor
-input for a linear classifier).
+`full` trains every weight, `head` only the task-specific layers, `head-pooler` those and the pooler
+(the stricter floor: a pooler that was never trained for anything is a poor input for a linear
+classifier), `bitfit` and `lora` the head and a small patch of their own.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,20 @@ from torch import nn
 from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.data import TaskData, load_data
+from maskpack.compressor.dropout import Noise, quicken_dropout
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import check_length, family_of, longest_input
-from maskpack.compressor.hub import load_classifier, load_pretrained
+from maskpack.compressor.ground import quantized_ground
+from maskpack.compressor.hub import Pretrained, load_classifier, load_pretrained
 from maskpack.compressor.news import Newsroom, Observe
+from maskpack.compressor.objective import Objective
 from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.restore import base_of, head_parameters
+from maskpack.compressor.restore import (
+    base_of,
+    build_classifier,
+    classifier_config,
+    head_parameters,
+)
 from maskpack.compressor.results import RunResult
 from maskpack.compressor.tasks import Task
 from maskpack.compressor.train import (
@@ -33,7 +42,9 @@ from maskpack.compressor.train import (
     train,
     uses_bf16,
 )
-from maskpack.formats import ConfigError, Interrupted, ModelError
+from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
+from maskpack.formats.codec import encode_backbone
+from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, new_folder
 
 
@@ -48,6 +59,8 @@ class BaselineRequest:
         out: folder for the trained model, or None to keep only the figures.
         data, eval_data: files of the task, see `load_data`.
         revision: branch, tag or commit of a hub model.
+        backbone: artifact whose backbone to start from, where `config.bits` asks for one; None
+            quantises the model anew.
     """
 
     model: str
@@ -57,10 +70,15 @@ class BaselineRequest:
     data: Path | None = None
     eval_data: Path | None = None
     revision: str | None = None
+    backbone: Path | None = None
 
 
 def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None) -> RunResult:
-    """Train one dense baseline and score it; save it as a plain model folder if asked to."""
+    """Train one baseline and score it; save it as a plain model folder if asked to.
+
+    Raises:
+        ConfigError: the method does not fit the encoder, or `lora` without the package `peft`.
+    """
     config = request.config
     if request.out is not None:
         check_free(request.out)
@@ -73,32 +91,62 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
         encode(pretrained.tokenizer, split, max_length=config.max_length, token_types=types)
         for split in (data.train, data.dev)
     )
-    torch.manual_seed(config.seed)
-    model = load_classifier(request.model, outputs=data.outputs, revision=request.revision)
+    model, backbone_bytes = _start(request, pretrained, data, observe)
     started = time.perf_counter()
     trained = _train(model, rows, dev, config=config, metric=data.task.metric, observe=observe)
     seconds = time.perf_counter() - started
+    _fold_factors(model)
     logits = predict_all(torch_predict(_check_finite(model)), dev)
     if request.out is not None:
         _save(model, pretrained.tokenizer, data, request.out)
+    scores = score(logits, dev.labels, data.task.metrics)
+    result = _result(config, data, scores)
+    return replace(
+        result,
+        model=pretrained.name,
+        majority=majority(dev.labels, data.task.metrics),
+        seconds=round(seconds, 2),
+        head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
+        patch_bytes=4 * trained,
+        backbone_bytes=backbone_bytes,
+    )
+
+
+def _result(config: BaselineConfig, data: TaskData, scores: Mapping[str, float]) -> RunResult:
+    """What can be said without the model."""
     return RunResult(
         method=str(config.method),
-        model=pretrained.name,
+        model="",
         task=data.task.name,
-        bits=32,
+        bits=config.bits or 32,
         seed=config.seed,
         train_rows=len(data.train),
         eval_rows=len(data.dev),
         steps=config.total_steps(len(data.train)),
-        seconds=round(seconds, 2),
+        seconds=0.0,
         metric=data.task.metric,
-        scores=score(logits, dev.labels, data.task.metrics),
-        majority=majority(dev.labels, data.task.metrics),
-        head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
-        patch_bytes=4 * trained,
-        backbone_bytes=4 * sum(p.numel() for p in base_of(model).parameters()),
+        scores=scores,
+        majority={},
         options=asdict(config),
     )
+
+
+def _start(
+    request: BaselineRequest, pretrained: Pretrained, data: TaskData, observe: Observe
+) -> tuple[Any, int]:
+    """The classifier before its first step, and the bytes of its encoder as stored."""
+    config = request.config
+    torch.manual_seed(config.seed)
+    if config.bits is None:
+        model = load_classifier(request.model, outputs=data.outputs, revision=request.revision)
+        return model, 4 * sum(p.numel() for p in base_of(model).parameters())
+    if request.backbone is not None:
+        backbone = open_artifact(request.backbone).backbone
+    else:
+        backbone = quantized_ground(pretrained, config.backbone(), observe=observe).backbone
+    tree = classifier_config(pretrained.files[CONFIG], data.labels, outputs=data.outputs)
+    model = build_classifier(backbone, tree, seed=config.seed)
+    return model, len(encode_backbone(backbone))
 
 
 def _train(
@@ -112,6 +160,8 @@ def _train(
 ) -> int:
     """Train in place what the method trains; return how many parameters that is."""
     groups = trained_groups(model, config)
+    noise = Noise(config.seed)
+    quicken_dropout(model, noise, p=config.dropout)
     steps = config.total_steps(len(rows))
     bf16 = uses_bf16(config.precision)
     per_epoch = -(-len(rows) // config.batch_size)
@@ -122,8 +172,9 @@ def _train(
             rows,
             plan=Plan(steps, config.batch_size, config.warmup, config.seed, bf16),
             groups=groups,
+            objective=Objective(rows.labels),
+            company=noise,
             checkpoints=NoCheckpoints(),
-            after_step=lambda _: None,
             observe=news.report,
         )
     except KeyboardInterrupt:
@@ -137,20 +188,64 @@ def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
     Raises:
         ConfigError: `head-pooler` for an encoder without a pooler.
     """
-    head = list(head_parameters(model).values())
+    head = Group(list(head_parameters(model).values()), config.head_lr)
     base = base_of(model)
     if config.method is Method.FULL:
-        return [Group(list(base.parameters()), config.lr), Group(head, config.head_lr)]
+        return [Group(list(base.parameters()), config.peak_lr), head]
     base.requires_grad_(requires_grad=False)
     if config.method is Method.HEAD:
-        return [Group(head, config.head_lr)]
+        return [head]
+    trained = list(_TRAINED[config.method](base, config))
+    for parameter in trained:
+        parameter.requires_grad = True
+    return [Group(trained, config.peak_lr), head]
+
+
+def _pooler(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
+    """All of the pooler."""
     pooler = getattr(base, "pooler", None)
     if not isinstance(pooler, nn.Module):
         raise ConfigError(
-            f"`{model.config.model_type}` has no pooler to train", "use `--method head`"
+            f"`{base.config.model_type}` has no pooler to train", "use `--method head`"
         )
-    pooler.requires_grad_(requires_grad=True)
-    return [Group([*head, *pooler.parameters()], config.head_lr)]
+    del config
+    return pooler.parameters()
+
+
+def _biases(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
+    """Every bias, LayerNorm's too: BitFit (Ben Zaken et al. 2022, arXiv 2106.10199)."""
+    del config
+    return (p for name, p in base.named_parameters() if name.endswith("bias"))
+
+
+def _factors(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
+    """Low-rank factors beside query and value: LoRA (Hu et al. 2021, arXiv 2106.09685)."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
+    except ImportError:
+        raise ConfigError("`lora` needs the package peft", "pip install peft") from None
+    names = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+    targets = [name for name in ("query", "value", "q_lin", "v_lin") if name in names]
+    options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
+    inject_adapter_in_model(options, base)
+    return (p for name, p in base.named_parameters() if "lora_" in name)
+
+
+def _fold_factors(model: nn.Module) -> None:
+    """Add the factors of `lora` to their weights, so that what is measured and saved is plain."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "get_base_layer"):
+                layer: Any = child  # peft ships no types
+                layer.merge()
+                setattr(module, name, layer.get_base_layer())
+
+
+_TRAINED: dict[Method, Callable[[Any, BaselineConfig], Iterable[nn.Parameter]]] = {
+    Method.HEAD_POOLER: _pooler,
+    Method.BITFIT: _biases,
+    Method.LORA: _factors,
+}
 
 
 def _check_finite(model: nn.Module) -> nn.Module:

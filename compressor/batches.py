@@ -46,6 +46,11 @@ class Encoded:
         """Tokens of each row."""
         return np.array([len(row) for row in self.ids], dtype=np.int64)
 
+    def take(self, rows: NDArray[np.intp]) -> Encoded:
+        """Some of the rows, in the order given."""
+        types = None if self.types is None else tuple(self.types[row] for row in rows)
+        return Encoded(tuple(self.ids[row] for row in rows), types, self.labels[rows], self.pad)
+
     def feeds(self, rows: NDArray[np.intp]) -> Feeds:
         """The rows as one padded batch."""
         width = max(len(self.ids[row]) for row in rows)

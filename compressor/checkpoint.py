@@ -1,7 +1,7 @@
 """Keep a run's state on disk so that it can go on after any stop, with the same result.
 
-One safetensors file holds trained parameters, Adam's moments, thresholds and torch's random state;
-it is replaced atomically. The data order needs no state: it follows from seed, epoch and step.
+One safetensors file holds trained parameters, Adam's moments, thresholds, what companions keep and
+torch's random state; it is replaced atomically. The data order needs no state: it follows from seed, epoch and step.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
+from maskpack.compressor.train import State
 from maskpack.formats import ArtifactError
 from maskpack.formats.writer import write_bytes
 
@@ -49,7 +50,7 @@ class FolderCheckpoints:
         """Whether there is a state to go on from."""
         return self.file.is_file()
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def load(self, state: State) -> int:
         """Restore the state and return its step; 0 if there is none or `resume` is off.
 
         Raises:
@@ -58,14 +59,14 @@ class FolderCheckpoints:
         if not (self.resume and self.found()):
             return 0
         try:
-            with safe_open(self.file, framework="pt") as state:
-                meta = json.loads(state.metadata()["maskpack"])
+            with safe_open(self.file, framework="pt") as kept:
+                meta = json.loads(kept.metadata()["maskpack"])
                 self._check(meta)
                 with torch.no_grad():
-                    for name, tensor in _state(model, optimizer, create=True):
-                        tensor.copy_(state.get_tensor(name))
-                torch.set_rng_state(state.get_tensor("rng"))
-                for group, eps in zip(optimizer.param_groups, meta["eps"], strict=True):
+                    for name, tensor in _tensors(state, create=True):
+                        tensor.copy_(kept.get_tensor(name))
+                torch.set_rng_state(kept.get_tensor("rng"))
+                for group, eps in zip(state.optimizer.param_groups, meta["eps"], strict=True):
                     group["eps"] = eps
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ArtifactError(
@@ -74,17 +75,15 @@ class FolderCheckpoints:
             ) from error
         return int(meta["step"])
 
-    def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, now: bool = False
-    ) -> None:
+    def save(self, state: State, step: int, *, now: bool = False) -> None:
         """Keep the state if `step` is a multiple of `every`, or `now`; never if `every` is 0."""
         if self.every and (now or step % self.every == 0):
-            self._write(model, optimizer, step)
+            self._write(state, step)
 
-    def _write(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        tensors = {name: tensor.detach() for name, tensor in _state(model, optimizer)}
+    def _write(self, state: State, step: int) -> None:
+        tensors = {name: tensor.detach() for name, tensor in _tensors(state)}
         tensors["rng"] = torch.get_rng_state()
-        eps = [group["eps"] for group in optimizer.param_groups]
+        eps = [group["eps"] for group in state.optimizer.param_groups]
         meta = json.dumps({"step": step, "key": self.key, "eps": eps})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,13 +103,12 @@ class FolderCheckpoints:
             )
 
 
-def _state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, *, create: bool = False
-) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the state by name: trained parameters, moments, thresholds.
+def _tensors(state: State, *, create: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the state by name: trained parameters, moments, thresholds, companions'.
 
     With `create`, moments that do not exist yet are made, so that they can be filled.
     """
+    model, optimizer = state.model, state.optimizer
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         if id(parameter) not in trained:
@@ -127,3 +125,5 @@ def _state(
     for name, buffer in model.named_buffers():
         if name.endswith(".threshold"):
             yield f"threshold/{name}", buffer
+    for name, tensor in state.company.state().items():
+        yield f"companion/{name}", tensor

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Self
 
-import yaml
-
+from maskpack.compressor.options import Options, check_positive, check_whole, given
 from maskpack.formats import ConfigError
-from maskpack.formats.tensors import binary_entropy
+from maskpack.formats.bits import CODE_BITS
 
 _USUAL_EPOCHS = 3
 _LEAST_STEPS = 400
@@ -28,15 +24,39 @@ class Precision(StrEnum):
 
 
 class Method(StrEnum):
-    """Baselines: what is trained, on the float model."""
+    """Baselines: what is trained instead of a mask."""
 
     FULL = "full"
     HEAD = "head"
     HEAD_POOLER = "head-pooler"
+    BITFIT = "bitfit"
+    LORA = "lora"
+
+
+class Estimator(StrEnum):
+    """How mask bits follow from scores."""
+
+    THRESHOLD = "threshold"
+    TOPK = "topk"
+    BERNOULLI = "bernoulli"
+    FIXED = "fixed"
+
+
+_REFINE_STEPS = 600
+QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
+START_NAMES = ("auto", "constant", "magnitude", "soft-magnitude", "snip", "random")
+
+# of a threshold's scores it cancels, see `masked.py`; logits of drawn masks need it
+_SCORE_LR = {
+    Estimator.THRESHOLD: 3e-4,
+    Estimator.TOPK: 3e-4,
+    Estimator.BERNOULLI: 5e-2,
+    Estimator.FIXED: 3e-4,
+}
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Options):
     """What every run shares, learned mask or dense baseline.
 
     Attributes:
@@ -63,16 +83,9 @@ class RunConfig:
     precision: Precision = Precision.AUTO
 
     def __post_init__(self) -> None:
-        _whole(self, "batch_size", "max_length", "seed", "steps", "train_rows")
-        _positive(self, "batch_size", "head_lr")
-        _positive(
-            self,
-            *(
-                name
-                for name in ("epochs", "steps", "train_rows")
-                if getattr(self, name) is not None
-            ),
-        )
+        check_whole(self, "batch_size", "max_length", "seed", "steps", "train_rows")
+        check_positive(self, "batch_size", "head_lr")
+        check_positive(self, *given(self, "epochs", "steps", "train_rows"))
         if self.max_length < 4:
             raise ConfigError(f"`max_length` is {self.max_length}, expected 4 or more")
         if not 0.0 <= self.warmup < 1.0:
@@ -90,144 +103,247 @@ class RunConfig:
             return max(_USUAL_EPOCHS * per_epoch, _LEAST_STEPS)
         return max(1, round(per_epoch * self.epochs))
 
-    def sha256(self) -> str:
-        """Digest of all options: a checkpoint belongs to one set of them."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> Self:
-        """Options from a mapping; absent ones keep their default.
-
-        Raises:
-            ConfigError: an option that does not exist, or a value of the wrong type or range.
-        """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(tree) - known)
-        if unknown:
-            raise ConfigError(f"no option `{unknown[0]}`", f"options: {', '.join(sorted(known))}")
-        try:
-            return cls(**tree)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"an option has a wrong value: {error}") from error
-
 
 @dataclass(frozen=True)
-class FitConfig(RunConfig):
-    """How a mask is learned.
+class BackboneConfig(Options):
+    """How a pretrained encoder becomes integers.
 
     Attributes:
         bits: width of a backbone code; fixed once an artifact exists.
-        group: weights that share a scale; 0 picks one scale a row at 8 bits and 64 at 4 bits.
-        quantizer: `minmax`, `mse`, or `auto` (minmax at 8 bits, mse at 4).
-        lr: peak learning rate of the scores.
-        margin: how far a score must travel to flip its weight, in standard deviations of the
-            distance that noise alone would drive it. Smaller means more flips.
-        floor: how much the size of a gradient counts, see `optimizer.py`; 0 is plain Adam.
-        sparsity: share of zeros to end with; None lets the margin decide.
-        target_bpp: the same as entropy of the mask, in bits per masked weight.
-        checkpoint_every: steps between checkpoints; 0 writes none.
+        group: weights that share a scale; 0 picks one scale a row at 8 bits, else 64.
+        quantizer: `minmax`, `minmax-tensor`, `mse`, `gptq`, or `auto` (see `quantize.py`).
+        embedding_bits: width of an embedding's codes, 8 or 4.
+        bits_override: pattern of parameter names -> bits, such as `encoder.layer.0.*`: 4.
+        calibration: text file, one sentence a line, for quantisers that look at activations; None
+            takes the shipped sample sentences.
+        refine: steps in which codes of 2 and 1 bits learn to copy the float model on that text,
+            see `refine.py`; None: 600 at these widths; 0: none.
     """
 
     bits: int = 8
     group: int = 0
     quantizer: str = "auto"
-    lr: float = 3e-4
+    embedding_bits: int = 8
+    bits_override: Mapping[str, int] = field(default_factory=dict)
+    calibration: str | None = None
+    refine: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole(self, "bits", "group", "embedding_bits", "refine")
+        if self.bits not in CODE_BITS:
+            raise ConfigError(f"`bits` is {self.bits}, expected one of {CODE_BITS}")
+        if self.embedding_bits not in {8, 4}:
+            raise ConfigError(f"`embedding_bits` is {self.embedding_bits}, expected 8 or 4")
+        if self.group < 0 or (self.refine or 0) < 0:
+            raise ConfigError("`group` and `refine` cannot be negative")
+        if self.quantizer not in QUANTIZER_NAMES:
+            raise ConfigError(
+                f"no quantizer `{self.quantizer}`", f"quantizers: {', '.join(QUANTIZER_NAMES)}"
+            )
+        if not isinstance(self.bits_override, Mapping):
+            raise ConfigError(
+                f"`bits_override` is {self.bits_override!r}, expected a mapping of patterns to bits"
+            )
+        for pattern, bits in self.bits_override.items():
+            if isinstance(bits, bool) or bits not in CODE_BITS:
+                raise ConfigError(f"`bits_override` gives `{pattern}` {bits!r} bits: {CODE_BITS}")
+
+    @property
+    def refine_steps(self) -> int:
+        """Steps of refinement, with the default resolved."""
+        usual = _REFINE_STEPS if self.quantizer in {"auto", "mse", "gptq"} else 0
+        return usual if self.refine is None else self.refine
+
+
+@dataclass(frozen=True)
+class FitConfig(RunConfig, BackboneConfig):
+    """How a mask is learned, over which backbone.
+
+    Attributes:
+        estimator: `threshold` (flips where gradients insist), `topk` (a fixed share a kind of
+            matrix), `bernoulli` (drawn masks), `fixed` (the start is the mask, nothing is learned).
+        init: first scores, see `starts.py`; `auto` is constant, or magnitude for a sparsity.
+        lr: peak learning rate of the scores; None: the estimator's own.
+        margin: how far a score must travel to flip its weight, in standard deviations of the
+            distance that noise alone would drive it. Smaller means more flips.
+        floor: how much the size of a gradient counts, see `optimizer.py`; 0 is plain Adam.
+        sparsity: share of zeros to end with (of `bernoulli`: to start with); None lets the margin
+            decide.
+        target_bpp: entropy of the mask to stay within, in bits per masked weight.
+        target_bytes: coded size of the whole patch to stay within: mask entropy, head and the rest.
+        layers: encoder layers whose linears are masked, such as `2-5` or `0,3`; None: all.
+        modules: parts of linear names that are masked, such as `query,value`; None: all.
+        train_bias, train_norm, train_scales: whether biases, LayerNorm parameters, and a factor a
+            row of each masked linear are trained too; each adds float16 values to the patch.
+        dense_lr: their peak learning rate.
+        ema: weight of the past in an average of the scores that the mask is cut from; 0: none.
+        patience: epochs without a better metric on held-out training rows before the end.
+        dropout: probability of dropout; None: the model's own.
+        teacher: folder of a fine-tuned classifier to learn from; `twin` trains one first.
+        teacher_share: weight of the teacher's opinion against the labels.
+        temperature: softening of both opinions.
+        checkpoint_every: steps between checkpoints; 0 writes none.
+    """
+
+    estimator: Estimator = Estimator.THRESHOLD
+    init: str = "auto"
+    lr: float | None = None
     margin: float = 1.6
     floor: float = 1.0
     sparsity: float | None = None
     target_bpp: float | None = None
+    target_bytes: int | None = None
+    layers: str | None = None
+    modules: str | None = None
+    train_bias: bool = False
+    train_norm: bool = False
+    train_scales: bool = False
+    dense_lr: float = 3e-4
+    ema: float = 0.0
+    patience: int | None = None
+    dropout: float | None = None
+    teacher: str | None = None
+    teacher_share: float = 0.5
+    temperature: float = 2.0
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _whole(self, "bits", "group", "checkpoint_every")
-        _positive(self, "lr", "margin")
-        if self.bits not in {8, 4}:
-            raise ConfigError(f"`bits` is {self.bits}, this release learns on 8 or 4")
-        if self.group < 0 or self.checkpoint_every < 0 or not 0 <= self.floor < math.inf:
-            raise ConfigError("`group`, `checkpoint_every` and `floor` cannot be negative")
-        if self.quantizer not in {"auto", "minmax", "mse"}:
-            raise ConfigError(f"no quantizer `{self.quantizer}`", "quantizers: auto, minmax, mse")
-        if self.sparsity is not None and self.target_bpp is not None:
-            raise ConfigError("`sparsity` and `target_bpp` set the same thing", "give one of them")
+        RunConfig.__post_init__(self)
+        BackboneConfig.__post_init__(self)
+        object.__setattr__(self, "estimator", Estimator(self.estimator))
+        check_whole(self, "checkpoint_every", "target_bytes", "patience")
+        check_positive(self, "margin", "dense_lr", "temperature")
+        check_positive(self, *given(self, "lr", "target_bytes", "patience"))
+        self._check_size()
+        if self.checkpoint_every < 0 or not 0 <= self.floor < math.inf:
+            raise ConfigError("`checkpoint_every` and `floor` cannot be negative")
+        for name in ("ema", "dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ConfigError(f"`{name}` is {value}, expected a share in [0, 1)")
+        if not 0.0 < self.teacher_share <= 1.0:
+            raise ConfigError(f"`teacher_share` is {self.teacher_share}, expected (0, 1]")
+        if self.patience is not None and (self.has_size_target or self.ema):
+            raise ConfigError(
+                "`patience` ends a run early, size targets and `ema` need its last step",
+                "leave one of them out",
+            )
+        self.layer_numbers()
+
+    def _check_size(self) -> None:
+        targets = given(self, "sparsity", "target_bpp", "target_bytes")
+        if len(targets) > 1:
+            raise ConfigError(
+                f"`{targets[0]}` and `{targets[1]}` set the same thing", "give one of them"
+            )
         if self.sparsity is not None and not 0.0 < self.sparsity < 1.0:
             raise ConfigError(f"`sparsity` is {self.sparsity}, expected a share in (0, 1)")
         if self.target_bpp is not None and not 0.0 < self.target_bpp <= 1.0:
             raise ConfigError(f"`target_bpp` is {self.target_bpp}, expected (0, 1] bits a weight")
+        if self.init not in START_NAMES:
+            raise ConfigError(f"no init `{self.init}`", f"inits: {', '.join(START_NAMES)}")
+        ranked = self.init not in {"auto", "constant"} or self.estimator is not Estimator.THRESHOLD
+        if ranked and self.sparsity is None:
+            what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
+            raise ConfigError(f"{what} needs a share of zeros", "give `--sparsity`")
 
     @property
-    def target_sparsity(self) -> float | None:
-        """Share of zeros that meets the size target, or None if there is no target.
+    def has_size_target(self) -> bool:
+        """Whether the size of the mask is asked for."""
+        return bool(given(self, "sparsity", "target_bpp", "target_bytes"))
 
-        >>> round(FitConfig(target_bpp=0.0808).target_sparsity, 4)
-        0.01
+    @property
+    def start(self) -> str:
+        """Name of the first scores, with `auto` resolved."""
+        if self.init != "auto":
+            return self.init
+        if self.estimator is Estimator.TOPK or self.sparsity is None:
+            return "constant"
+        return "soft-magnitude" if self.estimator is Estimator.BERNOULLI else "magnitude"
+
+    @property
+    def score_lr(self) -> float:
+        """Peak learning rate of the scores."""
+        return _SCORE_LR[self.estimator] if self.lr is None else self.lr
+
+    def layer_numbers(self) -> frozenset[int] | None:
+        """Numbers of the layers to mask, or None for all.
+
+        >>> sorted(FitConfig(layers="0,2-4").layer_numbers())
+        [0, 2, 3, 4]
+
+        Raises:
+            ConfigError: not a list of numbers and ranges.
         """
-        if self.target_bpp is None:
-            return self.sparsity
-        low, high = 0.0, 0.5
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (
-                (middle, high) if binary_entropy(middle) < self.target_bpp else (low, middle)
-            )
-        return (low + high) / 2
+        if self.layers is None:
+            return None
+        numbers: set[int] = set()
+        for part in self.layers.split(","):
+            first, dash, last = part.strip().partition("-")
+            if not first.isdecimal() or (dash and not last.isdecimal()):
+                raise ConfigError(f"`layers` is `{self.layers}`", "write it like `2-5` or `0,3`")
+            numbers.update(range(int(first), int(last or first) + 1))
+        if not numbers:
+            raise ConfigError(f"`layers` is `{self.layers}`, which names no layer")
+        return frozenset(numbers)
 
 
 @dataclass(frozen=True)
 class BaselineConfig(RunConfig):
-    """How a dense baseline is trained.
+    """How a baseline is trained.
 
     Attributes:
         method: what is trained.
-        lr: peak learning rate of the pretrained weights, for `full`.
+        lr: peak learning rate of what is not the head; None: the method's usual one.
+        rank: rank of the factors of `lora`, on query and value.
+        bits: None: on the float model; else on the model with its linears quantised to that width.
+        quantizer, group, embedding_bits, calibration, refine: of that backbone.
+        dropout: probability of dropout; None: the model's own.
     """
 
     method: Method = Method.FULL
-    lr: float = 1e-4
+    lr: float | None = None
+    rank: int = 8
+    bits: int | None = None
+    quantizer: str = "auto"
+    group: int = 0
+    embedding_bits: int = 8
+    calibration: str | None = None
+    refine: int | None = None
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "lr")
+        check_whole(self, "rank", "bits", "group")
+        check_positive(self, "rank", *given(self, "lr", "bits"))
         object.__setattr__(self, "method", Method(self.method))
+        if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"`dropout` is {self.dropout}, expected a share in [0, 1)")
+        if self.bits is not None:
+            self.backbone()
+
+    @property
+    def peak_lr(self) -> float:
+        """Peak learning rate of what is not the head."""
+        return _METHOD_LR[self.method] if self.lr is None else self.lr
+
+    def backbone(self) -> BackboneConfig:
+        """The backbone's options."""
+        assert self.bits is not None
+        return BackboneConfig(
+            bits=self.bits,
+            group=self.group,
+            quantizer=self.quantizer,
+            embedding_bits=self.embedding_bits,
+            calibration=self.calibration,
+            refine=self.refine,
+        )
 
 
-def load_options(path: Path) -> dict[str, Any]:
-    """Options from a YAML file: a mapping of names to values. Inverse of `save_options`.
-
-    Raises:
-        ConfigError: no such file, or not a mapping.
-    """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the options in `{path}`: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"`{path}` does not hold a mapping of options")
-    return {str(key).replace("-", "_"): value for key, value in tree.items()}
-
-
-def save_options(path: Path, config: RunConfig) -> None:
-    """Write all options, defaults included, as YAML that `load_options` reads."""
-    tree = {key: str(v) if isinstance(v, StrEnum) else v for key, v in asdict(config).items()}
-    try:
-        path.write_text(yaml.safe_dump(tree, sort_keys=True), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
-
-
-def _whole(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ConfigError(f"`{name}` is {value!r}, expected a whole number")
-
-
-def _positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
-            raise ConfigError(f"`{name}` is {value!r}, expected a number above 0")
+_METHOD_LR = {
+    Method.FULL: 1e-4,
+    Method.HEAD: 1e-3,
+    Method.HEAD_POOLER: 1e-3,
+    Method.BITFIT: 1e-3,
+    Method.LORA: 1e-3,
+}

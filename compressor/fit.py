@@ -31,15 +31,15 @@ def fit_task(request: FitRequest, *, observe: Observe = lambda _: None) -> RunRe
         MaskpackError: see `formats/errors.py`; what was at `request.out` before is still there.
     """
     # data, backbone, tokenizer; refuses here what cannot end well
-    run = prepare(request)
+    run = prepare(request, observe=observe)
 
     # scores and head, on frozen codes
     started = time.perf_counter()
-    patch = learn(run, observe=observe)
+    patch, steps = learn(run, observe=observe)
     seconds = time.perf_counter() - started
 
     # scores of the patch as it will be read back: bits and float16
-    entry, result = measure(run, patch, seconds=seconds)
+    entry, result = measure(run, patch, steps=steps, seconds=seconds)
 
     # a new artifact, or one more task in an old one
     size = write(run, entry, patch)

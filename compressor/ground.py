@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.config import FitConfig
+from maskpack.compressor.calibration import Calibration, calibration_texts
+from maskpack.compressor.config import BackboneConfig, FitConfig, Precision
 from maskpack.compressor.families import Family, family_of, longest_input
-from maskpack.compressor.hub import load_pretrained, load_tokenizer
-from maskpack.compressor.quantize import quantize_model, scheme_of
+from maskpack.compressor.hub import Pretrained, load_pretrained, load_tokenizer
+from maskpack.compressor.news import Observe
+from maskpack.compressor.quantize import is_calibrated, quantize_model, scheme_of
+from maskpack.compressor.refine import refinable, refine
+from maskpack.compressor.train import uses_bf16
 from maskpack.formats import (
     Artifact,
     ArtifactError,
@@ -25,6 +29,7 @@ from maskpack.formats import (
     is_artifact,
     open_artifact,
 )
+from maskpack.formats.bits import ZERO_FREE_BITS
 from maskpack.formats.codec import encode_backbone
 from maskpack.formats.schema import CONFIG
 
@@ -70,6 +75,7 @@ def prepare_ground(
     *,
     bits_given: bool = True,
     revision: str | None = None,
+    observe: Observe = lambda _: None,
 ) -> Ground:
     """Read the backbone at `out`, or quantise `model` if there is none yet.
 
@@ -80,20 +86,48 @@ def prepare_ground(
         return _from_artifact(
             model, open_artifact(out), config, bits_given=bits_given, revision=revision
         )
-    pretrained = load_pretrained(model, revision=revision)
-    scheme = scheme_of(config)
+    return quantized_ground(load_pretrained(model, revision=revision), config, observe=observe)
+
+
+def quantized_ground(
+    pretrained: Pretrained, config: BackboneConfig, *, observe: Observe = lambda _: None
+) -> Ground:
+    """Quantise a pretrained model; at 2 and 1 bits, let the codes copy it on unlabelled text."""
+    scheme, base = scheme_of(config), pretrained.model
+    calibration = _calibration(pretrained, config, scheme)
+    backbone = quantize_model(base, scheme, calibration)
+    if config.refine_steps and refinable(backbone):
+        assert calibration is not None
+        bf16 = uses_bf16(Precision.AUTO)
+        steps = config.refine_steps
+        backbone = refine(base, backbone, calibration, steps=steps, bf16=bf16, observe=observe)
+        scheme = replace(scheme, quantizer=f"{scheme.quantizer}, refined")
     return Ground(
-        backbone=quantize_model(pretrained.model, scheme),
+        backbone=backbone,
         source=Source(
             pretrained.name,
             pretrained.revision,
-            pretrained.model.config.model_type,
+            base.config.model_type,
             pretrained.weights_sha256(),
         ),
         scheme=scheme,
         files=pretrained.files,
         tokenizer=pretrained.tokenizer,
         artifact=None,
+    )
+
+
+def _calibration(
+    pretrained: Pretrained, config: BackboneConfig, scheme: Scheme
+) -> Calibration | None:
+    """Text, if anything will look at it."""
+    narrow = min([scheme.bits, *scheme.overrides.values()]) in ZERO_FREE_BITS
+    if not is_calibrated(scheme) and not (narrow and config.refine_steps):
+        return None
+    return Calibration.of(
+        pretrained.tokenizer,
+        calibration_texts(None if config.calibration is None else Path(config.calibration)),
+        token_types=family_of(pretrained.model.config.model_type).token_types,
     )
 
 

@@ -4,7 +4,7 @@ Each weight has a score; the weight is kept where its score exceeds the layer's 
 comparison has no useful gradient, so the backward pass treats it as the identity (straight-through,
 Bengio et al. 2013; for masks Mallya et al. 2018, "Piggyback"; Zhao et al. 2020, arXiv 2004.12406):
 
-    forward    W' = W * [S > t]
+    forward    W' = W * [S > t]                     (drawn: [u < sigmoid(S)], u uniform)
     backward   dL/dS = dL/dW' * W
 
 The sparse-flip regime: every score starts at the same height above the threshold, so high that only
@@ -23,48 +23,69 @@ from torch.nn import functional
 
 
 class _StraightThrough(torch.autograd.Function):
-    """`weight * [score > threshold]`, with the identity as the derivative of the comparison."""
+    """`weight` where `keep`, else 0; the gradient reaches the score as if the mask were it."""
 
     @staticmethod
-    def forward(ctx: Any, score: Tensor, weight: Tensor, threshold: Tensor) -> Tensor:
+    def forward(ctx: Any, score: Tensor, weight: Tensor, keep: Tensor) -> Tensor:
+        del score  # only its gradient matters
         ctx.save_for_backward(weight)
-        return torch.where(score > threshold, weight, 0.0)
+        return weight * keep
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return gradient * weight, None, None
+        return (gradient * weight).float(), None, None
 
 
 class MaskedLinear(nn.Module):
-    """A drop-in for `nn.Linear` with frozen weight and bias and one learned score a weight.
+    """A drop-in for `nn.Linear` with frozen weights and one learned score a weight.
 
     Attributes:
         weight: frozen, dequantised `(o, i)`.
-        bias: frozen `(o)`, or None.
+        bias: `(o)`, frozen unless the task trains it, or None.
         score: learned `(o, i)`.
+        gain: `(o)` factors of the rows, learned, or None.
         threshold: scalar; a weight is kept where its score is above it.
+        drawn: whether a training step draws each mask bit with probability `sigmoid(score)`.
     """
 
     weight: Tensor
-    bias: Tensor | None
     threshold: Tensor
 
-    def __init__(self, linear: nn.Linear, *, start: float) -> None:
+    def __init__(
+        self, linear: nn.Linear, *, start: float | Tensor, drawn: bool = False, gains: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("weight", linear.weight.detach().clone())
-        bias = None if linear.bias is None else linear.bias.detach().clone()
-        self.register_buffer("bias", bias)
         self.register_buffer("threshold", torch.zeros(()))
-        self.score = nn.Parameter(torch.full_like(self.weight, start))
+        self.bias = linear.bias
+        self.score = nn.Parameter(torch.empty_like(self.weight).copy_(torch.as_tensor(start)))
+        self.gain = nn.Parameter(torch.ones(len(self.weight))) if gains else None
+        self.drawn = drawn
+        self._narrow: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`(..., i)` to `(..., o)`."""
+        keep = self._draw() if self.drawn and self.training else self.score > self.threshold
         weight = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-            self.score, self.weight, self.threshold
+            self.score, self._working_weight(), keep
         )
-        return functional.linear(inputs, weight, self.bias)
+        if self.gain is None:
+            return functional.linear(inputs, weight, self.bias)
+        outputs = functional.linear(inputs, weight) * self.gain
+        return outputs if self.bias is None else outputs + self.bias
 
     def keep(self) -> Tensor:
         """The mask as bool `(o, i)`. Weights that are zero anyway count as kept: they cost no bit."""
         return (self.score.detach() > self.threshold) | (self.weight == 0)
+
+    def _draw(self) -> Tensor:
+        return torch.rand_like(self.score) < torch.sigmoid(self.score.detach())
+
+    def _working_weight(self) -> Tensor:
+        """The frozen weights in the arithmetic of the step; a narrow copy is made once."""
+        if not torch.is_autocast_enabled("cpu"):
+            return self.weight
+        if self._narrow is None:
+            self._narrow = self.weight.to(torch.get_autocast_dtype("cpu"))
+        return self._narrow

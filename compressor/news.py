@@ -29,6 +29,7 @@ class News:
         metric: name of the main metric.
         score: its value at the end of the last epoch, or None in the first.
         count: size of the mask, or None for a dense baseline.
+        stage: what is being trained: the `task`, or before it the `backbone`.
     """
 
     step: int
@@ -37,6 +38,7 @@ class News:
     metric: str
     score: float | None
     count: MaskCount | None
+    stage: str = "task"
 
 
 Observe = Callable[[News], None]

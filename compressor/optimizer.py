@@ -26,7 +26,13 @@ class FlooredAdam(torch.optim.Adam):
     """Adam whose parameter groups may carry a `floor`."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
-        super().__init__([{"floor": 0.0, **group} for group in groups], eps=_TINY, fused=True)
+        filled = [{"floor": 0.0, "peak": group["lr"], **group} for group in groups]
+        super().__init__(filled, eps=_TINY, fused=True)
+
+    def set_rates(self, share: float) -> None:
+        """Set every group's rate to a share of its peak."""
+        for group in self.param_groups:
+            group["lr"] = group["peak"] * share
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step, then a look at the size of the gradients every `_EVERY` steps."""

@@ -87,16 +87,18 @@ def build_classifier(
 
 
 def apply_patch(model: Any, backbone: Backbone, patch: Patch) -> Any:
-    """Write a patch's masked weights and head into a model of `build_classifier`, in place."""
+    """Write what a patch changes into a model of `build_classifier`, in place."""
     base = dict(base_of(model).named_parameters())
     head = head_parameters(model)
     if set(head) != set(patch.head):
         odd = sorted(set(head) ^ set(patch.head))
         raise ArtifactError(f"the patch's head and the architecture disagree about `{odd[0]}`")
     with torch.no_grad():
-        for name, mask in patch.masks.items():
-            weight = mask.apply(backbone.linears[name]).dequantize()
-            base[name].copy_(torch.from_numpy(weight))
+        own = patch.over(backbone)
+        for name in patch.masks.keys() | patch.gains.keys():
+            base[name].copy_(torch.from_numpy(own.linears[name].dequantize()))
+        for name, value in patch.dense.items():
+            base[name].copy_(torch.from_numpy(value.astype("f4")))
         for name, value in patch.head.items():
             head[name].copy_(torch.from_numpy(value.astype("f4")))
     return model.eval()

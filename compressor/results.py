@@ -15,10 +15,10 @@ class RunResult:
     """Figures of one run, all measured.
 
     Attributes:
-        method: `mask`, `full`, `head` or `head-pooler`.
+        method: `mask`, or the baseline: `full`, `head`, `head-pooler`, `bitfit`, `lora`.
         model: name of the source model.
         task: name of the task.
-        bits: width of a backbone code; 32 for the dense baselines.
+        bits: width of a backbone code; 32 for baselines on the float model.
         seed: of the run.
         train_rows, eval_rows: rows used.
         steps: optimiser steps.
@@ -29,6 +29,7 @@ class RunResult:
         weights, zeros: of the mask; 0 for the baselines.
         mask_bytes: of the packed mask.
         head_bytes: of the head as stored.
+        extra_bytes: of biases, LayerNorm parameters and scales that the task trained besides.
         patch_bytes: of the task's file; for a baseline, of all weights it trained, in float32.
         backbone_bytes: of the shared weights.
         options: every option of the run.
@@ -50,6 +51,7 @@ class RunResult:
     zeros: int = 0
     mask_bytes: int = 0
     head_bytes: int = 0
+    extra_bytes: int = 0
     patch_bytes: int = 0
     backbone_bytes: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -65,6 +67,16 @@ class RunResult:
         return MaskCount(self.weights, self.zeros)
 
     @property
+    def coded_bytes(self) -> int:
+        """What the task adds when its mask is coded: entropy of the mask, head and the rest.
+
+        For a baseline: its trained values in float16.
+        """
+        if self.weights == 0:
+            return self.patch_bytes // 2
+        return self.count.entropy_bytes + self.head_bytes + self.extra_bytes
+
+    @property
     def collapsed(self) -> bool:
         """Whether the result is no better than always giving the same answer."""
         return self.score <= self.majority[self.metric]
@@ -76,6 +88,7 @@ class RunResult:
             "sparsity": count.sparsity,
             "entropy_bpp": count.entropy_bpp,
             "entropy_bytes": count.entropy_bytes,
+            "coded_bytes": self.coded_bytes,
             "collapsed": self.collapsed,
         }
         return json.dumps({**asdict(self), **derived}, sort_keys=True)

@@ -8,30 +8,37 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.checkpoint import FolderCheckpoints
+from maskpack.compressor.companion import Companion, Company
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.data import TaskData, load_data
+from maskpack.compressor.early import EarlyStopping
 from maskpack.compressor.evaluate import majority, predict_all, score
-from maskpack.compressor.families import check_length
+from maskpack.compressor.families import check_length, family_of
 from maskpack.compressor.freeze import freeze
 from maskpack.compressor.ground import Ground, prepare_ground
+from maskpack.compressor.hub import load_config, resolve
 from maskpack.compressor.interrupt import deferred_interrupt
 from maskpack.compressor.news import Newsroom, Observe
+from maskpack.compressor.objective import Objective, Teaching
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import (
     apply_patch,
-    base_of,
     build_classifier,
     classifier_config,
-    head_parameters,
 )
 from maskpack.compressor.results import RunResult
-from maskpack.compressor.size import steering
-from maskpack.compressor.surgery import mask_linears
+from maskpack.compressor.shape import Shape, shape_of
+from maskpack.compressor.student import Student, enroll, extra_bytes, masked_names
+from maskpack.compressor.target import target_sparsity
 from maskpack.compressor.tasks import Task
-from maskpack.compressor.train import Group, Plan, train, uses_bf16
+from maskpack.compressor.teacher import opinion
+from maskpack.compressor.train import Plan, train, uses_bf16
 from maskpack.formats import (
+    ConfigError,
     Interrupted,
     MaskCount,
     ModelError,
@@ -43,8 +50,10 @@ from maskpack.formats import (
     is_artifact,
     open_artifact,
 )
-from maskpack.formats.schema import check_task_name, patch_file
+from maskpack.formats.schema import CONFIG, check_task_name, patch_file
 from maskpack.formats.writer import check_free
+
+_HOLD_OUT_SEED = 11  # the same rows for every seed of a run
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,10 @@ class Learning:
         data: rows of both splits.
         ground: what is learned on.
         train, dev: both splits as tokens.
+        held_out: training rows kept back to judge when to stop, or None.
         plan: steps and rates.
+        shape: of the classifier.
+        sparsity: share of zeros to reach, or None.
     """
 
     request: FitRequest
@@ -104,10 +116,13 @@ class Learning:
     ground: Ground
     train: Encoded
     dev: Encoded
+    held_out: Encoded | None
     plan: Plan
+    shape: Shape
+    sparsity: float | None
 
 
-def prepare(request: FitRequest) -> Learning:
+def prepare(request: FitRequest, *, observe: Observe = lambda _: None) -> Learning:
     """Load model, data and tokenizer; refuse before the first step what cannot end well."""
     config, name = request.config, request.stored_name
     if is_artifact(request.out):
@@ -116,12 +131,15 @@ def prepare(request: FitRequest) -> Learning:
         check_free(request.out)
     data = load_data(request.task, data=request.data, eval_data=request.eval_data)
     data = data.limit_train(config.train_rows)
+    shape = _shape(request, data)
+    sparsity = _sparsity(config, shape)
     ground = prepare_ground(
         request.model,
         request.out,
         config,
         bits_given=request.bits_given,
         revision=request.revision,
+        observe=observe,
     )
     check_length(config.max_length, ground.longest)
     splits = [
@@ -133,62 +151,138 @@ def prepare(request: FitRequest) -> Learning:
         )
         for split in (data.train, data.dev)
     ]
-    steps = config.total_steps(len(data.train))
+    rows, held_out = _hold_out(splits[0], config)
+    steps = config.total_steps(len(rows))
     bf16 = uses_bf16(config.precision)
     plan = Plan(steps, config.batch_size, config.warmup, config.seed, bf16)
-    return Learning(request, data, ground, splits[0], splits[1], plan)
+    return Learning(request, data, ground, rows, splits[1], held_out, plan, shape, sparsity)
 
 
-def learn(run: Learning, *, observe: Observe) -> Patch:
-    """Train scores and head on the frozen backbone; return the frozen patch."""
-    config, ground = run.request.config, run.ground
-    model = build_classifier(ground.backbone, _config(run), seed=config.seed)
-    start = config.margin * config.lr * run.plan.drift()
-    masked = mask_linears(base_of(model), ground.backbone.linears, start=start)
-    layers = list(masked.values())
-    head = list(head_parameters(model).values())
-    size = steering(config.target_sparsity)
+def _hold_out(rows: Encoded, config: FitConfig) -> tuple[Encoded, Encoded | None]:
+    """A tenth of the training rows for early stopping, if it is asked for."""
+    if config.patience is None:
+        return rows, None
+    order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(rows))
+    cut = max(1, len(rows) // 10)
+    if cut == len(rows):
+        raise ConfigError("`patience` wants 2 training rows or more")
+    return rows.take(np.sort(order[cut:])), rows.take(np.sort(order[:cut]))
+
+
+def _shape(request: FitRequest, data: TaskData) -> Shape:
+    """What the classifier will be made of, from its configuration alone."""
+    if is_artifact(request.out):
+        tree = open_artifact(request.out).file(CONFIG)
+    else:
+        config = load_config(resolve(request.model), revision=request.revision)
+        family_of(config.model_type)
+        tree = config.to_json_string(use_diff=False).encode()
+    return shape_of(classifier_config(tree, data.labels, outputs=data.outputs))
+
+
+def _sparsity(config: FitConfig, shape: Shape) -> float | None:
+    """Share of zeros to reach; refuses a size that cannot be met."""
+    sizes = [shape.linears[name] for name in masked_names(shape.linears, config)]
+    other = shape.head_bytes + extra_bytes(shape, config)
+    weights = sum(rows * width for rows, width in sizes)
+    return target_sparsity(config, weights=weights, other_bytes=other)
+
+
+def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
+    """Train scores and head on the frozen backbone; return the frozen patch and the steps taken."""
     checkpoints = _checkpoints(run)
+    try:
+        objective = Objective(run.train.labels, _opinion(run))
+    except KeyboardInterrupt:
+        raise _interrupted(run, checkpoints) from None
+    student = _student(run, objective)
     news = Newsroom(
         observe,
-        model=model,
-        layers=layers,
+        model=student.model,
+        layers=list(student.masked.values()),
         dev=run.dev,
         metric=run.data.task.metric,
-        per_epoch=-(-len(run.train) // config.batch_size),
+        per_epoch=_per_epoch(run),
     )
     try:
         with deferred_interrupt() as stop:
-            train(
-                model,
+            steps = train(
+                student.model,
                 run.train,
                 plan=run.plan,
-                groups=[
-                    Group([layer.score for layer in layers], config.lr, config.floor),
-                    Group(head, config.head_lr),
-                ],
+                groups=student.groups,
+                objective=objective,
+                company=Company([*student.company, *_early(run, student)]),
                 checkpoints=checkpoints,
-                after_step=lambda step: size.steer(layers, step, run.plan.steps),
                 observe=news.report,
                 stop=stop,
             )
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     try:
-        return freeze(model, masked)
+        return freeze(student.model, student.masked, student.dense), steps
     except ModelError:
         checkpoints.clear()  # nothing to go on from
         raise
 
 
-def measure(run: Learning, patch: Patch, *, seconds: float) -> tuple[TaskEntry, RunResult]:
+def _student(run: Learning, objective: Objective) -> Student:
+    """The classifier with its masks, before the first step."""
+    config = run.request.config
+    return enroll(
+        build_classifier(run.ground.backbone, _config(run), seed=config.seed),
+        run.shape,
+        config,
+        plan=run.plan,
+        rows=run.train,
+        objective=objective,
+        sparsity=run.sparsity,
+    )
+
+
+def _opinion(run: Learning) -> Teaching | None:
+    """What the teacher says of the training rows."""
+    return opinion(
+        run.request.config,
+        run.train,
+        model=run.request.model,
+        revision=run.request.revision,
+        outputs=run.data.outputs,
+        labels=run.data.labels,
+        plan=run.plan,
+    )
+
+
+def _early(run: Learning, student: Student) -> list[Companion]:
+    """Early stopping on the rows held out for it, judged by the task's metric."""
+    rows, patience, metric = run.held_out, run.request.config.patience, run.data.task.metric
+    if rows is None or patience is None:
+        return []
+
+    def judge() -> float:
+        logits = predict_all(torch_predict(student.model), rows)
+        student.model.train()
+        return score(logits, rows.labels, [metric])[metric]
+
+    tensors = [parameter.data for group in student.groups for parameter in group.parameters]
+    return [EarlyStopping(tensors, judge, every=_per_epoch(run), patience=patience)]
+
+
+def _per_epoch(run: Learning) -> int:
+    return -(-len(run.train) // run.plan.batch_size)
+
+
+def measure(
+    run: Learning, patch: Patch, *, steps: int, seconds: float
+) -> tuple[TaskEntry, RunResult]:
     """Score the patch as it will be stored, and describe it."""
     ground = run.ground
     model = build_classifier(ground.backbone, _config(run), seed=0)
     apply_patch(model, ground.backbone, patch)
     logits = predict_all(torch_predict(model), run.dev)
     scores = score(logits, run.dev.labels, run.data.task.metrics)
-    return _entry(run, patch.count, scores), _result(run, patch, scores, seconds=seconds)
+    result = _result(run, patch, scores, steps=steps, seconds=seconds)
+    return _entry(run, patch.count, scores), result
 
 
 def _entry(run: Learning, count: MaskCount, scores: Mapping[str, float]) -> TaskEntry:
@@ -219,7 +313,7 @@ def _entry(run: Learning, count: MaskCount, scores: Mapping[str, float]) -> Task
 
 
 def _result(
-    run: Learning, patch: Patch, scores: Mapping[str, float], *, seconds: float
+    run: Learning, patch: Patch, scores: Mapping[str, float], *, steps: int, seconds: float
 ) -> RunResult:
     """The run's figures; the size of the task's file is known once it is written."""
     request, data, ground = run.request, run.data, run.ground
@@ -230,9 +324,9 @@ def _result(
         task=request.stored_name,
         bits=ground.scheme.bits,
         seed=request.config.seed,
-        train_rows=len(data.train),
+        train_rows=len(run.train),
         eval_rows=len(data.dev),
-        steps=run.plan.steps,
+        steps=steps,
         seconds=round(seconds, 2),
         metric=data.task.metric,
         scores=scores,
@@ -241,6 +335,7 @@ def _result(
         zeros=count.zeros,
         mask_bytes=sum(mask.packed.nbytes for mask in patch.masks.values()),
         head_bytes=sum(tensor.nbytes for tensor in patch.head.values()),
+        extra_bytes=sum(tensor.nbytes for tensor in (*patch.dense.values(), *patch.gains.values())),
         backbone_bytes=ground.backbone_bytes(),
         options=asdict(request.config),
     )

@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from maskpack.compressor.batches import Encoded, Feeds, training_batches
+from maskpack.compressor.companion import Companion
 from maskpack.compressor.config import Precision
+from maskpack.compressor.objective import Objective
 from maskpack.compressor.optimizer import FlooredAdam
 from maskpack.compressor.predict import to_tensors
 
@@ -78,29 +80,34 @@ class Progress:
     loss: float
 
 
+@dataclass(frozen=True, eq=False)
+class State:
+    """All that changes while training, for a checkpoint to keep."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    company: Companion
+
+
 class Checkpoints(Protocol):
     """Where a run keeps its state; see `checkpoint.py`."""
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Restore the newest state and return its step, or 0 if there is none."""
+    def load(self, state: State) -> int:
+        """Restore the newest state in place and return its step, or 0 if there is none."""
 
-    def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, now: bool
-    ) -> None:
+    def save(self, state: State, step: int, *, now: bool) -> None:
         """Keep the state after `step`, if one is due or wanted `now`."""
 
 
 class NoCheckpoints:
     """Keep nothing."""
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    def load(self, state: State) -> int:
         """Start at 0."""
-        del model, optimizer
+        del state
         return 0
 
-    def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, now: bool
-    ) -> None:
+    def save(self, state: State, step: int, *, now: bool) -> None:
         """Do nothing."""
 
 
@@ -110,54 +117,61 @@ def train(
     *,
     plan: Plan,
     groups: Sequence[Group],
+    objective: Objective,
+    company: Companion,
     checkpoints: Checkpoints,
-    after_step: Callable[[int], None],
     observe: Callable[[Progress], None],
     stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Train `groups` in place with Adam.
+) -> int:
+    """Train `groups` in place with Adam; return the number of steps taken.
 
-    Args:
-        model: maps token tensors to an output with `.logits`.
-        encoded: the training rows.
-        plan: steps, order and rates.
-        groups: what is trained; everything else must be frozen already.
-        checkpoints: where state is kept; training goes on from what it loads.
-        after_step: called with the number of finished steps, before the state is kept.
-        observe: called after that, for progress bars.
-        stop: asked after every step; yes keeps the state and raises KeyboardInterrupt.
+    Everything but `groups` must be frozen already. `company` is called around every step, `observe`
+    last in it. A run goes on from what `checkpoints` load; when `stop` says yes, they keep the state
+    and KeyboardInterrupt is raised.
     """
-    optimizer = FlooredAdam(
-        {"params": list(group.parameters), "lr": group.lr, "floor": group.floor} for group in groups
-    )
-    first = checkpoints.load(model, optimizer)
+    optimizer = FlooredAdam(group.settings() for group in groups)
+    state = State(model, optimizer, company)
+    done = checkpoints.load(state)
     model.train()
-    for step, rows in _batches(encoded.lengths, plan, first):
-        for settings, group in zip(optimizer.param_groups, groups, strict=True):
-            settings["lr"] = group.lr * plan.rate(step)
-        feeds, labels = encoded.feeds(rows), encoded.labels[rows]
-        loss = take_step(model, optimizer, feeds, labels, bf16=plan.bf16)
-        after_step(step + 1)
+    for step, rows in _batches(encoded.lengths, plan, done):
+        if company.done():
+            break
+        optimizer.set_rates(plan.rate(step))
+        company.before_step(step)
+        loss_of = partial(objective, rows=rows)
+        loss = take_step(model, optimizer, encoded.feeds(rows), loss_of, bf16=plan.bf16)
+        done = step + 1
+        company.after_step(done, plan.steps)
         stopping = stop()
-        checkpoints.save(model, optimizer, step + 1, now=stopping)
-        observe(Progress(step + 1, plan.steps, loss))
+        checkpoints.save(state, done, now=stopping)
+        observe(Progress(done, plan.steps, loss))
         if stopping:
             raise KeyboardInterrupt
+    company.finish()
     model.eval()
+    return done
 
 
 def take_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     feeds: Feeds,
-    labels: NDArray[Any],
+    loss_of: Callable[[Tensor], Tensor],
     *,
     bf16: bool,
 ) -> float:
-    """One optimiser step on one batch; returns its loss."""
+    """One optimiser step on one batch; returns its loss.
+
+    Args:
+        model: in training mode.
+        optimizer: of all that is trained.
+        feeds: the batch.
+        loss_of: its loss from float32 logits `(b, c)`.
+        bf16: whether matrix products run in bfloat16.
+    """
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(**to_tensors(feeds)).logits
-    loss = _loss(logits.float(), torch.from_numpy(labels))
+    loss = loss_of(logits.float())
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -183,10 +197,3 @@ def _batches(
             step = epoch * per_epoch + place
             if first <= step < plan.steps:
                 yield step, rows
-
-
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error for one output, cross-entropy for more."""
-    if logits.shape[1] == 1:
-        return functional.mse_loss(logits[:, 0], labels.float())
-    return functional.cross_entropy(logits, labels)

@@ -90,14 +90,14 @@ def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Comput
 def build_graph(model: Any, artifact: Artifact, task: str, *, compute: Compute) -> ir.Model:
     """Trace a restored classifier and put the masked integer weights in place of its floats."""
     base = family_of(artifact.manifest.source.model_type).base
-    linears = _under(base, artifact.backbone.linears)
-    masks = _under(base, artifact.patch(task).masks)
+    backbone = artifact.patch(task).over(artifact.backbone)
+    linears = _under(base, backbone.linears)
     divisors = None
     if compute is Compute.INT8:
         divisors = input_divisors(model, linears, artifact, artifact.entry(task))
     rewrite = Sequential(
-        MaskLinears(linears, masks, EMIT[compute], divisors),
-        QuantizeEmbeddings(_under(base, artifact.backbone.embeddings)),
+        MaskLinears(linears, EMIT[compute], divisors),
+        QuantizeEmbeddings(_under(base, backbone.embeddings)),
         ResidualAsSum(),
         GeluInFusedOrder(),
         common.RemoveUnusedNodesPass(),

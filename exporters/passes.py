@@ -26,7 +26,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 from maskpack.exporters.calibrate import Divisors
 from maskpack.exporters.trace import PREFIX
 from maskpack.exporters.weights import channel_weights, group_weights
-from maskpack.formats import BitMask, ExportError, QuantTensor
+from maskpack.formats import ExportError, QuantTensor
 
 
 class GraphEditor:
@@ -83,16 +83,16 @@ class Shared:
     quantized: dict[ir.Value, tuple[ir.Value, ...]] = field(default_factory=dict)
 
 
-EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, BitMask, Shared], ir.Value]
+EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, Shared], ir.Value]
 """Emits `x @ W.T` without bias before a node and returns its value."""
 
 
 def emit_int8(
-    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, mask: BitMask, shared: Shared
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
 ) -> ir.Value:
     """Integer arithmetic: activations are quantised on the fly, once for all that read them."""
     divisor = shared.divisors.get(f"{editor.name}.weight")
-    weights = channel_weights(tensor, mask, divisor)
+    weights = channel_weights(tensor, divisor)
     if inputs not in shared.quantized:
         # linears with the same input have the same peaks, and so the same divisor
         even = inputs
@@ -116,13 +116,11 @@ def emit_int8(
     return result
 
 
-def emit_fp32(
-    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, mask: BitMask, _: Shared
-) -> ir.Value:
+def emit_fp32(editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, _: Shared) -> ir.Value:
     """Float arithmetic on weights that are stored as integers and widened when a session is made."""
-    weights = group_weights(tensor, mask)
+    weights = group_weights(tensor)
     if weights is None:  # uneven groups: no shape to broadcast over
-        matrix = editor.constant(mask.apply(tensor).dequantize().T, "weight")
+        matrix = editor.constant(tensor.dequantize().T, "weight")
     else:
         codes = editor.constant(weights.codes, "codes")
         (wide,) = editor.op("Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT})
@@ -141,14 +139,12 @@ class MaskLinears(InPlacePass):
     def __init__(
         self,
         linears: Mapping[str, QuantTensor],
-        masks: Mapping[str, BitMask],
         emit: EmitLinear,
         divisors: Divisors | None = None,
     ) -> None:
         super().__init__()
         self.divisors = divisors or {}
         self.linears = linears
-        self.masks = masks
         self.emit = emit
 
     def call(self, model: ir.Model) -> PassResult:
@@ -166,7 +162,7 @@ class MaskLinears(InPlacePass):
                 editor = GraphEditor(graph, product, name.removesuffix(".weight"))
                 inputs = product.inputs[0]
                 assert inputs is not None
-                result = self.emit(editor, inputs, tensor, self.masks[name], shared)
+                result = self.emit(editor, inputs, tensor, shared)
                 if product.op_type == "Gemm" and len(product.inputs) == 3:
                     bias = product.inputs[2]
                     assert bias is not None

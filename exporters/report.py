@@ -70,9 +70,12 @@ class GraphFacts:
         bytes: of the file.
         nodes: operators.
         opset, ir_version: of the file.
-        masked_weights: codes of the masked linears.
-        mask_zeros: bits that the mask removes.
-        code_zeros: zero codes among them in the graph; at least `mask_zeros`.
+        masked_weights: weights that a mask covers; linears without a mask do not count.
+        mask_zeros: those of them that the mask removes.
+        code_zeros: zero codes of these linears in the graph: what the mask removes, codes that were
+            0 before, and codes that requantising rounds to 0.
+        removed: zero codes at the very places that the mask removes; equal to `mask_zeros`, or the
+            graph is wrong.
     """
 
     bytes: int
@@ -82,6 +85,7 @@ class GraphFacts:
     masked_weights: int
     mask_zeros: int
     code_zeros: int
+    removed: int
 
 
 @dataclass(frozen=True)

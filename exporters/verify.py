@@ -88,14 +88,16 @@ def verify(subject: Subject) -> Report:
         raise VerifyError(f"no graph at `{subject.graph}`", "make it with `compress export --onnx`")
     session = make_session(subject.graph)
     findings = _check_signature(session, subject)
+    callable_as_said = not findings
     facts = _graph_facts(subject)
-    if facts.code_zeros < facts.mask_zeros:
+    if facts.removed != facts.mask_zeros:
         findings.append(
-            f"the mask removes {facts.mask_zeros} weights, the graph has {facts.code_zeros} zeros"
+            f"the mask removes {facts.mask_zeros} weights, "
+            f"the graph has {facts.removed} zeros in their places"
         )
     values: tuple[ValueCheck, ...] = ()
     accuracy = None
-    if not findings:
+    if callable_as_said:
         graph, model = ort_predict(session), restore_task(subject.artifact, subject.task)
         masked = torch_predict(model)
         values = tuple(_check_values(graph, masked, model.config, shape) for shape in SHAPES)
@@ -266,12 +268,17 @@ def _graph_facts(subject: Subject) -> GraphFacts:
     patch: Patch = subject.artifact.patch(subject.task)
     base = family_of(subject.artifact.manifest.source.model_type).base
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    zeros = 0
-    for name in patch.masks:
+    zeros = removed = 0
+    for name, mask in patch.masks.items():
         stem = f"{base}.{name.removesuffix('.weight')}"
         held = arrays.get(f"{stem}.codes") or arrays.get(f"{stem}.weight")
-        if held is not None:
-            zeros += int((onnx.numpy_helper.to_array(held) == 0).sum())
+        if held is None:
+            continue
+        found = onnx.numpy_helper.to_array(held) == 0
+        zeros += int(found.sum())
+        if found.size == mask.shape[0] * mask.shape[1]:
+            # groups or not, a graph's matrix is the transposed one
+            removed += int((found.reshape(mask.shape[::-1]).T & ~mask.to_bool()).sum())
     return GraphFacts(
         bytes=subject.graph.stat().st_size,
         nodes=len(model.graph.node),
@@ -280,4 +287,5 @@ def _graph_facts(subject: Subject) -> GraphFacts:
         masked_weights=patch.count.weights,
         mask_zeros=patch.count.zeros,
         code_zeros=zeros,
+        removed=removed,
     )

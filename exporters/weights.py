@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats import BitMask, QuantTensor
+from maskpack.formats import QuantTensor
 
 INT8_LIMIT = 127
 
@@ -43,7 +43,7 @@ class GroupWeights:
 
 
 def channel_weights(
-    tensor: QuantTensor, mask: BitMask, divisor: NDArray[np.float32] | None = None
+    tensor: QuantTensor, divisor: NDArray[np.float32] | None = None
 ) -> ChannelWeights:
     """Masked weights with one scale a row; grouped scales are brought to the largest of the row.
 
@@ -52,15 +52,13 @@ def channel_weights(
     of the row's largest weight over 127. Zero codes stay zero.
 
     Args:
-        tensor: the weights.
-        mask: which of them are kept.
+        tensor: the weights, masked.
         divisor: what the input channels are divided by before the product, `(i)`, or None.
     """
-    masked = mask.apply(tensor)
     if tensor.scales.shape[1] == 1 and divisor is None:
-        codes, scales = masked.codes, tensor.scales[:, 0].astype(np.float32)
+        codes, scales = tensor.codes, tensor.scales[:, 0].astype(np.float32)
     else:
-        wide = masked.codes.astype(np.float32) * tensor.expanded_scales()
+        wide = tensor.dequantize()
         wide = wide if divisor is None else wide * divisor
         scales = (np.abs(wide).max(axis=1) / np.float32(INT8_LIMIT)).astype(np.float32)
         ratio = np.divide(wide, scales[:, None], out=np.zeros_like(wide), where=scales[:, None] > 0)
@@ -68,11 +66,11 @@ def channel_weights(
     return ChannelWeights(np.ascontiguousarray(codes.T), scales)
 
 
-def group_weights(tensor: QuantTensor, mask: BitMask) -> GroupWeights | None:
+def group_weights(tensor: QuantTensor) -> GroupWeights | None:
     """Masked codes and scales for exact widening in the graph; None if groups are not even."""
     outputs, inputs = tensor.shape
     if inputs % tensor.group:
         return None
-    codes = np.ascontiguousarray(mask.apply(tensor).codes.T)
+    codes = np.ascontiguousarray(tensor.codes.T)
     scales = np.ascontiguousarray(tensor.scales.astype(np.float32).T)[:, None, :]
     return GroupWeights(codes.reshape(-1, tensor.group, outputs), scales)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,36 +38,56 @@ class Backbone:
 
     @property
     def maskable(self) -> int:
-        """Weights that a mask covers."""
+        """Weights that a mask may cover."""
         return sum(tensor.codes.size for tensor in self.linears.values())
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """All that one task adds: which weights it keeps, and its dense head.
+    """All that one task adds: which weights it keeps, its dense head, and what else it learned.
 
     Attributes:
-        masks: parameter name -> mask over the backbone's linear of that name.
+        masks: parameter name -> mask over the backbone's linear of that name; a linear without a
+            mask keeps all its weights.
         head: parameter name -> float16 tensor of the task-specific layers.
+        dense: parameter name -> float16 bias or LayerNorm parameter that stands in for the
+            backbone's.
+        gains: parameter name of a linear -> float16 `(o)`, above 0: factors of its rows' scales.
     """
 
     masks: Mapping[str, BitMask]
     head: Dense
+    dense: Dense = field(default_factory=dict)
+    gains: Dense = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_dense(self.head, "head")
+        _check_dense(self.dense, "patch")
+        _check_dense(self.gains, "gains")
+        for name, gain in self.gains.items():
+            if not (gain > 0).all():
+                raise ArtifactError(f"a gain of `{name}` is not above 0")
 
     def check_fits(self, backbone: Backbone) -> None:
-        """Raise ArtifactError unless every mask lies over a linear of the same shape."""
-        if set(self.masks) != set(backbone.linears):
-            odd = sorted(set(self.masks) ^ set(backbone.linears))
-            raise ArtifactError(f"masks and backbone disagree about `{odd[0]}`")
+        """Raise ArtifactError unless every part lies over a backbone tensor of its shape."""
+        linears = {name: tensor.shape for name, tensor in backbone.linears.items()}
+        _check_over("mask", {n: m.shape for n, m in self.masks.items()}, linears)
+        rows = {name: (shape[0],) for name, shape in linears.items()}
+        _check_over("gains", {n: g.shape for n, g in self.gains.items()}, rows)
+        for name, gain in self.gains.items():
+            backbone.linears[name].scales_with(gain)  # an infinite product is refused here
+        shapes = {name: tensor.shape for name, tensor in backbone.dense.items()}
+        _check_over("value", {n: d.shape for n, d in self.dense.items()}, shapes)
+
+    def over(self, backbone: Backbone) -> Backbone:
+        """The backbone as this task sees it: codes masked, scales and dense parameters its own."""
+        self.check_fits(backbone)
+        linears = dict(backbone.linears)
         for name, mask in self.masks.items():
-            if mask.shape != backbone.linears[name].shape:
-                raise ArtifactError(
-                    f"the mask of `{name}` is {mask.shape}, "
-                    f"the weights are {backbone.linears[name].shape}"
-                )
+            linears[name] = mask.apply(linears[name])
+        for name, gains in self.gains.items():
+            linears[name] = linears[name].with_gains(gains)
+        return Backbone(linears, backbone.embeddings, {**backbone.dense, **self.dense})
 
     def check_counts(self, task: str, *, zeros: int, weights: int) -> None:
         """Raise ArtifactError unless the masks have these counts."""
@@ -81,6 +101,21 @@ class Patch:
     def count(self) -> MaskCount:
         """Weights and zeros of the masks."""
         return MaskCount.of(self.masks)
+
+
+def _check_over(
+    what: str,
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Raise ArtifactError unless each shape in `found` is that of the same name in `expected`."""
+    for name, shape in found.items():
+        if name not in expected:
+            raise ArtifactError(f"the backbone has no `{name}` for the {what} of that name")
+        if shape != expected[name]:
+            raise ArtifactError(
+                f"the {what} of `{name}` is {shape}, the backbone wants {expected[name]}"
+            )
 
 
 def _check_dense(tensors: Dense, where: str) -> None:

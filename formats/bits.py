@@ -12,8 +12,22 @@ from numpy.typing import NDArray
 
 from maskpack.formats.errors import ArtifactError
 
-CODE_BITS = (8, 4)
+CODE_BITS = (8, 4, 2, 1)
 """Widths of a code that format version 1 writes."""
+
+ZERO_FREE_BITS = (2, 1)
+"""Widths that may spend all their fields on values other than 0, because a mask supplies the 0."""
+
+
+def code_limit(bits: int, *, zero_free: bool = False) -> int:
+    """Largest magnitude of a symmetric code.
+
+    >>> [code_limit(8), code_limit(4), code_limit(2)]
+    [127, 7, 1]
+    >>> [code_limit(2, zero_free=True), code_limit(1, zero_free=True)]
+    [3, 1]
+    """
+    return (1 << bits) - 1 if zero_free else (1 << (bits - 1)) - 1
 
 
 def pack_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -41,13 +55,25 @@ def unpack_bits(packed: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
     return bits[..., :width].astype(np.bool_)
 
 
-def pack_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
-    """Pack signed `codes (o, i)` into two's complement fields of `bits` bits, low field first.
+def pack_codes(codes: NDArray[np.int8], bits: int, *, zero_free: bool = False) -> NDArray[np.uint8]:
+    """Pack signed `codes (o, i)` into fields of `bits` bits, low field first.
+
+    A field holds the code in two's complement, or `(code + limit) / 2` of zero-free codes, which
+    are the odd numbers from -limit to limit.
 
     >>> pack_codes(np.array([[1, -1, 7]], dtype=np.int8), 4).tobytes().hex()
     'f107'
+    >>> pack_codes(np.array([[-3, -1, 1, 3]], dtype=np.int8), 2, zero_free=True).tobytes().hex()
+    'e4'
+
+    Raises:
+        ArtifactError: no such width, or an even code (a 0) among zero-free ones.
     """
-    _check_width(bits)
+    _check_width(bits, zero_free=zero_free)
+    if zero_free:
+        if not (codes & 1).all():
+            raise ArtifactError("zero-free codes hold an even one: a mask is not part of them")
+        codes = (codes + np.int8(code_limit(bits, zero_free=True))) >> 1
     if bits == 8:
         return np.ascontiguousarray(codes).view(np.uint8)
     per_byte = 8 // bits
@@ -60,7 +86,9 @@ def pack_codes(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
     return packed
 
 
-def unpack_codes(packed: NDArray[np.uint8], bits: int, width: int) -> NDArray[np.int8]:
+def unpack_codes(
+    packed: NDArray[np.uint8], bits: int, width: int, *, zero_free: bool = False
+) -> NDArray[np.int8]:
     """Inverse of `pack_codes`: bytes `(o, ceil(width * bits / 8))` to int8 codes `(o, width)`.
 
     Raises:
@@ -68,8 +96,10 @@ def unpack_codes(packed: NDArray[np.uint8], bits: int, width: int) -> NDArray[np
 
     >>> unpack_codes(np.array([[0xF1, 0x07]], dtype=np.uint8), 4, 3).tolist()
     [[1, -1, 7]]
+    >>> unpack_codes(np.array([[0xE4]], dtype=np.uint8), 2, 4, zero_free=True).tolist()
+    [[-3, -1, 1, 3]]
     """
-    _check_width(bits)
+    _check_width(bits, zero_free=zero_free)
     _check_row_bytes(packed, width, bits)
     if bits == 8:
         return np.ascontiguousarray(packed).view(np.int8)
@@ -79,14 +109,23 @@ def unpack_codes(packed: NDArray[np.uint8], bits: int, width: int) -> NDArray[np
     fields = fields.reshape(packed.shape[0], -1)
     if fields[:, width:].any():
         raise ArtifactError("a padding field of packed codes is not zero")
+    if zero_free:
+        limit = np.int8(code_limit(bits, zero_free=True))
+        return fields[:, :width].view(np.int8) * np.int8(2) - limit
     # Move the field's sign bit to the byte's sign bit, then shift back with sign extension.
     up = np.uint8(8 - bits)
     return (fields[:, :width] << up).view(np.int8) >> np.int8(8 - bits)
 
 
-def _check_width(bits: int) -> None:
+def _check_width(bits: int, *, zero_free: bool) -> None:
     if bits not in CODE_BITS:
         raise ArtifactError(f"codes of {bits} bits are not in this format: {CODE_BITS}")
+    if zero_free and bits not in ZERO_FREE_BITS:
+        raise ArtifactError(
+            f"zero-free codes of {bits} bits are not in this format: {ZERO_FREE_BITS}"
+        )
+    if code_limit(bits, zero_free=zero_free) < 1:
+        raise ArtifactError(f"codes of {bits} bits are not in this format unless zero-free")
 
 
 def _check_row_bytes(packed: NDArray[np.uint8], width: int, bits: int) -> None:

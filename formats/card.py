@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from maskpack.formats import schema
-from maskpack.formats.schema import Manifest, TaskEntry
+from maskpack.formats.schema import Manifest, Scheme, TaskEntry
 from maskpack.formats.tensors import MaskCount
 
 _TEMPLATE = """\
@@ -19,7 +19,7 @@ tags: [maskpack, quantized, mask]
 
 # {model}: one integer backbone, {count} task{s}
 
-Backbone of {bits} bits a weight (embeddings {embedding_bits}), {backbone:,} bytes, shared by all
+Backbone of {width} a weight (embeddings {embedding_bits}), {backbone:,} bytes, shared by all
 tasks. A task adds a bit mask over the frozen weights and a small head.
 
 | task | kind | metric | value | zeros | patch bytes |
@@ -42,12 +42,19 @@ def render_card(manifest: Manifest, sizes: Mapping[str, int]) -> str:
         model=manifest.source.model,
         count=len(entries),
         s="" if len(entries) == 1 else "s",
-        bits=manifest.scheme.bits,
+        width=_width(manifest.scheme),
         embedding_bits=manifest.scheme.embedding_bits,
         backbone=sizes[schema.BACKBONE],
         rows="\n".join(_row(entry, sizes[entry.file]) for entry in entries),
         version=schema.FORMAT_VERSION,
     )
+
+
+def _width(scheme: Scheme) -> str:
+    widths = sorted({scheme.bits, *scheme.overrides.values()})
+    if len(widths) > 1:
+        return f"{widths[0]} to {widths[-1]} bits"
+    return "1 bit" if widths == [1] else f"{widths[0]} bits"
 
 
 def _row(entry: TaskEntry, size: int) -> str:

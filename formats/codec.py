@@ -1,9 +1,10 @@
 """Backbone and patch to safetensors bytes and back. Pure: bytes in, values out.
 
-Key grammar (SPEC.md section 3): `<param>.codes` + `<param>.scales` for integers, `<param>` for
-float16, `<param>.mask` for masks, `head.<param>` for the head. One metadata entry, `maskpack`,
-holds sorted JSON: safetensors does not promise an order between several entries, and the same
-input must give the same bytes.
+Key grammar (SPEC.md sections 4 and 5): `<param>.codes` + `<param>.scales` for integers, `<param>`
+for float16, `<param>.mask` for masks, `head.<param>` for the head, `dense.<param>` and
+`gains.<param>` for what a task changes besides. One metadata entry, `maskpack`, holds sorted JSON:
+safetensors does not promise an order between several entries, and the same input must give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def encode_backbone(backbone: Backbone) -> bytes:
         for name, tensor in tensors.items():
             if {f"{name}.codes", f"{name}.scales"} & arrays.keys():
                 raise ArtifactError(f"two tensors of the backbone would be called `{name}.codes`")
-            arrays[f"{name}.codes"] = pack_codes(tensor.codes, tensor.bits)
+            arrays[f"{name}.codes"] = pack_codes(
+                tensor.codes, tensor.bits, zero_free=tensor.zero_free
+            )
             arrays[f"{name}.scales"] = tensor.scales
             layout[name] = {
                 "role": role,
@@ -41,6 +44,8 @@ def encode_backbone(backbone: Backbone) -> bytes:
                 "group": tensor.group,
                 "shape": list(tensor.shape),
             }
+            if tensor.zero_free:
+                layout[name]["zero_free"] = True
     return _encode(arrays, {"kind": "backbone", "tensors": layout})
 
 
@@ -51,8 +56,9 @@ def decode_backbone(data: bytes) -> Backbone:
     try:
         for name, spec in sorted(meta["tensors"].items()):
             bits, group, shape = _whole(spec["bits"]), _whole(spec["group"]), _shape(spec["shape"])
-            codes = unpack_codes(arrays.pop(f"{name}.codes"), bits, shape[1])
-            tensor = QuantTensor(codes, arrays.pop(f"{name}.scales"), bits, group)
+            free = _flag(spec.get("zero_free", False))
+            codes = unpack_codes(arrays.pop(f"{name}.codes"), bits, shape[1], zero_free=free)
+            tensor = QuantTensor(codes, arrays.pop(f"{name}.scales"), bits, group, free)
             if tensor.shape != shape:
                 raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
             found[spec["role"]][name] = tensor
@@ -64,7 +70,11 @@ def decode_backbone(data: bytes) -> Backbone:
 def encode_patch(patch: Patch, *, task: str, backbone_sha256: str) -> bytes:
     """Serialise a patch, bound to one backbone by its digest. Inverse of `decode_patch`."""
     arrays: Arrays = {f"{name}.mask": mask.packed for name, mask in patch.masks.items()}
-    arrays.update({f"head.{name}": tensor for name, tensor in patch.head.items()})
+    for prefix, tensors in (("head", patch.head), ("dense", patch.dense), ("gains", patch.gains)):
+        named = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+        if twice := sorted(named.keys() & arrays.keys()):
+            raise ArtifactError(f"two tensors of the patch would be called `{twice[0]}`")
+        arrays.update(named)
     shapes = {name: list(mask.shape) for name, mask in patch.masks.items()}
     meta = {"kind": "patch", "task": task, "backbone_sha256": backbone_sha256, "masks": shapes}
     return _encode(arrays, meta)
@@ -94,10 +104,20 @@ def decode_patch(data: bytes, *, task: str, backbone_sha256: str) -> Patch:
             mask.to_bool()  # a set padding bit is refused here, not at the first use
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the header of patch `{task}` is wrong: {error}") from error
-    stray = [name for name in arrays if not name.startswith("head.")]
-    if stray:
-        raise ArtifactError(f"the patch of `{task}` holds the unknown tensor `{stray[0]}`")
-    return Patch(masks, {name.removeprefix("head."): arrays[name] for name in arrays})
+    parts: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "dense": {}, "gains": {}}
+    for name, tensor in arrays.items():
+        prefix, _, parameter = name.partition(".")
+        if prefix not in parts or not parameter:
+            raise ArtifactError(f"the patch of `{task}` holds the unknown tensor `{name}`")
+        parts[prefix][parameter] = tensor
+    return Patch(masks, parts["head"], parts["dense"], parts["gains"])
+
+
+def _flag(value: object) -> bool:
+    """A truth value of a header, exactly."""
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is not true or false")
+    return value
 
 
 def _whole(value: object) -> int:

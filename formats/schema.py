@@ -56,15 +56,28 @@ class Source:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the backbone was quantised: a record for people; the tensors describe themselves."""
+    """How the backbone was quantised: a record for people; the tensors describe themselves.
+
+    Attributes:
+        bits: width of the codes of the linears.
+        group: weights that share a scale, as asked for; None: one scale a row.
+        quantizer: method that chose the codes.
+        embedding_bits: width of the codes of the embeddings.
+        overrides: pattern of parameter names -> width that stands in for `bits` there.
+    """
 
     bits: int
     group: int | None
     quantizer: str
     embedding_bits: int
+    overrides: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_text("scheme.quantizer", self.quantizer)
+        _check_mapping("scheme.overrides", self.overrides)
+        for pattern, bits in self.overrides.items():
+            _check_text("scheme.overrides", pattern)
+            _check_whole(f"scheme.overrides.{pattern}", bits)
         _check_whole("scheme.bits", self.bits)
         _check_whole("scheme.embedding_bits", self.embedding_bits)
         if self.group is not None:
@@ -164,7 +177,7 @@ class Manifest:
             "format": "maskpack",
             "format_version": FORMAT_VERSION,
             "source": asdict(self.source),
-            "scheme": asdict(self.scheme),
+            "scheme": _scheme_to_dict(self.scheme),
             "backbone": {"file": BACKBONE, "sha256": self.backbone_sha256},
             "files": dict(self.files),
             "tasks": {name: _entry_to_dict(entry) for name, entry in self.tasks.items()},
@@ -234,6 +247,13 @@ def patch_file(name: str, replacing: str | None = None) -> str:
     match = PATCH_FILE.fullmatch(replacing)
     revision = int(match.group(2)[2:]) + 1 if match and match.group(2) else 1
     return f"{TASK_FOLDER}/{check_task_name(name)}.r{revision}.safetensors"
+
+
+def _scheme_to_dict(scheme: Scheme) -> dict[str, Any]:
+    tree = asdict(scheme)
+    if not scheme.overrides:
+        del tree["overrides"]
+    return tree
 
 
 def _entry_to_dict(entry: TaskEntry) -> dict[str, Any]:

@@ -7,12 +7,12 @@ Shapes, one letter each, here and everywhere: `o` outputs, `i` inputs, `g` group
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.bits import CODE_BITS, pack_bits, unpack_bits
+from maskpack.formats.bits import CODE_BITS, ZERO_FREE_BITS, code_limit, pack_bits, unpack_bits
 from maskpack.formats.errors import ArtifactError
 
 
@@ -20,23 +20,28 @@ from maskpack.formats.errors import ArtifactError
 class QuantTensor:
     """A weight matrix as signed integers: `weight[o, i] = codes[o, i] * scales[o, i // group]`.
 
-    Codes are symmetric, so a zero code is an exact zero; that is what a mask writes.
+    Codes are symmetric, so a zero code is an exact zero; that is what a mask writes. At 2 bits and
+    below a tensor may be *zero-free*: its codes are the odd numbers +-1 and +-3 (2 bits) or +-1 (1
+    bit), and every 0 among them is the work of a mask.
 
     Attributes:
-        codes: int8 `(o, i)`, within +-(2**(bits - 1) - 1).
+        codes: int8 `(o, i)`, within +-limit.
         scales: float16 or float32 `(o, g)`, finite and not negative, `g = ceil(i / group)`.
         bits: width of a stored code.
         group: consecutive inputs of one row that share a scale; `i` for one scale a row.
+        zero_free: whether the stored codes leave out 0.
     """
 
     codes: NDArray[np.int8]
     scales: NDArray[np.floating]
     bits: int
     group: int
+    zero_free: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits not in CODE_BITS:
-            raise ArtifactError(f"codes of {self.bits} bits are not supported: {CODE_BITS}")
+        if self.bits not in (ZERO_FREE_BITS if self.zero_free else CODE_BITS) or self.limit < 1:
+            kind = "zero-free codes" if self.zero_free else "codes"
+            raise ArtifactError(f"{kind} of {self.bits} bits are not supported")
         if self.codes.dtype != np.int8 or self.codes.ndim != 2 or 0 in self.codes.shape:
             raise ArtifactError(
                 f"codes are {self.codes.dtype} {self.codes.shape}, expected a matrix of int8"
@@ -54,11 +59,13 @@ class QuantTensor:
             raise ArtifactError("a scale is negative, infinite or not a number")
         if int(self.codes.min()) < -self.limit or int(self.codes.max()) > self.limit:
             raise ArtifactError(f"a code lies outside +-{self.limit} for {self.bits} bits")
+        if self.zero_free and bool(((self.codes & 1 == 0) & (self.codes != 0)).any()):
+            raise ArtifactError("a zero-free code is even")
 
     @property
     def limit(self) -> int:
         """The largest magnitude of a code."""
-        return int(2 ** (self.bits - 1)) - 1
+        return code_limit(self.bits, zero_free=self.zero_free)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,6 +80,24 @@ class QuantTensor:
     def dequantize(self) -> NDArray[np.float32]:
         """The weights as float32 `(o, i)`: one multiplication each, nothing else."""
         return self.codes.astype(np.float32) * self.expanded_scales()
+
+    def with_gains(self, gains: NDArray[np.float16]) -> QuantTensor:
+        """The same codes with every scale of row `r` multiplied by `gains[r]`, in float32."""
+        return replace(self, scales=self.scales_with(gains))
+
+    def scales_with(self, gains: NDArray[np.float16]) -> NDArray[np.float32]:
+        """Scales `(o, g)` times `gains (o)`: one float32 product each.
+
+        Raises:
+            ArtifactError: another number of rows, or a product that float32 cannot hold.
+        """
+        if gains.shape != (self.codes.shape[0],):
+            raise ArtifactError(f"gains of {gains.shape} do not fit weights of {self.shape}")
+        with np.errstate(over="ignore"):
+            scales = self.scales.astype(np.float32) * gains.astype(np.float32)[:, None]
+        if not np.isfinite(scales).all():
+            raise ArtifactError("a scale times its gain is infinite")
+        return scales
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +138,7 @@ class BitMask:
         if tensor.shape != self.shape:
             raise ArtifactError(f"a mask of {self.shape} does not fit weights of {tensor.shape}")
         codes = np.where(self.to_bool(), tensor.codes, np.int8(0))
-        return QuantTensor(codes, tensor.scales, tensor.bits, tensor.group)
+        return replace(tensor, codes=codes)
 
 
 def binary_entropy(share: float) -> float:

@@ -79,12 +79,12 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_ends_in_the_same_bytes(
 
 
 def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(main, place, snapshot, monkeypatch):
-    from maskpack.compressor import train
+    from maskpack.compressor import objective
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_loss", stop)
+    monkeypatch.setattr(objective, "_own_loss", stop)
     before = snapshot(place)
     found = main(*fit("new", "--steps", "3"))
     assert found.code == 1

@@ -11,7 +11,19 @@ from typer.testing import CliRunner
 
 from maskpack.cli.app import app
 
-COMMANDS = ["fit", "baseline", "eval", "inspect", "check", "tasks", "export", "verify", "demo"]
+COMMANDS = [
+    "quantize",
+    "fit",
+    "baseline",
+    "sweep",
+    "eval",
+    "inspect",
+    "check",
+    "tasks",
+    "export",
+    "verify",
+    "demo",
+]
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "datasets"]
 
 

@@ -46,7 +46,15 @@ def names_of(model, wanted) -> set[str]:
     prefix = f"{classifier.base_model_prefix}."
     everything = {name for name, _ in classifier.named_parameters()}
     pooler = {name for name in everything if name.startswith(f"{prefix}pooler.")}
-    return {"full": everything, "head": head, "head-pooler": head | pooler}[wanted]
+    biases = {name for name in everything if name.endswith(".bias")}
+    ends = (".query.weight", ".value.weight")
+    return {
+        "full": everything,
+        "head": head,
+        "head-pooler": head | pooler,
+        "bitfit": head | biases,
+        "lora": head | {name for name in everything if name.endswith(ends)},
+    }[wanted]
 
 
 @pytest.mark.parametrize("method", list(Method))

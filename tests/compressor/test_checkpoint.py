@@ -10,13 +10,25 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from maskpack.compressor.checkpoint import FolderCheckpoints
+from maskpack.compressor.companion import Companion
 from maskpack.compressor.masked import MaskedLinear
 from maskpack.compressor.optimizer import FlooredAdam
+from maskpack.compressor.train import State
 from maskpack.formats import ArtifactError
 
 
-def make(seed: int = 0) -> SimpleNamespace:
-    """A small model, masked layer and head, with its optimiser."""
+class Purse(Companion):
+    """A companion that has something to lose."""
+
+    def __init__(self, value: float):
+        self.kept = torch.tensor([value])
+
+    def state(self):
+        return {"purse": self.kept}
+
+
+def make(seed: int = 0) -> State:
+    """A small model, masked layer and head, with its optimiser and a companion."""
     torch.manual_seed(seed)
     model = nn.Sequential(
         MaskedLinear(nn.Linear(4, 4), start=0.5), nn.Dropout(0.3), nn.Linear(4, 2)
@@ -27,10 +39,10 @@ def make(seed: int = 0) -> SimpleNamespace:
             {"params": list(model[2].parameters()), "lr": 0.01},
         ]
     )
-    return SimpleNamespace(model=model, optimizer=optimizer)
+    return State(model, optimizer, Purse(float(seed)))
 
 
-def take(run: SimpleNamespace, steps: int) -> list[float]:
+def take(run: State, steps: int) -> list[float]:
     """Steps on random inputs; every loss depends on the whole state, the random one too."""
     losses = []
     for _ in range(steps):
@@ -52,7 +64,8 @@ def saved(tmp_path):
     run = make()
     take(run, 3)
     run.model[0].threshold.fill_(0.49)
-    keep(tmp_path).save(run.model, run.optimizer, 3)
+    run.company.kept.fill_(7.0)
+    keep(tmp_path).save(run, 3)
     return SimpleNamespace(folder=tmp_path, run=run)
 
 
@@ -60,16 +73,18 @@ def test_a_loaded_state_goes_on_as_if_nothing_had_happened(saved):
     expected = take(saved.run, 4)  # from the random state that was saved
     other = make(seed=9)
     other.model[0].weight.copy_(saved.run.model[0].weight)  # frozen: from the backbone
-    other.model[0].bias.copy_(saved.run.model[0].bias)
-    assert keep(saved.folder).load(other.model, other.optimizer) == 3
+    other.model[0].bias.detach().copy_(saved.run.model[0].bias)
+    assert keep(saved.folder).load(other) == 3
     assert take(other, 4) == expected
     assert torch.equal(saved.run.model[2].weight, other.model[2].weight)
 
 
-def test_moments_thresholds_and_floors_are_part_of_the_state(saved):
+def test_moments_thresholds_floors_and_what_companions_keep_are_part_of_the_state(saved):
     other = make(seed=9)
-    keep(saved.folder).load(other.model, other.optimizer)
+    purse = other.company.kept
+    keep(saved.folder).load(other)
     assert float(other.model[0].threshold) == pytest.approx(0.49)
+    assert purse.tolist() == [7.0]  # in place: whoever holds it sees it
     ours = [group["eps"] for group in saved.run.optimizer.param_groups]
     assert [group["eps"] for group in other.optimizer.param_groups] == ours
     assert ours[0] > ours[1] == 1e-12
@@ -80,7 +95,8 @@ def test_moments_thresholds_and_floors_are_part_of_the_state(saved):
 
 def test_frozen_weights_are_not_part_of_the_state(saved):
     names = set(load_file(keep(saved.folder).file))
-    assert {"parameter/0.score", "parameter/2.weight", "threshold/0.threshold", "rng"} <= names
+    expected = {"parameter/0.score", "parameter/2.weight", "threshold/0.threshold", "rng"}
+    assert expected | {"companion/purse"} <= names
     assert not [name for name in names if name.endswith("/0.weight")]
 
 
@@ -91,7 +107,7 @@ def test_a_state_is_kept_every_so_many_steps(every, steps, tmp_path):
     run, checkpoints = make(), keep(tmp_path, every=every)
     kept = []
     for step in range(1, 7):
-        checkpoints.save(run.model, run.optimizer, step)
+        checkpoints.save(run, step)
         if checkpoints.found():
             kept.append(step)
             checkpoints.clear()
@@ -102,23 +118,23 @@ def test_a_state_is_kept_every_so_many_steps(every, steps, tmp_path):
 def test_a_state_wanted_now_is_kept_unless_none_is_wanted_at_all(every, kept, tmp_path):
     run, checkpoints = make(), keep(tmp_path, every=every)
     take(run, 3)
-    checkpoints.save(run.model, run.optimizer, 3, now=True)
+    checkpoints.save(run, 3, now=True)
     assert checkpoints.found() is kept
-    assert checkpoints.load(run.model, run.optimizer) == (3 if kept else 0)
+    assert checkpoints.load(run) == (3 if kept else 0)
 
 
 def test_the_newest_state_replaces_the_older_one(saved):
     take(saved.run, 1)
-    keep(saved.folder).save(saved.run.model, saved.run.optimizer, 4)
+    keep(saved.folder).save(saved.run, 4)
     other = make()
-    assert keep(saved.folder).load(other.model, other.optimizer) == 4
+    assert keep(saved.folder).load(other) == 4
     assert [path.name for path in (saved.folder / "state").iterdir()] == ["state.safetensors"]
 
 
 def test_without_resume_a_state_that_is_there_is_not_used(saved):
     other = make(seed=9)
     before = other.model[0].score.clone()
-    assert keep(saved.folder, resume=False).load(other.model, other.optimizer) == 0
+    assert keep(saved.folder, resume=False).load(other) == 0
     assert torch.equal(other.model[0].score, before)
     assert not other.optimizer.state
 
@@ -126,7 +142,7 @@ def test_without_resume_a_state_that_is_there_is_not_used(saved):
 def test_with_nothing_to_resume_a_run_starts_at_the_beginning(tmp_path):
     run, checkpoints = make(), keep(tmp_path)
     assert not checkpoints.found()
-    assert checkpoints.load(run.model, run.optimizer) == 0
+    assert checkpoints.load(run) == 0
     checkpoints.clear()
     assert list(tmp_path.iterdir()) == []
 
@@ -134,7 +150,7 @@ def test_with_nothing_to_resume_a_run_starts_at_the_beginning(tmp_path):
 def test_a_state_of_a_run_with_other_options_is_refused(saved):
     other = make()
     with pytest.raises(ArtifactError, match="belongs to a run with other options") as caught:
-        keep(saved.folder, key="another").load(other.model, other.optimizer)
+        keep(saved.folder, key="another").load(other)
     assert "--resume" in caught.value.hint
     assert keep(saved.folder).found()  # refused, not removed
 
@@ -156,6 +172,7 @@ DAMAGE = {
     "metadata no JSON": lambda file: rewrite(file, lambda _, meta: meta.update(maskpack="{")),
     "no key": lambda file: rewrite(file, lambda _, meta: meta.update(maskpack='{"step": 3}')),
     "no scores": lambda file: rewrite(file, lambda tensors, _: tensors.pop("parameter/0.score")),
+    "no companion": lambda file: rewrite(file, lambda tensors, _: tensors.pop("companion/purse")),
     "no random state": lambda file: rewrite(file, lambda tensors, _: tensors.pop("rng")),
     "floors missing": lambda file: rewrite(
         file,
@@ -170,7 +187,7 @@ def test_a_damaged_state_is_refused_with_a_way_on(saved, damage):
     DAMAGE[damage](checkpoints.file)
     other = make()
     with pytest.raises(ArtifactError, match="the checkpoint .* is damaged") as caught:
-        checkpoints.load(other.model, other.optimizer)
+        checkpoints.load(other)
     assert caught.value.hint == "start over without `--resume`"
 
 
@@ -178,7 +195,7 @@ def test_a_folder_that_cannot_be_made_is_our_error(tmp_path):
     (tmp_path / "state").write_text("a file stands in the way")
     run = make()
     with pytest.raises(ArtifactError, match="cannot make"):
-        keep(tmp_path).save(run.model, run.optimizer, 1)
+        keep(tmp_path).save(run, 1)
 
 
 def test_clearing_removes_the_folder(saved):

@@ -13,9 +13,9 @@ from maskpack.compressor.config import (
     FitConfig,
     Method,
     Precision,
-    load_options,
-    save_options,
 )
+from maskpack.compressor.options import load_options, save_options
+from maskpack.compressor.target import target_sparsity
 from maskpack.formats import ConfigError
 from maskpack.formats.tensors import binary_entropy
 
@@ -39,17 +39,34 @@ def test_an_option_that_must_be_above_zero_refuses_everything_else(name, value):
         ({"warmup": -0.1}, "`warmup` is -0.1"),
         ({"seed": -1}, "`seed` is -1"),
         ({"seed": 2**31}, "`seed` is 2147483648"),
-        ({"bits": 2}, "`bits` is 2, this release learns on 8 or 4"),
+        ({"bits": 3}, r"`bits` is 3, expected one of \(8, 4, 2, 1\)"),
+        ({"embedding_bits": 2}, "`embedding_bits` is 2, expected 8 or 4"),
+        ({"bits_override": {"*": 3}}, r"`bits_override` gives `\*` 3 bits"),
         ({"bits": 16}, "`bits` is 16"),
         ({"group": -1}, "cannot be negative"),
         ({"checkpoint_every": -1}, "cannot be negative"),
         ({"floor": -0.5}, "cannot be negative"),
-        ({"quantizer": "gptq"}, "no quantizer `gptq`"),
+        ({"quantizer": "hqq"}, "no quantizer `hqq`"),
         ({"sparsity": 0.1, "target_bpp": 0.1}, "set the same thing"),
         ({"sparsity": 0.0}, "`sparsity` is 0.0"),
         ({"sparsity": 1.0}, "`sparsity` is 1.0"),
         ({"target_bpp": 0.0}, "`target_bpp` is 0.0"),
         ({"target_bpp": 1.1}, "`target_bpp` is 1.1"),
+        ({"sparsity": 0.1, "target_bytes": 9}, "set the same thing"),
+        ({"target_bytes": 0}, "`target_bytes` is 0"),
+        ({"init": "kaiming"}, "no init `kaiming`"),
+        ({"init": "snip"}, "init snip needs a share of zeros"),
+        ({"estimator": "topk"}, "estimator topk needs a share of zeros"),
+        ({"estimator": "bernoulli", "target_bpp": 0.1}, "needs a share of zeros"),
+        ({"ema": 1.0}, "`ema` is 1.0, expected a share"),
+        ({"dropout": 1.0}, "`dropout` is 1.0, expected a share"),
+        ({"teacher_share": 0.0}, "`teacher_share` is 0.0"),
+        ({"temperature": 0.0}, "`temperature` is 0.0"),
+        ({"patience": 2, "sparsity": 0.1}, "`patience` ends a run early"),
+        ({"patience": 2, "ema": 0.9}, "`patience` ends a run early"),
+        ({"layers": "1-"}, "`layers` is `1-`"),
+        ({"layers": "a"}, "`layers` is `a`"),
+        ({"layers": "3-2"}, "names no layer"),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(options, message):
@@ -77,6 +94,8 @@ def test_an_option_that_counts_takes_whole_numbers_only(name, value):
         {"target_bpp": 1.0},
         {"epochs": 0.25},
         {"bits": 4},
+        {"bits": 1, "embedding_bits": 4},
+        {"ema": 0.0, "dropout": 0.0, "teacher_share": 1.0, "patience": 1},
     ],
 )
 def test_the_edges_of_every_range_are_accepted(options):
@@ -108,11 +127,13 @@ def test_an_option_of_the_other_kind_of_run_is_unknown():
         (FitConfig, {"sparsity": "half"}),
         (FitConfig, {"seed": "one"}),
         (FitConfig, {"max_length": None}),
-        (BaselineConfig, {"method": "lora"}),
+        (BaselineConfig, {"method": "dora"}),
+        (FitConfig, {"estimator": "best"}),
+        (FitConfig, {"bits_override": 4}),
     ],
 )
 def test_a_value_of_the_wrong_type_in_a_mapping_is_our_error(kind, options):
-    with pytest.raises(ConfigError, match=r"wrong value|expected a whole number"):
+    with pytest.raises(ConfigError, match=r"wrong value|expected a (whole number|mapping)"):
         kind.from_dict(options)
 
 
@@ -173,20 +194,23 @@ def test_options_that_cannot_be_written_are_our_error(tmp_path):
         save_options(tmp_path / "missing" / "options.yaml", FitConfig())
 
 
+def share_for(**options):
+    return target_sparsity(FitConfig(**options), weights=1000, other_bytes=0)
+
+
 @settings(deadline=None)
 @given(st.floats(1e-4, 0.5))
 def test_a_target_in_bits_is_the_inverse_of_the_entropy(share):
-    config = FitConfig(target_bpp=binary_entropy(share))
-    assert config.target_sparsity == pytest.approx(share, abs=1e-6)
+    assert share_for(target_bpp=binary_entropy(share)) == pytest.approx(share, abs=1e-6)
 
 
 def test_a_target_in_bits_never_asks_for_more_than_half():
-    assert FitConfig(target_bpp=1.0).target_sparsity == pytest.approx(0.5, abs=1e-6)
+    assert share_for(target_bpp=1.0) == pytest.approx(0.5, abs=1e-6)
 
 
 def test_a_target_as_a_share_is_taken_as_it_is():
-    assert FitConfig(sparsity=0.75).target_sparsity == 0.75
-    assert FitConfig().target_sparsity is None
+    assert share_for(sparsity=0.75) == 0.75
+    assert share_for() is None
 
 
 @pytest.mark.parametrize(

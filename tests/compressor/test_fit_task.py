@@ -168,7 +168,7 @@ def test_the_artifact_records_its_source_and_scheme(request_for, tiny_model):
     fit_task(request)
     manifest = open_artifact(request.out).manifest
     assert asdict(manifest.scheme) == {
-        "bits": 4, "group": 16, "quantizer": "minmax", "embedding_bits": 8,
+        "bits": 4, "group": 16, "quantizer": "minmax", "embedding_bits": 8, "overrides": {},
     }  # fmt: skip
     assert manifest.source.model == "bert"
     assert manifest.source.revision is None

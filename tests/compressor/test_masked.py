@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from maskpack.compressor.freeze import freeze
 from maskpack.compressor.masked import MaskedLinear
-from maskpack.compressor.surgery import mask_linears, masked_linears
+from maskpack.compressor.surgery import mask_linears
 from maskpack.formats import ModelError
 
 HAS_BIAS = pytest.mark.parametrize("bias", [True, False])
@@ -54,22 +54,24 @@ def test_the_gradient_of_a_score_is_that_of_the_masked_weight_times_the_weight(b
     assert (layer.score.grad[masked] != 0).all()  # what is out can come back
 
 
-def test_only_the_scores_are_trained_and_they_start_at_one_height():
+def test_scores_are_trained_weights_are_not_and_all_start_at_one_height():
     layer = MaskedLinear(nn.Linear(3, 2), start=0.125)
-    assert [name for name, _ in layer.named_parameters()] == ["score"]
+    assert {name for name, _ in layer.named_parameters()} == {"score", "bias"}
+    layer(torch.ones(1, 3)).sum().backward()
+    assert layer.weight.grad is None
+    assert not layer.weight.requires_grad
     assert layer.score.tolist() == [[0.125] * 3] * 2
     assert float(layer.threshold) == 0.0
     assert {"weight", "bias", "threshold"} <= set(layer.state_dict())
 
 
-def test_the_linear_it_came_from_is_copied_not_shared():
+def test_the_weights_it_came_from_are_copied_and_its_bias_is_taken_over():
     linear = nn.Linear(3, 2)
     layer = MaskedLinear(linear, start=1.0)
     with torch.no_grad():
         linear.weight.zero_()
-        linear.bias.zero_()
     assert (layer.weight != 0).all()
-    assert (layer.bias != 0).all()
+    assert layer.bias is linear.bias  # the base model's own parameter: a task may train it
 
 
 def test_a_weight_that_is_zero_counts_as_kept_whatever_its_score():
@@ -101,12 +103,13 @@ class Encoder(nn.Module):
 
 
 NAMES = ["blocks.0.dense.weight", "top.weight"]
+STARTS = dict.fromkeys(NAMES, 0.5)
 
 
 def test_surgery_swaps_the_named_linears_and_freezes_all_the_rest():
     base = Encoder()
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    masked = mask_linears(base, NAMES, start=0.5)
+    masked = mask_linears(base, STARTS)
     assert list(masked) == NAMES
     assert base.blocks[0].dense is masked[NAMES[0]]
     assert base.top is masked[NAMES[1]]
@@ -117,17 +120,22 @@ def test_surgery_swaps_the_named_linears_and_freezes_all_the_rest():
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_masked_linears_are_found_in_the_order_of_the_modules():
+def test_masked_linears_come_in_the_order_asked_for_each_with_its_own_start():
     base = Encoder()
-    masked = mask_linears(base, reversed(NAMES), start=0.5)
-    assert list(masked_linears(base)) == [masked[name] for name in NAMES]
+    own = torch.arange(16.0).view(4, 4)
+    masked = mask_linears(base, {"top.weight": own, "blocks.0.dense.weight": 0.25})
+    assert list(masked) == NAMES[::-1]
+    assert torch.equal(masked["top.weight"].score.detach(), own)
+    assert (masked["blocks.0.dense.weight"].score == 0.25).all()
+    own.zero_()
+    assert masked["top.weight"].score[3, 3] == 15.0  # a copy
 
 
 def test_an_unmasked_layer_computes_what_the_linear_did():
     base = Encoder()
     inputs = torch.randn(3, 4)
     expected = base.top(inputs)
-    mask_linears(base, NAMES, start=0.5)
+    mask_linears(base, STARTS)
     assert torch.equal(base.top(inputs), expected)
 
 
@@ -143,7 +151,7 @@ class Classifier(nn.Module):
 
 def test_freezing_turns_scores_to_bits_and_the_head_to_float16():
     model = Classifier()
-    masked = mask_linears(model.bert, NAMES, start=0.5)
+    masked = mask_linears(model.bert, STARTS)
     with torch.no_grad():
         masked["top.weight"].score[1, 2] = -0.5
     patch = freeze(model, masked)
@@ -158,7 +166,7 @@ def test_freezing_turns_scores_to_bits_and_the_head_to_float16():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_head_that_is_not_finite_is_never_frozen(value):
     model = Classifier()
-    masked = mask_linears(model.bert, NAMES, start=0.5)
+    masked = mask_linears(model.bert, STARTS)
     with torch.no_grad():
         model.classifier.bias[1] = value
     with pytest.raises(ModelError, match=r"training diverged: `classifier\.bias`") as caught:

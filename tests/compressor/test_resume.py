@@ -184,7 +184,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
-from maskpack.compressor.config import load_options
+from maskpack.compressor.options import load_options
 
 torch.set_num_threads(1)
 model, data, out, options = sys.argv[1:]
@@ -205,7 +205,7 @@ fit_task(
 @pytest.fixture
 def killed(tmp_path, requests, tiny_model, sentiment, tiny_artifact, snapshot):
     """An artifact into which a second task was being learned by a process that was killed."""
-    from maskpack.compressor.config import save_options
+    from maskpack.compressor.options import save_options
 
     out = tmp_path / "artifact"
     shutil.copytree(tiny_artifact, out)

@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 from maskpack.compressor.batches import Encoded, training_batches
+from maskpack.compressor.companion import Companion
 from maskpack.compressor.config import Precision
+from maskpack.compressor.objective import Objective
 from maskpack.compressor.train import Group, NoCheckpoints, Plan, train, uses_bf16
 
 WORDS = 12
@@ -52,8 +54,9 @@ def run(
         encoded,
         plan=Plan(steps, batch_size, 0.1, seed=3, bf16=bf16),
         groups=groups or [Group(list(model.parameters()), lr)],
+        objective=Objective(encoded.labels),
+        company=Companion(),
         checkpoints=checkpoints or NoCheckpoints(),
-        after_step=lambda _: None,
         observe=lambda progress: losses.append(progress.loss),
     )
     return losses
@@ -132,7 +135,7 @@ class From(NoCheckpoints):
     def __init__(self, step: int):
         self.step = step
 
-    def load(self, model, optimizer):
+    def load(self, state):
         return self.step
 
 
@@ -144,26 +147,39 @@ def test_a_run_that_goes_on_sees_the_batches_it_would_have_seen(first):
     assert rest.seen == whole.seen[first:]
 
 
-def test_after_a_step_come_the_hook_then_the_checkpoint_then_the_watcher():
+def test_after_a_step_come_the_company_then_the_checkpoint_then_the_watcher():
     told = []
 
+    class Talker(Companion):
+        def before_step(self, step):
+            told.append(("before", step))
+
+        def after_step(self, step, steps):
+            told.append(("after", step, steps))
+
+        def finish(self):
+            told.append(("finish", model.training))
+
     class Record(NoCheckpoints):
-        def save(self, model, optimizer, step, *, now):
+        def save(self, state, step, *, now):
             told.append(("save", step))
             assert now is False
 
-    model = Bag(2)
+    model, encoded = Bag(2), rows_of(16)
     train(
         model,
-        rows_of(16),
+        encoded,
         plan=Plan(2, 8, 0.0, 0, bf16=False),
         groups=[Group(list(model.parameters()), 0.1)],
+        objective=Objective(encoded.labels),
+        company=Talker(),
         checkpoints=Record(),
-        after_step=lambda step: told.append(("hook", step)),
         observe=lambda news: told.append(("watch", news.step, news.steps)),
     )
     assert told == [
-        ("hook", 1), ("save", 1), ("watch", 1, 2), ("hook", 2), ("save", 2), ("watch", 2, 2),
+        ("before", 0), ("after", 1, 2), ("save", 1), ("watch", 1, 2),
+        ("before", 1), ("after", 2, 2), ("save", 2), ("watch", 2, 2),
+        ("finish", True),
     ]  # fmt: skip
 
 
@@ -171,18 +187,19 @@ def test_a_run_told_to_stop_keeps_its_state_at_the_end_of_that_step():
     told = []
 
     class Record(NoCheckpoints):
-        def save(self, model, optimizer, step, *, now):
+        def save(self, state, step, *, now):
             told.append((step, now))
 
-    model = Bag(2)
+    model, encoded = Bag(2), rows_of(16)
     with pytest.raises(KeyboardInterrupt):
         train(
             model,
-            rows_of(16),
+            encoded,
             plan=Plan(9, 8, 0.0, 0, bf16=False),
             groups=[Group(list(model.parameters()), 0.1)],
+            objective=Objective(encoded.labels),
+            company=Companion(),
             checkpoints=Record(),
-            after_step=lambda _: None,
             observe=lambda news: told.append(news.step),
             stop=lambda: len(told) == 4,
         )

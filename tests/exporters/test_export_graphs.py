@@ -145,7 +145,8 @@ def test_codes_are_the_backbones_with_a_zero_wherever_the_mask_has_one(exported,
         if divisor is None:
             np.testing.assert_array_equal(codes, tensor.codes * keep)
         else:
-            np.testing.assert_array_equal(codes, channel_weights(tensor, mask, divisor).codes.T)
+            weights = channel_weights(mask.apply(tensor), divisor)
+            np.testing.assert_array_equal(codes, weights.codes.T)
         assert not codes[~keep].any()
         zeros += int((~keep).sum())
     assert zeros > 500  # the test means something: about a weight in ten
@@ -158,7 +159,7 @@ def test_grouped_codes_are_requantised_with_a_zero_wherever_the_mask_has_one(exp
         codes = arrays[f"{one.stem(name)}.codes"]
         assert not codes.T[~keep].any()
         mask, tensor = one.artifact.patch("sst2").masks[name], one.artifact.backbone.linears[name]
-        weights = channel_weights(tensor, mask, divisors.get(f"{one.base}.{name}"))
+        weights = channel_weights(mask.apply(tensor), divisors.get(f"{one.base}.{name}"))
         np.testing.assert_array_equal(codes, weights.codes)
         np.testing.assert_array_equal(arrays[f"{one.stem(name)}.scales"], weights.scales)
 

@@ -64,7 +64,7 @@ def run(model, x=X):
 
 
 def rewrite(model, emit, tensor):
-    return MaskLinears({"fc.weight": tensor}, {"fc.weight": MASK}, emit)(model)
+    return MaskLinears({"fc.weight": MASK.apply(tensor)}, emit)(model)
 
 
 def dynamic(x):
@@ -122,9 +122,8 @@ def test_linears_that_read_the_same_activation_share_its_quantisation():
     weight = proto.graph.initializer.add()
     weight.CopyFrom(next(t for t in proto.graph.initializer if t.name == "model.fc.weight"))
     weight.name = "model.gc.weight"
-    tensors = {"fc.weight": make_tensor(), "gc.weight": make_tensor(4)}
-    masks = dict.fromkeys(tensors, MASK)
-    model = MaskLinears(tensors, masks, emit_int8)(ir.serde.deserialize_model(proto)).model
+    tensors = {"fc.weight": MASK.apply(make_tensor()), "gc.weight": MASK.apply(make_tensor(4))}
+    model = MaskLinears(tensors, emit_int8)(ir.serde.deserialize_model(proto)).model
     kinds = [node.op_type for node in model.graph]
     assert kinds.count("DynamicQuantizeLinear") == 1
     assert kinds.count("MatMulInteger") == 2
@@ -182,7 +181,7 @@ def test_a_renamed_embedding_is_an_error():
         )
 
 
-@pytest.mark.parametrize("rewriter", [MaskLinears({}, {}, emit_int8), QuantizeEmbeddings({})])
+@pytest.mark.parametrize("rewriter", [MaskLinears({}, emit_int8), QuantizeEmbeddings({})])
 def test_a_pass_with_nothing_to_do_says_that_it_changed_nothing(rewriter):
     model = linear("matmul")
     before = serialize(model)

@@ -18,7 +18,7 @@ GOOD = ValueCheck(batch=2, sequence=16, padded=True, max_diff=0.5, argmax=2, rel
 ACCURACY = AccuracyCheck(
     100, "accuracy", graph=0.9, torch=0.9, agreement=1.0, max_diff=0.5, relative=0.1
 )
-FACTS = GraphFacts(1234, 56, 18, 8, masked_weights=100, mask_zeros=10, code_zeros=12)
+FACTS = GraphFacts(1234, 56, 18, 8, masked_weights=100, mask_zeros=10, code_zeros=12, removed=10)
 REPORT = Report(
     task="reviews",
     compute="int8",

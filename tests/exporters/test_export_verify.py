@@ -45,6 +45,11 @@ def edit(proto, name, change):
     held.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(held).copy()), name))
 
 
+def finding(zeros, found):
+    """What is said of a graph that does not hold every zero of the mask."""
+    return f"the mask removes {zeros} weights, the graph has {found} zeros in their places"
+
+
 def test_the_graph_itself_passes_with_every_figure(judged, sentiment):
     report = judged(unchanged, data=sentiment)
     assert report.ok
@@ -69,7 +74,7 @@ def test_the_facts_are_those_of_the_file(exported):
     arrays = one.arrays()
     codes = [arrays[f"{one.stem(name)}.codes"] for name in one.keeps()]
     assert facts.code_zeros == sum(int((array == 0).sum()) for array in codes)
-    assert facts.code_zeros >= facts.mask_zeros > 0
+    assert facts.code_zeros >= facts.removed == facts.mask_zeros > 0
 
 
 @pytest.mark.parametrize("layer", ["layer.0.attention.self.query", "layer.1.output.dense"])
@@ -106,10 +111,42 @@ def test_a_graph_with_fewer_zeros_than_the_mask_is_found_whatever_the_tolerance(
             edit(proto, f"{stem}.codes", lambda codes: np.where(codes == 0, np.int8(1), codes))
 
     report = judged(forget, compute="int8", tolerance=LOOSE)
-    assert report.graph.code_zeros == 0
+    assert (report.graph.code_zeros, report.graph.removed) == (0, 0)
+    assert report.findings == (finding(report.graph.mask_zeros, 0),)
+    assert len(report.values) == len(SHAPES)  # nothing hides behind a finding
+
+
+def test_zeros_in_other_places_do_not_make_up_for_those_the_mask_wants(judged, exported):
+    one = exported("bert", "int8")
+    name, keep = next(iter(one.keeps().items()))
+
+    def turn(codes):
+        return np.where(keep.T, np.int8(0), np.where(codes == 0, np.int8(1), codes))
+
+    report = judged(
+        lambda proto: edit(proto, f"{one.stem(name)}.codes", turn), compute="int8", tolerance=LOOSE
+    )
+    facts = report.graph
+    lost = int((~keep).sum())
+    assert lost > 0
+    assert facts.code_zeros > one.report.graph.code_zeros > facts.mask_zeros
+    assert report.findings == (finding(facts.mask_zeros, facts.mask_zeros - lost),)
+
+
+def test_a_masked_linear_that_is_not_in_the_graph_is_found(judged, exported):
+    one = exported("bert", "fp32")
+    name, keep = next(iter(one.keeps().items()))
+
+    def rename(proto):
+        for held in proto.graph.initializer:
+            held.name = held.name.replace(f"{one.stem(name)}.codes", "elsewhere")
+        for node in proto.graph.node:
+            for place, read in enumerate(node.input):
+                node.input[place] = read.replace(f"{one.stem(name)}.codes", "elsewhere")
+
+    report = judged(rename)
     zeros = report.graph.mask_zeros
-    assert report.findings == (f"the mask removes {zeros} weights, the graph has 0 zeros",)
-    assert report.values == ()
+    assert report.findings == (finding(zeros, zeros - int((~keep).sum())),)
 
 
 def test_swapped_labels_are_found(judged, sentiment):

@@ -109,7 +109,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def assert_same_tensor(found: QuantTensor, expected: QuantTensor) -> None:
-    assert (found.bits, found.group) == (expected.bits, expected.group)
+    assert (found.bits, found.group, found.zero_free) == (
+        expected.bits,
+        expected.group,
+        expected.zero_free,
+    )
     assert found.scales.dtype == expected.scales.dtype
     np.testing.assert_array_equal(found.codes, expected.codes)
     np.testing.assert_array_equal(found.scales, expected.scales)
@@ -132,6 +136,8 @@ def assert_same_patch(found: Patch, expected: Patch) -> None:
         assert found.masks[name].shape == mask.shape
         np.testing.assert_array_equal(found.masks[name].packed, mask.packed)
     assert_same_dense(found.head, expected.head)
+    assert_same_dense(found.dense, expected.dense)
+    assert_same_dense(found.gains, expected.gains)
 
 
 def assert_same_dense(found: Any, expected: Any) -> None:

@@ -200,9 +200,9 @@ BAD_BACKBONES = {
     "code outside 8 bits": (with_value("layer.b.weight.codes", 0x80), r"outside \+-127"),
     "padding of codes": (with_value("layer.a.weight.codes", 0x11), "a padding field"),
     "NaN bias": (with_value("layer.a.bias", np.nan), "`layer.a.bias` of the backbone"),
-    "more linears than masks": (
-        lambda meta, _: meta["tensors"]["words.weight"].update(role="linear"),
-        "disagree about `words.weight`",
+    "a mask over an embedding": (
+        lambda meta, _: meta["tensors"]["layer.b.weight"].update(role="embedding"),
+        "the backbone has no `layer.b.weight` for the mask of that name",
     ),
 }
 
@@ -216,16 +216,16 @@ def test_a_bad_backbone_is_refused_even_with_its_digest_right(folder, change, me
 BAD_PATCHES = {
     "padding of a mask": (with_value("layer.a.weight.mask", 0xFF), "a padding bit"),
     "NaN head": (with_value("head.out.bias", np.nan), "`out.bias` of the head"),
-    "fewer masks": (
+    "mask of nothing": (
         lambda meta, arrays: (
-            meta["masks"].pop("layer.b.weight"),
-            arrays.pop("layer.b.weight.mask"),
+            meta["masks"].update({"layer.c.weight": meta["masks"].pop("layer.b.weight")}),
+            arrays.update({"layer.c.weight.mask": arrays.pop("layer.b.weight.mask")}),
         ),
-        "disagree about `layer.b.weight`",
+        "the backbone has no `layer.c.weight` for the mask of that name",
     ),
     "mask of as many bytes": (
         lambda meta, _: meta["masks"].update({"layer.a.weight": [6, 14]}),
-        r"the mask of `layer.a.weight` is \(6, 14\), the weights are \(6, 13\)",
+        r"the mask of `layer.a.weight` is \(6, 14\), the backbone wants \(6, 13\)",
     ),
 }
 
@@ -234,6 +234,24 @@ BAD_PATCHES = {
 def test_a_bad_patch_is_refused_even_with_its_digest_right(folder, change, message):
     edit_patch(folder, "first", change)
     assert_refused(folder, message)
+
+
+def test_a_mask_that_was_dropped_is_found_by_the_counts_of_the_manifest(folder):
+    def drop(meta, arrays):
+        meta["masks"].pop("layer.b.weight")
+        arrays.pop("layer.b.weight.mask")
+
+    count = make_patch(0).count
+    edit_patch(folder, "first", drop)
+    (finding,) = check_artifact(folder)
+    assert f"the manifest says {count.zeros} of {count.weights}" in finding
+    left = open_artifact(folder).patch("first").count
+    assert 0 < left.weights < count.weights
+    edit_manifest(
+        folder,
+        lambda tree: tree["tasks"]["first"].update(zeros=left.zeros, weights=left.weights),
+    )
+    assert check_artifact(folder) == []
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"maskpack": "{}"}])

@@ -107,15 +107,20 @@ def test_reserved_copied_file(tmp_path, name):
 
 def test_unfit_first_patch(tmp_path):
     p = make_patch()
-    with pytest.raises(ArtifactError):
-        create_artifact(
-            tmp_path / "a",
-            make_backbone(),
-            source=SOURCE,
-            scheme=SCHEME,
-            files={},
-            first=(make_entry("t", p), Patch({}, p.head)),
-        )
+    stray = Patch({"x": p.masks["layer.a.weight"]}, p.head)
+    for unfit, message in (
+        (Patch({}, p.head), "holds 0 zeros"),
+        (stray, "has no `x` for the mask"),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            create_artifact(
+                tmp_path / "a",
+                make_backbone(),
+                source=SOURCE,
+                scheme=SCHEME,
+                files={},
+                first=(make_entry("t", p), unfit),
+            )
     assert not (tmp_path / "a").exists()
 
 

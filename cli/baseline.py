@@ -1,0 +1,105 @@
+"""`compress baseline`: train what a mask is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskpack.cli import options as opt
+from maskpack.cli import render
+from maskpack.cli.result import show_result
+from maskpack.compressor.config import BaselineConfig
+from maskpack.compressor.options import save_options
+
+
+def baseline(
+    model: opt.Model,
+    task: opt.TaskName,
+    method: Annotated[
+        str,
+        typer.Option(help="full, head, head-pooler, bitfit or lora: what is trained."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the trained model. [not kept]")
+    ] = None,
+    data: opt.Data = None,
+    eval_data: opt.EvalData = None,
+    text_field: opt.TextField = None,
+    pair_field: opt.PairField = None,
+    label_field: opt.LabelField = None,
+    regression: opt.Regression = False,
+    metric: opt.Metric = None,
+    epochs: opt.Epochs = None,
+    steps: opt.Steps = None,
+    batch_size: opt.BatchSize = None,
+    max_length: opt.MaxLength = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate beside the head. [full: 0.0001, others: 0.001]"),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the factors of lora. [8]")] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(help="Start from the linears quantised to so many bits. [the float model]"),
+    ] = None,
+    group: opt.Group = None,
+    quantizer: opt.Quantizer = None,
+    calibration: opt.Calibration = None,
+    refine: opt.Refine = None,
+    embedding_bits: opt.EmbeddingBits = None,
+    dropout: opt.Dropout = None,
+    head_lr: opt.HeadLr = None,
+    warmup: opt.Warmup = None,
+    seed: opt.Seed = None,
+    train_rows: opt.TrainRows = None,
+    precision: opt.Precision = None,
+    config: opt.ConfigFile = None,
+    save_config: opt.SaveConfig = None,
+    revision: opt.Revision = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train what a mask is compared with: every weight, the head alone, BitFit or LoRA.
+
+    Example: compress baseline demo --task reviews --method full -o twin
+    """
+    given = {
+        "method": method,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "lr": lr,
+        "head_lr": head_lr,
+        "warmup": warmup,
+        "rank": rank,
+        "bits": bits,
+        "group": group,
+        "quantizer": quantizer,
+        "calibration": calibration,
+        "refine": refine,
+        "embedding_bits": embedding_bits,
+        "dropout": dropout,
+        "seed": seed,
+        "train_rows": train_rows,
+        "precision": precision,
+    }
+    chosen = opt.resolve(BaselineConfig, config, given)
+    if save_config is not None:
+        save_options(save_config, chosen)
+    from maskpack.compressor import BaselineRequest, run_baseline  # noqa: PLC0415 - imports torch
+
+    request = BaselineRequest(
+        model=model,
+        task=opt.find_named_task(task, text_field, pair_field, label_field, regression, metric),
+        config=chosen,
+        out=out,
+        data=data,
+        eval_data=eval_data,
+        revision=revision,
+    )
+    with render.progress(f"{task} {method}", quiet=quiet) as observe:
+        result = run_baseline(request, observe=observe)
+    show_result(result, json=json)

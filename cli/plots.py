@@ -1,0 +1,383 @@
+"""A sweep's plots: quality against bits, sparsity and bytes; PNG and SVG. Needs matplotlib.
+
+One panel a task and one for their mean; error bars are SD over seeds, the band is the reference.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskpack.compressor.sweep_plan import slug
+from maskpack.compressor.sweep_table import Spread, Table, TableRow
+from maskpack.formats import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MEAN = "mean over tasks"
+_COLOURS = (  # Okabe and Ito's, told apart by colour-blind readers too
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#7F5539",
+    "#6A4C93",
+    "#8C8C00",
+)
+_MARKERS = "osD^vP*XpH<>"
+_LINES = ("-", "--", ":", "-.")
+_GREY = "#555555"
+_SIZES = frozenset({"sparsity", "target_bpp", "target_bytes"})
+_COLUMNS = 3
+_APART = 1.3  # room that series share round a width, so that their error bars stand side by side
+_STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
+    "font.size": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "svg.hashsalt": "maskpack",  # same input, same bytes
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row's place in one panel."""
+
+    x: float
+    y: Spread
+    collapsed: bool
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What one figure shows.
+
+    Attributes:
+        name: stem of the files.
+        label: of the horizontal axis.
+        series: name of the series a row belongs to, or None to leave the row out.
+        x: a row's place on the axis, for a task or for `MEAN`.
+        scale: of the horizontal axis: `bits` and `bytes` are logarithmic.
+        joined: whether the points of a series are joined.
+    """
+
+    name: str
+    label: str
+    series: Callable[[TableRow], str | None]
+    x: Callable[[TableRow, str], float]
+    scale: str = "linear"
+    joined: bool = True
+
+
+def check_installed() -> None:
+    """Refuse before the first run what would fail after the last.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("plots need the package matplotlib", "pip install 'maskpack[plots]'")
+
+
+def draw(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Write every plot that has something to show; return the files.
+
+    Raises:
+        ConfigError: matplotlib is missing, or the folder cannot be written.
+    """
+    check_installed()
+    import matplotlib as mpl  # noqa: PLC0415 - optional
+
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(_STYLE):
+            for table in tables:
+                for plot in PLOTS:
+                    figure = _figure(table, plot)
+                    if figure is not None:
+                        prefix = f"{slug(table.model)}-" if len(tables) > 1 else ""
+                        written += _save(figure, folder / f"{prefix}{plot.name}")
+    except OSError as error:
+        raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
+    return written
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    figure.savefig(png, dpi=150)
+    figure.savefig(svg, metadata={"Date": None})
+    return [png, svg]
+
+
+def _series_without(hidden: Iterable[str]) -> Callable[[TableRow], str]:
+    """Name a row by its family and what varies, except what the axis shows."""
+
+    def name(row: TableRow) -> str:
+        varied = [f"{key}={value}" for key, value in row.arm.varied.items() if key not in hidden]
+        return " ".join([row.arm.family, *varied])
+
+    return name
+
+
+def _by_bits(row: TableRow) -> str | None:
+    return _series_without({"bits"})(row) if row.bits < 32 else None
+
+
+def _by_sparsity(row: TableRow) -> str | None:
+    return _series_without(_SIZES)(row) if row.sparsity is not None else None
+
+
+def _zeros(row: TableRow, panel: str) -> float:
+    share = row.sparsity if panel == MEAN else row.cells[panel].sparsity
+    return 100 * (share or 0.0)
+
+
+def _bytes(row: TableRow, panel: str) -> float:
+    return row.coded_bytes if panel == MEAN else row.cells[panel].coded_bytes
+
+
+PLOTS = (
+    Plot("quality-bits", "bits of a backbone weight", _by_bits, lambda row, _: row.bits, "bits"),
+    Plot("quality-sparsity", "zeros in the mask, %", _by_sparsity, _zeros),
+    Plot(
+        "quality-bytes",
+        "bytes a task adds, coded",
+        lambda row: row.arm.label,
+        _bytes,
+        "bytes",
+        joined=False,
+    ),
+)
+
+
+def _figure(table: Table, plot: Plot) -> Figure | None:
+    """The figure, or None if it would show fewer than two points."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - optional
+
+    named = [(row, plot.series(row)) for row in table.rows]
+    shown = [(row, name) for row, name in named if name is not None]
+    if len({plot.x(row, next(iter(row.cells))) for row, _ in shown}) < 2:
+        return None
+    panels = [*table.metrics, *([MEAN] if len(table.metrics) > 1 else [])]
+    columns = 2 if len(panels) in {2, 4} else min(len(panels), _COLUMNS)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.0 * columns + 2.6, 3.4 * lines + 0.4), layout="constrained")
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    looks = _looks(table, [name for _, name in shown], joined=plot.joined)
+    for axes, panel in zip(grid, panels, strict=False):
+        _panel(axes, table, plot, panel=panel, shown=shown, looks=looks)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    _legend(figure)
+    figure.suptitle(f"{table.model}: mean and SD over seeds", fontsize=11)
+    return figure
+
+
+def _looks(table: Table, names: Sequence[str], *, joined: bool) -> dict[str, dict[str, Any]]:
+    """Series -> colour, marker and line: a colour each, or one a family where there are too many."""
+    families = list(dict.fromkeys(row.arm.family for row in table.rows))
+    series = list(dict.fromkeys(names))
+    by_family = len(series) > len(_COLOURS)
+    looks: dict[str, dict[str, Any]] = {}
+    seen: dict[str, int] = {}
+    for place, name in enumerate(series):
+        family = next(each for each in families if name == each or name.startswith(f"{each} "))
+        turn = seen[family] = seen.get(family, -1) + 1
+        colour = families.index(family) if by_family else place
+        looks[name] = {
+            "color": _COLOURS[colour % len(_COLOURS)],
+            "marker": _MARKERS[(turn if by_family else place) % len(_MARKERS)],
+            "linestyle": _LINES[turn % len(_LINES) if by_family else 0] if joined else "none",
+        }
+    return looks
+
+
+def _panel(
+    axes: Axes,
+    table: Table,
+    plot: Plot,
+    *,
+    panel: str,
+    shown: Sequence[tuple[TableRow, str]],
+    looks: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Points, the reference's band, the majority's line and the axes of one panel."""
+    points: dict[str, list[Point]] = {}
+    for row, name in shown:
+        score = _score(row, panel)
+        if score is not None:
+            place = plot.x(row, panel)
+            points.setdefault(name, []).append(Point(place, score, _collapsed(row, panel)))
+    for turn, (name, series) in enumerate(points.items()):
+        shift = (turn + 0.5) / len(points) - 0.5 if plot.scale == "bits" else 0.0
+        _draw_series(axes, name, series, look=looks[name], factor=_APART**shift)
+    _limits(axes, [point for series in points.values() for point in series])
+    _draw_levels(axes, table, panel)
+    _scale(axes, plot.scale, [point.x for series in points.values() for point in series])
+    axes.set_title(panel if panel == MEAN else f"{panel}, {table.metrics[panel]}", fontsize=10)
+    axes.set_xlabel(plot.label)
+    axes.set_axisbelow(True)
+
+
+def _draw_series(
+    axes: Axes, name: str, series: list[Point], *, look: Mapping[str, Any], factor: float
+) -> None:
+    """One line with error bars; a cross over each collapsed point."""
+    ordered = sorted(series, key=lambda point: point.x)
+    axes.errorbar(
+        [point.x * factor for point in ordered],
+        [point.y.mean for point in ordered],
+        yerr=[0.0 if math.isnan(point.y.sd) else point.y.sd for point in ordered],
+        label=name,
+        capsize=2.5,
+        markersize=5.5,
+        linewidth=1.4,
+        elinewidth=1.0,
+        **look,
+    )
+    lost = [point for point in ordered if point.collapsed]
+    if lost:
+        axes.plot(
+            [point.x * factor for point in lost],
+            [point.y.mean for point in lost],
+            "x",
+            color="black",
+            markersize=9,
+            zorder=5,
+            label="has a collapsed seed",
+        )
+
+
+def _limits(axes: Axes, points: Sequence[Point]) -> None:
+    """Room for every point and bar, and nothing that would flatten them."""
+    tops = [point.y.mean + _finite(point.y.sd) for point in points]
+    bottoms = [point.y.mean - _finite(point.y.sd) for point in points]
+    if points:
+        room = max(0.1 * (max(tops) - min(bottoms)), 0.004)
+        axes.set_ylim(min(bottoms) - room, max(tops) + room)
+
+
+def _draw_levels(axes: Axes, table: Table, panel: str) -> None:
+    """The reference's band and the majority's line, or a note where they would flatten the rest."""
+    low, high = axes.get_ylim()
+    reference = next((row for row in table.rows if row.arm.label == table.reference), None)
+    score = None if reference is None else _score(reference, panel)
+    if score is not None:
+        sd = _finite(score.sd)
+        axes.axhspan(score.mean - sd, score.mean + sd, color=_GREY, alpha=0.15, linewidth=0)
+        axes.axhline(score.mean, color=_GREY, linewidth=1.0, label=f"{table.reference} (reference)")
+        low, high = _stretched(low, high, (score.mean - sd, score.mean + sd))
+    majority = _majority(table, panel)
+    if majority is not None:
+        if majority > low - 1.5 * (high - low):
+            low, high = _stretched(low, high, (majority, majority))
+            axes.axhline(
+                majority, color=_GREY, linestyle="--", linewidth=1.2, label="majority class"
+            )
+        else:
+            axes.annotate(
+                f"majority class {majority:.3f}, below",
+                (0.02, 0.02),
+                xycoords="axes fraction",
+                fontsize=8,
+                color=_GREY,
+            )
+            low -= 0.08 * (high - low)
+    axes.set_ylim(low, high)
+
+
+def _stretched(low: float, high: float, level: tuple[float, float]) -> tuple[float, float]:
+    """Limits that hold a level too, with some room."""
+    room = 0.06 * (max(high, level[1]) - min(low, level[0]))
+    return (
+        level[0] - room if level[0] < low + room else low,
+        level[1] + room if level[1] > high - room else high,
+    )
+
+
+def _scale(axes: Axes, scale: str, places: Sequence[float]) -> None:
+    """Ticks that people read: the widths themselves, or bytes with their unit."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: PLC0415 - optional
+
+    if scale == "linear" or not places:
+        return
+    axes.set_xscale("log", base=2 if scale == "bits" else 10)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if scale == "bits":
+        widths = sorted(set(places))
+        axes.set_xticks(widths, [f"{width:g}" for width in widths])
+        axes.minorticks_off()
+        axes.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)
+    else:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+        low, high = min(places), max(places)
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high) + 1e-9)
+        axes.set_xlim(10.0**first, 10.0**last)
+        axes.set_xticks([10.0**n for n in range(first, last + 1, 1 if last - first < 5 else 2)])
+
+
+def _size(count: float) -> str:
+    """Bytes in as few characters as an axis has room for.
+
+    >>> _size(100.0), _size(10_000.0), _size(1e7)
+    ('100 B', '10 KB', '10 MB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:g} {unit}"
+    return f"{count:g} B"
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all panels, outside of them."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    last = [name for name in found if name.endswith("(reference)")]
+    last += [name for name in ("majority class", "has a collapsed seed") if name in found]
+    order = [*(name for name in found if name not in last), *last]
+    figure.legend(
+        [found[name] for name in order],
+        order,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=9,
+        ncols=1 + len(order) // 30,
+    )
+
+
+def _score(row: TableRow, panel: str) -> Spread | None:
+    if panel == MEAN:
+        return row.score
+    return row.cells[panel].score if panel in row.cells else None
+
+
+def _collapsed(row: TableRow, panel: str) -> bool:
+    cells = row.cells.values() if panel == MEAN else [row.cells[panel]]
+    return any(cell.collapsed for cell in cells)
+
+
+def _majority(table: Table, panel: str) -> float | None:
+    if panel != MEAN:
+        return table.majority.get(panel)
+    if len(table.majority) < len(table.metrics):
+        return None
+    return sum(table.majority.values()) / len(table.majority)
+
+
+def _finite(value: float) -> float:
+    return 0.0 if math.isnan(value) else value

@@ -1,0 +1,46 @@
+"""What `fit` and `baseline` print at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maskpack.cli import render
+
+if TYPE_CHECKING:
+    from maskpack.compressor.results import RunResult
+
+
+def show_result(result: RunResult, *, json: bool) -> None:
+    """Print what a run measured."""
+    if json:
+        render.data(result.to_json())
+        return
+    count = result.count
+    scores = [
+        (name, f"{value:.4f}", f"{result.majority[name]:.4f}")
+        for name, value in result.scores.items()
+    ]
+    render.table(
+        f"{result.task}: {result.method}, {result.steps} steps in {result.seconds:.0f} s",
+        ("metric", "value", "majority class"),
+        scores,
+    )
+    rows = [("head", render.size(result.head_bytes)), ("patch", render.size(result.patch_bytes))]
+    if result.extra_bytes:
+        rows.insert(1, ("biases, norms, scales", render.size(result.extra_bytes)))
+    if count.weights:
+        rows = [
+            ("zeros", f"{count.zeros:,} of {count.weights:,} ({count.sparsity:.2%})"),
+            ("mask, packed", render.size(result.mask_bytes)),
+            (
+                "mask, entropy",
+                f"{render.size(count.entropy_bytes)} ({count.entropy_bpp:.3f} bits a weight)",
+            ),
+            *rows,
+        ]
+    render.table("", ("part", "size"), [*rows, ("backbone", render.size(result.backbone_bytes))])
+    if result.collapsed:
+        render.words(
+            f"warning: {result.metric} is no better than always giving the same answer; "
+            "try more steps, or a larger --margin"
+        )

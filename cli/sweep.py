@@ -1,0 +1,143 @@
+"""`compress sweep`: models x tasks x methods x seeds from one file, as lines, a table and plots."""
+
+from __future__ import annotations
+
+import json as codec
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maskpack.cli import options as opt
+from maskpack.cli import render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from maskpack.compressor.news import News
+    from maskpack.compressor.sweep import Failure
+    from maskpack.compressor.sweep_plan import Run, SweepPlan
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="YAML file: models, tasks, seeds, methods.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File of results. [the YAML's `out`, or beside it]"),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this method, by label or by its name in the file; repeatable."),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Draw the results into this folder, as PNG and SVG.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the file, list the runs, stop.")
+    ] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Only print the table of what is finished.")
+    ] = False,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Compare options: run models x tasks x methods x seeds, print mean and SD of each method.
+
+    Each finished run is one JSON line; the same command goes on where a stopped one was. Two
+    processes can share the work on one file with --only or --seed.
+
+    Example: compress sweep examples/sparsity.yaml --plots plots
+    """
+    from maskpack.compressor.sweep_file import read_plan  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.sweep_plan import choose  # noqa: PLC0415
+
+    if plots is not None:
+        from maskpack.cli.plots import check_installed  # noqa: PLC0415
+
+        check_installed()
+    plan = read_plan(file, out=out)
+    runs = choose(plan, only or [], seed or [])
+    if dry_run:
+        _show_runs(plan, runs, json=json)
+        return
+    _warn(plan)
+    failures = () if summary else _run(plan, runs, quiet=quiet)
+    _show_results(plan, plots, json=json)
+    if failures:
+        names = "; ".join(failure.run.title for failure in failures)
+        render.error(f"{len(failures)} of {len(runs)} runs failed: {names}", None)
+        raise typer.Exit(1)
+
+
+def _warn(plan: SweepPlan) -> None:
+    """Say which lines of the results do not count."""
+    from maskpack.compressor.sweep_log import read_log  # noqa: PLC0415
+    from maskpack.compressor.sweep_table import count_foreign  # noqa: PLC0415
+
+    log = read_log(plan.out)
+    if log.torn:
+        render.words(f"warning: the last line of `{plan.out}` was cut short and is dropped")
+    foreign = count_foreign(plan, log.lines)
+    if foreign:
+        render.words(
+            f"note: {foreign} lines of `{plan.out}` are of other options or data and are left out"
+        )
+
+
+def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure, ...]:
+    """Do what is missing, with a bar a run."""
+    from maskpack.compressor.sweep import run_sweep  # noqa: PLC0415 - imports torch
+
+    places = {run.key: place for place, run in enumerate(runs, 1)}
+
+    def watch(run: Run) -> AbstractContextManager[Callable[[News], None]]:
+        return render.progress(f"[{places[run.key]}/{len(runs)}] {run.title}", quiet=quiet)
+
+    def failed(failure: Failure) -> None:
+        render.error(f"{failure.run.title}: {failure.reason}", failure.hint)
+
+    return run_sweep(runs, plan.out, watch=watch, failed=failed)
+
+
+def _show_runs(plan: SweepPlan, runs: Sequence[Run], *, json: bool) -> None:
+    """Every run and whether it is done."""
+    from maskpack.compressor.sweep_log import read_log  # noqa: PLC0415
+
+    done = read_log(plan.out).keys
+    if json:
+        render.data(codec.dumps([_describe(run, done=run.key in done) for run in runs]))
+        return
+    missing = sum(run.key not in done for run in runs)
+    render.table(
+        f"{len(runs)} runs, {missing} to do, results in {plan.out}",
+        ("seed", "model", "task", "method", "state"),
+        [(str(run.seed), *run.names[:3], "done" if run.key in done else "to do") for run in runs],
+    )
+
+
+def _describe(run: Run, *, done: bool) -> dict[str, Any]:
+    model, task, label, seed = run.names
+    tree = {"model": model, "task": task, "label": label, "seed": seed, "done": done}
+    return {**tree, "sweep_key": run.key}
+
+
+def _show_results(plan: SweepPlan, plots: Path | None, *, json: bool) -> None:
+    """The table, then the plots if they are wanted."""
+    from maskpack.cli import sweep_table as words  # noqa: PLC0415
+    from maskpack.compressor.sweep_log import read_log  # noqa: PLC0415
+    from maskpack.compressor.sweep_table import tabulate  # noqa: PLC0415
+
+    tables = tabulate(plan, read_log(plan.out).lines)
+    if json:
+        render.data(codec.dumps([words.as_tree(table) for table in tables]))
+    elif not tables:
+        render.words("no run is finished yet")
+    for table in () if json else tables:
+        words.show(table)
+    if plots is not None and tables:
+        from maskpack.cli.plots import draw  # noqa: PLC0415
+
+        for path in draw(tables, plots):
+            render.words(f"wrote {path}")

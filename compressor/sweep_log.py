@@ -1,0 +1,156 @@
+"""The file of a sweep's results: one JSON line a run, safe to append to from several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskpack.formats import ConfigError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@dataclass(frozen=True)
+class Log:
+    """Lines of a results file.
+
+    Attributes:
+        lines: what was read, in the file's order.
+        torn: whether a last line was cut short, by a kill while it was written, and left out.
+    """
+
+    lines: tuple[Mapping[str, Any], ...]
+    torn: bool = False
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of the finished runs."""
+        return frozenset(line["sweep_key"] for line in self.lines if "sweep_key" in line)
+
+
+def read_log(path: Path) -> Log:
+    """All whole lines of `path`; none if there is no such file.
+
+    Raises:
+        ConfigError: a line that is no JSON object, or a file that cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return Log(())
+    except OSError as error:
+        raise ConfigError(f"cannot read `{path}`: {error.strerror}") from error
+    whole = content[: _whole(content)]
+    lines = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        if line.strip():
+            lines.append(_parse(line, f"line {number} of `{path}`"))
+    return Log(tuple(lines), torn=len(whole) < len(content))
+
+
+def append(path: Path, tree: Mapping[str, Any]) -> bool:
+    """Add a line unless its `sweep_key` is there already; return whether it was added.
+
+    One write at the end of the file, under a lock that other processes respect; a torn last line is
+    cut off before it.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    line = json.dumps(tree, sort_keys=True).encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path) as file:
+            content = path.read_bytes()
+            whole = _whole(content)
+            if whole < len(content):
+                os.ftruncate(file, whole)
+            if tree["sweep_key"] in read_log(path).keys:
+                return False
+            written = os.write(file, line)
+            os.fsync(file)
+    except OSError as error:
+        raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
+    if written != len(line):
+        raise ConfigError(f"`{path}` took {written} of {len(line)} bytes: is the disk full?")
+    return True
+
+
+@contextmanager
+def claim(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold `path`, an empty file, against other processes; False if another one has it.
+
+    Args:
+        path: made if it is not there, removed at the end, with its folder if that is empty.
+        wait: wait until the other process has ended instead.
+    """
+    file = _open_anew(path)
+    free = False
+    try:
+        free = _lock(file, wait=wait)
+        yield free
+    finally:
+        with suppress(OSError):  # another process may be waiting for it, or have a claim beside it
+            if free:
+                path.unlink()
+            path.parent.rmdir()
+        os.close(file)
+
+
+def _open_anew(path: Path) -> int:
+    """A descriptor of `path`, whose folder another process may be removing just now."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
+
+
+def _lock(file: int, *, wait: bool) -> bool:
+    """Whether the file could be locked; always where there are no such locks."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """A descriptor for appending, with the file locked until it is closed."""
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        _lock(file, wait=True)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _whole(content: bytes) -> int:
+    r"""Bytes up to the end of the last whole line.
+
+    >>> _whole(b'{"a": 1}\n{"b"'), _whole(b"")
+    (9, 0)
+    """
+    return content.rfind(b"\n") + 1
+
+
+def _parse(line: bytes, where: str) -> Mapping[str, Any]:
+    try:
+        tree = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where} is no JSON: {error}", "remove the line") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} is no JSON object", "remove the line")
+    return tree

@@ -1,0 +1,166 @@
+"""A second reader of artifacts, written from SPEC.md alone; it shares no code with the package.
+
+If it and `maskpack.formats` disagree, one of them is wrong or the page is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import NamedTuple
+
+import numpy as np
+from safetensors.numpy import load
+
+
+class RefusedError(Exception):
+    """The second reader's only error."""
+
+
+def need(condition, what):
+    if not condition:
+        raise RefusedError(what)
+
+
+def no_key_twice(pairs):
+    need(len(dict(pairs)) == len(pairs), "a key twice")
+    return dict(pairs)
+
+
+def read_file(folder, name, digest):
+    """Section 6: the digest first. Tensors and metadata of one file."""
+    data = (folder / name).read_bytes()
+    need(hashlib.sha256(data).hexdigest() == digest, f"digest of {name}")
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load(data), json.loads(header["__metadata__"]["maskpack"])
+
+
+def read_fields(row, width, bits):
+    """Section 3: unsigned fields of one row of bytes, bit by bit."""
+    need(len(row) == -(-width * bits // 8), "bytes of a row")
+    stream = [row[n // 8] >> (n % 8) & 1 for n in range(len(row) * 8)]
+    need(not any(stream[width * bits :]), "padding")
+    return [sum(stream[k * bits + n] << n for n in range(bits)) for k in range(width)]
+
+
+def read_codes(packed, width, bits, zero_free):
+    half, full = 2 ** (bits - 1), 2**bits
+    rows = [read_fields(row.tolist(), width, bits) for row in packed]
+    if zero_free:
+        return [[2 * field - (full - 1) for field in row] for row in rows]
+    signed = [[field - full if field >= half else field for field in row] for row in rows]
+    need(all(code != -half for row in signed for code in row), "code out of range")
+    return signed
+
+
+def read_weights(codes, scales, group):
+    """Section 4: one multiplication in float32 a weight."""
+    return np.array(
+        [
+            [np.float32(code) * np.float32(scales[r, c // group]) for c, code in enumerate(row)]
+            for r, row in enumerate(codes)
+        ],
+        dtype=np.float32,
+    )
+
+
+class Linear(NamedTuple):
+    """An integer matrix as section 4 stores it."""
+
+    codes: list
+    scales: np.ndarray
+    group: int
+
+    @property
+    def shape(self):
+        return len(self.codes), len(self.codes[0])
+
+    @property
+    def weights(self):
+        return read_weights(self.codes, self.scales, self.group)
+
+
+def read_backbone(folder, manifest):
+    arrays, meta = read_file(folder, "backbone.safetensors", manifest["backbone"]["sha256"])
+    need(meta["kind"] == "backbone", "kind")
+    weights = {"linear": {}, "embedding": {}}
+    for name, spec in meta["tensors"].items():
+        (rows, width), bits, group = spec["shape"], spec["bits"], spec["group"]
+        packed, scales = arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")
+        zero_free = spec.get("zero_free", False)
+        kinds = {(8, False), (4, False), (2, False), (2, True), (1, True)}
+        need(type(zero_free) is bool and (bits, zero_free) in kinds, "kind of codes")
+        need(1 <= group <= width, "layout")
+        need(packed.dtype == np.uint8 and len(packed) == rows, "codes")
+        need(scales.dtype in (np.float16, np.float32), "dtype of scales")
+        need(scales.shape == (rows, -(-width // group)), "shape of scales")
+        need(np.isfinite(scales).all() and (scales >= 0).all(), "scales")
+        codes = read_codes(packed, width, bits, zero_free)
+        weights[spec["role"]][name] = Linear(codes, scales, group)
+    need(weights["linear"], "no linear")
+    need(all(a.dtype == np.float16 and np.isfinite(a).all() for a in arrays.values()), "dense")
+    return weights["linear"], weights["embedding"], arrays
+
+
+def read_patch(folder, manifest, task, linears, dense):
+    entry = manifest["tasks"][task]
+    arrays, meta = read_file(folder, entry["file"], entry["sha256"])
+    need(meta["kind"] == "patch" and meta["task"] == task, "another task")
+    need(meta["backbone_sha256"] == manifest["backbone"]["sha256"], "another backbone")
+    need(set(meta["masks"]) <= set(linears), "masks")
+    masks = {}
+    for name, (rows, width) in meta["masks"].items():
+        packed = arrays.pop(f"{name}.mask")
+        need(packed.dtype == np.uint8 and (rows, width) == linears[name].shape, "mask")
+        need(len(packed) == rows, "rows of a mask")
+        masks[name] = np.array([read_fields(row.tolist(), width, 1) for row in packed], dtype=bool)
+    parts = {"head": {}, "dense": {}, "gains": {}}
+    for key, value in arrays.items():
+        part, _, name = key.partition(".")
+        need(part in parts and name, "stray tensor")
+        need(value.dtype == np.float16 and np.isfinite(value).all(), part)
+        parts[part][name] = value
+    for name, value in parts["dense"].items():
+        need(name in dense and value.shape == dense[name].shape, "dense of the backbone")
+    for name, value in parts["gains"].items():
+        need(name in linears and value.shape == linears[name].shape[:1], "gains of a linear")
+        need((value > 0).all(), "a gain above 0")
+    zeros = sum(int((~mask).sum()) for mask in masks.values())
+    need(
+        (entry["zeros"], entry["weights"]) == (zeros, sum(m.size for m in masks.values())), "zeros"
+    )
+    return masks, parts["head"], parts["dense"], parts["gains"]
+
+
+def weights_of_task(linear, keep, gains):
+    """Section 5: scales with gains, then weights, then the mask."""
+    scales = linear.scales.astype(np.float32)
+    if gains is not None:
+        scales = np.array(
+            [[s * np.float32(gains[r]) for s in row] for r, row in enumerate(scales)], np.float32
+        )
+        need(np.isfinite(scales).all(), "a scale after its gain")
+    weights = read_weights(linear.codes, scales, linear.group)
+    return weights if keep is None else np.where(keep, weights, np.float32(0))
+
+
+def read_artifact(folder):
+    """Everything in an artifact, by SPEC.md alone."""
+    text = (folder / "maskpack.json").read_bytes().decode("utf-8")
+    manifest = json.loads(text, object_pairs_hook=no_key_twice)
+    version = manifest["format_version"]
+    need(manifest["format"] == "maskpack" and type(version) is int and version == 1, "version")
+    for name, digest in manifest["files"].items():
+        need(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name), "name")
+        need(hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name)
+    for task, entry in manifest["tasks"].items():
+        match = re.fullmatch(
+            r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors", entry["file"]
+        )
+        need(match and match[1] == task, "file of a task")
+    linears, embeddings, dense = read_backbone(folder, manifest)
+    patches = {
+        task: read_patch(folder, manifest, task, linears, dense) for task in manifest["tasks"]
+    }
+    return linears, embeddings, dense, patches
