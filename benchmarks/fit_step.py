@@ -22,7 +22,7 @@ import numpy as np
 METHODS = ("dense", "mask8", "mask4", "lora8", "bitfit", "dense-quick", "lora8-quick")
 BASELINES = {"dense": "full", "lora8": "lora", "bitfit": "bitfit"}
 BATCH = 32
-WARM_UP = 3
+WARM_UP = 22  # the optimiser looks at the gradients' size in each of its first 20 steps
 
 
 def build(method: str, model_name: str):

@@ -166,6 +166,8 @@ class FitConfig(RunConfig, BackboneConfig):
         lr: peak learning rate of the scores; None: the estimator's own.
         margin: how far a score must travel to flip its weight, in standard deviations of the
             distance that noise alone would drive it. Smaller means more flips.
+        boundary: least share of that way in early steps, when noise has not driven far yet; 1: the
+            whole way from the start.
         floor: how much the size of a gradient counts, see `optimizer.py`; 0 is plain Adam.
         sparsity: share of zeros to end with (of `bernoulli`: to start with); None lets the margin
             decide.
@@ -189,6 +191,7 @@ class FitConfig(RunConfig, BackboneConfig):
     init: str = "auto"
     lr: float | None = None
     margin: float = 1.6
+    boundary: float = 1.0
     floor: float = 1.0
     sparsity: float | None = None
     target_bpp: float | None = None

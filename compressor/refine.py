@@ -31,7 +31,7 @@ from maskpack.compressor.optimizer import FlooredAdam
 from maskpack.compressor.predict import to_tensors
 from maskpack.compressor.quantize import to_half
 from maskpack.compressor.quantizers.grid import Levels, encode
-from maskpack.compressor.train import Plan
+from maskpack.compressor.train import Plan, training_arithmetic
 from maskpack.formats import Backbone, QuantTensor
 
 _BATCH = 32
@@ -190,7 +190,7 @@ def _distance(
     student: nn.Module, teacher: nn.Module, feeds: dict[str, Tensor], *, bf16: bool
 ) -> Tensor:
     """Squared distance of hidden states over their variance, a mean over layers; the pooler is one."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with training_arithmetic(bf16=bf16):
         with torch.no_grad():
             wanted = _states(teacher, feeds)
         found = _states(student, feeds)

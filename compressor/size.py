@@ -39,6 +39,37 @@ def risen(start: float, target: float, step: int, steps: int) -> float:
     return target - (target - start) * (1.0 - progress) ** 3
 
 
+class Boundary(Companion):
+    """Let the distance to a flip grow with the noise, instead of standing at its end from the start.
+
+    After `t` steps noise has driven a score by `drift(t)`, less than at the end. The same margin in
+    those units is a shorter way, so that a weight whose gradient insists flips early and the others
+    learn beside it; what was noise falls back as the boundary recedes.
+
+    Args:
+        layers: the masked linears.
+        height: height of the first scores; the distance at the end.
+        drifts: `drift(t)` over `drift(T)`, for t from 0 to T.
+        least: share of the height below which the distance does not fall.
+    """
+
+    _EVERY = 10
+
+    def __init__(
+        self, layers: Sequence[MaskedLinear], *, height: float, drifts: Tensor, least: float
+    ) -> None:
+        self._layers, self._height, self._least = layers, height, least
+        self._drifts = drifts
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Set all thresholds for the next steps."""
+        if step % self._EVERY and step != steps:
+            return
+        distance = max(self._least, float(self._drifts[step]))
+        for layer in self._layers:
+            layer.threshold.fill_(self._height * (1.0 - distance))
+
+
 class GlobalShare(Companion):
     """Reach `sparsity` zeros over all layers together.
 

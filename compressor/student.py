@@ -21,7 +21,7 @@ from maskpack.compressor.objective import Objective
 from maskpack.compressor.predict import to_tensors
 from maskpack.compressor.restore import base_of, head_parameters
 from maskpack.compressor.shape import Shape
-from maskpack.compressor.size import FlipCost, GlobalShare, MatrixShare
+from maskpack.compressor.size import Boundary, FlipCost, GlobalShare, MatrixShare
 from maskpack.compressor.starts import Start, first_scores, worth_of
 from maskpack.compressor.surgery import mask_linears
 from maskpack.compressor.train import Group, Plan
@@ -180,8 +180,13 @@ def _steering(
     """Companions that look after the scores, in the order in which they act."""
     layers = list(masked.values())
     company: list[Companion] = [ScoreAverage(layers, config.ema)] if config.ema else []
-    if sparsity is None or config.estimator in (Estimator.FIXED, Estimator.BERNOULLI):
+    if config.estimator in (Estimator.FIXED, Estimator.BERNOULLI):
         return company
+    if sparsity is None:
+        if config.boundary == 1.0:
+            return company
+        drifts = torch.tensor(plan.drifts()) / plan.drift()
+        return [*company, Boundary(layers, height=height, drifts=drifts, least=config.boundary)]
     first = 0.0 if config.start == Start.CONSTANT else sparsity
     if config.estimator is Estimator.TOPK:
         return [*company, MatrixShare(masked, sparsity, first)]

@@ -5,8 +5,10 @@ It is the same for masks and dense baselines: what differs is which parameters i
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskpack.compressor.batches import Encoded, Feeds, training_batches
 from maskpack.compressor.companion import Companion
@@ -68,7 +71,12 @@ class Plan:
         Adam's steps have about unit size; with random signs their sum over the run has a variance
         of the sum of squared rates.
         """
-        return math.sqrt(sum(self.rate(step) ** 2 for step in range(self.steps)))
+        return self.drifts()[-1]
+
+    def drifts(self) -> list[float]:
+        """The same after 0, 1, 2, ... steps."""
+        squares = (self.rate(step) ** 2 for step in range(self.steps))
+        return [math.sqrt(total) for total in itertools.accumulate(squares, initial=0.0)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,13 +177,24 @@ def take_step(
         loss_of: its loss from float32 logits `(b, c)`.
         bf16: whether matrix products run in bfloat16.
     """
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with training_arithmetic(bf16=bf16):
         logits = model(**to_tensors(feeds)).logits
     loss = loss_of(logits.float())
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
+
+
+@contextmanager
+def training_arithmetic(*, bf16: bool) -> Iterator[None]:
+    """How forward passes of training compute.
+
+    Attention is written out: the backward pass of torch's fused kernel takes several times as long on
+    a CPU at the lengths of sentences, a third of a whole step.
+    """
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        yield
 
 
 def uses_bf16(precision: Precision) -> bool:
