@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ def _result(config: BaselineConfig, data: TaskData, scores: Mapping[str, float])
         metric=data.task.metric,
         scores=scores,
         majority={},
-        options=asdict(config),
+        options=config.record(),
     )
 
 

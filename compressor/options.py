@@ -14,6 +14,8 @@ import yaml
 
 from maskpack.formats import ConfigError
 
+_PLACES = {"teacher", "calibration"}  # options that name a place on this machine
+
 
 @dataclass(frozen=True)
 class Options:
@@ -22,6 +24,13 @@ class Options:
     def sha256(self) -> str:
         """Digest of all options: a checkpoint belongs to one set of them."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """All options for a result or a manifest: of a local file or folder only its last name."""
+        tree = asdict(self)
+        for name in _PLACES & tree.keys():
+            tree[name] = None if tree[name] is None else Path(tree[name]).name
+        return tree
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> Self:

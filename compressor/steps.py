@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +308,7 @@ def _entry(run: Learning, count: MaskCount, scores: Mapping[str, float]) -> Task
             "eval_rows": len(data.dev),
             "eval_sha256": data.dev.sha256(),
         },
-        training=asdict(request.config),
+        training=request.config.record(),
     )
 
 
@@ -337,7 +337,7 @@ def _result(
         head_bytes=sum(tensor.nbytes for tensor in patch.head.values()),
         extra_bytes=sum(tensor.nbytes for tensor in (*patch.dense.values(), *patch.gains.values())),
         backbone_bytes=ground.backbone_bytes(),
-        options=asdict(request.config),
+        options=request.config.record(),
     )
 
 

@@ -265,3 +265,11 @@ def test_the_package_knows_all_the_names_it_offers_and_no_other():
     assert set(offered) == set(maskpack.compressor._HOME)
     with pytest.raises(AttributeError, match="no attribute 'fit_tasks'"):
         _ = maskpack.compressor.fit_tasks
+
+
+def test_a_record_of_options_names_no_folder_of_this_machine():
+    config = FitConfig(teacher="/home/me/twin", calibration="texts/english.txt")
+    record = config.record()
+    assert (record["teacher"], record["calibration"]) == ("twin", "english.txt")
+    assert FitConfig().record()["teacher"] is None
+    assert {**record, "teacher": None, "calibration": None} == FitConfig().record()

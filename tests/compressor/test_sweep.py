@@ -69,7 +69,7 @@ def test_each_run_is_a_line_and_is_done_once(plan):
     assert [line["sweep_key"] for line in lines] == [run.key for run in made.runs]
     assert {line["sweep_task"] for line in lines} == {"sst2"}
     assert {"scores", "majority", "coded_bytes", "collapsed", "options"} <= set(lines[0])
-    assert lines[1]["options"]["teacher"] == str(made.runs[0].folder)
+    assert lines[1]["options"]["teacher"] == made.runs[0].folder.name
     assert (made.runs[0].folder / "model.safetensors").is_file()
     assert open_artifact(made.runs[1].folder).entry("sst2").metric == "accuracy"
     assert {path.name for path in made.home.iterdir()} == {"backbones"} | {
