@@ -60,6 +60,10 @@ def fit(
         float | None,
         typer.Option(help="Distance to a flip, in deviations of noise; smaller: more flips. [1.6]"),
     ] = None,
+    boundary: Annotated[
+        float | None,
+        typer.Option(help="Least share of that distance in early steps; 1: all of it. [0.4]"),
+    ] = None,
     floor: Annotated[
         float | None,
         typer.Option(help="How much the size of a gradient counts; 0: not at all. [1]"),
@@ -154,6 +158,7 @@ def fit(
         "estimator": estimator,
         "init": init,
         "margin": margin,
+        "boundary": boundary,
         "floor": floor,
         "sparsity": sparsity,
         "target_bpp": target_bpp,

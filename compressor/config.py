@@ -191,7 +191,7 @@ class FitConfig(RunConfig, BackboneConfig):
     init: str = "auto"
     lr: float | None = None
     margin: float = 1.6
-    boundary: float = 1.0
+    boundary: float = 0.4
     floor: float = 1.0
     sparsity: float | None = None
     target_bpp: float | None = None
@@ -218,6 +218,8 @@ class FitConfig(RunConfig, BackboneConfig):
         check_positive(self, "margin", "dense_lr", "temperature")
         check_positive(self, *given(self, "lr", "target_bytes", "patience"))
         self._check_size()
+        if not 0.0 <= self.boundary <= 1.0:
+            raise ConfigError(f"`boundary` is {self.boundary}, expected a share in [0, 1]")
         if self.checkpoint_every < 0 or not 0 <= self.floor < math.inf:
             raise ConfigError("`checkpoint_every` and `floor` cannot be negative")
         for name in ("ema", "dropout"):

@@ -265,6 +265,7 @@ def _early(run: Learning, student: Student) -> list[Companion]:
         return score(logits, rows.labels, [metric])[metric]
 
     tensors = [parameter.data for group in student.groups for parameter in group.parameters]
+    tensors += [layer.threshold for layer in student.masked.values()]
     return [EarlyStopping(tensors, judge, every=_per_epoch(run), patience=patience)]
 
 

@@ -27,7 +27,7 @@ RUNS = {
 KEPT = {
     "a price on flips": ["1/price"],
     "a price and an average": ["1/0", "2/price"],
-    "patience": ["1/record", "1/0"],
+    "patience": ["2/record", "2/0"],
     "a share of each": ["1/0"],
     "drawn, averaged": ["1/0"],
 }
