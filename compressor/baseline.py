@@ -8,8 +8,8 @@ classifier), `bitfit` and `lora` the head and a small patch of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +99,11 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
     logits = predict_all(torch_predict(_check_finite(model)), dev)
     if request.out is not None:
         _save(model, pretrained.tokenizer, data, request.out)
-    scores = score(logits, dev.labels, data.task.metrics)
-    result = _result(config, data, scores)
-    return replace(
-        result,
+    return _result(
+        config,
+        data,
         model=pretrained.name,
+        scores=score(logits, dev.labels, data.task.metrics),
         majority=majority(dev.labels, data.task.metrics),
         seconds=round(seconds, 2),
         head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
@@ -112,22 +112,19 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
     )
 
 
-def _result(config: BaselineConfig, data: TaskData, scores: Mapping[str, float]) -> RunResult:
-    """What can be said without the model."""
+def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResult:
+    """What was measured, with what options and data say."""
     return RunResult(
         method=str(config.method),
-        model="",
         task=data.task.name,
         bits=config.bits or 32,
         seed=config.seed,
         train_rows=len(data.train),
         eval_rows=len(data.dev),
         steps=config.total_steps(len(data.train)),
-        seconds=0.0,
         metric=data.task.metric,
-        scores=scores,
-        majority={},
         options=config.record(),
+        **measured,
     )
 
 

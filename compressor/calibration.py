@@ -7,7 +7,6 @@ backbone that is quantised against them stays fit to be shared.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from maskpack.compressor.batches import Encoded, encode, evaluation_batches
 from maskpack.compressor.data import Split, load_data
 from maskpack.compressor.predict import to_tensors
 from maskpack.compressor.quantizers import Gram
+from maskpack.compressor.surgery import layer_of
 from maskpack.compressor.tasks import TASKS
 from maskpack.formats import DataError, QuantTensor
 
@@ -29,7 +29,6 @@ _ROWS = 20_000  # more than any use of them looks at
 _TOKENS = 32_768  # behind a Gram matrix: some twenty an input of a wide layer
 _LENGTH = 64
 _BATCH = 32
-_BLOCK = re.compile(r"\.(\d+)\.")
 
 
 def calibration_texts(path: Path | None) -> tuple[str, ...]:
@@ -87,9 +86,9 @@ def blocks_of(names: Iterable[str]) -> list[list[str]]:
     """
     blocks: dict[float, list[str]] = {}
     for name in names:
-        match = _BLOCK.search(name)
+        layer = layer_of(name)
         outside = float("inf") if any(place >= 0 for place in blocks) else -1.0
-        blocks.setdefault(int(match.group(1)) if match else outside, []).append(name)
+        blocks.setdefault(outside if layer is None else layer, []).append(name)
     return [blocks[place] for place in sorted(blocks)]
 
 

@@ -14,24 +14,24 @@ Biases and LayerNorm parameters are learned along with the codes; they belong to
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskpack.compressor.batches import Encoded, training_batches
+from maskpack.compressor.batches import Encoded
 from maskpack.compressor.calibration import Calibration
 from maskpack.compressor.news import News, Observe
 from maskpack.compressor.optimizer import FlooredAdam
 from maskpack.compressor.predict import to_tensors
 from maskpack.compressor.quantize import to_half
 from maskpack.compressor.quantizers.grid import Levels, encode
-from maskpack.compressor.train import Plan, training_arithmetic
+from maskpack.compressor.surgery import swap_linear
+from maskpack.compressor.train import Plan, planned_batches, training_arithmetic
 from maskpack.formats import Backbone, QuantTensor
 
 _BATCH = 32
@@ -156,12 +156,8 @@ def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedL
             if not tensor.zero_free:
                 parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
                 continue
-            parent, _, leaf = name.removesuffix(".weight").rpartition(".")
-            holder = student.get_submodule(parent)
-            linear = holder.get_submodule(leaf)
-            assert isinstance(linear, nn.Linear), name
-            rounded[name] = RoundedLinear(linear, bits=tensor.bits, group=tensor.group)
-            setattr(holder, leaf, rounded[name])
+            make = partial(RoundedLinear, bits=tensor.bits, group=tensor.group)
+            rounded[name] = swap_linear(student, name, make)
     return rounded
 
 
@@ -173,17 +169,10 @@ def _learned(student: nn.Module, rounded: Mapping[str, RoundedLinear]) -> list[n
     return [parameter for parameter in student.parameters() if parameter.requires_grad]
 
 
-def _feeds(encoded: Encoded, plan: Plan) -> Any:
+def _feeds(encoded: Encoded, plan: Plan) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """(step, batch) for all steps of the plan."""
-    step, epoch = 0, 0
-    while step < plan.steps:
-        batches: list[NDArray[np.intp]] = training_batches(
-            encoded.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch
-        )
-        for rows in batches[: plan.steps - step]:
-            yield step, to_tensors(encoded.feeds(rows))
-            step += 1
-        epoch += 1
+    for step, rows in planned_batches(encoded.lengths, plan):
+        yield step, to_tensors(encoded.feeds(rows))
 
 
 def _distance(

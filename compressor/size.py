@@ -1,6 +1,7 @@
-"""Steer the size of a mask to a target while scores learn.
+"""Steer thresholds, and with them the size of a mask, while scores learn.
 
-Three ways, one for each regime:
+Without a target of size, `Boundary` lets the threshold follow the noise. With one there are three
+ways, one for each regime:
 
 * `GlobalShare` lets the threshold follow the quantile of *all* scores, so that matrices compete and
   the budget moves to where removing weights helps. With a target of the start's own share it holds
@@ -12,7 +13,7 @@ Three ways, one for each regime:
   mask is too large (a Lagrangian, as in Wang et al. 2020, "FLOP", arXiv 1910.04732). Only weights
   whose gradients pay the price flip.
 
-The first two raise the share of zeros as Zhu & Gupta 2017 (arXiv 1710.01878) do,
+Those two shares rise as in Zhu & Gupta 2017 (arXiv 1710.01878),
 `s(t) = s - (s - s0) (1 - t / T)**3`, over the first 60 % of the run, then swap freely.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from maskpack.compressor.restore import base_of, head_parameters
 from maskpack.compressor.shape import Shape
 from maskpack.compressor.size import Boundary, FlipCost, GlobalShare, MatrixShare
 from maskpack.compressor.starts import Start, first_scores, worth_of
-from maskpack.compressor.surgery import mask_linears
+from maskpack.compressor.surgery import layer_of, mask_linears
 from maskpack.compressor.train import Group, Plan
 from maskpack.formats import ConfigError
 
@@ -57,10 +56,10 @@ def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
     """
     chosen, numbers = list(names), config.layer_numbers()
     if numbers is not None:
-        missing = sorted(numbers - {_layer_of(name) for name in chosen})
+        missing = sorted(numbers - {layer_of(name) for name in chosen})
         if missing:
             raise ConfigError(f"`layers` names layer {missing[0]}, which the encoder does not have")
-        chosen = [name for name in chosen if _layer_of(name) in numbers]
+        chosen = [name for name in chosen if layer_of(name) in numbers]
     if config.modules is not None:
         parts = [part.strip() for part in config.modules.split(",")]
         for part in parts:
@@ -183,8 +182,6 @@ def _steering(
     if config.estimator in (Estimator.FIXED, Estimator.BERNOULLI):
         return company
     if sparsity is None:
-        if config.boundary == 1.0:
-            return company
         drifts = torch.tensor(plan.drifts()) / plan.drift()
         return [*company, Boundary(layers, height=height, drifts=drifts, least=config.boundary)]
     first = 0.0 if config.start == Start.CONSTANT else sparsity
@@ -215,8 +212,3 @@ def _gradients(
         found[name] = layer.score.grad.clone()
     model.zero_grad(set_to_none=True)
     return found
-
-
-def _layer_of(name: str) -> int | None:
-    match = re.search(r"\.(\d+)\.", name)
-    return int(match.group(1)) if match else None

@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 
+from maskpack.compressor.baseline import trained_groups
 from maskpack.compressor.batches import Encoded
-from maskpack.compressor.companion import Company
 from maskpack.compressor.config import BaselineConfig, FitConfig
 from maskpack.compressor.dropout import Noise, quicken_dropout
 from maskpack.compressor.evaluate import predict_all
 from maskpack.compressor.hub import load_classifier, load_finetuned
 from maskpack.compressor.objective import Objective, Teaching
 from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.restore import base_of, head_parameters
-from maskpack.compressor.train import Group, NoCheckpoints, Plan, train
+from maskpack.compressor.train import NoCheckpoints, Plan, train
 from maskpack.formats import ModelError
 
 TWIN = "twin"
@@ -78,7 +77,6 @@ def _check_fits(config: Any, name: str, rows: Encoded, labels: Sequence[str], ou
 
 def _twin(model: str, revision: str | None, rows: Encoded, *, outputs: int, plan: Plan) -> Any:
     """Fine-tune every weight of the float model."""
-    options = BaselineConfig()
     torch.manual_seed(plan.seed)
     twin = load_classifier(model, outputs=outputs, revision=revision)
     noise = Noise(plan.seed)
@@ -87,12 +85,9 @@ def _twin(model: str, revision: str | None, rows: Encoded, *, outputs: int, plan
         twin,
         rows,
         plan=plan,
-        groups=[
-            Group(list(base_of(twin).parameters()), options.peak_lr),
-            Group(list(head_parameters(twin).values()), options.head_lr),
-        ],
+        groups=trained_groups(twin, BaselineConfig()),
         objective=Objective(rows.labels),
-        company=Company([noise]),
+        company=noise,
         checkpoints=NoCheckpoints(),
         observe=lambda _: None,
     )

@@ -141,7 +141,7 @@ def train(
     state = State(model, optimizer, company)
     done = checkpoints.load(state)
     model.train()
-    for step, rows in _batches(encoded.lengths, plan, done):
+    for step, rows in planned_batches(encoded.lengths, plan, done):
         if company.done():
             break
         optimizer.set_rates(plan.rate(step))
@@ -205,8 +205,8 @@ def uses_bf16(precision: Precision) -> bool:
     return any(bool(getattr(torch.cpu, name, bool)()) for name in probes)
 
 
-def _batches(
-    lengths: NDArray[np.int64], plan: Plan, first: int
+def planned_batches(
+    lengths: NDArray[np.int64], plan: Plan, first: int = 0
 ) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """(step, rows) from step `first` on; the order depends on seed and epoch only."""
     per_epoch = -(-len(lengths) // plan.batch_size)
