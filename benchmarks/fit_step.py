@@ -29,11 +29,11 @@ def build(method: str, model_name: str):
     """A callable that takes one step; `-quick` after a baseline gives it our dropout too."""
     import torch
 
-    from maskpack.compressor.baseline import trained_groups
     from maskpack.compressor.config import BaselineConfig, FitConfig
     from maskpack.compressor.dropout import Noise, quicken_dropout
     from maskpack.compressor.ground import quantized_ground
     from maskpack.compressor.hub import load_classifier, load_pretrained
+    from maskpack.compressor.methods import trained_groups
     from maskpack.compressor.objective import Objective
     from maskpack.compressor.optimizer import FlooredAdam
     from maskpack.compressor.restore import build_classifier, classifier_config

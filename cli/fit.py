@@ -95,16 +95,10 @@ def fit(
     dense_lr: Annotated[
         float | None, typer.Option(help="Peak learning rate of those three. [0.0003]")
     ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(help="Fine-tuned model to learn from: a folder; twin trains one first."),
-    ] = None,
-    teacher_share: Annotated[
-        float | None, typer.Option(help="Weight of the teacher against the labels. [0.5]")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Softening of the teacher's opinion. [2]")
-    ] = None,
+    teacher: opt.Teacher = None,
+    teacher_share: opt.TeacherShare = None,
+    temperature: opt.Temperature = None,
+    teacher_states: opt.TeacherStates = None,
     ema: Annotated[
         float | None, typer.Option(help="Cut the mask from averaged scores; decay a step. [0: no]")
     ] = None,
@@ -172,6 +166,7 @@ def fit(
         "teacher": teacher,
         "teacher_share": teacher_share,
         "temperature": temperature,
+        "teacher_states": teacher_states,
         "ema": ema,
         "patience": patience,
         "dropout": dropout,

@@ -91,6 +91,18 @@ EmbeddingBits = Annotated[
     int | None, typer.Option(help="Bits of an embedding's weight: 8 or 4. [8]")
 ]
 Dropout = Annotated[float | None, typer.Option(help="Probability of dropout. [the model's own]")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(help="Fine-tuned model to learn from: a folder; twin trains one first."),
+]
+TeacherShare = Annotated[
+    float | None, typer.Option(help="Weight of the teacher against the labels. [0.5]")
+]
+Temperature = Annotated[float | None, typer.Option(help="Softening of the teacher's opinion. [2]")]
+TeacherStates = Annotated[
+    float | None,
+    typer.Option(help="Weight of its hidden states; 0: only its logits. [3, if shapes agree]"),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file of options; the command line wins.")
 ]

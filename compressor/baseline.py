@@ -1,14 +1,11 @@
 """What a mask is compared with, on the same data and budget: on floats, or on a quantised backbone.
 
-`full` trains every weight, `head` only the task-specific layers, `head-pooler` those and the pooler
-(the stricter floor: a pooler that was never trained for anything is a poor input for a linear
-classifier), `bitfit` and `lora` the head and a small patch of their own.
+What each method trains is in `methods.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +14,14 @@ import torch
 from torch import nn
 
 from maskpack.compressor.batches import Encoded, encode
-from maskpack.compressor.config import BaselineConfig, Method
+from maskpack.compressor.config import BaselineConfig
 from maskpack.compressor.data import TaskData, load_data
 from maskpack.compressor.dropout import Noise, quicken_dropout
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import check_length, family_of, longest_input
 from maskpack.compressor.ground import quantized_ground
 from maskpack.compressor.hub import Pretrained, load_classifier, load_pretrained
+from maskpack.compressor.methods import fold_factors, trained_groups
 from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.objective import Objective
 from maskpack.compressor.predict import torch_predict
@@ -35,14 +33,9 @@ from maskpack.compressor.restore import (
 )
 from maskpack.compressor.results import RunResult
 from maskpack.compressor.tasks import Task
-from maskpack.compressor.train import (
-    Group,
-    NoCheckpoints,
-    Plan,
-    train,
-    uses_bf16,
-)
-from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
+from maskpack.compressor.teacher import teaching_of
+from maskpack.compressor.train import NoCheckpoints, Plan, train, uses_bf16
+from maskpack.formats import Interrupted, ModelError, open_artifact
 from maskpack.formats.codec import encode_backbone
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, new_folder
@@ -91,11 +84,13 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
         encode(pretrained.tokenizer, split, max_length=config.max_length, token_types=types)
         for split in (data.train, data.dev)
     )
-    model, backbone_bytes = _start(request, pretrained, data, observe)
+    described = classifier_config(pretrained.files[CONFIG], data.labels, outputs=data.outputs)
+    model, backbone_bytes = _start(request, pretrained, described, observe)
     started = time.perf_counter()
-    trained = _train(model, rows, dev, config=config, metric=data.task.metric, observe=observe)
+    metric = data.task.metric
+    trained = _train(request, model, described, rows, dev, metric=metric, observe=observe)
     seconds = time.perf_counter() - started
-    _fold_factors(model)
+    fold_factors(model)
     logits = predict_all(torch_predict(_check_finite(model)), dev)
     if request.out is not None:
         _save(model, pretrained.tokenizer, data, request.out)
@@ -129,47 +124,53 @@ def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResul
 
 
 def _start(
-    request: BaselineRequest, pretrained: Pretrained, data: TaskData, observe: Observe
+    request: BaselineRequest, pretrained: Pretrained, described: Any, observe: Observe
 ) -> tuple[Any, int]:
     """The classifier before its first step, and the bytes of its encoder as stored."""
     config = request.config
     torch.manual_seed(config.seed)
     if config.bits is None:
-        model = load_classifier(request.model, outputs=data.outputs, revision=request.revision)
+        outputs = described.num_labels
+        model = load_classifier(request.model, outputs=outputs, revision=request.revision)
         return model, 4 * sum(p.numel() for p in base_of(model).parameters())
     if request.backbone is not None:
         backbone = open_artifact(request.backbone).backbone
     else:
         backbone = quantized_ground(pretrained, config.backbone(), observe=observe).backbone
-    tree = classifier_config(pretrained.files[CONFIG], data.labels, outputs=data.outputs)
-    model = build_classifier(backbone, tree, seed=config.seed)
+    model = build_classifier(backbone, described, seed=config.seed)
     return model, len(encode_backbone(backbone))
 
 
 def _train(
+    request: BaselineRequest,
     model: Any,
+    described: Any,
     rows: Encoded,
     dev: Encoded,
     *,
-    config: BaselineConfig,
     metric: str,
     observe: Observe,
 ) -> int:
     """Train in place what the method trains; return how many parameters that is."""
+    config = request.config
+    steps = config.total_steps(len(rows))
+    plan = Plan(steps, config.batch_size, config.warmup, config.seed, uses_bf16(config.precision))
     groups = trained_groups(model, config)
     noise = Noise(config.seed)
     quicken_dropout(model, noise, p=config.dropout)
-    steps = config.total_steps(len(rows))
-    bf16 = uses_bf16(config.precision)
     per_epoch = -(-len(rows) // config.batch_size)
     news = Newsroom(observe, model=model, layers=(), dev=dev, metric=metric, per_epoch=per_epoch)
+    model_name, revision = request.model, request.revision
     try:
+        teaching = teaching_of(
+            config, rows, described, model=model_name, revision=revision, plan=plan
+        )
         train(
             model,
             rows,
-            plan=Plan(steps, config.batch_size, config.warmup, config.seed, bf16),
+            plan=plan,
             groups=groups,
-            objective=Objective(rows.labels),
+            objective=Objective(rows.labels, teaching),
             company=noise,
             checkpoints=NoCheckpoints(),
             observe=news.report,
@@ -177,72 +178,6 @@ def _train(
     except KeyboardInterrupt:
         raise Interrupted("stopped; a baseline keeps no checkpoint, nothing was written") from None
     return sum(p.numel() for group in groups for p in group.parameters)
-
-
-def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
-    """Freeze what the method does not train, and group the rest by learning rate.
-
-    Raises:
-        ConfigError: `head-pooler` for an encoder without a pooler.
-    """
-    head = Group(list(head_parameters(model).values()), config.head_lr)
-    base = base_of(model)
-    if config.method is Method.FULL:
-        return [Group(list(base.parameters()), config.peak_lr), head]
-    base.requires_grad_(requires_grad=False)
-    if config.method is Method.HEAD:
-        return [head]
-    trained = list(_TRAINED[config.method](base, config))
-    for parameter in trained:
-        parameter.requires_grad = True
-    return [Group(trained, config.peak_lr), head]
-
-
-def _pooler(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
-    """All of the pooler."""
-    pooler = getattr(base, "pooler", None)
-    if not isinstance(pooler, nn.Module):
-        raise ConfigError(
-            f"`{base.config.model_type}` has no pooler to train", "use `--method head`"
-        )
-    del config
-    return pooler.parameters()
-
-
-def _biases(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
-    """Every bias, LayerNorm's too: BitFit (Ben Zaken et al. 2022, arXiv 2106.10199)."""
-    del config
-    return (p for name, p in base.named_parameters() if name.endswith("bias"))
-
-
-def _factors(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
-    """Low-rank factors beside query and value: LoRA (Hu et al. 2021, arXiv 2106.09685)."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
-    except ImportError:
-        raise ConfigError("`lora` needs the package peft", "pip install peft") from None
-    names = {name.rpartition(".")[2] for name, _ in base.named_modules()}
-    targets = [name for name in ("query", "value", "q_lin", "v_lin") if name in names]
-    options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
-    inject_adapter_in_model(options, base)
-    return (p for name, p in base.named_parameters() if "lora_" in name)
-
-
-def _fold_factors(model: nn.Module) -> None:
-    """Add the factors of `lora` to their weights, so that what is measured and saved is plain."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if hasattr(child, "get_base_layer"):
-                layer: Any = child  # peft ships no types
-                layer.merge()
-                setattr(module, name, layer.get_base_layer())
-
-
-_TRAINED: dict[Method, Callable[[Any, BaselineConfig], Iterable[nn.Parameter]]] = {
-    Method.HEAD_POOLER: _pooler,
-    Method.BITFIT: _biases,
-    Method.LORA: _factors,
-}
 
 
 def _check_finite(model: nn.Module) -> nn.Module:

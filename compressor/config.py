@@ -156,7 +156,32 @@ class BackboneConfig(Options):
 
 
 @dataclass(frozen=True)
-class FitConfig(RunConfig, BackboneConfig):
+class TeacherConfig(Options):
+    """Whom a run learns from, beside the labels.
+
+    Attributes:
+        teacher: folder of a fine-tuned classifier to learn from; `twin` trains one first.
+        teacher_share: weight of the teacher's opinion against the labels.
+        temperature: softening of both opinions.
+        teacher_states: weight of the distance to the teacher's hidden states, see `states.py`; 0:
+            none; None: 3 where student and teacher have layers of the same number and width.
+    """
+
+    teacher: str | None = None
+    teacher_share: float = 0.5
+    temperature: float = 2.0
+    teacher_states: float | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(self, "temperature")
+        if not 0.0 < self.teacher_share <= 1.0:
+            raise ConfigError(f"`teacher_share` is {self.teacher_share}, expected (0, 1]")
+        if not 0.0 <= (self.teacher_states or 0.0) < math.inf:
+            raise ConfigError(f"`teacher_states` is {self.teacher_states}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
     """How a mask is learned, over which backbone.
 
     Attributes:
@@ -181,9 +206,6 @@ class FitConfig(RunConfig, BackboneConfig):
         ema: weight of the past in an average of the scores that the mask is cut from; 0: none.
         patience: epochs without a better metric on held-out training rows before the end.
         dropout: probability of dropout; None: the model's own.
-        teacher: folder of a fine-tuned classifier to learn from; `twin` trains one first.
-        teacher_share: weight of the teacher's opinion against the labels.
-        temperature: softening of both opinions.
         checkpoint_every: steps between checkpoints; 0 writes none.
     """
 
@@ -205,17 +227,15 @@ class FitConfig(RunConfig, BackboneConfig):
     ema: float = 0.0
     patience: int | None = None
     dropout: float | None = None
-    teacher: str | None = None
-    teacher_share: float = 0.5
-    temperature: float = 2.0
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         BackboneConfig.__post_init__(self)
+        TeacherConfig.__post_init__(self)
         object.__setattr__(self, "estimator", Estimator(self.estimator))
         check_whole(self, "checkpoint_every", "target_bytes", "patience")
-        check_positive(self, "margin", "dense_lr", "temperature")
+        check_positive(self, "margin", "dense_lr")
         check_positive(self, *given(self, "lr", "target_bytes", "patience"))
         self._check_size()
         if not 0.0 <= self.boundary <= 1.0:
@@ -226,8 +246,6 @@ class FitConfig(RunConfig, BackboneConfig):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
                 raise ConfigError(f"`{name}` is {value}, expected a share in [0, 1)")
-        if not 0.0 < self.teacher_share <= 1.0:
-            raise ConfigError(f"`teacher_share` is {self.teacher_share}, expected (0, 1]")
         if self.patience is not None and (self.has_size_target or self.ema):
             raise ConfigError(
                 "`patience` ends a run early, size targets and `ema` need its last step",
@@ -294,7 +312,7 @@ class FitConfig(RunConfig, BackboneConfig):
 
 
 @dataclass(frozen=True)
-class BaselineConfig(RunConfig):
+class BaselineConfig(RunConfig, TeacherConfig):
     """How a baseline is trained.
 
     Attributes:
@@ -318,7 +336,8 @@ class BaselineConfig(RunConfig):
     dropout: float | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        RunConfig.__post_init__(self)
+        TeacherConfig.__post_init__(self)
         check_whole(self, "rank", "bits", "group")
         check_positive(self, "rank", *given(self, "lr", "bits"))
         object.__setattr__(self, "method", Method(self.method))

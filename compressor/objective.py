@@ -5,7 +5,8 @@ Distillation as in Hinton et al. 2015 (arXiv 1503.02531), mixed as in SMP (Jiang
     (1 - a) CE(labels) + a T^2 KL(teacher / T || student / T)
 
 The teacher runs over the training rows once, before the first step, without dropout: its logits are
-a small table, and a step costs no more than without it.
+a small table, and a step costs no more than without it. Hidden states are no small table: where a
+student follows those too (`states.py`), the teacher runs along.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from maskpack.compressor.states import Guide
+
 
 @dataclass(frozen=True, eq=False)
 class Teaching:
@@ -28,11 +31,13 @@ class Teaching:
         logits: float32 `(rows, c)`.
         share: weight `a` of the teacher against the labels.
         temperature: `T`.
+        guide: the teacher itself, where its hidden states are followed.
     """
 
     logits: NDArray[np.float32]
     share: float
     temperature: float
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,11 @@ class Objective:
 
     labels: NDArray[Any]
     teaching: Teaching | None = None
+
+    @property
+    def guide(self) -> Guide | None:
+        """Whose hidden states a step follows, or None."""
+        return None if self.teaching is None else self.teaching.guide
 
     def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Loss of `logits (b, c)` for these rows."""

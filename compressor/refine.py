@@ -30,6 +30,7 @@ from maskpack.compressor.optimizer import FlooredAdam
 from maskpack.compressor.predict import to_tensors
 from maskpack.compressor.quantize import to_half
 from maskpack.compressor.quantizers.grid import Levels, encode
+from maskpack.compressor.states import Guide, distance, states_of
 from maskpack.compressor.surgery import swap_linear
 from maskpack.compressor.train import Plan, planned_batches, training_arithmetic
 from maskpack.formats import Backbone, QuantTensor
@@ -124,8 +125,8 @@ def refine(
         bf16: whether matrix products run in bfloat16.
         observe: called after every step, for progress bars.
     """
-    teacher = copy.deepcopy(base).float().eval()
-    student = copy.deepcopy(teacher)
+    teacher = Guide(copy.deepcopy(base).float().eval(), 1.0)
+    student = copy.deepcopy(teacher.model)
     rounded = _round_linears(student, backbone)
     plan = Plan(steps, _BATCH, _WARMUP, 0, bf16)
     optimizer = FlooredAdam([{"params": _learned(student, rounded), "lr": _LR}])
@@ -176,21 +177,10 @@ def _feeds(encoded: Encoded, plan: Plan) -> Iterator[tuple[int, dict[str, Tensor
 
 
 def _distance(
-    student: nn.Module, teacher: nn.Module, feeds: dict[str, Tensor], *, bf16: bool
+    student: nn.Module, teacher: Guide, feeds: dict[str, Tensor], *, bf16: bool
 ) -> Tensor:
-    """Squared distance of hidden states over their variance, a mean over layers; the pooler is one."""
+    """How far the student's states of a batch are from the teacher's."""
     with training_arithmetic(bf16=bf16):
-        with torch.no_grad():
-            wanted = _states(teacher, feeds)
-        found = _states(student, feeds)
-    pairs = zip(found, wanted, strict=True)
-    return torch.stack([functional.mse_loss(a, b) / b.var() for a, b in pairs]).mean()
-
-
-def _states(model: nn.Module, feeds: dict[str, Tensor]) -> list[Tensor]:
-    """What each layer says of the tokens that are no padding, `(tokens, i)`; last the pooler."""
-    outputs = model(**feeds, output_hidden_states=True)
-    present = feeds["attention_mask"].bool()
-    states = [state[present].float() for state in outputs.hidden_states[1:]]
-    pooled = getattr(outputs, "pooler_output", None)
-    return states if pooled is None else [*states, pooled.float()]
+        wanted = teacher.states(feeds)
+        found = states_of(student(**feeds, output_hidden_states=True), feeds)
+    return distance(found, wanted)

@@ -35,7 +35,7 @@ from maskpack.compressor.shape import Shape, shape_of
 from maskpack.compressor.student import Student, enroll, extra_bytes, masked_names
 from maskpack.compressor.target import target_sparsity
 from maskpack.compressor.tasks import Task
-from maskpack.compressor.teacher import opinion
+from maskpack.compressor.teacher import teaching_of
 from maskpack.compressor.train import Plan, train, uses_bf16
 from maskpack.formats import (
     ConfigError,
@@ -192,7 +192,7 @@ def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
     """Train scores and head on the frozen backbone; return the frozen patch and the steps taken."""
     checkpoints = _checkpoints(run)
     try:
-        objective = Objective(run.train.labels, _opinion(run))
+        objective = Objective(run.train.labels, _teaching(run))
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     student = _student(run, objective)
@@ -240,15 +240,14 @@ def _student(run: Learning, objective: Objective) -> Student:
     )
 
 
-def _opinion(run: Learning) -> Teaching | None:
-    """What the teacher says of the training rows."""
-    return opinion(
+def _teaching(run: Learning) -> Teaching | None:
+    """What the teacher has to say."""
+    return teaching_of(
         run.request.config,
         run.train,
+        _config(run),
         model=run.request.model,
         revision=run.request.revision,
-        outputs=run.data.outputs,
-        labels=run.data.labels,
         plan=run.plan,
     )
 

@@ -80,12 +80,6 @@ class Arm:
     teacher: str | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.is_baseline and self.teacher is not None:
-            raise ConfigError(
-                f"`{self.label}` is a baseline, only a mask has a teacher", "leave `teacher` out"
-            )
-
     @property
     def is_baseline(self) -> bool:
         """Whether no mask is learned."""

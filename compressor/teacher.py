@@ -1,65 +1,68 @@
-"""A fine-tuned float model whose opinion of the training rows a mask learns from."""
+"""A fine-tuned float model that a run learns from: its opinion of the rows, and its hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from maskpack.compressor.baseline import trained_groups
 from maskpack.compressor.batches import Encoded
-from maskpack.compressor.config import BaselineConfig, FitConfig
+from maskpack.compressor.config import BaselineConfig, TeacherConfig
 from maskpack.compressor.dropout import Noise, quicken_dropout
 from maskpack.compressor.evaluate import predict_all
 from maskpack.compressor.hub import load_classifier, load_finetuned
+from maskpack.compressor.methods import trained_groups
 from maskpack.compressor.objective import Objective, Teaching
 from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.states import Guide
 from maskpack.compressor.train import NoCheckpoints, Plan, train
 from maskpack.formats import ModelError
 
 TWIN = "twin"
 """As `teacher`: fine-tune a dense twin first, with the same data and budget."""
 
+_STATES = 3.0  # usual weight of hidden states; 1 and 10 were worse, see docs/RESULTS.md
 
-def opinion(
-    config: FitConfig,
+
+def teaching_of(
+    config: TeacherConfig,
     rows: Encoded,
+    student: Any,
     *,
     model: str,
     revision: str | None,
-    outputs: int,
-    labels: Sequence[str],
     plan: Plan,
 ) -> Teaching | None:
-    """The teacher's logits of every row, or None without a teacher.
+    """What the teacher that `config` names has to say, or None without one.
 
     Args:
         config: names the teacher.
         rows: the training rows.
+        student: configuration of the classifier that will learn, from `classifier_config`.
         model: the pretrained model, for a twin.
         revision: of the model.
-        outputs: logits expected.
-        labels: names of the classes.
         plan: steps and order of a twin's training.
 
     Raises:
-        ModelError: the teacher has other logits, tokens or labels than the task.
+        ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states
+            that the student could follow.
     """
     if config.teacher is None:
         return None
     if config.teacher == TWIN:
-        teacher = _twin(model, revision, rows, outputs=outputs, plan=plan)
+        teacher = _twin(model, revision, rows, outputs=student.num_labels, plan=plan)
     else:
         teacher = load_finetuned(config.teacher)
-    _check_fits(teacher.config, config.teacher, rows, labels, outputs)
+    _check_fits(teacher.config, config.teacher, rows, student)
+    logits = predict_all(torch_predict(teacher), rows)
     return Teaching(
-        predict_all(torch_predict(teacher), rows), config.teacher_share, config.temperature
+        logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
     )
 
 
-def _check_fits(config: Any, name: str, rows: Encoded, labels: Sequence[str], outputs: int) -> None:
+def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
     """Raise ModelError unless the teacher reads these tokens and means these labels."""
+    outputs = student.num_labels
     if config.num_labels != outputs:
         raise ModelError(f"the teacher `{name}` has {config.num_labels} logits, the task {outputs}")
     highest = max(int(row.max()) for row in rows.ids)
@@ -68,11 +71,32 @@ def _check_fits(config: Any, name: str, rows: Encoded, labels: Sequence[str], ou
             f"the teacher `{name}` has {config.vocab_size} tokens, the data holds token {highest}",
             "teacher and backbone must share a tokenizer",
         )
-    told = [config.id2label[place] for place in range(outputs)]
-    if set(told) == set(labels) and told != list(labels):
+    told, wanted = (
+        [each.id2label[place] for place in range(outputs)] for each in (config, student)
+    )
+    if set(told) == set(wanted) and told != wanted:
         raise ModelError(
-            f"the teacher `{name}` has its labels in another order: {told}, the task {[*labels]}"
+            f"the teacher `{name}` has its labels in another order: {told}, the task {wanted}"
         )
+
+
+def _guide(config: TeacherConfig, teacher: Any, student: Any) -> Guide | None:
+    """The teacher's hidden states, if they are wanted and have the student's shape."""
+    weight = _STATES if config.teacher_states is None else config.teacher_states
+    if weight == 0.0:
+        return None
+    own, other = (
+        f"{each.num_hidden_layers} layers of {each.hidden_size}"
+        for each in (student, teacher.config)
+    )
+    if own != other:
+        if config.teacher_states is None:
+            return None
+        raise ModelError(
+            f"the teacher `{config.teacher}` has {other}, the student {own}: no hidden states to follow",
+            "leave `--teacher-states` out",
+        )
+    return Guide(teacher, weight)
 
 
 def _twin(model: str, revision: str | None, rows: Encoded, *, outputs: int, plan: Plan) -> Any:

@@ -25,6 +25,7 @@ from maskpack.compressor.config import Precision
 from maskpack.compressor.objective import Objective
 from maskpack.compressor.optimizer import FlooredAdam
 from maskpack.compressor.predict import to_tensors
+from maskpack.compressor.states import Guide, distance, states_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,8 @@ def train(
         optimizer.set_rates(plan.rate(step))
         company.before_step(step)
         loss_of = partial(objective, rows=rows)
-        loss = take_step(model, optimizer, encoded.feeds(rows), loss_of, bf16=plan.bf16)
+        feeds, guide = encoded.feeds(rows), objective.guide
+        loss = take_step(model, optimizer, feeds, loss_of, bf16=plan.bf16, guide=guide)
         done = step + 1
         company.after_step(done, plan.steps)
         stopping = stop()
@@ -167,6 +169,7 @@ def take_step(
     loss_of: Callable[[Tensor], Tensor],
     *,
     bf16: bool,
+    guide: Guide | None = None,
 ) -> float:
     """One optimiser step on one batch; returns its loss.
 
@@ -176,10 +179,16 @@ def take_step(
         feeds: the batch.
         loss_of: its loss from float32 logits `(b, c)`.
         bf16: whether matrix products run in bfloat16.
+        guide: whose hidden states the model is drawn to, or None.
     """
+    inputs = to_tensors(feeds)
+    asked = {} if guide is None else {"output_hidden_states": True}
     with training_arithmetic(bf16=bf16):
-        logits = model(**to_tensors(feeds)).logits
-    loss = loss_of(logits.float())
+        wanted = [] if guide is None else guide.states(inputs)
+        outputs = model(**inputs, **asked)
+    loss = loss_of(outputs.logits.float())
+    if guide is not None:
+        loss = loss + guide.weight * distance(states_of(outputs, inputs), wanted)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, find_task, run_baseline
-from maskpack.compressor.baseline import _fold_factors, trained_groups
 from maskpack.compressor.ground import quantized_ground
 from maskpack.compressor.hub import load_classifier, load_finetuned, load_pretrained
+from maskpack.compressor.methods import fold_factors, trained_groups
 from maskpack.compressor.restore import base_of, head_parameters
 from maskpack.formats import ConfigError
 
@@ -72,7 +72,7 @@ def test_folded_factors_change_no_logit_and_leave_a_plain_model(tiny_model):
     model.eval()
     with torch.no_grad():
         before = model(**feeds).logits
-        _fold_factors(model)
+        fold_factors(model)
         assert torch.allclose(model(**feeds).logits, before, atol=1e-4)
     assert set(dict(model.named_parameters())) == plain
 

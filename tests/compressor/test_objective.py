@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from maskpack.compressor.evaluate import predict_all
 from maskpack.compressor.hub import load_classifier, load_pretrained
 from maskpack.compressor.objective import Objective, Teaching
 from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.teacher import opinion
+from maskpack.compressor.restore import classifier_config
+from maskpack.compressor.teacher import teaching_of
 from maskpack.compressor.train import Plan
 from maskpack.formats import ModelError
 
@@ -79,10 +81,11 @@ def rows(tiny_model, sentiment):
     return encode(tokenizer, data.train, max_length=16, token_types=True)
 
 
-def opinion_of(teacher, rows, model, plan=PLAN, labels=("bad", "good")):
-    config = FitConfig(teacher=teacher, teacher_share=0.7, temperature=3.0)
-    source = {"model": str(model), "revision": None}
-    return opinion(config, rows, **source, outputs=2, labels=labels, plan=plan)
+def opinion_of(teacher, rows, model, plan=PLAN, labels=("bad", "good"), states=None):
+    config = FitConfig(teacher=teacher, teacher_share=0.7, temperature=3.0, teacher_states=states)
+    data = (Path(model) / "config.json").read_bytes()
+    student = classifier_config(data, labels, outputs=2)
+    return teaching_of(config, rows, student, model=str(model), revision=None, plan=plan)
 
 
 def save_teacher(model, outputs, folder):

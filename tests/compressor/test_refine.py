@@ -16,6 +16,7 @@ from maskpack.compressor.quantize import quantize_model, scheme_of
 from maskpack.compressor.quantizers.grid import Levels
 from maskpack.compressor.quantizers.mse import quantize_mse
 from maskpack.compressor.refine import RoundedLinear, _distance, _feeds, refinable, refine
+from maskpack.compressor.states import Guide
 from maskpack.compressor.train import Plan
 
 
@@ -40,7 +41,9 @@ def distance(base, backbone, calibration) -> float:
         for name, value in backbone.dense.items():
             parameters[name].copy_(torch.from_numpy(value.astype("f4")))
         feeds = _feeds(calibration.first(2000), Plan(4, 32, 0.0, 0, bf16=False))
-        return float(np.mean([float(_distance(student, base, f, bf16=False)) for _, f in feeds]))
+        return float(
+            np.mean([float(_distance(student, Guide(base, 1.0), f, bf16=False)) for _, f in feeds])
+        )
 
 
 @pytest.mark.parametrize("bits", [2, 1])
