@@ -1,7 +1,8 @@
 """Time of one training step, in alternation, and peak memory: mask, dense, LoRA r=8, BitFit.
 
 The baselines run as transformers and peft make them; `-quick` gives them the dropout of
-`compressor/dropout.py`, which masks (and `compress baseline`) train with.
+`compressor/dropout.py`, which masks (and `compress baseline`) train with. `-taught` follows the hidden
+states of a dense teacher, which runs along.
 
 python benchmarks/fit_step.py --out docs/results/fit-step.json
 
@@ -19,14 +20,17 @@ from pathlib import Path
 
 import numpy as np
 
-METHODS = ("dense", "mask8", "mask4", "lora8", "bitfit", "dense-quick", "lora8-quick")
+METHODS = (
+    *("dense", "mask8", "mask4", "mask8-taught", "lora8", "bitfit"),
+    *("dense-quick", "lora8-quick"),
+)
 BASELINES = {"dense": "full", "lora8": "lora", "bitfit": "bitfit"}
 BATCH = 32
 WARM_UP = 22  # the optimiser looks at the gradients' size in each of its first 20 steps
 
 
 def build(method: str, model_name: str):
-    """A callable that takes one step; `-quick` after a baseline gives it our dropout too."""
+    """A callable that takes one step; what may stand behind a method's name is told above."""
     import torch
 
     from maskpack.compressor.config import BaselineConfig, FitConfig
@@ -38,12 +42,13 @@ def build(method: str, model_name: str):
     from maskpack.compressor.optimizer import FlooredAdam
     from maskpack.compressor.restore import build_classifier, classifier_config
     from maskpack.compressor.shape import shape_of
+    from maskpack.compressor.states import Guide
     from maskpack.compressor.student import enroll
     from maskpack.compressor.train import Plan, take_step
 
     torch.manual_seed(0)
     noise = Noise(0)
-    name, _, quick = method.partition("-")
+    name, _, addition = method.partition("-")
     labels = np.arange(BATCH, dtype=np.int64) % 2
     objective = Objective(labels)
     if name.startswith("mask"):
@@ -63,9 +68,12 @@ def build(method: str, model_name: str):
     else:
         model = load_classifier(model_name, outputs=2)
         groups = trained_groups(model, BaselineConfig(method=BASELINES[name]))
-        if quick:
+        if addition == "quick":
             quicken_dropout(model, noise)
     optimizer = FlooredAdam(group.settings() for group in groups)
+    guide = None
+    if addition == "taught":
+        guide = Guide(load_classifier(model_name, outputs=2).eval(), 3.0)
     model.train()
     rows, count = np.arange(BATCH), [0]
 
@@ -73,7 +81,7 @@ def build(method: str, model_name: str):
         noise.before_step(count[0])
         count[0] += 1
         loss_of = lambda logits: objective(logits, rows)  # noqa: E731
-        return take_step(model, optimizer, feeds, loss_of, bf16=ARGS.bf16)
+        return take_step(model, optimizer, feeds, loss_of, bf16=ARGS.bf16, guide=guide)
 
     return step
 

@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would drown ou
 
 import typer
 
-from maskpack.cli import artifact, baseline, demo, export, fit, quantize, render, sweep
+from maskpack.cli import artifact, baseline, demo, export, fit, quantize, render, sweep, tasks
 from maskpack.formats import MaskpackError
 
 EXIT_ERROR = 1
@@ -41,6 +41,13 @@ app.command("eval")(artifact.evaluate)
 app.command("inspect")(artifact.inspect)
 app.command("check")(artifact.check)
 app.command("tasks")(artifact.tasks)
+app.command("pack")(tasks.pack)
+app.command("unpack")(tasks.unpack)
+app.command("remove")(tasks.remove)
+app.command("rename")(tasks.rename)
+app.command("merge")(tasks.merge)
+app.command("diff")(tasks.diff)
+app.command("overlap")(tasks.overlap)
 app.command("export")(export.export)
 app.command("verify")(export.verify)
 app.command("demo")(demo.demo)

@@ -1,9 +1,21 @@
 """Floor 0: bytes. The artifact format, readable with numpy and safetensors alone.
 
 Start at SPEC.md; then `tensors.py` (what a value is), `codec.py` (how it becomes bytes),
-`reader.py` and `writer.py` (how the bytes lie on disk).
+`reader.py` and `writer.py` (how the bytes lie on disk), `packed.py` and `coded.py` (a task as one small
+file), `algebra.py` (tasks moved and compared).
 """
 
+from maskpack.formats.algebra import (
+    Difference,
+    Overlap,
+    difference,
+    merge_tasks,
+    overlaps,
+    pack_task,
+    remove_task,
+    rename_task,
+    unpack_task,
+)
 from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.errors import (
     ArtifactError,
@@ -28,12 +40,14 @@ __all__ = [
     "BitMask",
     "ConfigError",
     "DataError",
+    "Difference",
     "ExportError",
     "Interrupted",
     "Manifest",
     "MaskCount",
     "MaskpackError",
     "ModelError",
+    "Overlap",
     "Patch",
     "QuantTensor",
     "Scheme",
@@ -44,6 +58,13 @@ __all__ = [
     "check_artifact",
     "check_vacant",
     "create_artifact",
+    "difference",
     "is_artifact",
+    "merge_tasks",
     "open_artifact",
+    "overlaps",
+    "pack_task",
+    "remove_task",
+    "rename_task",
+    "unpack_task",
 ]

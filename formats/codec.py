@@ -10,7 +10,7 @@ same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,16 +46,20 @@ def encode_backbone(backbone: Backbone) -> bytes:
             }
             if tensor.zero_free:
                 layout[name]["zero_free"] = True
-    return _encode(arrays, {"kind": "backbone", "tensors": layout})
+    return encode_tensors(arrays, {"kind": "backbone", "tensors": layout})
 
 
 def decode_backbone(data: bytes) -> Backbone:
     """Read and check a backbone; inverse of `encode_backbone`."""
-    arrays, meta = _decode(data, "backbone")
+    arrays, meta = decode_tensors(data, "backbone")
     found: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
     try:
         for name, spec in sorted(meta["tensors"].items()):
-            bits, group, shape = _whole(spec["bits"]), _whole(spec["group"]), _shape(spec["shape"])
+            bits, group, shape = (
+                read_whole(spec["bits"]),
+                read_whole(spec["group"]),
+                read_shape(spec["shape"]),
+            )
             free = _flag(spec.get("zero_free", False))
             codes = unpack_codes(arrays.pop(f"{name}.codes"), bits, shape[1], zero_free=free)
             tensor = QuantTensor(codes, arrays.pop(f"{name}.scales"), bits, group, free)
@@ -70,14 +74,10 @@ def decode_backbone(data: bytes) -> Backbone:
 def encode_patch(patch: Patch, *, task: str, backbone_sha256: str) -> bytes:
     """Serialise a patch, bound to one backbone by its digest. Inverse of `decode_patch`."""
     arrays: Arrays = {f"{name}.mask": mask.packed for name, mask in patch.masks.items()}
-    for prefix, tensors in (("head", patch.head), ("dense", patch.dense), ("gains", patch.gains)):
-        named = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-        if twice := sorted(named.keys() & arrays.keys()):
-            raise ArtifactError(f"two tensors of the patch would be called `{twice[0]}`")
-        arrays.update(named)
+    arrays.update(named_parts(patch, arrays))
     shapes = {name: list(mask.shape) for name, mask in patch.masks.items()}
     meta = {"kind": "patch", "task": task, "backbone_sha256": backbone_sha256, "masks": shapes}
-    return _encode(arrays, meta)
+    return encode_tensors(arrays, meta)
 
 
 def decode_patch(data: bytes, *, task: str, backbone_sha256: str) -> Patch:
@@ -86,7 +86,7 @@ def decode_patch(data: bytes, *, task: str, backbone_sha256: str) -> Patch:
     Raises:
         ArtifactError: damaged, of another task, or made for another backbone.
     """
-    arrays, meta = _decode(data, "patch")
+    arrays, meta = decode_tensors(data, "patch")
     if meta.get("backbone_sha256") != backbone_sha256:
         raise ArtifactError(
             f"the patch of `{task}` was made for backbone "
@@ -97,20 +97,40 @@ def decode_patch(data: bytes, *, task: str, backbone_sha256: str) -> Patch:
         raise ArtifactError(f"the patch of `{task}` says it is for `{meta.get('task')}`")
     try:
         masks = {
-            name: BitMask(arrays.pop(f"{name}.mask"), _shape(shape))
+            name: BitMask(arrays.pop(f"{name}.mask"), read_shape(shape))
             for name, shape in sorted(meta["masks"].items())
         }
         for mask in masks.values():
             mask.to_bool()  # a set padding bit is refused here, not at the first use
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the header of patch `{task}` is wrong: {error}") from error
-    parts: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "dense": {}, "gains": {}}
+    return Patch(masks, **parts_of(arrays, task))
+
+
+def named_parts(patch: Patch, taken: Collection[str]) -> Arrays:
+    """What a patch holds beside its masks, by key. Inverse of `parts_of`.
+
+    Raises:
+        ArtifactError: a key is `taken`, or would be there twice.
+    """
+    arrays: Arrays = {}
+    for prefix, tensors in (("head", patch.head), ("dense", patch.dense), ("gains", patch.gains)):
+        named = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+        if twice := sorted(named.keys() & {*taken, *arrays}):
+            raise ArtifactError(f"two tensors of the patch would be called `{twice[0]}`")
+        arrays.update(named)
+    return arrays
+
+
+def parts_of(arrays: Arrays, task: str) -> dict[str, Arrays]:
+    """`head`, `dense` and `gains` of a patch from what is left without its masks."""
+    parts: dict[str, Arrays] = {"head": {}, "dense": {}, "gains": {}}
     for name, tensor in arrays.items():
         prefix, _, parameter = name.partition(".")
         if prefix not in parts or not parameter:
             raise ArtifactError(f"the patch of `{task}` holds the unknown tensor `{name}`")
         parts[prefix][parameter] = tensor
-    return Patch(masks, parts["head"], parts["dense"], parts["gains"])
+    return parts
 
 
 def _flag(value: object) -> bool:
@@ -120,27 +140,33 @@ def _flag(value: object) -> bool:
     return value
 
 
-def _whole(value: object) -> int:
+def read_whole(value: object) -> int:
     """An integer of a header, exactly: no text, no fraction, no infinity."""
     if type(value) is not int:
         raise TypeError(f"{value!r} is not a whole number")
     return value
 
 
-def _shape(value: object) -> tuple[int, int]:
+def read_shape(value: object) -> tuple[int, int]:
     """A matrix shape of a header."""
     if not isinstance(value, list) or len(value) != 2:
         raise TypeError(f"{value!r} is not the shape of a matrix")
-    return (_whole(value[0]), _whole(value[1]))
+    return (read_whole(value[0]), read_whole(value[1]))
 
 
-def _encode(arrays: Arrays, meta: Mapping[str, Any]) -> bytes:
+def encode_tensors(arrays: Arrays, meta: Mapping[str, Any]) -> bytes:
+    """A safetensors file with one entry of metadata. Inverse of `decode_tensors`."""
     contiguous = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return bytes(save(contiguous, metadata={"maskpack": text}))
+    return bytes(save(contiguous, metadata={"maskpack": header_text(meta)}))
 
 
-def _decode(data: bytes, kind: str) -> tuple[Arrays, dict[str, Any]]:
+def header_text(meta: Mapping[str, Any]) -> str:
+    """Metadata as the one text that stands for it."""
+    return json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def decode_tensors(data: bytes, kind: str) -> tuple[Arrays, dict[str, Any]]:
+    """Tensors and metadata of a file of this kind; inverse of `encode_tensors`."""
     try:
         # `load` checks header, offsets and sizes before it touches a tensor.
         arrays: Arrays = load(data)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from maskpack.formats.errors import ArtifactError
@@ -147,6 +147,10 @@ class TaskEntry:
             if type(value) not in {int, float} or not math.isfinite(value):
                 raise ArtifactError(f"`{where}.scores.{metric}` is not a finite number", _RESTORE)
 
+    def renamed(self, name: str) -> TaskEntry:
+        """The same task under another name, in a file of its own."""
+        return replace(self, name=name, file=patch_file(name))
+
     @property
     def outputs(self) -> int:
         """Width of the logits."""
@@ -180,7 +184,7 @@ class Manifest:
             "scheme": _scheme_to_dict(self.scheme),
             "backbone": {"file": BACKBONE, "sha256": self.backbone_sha256},
             "files": dict(self.files),
-            "tasks": {name: _entry_to_dict(entry) for name, entry in self.tasks.items()},
+            "tasks": {name: entry_to_dict(entry) for name, entry in self.tasks.items()},
         }
         return (
             json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
@@ -199,10 +203,7 @@ class Manifest:
             raise ArtifactError(f"`{MANIFEST}` is not valid JSON: {error}", _RESTORE) from error
         _check_version(tree)
         try:
-            tasks = {
-                name: TaskEntry(name=name, **{**entry, "labels": _as_tuple(entry["labels"])})
-                for name, entry in tree["tasks"].items()
-            }
+            tasks = {name: entry_from_dict(name, entry) for name, entry in tree["tasks"].items()}
             if tree["backbone"]["file"] != BACKBONE:
                 raise ArtifactError(f"`backbone.file` is not `{BACKBONE}`", _RESTORE)
             return cls(
@@ -256,9 +257,19 @@ def _scheme_to_dict(scheme: Scheme) -> dict[str, Any]:
     return tree
 
 
-def _entry_to_dict(entry: TaskEntry) -> dict[str, Any]:
+def entry_from_dict(name: str, tree: Mapping[str, Any]) -> TaskEntry:
+    """A task's entry from JSON; inverse of `entry_to_dict`.
+
+    Raises:
+        ArtifactError, KeyError, TypeError: a field is missing or wrong.
+    """
+    return TaskEntry(name=name, **{**tree, "labels": _as_tuple(tree["labels"])})
+
+
+def entry_to_dict(entry: TaskEntry) -> dict[str, Any]:
+    """A task's entry as JSON; its name is the key under which it stands."""
     tree = asdict(entry)
-    del tree["name"]  # it is the key
+    del tree["name"]
     return {**tree, "labels": list(entry.labels)}
 
 

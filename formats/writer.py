@@ -107,8 +107,8 @@ def create_artifact(
         for name, content in files.items():
             write_bytes(build / name, content)
         if first is not None:
-            manifest = _write_patch(build, manifest, *first)
-        _write_manifest(build, manifest)
+            manifest = write_patch(build, manifest, *first)
+        write_manifest(build, manifest)
     return open_artifact(path)
 
 
@@ -118,13 +118,13 @@ def add_task(path: Path, entry: TaskEntry, patch: Patch, *, replacing: bool = Fa
     Raises:
         ArtifactError: the task is there and `replacing` is False, or the disk refused.
     """
-    with _locked(path):
+    with locked(path):
         artifact = open_artifact(path)
         check_vacant(artifact, entry.name, replacing=replacing)
         patch.check_fits(artifact.backbone)
         before = artifact.manifest.tasks.get(entry.name)
-        manifest = _write_patch(path, artifact.manifest, entry, patch)
-        _write_manifest(path, manifest)
+        manifest = write_patch(path, artifact.manifest, entry, patch)
+        write_manifest(path, manifest)
         if before is not None:
             with suppress(OSError):  # harmless if it stays: no manifest names it
                 (path / before.file).unlink()
@@ -140,7 +140,7 @@ def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
         )
 
 
-def _write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch) -> Manifest:
+def write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch) -> Manifest:
     """Write the patch file and return the manifest that names it."""
     patch.check_counts(entry.name, zeros=entry.zeros, weights=entry.weights)
     digest = manifest.backbone_sha256
@@ -152,7 +152,7 @@ def _write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patc
     return replace(manifest, tasks={**manifest.tasks, entry.name: entry})
 
 
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the card, then the manifest: its rename is the moment at which all of it counts."""
     try:
         sizes = {name: (folder / name).stat().st_size for name in _files_of(manifest)}
@@ -170,7 +170,7 @@ def _files_of(manifest: Manifest) -> list[str]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold other writers of the same artifact off; readers never wait."""
     try:
         import fcntl  # noqa: PLC0415 - not on Windows, where two writers at once are not guarded

@@ -1,0 +1,260 @@
+"""What the format makes cheap: move tasks between artifacts, and compare what they remove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats.artifact import Backbone, Patch
+from maskpack.formats.errors import ArtifactError
+from maskpack.formats.packed import decode_packed, encode_packed
+from maskpack.formats.reader import Artifact, open_artifact
+from maskpack.formats.schema import Manifest, check_task_name
+from maskpack.formats.writer import add_task, check_vacant, locked, write_manifest, write_patch
+
+
+def pack_task(artifact: Artifact, task: str) -> bytes:
+    """A task as one small file. Inverse of `unpack_task`."""
+    entry, patch = artifact.entry(task), artifact.patch(task)
+    digest = artifact.manifest.backbone_sha256
+    return encode_packed(patch, entry, backbone=artifact.backbone, backbone_sha256=digest)
+
+
+def unpack_task(
+    path: Path, data: bytes, *, name: str | None = None, replacing: bool = False
+) -> Artifact:
+    """Add a packed task to the artifact at `path`; inverse of `pack_task`.
+
+    Args:
+        path: the artifact; its backbone must be the one the task was learned on.
+        data: from `pack_task`.
+        name: what to call the task there; None: what it was called.
+        replacing: whether a task of that name may be there.
+
+    Raises:
+        ArtifactError: damaged, another backbone, or the name is taken.
+    """
+    artifact = open_artifact(path)
+    digest = artifact.manifest.backbone_sha256
+    entry, patch = decode_packed(data, backbone=artifact.backbone, backbone_sha256=digest)
+    if name is not None:
+        entry = entry.renamed(name)
+    return add_task(path, entry, patch, replacing=replacing)
+
+
+def remove_task(path: Path, task: str) -> Artifact:
+    """Take a task out of the artifact at `path`; the backbone is not touched."""
+
+    def change(artifact: Artifact) -> Manifest:
+        artifact.entry(task)
+        tasks = {n: entry for n, entry in artifact.manifest.tasks.items() if n != task}
+        return replace(artifact.manifest, tasks=tasks)
+
+    return _change(path, change)
+
+
+def rename_task(path: Path, task: str, name: str) -> Artifact:
+    """Call a task of the artifact at `path` something else.
+
+    Raises:
+        ArtifactError: no such task, or the name is taken or not allowed.
+    """
+    check_task_name(name)
+
+    def change(artifact: Artifact) -> Manifest:
+        check_vacant(artifact, name, replacing=False)
+        entry, patch = artifact.entry(task), artifact.patch(task)
+        manifest = write_patch(path, artifact.manifest, entry.renamed(name), patch)
+        return replace(manifest, tasks={n: e for n, e in manifest.tasks.items() if n != task})
+
+    return _change(path, change)
+
+
+def merge_tasks(path: Path, other: Artifact) -> Artifact:
+    """Add all tasks of `other` to the artifact at `path`: all of them, or none.
+
+    Raises:
+        ArtifactError: another backbone, or a name that both have.
+    """
+
+    def change(artifact: Artifact) -> Manifest:
+        own, digest = artifact.manifest, other.manifest.backbone_sha256
+        if own.backbone_sha256 != digest:
+            raise ArtifactError(
+                f"`{other.path}` has backbone {digest[:12]}, `{path}` {own.backbone_sha256[:12]}",
+                "patches fit one backbone only; learn the tasks again over this one",
+            )
+        if both := sorted(own.tasks.keys() & other.manifest.tasks.keys()):
+            raise ArtifactError(
+                f"both artifacts have a task `{both[0]}`", "rename one with `compress rename`"
+            )
+        manifest = own
+        for task in sorted(other.manifest.tasks):
+            manifest = write_patch(path, manifest, other.entry(task), other.patch(task))
+        return manifest
+
+    return _change(path, change)
+
+
+def _change(path: Path, change: Callable[[Artifact], Manifest]) -> Artifact:
+    """Replace the manifest at `path` under its lock, then remove patches that it no longer names."""
+    with locked(path):
+        artifact = open_artifact(path)
+        manifest = change(artifact)
+        write_manifest(path, manifest)
+        named = {entry.file for entry in manifest.tasks.values()}
+        for entry in artifact.manifest.tasks.values():
+            if entry.file not in named:
+                with suppress(OSError):  # harmless if it stays: no manifest names it
+                    (path / entry.file).unlink()
+    return open_artifact(path)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How far two tasks remove the same weights.
+
+    Attributes:
+        first, second: names of the tasks.
+        first_zeros, second_zeros: weights that each removes.
+        both: weights that both remove.
+        by_chance: weights that both would remove if neither knew of the other, matrix by matrix.
+    """
+
+    first: str
+    second: str
+    first_zeros: int
+    second_zeros: int
+    both: int
+    by_chance: float
+
+    @property
+    def either(self) -> int:
+        """Weights that at least one removes: the zeros of the union."""
+        return self.first_zeros + self.second_zeros - self.both
+
+    @property
+    def jaccard(self) -> float:
+        """Share of the union that both remove; 0 where neither removes any."""
+        return self.both / self.either if self.either else 0.0
+
+
+def overlaps(artifact: Artifact) -> list[Overlap]:
+    """Every pair of tasks of an artifact, in the order of their names."""
+    patches = {task: artifact.patch(task) for task in sorted(artifact.manifest.tasks)}
+    return [
+        overlap(artifact.backbone, (a, patches[a]), (b, patches[b]))
+        for a, b in combinations(patches, 2)
+    ]
+
+
+def overlap(backbone: Backbone, first: tuple[str, Patch], second: tuple[str, Patch]) -> Overlap:
+    """Compare what two patches over one backbone remove; codes that are 0 do not count."""
+    zeros, both, chance = [0, 0], 0, 0.0
+    for name, tensor in backbone.linears.items():
+        gone = [_removed(patch, name, tensor.codes) for _, patch in (first, second)]
+        counts = [int(each.sum()) for each in gone]
+        zeros = [total + count for total, count in zip(zeros, counts, strict=True)]
+        both += int((gone[0] & gone[1]).sum())
+        chance += counts[0] * counts[1] / max(1, int(np.count_nonzero(tensor.codes)))
+    return Overlap(first[0], second[0], zeros[0], zeros[1], both, chance)
+
+
+def _removed(patch: Patch, name: str, codes: NDArray[np.int8]) -> NDArray[np.bool_]:
+    if name not in patch.masks:
+        return np.zeros(codes.shape, dtype=np.bool_)
+    removed: NDArray[np.bool_] = ~patch.masks[name].to_bool() & (codes != 0)
+    return removed
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """A task that two artifacts both have.
+
+    Attributes:
+        name: of the task.
+        same_bytes: whether the patches are one and the same.
+        bits: mask bits that differ; None over different backbones.
+        scores: metric -> (value in A, value in B), for the metrics of both.
+    """
+
+    name: str
+    same_bytes: bool
+    bits: int | None
+    scores: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What sets artifact B apart from A.
+
+    Attributes:
+        same_backbone: whether patches of one fit the other.
+        only_a, only_b: tasks that one of them has.
+        tasks: tasks of both.
+        fields: manifest field -> (in A, in B), for those that differ.
+    """
+
+    same_backbone: bool
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    tasks: tuple[TaskChange, ...]
+    fields: Mapping[str, tuple[str, str]]
+
+    @property
+    def empty(self) -> bool:
+        """Whether both hold the same."""
+        same = self.same_backbone and all(task.same_bytes for task in self.tasks)
+        return same and not (self.only_a or self.only_b or self.fields)
+
+
+def difference(a: Artifact, b: Artifact) -> Difference:
+    """Compare two artifacts; weights of different backbones are not compared one by one."""
+    tasks_a, tasks_b = a.manifest.tasks, b.manifest.tasks
+    return Difference(
+        same_backbone=a.manifest.backbone_sha256 == b.manifest.backbone_sha256,
+        only_a=tuple(sorted(tasks_a.keys() - tasks_b.keys())),
+        only_b=tuple(sorted(tasks_b.keys() - tasks_a.keys())),
+        tasks=tuple(_change_of(a, b, name) for name in sorted(tasks_a.keys() & tasks_b.keys())),
+        fields=_fields(a.manifest, b.manifest),
+    )
+
+
+def _change_of(a: Artifact, b: Artifact, task: str) -> TaskChange:
+    first, second = a.entry(task), b.entry(task)
+    same = first.sha256 == second.sha256
+    bits: int | None = None
+    if a.manifest.backbone_sha256 == b.manifest.backbone_sha256:
+        bits = 0 if same else _bits_apart(a.backbone, a.patch(task), b.patch(task))
+    common = sorted(first.scores.keys() & second.scores.keys())
+    scores = {name: (float(first.scores[name]), float(second.scores[name])) for name in common}
+    return TaskChange(task, same, bits, scores)
+
+
+def _bits_apart(backbone: Backbone, first: Patch, second: Patch) -> int:
+    total = 0
+    for name, tensor in backbone.linears.items():
+        gone = [_removed(patch, name, tensor.codes) for patch in (first, second)]
+        total += int((gone[0] != gone[1]).sum())
+    return total
+
+
+def _fields(a: Manifest, b: Manifest) -> dict[str, tuple[str, str]]:
+    """Fields outside the tasks that differ, as text; of a file only that it does."""
+    found: dict[str, tuple[str, str]] = {}
+    for part in ("source", "scheme"):
+        own, other = vars(getattr(a, part)), vars(getattr(b, part))
+        for key in own:
+            if own[key] != other[key]:
+                found[f"{part}.{key}"] = (str(own[key]), str(other[key]))
+    for name in sorted({*a.files, *b.files}):
+        digests = [manifest.files.get(name, "absent")[:12] for manifest in (a, b)]
+        if digests[0] != digests[1]:
+            found[f"files.{name}"] = (digests[0], digests[1])
+    return found

@@ -1,0 +1,212 @@
+"""Masks as few bytes: each in the coding that suits it, against the backbone both sides hold.
+
+* `kept`: nothing is removed, nothing is stored.
+* `raw`: packed bits, as in a patch.
+* `gaps`: distances between removed positions (`gaps.py`); for a handful of them.
+* `model`: bits under the adaptive model of `contexts.py`, in one stream for all (`rans.py`).
+
+Positions whose code is 0 have no bit in any of them but `raw`: a mask there changes nothing, and is
+read back as kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats.contexts import ONE, Block, Counts, MatrixModel
+from maskpack.formats.errors import ArtifactError
+from maskpack.formats.gaps import decode_gaps, encode_gaps
+from maskpack.formats.rans import BitReader, write_bits
+from maskpack.formats.tensors import BitMask, QuantTensor
+
+LANES = (128, 256, 512, 1024, 2048, 4096)
+"""States of the stream that may run side by side."""
+
+_LANE_SHARE = 64  # the states take at most a 64th of the stream, above the smallest number of lanes
+
+# bits of an ideal coder for a chance of k / ONE, in 256ths and whole, so that every machine chooses alike
+_PRICES = np.rint(-256 * np.log2(np.arange(1, ONE + 1) / ONE)).astype(np.int64)
+
+
+class Coding(StrEnum):
+    """How a mask's bits are stored."""
+
+    KEPT = "kept"
+    RAW = "raw"
+    GAPS = "gaps"
+    MODEL = "model"
+
+
+@dataclass(frozen=True, eq=False)
+class CodedMask:
+    """One mask.
+
+    Attributes:
+        coding: of its bits.
+        shape: `(o, i)`.
+        data: bytes of `raw` and `gaps`; None of the others.
+        zeros: removed positions, of `gaps`.
+        rice: parameter of `gaps`.
+    """
+
+    coding: Coding
+    shape: tuple[int, int]
+    data: NDArray[np.uint8] | None = None
+    zeros: int = 0
+    rice: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class CodedMasks:
+    """All masks of a patch.
+
+    Attributes:
+        masks: parameter name -> its mask.
+        stream: uint16 words of those with the coding `model`, in the order of their names.
+        lanes: of the stream; 0 without one.
+    """
+
+    masks: Mapping[str, CodedMask]
+    stream: NDArray[np.uint16] = field(default_factory=lambda: np.zeros(0, dtype=np.uint16))
+    lanes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        own = sum(mask.data.nbytes for mask in self.masks.values() if mask.data is not None)
+        return own + self.stream.nbytes
+
+
+def encode_masks(masks: Mapping[str, BitMask], linears: Mapping[str, QuantTensor]) -> CodedMasks:
+    """Code masks against the backbone's linears; inverse of `decode_masks`.
+
+    The smallest is looked for: each mask with the coding that alone is smallest, and all of them
+    without the model, whose stream costs some hundred bytes before its first bit.
+    """
+    removed = {name: _removed(mask, linears[name]) for name, mask in sorted(masks.items())}
+    plain = {name: _plain(gone, linears[name]) for name, gone in removed.items()}
+    modelled = _modelled(removed, linears)
+    costs = {name: _cost(blocks) for name, blocks in modelled.items()}
+    wanted = [name for name, mask in plain.items() if costs[name] < _bytes(mask)]
+    without = CodedMasks(plain)
+    if not wanted:
+        return without
+    if len(wanted) < len(removed):
+        modelled = _modelled({name: removed[name] for name in wanted}, linears)
+    stream, lanes = _stream([block for name in wanted for block in modelled[name]])
+    shapes = {name: CodedMask(Coding.MODEL, masks[name].shape) for name in wanted}
+    best = CodedMasks({**plain, **shapes}, stream, lanes)
+    return min(best, without, key=lambda coded: coded.size)
+
+
+def decode_masks(coded: CodedMasks, linears: Mapping[str, QuantTensor]) -> dict[str, BitMask]:
+    """Masks by name; inverse of `encode_masks`.
+
+    Raises:
+        ArtifactError: over a tensor that the backbone lacks or has in another shape; damaged.
+    """
+    for name, mask in coded.masks.items():
+        if name not in linears or linears[name].shape != mask.shape:
+            raise ArtifactError(f"the backbone has no `{name}` of {mask.shape} for its mask")
+    found, counts, reader = {}, Counts(), None
+    for name, mask in sorted(coded.masks.items()):
+        if mask.coding is not Coding.MODEL:
+            found[name] = _read_plain(mask, linears[name])
+            continue
+        if reader is None:
+            reader = BitReader(coded.stream, coded.lanes)
+        found[name] = _read_modelled(linears[name], counts, reader)
+    if reader is not None:
+        reader.finish()
+    return found
+
+
+def _removed(mask: BitMask, tensor: QuantTensor) -> NDArray[np.bool_]:
+    """Positions `(o, i)` that the mask removes and that matter."""
+    if tensor.shape != mask.shape:
+        raise ArtifactError(f"a mask of {mask.shape} does not fit weights of {tensor.shape}")
+    removed: NDArray[np.bool_] = ~mask.to_bool() & (tensor.codes != 0)
+    return removed
+
+
+def _plain(removed: NDArray[np.bool_], tensor: QuantTensor) -> CodedMask:
+    """The smallest coding without the model."""
+    shape = tensor.shape
+    positions = np.flatnonzero(removed[tensor.codes != 0])
+    if not len(positions):
+        return CodedMask(Coding.KEPT, shape)
+    gaps, rice = encode_gaps(positions)
+    raw = BitMask.from_bool(~removed).packed.ravel()
+    if len(raw) <= len(gaps):
+        return CodedMask(Coding.RAW, shape, raw)
+    return CodedMask(Coding.GAPS, shape, gaps, len(positions), rice)
+
+
+def _read_plain(mask: CodedMask, tensor: QuantTensor) -> BitMask:
+    """Inverse of `_plain`."""
+    rows, width = mask.shape
+    if mask.coding is Coding.KEPT:
+        return BitMask.from_bool(np.ones(mask.shape, dtype=np.bool_))
+    assert mask.data is not None
+    if mask.coding is Coding.RAW:
+        if len(mask.data) != rows * -(-width // 8):
+            raise ArtifactError(f"{len(mask.data)} bytes are no mask of {mask.shape}")
+        packed = BitMask(mask.data.reshape(rows, -1), mask.shape)
+        return BitMask.from_bool(packed.to_bool() | (tensor.codes == 0))
+    live = np.flatnonzero(tensor.codes)
+    keep = np.ones(rows * width, dtype=np.bool_)
+    keep[live[decode_gaps(mask.data, mask.rice, mask.zeros, len(live))]] = False
+    return BitMask.from_bool(keep.reshape(mask.shape))
+
+
+Told = tuple[Block, NDArray[np.bool_]]
+
+
+def _modelled(
+    removed: Mapping[str, NDArray[np.bool_]], linears: Mapping[str, QuantTensor]
+) -> dict[str, list[Told]]:
+    """Every block of every mask with its bits, in the order in which they are read."""
+    counts, told = Counts(), {}
+    for name, gone in removed.items():
+        model, blocks = MatrixModel(linears[name], counts), []
+        for block in model.blocks():
+            bits = gone[block.rows, block.columns][block.live]
+            model.learn(block, bits)
+            blocks.append((block, bits))
+        told[name] = blocks
+    return told
+
+
+def _read_modelled(tensor: QuantTensor, counts: Counts, reader: BitReader) -> BitMask:
+    """Inverse of `_modelled` for one mask."""
+    keep, model = np.ones(tensor.shape, dtype=np.bool_), MatrixModel(tensor, counts)
+    for block in model.blocks():
+        bits = reader.take(block.frequencies)
+        model.learn(block, bits)
+        keep[block.rows, block.columns][block.live] = ~bits
+    return BitMask.from_bool(keep)
+
+
+def _stream(told: Sequence[Told]) -> tuple[NDArray[np.uint16], int]:
+    """Words and lanes: as many as the size of the stream justifies, for speed."""
+    most = _cost(told) // (4 * _LANE_SHARE)
+    lanes = max([LANES[0], *(count for count in LANES if count <= most)])
+    return write_bits([(block.frequencies, bits) for block, bits in told], lanes), lanes
+
+
+def _cost(told: Iterable[Told]) -> int:
+    """Bytes that an ideal coder would need for these bits. It only chooses: no reader needs it."""
+    bits = 0
+    for block, removed in told:
+        chances = np.where(removed, block.frequencies, ONE - block.frequencies)
+        bits += int(_PRICES[chances - 1].sum())
+    return -(-bits // (256 * 8))
+
+
+def _bytes(mask: CodedMask) -> int:
+    return 0 if mask.data is None else mask.data.nbytes

@@ -1,0 +1,197 @@
+"""One file for one task, as small as it gets: what a device downloads. Pure: bytes in, values out.
+
+A packed patch is a safetensors file like a patch, with coded masks (`coded.py`) in place of packed bits
+and the task's entry of the manifest in its header (SPEC.md section 9). It says which backbone it was
+learned on, and cannot be read without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats.artifact import Backbone, Patch
+from maskpack.formats.codec import (
+    Arrays,
+    decode_tensors,
+    encode_tensors,
+    header_text,
+    named_parts,
+    parts_of,
+    read_whole,
+)
+from maskpack.formats.coded import LANES, CodedMask, CodedMasks, Coding, decode_masks, encode_masks
+from maskpack.formats.errors import ArtifactError
+from maskpack.formats.schema import TaskEntry, entry_from_dict, entry_to_dict, patch_file
+from maskpack.formats.tensors import BitMask
+
+KIND = "packed-patch"
+_STREAM = "masks.stream"
+_BARE = "-"  # a linear without a mask
+_LETTERS = {"k": Coding.KEPT, "r": Coding.RAW, "g": Coding.GAPS, "m": Coding.MODEL}
+
+
+def encode_packed(
+    patch: Patch, entry: TaskEntry, *, backbone: Backbone, backbone_sha256: str
+) -> bytes:
+    """Serialise a task; the same task always gives the same bytes. Inverse of `decode_packed`."""
+    patch.check_fits(backbone)
+    patch = without_idle_bits(patch, backbone)
+    coded = encode_masks(patch.masks, backbone.linears)
+    names = sorted(backbone.linears)
+    arrays: Arrays = {
+        f"masks.{names.index(name)}": mask.data
+        for name, mask in coded.masks.items()
+        if mask.data is not None
+    }
+    if coded.lanes:
+        arrays[_STREAM] = coded.stream
+    arrays.update(named_parts(patch, arrays))
+    meta: dict[str, Any] = {
+        "kind": KIND,
+        "version": 1,
+        "backbone_sha256": backbone_sha256,
+        "task": entry.name,
+        "entry": _entry_tree(entry, patch),
+        **_describe([coded.masks.get(name) for name in names]),
+        "lanes": coded.lanes,
+    }
+    return encode_tensors(arrays, {**meta, "sha256": _digest(meta, patch)})
+
+
+def decode_packed(
+    data: bytes, *, backbone: Backbone, backbone_sha256: str
+) -> tuple[TaskEntry, Patch]:
+    """Read and check a packed patch over the backbone it was made for; inverse of `encode_packed`.
+
+    Raises:
+        ArtifactError: damaged, of another version, or made for another backbone.
+    """
+    arrays, meta = decode_tensors(data, KIND)
+    entry = _check_header(meta, backbone_sha256)
+    try:
+        masks = _masks(meta, arrays, backbone)
+        lanes = read_whole(meta["lanes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            f"the header of packed patch `{entry.name}` is wrong: {error}"
+        ) from error
+    modelled = any(mask.coding is Coding.MODEL for mask in masks.values())
+    stream = _take_stream(arrays, lanes, wanted=modelled)
+    bits = decode_masks(CodedMasks(masks, stream, lanes), backbone.linears)
+    patch = Patch(bits, **parts_of(arrays, entry.name))
+    patch.check_fits(backbone)
+    patch.check_counts(entry.name, zeros=entry.zeros, weights=entry.weights)
+    if _digest({key: value for key, value in meta.items() if key != "sha256"}, patch) != meta.get(
+        "sha256"
+    ):
+        raise ArtifactError(
+            f"packed patch `{entry.name}` is damaged: what was read is not what was written",
+            "get the file again",
+        )
+    return entry, patch
+
+
+def without_idle_bits(patch: Patch, backbone: Backbone) -> Patch:
+    """The patch with every mask bit over a code of 0 set: there it changes nothing."""
+    masks = {
+        name: BitMask.from_bool(mask.to_bool() | (backbone.linears[name].codes == 0))
+        for name, mask in patch.masks.items()
+    }
+    return replace(patch, masks=masks)
+
+
+def packed_header(data: bytes) -> tuple[TaskEntry, str]:
+    """The task's entry and the digest of its backbone, without decoding any mask."""
+    _, meta = decode_tensors(data, KIND)
+    digest = meta.get("backbone_sha256")
+    return _check_header(meta, digest), str(digest)
+
+
+def _check_header(meta: Mapping[str, Any], backbone_sha256: object) -> TaskEntry:
+    version = meta.get("version")
+    if type(version) is not int or version != 1:
+        raise ArtifactError(
+            f"version {version!r} of packed patches is not readable, this release reads 1",
+            "upgrade with `pip install -U maskpack`",
+        )
+    task = meta.get("task")
+    if meta.get("backbone_sha256") != backbone_sha256:
+        raise ArtifactError(
+            f"packed patch `{task}` was made for backbone "
+            f"{str(meta.get('backbone_sha256'))[:12]}, this one is {str(backbone_sha256)[:12]}",
+            "unpack it into an artifact with the same backbone",
+        )
+    try:
+        places = {"file": patch_file(str(task)), "sha256": "0" * 64}  # the writer's to fill in
+        return entry_from_dict(str(task), {**meta["entry"], **places})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"packed patch `{task}` describes its task wrongly: {error}") from error
+
+
+def _entry_tree(entry: TaskEntry, patch: Patch) -> dict[str, Any]:
+    """The entry as JSON, without what belongs to the artifact that it came from."""
+    tree = entry_to_dict(replace(entry, zeros=patch.count.zeros))
+    return {key: value for key, value in tree.items() if key not in {"file", "sha256"}}
+
+
+def _digest(meta: Mapping[str, Any], patch: Patch) -> str:
+    """Of the header and of every tensor of the patch as it is read."""
+    digest = hashlib.sha256(header_text(meta).encode())
+    tensors: Arrays = {f"{name}.mask": mask.packed for name, mask in patch.masks.items()}
+    tensors.update(named_parts(patch, tensors))
+    for key in sorted(tensors):
+        digest.update(key.encode() + b"\0")
+        digest.update(np.ascontiguousarray(tensors[key]).tobytes())
+    return digest.hexdigest()
+
+
+def _describe(masks: Sequence[CodedMask | None]) -> dict[str, Any]:
+    """The masks over all linears, in the order of their names, in the header. Inverse of `_masks`."""
+    letters = {coding: letter for letter, coding in _LETTERS.items()}
+    present = [mask for mask in masks if mask is not None]
+    return {
+        "codings": "".join(_BARE if mask is None else letters[mask.coding] for mask in masks),
+        "gaps": [[mask.zeros, mask.rice] for mask in present if mask.coding is Coding.GAPS],
+    }
+
+
+def _masks(meta: Mapping[str, Any], arrays: Arrays, backbone: Backbone) -> dict[str, CodedMask]:
+    """Masks from the header, by name; takes their bytes out of `arrays`."""
+    letters, gaps = meta["codings"], [tuple(pair) for pair in meta["gaps"]]
+    if len(letters) != len(backbone.linears) or letters.count("g") != len(gaps):
+        raise ArtifactError(
+            f"{len(letters)} codings and {len(gaps)} gaps do not describe masks over "
+            f"{len(backbone.linears)} linears"
+        )
+    found = {}
+    for place, (name, letter) in enumerate(zip(sorted(backbone.linears), letters, strict=True)):
+        if letter == _BARE:
+            continue
+        coding, shape = _LETTERS[letter], backbone.linears[name].shape
+        data, zeros, rice = None, 0, 0
+        if coding in {Coding.RAW, Coding.GAPS}:
+            data = arrays.pop(f"masks.{place}")
+            if data.dtype != np.uint8 or data.ndim != 1:
+                raise ArtifactError(f"coded mask {place} is {data.dtype} {data.shape}, no bytes")
+        if coding is Coding.GAPS:
+            zeros, rice = (read_whole(value) for value in gaps.pop(0))
+        found[name] = CodedMask(coding, shape, data, zeros, rice)
+    return found
+
+
+def _take_stream(arrays: Arrays, lanes: int, *, wanted: bool) -> NDArray[np.uint16]:
+    """The words of the stream, taken out of `arrays`."""
+    stream: NDArray[np.uint16] = arrays.pop(_STREAM, np.zeros(0, dtype=np.uint16))
+    if stream.dtype != np.uint16 or stream.ndim != 1:
+        raise ArtifactError(f"the stream of masks is {stream.dtype} {stream.shape}, not uint16 (n)")
+    if wanted != (lanes in LANES) or (not wanted and (lanes or len(stream))):
+        raise ArtifactError(
+            f"a stream of {len(stream)} words and {lanes} lanes does not go with its masks"
+        )
+    return stream

@@ -1,0 +1,177 @@
+"""A second reader of packed patches, written from SPEC.md section 9 alone, in plain whole numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+from safetensors.numpy import load
+from spec_reader import need, read_fields
+
+STEPS = (5, 7, 10, 13, 19, 27, 38, 54, 76, 108, 152, 215, 304, 431, 609)
+
+
+class Stream:
+    """9.2."""
+
+    def __init__(self, words, lanes):
+        words = words.tolist()
+        self.states = [words[2 * k] + 65536 * words[2 * k + 1] for k in range(lanes)]
+        self.words = words[: 2 * lanes - 1 : -1]
+
+    def block(self, chances):
+        bits = []
+        for place, f in enumerate(chances):
+            lane = place % len(self.states)
+            whole, q = divmod(self.states[lane], 65536)
+            bits.append(int(q < f))
+            x = f * whole + q if q < f else (65536 - f) * whole + q - f
+            self.states[lane] = x * 65536 + self.words.pop() if x < 65536 else x
+        return bits
+
+    def finish(self):
+        need(not self.words, "words are left")
+        need(all(state == 65536 for state in self.states), "states at the end")
+
+
+class Tables:
+    """9.4."""
+
+    def __init__(self):
+        self.removed = [[1] * 16 for _ in range(32)]
+        self.kept = [[63] * 16 for _ in range(32)]
+
+    def fade(self):
+        self.removed = [[n // 4 + 1 for n in row] for row in self.removed]
+        self.kept = [[n // 4 + 15 for n in row] for row in self.kept]
+
+    def chances(self):
+        seen = [
+            [a + b for a, b in zip(*rows, strict=True)]
+            for rows in zip(self.removed, self.kept, strict=True)
+        ]
+        size = [65536 * sum(r) // sum(s) for r, s in zip(self.removed, seen, strict=True)]
+        columns = [list(zip(*table, strict=True)) for table in (self.removed, seen)]
+        place = [65536 * sum(r) // sum(s) for r, s in zip(*columns, strict=True)]
+        overall = max(1, 65536 * sum(map(sum, self.removed)) // sum(map(sum, seen)))
+
+        def chance(a, b):
+            alone = min(65535, max(1, size[a] * place[b] // overall))
+            top = 65536 * self.removed[a][b] + 960 * alone
+            return min(65535, max(1, top // (seen[a][b] + 960)))
+
+        return [[chance(a, b) for b in range(16)] for a in range(32)]
+
+
+def ratio(lost, length, total, seen):
+    if not total or not length:
+        return 64
+    return 64 * (lost + 2) * seen // (length * total + 2 * seen)
+
+
+def sizes_of(weights, codes):
+    """9.3: the first class of every position."""
+    words = np.abs(weights).astype("<f4").view("<u4")
+    shifted = [[int(word) >> 21 for word in row] for row in words]
+    live = sorted(
+        u
+        for row, own in zip(shifted, codes, strict=True)
+        for u, code in zip(row, own, strict=True)
+        if code
+    )
+    median = live[(len(live) + 1) // 2 - 1] if live else 0
+    return [[min(31, max(0, u - median + 20)) for u in row] for row in shifted]
+
+
+def read_modelled(codes, weights, tables, stream):
+    """9.3: one matrix; removed positions as rows of 0 and 1."""
+    height, width = len(codes), len(codes[0])
+    sizes = sizes_of(weights, codes)
+    gone = [[0] * width for _ in range(height)]
+    strip, tables_seen = -(-width // 4), 0
+    band = max(-(-8192 // strip), -(-height // 16))
+    tables.fade()
+    for top in range(0, height, band):
+        for left in range(0, width, strip):
+            rows, columns = (
+                range(top, min(top + band, height)),
+                range(left, min(left + strip, width)),
+            )
+            total = sum(map(sum, gone))
+            own = {r: ratio(sum(gone[r][:left]), left, total, tables_seen) for r in rows}
+            other = {
+                c: ratio(sum(gone[r][c] for r in range(top)), top, total, tables_seen)
+                for c in columns
+            }
+            pairs = [
+                (r, c, sizes[r][c], sum(own[r] * other[c] // 64 >= step for step in STEPS))
+                for r in rows
+                for c in columns
+                if codes[r][c]
+            ]
+            chances = tables.chances()
+            bits = stream.block([chances[size][place] for _, _, size, place in pairs])
+            for (r, c, size, place), bit in zip(pairs, bits, strict=True):
+                gone[r][c] = bit
+                (tables.removed if bit else tables.kept)[size][place] += 16
+            tables_seen += len(rows) * len(columns)
+    return gone
+
+
+def read_gaps(data, count, rice, codes):
+    """9.1."""
+    bits = read_fields(data.tolist(), 8 * len(data), 1)
+    low, rest, last = bits[: count * rice], bits[count * rice :], -1
+    live = [(r, c) for r, row in enumerate(codes) for c, code in enumerate(row) if code]
+    gone = [[0] * len(codes[0]) for _ in codes]
+    for number in range(count):
+        high = rest.index(1)
+        rest = rest[high + 1 :]
+        part = low[number * rice : (number + 1) * rice]
+        last += 1 + (high << rice) + sum(bit << n for n, bit in enumerate(part))
+        gone[live[last][0]][live[last][1]] = 1
+    need(len(rest) < 8 and not any(rest), "bytes too many")
+    return gone
+
+
+def read_packed(data, linears, backbone_sha256):
+    """Metadata, mask rows by parameter, and the tensors that are no masks."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    meta, tensors = json.loads(header["__metadata__"]["maskpack"]), load(data)
+    need(meta["version"] == 1 and type(meta["version"]) is int, "version")
+    need(meta["backbone_sha256"] == backbone_sha256, "another backbone")
+    stream = Stream(tensors.pop("masks.stream"), meta["lanes"]) if meta["lanes"] else None
+    tables, gaps, keep = Tables(), iter(meta["gaps"]), {}
+    for n, (name, letter) in enumerate(zip(sorted(linears), meta["codings"], strict=True)):
+        linear = linears[name]
+        width = len(linear.codes[0])
+        if letter == "k":
+            keep[name] = [[1] * width for _ in linear.codes]
+        elif letter == "r":
+            rows = tensors.pop(f"masks.{n}").reshape(len(linear.codes), -1)
+            keep[name] = [read_fields(row.tolist(), width, 1) for row in rows]
+        elif letter in "gm":
+            if letter == "g":
+                gone = read_gaps(tensors.pop(f"masks.{n}"), *next(gaps), linear.codes)
+            else:
+                gone = read_modelled(linear.codes, linear.weights, tables, stream)
+            keep[name] = [[1 - bit for bit in row] for row in gone]
+    if stream:
+        stream.finish()
+    check_digest(meta, keep, tensors)
+    return meta, keep, tensors
+
+
+def check_digest(meta, keep, tensors):
+    """9.5."""
+    wanted = meta.pop("sha256")
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    found = hashlib.sha256(text.encode())
+    parts = {key: value.tobytes() for key, value in tensors.items()}
+    for name, rows in keep.items():
+        packed = np.packbits(np.array(rows, dtype=bool), axis=1, bitorder="little")
+        parts[f"{name}.mask"] = packed.tobytes()
+    for key in sorted(parts):
+        found.update(key.encode() + b"\0" + parts[key])
+    need(found.hexdigest() == wanted, "digest")
