@@ -44,7 +44,10 @@ def export(
     artifact: opt.ArtifactPath,
     task: opt.TaskName,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, the format there is.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph.")] = False,
+    hf: Annotated[
+        bool, typer.Option("--hf", help="Write a plain transformers model, in float32.")
+    ] = False,
     compute: ComputeName = Compute.INT8,
     data: DevData = None,
     reference: Reference = None,
@@ -56,15 +59,19 @@ def export(
     ] = True,
     json: opt.Json = False,
 ) -> None:
-    """Write one task as a sparse, quantised graph, and verify it.
+    """Write one task as a sparse, quantised graph and verify it, or as a plain model.
 
-    The folder loads in ONNX Runtime and in Optimum. Outside its tolerance the graph is kept as
-    OUT.failed and the exit code is 1.
+    The folder of `--onnx` loads in ONNX Runtime and in Optimum. Outside its tolerance the graph is
+    kept as OUT.failed and the exit code is 1. That of `--hf` loads in transformers, and holds the
+    masked model's weights bit for bit.
 
     Example: compress export artifact --onnx --task reviews -o reviews-onnx
     """
-    if not onnx:
-        raise ConfigError("no format was chosen", "formats: `--onnx`")
+    if onnx == hf:
+        raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
+    if hf:
+        _export_plain(artifact, task, out, json=json)
+        return
     from maskpack.exporters.export import export_onnx, failed_folder  # noqa: PLC0415 - torch
 
     request = ExportRequest(
@@ -87,6 +94,25 @@ def export(
     render.words(f"wrote {out if report.ok else failed_folder(out)}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _export_plain(artifact: Path, task: str, out: Path, *, json: bool) -> None:
+    from maskpack.compressor.plain import write_plain  # noqa: PLC0415 - imports torch
+
+    found = write_plain(open_artifact(artifact), task, out)
+    if json:
+        tree = {
+            "out": str(out),
+            "bytes": found.bytes,
+            "parameters": found.parameters,
+            "zeros": found.zeros,
+        }
+        render.data(codec.dumps(tree))
+    else:
+        render.data(
+            f"{out}: {render.size(found.bytes)}, {found.zeros:,} of {found.parameters:,} "
+            "parameters are 0"
+        )
 
 
 def verify(

@@ -322,7 +322,7 @@ def test_an_evaluation_without_data(refused):
 
 def test_an_export_without_a_format(refused):
     words = refused("export", "art", "-t", "sst2", "-o", "graph")
-    assert "no format was chosen" in words
+    assert "expected one format" in words
     assert "--onnx" in words
 
 

@@ -76,3 +76,13 @@ def test_a_difference_is_exit_1_and_says_which(main, artifact, tiny_artifact):
     assert f"only in {tiny_artifact}: sst2" in found
     tree = call(main, "diff", artifact, tiny_artifact, "--json", code=1).json
     assert (tree["same"], tree["same_backbone"], tree["only_a"]) == (False, True, ["mood"])
+
+
+def test_a_task_is_exported_as_a_plain_model(main, artifact, tmp_path):
+    found = call(main, "export", artifact, "--hf", "-t", "sst2", "-o", tmp_path / "hf", "--json")
+    assert found.json["zeros"] > 0
+    assert (tmp_path / "hf" / "model.safetensors").is_file()
+    again = call(main, "export", artifact, "--hf", "-t", "sst2", "-o", tmp_path / "hf", code=1)
+    assert "already exists" in again.err
+    both = ("export", artifact, "--hf", "--onnx", "-t", "sst2", "-o", tmp_path / "x")
+    assert "expected one format" in call(main, *both, code=1).err
