@@ -7,7 +7,7 @@ batches are shuffled. That halves the padding and leaves the order random.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,19 @@ def encode(tokenizer: Any, split: Split, *, max_length: int, token_types: bool) 
     if token_types:
         types = tuple(np.array(row, dtype=np.int64) for row in tokens["token_type_ids"])
     return Encoded(ids, types, split.labels, int(tokenizer.pad_token_id or 0))
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """The rows of all parts, one part after the other; all are of one tokenizer."""
+    types = None
+    if parts[0].types is not None:
+        types = tuple(row for part in parts for row in part.types or ())
+    return Encoded(
+        tuple(row for part in parts for row in part.ids),
+        types,
+        np.concatenate([part.labels for part in parts]),
+        parts[0].pad,
+    )
 
 
 def training_batches(

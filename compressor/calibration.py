@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maskpack.compressor.batches import Encoded, encode, evaluation_batches
+from maskpack.compressor.batches import Encoded, encode, evaluation_batches, joined
 from maskpack.compressor.data import Split, load_data
 from maskpack.compressor.predict import to_tensors
 from maskpack.compressor.quantizers import Gram
@@ -28,6 +28,7 @@ _SAMPLES = ("reviews", "tickets")
 _ROWS = 20_000  # more than any use of them looks at
 _TOKENS = 32_768  # behind a Gram matrix: some twenty an input of a wide layer
 _LENGTH = 64
+_PAIR_EVERY, _PAIR_LENGTH = 3, 128
 _BATCH = 32
 
 
@@ -61,14 +62,34 @@ class Calibration:
     encoded: Encoded
 
     @classmethod
-    def of(cls, tokenizer: Any, texts: Iterable[str], *, token_types: bool) -> Calibration:
-        """Tokenise texts taken evenly from the whole collection, in a fixed random order."""
+    def of(
+        cls, tokenizer: Any, texts: Iterable[str], *, token_types: bool, pairs: bool = False
+    ) -> Calibration:
+        """Tokenise texts taken evenly from the whole collection, in a fixed random order.
+
+        Args:
+            tokenizer: of the encoder.
+            texts: a sentence each.
+            token_types: whether the encoder tells two texts of a row apart.
+            pairs: whether every third row is a text and the one after it, as tasks on pairs have
+                them: what never had a second text or a far position knows nothing of them.
+        """
         rows = list(texts)
         order = np.random.default_rng(0).permutation(len(rows))[:_ROWS]
-        split = Split(
-            tuple((rows[place],) for place in order), np.zeros(len(order), dtype=np.int64)
-        )
-        return cls(encode(tokenizer, split, max_length=_LENGTH, token_types=token_types))
+        paired = (np.arange(len(order)) % _PAIR_EVERY == 0) & pairs
+        told = [(rows[place],) for place in order[~paired]]
+        double = [(rows[place], rows[(place + 1) % len(rows)]) for place in order[paired]]
+        parts = [
+            encode(
+                tokenizer,
+                Split(tuple(part), np.zeros(len(part), dtype=np.int64)),
+                max_length=length,
+                token_types=token_types,
+            )
+            for part, length in ((told, _LENGTH), (double, _PAIR_LENGTH))
+            if part
+        ]
+        return cls(joined(parts))
 
     def first(self, tokens: int) -> Encoded:
         """The first rows that hold so many tokens together, or all."""

@@ -122,12 +122,14 @@ def _calibration(
 ) -> Calibration | None:
     """Text, if anything will look at it."""
     narrow = min([scheme.bits, *scheme.overrides.values()]) in ZERO_FREE_BITS
-    if not is_calibrated(scheme) and not (narrow and config.refine_steps):
+    refined = narrow and config.refine_steps > 0
+    if not is_calibrated(scheme) and not refined:
         return None
     return Calibration.of(
         pretrained.tokenizer,
         calibration_texts(None if config.calibration is None else Path(config.calibration)),
         token_types=family_of(pretrained.model.config.model_type).token_types,
+        pairs=refined,
     )
 
 

@@ -141,6 +141,25 @@ def test_a_budget_of_tokens_is_spent_evenly_over_the_texts(pretrained):
     assert len(encoded.types) == len(encoded.labels) == len(encoded)
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_third_of_the_rows_are_pairs_of_neighbours_if_asked_for(kind, tiny_models):
+    tokenizer = load_pretrained(str(tiny_models[kind])).tokenizer
+    texts = [" ".join(["good"] * count) for count in range(1, 31)]
+    calibration = Calibration.of(tokenizer, texts, token_types=kind == "bert", pairs=True)
+    one = len(tokenizer("good")["input_ids"]) - 1
+    two = len(tokenizer("good", "good")["input_ids"]) - 2
+    lengths = sorted(int(length) for length in calibration.encoded.lengths[20:])
+    neighbours = {two + count + (count + 1 if count < 30 else 1) for count in range(1, 31)}
+    assert len(calibration.encoded) == 30
+    assert set(lengths) <= neighbours
+    assert set(calibration.encoded.lengths[:20]) <= {one + count for count in range(1, 31)}
+    if kind == "bert":
+        second = [int(row.max()) for row in calibration.encoded.types]
+        assert second == [0] * 20 + [1] * 10
+    else:
+        assert calibration.encoded.types is None
+
+
 def test_texts_come_from_a_file_line_by_line_or_from_the_samples(write):
     assert calibration_texts(write("t.txt", "one\n\n  two \n")) == ("one", "two")
     assert len(calibration_texts(None)) > 500
