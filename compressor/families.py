@@ -28,6 +28,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "albert": Family("albert", token_types=True),  # layers shared: one mask for all repeats
     "bert": Family("bert", token_types=True),
     "camembert": Family("roberta", token_types=False),
     "distilbert": Family("distilbert", token_types=False),

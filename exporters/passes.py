@@ -30,12 +30,20 @@ from maskpack.formats import ExportError, QuantTensor
 
 
 class GraphEditor:
-    """Adds nodes before a given node, and constants to the graph, with readable names."""
+    """Adds nodes before a given node, and constants to the graph, with readable names.
 
-    def __init__(self, graph: ir.Graph, before: ir.Node, name: str) -> None:
+    Args:
+        graph: what is edited.
+        before: where new nodes go.
+        name: of the module whose nodes and constants are added.
+        use: which use of it, from 0: a layer that is shared has one set of constants and many nodes.
+    """
+
+    def __init__(self, graph: ir.Graph, before: ir.Node, name: str, use: int = 0) -> None:
         self.graph = graph
         self.before = before
         self.name = name
+        self._nodes = name if use == 0 else f"{name}.use{use}"
 
     def op(
         self,
@@ -45,9 +53,9 @@ class GraphEditor:
         outputs: int = 1,
         attributes: Mapping[str, int] | None = None,
     ) -> tuple[ir.Value, ...]:
-        """Insert `kind(inputs)`; its values are called `<name>.<label>`."""
+        """Insert `kind(inputs)`; its values are called `<name>.<label>`, `<name>.use1.<label>`, ..."""
         node = ir.node(kind, list(inputs), attributes=attributes or {}, num_outputs=outputs)
-        node.name = f"{self.name}.{label}"
+        node.name = f"{self._nodes}.{label}"
         suffixes = [""] if outputs == 1 else [f".{place}" for place in range(outputs)]
         for value, suffix in zip(node.outputs, suffixes, strict=True):
             value.name = f"{node.name}{suffix}"
@@ -156,10 +164,11 @@ class MaskLinears(InPlacePass):
         graph, shared = model.graph, Shared(self.divisors)
         for name, tensor in self.linears.items():
             weight = _parameter(graph, name)
-            for product in [_product_of(use) for use in weight.consumers()]:
-                if product is None:
-                    raise ExportError(f"`{name}` is not used as a linear in the traced graph")
-                editor = GraphEditor(graph, product, name.removesuffix(".weight"))
+            products = [product for use in weight.consumers() for product in _products_of(use)]
+            if not products:
+                raise ExportError(f"`{name}` is not used as a linear in the traced graph")
+            for place, product in enumerate(products):
+                editor = GraphEditor(graph, product, name.removesuffix(".weight"), place)
                 inputs = product.inputs[0]
                 assert inputs is not None
                 result = self.emit(editor, inputs, tensor, shared)
@@ -168,6 +177,8 @@ class MaskLinears(InPlacePass):
                     assert bias is not None
                     (result,) = editor.op("Add", result, bias, label="biased")
                 _replace(graph, product, result)
+            if list(weight.consumers()):
+                raise ExportError(f"`{name}` is not only used as a linear in the traced graph")
             _drop_parameter(graph, weight)
         return PassResult(model, modified=bool(self.linears))
 
@@ -216,15 +227,14 @@ def _parameter(graph: ir.Graph, name: str) -> ir.Value:
         raise ExportError(f"the traced graph does not hold the parameter `{name}`") from None
 
 
-def _product_of(use: ir.Node) -> ir.Node | None:
-    """The matrix product behind one use of a weight: `Gemm`, or `MatMul` after a `Transpose`."""
+def _products_of(use: ir.Node) -> list[ir.Node]:
+    """The matrix products behind one use of a weight: `Gemm`, or `MatMul`s after a `Transpose`."""
     if use.op_type == "Gemm":
         transposed = use.attributes.get("transB")
-        return use if transposed is not None and transposed.as_int() == 1 else None
+        return [use] if transposed is not None and transposed.as_int() == 1 else []
     if use.op_type != "Transpose":
-        return None
-    users = list(use.outputs[0].consumers())
-    return users[0] if len(users) == 1 and users[0].op_type == "MatMul" else None
+        return []
+    return [user for user in use.outputs[0].consumers() if user.op_type == "MatMul"]
 
 
 def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     BertConfig,
     BertModel,
     BertTokenizerFast,
@@ -47,6 +49,16 @@ MODELS = {
             intermediate_size=64,
             embedding_size=16,  # with its own projection to the hidden size
             max_position_embeddings=64,
+            **SIZES,
+        )
+    ),
+    "albert": lambda: AlbertModel(
+        AlbertConfig(  # both layers are one; as wide inside as it is for BERT here
+            vocab_size=50,
+            embedding_size=16,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            hidden_act="gelu",
             **SIZES,
         )
     ),

@@ -65,7 +65,7 @@ def test_each_method_trains_its_parameters_and_no_other(method, request_for, tin
     assert (moved == names_of(tiny_model, "full")) is (method is Method.FULL)
 
 
-@pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert", "albert"])
 def test_the_head_alone_is_trained_in_every_family(kind, tiny_models, request_for, tmp_path):
     model = tiny_models[kind]
     moved = moved_by(request_for(model=model, method="head"), tmp_path / "model")

@@ -87,10 +87,10 @@ def test_later_blocks_see_the_quantised_ones_before_and_the_model_stays(pretrain
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "roberta", "albert"])
 def test_every_family_is_quantised_against_text_always_the_same_way(kind, tiny_models):
     pretrained = load_pretrained(str(tiny_models[kind]))
-    types = kind in {"bert", "electra"}
+    types = kind in {"bert", "electra", "albert"}
     calibration = Calibration.of(pretrained.tokenizer, TEXTS, token_types=types)
     scheme = Scheme(2, 16, "gptq", 4)
     first, again = (quantize_model(pretrained.model, scheme, calibration) for _ in range(2))

@@ -211,7 +211,7 @@ def test_a_wider_margin_flips_fewer_weights(request_for):
     assert zeros[-1] == 0
 
 
-@pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert", "albert"])
 def test_every_family_of_encoders_can_be_learned_on(kind, tiny_models, request_for):
     request = request_for(model=tiny_models[kind])
     result = fit_task(request)

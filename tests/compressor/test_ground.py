@@ -27,7 +27,13 @@ def test_its_size_is_that_of_the_file_it_becomes(tiny_model, tiny_artifact, quic
 
 @pytest.mark.parametrize(
     ("kind", "token_types", "longest"),
-    [("bert", True, 64), ("roberta", False, 65), ("electra", True, 64), ("distilbert", False, 64)],
+    [
+        ("bert", True, 64),
+        ("roberta", False, 65),
+        ("electra", True, 64),
+        ("distilbert", False, 64),
+        ("albert", True, 64),
+    ],
 )
 def test_a_ground_knows_what_its_encoder_reads(
     kind, token_types, longest, tiny_models, quick, tmp_path

@@ -15,6 +15,11 @@ LINEAR = {
     "bert": {"pooler.dense.weight", "encoder.layer.0.attention.self.query.weight"},
     "roberta": {"encoder.layer.1.output.dense.weight"},
     "electra": {"embeddings_project.weight", "encoder.layer.0.intermediate.dense.weight"},
+    "albert": {
+        "encoder.embedding_hidden_mapping_in.weight",
+        "encoder.albert_layer_groups.0.albert_layers.0.ffn_output.weight",
+        "pooler.weight",
+    },
     "distilbert": {
         "transformer.layer.0.attention.q_lin.weight",
         "transformer.layer.1.ffn.lin2.weight",
@@ -24,9 +29,10 @@ TABLES = {
     "bert": {"word", "position", "token_type"},
     "roberta": {"word", "position", "token_type"},
     "electra": {"word", "position", "token_type"},
+    "albert": {"word", "position", "token_type"},
     "distilbert": {"word", "position"},
 }
-LINEARS = {"bert": 13, "roberta": 12, "electra": 13, "distilbert": 12}
+LINEARS = {"bert": 13, "roberta": 12, "electra": 13, "albert": 8, "distilbert": 12}
 
 
 @pytest.fixture(params=list(LINEAR))

@@ -22,6 +22,7 @@ HEADS = {
     "bert": {"classifier.weight", "classifier.bias"},
     "roberta": {f"classifier.{x}.{y}" for x in ("dense", "out_proj") for y in ("weight", "bias")},
     "electra": {f"classifier.{x}.{y}" for x in ("dense", "out_proj") for y in ("weight", "bias")},
+    "albert": {"classifier.weight", "classifier.bias"},
     "distilbert": {
         f"{x}.{y}" for x in ("pre_classifier", "classifier") for y in ("weight", "bias")
     },

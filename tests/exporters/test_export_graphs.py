@@ -14,10 +14,10 @@ from maskpack.exporters import ExportRequest, Tolerance, export_onnx, make_sessi
 from maskpack.exporters.calibrate import input_divisors
 from maskpack.exporters.weights import channel_weights
 
-KINDS = ("bert", "roberta", "electra", "distilbert")
+KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 COMPUTES = ("int8", "fp32")
 # Activations that masked linears read: four a layer, and the pooler's or the projection's.
-DISTINCT_INPUTS = {"bert": 9, "roberta": 8, "electra": 9, "distilbert": 8}
+DISTINCT_INPUTS = {"bert": 9, "roberta": 8, "electra": 9, "distilbert": 8, "albert": 10}
 
 every_kind = pytest.mark.parametrize("kind", [*KINDS, "grouped"])
 every_row_kind = pytest.mark.parametrize("kind", KINDS)
@@ -184,7 +184,8 @@ def test_each_distinct_activation_is_quantised_once(exported, kind):
     assert len(set(inputs)) == len(inputs) == DISTINCT_INPUTS[kind]
     by_codes = {node.output[0]: node.output for node in quantized}
     products = [node for node in graph.node if node.op_type == "MatMulInteger"]
-    assert len(products) == len(exported(kind, "int8").keeps())
+    repeats = 6 if kind == "albert" else 0  # the second round of its one layer
+    assert len(products) == len(exported(kind, "int8").keeps()) + repeats
     for product in products:
         assert len(product.input) == 3  # a zero point for the weights would slow it down
         assert product.input[2] == by_codes[product.input[0]][2]
@@ -272,3 +273,14 @@ def test_tasks_of_one_backbone_differ_in_their_masks_and_heads_alone(exported):
     codes = {f"{one.stem(name)}.codes" for name in one.keeps()}
     assert changed - codes == {"model.classifier.weight", "model.classifier.bias"}
     assert changed & codes
+
+
+@pytest.mark.parametrize("compute", COMPUTES)
+def test_a_shared_layer_s_weights_are_stored_once(exported, compute):
+    graph = exported("albert", compute).proto().graph
+    names = [tensor.name for tensor in graph.initializer]
+    stored = [name for name in names if ".query." in name and name.endswith(".codes")]
+    used = [node for node in graph.node for name in node.input if name in stored]
+    assert len(stored) == 1
+    assert len(used) == 2
+    assert len({node.name for node in graph.node}) == len(graph.node)

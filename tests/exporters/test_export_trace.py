@@ -16,7 +16,7 @@ from maskpack.exporters import make_session, ort_predict
 from maskpack.exporters.trace import PREFIX, input_names, trace
 from maskpack.formats import ExportError, ModelError, open_artifact
 
-KINDS = ("bert", "roberta", "electra", "distilbert")
+KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -24,7 +24,7 @@ def test_every_weight_matrix_keeps_its_name_and_its_values(traced, artifacts, ki
     found = {t.name: numpy_helper.to_array(t) for t in traced(kind).graph.initializer}
     parameters = dict(restore_task(open_artifact(artifacts[kind]), "sst2").named_parameters())
     matrices = {name: value for name, value in parameters.items() if value.ndim == 2}
-    assert len(matrices) > 12
+    assert len(matrices) >= 12
     for name, value in matrices.items():
         np.testing.assert_array_equal(found[f"{PREFIX}{name}"], value.detach().numpy())
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from maskpack.exporters.tuning import GeluInFusedOrder, ResidualAsSum
 
-KINDS = ("bert", "roberta", "electra", "distilbert")
+KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 PASSES = [GeluInFusedOrder, ResidualAsSum]
 
 
