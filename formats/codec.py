@@ -14,16 +14,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.bits import pack_codes, unpack_codes
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.tensorfile import Arrays, Buffer, read_tensors
 from maskpack.formats.tensors import BitMask, QuantTensor
-
-Arrays = dict[str, NDArray[Any]]
 
 
 def encode_backbone(backbone: Backbone) -> bytes:
@@ -49,7 +46,7 @@ def encode_backbone(backbone: Backbone) -> bytes:
     return encode_tensors(arrays, {"kind": "backbone", "tensors": layout})
 
 
-def decode_backbone(data: bytes) -> Backbone:
+def decode_backbone(data: Buffer) -> Backbone:
     """Read and check a backbone; inverse of `encode_backbone`."""
     arrays, meta = decode_tensors(data, "backbone")
     found: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
@@ -80,7 +77,7 @@ def encode_patch(patch: Patch, *, task: str, backbone_sha256: str) -> bytes:
     return encode_tensors(arrays, meta)
 
 
-def decode_patch(data: bytes, *, task: str, backbone_sha256: str) -> Patch:
+def decode_patch(data: Buffer, *, task: str, backbone_sha256: str) -> Patch:
     """Read and check a patch; inverse of `encode_patch`.
 
     Raises:
@@ -165,14 +162,12 @@ def header_text(meta: Mapping[str, Any]) -> str:
     return json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def decode_tensors(data: bytes, kind: str) -> tuple[Arrays, dict[str, Any]]:
-    """Tensors and metadata of a file of this kind; inverse of `encode_tensors`."""
+def decode_tensors(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any]]:
+    """Tensors, as views of `data`, and metadata of a file of this kind; inverse of `encode_tensors`."""
     try:
-        # `load` checks header, offsets and sizes before it touches a tensor.
-        arrays: Arrays = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        meta = json.loads(header["__metadata__"]["maskpack"])
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        arrays, header = read_tensors(data)
+        meta = json.loads(header["maskpack"])
+    except (ArtifactError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"not a {kind} of this format: {error}") from error
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise ArtifactError(f"expected a {kind}, found `{str(meta)[:40]}`")

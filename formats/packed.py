@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.codec import (
-    Arrays,
     decode_tensors,
     encode_tensors,
     header_text,
@@ -28,6 +27,7 @@ from maskpack.formats.codec import (
 from maskpack.formats.coded import LANES, CodedMask, CodedMasks, Coding, decode_masks, encode_masks
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.schema import TaskEntry, entry_from_dict, entry_to_dict, patch_file
+from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.tensors import BitMask
 
 KIND = "packed-patch"
@@ -65,7 +65,7 @@ def encode_packed(
 
 
 def decode_packed(
-    data: bytes, *, backbone: Backbone, backbone_sha256: str
+    data: Buffer, *, backbone: Backbone, backbone_sha256: str
 ) -> tuple[TaskEntry, Patch]:
     """Read and check a packed patch over the backbone it was made for; inverse of `encode_packed`.
 
@@ -106,7 +106,7 @@ def without_idle_bits(patch: Patch, backbone: Backbone) -> Patch:
     return replace(patch, masks=masks)
 
 
-def packed_header(data: bytes) -> tuple[TaskEntry, str]:
+def packed_header(data: Buffer) -> tuple[TaskEntry, str]:
     """The task's entry and the digest of its backbone, without decoding any mask."""
     _, meta = decode_tensors(data, KIND)
     digest = meta.get("backbone_sha256")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,6 +15,7 @@ from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.codec import decode_backbone, decode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.schema import Manifest, TaskEntry
+from maskpack.formats.tensorfile import Buffer
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class Artifact:
     @cached_property
     def backbone(self) -> Backbone:
         """The shared weights; read once."""
-        return decode_backbone(self._read(schema.BACKBONE, self.manifest.backbone_sha256))
+        return decode_backbone(self._map(schema.BACKBONE, self.manifest.backbone_sha256))
 
     def entry(self, task: str) -> TaskEntry:
         """What the manifest says about `task`.
@@ -50,7 +53,7 @@ class Artifact:
         """Mask and head of one task, checked against the backbone's digest and shapes."""
         entry = self.entry(task)
         digest = self.manifest.backbone_sha256
-        data = self._read(entry.file, entry.sha256)
+        data = self._map(entry.file, entry.sha256)
         patch = decode_patch(data, task=task, backbone_sha256=digest)
         patch.check_fits(self.backbone)
         return patch
@@ -63,7 +66,7 @@ class Artifact:
         """
         if name not in self.manifest.files:
             raise ArtifactError(f"`{self.path}` has no file `{name}`", _RESTORE)
-        return self._read(name, self.manifest.files[name])
+        return bytes(self._map(name, self.manifest.files[name]))
 
     def size(self, name: str) -> int:
         """Bytes of one file of the artifact."""
@@ -74,9 +77,12 @@ class Artifact:
                 f"cannot read `{self.path / name}`: {error.strerror}", _RESTORE
             ) from error
 
-    def _read(self, name: str, sha256: str) -> bytes:
+    def _map(self, name: str, sha256: str) -> Buffer:
+        """A file of the artifact, mapped into memory: pages nobody looks at twice can go again."""
         try:
-            data = (self.path / name).read_bytes()
+            with (self.path / name).open("rb") as file:
+                empty = os.fstat(file.fileno()).st_size == 0  # cannot be mapped
+                data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise ArtifactError(
                 f"cannot read `{self.path / name}`: {error.strerror}", _RESTORE
