@@ -17,7 +17,7 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.formats import MaskpackError
+from maskpack.formats import MaskpackError, open_artifact, pack_task
 from maskpack.formats.schema import BACKBONE
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ MAX_DROP = 1.0  # points: one row of the hundred that each task is scored on
 
 @dataclass(frozen=True)
 class Row:
-    """One task's figures: its dense twin, its mask, its graph."""
+    """One task's figures: its dense twin, its mask (in bytes also as packed), its graph."""
 
     task: str
     dense: RunResult
     masked: RunResult
+    packed: int
     report: Report
     dense_ms: float
     graph_ms: float
@@ -84,15 +85,16 @@ def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
     dense, masked = _learn(name, work, seed=seed, quiet=quiet)
     if not quiet:
         render.words(f"{name}: export, verify, time")
+    packed = len(pack_task(open_artifact(work / "artifact"), name))
     report, folder = _export(name, work)
     dense_ms, graph_ms = compare_latency(
         work / f"{name}-dense", folder / "model.onnx", length=LATENCY_LENGTH, runs=LATENCY_RUNS
     )
-    return Row(name, dense, masked, report, dense_ms, graph_ms)
+    return Row(name, dense, masked, packed, report, dense_ms, graph_ms)
 
 
 def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult, RunResult]:
-    """The dense twin and the mask, on the same data and budget."""
+    """The dense twin, and the mask that it teaches, on the same data and budget."""
     from maskpack.compressor import (  # noqa: PLC0415 - imports torch
         BaselineConfig,
         BaselineRequest,
@@ -110,10 +112,12 @@ def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult,
         "max_length": MAX_LENGTH,
         "seed": seed,
     }
-    twin = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=work / f"{name}-dense")
+    place = work / f"{name}-dense"
+    twin = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=place)
     with render.progress(f"{name}, dense twin", quiet=quiet) as observe:
         dense = run_baseline(twin, observe=observe)
-    mask = FitRequest(MODEL, task, work / "artifact", FitConfig(bits=BITS, **budget))
+    config = FitConfig(bits=BITS, teacher=str(place), **budget)
+    mask = FitRequest(MODEL, task, work / "artifact", config)
     with render.progress(f"{name}, mask", quiet=quiet) as observe:
         masked = fit_task(mask, observe=observe)
     return dense, masked
@@ -139,6 +143,7 @@ def _as_json(rows: list[Row]) -> str:
         {
             "dense": codec.loads(row.dense.to_json()),
             "mask": codec.loads(row.masked.to_json()),
+            "packed_bytes": row.packed,
             "report": codec.loads(row.report.to_json()),
             "dense_ms": row.dense_ms,
             "graph_ms": row.graph_ms,
@@ -156,7 +161,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.task,
         render.size(row.dense.patch_bytes),
         render.size(masked.patch_bytes),
-        render.size(masked.count.entropy_bytes + masked.head_bytes),
+        render.size(row.packed),
         *(f"{value:.3f}" for value in (majority, row.dense.score, masked.score, graph)),
         f"{row.dense_ms:.1f}",
         f"{row.graph_ms:.1f}",
@@ -170,7 +175,7 @@ def _show(rows: list[Row], backbone: int) -> None:
         "task",
         "dense fp32",
         "patch",
-        "at entropy",
+        "packed",
         "majority",
         "dense",
         "mask",
