@@ -17,7 +17,18 @@ os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would drown ou
 
 import typer
 
-from maskpack.cli import artifact, baseline, demo, export, fit, quantize, render, sweep, tasks
+from maskpack.cli import (
+    artifact,
+    baseline,
+    demo,
+    export,
+    fit,
+    predict,
+    quantize,
+    render,
+    sweep,
+    tasks,
+)
 from maskpack.formats import MaskpackError
 
 EXIT_ERROR = 1
@@ -50,6 +61,7 @@ app.command("diff")(tasks.diff)
 app.command("overlap")(tasks.overlap)
 app.command("export")(export.export)
 app.command("verify")(export.verify)
+app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)
 
 

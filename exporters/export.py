@@ -1,8 +1,8 @@
 """An artifact's task to a folder that ONNX Runtime and Optimum load: trace, rewrite, write, verify.
 
-The folder holds `model.onnx`, `config.json` with the label names, the tokenizer and the report. It
-is built beside its place and renamed when it is whole. A graph outside its tolerance is kept under
-a name that says so.
+The folder holds `model.onnx`, `config.json` with the label names, the tokenizer, `task.json` for
+`maskpack.runtime`, and the report. It is built beside its place and renamed when it is whole. A graph
+outside its tolerance is kept under a name that says so.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from maskpack.exporters.tuning import GeluInFusedOrder, ResidualAsSum
 from maskpack.exporters.verify import GRAPH, Subject, verify
 from maskpack.formats import Artifact, ExportError, open_artifact
 from maskpack.formats.writer import check_free, new_folder, write_bytes
+from maskpack.runtime.task import CARD, TaskCard
 
 EMIT: dict[Compute, EmitLinear] = {Compute.INT8: emit_int8, Compute.FP32: emit_fp32}
 
@@ -79,12 +80,17 @@ def failed_folder(out: Path) -> Path:
 
 
 def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Compute) -> None:
-    """Write graph, configuration and tokenizer of one task into an existing folder."""
+    """Write graph, configuration, tokenizer and card of one task into an existing folder."""
     model = restore_task(artifact, task, attention="eager")
     graph = build_graph(model, artifact, task, compute=compute)
     write_bytes(folder / GRAPH, serialize(graph))
     model.config.save_pretrained(str(folder))
-    load_tokenizer(str(artifact.path)).save_pretrained(str(folder))
+    tokenizer = load_tokenizer(str(artifact.path))
+    tokenizer.save_pretrained(str(folder))
+    entry = artifact.entry(task)
+    pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))
+    card = TaskCard(task, entry.kind, entry.labels, entry.max_length, pad)
+    write_bytes(folder / CARD, card.to_json().encode())
 
 
 def build_graph(model: Any, artifact: Artifact, task: str, *, compute: Compute) -> ir.Model:

@@ -29,6 +29,7 @@ COMMANDS = [
     "overlap",
     "export",
     "verify",
+    "predict",
     "demo",
 ]
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "datasets"]

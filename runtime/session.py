@@ -1,0 +1,167 @@
+"""Exported tasks, ready to answer: graphs are loaded when they are asked for, the oldest let go."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from maskpack.formats.errors import ConfigError, ExportError
+from maskpack.runtime.task import (
+    GRAPH,
+    TOKENIZER,
+    Prediction,
+    TaskCard,
+    find_tasks,
+    predictions,
+    read_card,
+)
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts for tasks on pairs."""
+
+_ERRORS = 3  # ONNX Runtime's severity: its warnings are about graph style
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A task in memory."""
+
+    card: TaskCard
+    tokenizer: Any
+    graph: Any
+
+    @property
+    def inputs(self) -> list[str]:
+        return [value.name for value in self.graph.get_inputs()]
+
+
+class Session:
+    """Answers with exported tasks.
+
+    Args:
+        folder: one that `compress export --onnx` wrote, or one that holds several of them.
+        threads: of one operator; 0 leaves the choice to ONNX Runtime.
+        keep: tasks held in memory at once.
+
+    Raises:
+        ExportError: no exported task there.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int = 0, keep: int = 4) -> None:
+        if keep < 1 or threads < 0:
+            raise ConfigError(
+                f"`keep` is {keep} and `threads` {threads}, expected 1 and 0 at least"
+            )
+        self._folders = find_tasks(Path(folder))
+        self._threads, self._keep = threads, keep
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks at hand."""
+        return tuple(self._folders)
+
+    def card(self, task: str | None = None) -> TaskCard:
+        """What is known of a task."""
+        return read_card(self._folders[self._name(task)])
+
+    def predict(
+        self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
+    ) -> list[Prediction]:
+        """What a task says of each text, in their order.
+
+        Texts of similar length share a batch. In an int8 graph what else is in a batch changes an
+        answer a little: activations have one scale together. A batch of one depends on nothing.
+
+        Args:
+            texts: texts, or pairs of texts.
+            task: which; needed where there are several.
+            batch_size: texts a run.
+
+        Raises:
+            ConfigError: no such task, or none named of several.
+            ExportError: the graph or the tokenizer cannot be loaded.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"`batch_size` is {batch_size}, expected 1 or more")
+        loaded = self._load(self._name(task))
+        rows = loaded.tokenizer.encode_batch(list(texts))
+        order = np.argsort([len(row.ids) for row in rows], kind="stable")
+        found: dict[int, Prediction] = {}
+        for start in range(0, len(order), batch_size):
+            places = [int(place) for place in order[start : start + batch_size]]
+            logits = _run(loaded, [rows[place] for place in places])
+            found.update(zip(places, predictions(loaded.card, logits), strict=True))
+        return [found[place] for place in range(len(rows))]
+
+    def _name(self, task: str | None) -> str:
+        if task is None and len(self._folders) == 1:
+            return next(iter(self._folders))
+        if task not in self._folders:
+            what = "several tasks are here" if task is None else f"no task `{task}` here"
+            raise ConfigError(what, f"tasks: {', '.join(self._folders)}")
+        return task
+
+    def _load(self, task: str) -> _Loaded:
+        """The task, loaded now if it is not; the one used longest ago makes room."""
+        if task not in self._loaded:
+            while len(self._loaded) >= self._keep:
+                self._loaded.popitem(last=False)
+            self._loaded[task] = _load(self._folders[task], threads=self._threads)
+        self._loaded.move_to_end(task)
+        return self._loaded[task]
+
+
+def _load(folder: Path, *, threads: int) -> _Loaded:
+    card = read_card(folder)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        graph = onnxruntime.InferenceSession(
+            str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # neither library has a public base class of its errors
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"cannot load `{folder}`: {first}", "export the task again") from error
+    tokenizer.enable_truncation(card.max_length)
+    tokenizer.no_padding()
+    _give_back()
+    return _Loaded(card, tokenizer, graph)
+
+
+def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
+    """Logits `(b, c)` of tokenised texts."""
+    width = max(len(row.ids) for row in rows)
+    feeds = {
+        "input_ids": np.full((len(rows), width), loaded.card.pad[0], dtype=np.int64),
+        "attention_mask": np.zeros((len(rows), width), dtype=np.int64),
+        "token_type_ids": np.zeros((len(rows), width), dtype=np.int64),
+    }
+    for place, row in enumerate(rows):
+        size = len(row.ids)
+        feeds["input_ids"][place, :size] = row.ids
+        feeds["attention_mask"][place, :size] = 1
+        feeds["token_type_ids"][place, :size] = row.type_ids
+    outputs = loaded.graph.run(["logits"], {name: feeds[name] for name in loaded.inputs})
+    logits: NDArray[np.float32] = outputs[0]
+    return logits
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: making a session frees as much as the graph is large."""
+    library = ctypes.util.find_library("c")
+    trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,199 @@
+"""`maskpack.runtime`: the same answers as torch, from a folder alone, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from maskpack.compressor.hub import load_tokenizer
+from maskpack.compressor.restore import restore_task
+from maskpack.formats import ConfigError, ExportError
+from maskpack.runtime import Prediction, Session
+from maskpack.runtime.task import TaskCard, predictions, read_card
+
+KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
+TEXTS = ["the good film", "bad", "", "we were very happy and the food was great " * 3, "nice bad"]
+
+
+def torch_shares(one, texts):
+    """Probabilities of the masked torch model, each text alone, cut as the task was learned."""
+    tokenizer, model = load_tokenizer(str(one.artifact.path)), restore_task(one.artifact, "sst2")
+    length = one.artifact.entry("sst2").max_length
+    rows = []
+    for text in texts:
+        pair = text if isinstance(text, tuple) else (text,)
+        feeds = tokenizer(*pair, truncation=True, max_length=length, return_tensors="pt")
+        known = {"input_ids", "attention_mask", "token_type_ids"}
+        feeds = {name: value for name, value in feeds.items() if name in known}
+        if "distil" in model.config.model_type:
+            feeds.pop("token_type_ids", None)
+        with torch.no_grad():
+            rows.append(model(**feeds).logits.softmax(-1)[0].numpy())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_answers_are_those_of_the_masked_torch_model(exported, kind, batch_size):
+    one = exported(kind, "fp32")
+    found = Session(one.folder).predict(TEXTS, batch_size=batch_size)
+    labels = one.artifact.entry("sst2").labels
+    shares = np.array([[answer.scores[label] for label in labels] for answer in found])
+    assert shares == pytest.approx(torch_shares(one, TEXTS), abs=2e-5)
+    assert [answer.label for answer in found] == [labels[place] for place in shares.argmax(axis=1)]
+    assert [answer.score for answer in found] == pytest.approx(shares.max(axis=1))
+
+
+def test_pairs_are_told_apart(exported):
+    one = exported("bert", "fp32")
+    pairs = [("good", "bad film"), ("good bad", "film")]
+    found = Session(one.folder).predict(pairs)
+    shares = np.array([list(answer.scores.values()) for answer in found])
+    assert shares == pytest.approx(torch_shares(one, pairs), abs=2e-5)
+    assert abs(shares[0] - shares[1]).max() > 1e-6
+
+
+@pytest.fixture
+def several(exported, tmp_path):
+    """A folder of two exported tasks."""
+    for one in (exported("bert", "int8"), exported("bert", "int8", "other")):
+        shutil.copytree(one.folder, tmp_path / read_card(one.folder).name)
+    return tmp_path
+
+
+def test_a_folder_of_several_asks_which(several):
+    session = Session(several)
+    assert session.tasks == ("other", "sst2")
+    with pytest.raises(ConfigError, match="several tasks are here") as caught:
+        session.predict(["good"])
+    assert "other, sst2" in caught.value.hint
+    with pytest.raises(ConfigError, match="no task `third` here"):
+        session.predict(["good"], task="third")
+    both = [session.predict(["good"], task=task)[0].scores for task in session.tasks]
+    assert both[0] != both[1]
+
+
+def test_only_so_many_tasks_stay_in_memory(several):
+    session = Session(several, keep=1)
+    first = session.predict(["good"], task="sst2")
+    (loaded,) = session._loaded.values()
+    session.predict(["good"], task="sst2")
+    assert list(session._loaded.values()) == [loaded]
+    session.predict(["good"], task="other")
+    assert list(session._loaded) == ["other"]
+    assert session.predict(["good"], task="sst2") == first
+
+
+def test_two_tasks_of_one_name_are_refused(several):
+    shutil.copytree(several / "sst2", several / "copy")
+    with pytest.raises(ExportError, match="both hold the task `sst2`"):
+        Session(several)
+
+
+def test_no_texts_no_answers(exported):
+    assert Session(exported("bert", "int8").folder).predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "task.json").unlink(), "cannot read"),
+        (lambda folder: (folder / "task.json").write_text("{}"), "is damaged"),
+        (lambda folder: (folder / "task.json").write_text("["), "is damaged"),
+        (lambda folder: (folder / "model.onnx").unlink(), "no exported task"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused(exported, tmp_path, change, message):
+    folder = shutil.copytree(exported("bert", "int8").folder, tmp_path / "x")
+    change(folder)
+    with pytest.raises(ExportError, match=message):
+        Session(folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+def test_a_damaged_file_is_named_when_it_is_needed(exported, tmp_path, name):
+    folder = shutil.copytree(exported("bert", "int8").folder, tmp_path / "x")
+    (folder / name).write_bytes(b"noise")
+    session = Session(folder)
+    with pytest.raises(ExportError, match="cannot load"):
+        session.predict(["good"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "other"},
+        {"format_version": 2},
+        {"kind": "ranking"},
+        {"labels": ["one"]},
+        {"labels": 3},
+        {"max_length": 0},
+        {"max_length": "16"},
+        {"pad_id": None},
+    ],
+)
+def test_a_card_of_another_kind_is_refused(exported, change):
+    card = read_card(exported("bert", "int8").folder)
+    assert TaskCard.from_json(card.to_json()) == card
+    with pytest.raises(ExportError):
+        TaskCard.from_json(json.dumps({**json.loads(card.to_json()), **change}))
+
+
+def test_a_number_is_answered_as_a_number():
+    card = TaskCard("stars", "regression", (), 16, (0, "[PAD]"))
+    assert predictions(card, np.array([[2.5]], np.float32)) == [Prediction(None, 2.5, {})]
+    assert predictions(card, np.array([[2.5]], np.float32))[0].to_dict() == {"score": 2.5}
+
+
+def test_large_logits_are_no_trouble():
+    card = TaskCard("t", "classification", ("a", "b"), 16, (0, "[PAD]"))
+    (answer,) = predictions(card, np.array([[1000.0, -1000.0]], np.float32))
+    assert (answer.label, answer.score) == ("a", 1.0)
+
+
+@pytest.mark.parametrize("options", [{"keep": 0}, {"threads": -1}])
+def test_options_out_of_range_are_refused(exported, options):
+    with pytest.raises(ConfigError):
+        Session(exported("bert", "int8").folder, **options)
+    with pytest.raises(ConfigError, match="`batch_size` is 0"):
+        Session(exported("bert", "int8").folder).predict(["x"], batch_size=0)
+
+
+SCRIPT = """
+import sys
+from maskpack.runtime import Session
+print(Session(sys.argv[1]).predict(["good"])[0].label)
+heavy = {"torch", "transformers", "onnx", "onnx_ir", "typer"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_answering_imports_neither_torch_nor_transformers(exported):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(exported("bert", "int8").folder)],
+        env={**os.environ, "PYTHONWARNINGS": "default"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in exported("bert", "int8").artifact.entry("sst2").labels
+
+
+def test_a_text_is_cut_where_the_task_cut_it(exported, tmp_path):
+    folder = shutil.copytree(exported("bert", "fp32").folder, tmp_path / "x")
+    long, cut = "good bad film " * 20, "good bad film"
+    whole = Session(folder).predict([long])[0].score
+    card = replace(read_card(folder), max_length=5)
+    (folder / "task.json").write_text(card.to_json())
+    session = Session(folder)
+    assert session.predict([long])[0].score == pytest.approx(session.predict([cut])[0].score)
+    assert session.predict([long])[0].score != pytest.approx(whole)
