@@ -32,8 +32,7 @@ def row_of(artifact, task: str) -> dict:
     read = time.process_time()
     assert all(np.array_equal(found[n].packed, m.packed) for n, m in patch.masks.items())
     packed = pack_task(artifact, task)
-    digest = artifact.manifest.backbone_sha256
-    decode_packed(packed, backbone=artifact.backbone, backbone_sha256=digest)
+    decode_packed(packed, backbone=artifact.backbone, manifest=artifact.manifest)
     raw = b"".join(mask.packed.tobytes() for _, mask in sorted(patch.masks.items()))
     plain = [_plain(_removed(m, linears[n]), linears[n]) for n, m in patch.masks.items()]
     biases = sum(tensor.size for tensor in artifact.backbone.dense.values())

@@ -113,9 +113,8 @@ def read_all(folder: Path, file: str) -> dict[str, bytes]:
     """Every weight and bit that the damage could have changed, by name."""
     artifact = open_artifact(folder)
     if file.endswith(".patch"):
-        digest = artifact.manifest.backbone_sha256
         data = (folder / file).read_bytes()
-        entry, patch = decode_packed(data, backbone=artifact.backbone, backbone_sha256=digest)
+        entry, patch = decode_packed(data, backbone=artifact.backbone, manifest=artifact.manifest)
         return {"entry": repr(entry).encode(), **values_of(patch, entry.name)}
     found = {
         name: tensor.dequantize().tobytes()

@@ -43,6 +43,7 @@ def pack(
     Whoever has the backbone needs nothing else. Example: compress pack artifact -t reviews
     """
     opened = open_artifact(artifact)
+    opened.entry(task)
     place = Path(f"{task}.patch") if out is None else out
     if not replace:
         check_free(place)
@@ -111,13 +112,16 @@ def diff(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> No
             (
                 task.name,
                 "the same" if task.same_bytes else "different",
+                ", ".join(task.fields) or "-",
                 "-" if task.bits is None else f"{task.bits:,}",
                 ", ".join(f"{name} {a:.4f} | {b:.4f}" for name, (a, b) in task.scores.items()),
             )
             for task in found.tasks
         ]
         if rows:
-            render.table("tasks of both", ("task", "patch", "mask bits apart", "scores"), rows)
+            render.table(
+                "tasks of both", ("task", "patch", "entry", "mask bits apart", "scores"), rows
+            )
     if not found.empty:
         raise typer.Exit(1)
 

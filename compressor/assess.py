@@ -11,7 +11,7 @@ from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.data import Split, load_dev, load_held_out
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import family_of
-from maskpack.compressor.hub import load_tokenizer
+from maskpack.compressor.hub import artifact_tokenizer
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
 from maskpack.compressor.tasks import TASKS, Kind, Task
@@ -87,7 +87,7 @@ def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
 def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:
     """Tokenise a split as the task was learned."""
     return encode(
-        load_tokenizer(str(artifact.path)),
+        artifact_tokenizer(artifact),
         split,
         max_length=entry.max_length,
         token_types=family_of(artifact.manifest.source.model_type).token_types,

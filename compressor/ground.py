@@ -15,7 +15,7 @@ from typing import Any
 from maskpack.compressor.calibration import Calibration, calibration_texts
 from maskpack.compressor.config import BackboneConfig, FitConfig, Precision
 from maskpack.compressor.families import Family, family_of, longest_input
-from maskpack.compressor.hub import Pretrained, load_pretrained, load_tokenizer
+from maskpack.compressor.hub import Pretrained, artifact_tokenizer, load_pretrained
 from maskpack.compressor.news import Observe
 from maskpack.compressor.quantize import is_calibrated, quantize_model, scheme_of
 from maskpack.compressor.refine import refinable, refine
@@ -156,6 +156,6 @@ def _from_artifact(
         manifest.source,
         manifest.scheme,
         files,
-        load_tokenizer(str(artifact.path)),
+        artifact_tokenizer(artifact),
         artifact,
     )

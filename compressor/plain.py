@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from maskpack.compressor.hub import load_finetuned, load_tokenizer
+from maskpack.compressor.hub import artifact_tokenizer, load_finetuned
 from maskpack.compressor.restore import restore_task
 from maskpack.formats import Artifact, VerifyError
 from maskpack.formats.writer import check_free, new_folder
@@ -45,7 +45,7 @@ def write_plain(artifact: Artifact, task: str, out: Path) -> PlainModel:
     model = restore_task(artifact, task)
     with new_folder(out) as build:
         model.save_pretrained(str(build))
-        load_tokenizer(str(artifact.path)).save_pretrained(str(build))
+        artifact_tokenizer(artifact).save_pretrained(str(build))
         _check_same(model, load_finetuned(str(build)))
     values = list(model.parameters())
     return PlainModel(

@@ -93,6 +93,10 @@ def apply_patch(model: Any, backbone: Backbone, patch: Patch) -> Any:
     if set(head) != set(patch.head):
         odd = sorted(set(head) ^ set(patch.head))
         raise ArtifactError(f"the patch's head and the architecture disagree about `{odd[0]}`")
+    for name, value in patch.head.items():
+        if value.shape != tuple(head[name].shape):
+            wanted = tuple(head[name].shape)
+            raise ArtifactError(f"`{name}` of the patch's head is {value.shape}, expected {wanted}")
     with torch.no_grad():
         own = patch.over(backbone)
         for name in patch.masks.keys() | patch.gains.keys():

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from maskpack.compressor.families import family_of
+
 
 @dataclass(frozen=True, eq=False)
 class Guide:
@@ -31,9 +33,12 @@ class Guide:
     weight: float
 
     def states(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """The teacher's states of a batch, without gradients."""
+        """The teacher's states of a batch, without gradients; it is fed what its family reads."""
+        known = inputs
+        if not family_of(self.model.config.model_type).token_types:
+            known = {name: value for name, value in inputs.items() if name != "token_type_ids"}
         with torch.no_grad():
-            return states_of(self.model(**inputs, output_hidden_states=True), inputs)
+            return states_of(self.model(**known, output_hidden_states=True), inputs)
 
 
 def states_of(outputs: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -273,6 +273,11 @@ class SweepPlan:
                 f"the teacher of `{arm.label}` is `{found.label}`, which is not kept",
                 f"add `keep: true` to `{found.family}`",
             )
+        if found.teacher is not None:
+            raise ConfigError(
+                f"the teacher of `{arm.label}` is `{found.label}`, which has a teacher itself",
+                "teach both from the same one",
+            )
 
     def _check_runs(self) -> None:
         """Refuse what would be the same run under two names, or share a folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from maskpack.compressor.batches import Encoded
 from maskpack.compressor.config import BaselineConfig, TeacherConfig
 from maskpack.compressor.dropout import Noise, quicken_dropout
 from maskpack.compressor.evaluate import predict_all
+from maskpack.compressor.families import family_of, longest_input
 from maskpack.compressor.hub import load_classifier, load_finetuned
 from maskpack.compressor.methods import trained_groups
 from maskpack.compressor.objective import Objective, Teaching
@@ -54,7 +56,8 @@ def teaching_of(
     else:
         teacher = load_finetuned(config.teacher)
     _check_fits(teacher.config, config.teacher, rows, student)
-    logits = predict_all(torch_predict(teacher), rows)
+    known = rows if family_of(teacher.config.model_type).token_types else replace(rows, types=None)
+    logits = predict_all(torch_predict(teacher), known)
     return Teaching(
         logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
     )
@@ -71,8 +74,18 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
             f"the teacher `{name}` has {config.vocab_size} tokens, the data holds token {highest}",
             "teacher and backbone must share a tokenizer",
         )
+    longest = longest_input(config.to_dict())
+    if int(rows.lengths.max()) > longest:
+        raise ModelError(
+            f"the teacher `{name}` reads {longest} tokens, a row has {int(rows.lengths.max())}",
+            f"give `--max-length {longest}`",
+        )
+    kinds = 1 + max((int(row.max()) for row in rows.types or ()), default=0)
+    if family_of(config.model_type).token_types and config.type_vocab_size < kinds:
+        raise ModelError(f"the teacher `{name}` cannot tell the two texts of a pair apart")
     told, wanted = (
-        [each.id2label[place] for place in range(outputs)] for each in (config, student)
+        [str(each.id2label.get(place)).casefold() for place in range(outputs)]
+        for each in (config, student)
     )
     if set(told) == set(wanted) and told != wanted:
         raise ModelError(

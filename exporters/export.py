@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 
 from maskpack.compressor.families import family_of
-from maskpack.compressor.hub import load_tokenizer
+from maskpack.compressor.hub import artifact_tokenizer
 from maskpack.compressor.restore import restore_task
 from maskpack.exporters.calibrate import input_divisors
 from maskpack.exporters.options import Compute, ExportRequest
@@ -85,7 +85,7 @@ def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Comput
     graph = build_graph(model, artifact, task, compute=compute)
     write_bytes(folder / GRAPH, serialize(graph))
     model.config.save_pretrained(str(folder))
-    tokenizer = load_tokenizer(str(artifact.path))
+    tokenizer = artifact_tokenizer(artifact)
     tokenizer.save_pretrained(str(folder))
     entry = artifact.entry(task)
     pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))

@@ -15,15 +15,14 @@ from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.packed import decode_packed, encode_packed
 from maskpack.formats.reader import Artifact, open_artifact
-from maskpack.formats.schema import Manifest, check_task_name
+from maskpack.formats.schema import Manifest, check_task_name, entry_to_dict
 from maskpack.formats.writer import add_task, check_vacant, locked, write_manifest, write_patch
 
 
 def pack_task(artifact: Artifact, task: str) -> bytes:
     """A task as one small file. Inverse of `unpack_task`."""
     entry, patch = artifact.entry(task), artifact.patch(task)
-    digest = artifact.manifest.backbone_sha256
-    return encode_packed(patch, entry, backbone=artifact.backbone, backbone_sha256=digest)
+    return encode_packed(patch, entry, backbone=artifact.backbone, manifest=artifact.manifest)
 
 
 def unpack_task(
@@ -41,11 +40,11 @@ def unpack_task(
         ArtifactError: damaged, another backbone, or the name is taken.
     """
     artifact = open_artifact(path)
-    digest = artifact.manifest.backbone_sha256
-    entry, patch = decode_packed(data, backbone=artifact.backbone, backbone_sha256=digest)
+    entry, patch = decode_packed(data, backbone=artifact.backbone, manifest=artifact.manifest)
     if name is not None:
         entry = entry.renamed(name)
-    return add_task(path, entry, patch, replacing=replacing)
+    digest = artifact.manifest.backbone_sha256  # another process may replace the artifact meanwhile
+    return add_task(path, entry, patch, replacing=replacing, backbone_sha256=digest)
 
 
 def remove_task(path: Path, task: str) -> Artifact:
@@ -80,7 +79,7 @@ def merge_tasks(path: Path, other: Artifact) -> Artifact:
     """Add all tasks of `other` to the artifact at `path`: all of them, or none.
 
     Raises:
-        ArtifactError: another backbone, or a name that both have.
+        ArtifactError: another backbone, tokenizer or configuration, or a name that both have.
     """
 
     def change(artifact: Artifact) -> Manifest:
@@ -89,6 +88,12 @@ def merge_tasks(path: Path, other: Artifact) -> Artifact:
             raise ArtifactError(
                 f"`{other.path}` has backbone {digest[:12]}, `{path}` {own.backbone_sha256[:12]}",
                 "patches fit one backbone only; learn the tasks again over this one",
+            )
+        if own.files != other.manifest.files:
+            raise ArtifactError(
+                f"`{other.path}` has the same backbone as `{path}`, but another tokenizer or "
+                "configuration",
+                "`compress diff` names the files",
             )
         if both := sorted(own.tasks.keys() & other.manifest.tasks.keys()):
             raise ArtifactError(
@@ -104,6 +109,7 @@ def merge_tasks(path: Path, other: Artifact) -> Artifact:
 
 def _change(path: Path, change: Callable[[Artifact], Manifest]) -> Artifact:
     """Replace the manifest at `path` under its lock, then remove patches that it no longer names."""
+    open_artifact(path)  # says better than a lock what is wrong with a path
     with locked(path):
         artifact = open_artifact(path)
         manifest = change(artifact)
@@ -182,12 +188,14 @@ class TaskChange:
         same_bytes: whether the patches are one and the same.
         bits: mask bits that differ; None over different backbones.
         scores: metric -> (value in A, value in B), for the metrics of both.
+        fields: fields of the manifest's entries that differ, `file` and `sha256` apart.
     """
 
     name: str
     same_bytes: bool
     bits: int | None
     scores: Mapping[str, tuple[float, float]]
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,8 @@ class Difference:
     @property
     def empty(self) -> bool:
         """Whether both hold the same."""
-        same = self.same_backbone and all(task.same_bytes for task in self.tasks)
+        alike = all(task.same_bytes and not task.fields for task in self.tasks)
+        same = self.same_backbone and alike
         return same and not (self.only_a or self.only_b or self.fields)
 
 
@@ -234,7 +243,10 @@ def _change_of(a: Artifact, b: Artifact, task: str) -> TaskChange:
         bits = 0 if same else _bits_apart(a.backbone, a.patch(task), b.patch(task))
     common = sorted(first.scores.keys() & second.scores.keys())
     scores = {name: (float(first.scores[name]), float(second.scores[name])) for name in common}
-    return TaskChange(task, same, bits, scores)
+    told = (entry_to_dict(entry) for entry in (first, second))
+    own, other = ({k: v for k, v in tree.items() if k not in {"file", "sha256"}} for tree in told)
+    fields = tuple(key for key in sorted(own) if own[key] != other[key])
+    return TaskChange(task, same, bits, scores, fields)
 
 
 def _bits_apart(backbone: Backbone, first: Patch, second: Patch) -> int:

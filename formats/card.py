@@ -19,7 +19,7 @@ tags: [maskpack, quantized, mask]
 
 # {model}: one integer backbone, {count} task{s}
 
-Backbone of {width} a weight (embeddings {embedding_bits}), {backbone:,} bytes, shared by all
+Backbone of {width} a weight (embeddings {embedding_bits}), {backbone} bytes, shared by all
 tasks. A task adds a bit mask over the frozen weights and a small head.
 
 | task | kind | metric | value | zeros | patch bytes |
@@ -30,12 +30,12 @@ Made by [maskpack](https://pypi.org/project/maskpack/); layout: format version {
 """
 
 
-def render_card(manifest: Manifest, sizes: Mapping[str, int]) -> str:
+def render_card(manifest: Manifest, sizes: Mapping[str, int | None]) -> str:
     """Markdown with the YAML head that model hubs read.
 
     Args:
         manifest: what the artifact holds.
-        sizes: file name -> bytes, for the backbone and every patch.
+        sizes: file name -> bytes, for the backbone and every patch; None for one that is lost.
     """
     entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
     return _TEMPLATE.format(
@@ -44,7 +44,7 @@ def render_card(manifest: Manifest, sizes: Mapping[str, int]) -> str:
         s="" if len(entries) == 1 else "s",
         width=_width(manifest.scheme),
         embedding_bits=manifest.scheme.embedding_bits,
-        backbone=sizes[schema.BACKBONE],
+        backbone=_bytes(sizes[schema.BACKBONE]),
         rows="\n".join(_row(entry, sizes[entry.file]) for entry in entries),
         version=schema.FORMAT_VERSION,
     )
@@ -57,11 +57,15 @@ def _width(scheme: Scheme) -> str:
     return "1 bit" if widths == [1] else f"{widths[0]} bits"
 
 
-def _row(entry: TaskEntry, size: int) -> str:
+def _bytes(size: int | None) -> str:
+    return "(lost)" if size is None else f"{size:,}"
+
+
+def _row(entry: TaskEntry, size: int | None) -> str:
     count = MaskCount(entry.weights, entry.zeros)
     value = entry.scores.get(entry.metric)
     shown = "-" if value is None else f"{value:.4f}"
     return (
         f"| {entry.name} | {entry.kind} | {entry.metric} | {shown} "
-        f"| {count.sparsity:.2%} | {size:,} |"
+        f"| {count.sparsity:.2%} | {_bytes(size)} |"
     )

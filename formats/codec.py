@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.bits import pack_codes, unpack_codes
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.tensorfile import Arrays, Buffer, read_tensors
+from maskpack.formats.tensorfile import Arrays, Buffer, no_key_twice, read_tensors
 from maskpack.formats.tensors import BitMask, QuantTensor
 
 
@@ -164,11 +164,18 @@ def header_text(meta: Mapping[str, Any]) -> str:
 
 def decode_tensors(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any]]:
     """Tensors, as views of `data`, and metadata of a file of this kind; inverse of `encode_tensors`."""
+    arrays, meta, _ = decode_with_text(data, kind)
+    return arrays, meta
+
+
+def decode_with_text(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any], str]:
+    """The same, and the text of the metadata as it stands in the file."""
     try:
         arrays, header = read_tensors(data)
-        meta = json.loads(header["maskpack"])
+        text = header["maskpack"]
+        meta = json.loads(text, object_pairs_hook=no_key_twice)
     except (ArtifactError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(f"not a {kind} of this format: {error}") from error
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise ArtifactError(f"expected a {kind}, found `{str(meta)[:40]}`")
-    return arrays, meta
+    return arrays, meta, text

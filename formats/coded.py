@@ -18,7 +18,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.contexts import ONE, Block, Counts, MatrixModel
+from maskpack.formats.contexts import ONE, Counts, MatrixModel
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.gaps import decode_gaps, encode_gaps
 from maskpack.formats.rans import BitReader, write_bits
@@ -97,6 +97,7 @@ def encode_masks(masks: Mapping[str, BitMask], linears: Mapping[str, QuantTensor
     if not wanted:
         return without
     if len(wanted) < len(removed):
+        modelled.clear()  # before the others are made: they are most of the memory
         modelled = _modelled({name: removed[name] for name in wanted}, linears)
     stream, lanes = _stream([block for name in wanted for block in modelled[name]])
     shapes = {name: CodedMask(Coding.MODEL, masks[name].shape) for name in wanted}
@@ -164,7 +165,8 @@ def _read_plain(mask: CodedMask, tensor: QuantTensor) -> BitMask:
     return BitMask.from_bool(keep.reshape(mask.shape))
 
 
-Told = tuple[Block, NDArray[np.bool_]]
+Told = tuple[NDArray[np.uint16], NDArray[np.bool_]]
+"""Chances and bits of a block, as narrow as they get: all of a patch are held at once."""
 
 
 def _modelled(
@@ -177,7 +179,7 @@ def _modelled(
         for block in model.blocks():
             bits = gone[block.rows, block.columns][block.live]
             model.learn(block, bits)
-            blocks.append((block, bits))
+            blocks.append((block.frequencies.astype(np.uint16), bits))
         told[name] = blocks
     return told
 
@@ -196,14 +198,14 @@ def _stream(told: Sequence[Told]) -> tuple[NDArray[np.uint16], int]:
     """Words and lanes: as many as the size of the stream justifies, for speed."""
     most = _cost(told) // (4 * _LANE_SHARE)
     lanes = max([LANES[0], *(count for count in LANES if count <= most)])
-    return write_bits([(block.frequencies, bits) for block, bits in told], lanes), lanes
+    return write_bits(told, lanes), lanes
 
 
 def _cost(told: Iterable[Told]) -> int:
     """Bytes that an ideal coder would need for these bits. It only chooses: no reader needs it."""
     bits = 0
-    for block, removed in told:
-        chances = np.where(removed, block.frequencies, ONE - block.frequencies)
+    for frequencies, removed in told:
+        chances = np.where(removed, frequencies, ONE - frequencies.astype(np.int64))
         bits += int(_PRICES[chances - 1].sum())
     return -(-bits // (256 * 8))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.codec import (
-    decode_tensors,
+    decode_with_text,
     encode_tensors,
     header_text,
     named_parts,
@@ -26,20 +26,32 @@ from maskpack.formats.codec import (
 )
 from maskpack.formats.coded import LANES, CodedMask, CodedMasks, Coding, decode_masks, encode_masks
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.schema import TaskEntry, entry_from_dict, entry_to_dict, patch_file
+from maskpack.formats.schema import Manifest, TaskEntry, entry_from_dict, entry_to_dict, patch_file
 from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.tensors import BitMask
 
 KIND = "packed-patch"
 _STREAM = "masks.stream"
 _BARE = "-"  # a linear without a mask
+_BLANK = "0" * 64
+_KEYS = {
+    *("kind", "version", "backbone_sha256", "files_sha256", "task", "entry", "codings", "gaps"),
+    *("lanes", "sha256"),
+}
 _LETTERS = {"k": Coding.KEPT, "r": Coding.RAW, "g": Coding.GAPS, "m": Coding.MODEL}
 
 
 def encode_packed(
-    patch: Patch, entry: TaskEntry, *, backbone: Backbone, backbone_sha256: str
+    patch: Patch, entry: TaskEntry, *, backbone: Backbone, manifest: Manifest
 ) -> bytes:
-    """Serialise a task; the same task always gives the same bytes. Inverse of `decode_packed`."""
+    """Serialise a task; the same task always gives the same bytes. Inverse of `decode_packed`.
+
+    Args:
+        patch: what the task adds.
+        entry: what the manifest says of it.
+        backbone: the weights of the artifact.
+        manifest: of the artifact.
+    """
     patch.check_fits(backbone)
     patch = without_idle_bits(patch, backbone)
     coded = encode_masks(patch.masks, backbone.linears)
@@ -55,25 +67,28 @@ def encode_packed(
     meta: dict[str, Any] = {
         "kind": KIND,
         "version": 1,
-        "backbone_sha256": backbone_sha256,
+        "backbone_sha256": manifest.backbone_sha256,
+        "files_sha256": files_digest(manifest),
         "task": entry.name,
         "entry": _entry_tree(entry, patch),
         **_describe([coded.masks.get(name) for name in names]),
         "lanes": coded.lanes,
+        "sha256": _BLANK,
     }
-    return encode_tensors(arrays, {**meta, "sha256": _digest(meta, patch)})
+    return encode_tensors(arrays, {**meta, "sha256": _digest(header_text(meta), patch)})
 
 
 def decode_packed(
-    data: Buffer, *, backbone: Backbone, backbone_sha256: str
+    data: Buffer, *, backbone: Backbone, manifest: Manifest
 ) -> tuple[TaskEntry, Patch]:
     """Read and check a packed patch over the backbone it was made for; inverse of `encode_packed`.
 
     Raises:
-        ArtifactError: damaged, of another version, or made for another backbone.
+        ArtifactError: damaged, of another version, or made for another backbone, tokenizer or
+            configuration.
     """
-    arrays, meta = decode_tensors(data, KIND)
-    entry = _check_header(meta, backbone_sha256)
+    arrays, meta, text = decode_with_text(data, KIND)
+    entry = _check_header(meta, manifest)
     try:
         masks = _masks(meta, arrays, backbone)
         lanes = read_whole(meta["lanes"])
@@ -87,14 +102,18 @@ def decode_packed(
     patch = Patch(bits, **parts_of(arrays, entry.name))
     patch.check_fits(backbone)
     patch.check_counts(entry.name, zeros=entry.zeros, weights=entry.weights)
-    if _digest({key: value for key, value in meta.items() if key != "sha256"}, patch) != meta.get(
-        "sha256"
-    ):
+    claimed = str(meta["sha256"])
+    if text.count(claimed) != 1 or _digest(text.replace(claimed, _BLANK), patch) != claimed:
         raise ArtifactError(
             f"packed patch `{entry.name}` is damaged: what was read is not what was written",
             "get the file again",
         )
     return entry, patch
+
+
+def files_digest(manifest: Manifest) -> str:
+    """Of configuration and tokenizer: the same weights under another tokenizer are another model."""
+    return hashlib.sha256(header_text(manifest.files).encode()).hexdigest()
 
 
 def without_idle_bits(patch: Patch, backbone: Backbone) -> Patch:
@@ -106,30 +125,34 @@ def without_idle_bits(patch: Patch, backbone: Backbone) -> Patch:
     return replace(patch, masks=masks)
 
 
-def packed_header(data: Buffer) -> tuple[TaskEntry, str]:
-    """The task's entry and the digest of its backbone, without decoding any mask."""
-    _, meta = decode_tensors(data, KIND)
-    digest = meta.get("backbone_sha256")
-    return _check_header(meta, digest), str(digest)
-
-
-def _check_header(meta: Mapping[str, Any], backbone_sha256: object) -> TaskEntry:
-    version = meta.get("version")
+def _check_header(meta: Mapping[str, Any], manifest: Manifest) -> TaskEntry:
+    """The task's entry, if the header is one of this version and of this artifact's kind."""
+    version, task = meta.get("version"), meta.get("task")
     if type(version) is not int or version != 1:
         raise ArtifactError(
             f"version {version!r} of packed patches is not readable, this release reads 1",
             "upgrade with `pip install -U maskpack`",
         )
-    task = meta.get("task")
-    if meta.get("backbone_sha256") != backbone_sha256:
+    if odd := sorted(_KEYS ^ meta.keys()):
+        raise ArtifactError(f"packed patch `{task}` lacks the field `{odd[0]}`, or has it too much")
+    if meta["backbone_sha256"] != manifest.backbone_sha256:
         raise ArtifactError(
-            f"packed patch `{task}` was made for backbone "
-            f"{str(meta.get('backbone_sha256'))[:12]}, this one is {str(backbone_sha256)[:12]}",
+            f"packed patch `{task}` was made for backbone {str(meta['backbone_sha256'])[:12]}, "
+            f"this one is {manifest.backbone_sha256[:12]}",
             "unpack it into an artifact with the same backbone",
         )
+    if meta["files_sha256"] != files_digest(manifest):
+        raise ArtifactError(
+            f"packed patch `{task}` was made for the same backbone with another tokenizer or "
+            "configuration",
+            "unpack it into an artifact with the same files",
+        )
+    tree = meta["entry"]
+    if not isinstance(task, str) or not isinstance(tree, dict) or {"file", "sha256"} & tree.keys():
+        raise ArtifactError(f"packed patch `{task}` describes its task wrongly")
+    places = {"file": patch_file(task), "sha256": "0" * 64}  # the writer's to fill in
     try:
-        places = {"file": patch_file(str(task)), "sha256": "0" * 64}  # the writer's to fill in
-        return entry_from_dict(str(task), {**meta["entry"], **places})
+        return entry_from_dict(task, {**tree, **places})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"packed patch `{task}` describes its task wrongly: {error}") from error
 
@@ -140,14 +163,16 @@ def _entry_tree(entry: TaskEntry, patch: Patch) -> dict[str, Any]:
     return {key: value for key, value in tree.items() if key not in {"file", "sha256"}}
 
 
-def _digest(meta: Mapping[str, Any], patch: Patch) -> str:
-    """Of the header and of every tensor of the patch as it is read."""
-    digest = hashlib.sha256(header_text(meta).encode())
+def _digest(text: str, patch: Patch) -> str:
+    """Of the header, in which this digest's place is blank, and of every tensor as it is read."""
+    digest = hashlib.sha256(text.encode())
     tensors: Arrays = {f"{name}.mask": mask.packed for name, mask in patch.masks.items()}
     tensors.update(named_parts(patch, tensors))
     for key in sorted(tensors):
-        digest.update(key.encode() + b"\0")
-        digest.update(np.ascontiguousarray(tensors[key]).tobytes())
+        tensor = np.ascontiguousarray(tensors[key])
+        shape = "x".join(str(size) for size in tensor.shape)
+        digest.update(f"{key} {'U8' if tensor.dtype == np.uint8 else 'F16'} {shape}\n".encode())
+        digest.update(tensor.tobytes())
     return digest.hexdigest()
 
 
@@ -163,8 +188,15 @@ def _describe(masks: Sequence[CodedMask | None]) -> dict[str, Any]:
 
 def _masks(meta: Mapping[str, Any], arrays: Arrays, backbone: Backbone) -> dict[str, CodedMask]:
     """Masks from the header, by name; takes their bytes out of `arrays`."""
-    letters, gaps = meta["codings"], [tuple(pair) for pair in meta["gaps"]]
-    if len(letters) != len(backbone.linears) or letters.count("g") != len(gaps):
+    letters, told = meta["codings"], meta["gaps"]
+    if not isinstance(letters, str) or not isinstance(told, list):
+        raise TypeError("`codings` is no text, or `gaps` no list")
+    gaps = [tuple(pair) for pair in told if isinstance(pair, list) and len(pair) == 2]
+    if (
+        len(gaps) != len(told)
+        or len(letters) != len(backbone.linears)
+        or letters.count("g") != len(gaps)
+    ):
         raise ArtifactError(
             f"{len(letters)} codings and {len(gaps)} gaps do not describe masks over "
             f"{len(backbone.linears)} linears"

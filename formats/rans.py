@@ -16,6 +16,7 @@ reader: ends) at 2**16; whoever ends elsewhere has read something that nobody wr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from maskpack.formats.errors import ArtifactError
 _ONE = 1 << 16
 _START = 1 << 16  # states live in _START ... 2**32 - 1
 
-Bits = tuple[NDArray[np.int64], NDArray[np.bool_]]
+Bits = tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]
 
 
 def write_bits(blocks: Sequence[Bits], lanes: int) -> NDArray[np.uint16]:
@@ -46,8 +47,9 @@ def write_bits(blocks: Sequence[Bits], lanes: int) -> NDArray[np.uint16]:
     states = np.full(lanes, _START, dtype=np.uint64)
     words: list[NDArray[np.uint16]] = []
     for frequencies, bits in reversed(blocks):
-        share = np.where(bits, frequencies, _ONE - frequencies).astype(np.uint64)
-        start = np.where(bits, 0, frequencies).astype(np.uint64)
+        wide = frequencies.astype(np.int64)
+        share = np.where(bits, wide, _ONE - wide).astype(np.uint64)
+        start = np.where(bits, 0, wide).astype(np.uint64)
         for first in reversed(range(0, len(bits), lanes)):
             step = slice(first, first + lanes)
             x, f = states[: len(share[step])], share[step]

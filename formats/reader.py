@@ -92,7 +92,7 @@ class Artifact:
             raise ArtifactError(
                 f"`{self.path / name}` is damaged: its SHA-256 is {found[:12]}, "
                 f"the manifest says {sha256[:12]}",
-                _RESTORE,
+                f"if somebody changed the artifact just now, try again; else {_RESTORE}",
             )
         return data
 

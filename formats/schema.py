@@ -7,7 +7,6 @@ the way in; a string from a file never becomes a file name or an import path unc
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +26,8 @@ PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.s
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+_DEEPEST = 20  # of the free keys of a task
+_LARGEST = 1e300
 _RESERVED = {name.casefold() for name in (MANIFEST, BACKBONE, TASK_FOLDER, CARD)}
 
 
@@ -144,8 +145,11 @@ class TaskEntry:
         for label in self.labels:
             _check_text(f"{where}.labels", label)
         for metric, value in self.scores.items():
-            if type(value) not in {int, float} or not math.isfinite(value):
+            _check_text(f"{where}.scores", metric)
+            if type(value) not in {int, float} or not abs(value) < _LARGEST:
                 raise ArtifactError(f"`{where}.scores.{metric}` is not a finite number", _RESTORE)
+        for key in ("data", "training"):
+            _check_free(f"{where}.{key}", getattr(self, key))
 
     def renamed(self, name: str) -> TaskEntry:
         """The same task under another name, in a file of its own."""
@@ -303,6 +307,23 @@ def _check_text(where: str, value: object) -> None:
     # JSON can name half of a surrogate pair, which no file could be written with
     if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise ArtifactError(f"`{where}` is not a text", _RESTORE)
+
+
+def _check_free(where: str, value: object, depth: int = 0) -> None:
+    """Raise ArtifactError unless a value of free keys is JSON that can be written again."""
+    if depth > _DEEPEST:
+        raise ArtifactError(f"`{where}` is nested more than {_DEEPEST} deep", _RESTORE)
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_text(where, key)
+            _check_free(where, inner, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_free(where, inner, depth + 1)
+    elif isinstance(value, str):
+        _check_text(where, value)
+    elif value is not None and not abs(value) < _LARGEST:  # type: ignore[arg-type] # a number
+        raise ArtifactError(f"`{where}` holds a number that is not finite", _RESTORE)
 
 
 def _check_whole(where: str, value: object) -> None:

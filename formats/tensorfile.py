@@ -66,7 +66,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     if text[:1] != b"{":
         raise ArtifactError("a header that is no JSON object")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_key_twice)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=no_key_twice)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"a header that is no JSON: {error}") from error
     meta = header.get("__metadata__", {})
@@ -92,7 +92,8 @@ def _tensor(
     return flat.reshape(shape), offsets[1]
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as `object_pairs_hook`; ValueError if it holds a key twice."""
     tree = dict(pairs)
     if len(tree) != len(pairs):
         raise ValueError("a key twice")

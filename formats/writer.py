@@ -31,6 +31,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         ArtifactError: no permission, no space, or any other failure; the old file stays.
     """
+    if path.is_dir() or not path.name:
+        raise ArtifactError(f"`{path}` is a folder, expected a file to write")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -73,7 +75,11 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def check_free(path: Path) -> None:
     """Raise ArtifactError unless nothing, or an empty folder, is at `path`."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:  # such as a name longer than the file system takes
+        raise _cannot_write(path, error) from error
+    if taken:
         raise ArtifactError(f"`{path}` already exists", "choose another place with `-o`")
 
 
@@ -112,15 +118,33 @@ def create_artifact(
     return open_artifact(path)
 
 
-def add_task(path: Path, entry: TaskEntry, patch: Patch, *, replacing: bool = False) -> Artifact:
+def add_task(
+    path: Path,
+    entry: TaskEntry,
+    patch: Patch,
+    *,
+    replacing: bool = False,
+    backbone_sha256: str | None = None,
+) -> Artifact:
     """Add a task to the artifact at `path`, or replace it; the backbone is not touched.
 
+    Args:
+        path: the artifact.
+        entry: what the manifest will say; file and digest are filled in here.
+        patch: what the task adds.
+        replacing: whether a task of that name may be there.
+        backbone_sha256: the backbone that the patch belongs to, if it was not learned just now.
+
     Raises:
-        ArtifactError: the task is there and `replacing` is False, or the disk refused.
+        ArtifactError: the task is there and `replacing` is False, another backbone, or the disk
+            refused.
     """
     with locked(path):
         artifact = open_artifact(path)
         check_vacant(artifact, entry.name, replacing=replacing)
+        digest = artifact.manifest.backbone_sha256
+        if backbone_sha256 not in {None, digest}:
+            raise ArtifactError(f"`{path}` has another backbone by now: {digest[:12]}")
         patch.check_fits(artifact.backbone)
         before = artifact.manifest.tasks.get(entry.name)
         manifest = write_patch(path, artifact.manifest, entry, patch)
@@ -136,7 +160,7 @@ def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
     if task in artifact.manifest.tasks and not replacing:
         raise ArtifactError(
             f"`{artifact.path}` already has a task `{task}`",
-            "pass `--replace` to learn it again, or `--name` to keep both",
+            "choose another name; `fit` and `unpack` also take `--replace`",
         )
 
 
@@ -154,15 +178,18 @@ def write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the card, then the manifest: its rename is the moment at which all of it counts."""
-    try:
-        sizes = {name: (folder / name).stat().st_size for name in _files_of(manifest)}
-    except OSError as error:
-        raise ArtifactError(
-            f"`{error.filename}` of the artifact is missing", "`compress check` says more"
-        ) from error
+    sizes = {name: _size(folder / name) for name in _files_of(manifest)}
     text = manifest.to_json()
     write_bytes(folder / schema.CARD, render_card(manifest, sizes).encode())
     write_bytes(folder / schema.MANIFEST, text.encode())
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None if it is lost, which is for `check` to say and no reason to stop."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _files_of(manifest: Manifest) -> list[str]:

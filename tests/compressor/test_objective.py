@@ -157,3 +157,42 @@ def test_a_fit_listens_to_its_teacher(share, request_for, tiny_model, tmp_path):
         fit_task(request)
     heads = [open_artifact(r.out).patch("sst2").head["classifier.weight"] for r in (alone, taught)]
     assert not np.array_equal(*heads)
+
+
+def test_a_teacher_whose_head_was_never_saved_is_refused(rows, tiny_model, tmp_path):
+    load_pretrained(str(tiny_model)).model.save_pretrained(tmp_path / "t")
+    with pytest.raises(ModelError, match="is no fine-tuned classifier: it lacks `classifier"):
+        opinion_of(str(tmp_path / "t"), rows, tiny_model)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "electra", "albert"])
+def test_a_teacher_may_be_of_another_architecture(kind, rows, tiny_models, tiny_model, tmp_path):
+    save_teacher(tiny_models[kind], 2, tmp_path / "t")
+    found = opinion_of(str(tmp_path / "t"), rows, tiny_model)
+    assert found.logits.shape == (96, 2)
+    assert found.guide is not None  # layers of the same number and width
+    inputs = {name: torch.from_numpy(value) for name, value in rows.feeds(np.arange(4)).items()}
+    assert len(found.guide.states(inputs)) == 2
+
+
+def test_a_teacher_with_too_few_positions_is_refused(rows, tiny_model, tmp_path):
+    save_teacher(tiny_model, 2, tmp_path / "t")
+    types = (np.zeros(65, dtype=np.int64), *rows.types[1:])
+    long = replace(rows, ids=(np.full(65, 5), *rows.ids[1:]), types=types)
+    with pytest.raises(ModelError, match="reads 64 tokens, a row has 65"):
+        opinion_of(str(tmp_path / "t"), long, tiny_model)
+
+
+def test_a_teacher_that_knows_one_text_only_is_refused_for_pairs(rows, tiny_model, tmp_path):
+    save_teacher(tiny_model, 2, tmp_path / "t")
+    pair = replace(rows, types=(np.full(len(rows.ids[0]), 2), *rows.types[1:]))
+    with pytest.raises(ModelError, match="cannot tell the two texts"):
+        opinion_of(str(tmp_path / "t"), pair, tiny_model)
+
+
+def test_labels_in_another_order_are_noticed_whatever_their_case(rows, tiny_model, tmp_path):
+    teacher = save_teacher(tiny_model, 2, tmp_path / "t")
+    teacher.config.id2label = {0: "GOOD", 1: "BAD"}
+    teacher.config.save_pretrained(tmp_path / "t")
+    with pytest.raises(ModelError, match="labels in another order"):
+        opinion_of(str(tmp_path / "t"), rows, tiny_model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -56,3 +58,12 @@ def test_a_difference_of_one_bit_is_noticed(tiny_artifact):
         value[0] = float(np.nextafter(np.float32(value[0]), np.float32(9)))
     with pytest.raises(VerifyError, match="was not read back"):
         _check_same(first, second)
+
+
+def test_a_tokenizer_that_was_changed_is_not_used(tiny_artifact, tmp_path):
+    folder = shutil.copytree(tiny_artifact, tmp_path / "a")
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"good"', '"GOOD"'))
+    with pytest.raises(ArtifactError, match="is damaged"):
+        write_plain(open_artifact(folder), "sst2", tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()

@@ -129,3 +129,16 @@ def test_a_patch_with_another_head_is_refused_by_its_name(parts):
     head = {"classifier.weight": np.zeros((2, 32), dtype=np.float16)}
     with pytest.raises(ArtifactError, match=r"disagree about `classifier\.bias`"):
         apply_patch(model, backbone, Patch(masks, head))
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 2)])
+def test_a_head_of_another_shape_is_refused_and_not_spread(shape, parts):
+    backbone, config = parts
+    model = build_classifier(backbone, config, seed=0)
+    head = {
+        name: np.zeros(tuple(value.shape), np.float16)
+        for name, value in head_parameters(model).items()
+    }
+    head["classifier.bias"] = np.full(shape, 7.0, np.float16)
+    with pytest.raises(ArtifactError, match="`classifier.bias` of the patch's head is"):
+        apply_patch(model, backbone, Patch({}, head))

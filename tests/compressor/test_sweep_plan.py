@@ -168,6 +168,20 @@ REFUSED = {
         {"methods": {"dense": {"teacher": "run:full"}, "full": {"method": "full"}}},
         "which is not kept",
     ),
+    "a teacher that teaches itself": (
+        {"methods": {"dense": {"method": "full", "keep": True, "teacher": "run:dense"}}},
+        "which has a teacher itself",
+    ),
+    "a teacher that has a teacher": (
+        {
+            "methods": {
+                "dense": {"method": "full", "keep": True},
+                "second": {"method": "full", "keep": True, "teacher": "run:dense"},
+                "third": {"teacher": "run:second"},
+            }
+        },
+        "which has a teacher itself",
+    ),
     "a teacher that is a mask": (
         {"methods": {"dense": {"teacher": "run:mask"}, "mask": {"keep": True}}},
         "leaves no plain classifier",

@@ -135,12 +135,15 @@ def read_gaps(data, count, rice, codes):
     return gone
 
 
-def read_packed(data, linears, backbone_sha256):
+def read_packed(data, linears, backbone_sha256, files):
     """Metadata, mask rows by parameter, and the tensors that are no masks."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    meta, tensors = json.loads(header["__metadata__"]["maskpack"]), load(data)
+    text, tensors = header["__metadata__"]["maskpack"], load(data)
+    meta = json.loads(text)
     need(meta["version"] == 1 and type(meta["version"]) is int, "version")
     need(meta["backbone_sha256"] == backbone_sha256, "another backbone")
+    told = json.dumps(files, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    need(meta["files_sha256"] == hashlib.sha256(told.encode()).hexdigest(), "other files")
     stream = Stream(tensors.pop("masks.stream"), meta["lanes"]) if meta["lanes"] else None
     tables, gaps, keep = Tables(), iter(meta["gaps"]), {}
     for n, (name, letter) in enumerate(zip(sorted(linears), meta["codings"], strict=True)):
@@ -159,19 +162,20 @@ def read_packed(data, linears, backbone_sha256):
             keep[name] = [[1 - bit for bit in row] for row in gone]
     if stream:
         stream.finish()
-    check_digest(meta, keep, tensors)
+    check_digest(text, meta["sha256"], keep, tensors)
     return meta, keep, tensors
 
 
-def check_digest(meta, keep, tensors):
+def check_digest(text, wanted, keep, tensors):
     """9.5."""
-    wanted = meta.pop("sha256")
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    found = hashlib.sha256(text.encode())
-    parts = {key: value.tobytes() for key, value in tensors.items()}
+    before, after = text.split(wanted)
+    found = hashlib.sha256((before + 64 * "0" + after).encode())
+    parts = {key: (value, "F16") for key, value in tensors.items()}
     for name, rows in keep.items():
         packed = np.packbits(np.array(rows, dtype=bool), axis=1, bitorder="little")
-        parts[f"{name}.mask"] = packed.tobytes()
+        parts[f"{name}.mask"] = (packed, "U8")
     for key in sorted(parts):
-        found.update(key.encode() + b"\0" + parts[key])
+        value, dtype = parts[key]
+        found.update(f"{key} {dtype} {'x'.join(map(str, value.shape))}\n".encode())
+        found.update(value.tobytes())
     need(found.hexdigest() == wanted, "digest")

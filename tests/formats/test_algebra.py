@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from formats_kit import (
     SCHEME,
     SOURCE,
     assert_same_patch,
+    edit_manifest,
     make_artifact,
     make_backbone,
     make_entry,
@@ -214,3 +216,50 @@ def test_an_artifact_tells_of_every_pair(folder):
     assert list(found) == [("first", "second"), ("first", "twin"), ("second", "twin")]
     assert found["first", "twin"].jaccard == 1.0
     assert found["first", "second"].jaccard < 0.5
+
+
+def test_labels_in_another_order_are_a_difference(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "b")
+    edit_manifest(tmp_path / "b", lambda tree: tree["tasks"]["first"].update(labels=["yes", "no"]))
+    found = difference(open_artifact(folder), open_artifact(tmp_path / "b"))
+    assert not found.empty
+    assert [task.fields for task in found.tasks] == [("labels",), ()]
+    assert all(task.same_bytes for task in found.tasks)
+
+
+def test_the_same_weights_under_another_configuration_are_not_merged(folder, tmp_path):
+    patch = make_patch(4)
+    other = create_artifact(
+        tmp_path / "b",
+        make_backbone(),
+        source=SOURCE,
+        scheme=SCHEME,
+        files={**FILES, "config.json": b'{"model_type": "bert", "hidden_act": "relu"}'},
+        first=(make_entry("third", patch), patch),
+    )
+    before, data = tree(folder), pack_task(other, "third")
+    with pytest.raises(ArtifactError, match="another tokenizer or configuration"):
+        merge_tasks(folder, other)
+    with pytest.raises(ArtifactError, match="another tokenizer or configuration"):
+        unpack_task(folder, data)
+    assert tree(folder) == before
+
+
+def test_a_patch_is_not_bound_to_a_backbone_that_came_meanwhile(folder):
+    patch = make_patch(4)
+    with pytest.raises(ArtifactError, match="has another backbone by now"):
+        add_task(folder, make_entry("third", patch), patch, backbone_sha256="0" * 64)
+
+
+def test_lost_patches_stand_in_nobody_s_way(folder):
+    for task in ("first", "second"):
+        (folder / "tasks" / f"{task}.safetensors").unlink()
+    assert names(remove_task(folder, "first")) == ["second"]
+    assert "(lost)" in (folder / "README.md").read_text()
+    assert names(remove_task(folder, "second")) == []
+    assert check_artifact(folder) == []
+
+
+def test_what_is_no_artifact_is_called_that(tmp_path):
+    with pytest.raises(ArtifactError, match="is not an artifact"):
+        remove_task(tmp_path / "nope", "first")

@@ -45,9 +45,9 @@ FOLDER = GOLDEN / "v1-packed"
 DIGESTS = {
     "README.md": "5125891e573f4b217c7bbd5cdaa8221752d92c4c48743189bb370bdcdc414e02",
     "backbone.safetensors": "46b40fa048acdb7e6750979f0ab705868f5ec327f85e3db59851f4435fa78ebc",
-    "follows.patch": "1217a0bfee99c577841da256926dda75b2d8c7493d2926e3530ea5ea53b4ed0a",
+    "follows.patch": "68e20791b300076e96e7daa0f8bf24ee51f18a87819575185e02a5edf9598b76",
     "maskpack.json": "bad9e4756e986d8dee691be72ff3acffd74027d495da7356ccc0020d93bb88a1",
-    "plain.patch": "5f307262ec074c09d31d2ee057274637d55ccd15e94b1f062706f0a8946f52bb",
+    "plain.patch": "589135f9fe54a821c418b34589b6f2f81fca4add223ef82b821ba8040dfd7635",
     "tasks/follows.safetensors": "8f0063efff7cb2b61d3c544ef47742de774041e0e074d17c09f4e78b9ab327f6",
     "tasks/plain.safetensors": "33b031863320f9c56c00caded0618ed3594a8604098620ed24aed5cd82a2d205",
 }
@@ -63,8 +63,7 @@ def test_the_golden_files_were_never_rewritten():
 def test_a_task_packs_to_its_golden_bytes_and_unpacks_to_its_values(task):
     artifact, data = open_artifact(FOLDER), (FOLDER / f"{task}.patch").read_bytes()
     assert pack_task(artifact, task) == data
-    digest = artifact.manifest.backbone_sha256
-    entry, patch = decode_packed(data, backbone=artifact.backbone, backbone_sha256=digest)
+    entry, patch = decode(FOLDER, data)
     assert_same_patch(patch, artifact.patch(task))
     assert replace(entry, sha256=artifact.entry(task).sha256) == artifact.entry(task)
 
@@ -77,8 +76,9 @@ def test_every_coding_is_among_the_golden_files():
 @pytest.mark.parametrize("task", TASKS)
 def test_a_reader_written_from_the_page_agrees_on_every_bit(task):
     linears, _, _, _ = read_artifact(FOLDER)
-    digest = open_artifact(FOLDER).manifest.backbone_sha256
-    meta, keep, rest = read_packed((FOLDER / f"{task}.patch").read_bytes(), linears, digest)
+    manifest = open_artifact(FOLDER).manifest
+    data = (FOLDER / f"{task}.patch").read_bytes()
+    meta, keep, rest = read_packed(data, linears, manifest.backbone_sha256, dict(manifest.files))
     patch = open_artifact(FOLDER).patch(task)
     assert meta["task"] == task
     assert set(keep) == set(patch.masks)
@@ -138,8 +138,7 @@ def test_a_task_can_come_back_under_another_name(pair):
 
 def decode(folder, data):
     artifact = open_artifact(folder)
-    digest = artifact.manifest.backbone_sha256
-    return decode_packed(data, backbone=artifact.backbone, backbone_sha256=digest)
+    return decode_packed(data, backbone=artifact.backbone, manifest=artifact.manifest)
 
 
 def test_idle_bits_are_set_before_anything_is_counted(pair):
@@ -151,9 +150,8 @@ def test_idle_bits_are_set_before_anything_is_counted(pair):
     patch = artifact.patch("first")
     masks = {**patch.masks, name: BitMask.from_bool(~idle)}
     entry = replace(artifact.entry("first"), zeros=Patch(masks, {}).count.zeros)
-    digest = artifact.manifest.backbone_sha256
     data = encode_packed(
-        replace(patch, masks=masks), entry, backbone=artifact.backbone, backbone_sha256=digest
+        replace(patch, masks=masks), entry, backbone=artifact.backbone, manifest=artifact.manifest
     )
     found, read = decode(folder, data)
     assert read.masks[name].zeros == 0
@@ -175,13 +173,44 @@ WRONG = {
     "a later version": (with_meta(version=2), "version 2 of packed patches"),
     "a version that is no number": (with_meta(version=True), "version True"),
     "another kind": (with_meta(kind="patch"), "expected a packed-patch"),
-    "no entry": (lambda meta, _: meta.pop("entry"), "describes its task wrongly"),
+    "no entry": (lambda meta, _: meta.pop("entry"), "lacks the field `entry`"),
+    "one field more": (with_meta(more=1), "the field `more`"),
+    "other files": (with_meta(files_sha256="0" * 64), "another tokenizer or configuration"),
+    "an entry with a file": (
+        lambda meta, _: meta["entry"].update(file="tasks/first.safetensors"),
+        "describes its task wrongly",
+    ),
+    "a task that is a number": (with_meta(task=5), "describes its task wrongly"),
+    "codings as a list": (with_meta(codings=["g", "g"]), "`codings` is no text"),
+    "gaps as an object": (with_meta(gaps={}), "`gaps` no list"),
+    "a number that is none": (
+        lambda meta, _: meta["entry"]["training"].update(lr=float("nan")),
+        "not finite",
+    ),
+    "a score beyond all numbers": (
+        lambda meta, _: meta["entry"]["scores"].update(accuracy=10**400),
+        "not a finite number",
+    ),
+    "half a letter": (
+        lambda meta, _: meta["entry"]["data"].update(name="\ud800"),
+        "is not a text",
+    ),
+    "data nested too deep": (
+        lambda meta, _: meta["entry"].update(data=json.loads('{"a":' * 30 + "1" + "}" * 30)),
+        "nested more than 20 deep",
+    ),
     "an entry with a wrong type": (
         lambda meta, _: meta["entry"].update(zeros="1"),
         "`tasks.first.zeros` is not a whole number",
     ),
     "a changed label": (lambda meta, _: meta["entry"].update(labels=["a", "b"]), "is damaged"),
-    "no digest": (lambda meta, _: meta.pop("sha256"), "is damaged"),
+    "no digest": (lambda meta, _: meta.pop("sha256"), "lacks the field `sha256`"),
+    "a head of another shape": (
+        lambda _, arrays: arrays.update(
+            {"head.out.weight": arrays["head.out.weight"].reshape(-1, 1)}
+        ),
+        "is damaged",
+    ),
     "too few codings": (with_meta(codings="g"), "1 codings"),
     "an unknown coding": (with_meta(codings="xx", gaps=[]), "header of packed patch"),
     "a task that may not be named so": (with_meta(task="../x"), "cannot name a task"),
