@@ -10,7 +10,7 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.exporters.options import Compute, ExportRequest, Tolerance
+from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
 from maskpack.formats import ConfigError, open_artifact
 
 if TYPE_CHECKING:
@@ -42,12 +42,20 @@ DevData = Annotated[Path | None, typer.Option(help="Evaluation file, or a folder
 
 def export(
     artifact: opt.ArtifactPath,
-    task: opt.TaskName,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", "-t", help="Task; repeatable with --layout shared. [shared: all]"),
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph.")] = False,
     hf: Annotated[
         bool, typer.Option("--hf", help="Write a plain transformers model, in float32.")
     ] = False,
+    layout: Annotated[
+        Layout,
+        typer.Option(help="folded: a graph that stands alone; shared: tasks over one weight file."),
+    ] = Layout.FOLDED,
     compute: ComputeName = Compute.INT8,
     data: DevData = None,
     reference: Reference = None,
@@ -62,24 +70,35 @@ def export(
     """Write one task as a sparse, quantised graph and verify it, or as a plain model.
 
     The folder of `--onnx` loads in ONNX Runtime and in Optimum. Outside its tolerance the graph is
-    kept as OUT.failed and the exit code is 1. That of `--hf` loads in transformers, and holds the
+    kept as OUT.failed and the exit code is 1. `--layout shared` writes several tasks, each a small
+    graph over one backbone.bin; `maskpack.runtime` answers with both. That of `--hf` loads in transformers, and holds the
     masked model's weights bit for bit.
 
     Example: compress export artifact --onnx --task reviews -o reviews-onnx
     """
     if onnx == hf:
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
+    tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
+    if onnx and layout is Layout.SHARED:
+        if reference is not None:
+            raise ConfigError("`--reference` is for `--layout folded`")
+        names = tuple(task or ())
+        shared = SharedRequest(artifact, names, out, compute, tolerance, data, verify)
+        _export_shared(shared, json=json)
+        return
+    if task is None or len(task) != 1:
+        raise ConfigError("expected one `--task`", "`--layout shared` takes several, or all")
     if hf:
-        _export_plain(artifact, task, out, json=json)
+        _export_plain(artifact, task[0], out, json=json)
         return
     from maskpack.exporters.export import export_onnx, failed_folder  # noqa: PLC0415 - torch
 
     request = ExportRequest(
         artifact=artifact,
-        task=task,
+        task=task[0],
         out=out,
         compute=compute,
-        tolerance=Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol),
+        tolerance=tolerance,
         data=data,
         reference=reference,
         verify=verify,
@@ -93,6 +112,23 @@ def export(
     show_report(report, json=json)
     render.words(f"wrote {out if report.ok else failed_folder(out)}")
     if not report.ok:
+        raise typer.Exit(1)
+
+
+def _export_shared(request: SharedRequest, *, json: bool) -> None:
+    """Several tasks over one file of weights."""
+    from maskpack.exporters.export import export_shared, failed_folder  # noqa: PLC0415 - torch
+
+    reports = export_shared(request)
+    ok = all(report.ok for report in reports.values())
+    place = request.out if ok else failed_folder(request.out)
+    if json:
+        told = {name: codec.loads(report.to_json()) for name, report in reports.items()}
+        render.data(codec.dumps({"ok": ok if reports else None, "out": str(place), "tasks": told}))
+    for report in () if json else reports.values():
+        show_report(report, json=False)
+    render.words(f"wrote {place}" + ("" if reports else ", not verified"))
+    if not ok:
         raise typer.Exit(1)
 
 

@@ -12,31 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
-from onnx_ir.passes import Sequential, common
 
 from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import artifact_tokenizer
 from maskpack.compressor.restore import restore_task
 from maskpack.exporters.calibrate import input_divisors
-from maskpack.exporters.options import Compute, ExportRequest
-from maskpack.exporters.passes import (
-    EmitLinear,
-    MaskLinears,
-    QuantizeEmbeddings,
-    emit_fp32,
-    emit_int8,
-)
+from maskpack.exporters.layout import BACKBONE_FILE, SharedBackbone
+from maskpack.exporters.options import Compute, ExportRequest, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
-from maskpack.exporters.trace import trace
-from maskpack.exporters.tuning import GeluInFusedOrder, ResidualAsSum
+from maskpack.exporters.surgery import rewrite, serialize, write_graph
 from maskpack.exporters.verify import GRAPH, Subject, verify
-from maskpack.formats import Artifact, ExportError, open_artifact
+from maskpack.formats import Artifact, ExportError, TaskEntry, open_artifact
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.task import CARD, TaskCard
-
-EMIT: dict[Compute, EmitLinear] = {Compute.INT8: emit_int8, Compute.FP32: emit_fp32}
 
 FAILED_SUFFIX = ".failed"
 
@@ -87,10 +76,58 @@ def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Comput
     model.config.save_pretrained(str(folder))
     tokenizer = artifact_tokenizer(artifact)
     tokenizer.save_pretrained(str(folder))
-    entry = artifact.entry(task)
-    pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))
-    card = TaskCard(task, entry.kind, entry.labels, entry.max_length, pad)
+    card = card_of(artifact.entry(task), tokenizer)
     write_bytes(folder / CARD, card.to_json().encode())
+
+
+def card_of(
+    entry: TaskEntry, tokenizer: Any, *, weights: tuple[str, str] | None = None
+) -> TaskCard:
+    """What `maskpack.runtime` must know of a task.
+
+    Args:
+        entry: what the manifest says of it.
+        tokenizer: of the artifact.
+        weights: file outside the graph that holds its weights, and its digest, or None.
+    """
+    pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))
+    return TaskCard(entry.name, entry.kind, entry.labels, entry.max_length, pad, weights)
+
+
+def export_shared(request: SharedRequest) -> dict[str, Report]:
+    """Export tasks as small graphs over one `backbone.bin`; return a verdict for each task.
+
+    Raises:
+        MaskpackError: the artifact, a task or the place to write is wrong. Graphs outside their
+            tolerance raise nothing: the reports say so, and the folder is called `<out>.failed`.
+    """
+    artifact = open_artifact(request.artifact)
+    check_free(request.out)
+    entries = [artifact.entry(task) for task in request.tasks or sorted(artifact.manifest.tasks)]
+    if not entries:
+        raise ExportError(f"`{request.artifact}` holds no task")
+    backbone, tokenizer = SharedBackbone(artifact, request.compute), artifact_tokenizer(artifact)
+    reports: dict[str, Report] = {}
+    with new_folder(request.out) as build:
+        backbone.write(build)
+        tokenizer.save_pretrained(str(build))
+        for entry in entries:
+            graph = build / f"{entry.name}.onnx"
+            write_graph(backbone.graph(entry), graph)
+            card = card_of(entry, tokenizer, weights=(BACKBONE_FILE, backbone.sha256))
+            write_bytes(build / f"{entry.name}.json", card.to_json().encode())
+            if request.verify:
+                subject = Subject(
+                    graph, artifact, entry.name, request.compute, request.tolerance, request.data
+                )
+                reports[entry.name] = verify(subject)
+                text = reports[entry.name].to_json()
+                write_bytes(build / f"{entry.name}.{REPORT_FILE}", text.encode())
+    if not all(report.ok for report in reports.values()):
+        failed = failed_folder(request.out)
+        shutil.rmtree(failed, ignore_errors=True)
+        request.out.replace(failed)
+    return reports
 
 
 def build_graph(model: Any, artifact: Artifact, task: str, *, compute: Compute) -> ir.Model:
@@ -101,31 +138,10 @@ def build_graph(model: Any, artifact: Artifact, task: str, *, compute: Compute) 
     divisors = None
     if compute is Compute.INT8:
         divisors = input_divisors(model, linears, artifact, artifact.entry(task))
-    rewrite = Sequential(
-        MaskLinears(linears, EMIT[compute], divisors),
-        QuantizeEmbeddings(_under(base, backbone.embeddings)),
-        ResidualAsSum(),
-        GeluInFusedOrder(),
-        common.RemoveUnusedNodesPass(),
-        common.TopologicalSortPass(),  # quantised activations may stand after their first reader
+    embeddings = _under(base, backbone.embeddings)
+    return rewrite(
+        model, linears=linears, embeddings=embeddings, compute=compute, divisors=divisors
     )
-    return rewrite(trace(model)).model
-
-
-def serialize(model: ir.Model) -> bytes:
-    """The graph as checked ONNX bytes.
-
-    Raises:
-        ExportError: the checker refuses it, or it passes protobuf's 2 GB.
-    """
-    proto = ir.serde.serialize_model(model)
-    if proto.ByteSize() >= 2**31:
-        raise ExportError(f"the graph has {proto.ByteSize()} bytes, more than a file may hold")
-    try:
-        onnx.checker.check_model(proto)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
-    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _under(base: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

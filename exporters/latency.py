@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from transformers import AutoModelForSequenceClassification
 
-from maskpack.exporters.export import serialize
 from maskpack.exporters.session import Feeds, make_session
+from maskpack.exporters.surgery import serialize
 from maskpack.exporters.trace import trace
 
 _WARM_UP = 3

@@ -16,6 +16,13 @@ class Compute(StrEnum):
     FP32 = "fp32"
 
 
+class Layout(StrEnum):
+    """Where a graph's weights lie."""
+
+    FOLDED = "folded"
+    SHARED = "shared"
+
+
 OPSET = 18
 """Oldest opset with everything the graphs use; read by ONNX Runtime 1.17 and later."""
 
@@ -108,3 +115,32 @@ class ExportRequest:
     data: Path | None = None
     reference: str | None = None
     verify: bool = True
+
+
+@dataclass(frozen=True)
+class SharedRequest:
+    """Which tasks to export over one file of weights, and where to.
+
+    Attributes:
+        artifact: folder that `compress fit` wrote.
+        tasks: some of its tasks; none: all of them.
+        out: folder to make.
+        compute: arithmetic of the linears.
+        tolerance: for the verdicts that follow.
+        data: evaluation data, for a task whose own does not ship with the package.
+        verify: whether to verify.
+    """
+
+    artifact: Path
+    tasks: tuple[str, ...]
+    out: Path
+    compute: Compute
+    tolerance: Tolerance
+    data: Path | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(f"a task is named twice: {', '.join(self.tasks)}")
+        if self.data is not None and len(self.tasks) != 1:
+            raise ConfigError("`data` is of one task", "name one with `--task`, or leave it out")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
 
 from maskpack.exporters.calibrate import Divisors
+from maskpack.exporters.flips import emit_mask
 from maskpack.exporters.trace import PREFIX
 from maskpack.exporters.weights import channel_weights, group_weights
 from maskpack.formats import ExportError, QuantTensor
@@ -64,7 +65,13 @@ class GraphEditor:
 
     def constant(self, array: NDArray[Any], label: str) -> ir.Value:
         """Add an initialiser `<name>.<label>`; one of that name is used again."""
-        name = f"{self.name}.{label}"
+        return self._initializer(array, f"{self.name}.{label}")
+
+    def shared_constant(self, array: NDArray[Any], label: str) -> ir.Value:
+        """Add an initialiser `masks.<label>` that all modules use."""
+        return self._initializer(array, f"masks.{label}")
+
+    def _initializer(self, array: NDArray[Any], name: str) -> ir.Value:
         if name in self.graph.initializers:
             return self.graph.initializers[name]
         tensor = ir.tensor(np.ascontiguousarray(array), name=name)
@@ -84,11 +91,23 @@ class Shared:
 
     Attributes:
         divisors: parameter name -> what its input channels are divided by, see `calibrate.py`.
+        removed: parameter name -> positions `(o, i)` to remove inside the graph, see `flips.py`.
         quantized: activations that are quantised already: value -> (codes, scale, zero point).
     """
 
     divisors: Divisors = field(default_factory=dict)
+    removed: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     quantized: dict[ir.Value, tuple[ir.Value, ...]] = field(default_factory=dict)
+
+    def mask(self, editor: GraphEditor, codes: ir.Value) -> ir.Value:
+        """Transposed codes `(i, o)` or `(g, group, o)` with what is to be removed removed."""
+        removed = self.removed.get(f"{editor.name}.weight")
+        if removed is None:
+            return codes
+        assert codes.shape is not None
+        return emit_mask(
+            editor, codes, np.ascontiguousarray(removed.T).reshape(codes.shape.numpy())
+        )
 
 
 EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, Shared], ir.Value]
@@ -111,26 +130,24 @@ def emit_int8(
             "DynamicQuantizeLinear", even, label="input", outputs=3
         )
     codes, scale, zero = shared.quantized[inputs]
-    (product,) = editor.op(
-        "MatMulInteger",
-        codes,
-        editor.constant(weights.codes, "codes"),
-        zero,
-        label="product",
-    )
+    matrix = shared.mask(editor, editor.constant(weights.codes, "codes"))
+    (product,) = editor.op("MatMulInteger", codes, matrix, zero, label="product")
     (wide,) = editor.op("Cast", product, label="wide", attributes={"to": ir.DataType.FLOAT})
     (scales,) = editor.op("Mul", scale, editor.constant(weights.scales, "scales"), label="scale")
     (result,) = editor.op("Mul", wide, scales, label="linear")
     return result
 
 
-def emit_fp32(editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, _: Shared) -> ir.Value:
+def emit_fp32(
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
+) -> ir.Value:
     """Float arithmetic on weights that are stored as integers and widened when a session is made."""
     weights = group_weights(tensor)
     if weights is None:  # uneven groups: no shape to broadcast over
-        matrix = editor.constant(tensor.dequantize().T, "weight")
+        gone = shared.removed.get(f"{editor.name}.weight", np.False_)
+        matrix = editor.constant(np.where(gone, np.float32(0), tensor.dequantize()).T, "weight")
     else:
-        codes = editor.constant(weights.codes, "codes")
+        codes = shared.mask(editor, editor.constant(weights.codes, "codes"))
         (wide,) = editor.op("Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT})
         (scaled,) = editor.op(
             "Mul", wide, editor.constant(weights.scales, "scales"), label="scaled"
@@ -149,9 +166,10 @@ class MaskLinears(InPlacePass):
         linears: Mapping[str, QuantTensor],
         emit: EmitLinear,
         divisors: Divisors | None = None,
+        removed: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> None:
         super().__init__()
-        self.divisors = divisors or {}
+        self.divisors, self.removed = divisors or {}, removed or {}
         self.linears = linears
         self.emit = emit
 
@@ -161,7 +179,7 @@ class MaskLinears(InPlacePass):
         Raises:
             ExportError: a linear is not in the graph in one of the two known forms.
         """
-        graph, shared = model.graph, Shared(self.divisors)
+        graph, shared = model.graph, Shared(self.divisors, self.removed)
         for name, tensor in self.linears.items():
             weight = _parameter(graph, name)
             products = [product for use in weight.consumers() for product in _products_of(use)]

@@ -6,7 +6,7 @@ Raising is the caller's choice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from maskpack.compressor.families import family_of, longest_input
 from maskpack.compressor.hub import load_finetuned
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
+from maskpack.exporters.flips import BITS, FLIPS, decode_flips
 from maskpack.exporters.options import Compute, Tolerance
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, Report, ValueCheck
 from maskpack.exporters.session import Feeds, make_session, ort_predict, session_facts
@@ -264,7 +265,7 @@ def _agreement(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
 
 def _graph_facts(subject: Subject) -> GraphFacts:
     """Sizes and counts, read from the file itself."""
-    model = onnx.load(str(subject.graph), load_external_data=False)
+    model = onnx.load(str(subject.graph))
     patch: Patch = subject.artifact.patch(subject.task)
     base = family_of(subject.artifact.manifest.source.model_type).base
     arrays = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -274,7 +275,7 @@ def _graph_facts(subject: Subject) -> GraphFacts:
         held = arrays.get(f"{stem}.codes") or arrays.get(f"{stem}.weight")
         if held is None:
             continue
-        found = onnx.numpy_helper.to_array(held) == 0
+        found = (onnx.numpy_helper.to_array(held) == 0) | _removed_inside(arrays, stem, mask.shape)
         zeros += int(found.sum())
         if found.size == mask.shape[0] * mask.shape[1]:
             # groups or not, a graph's matrix is the transposed one
@@ -289,3 +290,19 @@ def _graph_facts(subject: Subject) -> GraphFacts:
         code_zeros=zeros,
         removed=removed,
     )
+
+
+def _removed_inside(
+    arrays: Mapping[str, onnx.TensorProto], stem: str, shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """What the graph itself removes from a matrix that it shares, as its shape there."""
+    size = shape[0] * shape[1]
+    told = arrays.get(f"{stem}.mask_shape")
+    if told is None:
+        return np.zeros((), dtype=np.bool_)
+    if f"{stem}.{FLIPS}" in arrays:
+        removed = decode_flips(onnx.numpy_helper.to_array(arrays[f"{stem}.{FLIPS}"]), size)
+    else:
+        packed = onnx.numpy_helper.to_array(arrays[f"{stem}.{BITS}"])
+        removed = ~np.unpackbits(packed, count=size, bitorder="little").astype(np.bool_)
+    return removed.reshape(onnx.numpy_helper.to_array(told))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +18,17 @@ from tokenizers import Tokenizer
 
 from maskpack.formats.errors import ConfigError, ExportError
 from maskpack.runtime.task import (
-    GRAPH,
-    TOKENIZER,
+    Place,
     Prediction,
     TaskCard,
     find_tasks,
     predictions,
-    read_card,
 )
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts for tasks on pairs."""
 
+_AGAIN = "export the task again"
 _ERRORS = 3  # ONNX Runtime's severity: its warnings are about graph style
 
 
@@ -62,18 +62,18 @@ class Session:
             raise ConfigError(
                 f"`keep` is {keep} and `threads` {threads}, expected 1 and 0 at least"
             )
-        self._folders = find_tasks(Path(folder))
+        self._places = find_tasks(Path(folder))
         self._threads, self._keep = threads, keep
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks at hand."""
-        return tuple(self._folders)
+        return tuple(self._places)
 
     def card(self, task: str | None = None) -> TaskCard:
         """What is known of a task."""
-        return read_card(self._folders[self._name(task)])
+        return self._places[self._name(task)].read_card()
 
     def predict(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
@@ -105,11 +105,11 @@ class Session:
         return [found[place] for place in range(len(rows))]
 
     def _name(self, task: str | None) -> str:
-        if task is None and len(self._folders) == 1:
-            return next(iter(self._folders))
-        if task not in self._folders:
+        if task is None and len(self._places) == 1:
+            return next(iter(self._places))
+        if task not in self._places:
             what = "several tasks are here" if task is None else f"no task `{task}` here"
-            raise ConfigError(what, f"tasks: {', '.join(self._folders)}")
+            raise ConfigError(what, f"tasks: {', '.join(self._places)}")
         return task
 
     def _load(self, task: str) -> _Loaded:
@@ -117,28 +117,46 @@ class Session:
         if task not in self._loaded:
             while len(self._loaded) >= self._keep:
                 self._loaded.popitem(last=False)
-            self._loaded[task] = _load(self._folders[task], threads=self._threads)
+            self._loaded[task] = _load(self._places[task], threads=self._threads)
         self._loaded.move_to_end(task)
         return self._loaded[task]
 
 
-def _load(folder: Path, *, threads: int) -> _Loaded:
-    card = read_card(folder)
+def _load(place: Place, *, threads: int) -> _Loaded:
+    card = place.read_card()
+    _check_weights(place, card)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS
     try:
-        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        tokenizer = Tokenizer.from_file(str(place.tokenizer))
         graph = onnxruntime.InferenceSession(
-            str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
+            str(place.graph), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # neither library has a public base class of its errors
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"cannot load `{folder}`: {first}", "export the task again") from error
+        raise ExportError(f"cannot load `{place.graph}`: {first}", _AGAIN) from error
     tokenizer.enable_truncation(card.max_length)
     tokenizer.no_padding()
     _give_back()
     return _Loaded(card, tokenizer, graph)
+
+
+def _check_weights(place: Place, card: TaskCard) -> None:
+    """Raise ExportError unless the shared weights are those that the graph was made for."""
+    if card.weights is None:
+        return
+    try:
+        with place.weights.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ExportError(f"cannot read `{place.weights}`: {error.strerror}", _AGAIN) from error
+    if found != card.weights[1]:
+        raise ExportError(
+            f"`{place.weights}` is not what `{place.graph.name}` was made for: its SHA-256 is "
+            f"{found[:12]}, expected {card.weights[1][:12]}",
+            _AGAIN,
+        )
 
 
 def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:

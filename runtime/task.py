@@ -16,6 +16,7 @@ from maskpack.formats.errors import ExportError
 GRAPH = "model.onnx"
 CARD = "task.json"
 TOKENIZER = "tokenizer.json"
+WEIGHTS = "backbone.bin"
 
 _HINT = "give the folder that `compress export --onnx -o` wrote, or one that holds several of them"
 
@@ -30,6 +31,8 @@ class TaskCard:
         labels: class names in the order of the logits; empty for a regression.
         max_length: tokens a text was cut to when the task was learned.
         pad: id and text of the padding token.
+        weights: file beside the graph that holds weights it shares with others, and its SHA-256;
+            None if it holds all of them.
     """
 
     name: str
@@ -37,6 +40,7 @@ class TaskCard:
     labels: tuple[str, ...]
     max_length: int
     pad: tuple[int, str]
+    weights: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in {"classification", "regression"}:
@@ -58,6 +62,8 @@ class TaskCard:
             "pad_id": self.pad[0],
             "pad_token": self.pad[1],
         }
+        if self.weights is not None:
+            tree |= {"weights_file": self.weights[0], "weights_sha256": self.weights[1]}
         return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -76,7 +82,13 @@ class TaskCard:
                 )
             labels = tuple(str(label) for label in tree["labels"])
             pad = (int(tree["pad_id"]), str(tree["pad_token"]))
-            return cls(str(tree["name"]), str(tree["kind"]), labels, tree["max_length"], pad)
+            weights = None
+            if "weights_file" in tree:
+                weights = (WEIGHTS, str(tree["weights_sha256"]))
+                if tree["weights_file"] != WEIGHTS:
+                    raise ExportError(f"`weights_file` is not `{WEIGHTS}`")
+            name, kind = str(tree["name"]), str(tree["kind"])
+            return cls(name, kind, labels, tree["max_length"], pad, weights)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{CARD}` is damaged: {error!r}", _HINT) from error
 
@@ -102,32 +114,62 @@ class Prediction:
         return {"label": self.label, "score": self.score, "scores": self.scores}
 
 
-def find_tasks(folder: Path) -> dict[str, Path]:
-    """Exported tasks at `folder`: itself, or the folders in it. Name -> folder.
+@dataclass(frozen=True)
+class Place:
+    """Where the files of a task lie.
+
+    Attributes:
+        graph, card: its own.
+        tokenizer: its own, or that of all tasks.
+    """
+
+    graph: Path
+    card: Path
+    tokenizer: Path
+
+    @property
+    def weights(self) -> Path:
+        """Weights that it shares with others, if it does."""
+        return self.graph.with_name(WEIGHTS)
+
+    def read_card(self) -> TaskCard:
+        """The card.
+
+        Raises:
+            ExportError: it is missing or damaged.
+        """
+        try:
+            text = self.card.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExportError(f"cannot read `{self.card}`: {error}", _HINT) from error
+        return TaskCard.from_json(text)
+
+
+def find_tasks(folder: Path) -> dict[str, Place]:
+    """Exported tasks at `folder`: itself, tasks that share weights in it, or folders in it.
+
+    Returns:
+        Name of the task -> its place.
 
     Raises:
         ExportError: there is none, or two of one name.
     """
-    places = [folder] if (folder / GRAPH).is_file() else sorted(folder.glob(f"*/{GRAPH}"))
-    found: dict[str, Path] = {}
+    if (folder / WEIGHTS).is_file():
+        graphs = sorted(folder.glob("*.onnx"))
+        places = [Place(one, one.with_suffix(".json"), folder / TOKENIZER) for one in graphs]
+    else:
+        alone = [folder] if (folder / GRAPH).is_file() else []
+        homes = alone or [graph.parent for graph in sorted(folder.glob(f"*/{GRAPH}"))]
+        places = [Place(home / GRAPH, home / CARD, home / TOKENIZER) for home in homes]
+    found: dict[str, Place] = {}
     for place in places:
-        home = place if place == folder else place.parent
-        name = read_card(home).name
+        name = place.read_card().name
         if name in found:
-            raise ExportError(f"`{found[name]}` and `{home}` both hold the task `{name}`")
-        found[name] = home
+            raise ExportError(f"`{found[name].graph}` and `{place.graph}` both hold `{name}`")
+        found[name] = place
     if not found:
         raise ExportError(f"no exported task at `{folder}`", _HINT)
     return found
-
-
-def read_card(folder: Path) -> TaskCard:
-    """The card of an exported folder."""
-    try:
-        text = (folder / CARD).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"cannot read `{folder / CARD}`: {error}", _HINT) from error
-    return TaskCard.from_json(text)
 
 
 def predictions(card: TaskCard, logits: NDArray[np.float32]) -> list[Prediction]:

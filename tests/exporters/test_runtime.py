@@ -17,10 +17,14 @@ from maskpack.compressor.hub import load_tokenizer
 from maskpack.compressor.restore import restore_task
 from maskpack.formats import ConfigError, ExportError
 from maskpack.runtime import Prediction, Session
-from maskpack.runtime.task import TaskCard, predictions, read_card
+from maskpack.runtime.task import TaskCard, predictions
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 TEXTS = ["the good film", "bad", "", "we were very happy and the food was great " * 3, "nice bad"]
+
+
+def read_card(folder):
+    return TaskCard.from_json((folder / "task.json").read_text())
 
 
 def torch_shares(one, texts):
@@ -94,7 +98,7 @@ def test_only_so_many_tasks_stay_in_memory(several):
 
 def test_two_tasks_of_one_name_are_refused(several):
     shutil.copytree(several / "sst2", several / "copy")
-    with pytest.raises(ExportError, match="both hold the task `sst2`"):
+    with pytest.raises(ExportError, match="both hold `sst2`"):
         Session(several)
 
 

@@ -1,0 +1,94 @@
+"""From a restored classifier to a graph with masked integer weights: trace, then rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import Sequential, common
+
+from maskpack.exporters.calibrate import Divisors
+from maskpack.exporters.options import Compute
+from maskpack.exporters.passes import (
+    EmitLinear,
+    MaskLinears,
+    QuantizeEmbeddings,
+    emit_fp32,
+    emit_int8,
+)
+from maskpack.exporters.trace import trace
+from maskpack.exporters.tuning import GeluInFusedOrder, ResidualAsSum
+from maskpack.formats import ExportError, QuantTensor
+from maskpack.formats.writer import write_bytes
+
+EMIT: dict[Compute, EmitLinear] = {Compute.INT8: emit_int8, Compute.FP32: emit_fp32}
+
+
+def rewrite(
+    model: Any,
+    *,
+    linears: Mapping[str, QuantTensor],
+    embeddings: Mapping[str, QuantTensor],
+    compute: Compute,
+    divisors: Divisors | None = None,
+    removed: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> ir.Model:
+    """Trace a classifier and put integer weights in place of its floats.
+
+    Args:
+        model: the classifier, in evaluation mode.
+        linears: parameter name in the classifier -> weights; masked already, unless `removed`.
+        embeddings: the same for the tables.
+        compute: arithmetic of the linears.
+        divisors: of outlier channels, for int8.
+        removed: parameter name -> bool `(o, i)`, to be removed inside the graph; None: nothing is.
+    """
+    passes = Sequential(
+        MaskLinears(linears, EMIT[compute], divisors, removed),
+        QuantizeEmbeddings(embeddings),
+        ResidualAsSum(),
+        GeluInFusedOrder(),
+        common.RemoveUnusedNodesPass(),
+        common.TopologicalSortPass(),  # quantised activations may stand after their first reader
+    )
+    return passes(trace(model)).model
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The graph as checked ONNX bytes.
+
+    Raises:
+        ExportError: the checker refuses it, or it passes protobuf's 2 GB.
+    """
+    data = _bytes_of(model)
+    _check(data)
+    return data
+
+
+def write_graph(model: ir.Model, path: Path) -> None:
+    """Write a graph beside the file that its shared tensors lie in, and check both.
+
+    Raises:
+        ExportError: as `serialize`; or the shared file does not hold what the graph points to.
+    """
+    write_bytes(path, _bytes_of(model))
+    _check(str(path))
+
+
+def _bytes_of(model: ir.Model) -> bytes:
+    proto = ir.serde.serialize_model(model)
+    if proto.ByteSize() >= 2**31:
+        raise ExportError(f"the graph has {proto.ByteSize()} bytes, more than a file may hold")
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _check(graph: bytes | str) -> None:
+    try:
+        onnx.checker.check_model(graph)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error

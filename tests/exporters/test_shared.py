@@ -1,0 +1,190 @@
+"""Several tasks over one file of weights: the same answers, and one copy of what they share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.exporters.export import export_shared
+from maskpack.exporters.flips import BITS, FLIPS, decode_flips, encode_flips
+from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+from maskpack.formats import ArtifactError, ConfigError, ExportError, open_artifact
+from maskpack.runtime import Session
+
+KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
+COMPUTES = ("fp32", "int8")
+
+
+@given(st.lists(st.booleans(), max_size=40), st.lists(st.integers(0, 3000), max_size=6))
+def test_flips_come_back(near, far):
+    removed = np.array([*near, False], dtype=bool)
+    for gap in far:
+        removed = np.concatenate([removed, np.zeros(gap, dtype=bool), [True]])
+    steps = encode_flips(removed)
+    assert steps.dtype == np.uint8
+    assert np.array_equal(decode_flips(steps, len(removed)), removed)
+
+
+def request(artifact, out, compute="fp32", tasks=(), **options):
+    kind = Compute(compute)
+    return SharedRequest(artifact, tasks, out, kind, Tolerance.of(kind), **options)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, artifacts):
+    """`shared(kind, compute)`: folder and verdicts, made on first use."""
+    made = {}
+
+    def make(kind, compute):
+        if (kind, compute) not in made:
+            out = tmp_path_factory.mktemp("shared") / f"{kind}-{compute}"
+            made[kind, compute] = (out, export_shared(request(artifacts[kind], out, compute)))
+        return made[kind, compute]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("compute", COMPUTES)
+def test_every_graph_is_within_its_tolerance_of_torch(shared, artifacts, kind, compute):
+    _, reports = shared(kind, compute)
+    tasks = open_artifact(artifacts[kind]).manifest.tasks
+    assert set(reports) == set(tasks)
+    for report in reports.values():
+        assert report.ok, report.findings
+        assert report.graph.removed == report.graph.mask_zeros > 0
+        assert max(check.max_diff for check in report.values) < (1e-4 if compute == "fp32" else 0.5)
+
+
+def externals(graph):
+    return {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in onnx.load(str(graph), load_external_data=False).graph.initializer
+        if tensor.external_data
+    }
+
+
+@pytest.mark.parametrize("compute", COMPUTES)
+def test_what_tasks_share_is_stored_once_on_pages_of_its_own(shared, compute):
+    out, _ = shared("bert", compute)
+    first, second = (externals(out / f"{task}.onnx") for task in ("sst2", "other"))
+    assert first == second
+    assert any(name.endswith("query.codes") for name in first)
+    assert all(place["location"] == "backbone.bin" for place in first.values())
+    assert all(int(place["offset"]) % 4096 == 0 for place in first.values())
+    inside = onnx.load(str(out / "sst2.onnx"), load_external_data=False).graph.initializer
+    own = {tensor.name for tensor in inside if not tensor.external_data}
+    assert any("classifier" in name for name in own)
+    assert not any("query" in name and name.endswith(".codes") for name in own)
+
+
+@pytest.mark.parametrize("compute", COMPUTES)
+def test_one_task_alone_has_the_same_bytes_as_among_others(shared, artifacts, tmp_path, compute):
+    out, _ = shared("bert", compute)
+    alone = request(artifacts["bert"], tmp_path / "x", compute, ("other",), verify=False)
+    assert export_shared(alone) == {}
+    for name in ("backbone.bin", "other.onnx", "other.json"):
+        assert (tmp_path / "x" / name).read_bytes() == (out / name).read_bytes()
+    assert not (tmp_path / "x" / "sst2.onnx").exists()
+
+
+@pytest.fixture
+def learned(tiny_model, sentiment, tmp_path):
+    """`learned(**options)`: an artifact with a task learned with them."""
+
+    def make(**options):
+        usual = {"steps": 12, "batch_size": 16, "max_length": 16, "precision": "fp32", "bits": 8}
+        config = FitConfig(**{**usual, **options})
+        fit_task(
+            FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", config, data=sentiment)
+        )
+        return tmp_path / "a"
+
+    return make
+
+
+OWN = {"train_scales": True, "train_bias": True, "train_norm": True, "margin": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "form", "compute"),
+    [
+        ({"sparsity": 0.5}, BITS, "fp32"),
+        ({"sparsity": 0.5}, BITS, "int8"),
+        ({"bits": 2, "group": 16, "refine": 2, "margin": 0.5}, FLIPS, "fp32"),
+        ({"bits": 1, "group": 16, "refine": 2, "sparsity": 0.4}, BITS, "int8"),
+        ({"bits": 4, "group": 24, "margin": 0.5}, None, "fp32"),  # does not divide a row: floats
+        (OWN, FLIPS, "fp32"),
+        (OWN, FLIPS, "int8"),
+    ],
+)
+def test_every_kind_of_task_is_right(learned, tmp_path, options, form, compute):
+    artifact = learned(**options)
+    (report,) = export_shared(request(artifact, tmp_path / "out", compute)).values()
+    assert report.ok, report.findings
+    held = onnx.load(str(tmp_path / "out" / "sst2.onnx"), load_external_data=False)
+    names = {tensor.name for tensor in held.graph.initializer}
+    assert form is None or any(name.endswith(f".{form}") for name in names)
+
+
+def test_a_session_answers_with_every_task(shared):
+    session = Session(shared("bert", "int8")[0])
+    assert session.tasks == ("other", "sst2")
+    answers = [session.predict(["good", "bad film"], task=task) for task in session.tasks]
+    assert answers[0] != answers[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: (folder / "backbone.bin").write_bytes(b"x" * 5000),
+            "is not what `sst2.onnx`",
+        ),
+        (lambda folder: (folder / "sst2.onnx").write_bytes(b"noise"), "cannot load"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "cannot load"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused_before_the_runtime_sees_it(
+    shared, tmp_path, change, message
+):
+    folder = shutil.copytree(shared("bert", "int8")[0], tmp_path / "x")
+    session = Session(folder)
+    change(folder)
+    with pytest.raises(ExportError, match=message):
+        session.predict(["good"], task="sst2")
+
+
+def test_weights_outside_the_folder_are_not_looked_for(shared, tmp_path):
+    folder = shutil.copytree(shared("bert", "int8")[0], tmp_path / "x")
+    card = json.loads((folder / "sst2.json").read_text())
+    (folder / "sst2.json").write_text(json.dumps({**card, "weights_file": "../backbone.bin"}))
+    with pytest.raises(ExportError, match="`weights_file` is not `backbone.bin`"):
+        Session(folder)
+
+
+def test_what_cannot_be_exported_leaves_nothing(artifacts, tmp_path):
+    with pytest.raises(ArtifactError, match="has no task `third`"):
+        export_shared(request(artifacts["bert"], tmp_path / "x", tasks=("third",)))
+    with pytest.raises(ConfigError, match="named twice"):
+        request(artifacts["bert"], tmp_path / "x", tasks=("sst2", "sst2"))
+    with pytest.raises(ConfigError, match="`data` is of one task"):
+        request(artifacts["bert"], tmp_path / "x", data=tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_graph_outside_its_tolerance_is_kept_under_a_name_that_says_so(artifacts, tmp_path):
+    strict = SharedRequest(
+        artifacts["bert"], ("sst2",), tmp_path / "x", Compute.INT8, Tolerance(1e-9, 0.0)
+    )
+    (report,) = export_shared(strict).values()
+    assert not report.ok
+    assert (tmp_path / "x.failed" / "backbone.bin").is_file()
+    assert not (tmp_path / "x").exists()
