@@ -27,7 +27,7 @@ SHAPES = ((1, 16), (1, 128), (8, 128))
 MEMORY = """
 import sys
 from pathlib import Path
-from maskpack.runtime.session import _load
+from maskpack.runtime.session import load_graph
 from maskpack.runtime.task import find_tasks
 
 def resident():
@@ -37,7 +37,8 @@ def resident():
 places = list(find_tasks(Path(sys.argv[1])).values())
 before, held = resident(), []
 for number in range(int(sys.argv[2])):
-    held.append(_load(places[number % len(places)], threads=1))
+    place = places[number % len(places)]
+    held.append(load_graph(place, place.read_card(), threads=1))
     found = resident()
 print(*(found[key] - before[key] for key in ("VmRSS", "RssAnon")))
 """

@@ -65,6 +65,7 @@ class Session:
         self._places = find_tasks(Path(folder))
         self._threads, self._keep = threads, keep
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._tokenizers: dict[tuple[Path, int], Any] = {}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -117,29 +118,46 @@ class Session:
         if task not in self._loaded:
             while len(self._loaded) >= self._keep:
                 self._loaded.popitem(last=False)
-            self._loaded[task] = _load(self._places[task], threads=self._threads)
+            place = self._places[task]
+            card = place.read_card()
+            tokenizer = self._tokenizer(place.tokenizer, card.max_length)
+            graph = load_graph(place, card, threads=self._threads)
+            self._loaded[task] = _Loaded(card, tokenizer, graph)
         self._loaded.move_to_end(task)
         return self._loaded[task]
 
+    def _tokenizer(self, path: Path, length: int) -> Any:
+        """The tokenizer of a file, cutting texts to a length; tasks that agree in both share it."""
+        if (path, length) not in self._tokenizers:
+            try:
+                tokenizer = Tokenizer.from_file(str(path))
+            except Exception as error:  # the library raises bare `Exception`
+                raise ExportError(f"cannot load `{path}`: {error}", _AGAIN) from error
+            tokenizer.enable_truncation(length)
+            tokenizer.no_padding()
+            self._tokenizers[path, length] = tokenizer
+        return self._tokenizers[path, length]
 
-def _load(place: Place, *, threads: int) -> _Loaded:
-    card = place.read_card()
+
+def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
+    """A task's graph in ONNX Runtime.
+
+    Raises:
+        ExportError: it is damaged, or the weights beside it are not those it was made for.
+    """
     _check_weights(place, card)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS
     try:
-        tokenizer = Tokenizer.from_file(str(place.tokenizer))
         graph = onnxruntime.InferenceSession(
             str(place.graph), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # neither library has a public base class of its errors
+    except Exception as error:  # the runtime's errors share no public base class
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"cannot load `{place.graph}`: {first}", _AGAIN) from error
-    tokenizer.enable_truncation(card.max_length)
-    tokenizer.no_padding()
     _give_back()
-    return _Loaded(card, tokenizer, graph)
+    return graph
 
 
 def _check_weights(place: Place, card: TaskCard) -> None:

@@ -40,6 +40,19 @@ def test_read_with_numpy_lists_every_masked_layer(tiny_artifact, capsys):
         assert f"{name}: 4 bits" in printed
 
 
+def test_edge_predict_answers_with_every_task(tiny_artifact, tmp_path, capsys):
+    from maskpack.exporters.export import export_shared
+    from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+
+    tolerance = Tolerance.of(Compute.INT8)
+    out = tmp_path / "all"
+    export_shared(SharedRequest(tiny_artifact, (), out, Compute.INT8, tolerance, verify=False))
+    load("edge_predict").main(str(out), ["the good film", "bad"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("sst2: ") for line in lines)
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short_and_tested_here(path):
     assert len(path.read_text().splitlines()) < 60
