@@ -150,10 +150,13 @@ def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
 
 def artifact_tokenizer(artifact: Artifact) -> Any:
     """The tokenizer of an artifact, from files whose digests were checked; no other is looked at."""
-    with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
-        for name in artifact.manifest.files:
-            (Path(folder) / name).write_bytes(artifact.file(name))
-        return load_tokenizer(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
+            for name in artifact.manifest.files:
+                (Path(folder) / name).write_bytes(artifact.file(name))
+            return load_tokenizer(folder)
+    except OSError as error:
+        raise _no_room(error) from error
 
 
 def resolve(model: str) -> str:
@@ -230,10 +233,14 @@ def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
             tokenizer.save_pretrained(folder)
             return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     except OSError as error:
-        raise ModelError(
-            f"cannot write the tokenizer to a temporary folder: {error.strerror or error}",
-            "free some space there, or name another place in the variable TMPDIR",
-        ) from error
+        raise _no_room(error) from error
+
+
+def _no_room(error: OSError) -> ModelError:
+    return ModelError(
+        f"cannot write the tokenizer to a temporary folder: {error.strerror or error}",
+        "free some space there, or name another place in the variable TMPDIR",
+    )
 
 
 def _config_bytes(config: Any) -> bytes:

@@ -196,7 +196,7 @@ class MaskLinears(InPlacePass):
                     (result,) = editor.op("Add", result, bias, label="biased")
                 _replace(graph, product, result)
             if list(weight.consumers()):
-                raise ExportError(f"`{name}` is not only used as a linear in the traced graph")
+                raise ExportError(f"`{name}` is not used as a linear only in the traced graph")
             _drop_parameter(graph, weight)
         return PassResult(model, modified=bool(self.linears))
 

@@ -160,7 +160,7 @@ def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
     if task in artifact.manifest.tasks and not replacing:
         raise ArtifactError(
             f"`{artifact.path}` already has a task `{task}`",
-            "choose another name; `fit` and `unpack` also take `--replace`",
+            "choose another `--name`; `fit` and `unpack` also take `--replace`",
         )
 
 

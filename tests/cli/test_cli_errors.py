@@ -75,7 +75,7 @@ def test_a_model_that_is_no_encoder_we_know(refused, place):
     edit_json(place / "model" / "config.json", model_type="gpt2")
     words = refused(*fit())
     assert "`gpt2` is not an encoder this release supports" in words
-    assert "supported: bert" in words
+    assert "supported: albert, bert" in words
 
 
 def test_a_model_without_its_tokenizer(refused, place):

@@ -202,7 +202,7 @@ def test_without_verification_there_is_no_verdict_and_no_report(request_for, tmp
 
 
 @pytest.mark.parametrize("crash", [RuntimeError, KeyboardInterrupt, MemoryError])
-@pytest.mark.parametrize("step", ["build_graph", "serialize", "load_tokenizer", "verify"])
+@pytest.mark.parametrize("step", ["build_graph", "serialize", "artifact_tokenizer", "verify"])
 def test_a_crash_in_the_middle_leaves_nothing_behind(
     request_for, tmp_path, quick_graph, monkeypatch, step, crash
 ):
@@ -232,7 +232,7 @@ def test_a_disk_that_refuses_is_our_error_and_leaves_nothing_behind(
         request = request_for()
         full = OSError(28, "No space left on device")
         monkeypatch.setattr(
-            exporting, "load_tokenizer", lambda _: SimpleNamespace(save_pretrained=raiser(full))
+            exporting, "artifact_tokenizer", lambda _: SimpleNamespace(save_pretrained=raiser(full))
         )
     before = listing(tmp_path)
     with pytest.raises(ArtifactError, match="cannot write"):
