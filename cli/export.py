@@ -71,8 +71,8 @@ def export(
 
     The folder of `--onnx` loads in ONNX Runtime and in Optimum. Outside its tolerance the graph is
     kept as OUT.failed and the exit code is 1. `--layout shared` writes several tasks, each a small
-    graph over one backbone.bin; `maskpack.runtime` answers with both. That of `--hf` loads in transformers, and holds the
-    masked model's weights bit for bit.
+    graph over one backbone.bin; `maskpack.runtime` answers with both. That of `--hf` loads in
+    transformers, and holds the masked model's weights bit for bit.
 
     Example: compress export artifact --onnx --task reviews -o reviews-onnx
     """
