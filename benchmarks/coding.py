@@ -18,7 +18,7 @@ import numpy as np
 import zstandard
 
 from maskpack.formats import BitMask, MaskCount, QuantTensor, open_artifact, pack_task
-from maskpack.formats.coded import _plain, _removed, decode_masks, encode_masks
+from maskpack.formats.coded import _plain, decode_masks, encode_masks
 from maskpack.formats.packed import decode_packed
 
 
@@ -34,7 +34,7 @@ def row_of(artifact, task: str) -> dict:
     packed = pack_task(artifact, task)
     decode_packed(packed, backbone=artifact.backbone, manifest=artifact.manifest)
     raw = b"".join(mask.packed.tobytes() for _, mask in sorted(patch.masks.items()))
-    plain = [_plain(_removed(m, linears[n]), linears[n]) for n, m in patch.masks.items()]
+    plain = [_plain(m.removed(linears[n]), linears[n]) for n, m in patch.masks.items()]
     biases = sum(tensor.size for tensor in artifact.backbone.dense.values())
     width = {name: tensor.shape for name, tensor in linears.items()}
     factors = sum(8 * sum(s) for n, s in width.items() if "query" in n or "value" in n)

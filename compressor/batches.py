@@ -8,13 +8,14 @@ batches are shuffled. That halves the padding and leaves the order random.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.compressor.data import Split
+from maskpack.compressor.families import Family
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
@@ -50,6 +51,10 @@ class Encoded:
         """Some of the rows, in the order given."""
         types = None if self.types is None else tuple(self.types[row] for row in rows)
         return Encoded(tuple(self.ids[row] for row in rows), types, self.labels[rows], self.pad)
+
+    def read_by(self, family: Family) -> Encoded:
+        """The same rows for a model of a family that may not read token types."""
+        return self if family.token_types else replace(self, types=None)
 
     def feeds(self, rows: NDArray[np.intp]) -> Feeds:
         """The rows as one padded batch."""

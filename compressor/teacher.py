@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,8 +55,8 @@ def teaching_of(
     else:
         teacher = load_finetuned(config.teacher)
     _check_fits(teacher.config, config.teacher, rows, student)
-    known = rows if family_of(teacher.config.model_type).token_types else replace(rows, types=None)
-    logits = predict_all(torch_predict(teacher), known)
+    readable = rows.read_by(family_of(teacher.config.model_type))
+    logits = predict_all(torch_predict(teacher), readable)
     return Teaching(
         logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
     )

@@ -8,7 +8,6 @@ outside its tolerance is kept under a name that says so.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from maskpack.exporters.calibrate import input_divisors
 from maskpack.exporters.layout import BACKBONE_FILE, SharedBackbone
 from maskpack.exporters.options import Compute, ExportRequest, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
-from maskpack.exporters.surgery import rewrite, serialize, write_graph
+from maskpack.exporters.surgery import rewrite, serialize, under, write_graph
 from maskpack.exporters.verify import GRAPH, Subject, verify
 from maskpack.formats import Artifact, ExportError, TaskEntry, open_artifact
 from maskpack.formats.writer import check_free, new_folder, write_bytes
@@ -57,15 +56,20 @@ def export_onnx(request: ExportRequest) -> Report | None:
             )
             write_bytes(build / REPORT_FILE, report.to_json().encode())
     if report is not None and not report.ok:
-        failed = failed_folder(request.out)
-        shutil.rmtree(failed, ignore_errors=True)
-        request.out.replace(failed)
+        _set_aside(request.out)
     return report
 
 
 def failed_folder(out: Path) -> Path:
     """Where a graph outside its tolerance is kept."""
     return out.with_name(out.name + FAILED_SUFFIX)
+
+
+def _set_aside(out: Path) -> None:
+    """Give a folder with a graph outside its tolerance the name that says so."""
+    failed = failed_folder(out)
+    shutil.rmtree(failed, ignore_errors=True)
+    out.replace(failed)
 
 
 def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Compute) -> None:
@@ -124,9 +128,7 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
                 text = reports[entry.name].to_json()
                 write_bytes(build / f"{entry.name}.{REPORT_FILE}", text.encode())
     if not all(report.ok for report in reports.values()):
-        failed = failed_folder(request.out)
-        shutil.rmtree(failed, ignore_errors=True)
-        request.out.replace(failed)
+        _set_aside(request.out)
     return reports
 
 
@@ -134,16 +136,11 @@ def build_graph(model: Any, artifact: Artifact, task: str, *, compute: Compute) 
     """Trace a restored classifier and put the masked integer weights in place of its floats."""
     base = family_of(artifact.manifest.source.model_type).base
     backbone = artifact.patch(task).over(artifact.backbone)
-    linears = _under(base, backbone.linears)
+    linears = under(base, backbone.linears)
     divisors = None
     if compute is Compute.INT8:
         divisors = input_divisors(model, linears, artifact, artifact.entry(task))
-    embeddings = _under(base, backbone.embeddings)
+    embeddings = under(base, backbone.embeddings)
     return rewrite(
         model, linears=linears, embeddings=embeddings, compute=compute, divisors=divisors
     )
-
-
-def _under(base: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Names inside the encoder to names inside the classifier."""
-    return {f"{base}.{name}": tensor for name, tensor in tensors.items()}

@@ -26,7 +26,7 @@ from maskpack.compressor.families import family_of
 from maskpack.compressor.restore import build_classifier, classifier_config, restore_task
 from maskpack.exporters.calibrate import Divisors, input_divisors
 from maskpack.exporters.options import Compute
-from maskpack.exporters.surgery import rewrite
+from maskpack.exporters.surgery import rewrite, under
 from maskpack.formats import Artifact, Backbone, TaskEntry
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import write_bytes
@@ -55,7 +55,7 @@ class SharedBackbone:
         bare = build_classifier(artifact.backbone, config, seed=0, attention="eager").eval()
         if compute is Compute.INT8:
             neutral = replace(some, max_length=_LENGTH, data={"texts": ["text"]})
-            names = self._under(artifact.backbone.linears)
+            names = under(self._base, artifact.backbone.linears)
             self._divisors = input_divisors(bare, names, artifact, neutral)
         found = _initializers(self._graph(bare, artifact.backbone, {}))
         prefixes = (f"{self._base}.", f"model.{self._base}.")
@@ -73,10 +73,7 @@ class SharedBackbone:
         artifact, task = self._artifact, entry.name
         patch = artifact.patch(task)
         own = replace(patch, masks={}).over(artifact.backbone)
-        removed = {
-            name: ~mask.to_bool() & (own.linears[name].codes != 0)
-            for name, mask in patch.masks.items()
-        }
+        removed = {name: mask.removed(own.linears[name]) for name, mask in patch.masks.items()}
         model = self._graph(restore_task(artifact, task, attention="eager"), own, removed)
         for name, value in model.graph.initializers.items():
             assert value.const_value is not None
@@ -103,11 +100,11 @@ class SharedBackbone:
     ) -> ir.Model:
         return rewrite(
             model,
-            linears=self._under(backbone.linears),
-            embeddings=self._under(backbone.embeddings),
+            linears=under(self._base, backbone.linears),
+            embeddings=under(self._base, backbone.embeddings),
             compute=self._compute,
             divisors=self._divisors,
-            removed=self._under(removed),
+            removed=under(self._base, removed),
         )
 
     def _lay(self) -> bytes:
@@ -122,9 +119,6 @@ class SharedBackbone:
     @property
     def _base(self) -> str:
         return family_of(self._artifact.manifest.source.model_type).base
-
-    def _under(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        return {f"{self._base}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def _shorten(graph: ir.Graph) -> None:

@@ -11,10 +11,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from maskpack.formats import ExportError
+from maskpack.runtime.graph import first_line, open_graph
 
 Feeds = dict[str, NDArray[np.int64]]
-
-_WARNINGS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
 
 
 def make_session(model: Path | bytes, *, threads: int = 0) -> Any:
@@ -27,15 +26,11 @@ def make_session(model: Path | bytes, *, threads: int = 0) -> Any:
     Raises:
         ExportError: the runtime refuses the graph.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _WARNINGS
-    source = str(model) if isinstance(model, Path) else model
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return open_graph(model, threads=threads)
     except Exception as error:
         raise ExportError(
-            f"ONNX Runtime {onnxruntime.__version__} refuses the graph: {_first(error)}"
+            f"ONNX Runtime {onnxruntime.__version__} refuses the graph: {first_line(error)}"
         ) from error
 
 
@@ -59,13 +54,10 @@ def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
             run = session.run(["logits"], {name: feeds[name] for name in names})
         except Exception as error:
             shape = feeds[names[0]].shape
-            raise ExportError(f"the graph fails on an input of {shape}: {_first(error)}") from error
+            raise ExportError(
+                f"the graph fails on an input of {shape}: {first_line(error)}"
+            ) from error
         logits: NDArray[np.float32] = run[0]
         return logits
 
     return predict
-
-
-def _first(error: Exception) -> str:
-    """First line of a runtime error; the runtime's errors share no public base class."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -25,6 +25,8 @@ from maskpack.exporters.trace import trace
 from maskpack.exporters.tuning import GeluInFusedOrder, ResidualAsSum
 from maskpack.formats import ExportError, QuantTensor
 from maskpack.formats.writer import write_bytes
+
+Value = TypeVar("Value")
 
 EMIT: dict[Compute, EmitLinear] = {Compute.INT8: emit_int8, Compute.FP32: emit_fp32}
 
@@ -92,3 +94,8 @@ def _check(graph: bytes | str) -> None:
         onnx.checker.check_model(graph)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+
+
+def under(base: str, tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """Names inside the encoder to names inside the classifier."""
+    return {f"{base}.{name}": tensor for name, tensor in tensors.items()}

@@ -7,7 +7,7 @@ Raising is the caller's choice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +223,8 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
     if subject.reference is not None:
         finetuned = load_finetuned(subject.reference)
         _check_reference(finetuned, subject)
-        known = (
-            encoded
-            if family_of(finetuned.config.model_type).token_types
-            else replace(encoded, types=None)
-        )
-        logits = predict_all(torch_predict(finetuned), known)
+        readable = encoded.read_by(family_of(finetuned.config.model_type))
+        logits = predict_all(torch_predict(finetuned), readable)
         reference = score(logits, encoded.labels, [metric])[metric]
     return AccuracyCheck(
         rows=len(encoded),

@@ -15,7 +15,8 @@ from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.packed import decode_packed, encode_packed
 from maskpack.formats.reader import Artifact, open_artifact
-from maskpack.formats.schema import Manifest, check_task_name, entry_to_dict
+from maskpack.formats.schema import Manifest, check_task_name, portable_entry
+from maskpack.formats.tensors import QuantTensor
 from maskpack.formats.writer import add_task, check_vacant, locked, write_manifest, write_patch
 
 
@@ -164,7 +165,7 @@ def overlap(backbone: Backbone, first: tuple[str, Patch], second: tuple[str, Pat
     """Compare what two patches over one backbone remove; codes that are 0 do not count."""
     zeros, both, chance = [0, 0], 0, 0.0
     for name, tensor in backbone.linears.items():
-        gone = [_removed(patch, name, tensor.codes) for _, patch in (first, second)]
+        gone = [_removed(patch, name, tensor) for _, patch in (first, second)]
         counts = [int(each.sum()) for each in gone]
         zeros = [total + count for total, count in zip(zeros, counts, strict=True)]
         both += int((gone[0] & gone[1]).sum())
@@ -172,11 +173,9 @@ def overlap(backbone: Backbone, first: tuple[str, Patch], second: tuple[str, Pat
     return Overlap(first[0], second[0], zeros[0], zeros[1], both, chance)
 
 
-def _removed(patch: Patch, name: str, codes: NDArray[np.int8]) -> NDArray[np.bool_]:
-    if name not in patch.masks:
-        return np.zeros(codes.shape, dtype=np.bool_)
-    removed: NDArray[np.bool_] = ~patch.masks[name].to_bool() & (codes != 0)
-    return removed
+def _removed(patch: Patch, name: str, tensor: QuantTensor) -> NDArray[np.bool_]:
+    mask = patch.masks.get(name)
+    return np.zeros(tensor.shape, dtype=np.bool_) if mask is None else mask.removed(tensor)
 
 
 @dataclass(frozen=True)
@@ -243,8 +242,7 @@ def _change_of(a: Artifact, b: Artifact, task: str) -> TaskChange:
         bits = 0 if same else _bits_apart(a.backbone, a.patch(task), b.patch(task))
     common = sorted(first.scores.keys() & second.scores.keys())
     scores = {name: (float(first.scores[name]), float(second.scores[name])) for name in common}
-    told = (entry_to_dict(entry) for entry in (first, second))
-    own, other = ({k: v for k, v in tree.items() if k not in {"file", "sha256"}} for tree in told)
+    own, other = portable_entry(first), portable_entry(second)
     fields = tuple(key for key in sorted(own) if own[key] != other[key])
     return TaskChange(task, same, bits, scores, fields)
 
@@ -252,7 +250,7 @@ def _change_of(a: Artifact, b: Artifact, task: str) -> TaskChange:
 def _bits_apart(backbone: Backbone, first: Patch, second: Patch) -> int:
     total = 0
     for name, tensor in backbone.linears.items():
-        gone = [_removed(patch, name, tensor.codes) for patch in (first, second)]
+        gone = [_removed(patch, name, tensor) for patch in (first, second)]
         total += int((gone[0] != gone[1]).sum())
     return total
 

@@ -88,7 +88,7 @@ def encode_masks(masks: Mapping[str, BitMask], linears: Mapping[str, QuantTensor
     The smallest is looked for: each mask with the coding that alone is smallest, and all of them
     without the model, whose stream costs some hundred bytes before its first bit.
     """
-    removed = {name: _removed(mask, linears[name]) for name, mask in sorted(masks.items())}
+    removed = {name: mask.removed(linears[name]) for name, mask in sorted(masks.items())}
     plain = {name: _plain(gone, linears[name]) for name, gone in removed.items()}
     modelled = _modelled(removed, linears)
     costs = {name: _cost(blocks) for name, blocks in modelled.items()}
@@ -125,14 +125,6 @@ def decode_masks(coded: CodedMasks, linears: Mapping[str, QuantTensor]) -> dict[
     if reader is not None:
         reader.finish()
     return found
-
-
-def _removed(mask: BitMask, tensor: QuantTensor) -> NDArray[np.bool_]:
-    """Positions `(o, i)` that the mask removes and that matter."""
-    if tensor.shape != mask.shape:
-        raise ArtifactError(f"a mask of {mask.shape} does not fit weights of {tensor.shape}")
-    removed: NDArray[np.bool_] = ~mask.to_bool() & (tensor.codes != 0)
-    return removed
 
 
 def _plain(removed: NDArray[np.bool_], tensor: QuantTensor) -> CodedMask:

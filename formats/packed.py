@@ -26,7 +26,7 @@ from maskpack.formats.codec import (
 )
 from maskpack.formats.coded import LANES, CodedMask, CodedMasks, Coding, decode_masks, encode_masks
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.schema import Manifest, TaskEntry, entry_from_dict, entry_to_dict, patch_file
+from maskpack.formats.schema import Manifest, TaskEntry, entry_from_dict, patch_file, portable_entry
 from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.tensors import BitMask
 
@@ -70,7 +70,7 @@ def encode_packed(
         "backbone_sha256": manifest.backbone_sha256,
         "files_sha256": files_digest(manifest),
         "task": entry.name,
-        "entry": _entry_tree(entry, patch),
+        "entry": portable_entry(replace(entry, zeros=patch.count.zeros)),
         **_describe([coded.masks.get(name) for name in names]),
         "lanes": coded.lanes,
         "sha256": _BLANK,
@@ -155,12 +155,6 @@ def _check_header(meta: Mapping[str, Any], manifest: Manifest) -> TaskEntry:
         return entry_from_dict(task, {**tree, **places})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"packed patch `{task}` describes its task wrongly: {error}") from error
-
-
-def _entry_tree(entry: TaskEntry, patch: Patch) -> dict[str, Any]:
-    """The entry as JSON, without what belongs to the artifact that it came from."""
-    tree = entry_to_dict(replace(entry, zeros=patch.count.zeros))
-    return {key: value for key, value in tree.items() if key not in {"file", "sha256"}}
 
 
 def _digest(text: str, patch: Patch) -> str:

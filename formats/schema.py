@@ -277,6 +277,12 @@ def entry_to_dict(entry: TaskEntry) -> dict[str, Any]:
     return {**tree, "labels": list(entry.labels)}
 
 
+def portable_entry(entry: TaskEntry) -> dict[str, Any]:
+    """The same without what belongs to one artifact: the patch's file and its digest."""
+    tree = entry_to_dict(entry)
+    return {key: value for key, value in tree.items() if key not in {"file", "sha256"}}
+
+
 def _check_version(tree: object) -> None:
     if not isinstance(tree, dict) or tree.get("format") != "maskpack":
         raise ArtifactError(

@@ -133,12 +133,21 @@ class BitMask:
         """How many weights this mask removes."""
         return self.shape[0] * self.shape[1] - int(np.bitwise_count(self.packed).sum())
 
+    def removed(self, tensor: QuantTensor) -> NDArray[np.bool_]:
+        """Where this mask makes a difference, `(o, i)`: a weight that is 0 anyway is not removed."""
+        self._check_fits(tensor)
+        removed: NDArray[np.bool_] = ~self.to_bool() & (tensor.codes != 0)
+        return removed
+
     def apply(self, tensor: QuantTensor) -> QuantTensor:
         """`tensor` with every masked code set to 0; its scales are shared, not copied."""
-        if tensor.shape != self.shape:
-            raise ArtifactError(f"a mask of {self.shape} does not fit weights of {tensor.shape}")
+        self._check_fits(tensor)
         codes = np.where(self.to_bool(), tensor.codes, np.int8(0))
         return replace(tensor, codes=codes)
+
+    def _check_fits(self, tensor: QuantTensor) -> None:
+        if tensor.shape != self.shape:
+            raise ArtifactError(f"a mask of {self.shape} does not fit weights of {tensor.shape}")
 
 
 def binary_entropy(share: float) -> float:

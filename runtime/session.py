@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from maskpack.formats.errors import ConfigError, ExportError
+from maskpack.runtime.graph import first_line, open_graph
 from maskpack.runtime.task import (
     Place,
     Prediction,
@@ -29,7 +29,6 @@ Text = str | tuple[str, str]
 """A text, or a pair of texts for tasks on pairs."""
 
 _AGAIN = "export the task again"
-_ERRORS = 3  # ONNX Runtime's severity: its warnings are about graph style
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,16 +145,10 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
         ExportError: it is damaged, or the weights beside it are not those it was made for.
     """
     _check_weights(place, card)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _ERRORS
     try:
-        graph = onnxruntime.InferenceSession(
-            str(place.graph), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # the runtime's errors share no public base class
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"cannot load `{place.graph}`: {first}", _AGAIN) from error
+        graph = open_graph(place.graph, threads=threads)
+    except Exception as error:
+        raise ExportError(f"cannot load `{place.graph}`: {first_line(error)}", _AGAIN) from error
     _give_back()
     return graph
 
