@@ -44,7 +44,7 @@ def export(
     artifact: opt.ArtifactPath,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", help="Task; repeatable with --layout shared. [shared: all]"),
+        typer.Option("--task", "-t", help="Task; repeatable but for --layout folded. [all]"),
     ] = None,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
@@ -54,8 +54,18 @@ def export(
     ] = False,
     layout: Annotated[
         Layout,
-        typer.Option(help="folded: a graph that stands alone; shared: tasks over one weight file."),
+        typer.Option(
+            help="folded: a graph that stands alone; shared: tasks over one weight file; "
+            "swap: one graph for all tasks, an adapter each."
+        ),
     ] = Layout.FOLDED,
+    packed: Annotated[
+        bool,
+        typer.Option(
+            "--packed/--unpacked",
+            help="Keep 4, 2 and 1 bits so narrow in the weight file; unpacked loads faster.",
+        ),
+    ] = True,
     compute: ComputeName = Compute.INT8,
     data: DevData = None,
     reference: Reference = None,
@@ -71,7 +81,8 @@ def export(
 
     The folder of `--onnx` loads in ONNX Runtime and in Optimum. Outside its tolerance the graph is
     kept as OUT.failed and the exit code is 1. `--layout shared` writes several tasks, each a small
-    graph over one backbone.bin; `maskpack.runtime` answers with both. That of `--hf` loads in
+    graph over one backbone.bin; `--layout swap` one graph for all of them, which takes a task's mask
+    and head with every run. `maskpack.runtime` answers with all layouts. The folder of `--hf` loads in
     transformers, and holds the masked model's weights bit for bit.
 
     Example: compress export artifact --onnx --task reviews -o reviews-onnx
@@ -79,15 +90,17 @@ def export(
     if onnx == hf:
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
     tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
-    if onnx and layout is Layout.SHARED:
+    if onnx and layout is not Layout.FOLDED:
         if reference is not None:
             raise ConfigError("`--reference` is for `--layout folded`")
         names = tuple(task or ())
-        shared = SharedRequest(artifact, names, out, compute, tolerance, data, verify)
+        shared = SharedRequest(
+            artifact, names, out, compute, tolerance, data, verify, packed=packed, layout=layout
+        )
         _export_shared(shared, json=json)
         return
     if task is None or len(task) != 1:
-        raise ConfigError("expected one `--task`", "`--layout shared` takes several, or all")
+        raise ConfigError("expected one `--task`", "`--layout shared` and `swap` take several")
     if hf:
         _export_plain(artifact, task[0], out, json=json)
         return

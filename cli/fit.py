@@ -58,7 +58,9 @@ def fit(
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(help="Distance to a flip, in deviations of noise; smaller: more flips. [1.6]"),
+        typer.Option(
+            help="Distance to a flip, in deviations of noise; smaller: more flips. [1.6; 1 bit: 0.8]"
+        ),
     ] = None,
     boundary: Annotated[
         float | None,

@@ -47,6 +47,7 @@ QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
 START_NAMES = ("auto", "constant", "magnitude", "soft-magnitude", "snip", "random")
 
 # of a threshold's scores it cancels, see `masked.py`; logits of drawn masks need it
+_USUAL_MARGIN, _MARGIN = 1.6, {1: 0.8}  # by bits; chosen in docs/RESULTS.md
 _SCORE_LR = {
     Estimator.THRESHOLD: 3e-4,
     Estimator.TOPK: 3e-4,
@@ -190,7 +191,8 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
         init: first scores, see `starts.py`; `auto` is constant, or magnitude for a sparsity.
         lr: peak learning rate of the scores; None: the estimator's own.
         margin: how far a score must travel to flip its weight, in standard deviations of the
-            distance that noise alone would drive it. Smaller means more flips.
+            distance that noise alone would drive it. Smaller means more flips. None: 1.6, and 0.8
+            at 1 bit, where a mask has rounding to make up for.
         boundary: least share of that way in early steps, when noise has not driven far yet; 1: the
             whole way from the start.
         floor: how much the size of a gradient counts, see `optimizer.py`; 0 is plain Adam.
@@ -212,7 +214,7 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
     estimator: Estimator = Estimator.THRESHOLD
     init: str = "auto"
     lr: float | None = None
-    margin: float = 1.6
+    margin: float | None = None
     boundary: float = 0.4
     floor: float = 1.0
     sparsity: float | None = None
@@ -235,8 +237,8 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
         TeacherConfig.__post_init__(self)
         object.__setattr__(self, "estimator", Estimator(self.estimator))
         check_whole(self, "checkpoint_every", "target_bytes", "patience")
-        check_positive(self, "margin", "dense_lr")
-        check_positive(self, *given(self, "lr", "target_bytes", "patience"))
+        check_positive(self, "dense_lr")
+        check_positive(self, *given(self, "margin", "lr", "target_bytes", "patience"))
         self._check_size()
         if not 0.0 <= self.boundary <= 1.0:
             raise ConfigError(f"`boundary` is {self.boundary}, expected a share in [0, 1]")
@@ -288,6 +290,11 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
     def score_lr(self) -> float:
         """Peak learning rate of the scores."""
         return _SCORE_LR[self.estimator] if self.lr is None else self.lr
+
+    @property
+    def flip_margin(self) -> float:
+        """The margin, with None resolved."""
+        return _MARGIN.get(self.bits, _USUAL_MARGIN) if self.margin is None else self.margin
 
     def layer_numbers(self) -> frozenset[int] | None:
         """Numbers of the layers to mask, or None for all.

@@ -114,7 +114,7 @@ def enroll(
     """
     noise = Noise(config.seed)
     quicken_dropout(model, noise, p=config.dropout)
-    height = config.margin * config.score_lr * plan.drift()
+    height = config.flip_margin * config.score_lr * plan.drift()
     drawn = config.estimator is Estimator.BERNOULLI
     names = masked_names(shape.linears, config)
     masked = mask_linears(

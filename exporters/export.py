@@ -11,22 +11,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
-from maskpack.compressor.families import family_of
 from maskpack.compressor.hub import artifact_tokenizer
-from maskpack.compressor.restore import restore_task
-from maskpack.exporters.calibrate import input_divisors
-from maskpack.exporters.layout import BACKBONE_FILE, SharedBackbone
-from maskpack.exporters.options import Compute, ExportRequest, SharedRequest
+from maskpack.compressor.restore import classifier_config
+from maskpack.exporters.graphs import Grapher
+from maskpack.exporters.layout import BACKBONE_FILE, SharedBackbone, TaskGraph, write_graphs
+from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
-from maskpack.exporters.surgery import rewrite, serialize, under, write_graph
+from maskpack.exporters.surgery import serialize
+from maskpack.exporters.swap import write_swap
 from maskpack.exporters.verify import GRAPH, Subject, verify
 from maskpack.formats import Artifact, ExportError, TaskEntry, open_artifact
+from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.task import CARD, TaskCard
 
 FAILED_SUFFIX = ".failed"
+LAYOUTS = {Layout.SHARED: write_graphs, Layout.SWAP: write_swap}
+"""Layouts over one backbone.bin -> what writes the graphs."""
 
 
 def export_onnx(request: ExportRequest) -> Report | None:
@@ -74,32 +75,30 @@ def _set_aside(out: Path) -> None:
 
 def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Compute) -> None:
     """Write graph, configuration, tokenizer and card of one task into an existing folder."""
-    model = restore_task(artifact, task, attention="eager")
-    graph = build_graph(model, artifact, task, compute=compute)
-    write_bytes(folder / GRAPH, serialize(graph))
-    model.config.save_pretrained(str(folder))
+    entry = artifact.entry(task)
+    write_bytes(folder / GRAPH, serialize(Grapher(artifact, compute).folded(entry)))
+    config = classifier_config(artifact.file(CONFIG), entry.labels, outputs=entry.outputs)
+    config.save_pretrained(str(folder))
     tokenizer = artifact_tokenizer(artifact)
     tokenizer.save_pretrained(str(folder))
-    card = card_of(artifact.entry(task), tokenizer)
+    card = card_of(entry, tokenizer)
     write_bytes(folder / CARD, card.to_json().encode())
 
 
-def card_of(
-    entry: TaskEntry, tokenizer: Any, *, weights: tuple[str, str] | None = None
-) -> TaskCard:
+def card_of(entry: TaskEntry, tokenizer: Any, **belongings: Any) -> TaskCard:
     """What `maskpack.runtime` must know of a task.
 
     Args:
         entry: what the manifest says of it.
         tokenizer: of the artifact.
-        weights: file outside the graph that holds its weights, and its digest, or None.
+        belongings: `weights` and `swap` of the card, for tasks that share files.
     """
     pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))
-    return TaskCard(entry.name, entry.kind, entry.labels, entry.max_length, pad, weights)
+    return TaskCard(entry.name, entry.kind, entry.labels, entry.max_length, pad, **belongings)
 
 
 def export_shared(request: SharedRequest) -> dict[str, Report]:
-    """Export tasks as small graphs over one `backbone.bin`; return a verdict for each task.
+    """Export tasks over one `backbone.bin`; return a verdict for each task.
 
     Raises:
         MaskpackError: the artifact, a task or the place to write is wrong. Graphs outside their
@@ -110,37 +109,31 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     entries = [artifact.entry(task) for task in request.tasks or sorted(artifact.manifest.tasks)]
     if not entries:
         raise ExportError(f"`{request.artifact}` holds no task")
-    backbone, tokenizer = SharedBackbone(artifact, request.compute), artifact_tokenizer(artifact)
+    grapher = Grapher(artifact, request.compute, packed=request.packed)
+    backbone, tokenizer = SharedBackbone(grapher), artifact_tokenizer(artifact)
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:
         backbone.write(build)
         tokenizer.save_pretrained(str(build))
-        for entry in entries:
-            graph = build / f"{entry.name}.onnx"
-            write_graph(backbone.graph(entry), graph)
-            card = card_of(entry, tokenizer, weights=(BACKBONE_FILE, backbone.sha256))
-            write_bytes(build / f"{entry.name}.json", card.to_json().encode())
+        for exported in LAYOUTS[request.layout](grapher, backbone, entries, build):
+            task, weights = exported.entry.name, (BACKBONE_FILE, backbone.sha256)
+            card = card_of(exported.entry, tokenizer, weights=weights, swap=exported.digests)
+            write_bytes(build / f"{task}.json", card.to_json().encode())
             if request.verify:
-                subject = Subject(
-                    graph, artifact, entry.name, request.compute, request.tolerance, request.data
-                )
-                reports[entry.name] = verify(subject)
-                text = reports[entry.name].to_json()
-                write_bytes(build / f"{entry.name}.{REPORT_FILE}", text.encode())
+                reports[task] = verify(_subject(request, artifact, exported))
+                write_bytes(build / f"{task}.{REPORT_FILE}", reports[task].to_json().encode())
     if not all(report.ok for report in reports.values()):
         _set_aside(request.out)
     return reports
 
 
-def build_graph(model: Any, artifact: Artifact, task: str, *, compute: Compute) -> ir.Model:
-    """Trace a restored classifier and put the masked integer weights in place of its floats."""
-    base = family_of(artifact.manifest.source.model_type).base
-    backbone = artifact.patch(task).over(artifact.backbone)
-    linears = under(base, backbone.linears)
-    divisors = None
-    if compute is Compute.INT8:
-        divisors = input_divisors(model, linears, artifact, artifact.entry(task))
-    embeddings = under(base, backbone.embeddings)
-    return rewrite(
-        model, linears=linears, embeddings=embeddings, compute=compute, divisors=divisors
+def _subject(request: SharedRequest, artifact: Artifact, exported: TaskGraph) -> Subject:
+    return Subject(
+        exported.graph,
+        artifact,
+        exported.entry.name,
+        request.compute,
+        request.tolerance,
+        request.data,
+        inputs=exported.inputs,
     )

@@ -1,27 +1,22 @@
-"""A task's mask inside a graph that shares its weights: removed positions, or bits, near the codes.
+"""A task's masks as the bytes its graph holds, pure: removed positions, or one bit a weight.
 
-    flips   steps u8 -> positions -> ScatterElements(flat codes, positions, 0) -> Reshape
-    bits    bytes u8 -> Gather(table 256 x 8) -> Reshape -> BitwiseAnd(codes)
-
-All of it is constant and folds to one matrix of integers when a session is made; running costs nothing.
-Flips are a byte for each removed weight, and one more wherever the next is far: a step of 1 to 255 goes on
-so many positions and removes the weight there, a step of 0 goes on 255 and removes nothing (what it
-finds there is written back). Bits are an eighth of a byte for each weight. The smaller one is taken.
+All matrices of a graph lie one after the other, flat, in the order the graph names them. *Flips* are a
+byte for each removed weight, and one more wherever the next is far: a step of 1 to 255 goes on so many
+positions and removes the weight there, a step of 0 goes on 255 and removes nothing. *Bits* are an
+eighth of a byte for each weight; every matrix starts on a byte. `masks.py` has the nodes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from maskpack.exporters.passes import GraphEditor
+FAR = 255
 
-FLIPS, BITS = "flips", "bits"
-_FAR = 255
+Removed = Mapping[str, NDArray[np.bool_]]
+"""Name of a matrix -> flat positions in the graph's order, true where a weight is removed."""
 
 
 def encode_flips(removed: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -34,9 +29,9 @@ def encode_flips(removed: NDArray[np.bool_]) -> NDArray[np.uint8]:
     [255, 0, 90]
     """
     gaps = np.diff(np.flatnonzero(removed.ravel()), prepend=-1)
-    jumps = (gaps - 1) // _FAR
+    jumps = (gaps - 1) // FAR
     steps = np.zeros(len(gaps) + int(jumps.sum()), dtype=np.uint8)
-    steps[np.cumsum(jumps + 1) - 1] = gaps - _FAR * jumps
+    steps[np.cumsum(jumps + 1) - 1] = gaps - FAR * jumps
     return steps
 
 
@@ -46,59 +41,54 @@ def decode_flips(steps: NDArray[np.uint8], length: int) -> NDArray[np.bool_]:
     >>> decode_flips(np.array([2, 1], dtype=np.uint8), 4).tolist()
     [False, True, True, False]
     """
-    ends = np.cumsum(np.where(steps == 0, _FAR, steps.astype(np.int64))) - 1
     removed = np.zeros(length, dtype=np.bool_)
-    removed[ends[steps != 0]] = True
+    removed[_ends(steps)[steps != 0]] = True
     return removed
 
 
-def emit_mask(editor: GraphEditor, codes: ir.Value, removed: NDArray[np.bool_]) -> ir.Value:
-    """Codes with zeros where `removed`, which has their shape; `codes` themselves if nothing is."""
-    if not removed.any():
-        return codes
-    steps, packed = encode_flips(removed), np.packbits(~removed.ravel(), bitorder="little")
-    shape = editor.constant(np.array(removed.shape, dtype=np.int64), "mask_shape")
-    if len(steps) <= len(packed):
-        return _emit_flips(editor, codes, steps, shape)
-    return _emit_bits(editor, codes, packed, shape, removed.size)
+def stack_flips(removed: Removed) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Steps through all matrices as one, and how many of them end in each matrix.
+
+    >>> steps, counts = stack_flips({"a": np.array([True, False]), "b": np.array([True, True])})
+    >>> steps.tolist(), counts.tolist()
+    ([1, 2, 1], [1, 2])
+    """
+    steps = encode_flips(np.concatenate(list(removed.values())))
+    borders = np.cumsum([gone.size for gone in removed.values()])
+    before = np.searchsorted(_ends(steps), borders)
+    return steps, np.diff(before, prepend=0).astype(np.int64)
 
 
-def _emit_flips(
-    editor: GraphEditor, codes: ir.Value, steps: NDArray[np.uint8], shape: ir.Value
-) -> ir.Value:
-    whole = editor.shared_constant(np.array([-1], dtype=np.int64), "whole")
-    zero = editor.shared_constant(np.array(0, dtype=np.int32), "zero")
-    one = editor.shared_constant(np.array(1, dtype=np.int32), "one")
-    far = editor.shared_constant(np.array(_FAR, dtype=np.int32), "far")
-    nothing = editor.shared_constant(np.array(0, dtype=np.int8), "nothing")
-    told = editor.constant(steps, FLIPS)
-    (wide,) = editor.op("Cast", told, label="steps", attributes={"to": ir.DataType.INT32})
-    (passing,) = editor.op("Equal", wide, zero, label="passing")
-    (lengths,) = editor.op("Where", passing, far, wide, label="lengths")
-    (ends,) = editor.op("CumSum", lengths, zero, label="ends")
-    (places,) = editor.op("Sub", ends, one, label="places")
-    (flat,) = editor.op("Reshape", codes, whole, label="flat")
-    (there,) = editor.op("Gather", flat, places, label="there")
-    (put,) = editor.op("Where", passing, there, nothing, label="put")
-    (masked,) = editor.op("ScatterElements", flat, places, put, label="scattered")
-    (result,) = editor.op("Reshape", masked, shape, label="masked")
-    return result
+def _ends(steps: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Position that each step ends at."""
+    return np.cumsum(np.where(steps == 0, FAR, steps.astype(np.int64))) - 1
 
 
-def _emit_bits(
-    editor: GraphEditor, codes: ir.Value, packed: NDArray[np.uint8], shape: ir.Value, size: int
-) -> ir.Value:
-    spread = -((np.arange(256)[:, None] >> np.arange(8)) & 1).astype(np.int8)
-    table = editor.shared_constant(spread, "table")
-    whole = editor.shared_constant(np.array([-1], dtype=np.int64), "whole")
-    told = editor.constant(packed, BITS)
-    (index,) = editor.op("Cast", told, label="bytes", attributes={"to": ir.DataType.INT32})
-    (rows,) = editor.op("Gather", table, index, label="rows")
-    (flat,) = editor.op("Reshape", rows, whole, label="keep")
-    if size % 8:
-        first = editor.shared_constant(np.array([0], dtype=np.int64), "first")
-        last = editor.constant(np.array([size], dtype=np.int64), "last")
-        (flat,) = editor.op("Slice", flat, first, last, label="cut")
-    (keep,) = editor.op("Reshape", flat, shape, label="mask")
-    (result,) = editor.op("BitwiseAnd", codes, keep, label="masked")
-    return result
+def unstack_flips(
+    steps: NDArray[np.uint8], sizes: Mapping[str, int]
+) -> dict[str, NDArray[np.bool_]]:
+    """Inverse of `stack_flips`, with the weights of each matrix."""
+    whole = decode_flips(steps, sum(sizes.values()))
+    borders = np.cumsum(list(sizes.values()))[:-1]
+    return dict(zip(sizes, np.split(whole, borders), strict=True))
+
+
+def stack_bits(removed: Removed) -> NDArray[np.uint8]:
+    """A bit a weight, 1 for kept; least significant first, every matrix on a byte of its own."""
+    return np.concatenate([np.packbits(~gone, bitorder="little") for gone in removed.values()])
+
+
+def unstack_bits(
+    packed: NDArray[np.uint8], sizes: Mapping[str, int]
+) -> dict[str, NDArray[np.bool_]]:
+    """Inverse of `stack_bits`, with the weights of each matrix."""
+    borders = np.cumsum([byte_count(size) for size in sizes.values()])[:-1]
+    return {
+        name: ~np.unpackbits(part, count=size, bitorder="little").astype(np.bool_)
+        for (name, size), part in zip(sizes.items(), np.split(packed, borders), strict=True)
+    }
+
+
+def byte_count(weights: int) -> int:
+    """Bytes of a bit a weight."""
+    return -(-weights // 8)

@@ -6,15 +6,14 @@
     OUT/tokenizer.json, ...   of all tasks
 
 What is shared is found by comparison: the graph of a task that changes nothing is built once, and
-whatever another graph holds with the same name and bytes is its own no longer. Divisors of outlier
-channels and scales are measured and made on the whole backbone, so that they are the same for all.
+whatever another graph holds with the same name and bytes is its own no longer.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,64 +21,52 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from maskpack.compressor.families import family_of
-from maskpack.compressor.restore import build_classifier, classifier_config, restore_task
-from maskpack.exporters.calibrate import Divisors, input_divisors
-from maskpack.exporters.options import Compute
-from maskpack.exporters.surgery import rewrite, under
-from maskpack.formats import Artifact, Backbone, TaskEntry
-from maskpack.formats.schema import CONFIG
+from maskpack.exporters.graphs import Grapher
+from maskpack.exporters.masks import smaller_form
+from maskpack.exporters.surgery import write_graph
+from maskpack.exporters.trace import PREFIX
+from maskpack.formats import TaskEntry
 from maskpack.formats.writer import write_bytes
+from maskpack.runtime.task import SwapDigests
 
 BACKBONE_FILE = "backbone.bin"
 _PAGE = 4096
 _WORTH_IT = 1024  # bytes from which a tensor is worth a place in the shared file
-_LENGTH = 64  # tokens that the sentences behind the divisors are cut to
 
 Arrays = dict[str, NDArray[Any]]
 
 
 class SharedBackbone:
-    """The encoder as all graphs of an export see it.
+    """The weights that all graphs of an export share.
 
     Args:
-        artifact: the artifact.
-        compute: arithmetic of the linears.
+        grapher: makes the graphs.
+
+    Attributes:
+        bare: constants of the graph of no task, by name.
+        data: of `backbone.bin`.
+        sha256: its digest.
     """
 
-    def __init__(self, artifact: Artifact, compute: Compute) -> None:
-        self._artifact, self._compute = artifact, compute
-        self._divisors: Divisors | None = None
-        some = artifact.entry(min(artifact.manifest.tasks))
-        config = classifier_config(artifact.file(CONFIG), some.labels, outputs=some.outputs)
-        bare = build_classifier(artifact.backbone, config, seed=0, attention="eager").eval()
-        if compute is Compute.INT8:
-            neutral = replace(some, max_length=_LENGTH, data={"texts": ["text"]})
-            names = under(self._base, artifact.backbone.linears)
-            self._divisors = input_divisors(bare, names, artifact, neutral)
-        found = _initializers(self._graph(bare, artifact.backbone, {}))
-        prefixes = (f"{self._base}.", f"model.{self._base}.")
+    def __init__(self, grapher: Grapher) -> None:
+        prefixes = (f"{grapher.base}.", f"{PREFIX}{grapher.base}.")
+        self.bare = arrays_of(grapher.bare())
         self._arrays = {
             name: array
-            for name, array in sorted(found.items())
+            for name, array in sorted(self.bare.items())
             if name.startswith(prefixes) and array.nbytes >= _WORTH_IT
         }
         self._places: dict[str, int] = {}
         self.data = self._lay()
         self.sha256 = hashlib.sha256(self.data).hexdigest()
 
-    def graph(self, entry: TaskEntry) -> ir.Model:
-        """The graph of a task; what it shares points into `backbone.bin`."""
-        artifact, task = self._artifact, entry.name
-        patch = artifact.patch(task)
-        own = replace(patch, masks={}).over(artifact.backbone)
-        removed = {name: mask.removed(own.linears[name]) for name, mask in patch.masks.items()}
-        model = self._graph(restore_task(artifact, task, attention="eager"), own, removed)
+    def point(self, model: ir.Model) -> ir.Model:
+        """Let whatever a graph shares point into `backbone.bin`."""
         for name, value in model.graph.initializers.items():
             assert value.const_value is not None
             array = value.const_value.numpy()
             shared = self._arrays.get(name)
-            if shared is not None and _same(shared, array):
+            if shared is not None and same_array(shared, array):
                 value.const_value = ir.ExternalTensor(
                     BACKBONE_FILE,
                     self._places[name],
@@ -95,18 +82,6 @@ class SharedBackbone:
         """Write `backbone.bin`."""
         write_bytes(folder / BACKBONE_FILE, self.data)
 
-    def _graph(
-        self, model: Any, backbone: Backbone, removed: Mapping[str, NDArray[np.bool_]]
-    ) -> ir.Model:
-        return rewrite(
-            model,
-            linears=under(self._base, backbone.linears),
-            embeddings=under(self._base, backbone.embeddings),
-            compute=self._compute,
-            divisors=self._divisors,
-            removed=under(self._base, removed),
-        )
-
     def _lay(self) -> bytes:
         """All shared tensors, each on a page of its own."""
         data = bytearray()
@@ -116,22 +91,48 @@ class SharedBackbone:
             data.extend(np.ascontiguousarray(array).tobytes())
         return bytes(data)
 
-    @property
-    def _base(self) -> str:
-        return family_of(self._artifact.manifest.source.model_type).base
+
+@dataclass(frozen=True, eq=False)
+class TaskGraph:
+    """A task as a layout wrote it.
+
+    Attributes:
+        entry: what the manifest says of it.
+        graph: its own, or that of all tasks.
+        inputs: in the latter case its adapter, and the values in it by name.
+        digests: and those of its files.
+    """
+
+    entry: TaskEntry
+    graph: Path
+    inputs: tuple[Path, Arrays] | None = None
+    digests: SwapDigests | None = None
+
+
+def write_graphs(
+    grapher: Grapher, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
+) -> Iterator[TaskGraph]:
+    """Write a graph for each task beside backbone.bin."""
+    for entry in entries:
+        model = grapher.beside(entry, smaller_form(grapher.removed(entry)))
+        path = folder / f"{entry.name}.onnx"
+        write_graph(backbone.point(model), path)
+        yield TaskGraph(entry, path)
 
 
 def _shorten(graph: ir.Graph) -> None:
-    """Give what runs through the graph short names: long ones are most of a small graph."""
+    """Give what runs through the graph short names and no shapes: most of a small graph otherwise."""
     outputs = set(graph.outputs)
     for place, node in enumerate(graph):
         node.name = None
         for number, value in enumerate(node.outputs):
             if value not in outputs and value.name:
                 value.name = f"{place:x}.{number}" if number else f"{place:x}"
+                value.shape = value.type = None  # a runtime infers them
 
 
-def _initializers(model: ir.Model) -> Arrays:
+def arrays_of(model: ir.Model) -> Arrays:
+    """Initialisers of a graph by name."""
     found = {}
     for name, value in model.graph.initializers.items():
         assert value.const_value is not None
@@ -139,6 +140,7 @@ def _initializers(model: ir.Model) -> Arrays:
     return found
 
 
-def _same(first: NDArray[Any], second: NDArray[Any]) -> bool:
+def same_array(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether type, shape and bytes agree."""
     kinds = (first.dtype, first.shape) == (second.dtype, second.shape)
     return kinds and first.tobytes() == second.tobytes()

@@ -21,6 +21,7 @@ class Layout(StrEnum):
 
     FOLDED = "folded"
     SHARED = "shared"
+    SWAP = "swap"
 
 
 OPSET = 18
@@ -129,6 +130,8 @@ class SharedRequest:
         tolerance: for the verdicts that follow.
         data: evaluation data, for a task whose own does not ship with the package.
         verify: whether to verify.
+        packed: whether codes of 4, 2 and 1 bits stay so narrow in `backbone.bin`; graphs unpack them.
+        layout: `shared`, a graph a task, or `swap`, one graph for all.
     """
 
     artifact: Path
@@ -138,8 +141,12 @@ class SharedRequest:
     tolerance: Tolerance
     data: Path | None = None
     verify: bool = True
+    packed: bool = True
+    layout: Layout = Layout.SHARED
 
     def __post_init__(self) -> None:
+        if self.layout is Layout.FOLDED:
+            raise ConfigError("a folded graph has its weights to itself", "layouts: shared, swap")
         if len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"a task is named twice: {', '.join(self.tasks)}")
         if self.data is not None and len(self.tasks) != 1:

@@ -6,6 +6,7 @@ that it found every parameter it was given: a renamed weight is an error, not a 
     linear     x -> MatMul(Transpose(W)) -> Add(b)      or Gemm(x, W, b, transB=1)
     int8       x [-> Mul] -> DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul(x_scale * w_scale) -> Add(b)
     fp32       Cast(codes) -> Mul(scales) -> Reshape = W;  x -> MatMul(W) -> Add(b)
+    packed     fields -> Gather(table) [-> Cast -> Mul(ratio) -> Round -> Cast] = codes
     embedding  ids -> Gather(codes) -> Cast -> Mul(Gather(scales))
 
 The int8 form is the one ONNX Runtime fuses into its fast kernel from version 1.17 on; a zero point
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -24,65 +25,17 @@ from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
 
 from maskpack.exporters.calibrate import Divisors
-from maskpack.exporters.flips import emit_mask
+from maskpack.exporters.editor import GraphEditor
+from maskpack.exporters.masks import FoldedMasks, Masks, Unpack, emit_table
 from maskpack.exporters.trace import PREFIX
-from maskpack.exporters.weights import channel_weights, group_weights
+from maskpack.exporters.weights import (
+    Fields,
+    Rescaling,
+    channel_weights,
+    fields_of,
+    group_scales,
+)
 from maskpack.formats import ExportError, QuantTensor
-
-
-class GraphEditor:
-    """Adds nodes before a given node, and constants to the graph, with readable names.
-
-    Args:
-        graph: what is edited.
-        before: where new nodes go.
-        name: of the module whose nodes and constants are added.
-        use: which use of it, from 0: a layer that is shared has one set of constants and many nodes.
-    """
-
-    def __init__(self, graph: ir.Graph, before: ir.Node, name: str, use: int = 0) -> None:
-        self.graph = graph
-        self.before = before
-        self.name = name
-        self._nodes = name if use == 0 else f"{name}.use{use}"
-
-    def op(
-        self,
-        kind: str,
-        *inputs: ir.Value,
-        label: str,
-        outputs: int = 1,
-        attributes: Mapping[str, int] | None = None,
-    ) -> tuple[ir.Value, ...]:
-        """Insert `kind(inputs)`; its values are called `<name>.<label>`, `<name>.use1.<label>`, ..."""
-        node = ir.node(kind, list(inputs), attributes=attributes or {}, num_outputs=outputs)
-        node.name = f"{self._nodes}.{label}"
-        suffixes = [""] if outputs == 1 else [f".{place}" for place in range(outputs)]
-        for value, suffix in zip(node.outputs, suffixes, strict=True):
-            value.name = f"{node.name}{suffix}"
-        self.graph.insert_before(self.before, node)
-        return tuple(node.outputs)
-
-    def constant(self, array: NDArray[Any], label: str) -> ir.Value:
-        """Add an initialiser `<name>.<label>`; one of that name is used again."""
-        return self._initializer(array, f"{self.name}.{label}")
-
-    def shared_constant(self, array: NDArray[Any], label: str) -> ir.Value:
-        """Add an initialiser `masks.<label>` that all modules use."""
-        return self._initializer(array, f"masks.{label}")
-
-    def _initializer(self, array: NDArray[Any], name: str) -> ir.Value:
-        if name in self.graph.initializers:
-            return self.graph.initializers[name]
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-        value = ir.Value(
-            name=name,
-            const_value=tensor,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(tensor.dtype),
-        )
-        self.graph.register_initializer(value)
-        return value
 
 
 @dataclass
@@ -90,24 +43,65 @@ class Shared:
     """What the linears of one graph share.
 
     Attributes:
+        masks: how they are masked.
         divisors: parameter name -> what its input channels are divided by, see `calibrate.py`.
-        removed: parameter name -> positions `(o, i)` to remove inside the graph, see `flips.py`.
+        packed: whether codes narrower than a byte are unpacked by the graph, where the layout can.
         quantized: activations that are quantised already: value -> (codes, scale, zero point).
+        widened: weights that are floats already, by name of their module.
     """
 
+    masks: Masks = field(default_factory=lambda: FoldedMasks({}))
     divisors: Divisors = field(default_factory=dict)
-    removed: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    packed: bool = False
     quantized: dict[ir.Value, tuple[ir.Value, ...]] = field(default_factory=dict)
+    widened: dict[str, ir.Value] = field(default_factory=dict)
 
-    def mask(self, editor: GraphEditor, codes: ir.Value) -> ir.Value:
-        """Transposed codes `(i, o)` or `(g, group, o)` with what is to be removed removed."""
-        removed = self.removed.get(f"{editor.name}.weight")
-        if removed is None:
-            return codes
-        assert codes.shape is not None
-        return emit_mask(
-            editor, codes, np.ascontiguousarray(removed.T).reshape(codes.shape.numpy())
-        )
+    def unpack(self, tensor: QuantTensor, rescaling: Rescaling | None) -> Unpack | None:
+        """What emits the codes of a tensor from its own width; None where they lie as they are."""
+        fields = fields_of(tensor) if self.packed else None
+        if fields is None:
+            return None
+        return partial(_emit_unpacked, tensor=tensor, fields=fields, rescaling=rescaling)
+
+
+def _emit_unpacked(
+    editor: GraphEditor, *, tensor: QuantTensor, fields: Fields, rescaling: Rescaling | None
+) -> ir.Value:
+    """Flat codes from packed fields, brought to one scale a row if need be."""
+    label = "odd" if tensor.zero_free else "field"
+    packed = editor.constant(fields.packed, "fields")
+    flat = emit_table(editor, packed, fields.table, label, fields.count)
+    if rescaling is None:
+        return flat
+    (grouped,) = editor.op("Reshape", flat, editor.shape(*_grouped(tensor)), label="grouped")
+    wide = editor.cast(grouped, ir.DataType.FLOAT, label="float")
+    ratio = _emit_spread(editor, rescaling.ratio, tensor, "ratio")
+    (wide,) = editor.op("Mul", wide, ratio, label="even_scale")
+    if rescaling.divisor is not None:
+        column = rescaling.divisor.reshape(*_grouped(tensor)[:-1], 1)
+        (wide,) = editor.op("Mul", wide, editor.constant(column, "divisor"), label="divided")
+    (whole,) = editor.op("Round", wide, label="rounded")
+    codes = editor.cast(whole, ir.DataType.INT8, label="rescaled")
+    (result,) = editor.op("Reshape", codes, editor.shape(-1), label="rescaled_flat")
+    return result
+
+
+def _grouped(tensor: QuantTensor) -> tuple[int, ...]:
+    """`(g, group, o)` if all groups of a row are of one size, else `(i, o)`."""
+    outputs, inputs = tensor.shape
+    return (inputs, outputs) if inputs % tensor.group else (-1, tensor.group, outputs)
+
+
+def _emit_spread(
+    editor: GraphEditor, scales: NDArray[np.float32], tensor: QuantTensor, label: str
+) -> ir.Value:
+    """Scales `(g, 1, o)` such that they fit codes of the shape `_grouped`."""
+    if not tensor.shape[1] % tensor.group:
+        return editor.constant(scales, label)
+    places = np.arange(tensor.shape[1], dtype=np.int64) // tensor.group
+    table = editor.constant(scales[:, 0, :], label)
+    (rows,) = editor.op("Gather", table, editor.constant(places, "group"), label=f"{label}_rows")
+    return rows
 
 
 EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, Shared], ir.Value]
@@ -130,9 +124,10 @@ def emit_int8(
             "DynamicQuantizeLinear", even, label="input", outputs=3
         )
     codes, scale, zero = shared.quantized[inputs]
-    matrix = shared.mask(editor, editor.constant(weights.codes, "codes"))
+    unpack = shared.unpack(tensor, weights.rescaling)
+    matrix = shared.masks.matrix(editor, weights.codes, weights.codes.shape, unpack)
     (product,) = editor.op("MatMulInteger", codes, matrix, zero, label="product")
-    (wide,) = editor.op("Cast", product, label="wide", attributes={"to": ir.DataType.FLOAT})
+    wide = editor.cast(product, ir.DataType.FLOAT, label="wide")
     (scales,) = editor.op("Mul", scale, editor.constant(weights.scales, "scales"), label="scale")
     (result,) = editor.op("Mul", wide, scales, label="linear")
     return result
@@ -142,34 +137,43 @@ def emit_fp32(
     editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
 ) -> ir.Value:
     """Float arithmetic on weights that are stored as integers and widened when a session is made."""
-    weights = group_weights(tensor)
-    if weights is None:  # uneven groups: no shape to broadcast over
-        gone = shared.removed.get(f"{editor.name}.weight", np.False_)
-        matrix = editor.constant(np.where(gone, np.float32(0), tensor.dequantize()).T, "weight")
-    else:
-        codes = shared.mask(editor, editor.constant(weights.codes, "codes"))
-        (wide,) = editor.op("Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT})
-        (scaled,) = editor.op(
-            "Mul", wide, editor.constant(weights.scales, "scales"), label="scaled"
-        )
-        shape = editor.constant(np.array(tensor.shape[::-1], dtype=np.int64), "shape")
-        (matrix,) = editor.op("Reshape", scaled, shape, label="weight")
-    (result,) = editor.op("MatMul", inputs, matrix, label="linear")
+    if editor.name not in shared.widened:
+        shared.widened[editor.name] = _emit_floats(editor, tensor, shared)
+    (result,) = editor.op("MatMul", inputs, shared.widened[editor.name], label="linear")
     return result
 
 
+def _emit_floats(editor: GraphEditor, tensor: QuantTensor, shared: Shared) -> ir.Value:
+    """The masked weights as floats, `(i, o)`."""
+    shape = _grouped(tensor)
+    codes = np.ascontiguousarray(tensor.codes.T)
+    matrix = shared.masks.matrix(editor, codes, shape, shared.unpack(tensor, None))
+    wide = editor.cast(matrix, ir.DataType.FLOAT, label="wide")
+    scales = _emit_spread(editor, group_scales(tensor), tensor, "scales")
+    (scaled,) = editor.op("Mul", wide, scales, label="scaled")
+    if len(shape) == 2:
+        return scaled
+    (matrix,) = editor.op("Reshape", scaled, editor.shape(*tensor.shape[::-1]), label="weight")
+    return matrix
+
+
 class MaskLinears(InPlacePass):
-    """Replace the product of every masked linear; its bias stays an `Add`."""
+    """Replace the product of every linear by one of masked integers; its bias stays an `Add`.
+
+    Args:
+        linears: parameter name -> weights, not masked.
+        emit: the arithmetic.
+        shared: masks and what else they share; used up by one graph.
+    """
 
     def __init__(
         self,
         linears: Mapping[str, QuantTensor],
         emit: EmitLinear,
-        divisors: Divisors | None = None,
-        removed: Mapping[str, NDArray[np.bool_]] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         super().__init__()
-        self.divisors, self.removed = divisors or {}, removed or {}
+        self.shared = shared or Shared()
         self.linears = linears
         self.emit = emit
 
@@ -179,7 +183,7 @@ class MaskLinears(InPlacePass):
         Raises:
             ExportError: a linear is not in the graph in one of the two known forms.
         """
-        graph, shared = model.graph, Shared(self.divisors, self.removed)
+        graph = model.graph
         for name, tensor in self.linears.items():
             weight = _parameter(graph, name)
             products = [product for use in weight.consumers() for product in _products_of(use)]
@@ -189,7 +193,7 @@ class MaskLinears(InPlacePass):
                 editor = GraphEditor(graph, product, name.removesuffix(".weight"), place)
                 inputs = product.inputs[0]
                 assert inputs is not None
-                result = self.emit(editor, inputs, tensor, shared)
+                result = self.emit(editor, inputs, tensor, self.shared)
                 if product.op_type == "Gemm" and len(product.inputs) == 3:
                     bias = product.inputs[2]
                     assert bias is not None
@@ -226,9 +230,7 @@ class QuantizeEmbeddings(InPlacePass):
                 (codes,) = editor.op(
                     "Gather", editor.constant(tensor.codes, "codes"), ids, label="row"
                 )
-                (wide,) = editor.op(
-                    "Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT}
-                )
+                wide = editor.cast(codes, ir.DataType.FLOAT, label="wide")
                 scales = editor.constant(tensor.scales.astype(np.float32), "scales")
                 (scale,) = editor.op("Gather", scales, ids, label="scale")
                 (result,) = editor.op("Mul", wide, scale, label="embedding")

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from maskpack.formats import ExportError
-from maskpack.runtime.graph import first_line, open_graph
+from maskpack.runtime.graph import TaskRun, first_line, open_graph, task_run
 
 Feeds = dict[str, NDArray[np.int64]]
 
@@ -45,13 +45,21 @@ def session_facts(session: Any) -> dict[str, str]:
     }
 
 
-def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
-    """A predictor on arrays around a session, fed with the inputs it names."""
+def ort_predict(
+    session: Any, adapter: Path | None = None
+) -> Callable[[Feeds], NDArray[np.float32]]:
+    """A predictor on arrays around a session, fed with the inputs it names.
+
+    Args:
+        session: of `make_session`.
+        adapter: what makes a graph of all tasks one of them.
+    """
     names = [value.name for value in session.get_inputs()]
+    task = TaskRun() if adapter is None else task_run(adapter)
 
     def predict(feeds: Feeds) -> NDArray[np.float32]:
         try:
-            run = session.run(["logits"], {name: feeds[name] for name in names})
+            run = session.run(["logits"], {name: feeds[name] for name in names}, task.options)
         except Exception as error:
             shape = feeds[names[0]].shape
             raise ExportError(

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import Sequential, common
 
-from maskpack.exporters.calibrate import Divisors
 from maskpack.exporters.options import Compute
 from maskpack.exporters.passes import (
     EmitLinear,
     MaskLinears,
     QuantizeEmbeddings,
+    Shared,
     emit_fp32,
     emit_int8,
 )
@@ -37,26 +35,24 @@ def rewrite(
     linears: Mapping[str, QuantTensor],
     embeddings: Mapping[str, QuantTensor],
     compute: Compute,
-    divisors: Divisors | None = None,
-    removed: Mapping[str, NDArray[np.bool_]] | None = None,
+    shared: Shared,
 ) -> ir.Model:
     """Trace a classifier and put integer weights in place of its floats.
 
     Args:
         model: the classifier, in evaluation mode.
-        linears: parameter name in the classifier -> weights; masked already, unless `removed`.
+        linears: parameter name in the classifier -> weights, not masked.
         embeddings: the same for the tables.
         compute: arithmetic of the linears.
-        divisors: of outlier channels, for int8.
-        removed: parameter name -> bool `(o, i)`, to be removed inside the graph; None: nothing is.
+        shared: masks and what else the linears share.
     """
     passes = Sequential(
-        MaskLinears(linears, EMIT[compute], divisors, removed),
+        MaskLinears(linears, EMIT[compute], shared),
         QuantizeEmbeddings(embeddings),
         ResidualAsSum(),
         GeluInFusedOrder(),
         common.RemoveUnusedNodesPass(),
-        common.TopologicalSortPass(),  # quantised activations may stand after their first reader
+        common.TopologicalSortPass(),  # what all linears share may stand after its first reader
     )
     return passes(trace(model)).model
 
@@ -86,6 +82,10 @@ def _bytes_of(model: ir.Model) -> bytes:
     proto = ir.serde.serialize_model(model)
     if proto.ByteSize() >= 2**31:
         raise ExportError(f"the graph has {proto.ByteSize()} bytes, more than a file may hold")
+    told = {tensor.name for tensor in proto.graph.initializer}
+    values = [value for value in proto.graph.value_info if value.name not in told]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(values)  # a constant says itself what it is
     return bytes(proto.SerializeToString(deterministic=True))
 
 

@@ -1,7 +1,8 @@
-"""Masked codes as the arrays a graph holds. Pure functions on numpy; no ONNX here.
+"""Codes as the arrays a graph holds. Pure functions on numpy; no ONNX here.
 
-The graph's matrices are transposed, `(i, o)`, as MatMul and MatMulInteger want them. The mask is
-applied to integers, so a removed weight is a zero code in every form.
+The graph's matrices are transposed, `(i, o)`, as MatMul and MatMulInteger want them, and so is the
+order of everything flat. Masks come later and are applied to integers: where nothing is masked yet, a
+task cannot change what tasks share.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import QuantTensor
+from maskpack.formats.bits import pack_codes, unpack_codes
 
 INT8_LIMIT = 127
 
@@ -23,54 +25,102 @@ class ChannelWeights:
     Attributes:
         codes: int8 `(i, o)`.
         scales: float32 `(o)`.
+        rescaling: how `codes` come from the tensor's own, or None if they are its own.
     """
 
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
+    rescaling: Rescaling | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class GroupWeights:
-    """Integer weights with one scale a group of inputs, to be widened in the graph.
+class Rescaling:
+    """Codes of one scale a group to codes of one scale a row: `round(code * ratio * divisor)`.
+
+    In float32 and in this order, in numpy and in a graph alike, so that both give the same integers.
 
     Attributes:
-        codes: int8 `(g, group, o)`; one group for per-row scales.
-        scales: float32 `(g, 1, o)`.
+        ratio: float32 `(g, 1, o)`: scale of the group over scale of the row.
+        divisor: float32 `(i)`: what input channels are divided by; None for 1.
+        group: inputs that share a ratio.
     """
 
-    codes: NDArray[np.int8]
-    scales: NDArray[np.float32]
+    ratio: NDArray[np.float32]
+    divisor: NDArray[np.float32] | None
+    group: int
+
+    def apply(self, codes: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Codes `(i, o)` of another scale, `(i, o)`."""
+        wide = codes.astype(np.float32) * spread(self.ratio, self.group, codes.shape[0])
+        if self.divisor is not None:
+            wide = wide * self.divisor[:, None]
+        rescaled: NDArray[np.int8] = np.rint(wide).astype(np.int8)
+        return rescaled
 
 
 def channel_weights(
     tensor: QuantTensor, divisor: NDArray[np.float32] | None = None
 ) -> ChannelWeights:
-    """Masked weights with one scale a row; grouped scales are brought to the largest of the row.
+    """Weights with one scale a row; grouped scales are brought to the largest of the row.
 
     Rows with one scale keep their codes. Rows with several, and rows whose inputs are divided, are
     requantised to 8 bits, `round(code * scale_g * divisor / scale_row)`: off by at most half a step
     of the row's largest weight over 127. Zero codes stay zero.
 
     Args:
-        tensor: the weights, masked.
+        tensor: the weights.
         divisor: what the input channels are divided by before the product, `(i)`, or None.
     """
-    if tensor.scales.shape[1] == 1 and divisor is None:
-        codes, scales = tensor.codes, tensor.scales[:, 0].astype(np.float32)
-    else:
-        wide = tensor.dequantize()
-        wide = wide if divisor is None else wide * divisor
-        scales = (np.abs(wide).max(axis=1) / np.float32(INT8_LIMIT)).astype(np.float32)
-        ratio = np.divide(wide, scales[:, None], out=np.zeros_like(wide), where=scales[:, None] > 0)
-        codes = np.rint(ratio).astype(np.int8)
-    return ChannelWeights(np.ascontiguousarray(codes.T), scales)
-
-
-def group_weights(tensor: QuantTensor) -> GroupWeights | None:
-    """Masked codes and scales for exact widening in the graph; None if groups are not even."""
-    outputs, inputs = tensor.shape
-    if inputs % tensor.group:
-        return None
     codes = np.ascontiguousarray(tensor.codes.T)
-    scales = np.ascontiguousarray(tensor.scales.astype(np.float32).T)[:, None, :]
-    return GroupWeights(codes.reshape(-1, tensor.group, outputs), scales)
+    if tensor.scales.shape[1] == 1 and divisor is None:
+        return ChannelWeights(codes, tensor.scales[:, 0].astype(np.float32))
+    wide = np.abs(tensor.dequantize()) * (np.float32(1) if divisor is None else divisor)
+    scales = (wide.max(axis=1) / np.float32(INT8_LIMIT)).astype(np.float32)
+    groups = group_scales(tensor)
+    ratio = np.divide(groups, scales, out=np.zeros_like(groups), where=scales > 0)
+    rescaling = Rescaling(ratio, divisor, tensor.group)
+    return ChannelWeights(rescaling.apply(codes), scales, rescaling)
+
+
+def group_scales(tensor: QuantTensor) -> NDArray[np.float32]:
+    """Scales in a graph's order, float32 `(g, 1, o)`."""
+    return np.ascontiguousarray(tensor.scales.astype(np.float32).T)[:, None, :]
+
+
+def spread(scales: NDArray[np.float32], group: int, inputs: int) -> NDArray[np.float32]:
+    """`(g, 1, o)` to one a weight, `(i, o)`; the last group may be short.
+
+    >>> spread(np.array([[[1.0]], [[2.0]]], dtype=np.float32), 2, 3).tolist()
+    [[1.0], [1.0], [2.0]]
+    """
+    return np.repeat(scales[:, 0, :], group, axis=0)[:inputs]
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """Codes narrower than a byte, as a graph unpacks them: a table of what each byte holds.
+
+    Attributes:
+        packed: uint8, the flat codes in the byte order of the artifact's own, low field first.
+        table: int8 `(256, 8 / bits)`: the codes of every byte.
+        count: codes in all; the last byte may hold padding.
+    """
+
+    packed: NDArray[np.uint8]
+    table: NDArray[np.int8]
+    count: int
+
+
+def fields_of(tensor: QuantTensor) -> Fields | None:
+    """The codes of a tensor in its own width, flat in a graph's order; None at 8 bits.
+
+    Args:
+        tensor: the weights, without a mask: a 0 has no place among zero-free codes.
+    """
+    if tensor.bits == 8:
+        return None
+    flat = np.ascontiguousarray(tensor.codes.T).reshape(1, -1)
+    packed = pack_codes(flat, tensor.bits, zero_free=tensor.zero_free)[0]
+    every = np.arange(256, dtype=np.uint8)[:, None]
+    table = unpack_codes(every, tensor.bits, 8 // tensor.bits, zero_free=tensor.zero_free)
+    return Fields(packed, table, flat.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,32 @@ def open_graph(model: Path | bytes, *, threads: int) -> Any:
     options.log_severity_level = _ERRORS
     source = str(model) if isinstance(model, Path) else model
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRun:
+    """Options of runs as one task.
+
+    Attributes:
+        options: for `run`.
+        adapter: must live as long as they are used; the options point to it and do not keep it.
+    """
+
+    options: Any = None
+    adapter: Any = None
+
+
+def task_run(adapter: Path) -> TaskRun:
+    """Runs with an adapter; ONNX Runtime's own errors, from 1.20 on."""
+    loaded, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
+    loaded.Load(str(adapter))
+    options.add_active_adapter(loaded)
+    return TaskRun(options, loaded)
+
+
+def knows_adapters() -> bool:
+    """Whether the runtime is young enough for adapters: 1.20 and later."""
+    return hasattr(onnxruntime, "LoraAdapter")
 
 
 def first_line(error: Exception) -> str:

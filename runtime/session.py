@@ -7,7 +7,7 @@ import ctypes.util
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from maskpack.formats.errors import ConfigError, ExportError
-from maskpack.runtime.graph import first_line, open_graph
+from maskpack.formats.tensorfile import read_tensors
+from maskpack.runtime.graph import TaskRun, first_line, knows_adapters, open_graph, task_run
 from maskpack.runtime.task import (
+    FEEDS_SUFFIX,
     Place,
     Prediction,
     TaskCard,
@@ -32,12 +34,27 @@ _AGAIN = "export the task again"
 
 
 @dataclass(frozen=True, eq=False)
+class TaskInputs:
+    """What makes a graph of all tasks one task; nothing where the graph is its own.
+
+    Attributes:
+        run: with the task's adapter.
+        feeds: the same as plain inputs, where the runtime knows no adapters.
+    """
+
+    run: TaskRun = field(default_factory=TaskRun)
+    feeds: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class _Loaded:
     """A task in memory."""
 
+    place: Place
     card: TaskCard
     tokenizer: Any
     graph: Any
+    own: TaskInputs
 
     @property
     def inputs(self) -> list[str]:
@@ -115,15 +132,26 @@ class Session:
     def _load(self, task: str) -> _Loaded:
         """The task, loaded now if it is not; the one used longest ago makes room."""
         if task not in self._loaded:
-            while len(self._loaded) >= self._keep:
-                self._loaded.popitem(last=False)
             place = self._places[task]
             card = place.read_card()
+            graph = self._same_graph(place, card)
+            while len(self._loaded) >= self._keep:
+                self._loaded.popitem(last=False)
             tokenizer = self._tokenizer(place.tokenizer, card.max_length)
-            graph = load_graph(place, card, threads=self._threads)
-            self._loaded[task] = _Loaded(card, tokenizer, graph)
+            graph = graph or load_graph(place, card, threads=self._threads)
+            self._loaded[task] = _Loaded(place, card, tokenizer, graph, load_inputs(place, card))
         self._loaded.move_to_end(task)
         return self._loaded[task]
+
+    def _same_graph(self, place: Place, card: TaskCard) -> Any:
+        """The graph of a task if a task in memory has the same; None otherwise."""
+        for loaded in self._loaded.values():
+            own, other = card.swap, loaded.card.swap
+            if own is None or other is None or card.weights != loaded.card.weights:
+                continue
+            if (place.graph, own.graph) == (loaded.place.graph, other.graph):
+                return loaded.graph
+        return None
 
     def _tokenizer(self, path: Path, length: int) -> Any:
         """The tokenizer of a file, cutting texts to a length; tasks that agree in both share it."""
@@ -144,7 +172,7 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
     Raises:
         ExportError: it is damaged, or the weights beside it are not those it was made for.
     """
-    _check_weights(place, card)
+    _check_belongings(place, card)
     try:
         graph = open_graph(place.graph, threads=threads)
     except Exception as error:
@@ -153,19 +181,46 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
     return graph
 
 
-def _check_weights(place: Place, card: TaskCard) -> None:
-    """Raise ExportError unless the shared weights are those that the graph was made for."""
-    if card.weights is None:
-        return
+def load_inputs(place: Place, card: TaskCard) -> TaskInputs:
+    """What a task feeds a graph that it shares: an adapter where the runtime knows them.
+
+    Raises:
+        ExportError: it is damaged, or not the one that was made for this graph.
+    """
+    if place.adapter is None or card.swap is None:
+        return TaskInputs()
+    if not knows_adapters():
+        feeds = place.adapter.with_suffix(FEEDS_SUFFIX)
+        _check(feeds, card.swap.feeds, card.name)
+        return TaskInputs(feeds=dict(read_tensors(feeds.read_bytes())[0]))
+    _check(place.adapter, card.swap.adapter, card.name)
     try:
-        with place.weights.open("rb") as file:
+        return TaskInputs(task_run(place.adapter))
+    except Exception as error:
+        raise ExportError(f"cannot load `{place.adapter}`: {first_line(error)}", _AGAIN) from error
+
+
+def _check_belongings(place: Place, card: TaskCard) -> None:
+    """Raise ExportError unless weights and graph are those that the task was made for."""
+    if (place.adapter is None) != (card.swap is None):
+        raise ExportError(f"`{place.card}` is not the card of `{place.graph}`", _AGAIN)
+    if card.weights is not None:
+        _check(place.weights, card.weights[1], place.graph.name)
+    if card.swap is not None:
+        _check(place.graph, card.swap.graph, card.name)
+
+
+def _check(path: Path, digest: str, owner: str) -> None:
+    """Raise ExportError unless a file has the digest that is told of it."""
+    try:
+        with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ExportError(f"cannot read `{place.weights}`: {error.strerror}", _AGAIN) from error
-    if found != card.weights[1]:
+        raise ExportError(f"cannot read `{path}`: {error.strerror}", _AGAIN) from error
+    if found != digest:
         raise ExportError(
-            f"`{place.weights}` is not what `{place.graph.name}` was made for: its SHA-256 is "
-            f"{found[:12]}, expected {card.weights[1][:12]}",
+            f"`{path}` is not what `{owner}` was made for: its SHA-256 is "
+            f"{found[:12]}, expected {digest[:12]}",
             _AGAIN,
         )
 
@@ -183,7 +238,8 @@ def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
         feeds["input_ids"][place, :size] = row.ids
         feeds["attention_mask"][place, :size] = 1
         feeds["token_type_ids"][place, :size] = row.type_ids
-    outputs = loaded.graph.run(["logits"], {name: feeds[name] for name in loaded.inputs})
+    told = {name: feeds[name] for name in loaded.inputs} | loaded.own.feeds
+    outputs = loaded.graph.run(["logits"], told, loaded.own.run.options)
     logits: NDArray[np.float32] = outputs[0]
     return logits
 

@@ -17,8 +17,31 @@ GRAPH = "model.onnx"
 CARD = "task.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "backbone.bin"
+BASE = "base.onnx"
+ADAPTER_SUFFIX = ".onnx_adapter"
+FEEDS_SUFFIX = ".safetensors"
 
 _HINT = "give the folder that `compress export --onnx -o` wrote, or one that holds several of them"
+
+
+@dataclass(frozen=True)
+class SwapDigests:
+    """SHA-256 of what a task of the swap layout is made of.
+
+    Attributes:
+        graph: of the graph that all tasks share.
+        adapter: of the task's adapter.
+        feeds: of the same as plain inputs.
+    """
+
+    graph: str
+    adapter: str
+    feeds: str
+
+    def __post_init__(self) -> None:
+        for name, digest in vars(self).items():
+            if len(digest) != 64:
+                raise ExportError(f"`{CARD}` has the digest `{digest}` for `{name}`")
 
 
 @dataclass(frozen=True)
@@ -33,6 +56,7 @@ class TaskCard:
         pad: id and text of the padding token.
         weights: file beside the graph that holds weights it shares with others, and its SHA-256;
             None if it holds all of them.
+        swap: digests, if the task is an adapter of a graph that it shares with others; else None.
     """
 
     name: str
@@ -41,6 +65,7 @@ class TaskCard:
     max_length: int
     pad: tuple[int, str]
     weights: tuple[str, str] | None = None
+    swap: SwapDigests | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in {"classification", "regression"}:
@@ -64,6 +89,8 @@ class TaskCard:
         }
         if self.weights is not None:
             tree |= {"weights_file": self.weights[0], "weights_sha256": self.weights[1]}
+        if self.swap is not None:
+            tree |= {f"{name}_sha256": digest for name, digest in vars(self.swap).items()}
         return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -87,8 +114,12 @@ class TaskCard:
                 weights = (WEIGHTS, str(tree["weights_sha256"]))
                 if tree["weights_file"] != WEIGHTS:
                     raise ExportError(f"`weights_file` is not `{WEIGHTS}`")
+            swap = None
+            if "adapter_sha256" in tree:
+                told = (str(tree[f"{part}_sha256"]) for part in ("graph", "adapter", "feeds"))
+                swap = SwapDigests(*told)
             name, kind = str(tree["name"]), str(tree["kind"])
-            return cls(name, kind, labels, tree["max_length"], pad, weights)
+            return cls(name, kind, labels, tree["max_length"], pad, weights, swap)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{CARD}` is damaged: {error!r}", _HINT) from error
 
@@ -119,13 +150,16 @@ class Place:
     """Where the files of a task lie.
 
     Attributes:
-        graph, card: its own.
+        graph: its own, or that of all tasks.
+        card: its own.
         tokenizer: its own, or that of all tasks.
+        adapter: what makes a graph of all tasks this task; None where the graph is its own.
     """
 
     graph: Path
     card: Path
     tokenizer: Path
+    adapter: Path | None = None
 
     @property
     def weights(self) -> Path:
@@ -146,7 +180,7 @@ class Place:
 
 
 def find_tasks(folder: Path) -> dict[str, Place]:
-    """Exported tasks at `folder`: itself, tasks that share weights in it, or folders in it.
+    """Exported tasks at `folder`: itself, tasks that share weights or a graph in it, or folders in it.
 
     Returns:
         Name of the task -> its place.
@@ -154,7 +188,13 @@ def find_tasks(folder: Path) -> dict[str, Place]:
     Raises:
         ExportError: there is none, or two of one name.
     """
-    if (folder / WEIGHTS).is_file():
+    adapters = sorted(folder.glob(f"*{ADAPTER_SUFFIX}"))
+    if adapters:
+        places = [
+            Place(folder / BASE, one.with_suffix(".json"), folder / TOKENIZER, one)
+            for one in adapters
+        ]
+    elif (folder / WEIGHTS).is_file():
         graphs = sorted(folder.glob("*.onnx"))
         places = [Place(one, one.with_suffix(".json"), folder / TOKENIZER) for one in graphs]
     else:

@@ -273,3 +273,9 @@ def test_a_record_of_options_names_no_folder_of_this_machine():
     assert (record["teacher"], record["calibration"]) == ("twin", "english.txt")
     assert FitConfig().record()["teacher"] is None
     assert {**record, "teacher": None, "calibration": None} == FitConfig().record()
+
+
+@pytest.mark.parametrize(("bits", "margin"), [(8, 1.6), (4, 1.6), (2, 1.6), (1, 0.8)])
+def test_one_bit_flips_sooner_unless_told_otherwise(bits, margin):
+    assert FitConfig(bits=bits).flip_margin == margin
+    assert FitConfig(bits=bits, margin=1.2).flip_margin == 1.2

@@ -160,13 +160,11 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
 
 @pytest.fixture
 def quick_graph(monkeypatch, exported):
-    """Skip the tracing: `build_graph` gives back the BERT's graph."""
+    """Skip the tracing: the BERT's graph is given back."""
     import onnx_ir as ir
 
     proto = exported("bert", "int8").proto()
-    monkeypatch.setattr(
-        exporting, "build_graph", lambda *_, **__: ir.serde.deserialize_model(proto)
-    )
+    monkeypatch.setattr(exporting.Grapher, "folded", lambda *_: ir.serde.deserialize_model(proto))
 
 
 def test_outside_its_tolerance_the_graph_is_kept_under_a_name_that_says_so(
@@ -202,7 +200,7 @@ def test_without_verification_there_is_no_verdict_and_no_report(request_for, tmp
 
 
 @pytest.mark.parametrize("crash", [RuntimeError, KeyboardInterrupt, MemoryError])
-@pytest.mark.parametrize("step", ["build_graph", "serialize", "artifact_tokenizer", "verify"])
+@pytest.mark.parametrize("step", ["Grapher", "serialize", "artifact_tokenizer", "verify"])
 def test_a_crash_in_the_middle_leaves_nothing_behind(
     request_for, tmp_path, quick_graph, monkeypatch, step, crash
 ):

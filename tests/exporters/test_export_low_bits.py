@@ -20,9 +20,9 @@ from maskpack.exporters import (
     make_session,
     ort_predict,
 )
-from maskpack.exporters.calibrate import input_divisors
+from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.verify import verify
-from maskpack.exporters.weights import channel_weights, group_weights
+from maskpack.exporters.weights import channel_weights
 from maskpack.formats import BitMask, Patch, QuantTensor, create_artifact, open_artifact
 
 LAST = "encoder.layer.1.output.dense.weight"
@@ -210,30 +210,27 @@ def test_the_float_graph_holds_the_codes_and_scales_of_the_task(made, graph, cas
     own = made(case).patch("sst2").over(made(case).backbone)
     forms = set()
     for name, tensor in own.linears.items():
-        weights = group_weights(tensor)
-        forms.add(weights is None)
-        if weights is None:
-            np.testing.assert_array_equal(arrays[f"{stem(name)}.weight"], tensor.dequantize().T)
-            continue
-        codes = arrays[f"{stem(name)}.codes"]
+        codes, scales = arrays[f"{stem(name)}.codes"], arrays[f"{stem(name)}.scales"]
         assert codes.dtype == np.int8
         np.testing.assert_array_equal(codes.reshape(tensor.shape[::-1]).T, tensor.codes)
-        np.testing.assert_array_equal(arrays[f"{stem(name)}.scales"][:, 0].T, tensor.scales)
+        np.testing.assert_array_equal(scales.reshape(-1, tensor.shape[0]).T, tensor.scales)
+        forms.add(codes.ndim == 2)
     assert forms == {case == "signs, uneven"}  # 20 divides neither 32 nor 64
 
 
 @every_case
 def test_the_integer_graph_keeps_codes_wherever_a_row_has_one_scale(made, graph, case):
     arrays, artifact = arrays_of(graph(case, Compute.INT8)[0]), made(case)
-    own = artifact.patch("sst2").over(artifact.backbone)
-    model = restore_task(artifact, "sst2", attention="eager")
-    names = [f"bert.{name}" for name in own.linears]
-    divisors = input_divisors(model, names, artifact, artifact.entry("sst2"))
+    patch = artifact.patch("sst2")
+    own = replace(patch, masks={}).over(artifact.backbone)
+    divisors = Grapher(artifact, Compute.INT8).divisors
     kept = 0
     for name, tensor in own.linears.items():
         divisor = divisors.get(f"bert.{name}")
         weights = channel_weights(tensor, divisor)
-        np.testing.assert_array_equal(arrays[f"{stem(name)}.codes"], weights.codes)
+        mask = patch.masks.get(name)
+        keep = np.ones(tensor.shape, bool) if mask is None else mask.to_bool()
+        np.testing.assert_array_equal(arrays[f"{stem(name)}.codes"], weights.codes * keep.T)
         np.testing.assert_array_equal(arrays[f"{stem(name)}.scales"], weights.scales)
         if divisor is None and CASES[case].group is None:
             kept += 1

@@ -8,7 +8,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from maskpack.exporters.export import serialize
-from maskpack.exporters.passes import MaskLinears, QuantizeEmbeddings, emit_fp32, emit_int8
+from maskpack.exporters.masks import BitsBeside, FlipsBeside, FoldedMasks
+from maskpack.exporters.passes import (
+    MaskLinears,
+    QuantizeEmbeddings,
+    Shared,
+    emit_fp32,
+    emit_int8,
+)
 from maskpack.exporters.session import make_session
 from maskpack.formats import BitMask, ExportError, QuantTensor
 
@@ -21,11 +28,19 @@ BIAS = RNG.standard_normal(OUTPUTS).astype(np.float32)
 TRANSPOSE = helper.make_node("Transpose", ["model.fc.weight"], ["wt"], perm=[1, 0])
 
 
-def make_tensor(group=WIDTH):
+CODES = {
+    8: np.arange(-127, 128),
+    4: np.arange(-7, 8),
+    2: np.array([-3, -1, 1, 3]),
+    1: np.array([-1, 1]),
+}
+
+
+def make_tensor(group=WIDTH, *, bits=8):
     rng = np.random.default_rng(group)
-    codes = rng.integers(-127, 128, (OUTPUTS, WIDTH)).astype(np.int8)
+    codes = rng.choice(CODES[bits], (OUTPUTS, WIDTH)).astype(np.int8)
     scales = rng.uniform(0.01, 0.02, (OUTPUTS, -(-WIDTH // group))).astype(np.float16)
-    return QuantTensor(codes, scales, 8, group)
+    return QuantTensor(codes, scales, bits, group, zero_free=bits < 4)
 
 
 def graph(*nodes, name="model.fc.weight", integer=False, width=OUTPUTS):
@@ -63,8 +78,14 @@ def run(model, x=X):
     return make_session(serialize(model)).run(None, {"x": x})[0]
 
 
-def rewrite(model, emit, tensor):
-    return MaskLinears({"fc.weight": MASK.apply(tensor)}, emit)(model)
+def removed(tensor):
+    """What the mask removes, flat in a graph's order."""
+    return MASK.removed(tensor).T.reshape(-1)
+
+
+def rewrite(model, emit, tensor, masks=FoldedMasks, **shared):
+    how = Shared(masks({"fc": removed(tensor)}), **shared)
+    return MaskLinears({"fc.weight": tensor}, emit, how)(model)
 
 
 def dynamic(x):
@@ -106,12 +127,37 @@ def test_only_integers_are_stored_where_groups_are_even(emit):
     assert not [node for node in model.graph if node.op_type == "Transpose"]
 
 
-def test_uneven_groups_are_stored_as_the_masked_float_weights():
+def test_uneven_groups_are_stored_as_masked_codes_too():
     tensor = make_tensor(3)
     model = rewrite(linear("matmul"), emit_fp32, tensor).model
-    stored = model.graph.initializers["fc.weight"].const_value.numpy()
-    np.testing.assert_array_equal(stored, np.where(KEEP, tensor.dequantize(), 0).T)
-    assert (stored == 0).sum() >= (~KEEP).sum()
+    stored = model.graph.initializers["fc.codes"].const_value.numpy()
+    np.testing.assert_array_equal(stored, np.where(KEEP, tensor.codes, 0).T)
+
+
+@pytest.mark.parametrize("masks", [FoldedMasks, FlipsBeside, BitsBeside])
+@pytest.mark.parametrize("emit", [emit_int8, emit_fp32])
+@pytest.mark.parametrize("group", [WIDTH, 4, 3])
+@pytest.mark.parametrize("bits", [4, 2, 1])
+@pytest.mark.parametrize("divided", [False, True])
+def test_wherever_the_mask_is_and_however_narrow_the_codes_the_product_is_the_same(
+    masks, emit, group, bits, divided
+):
+    tensor = make_tensor(group, bits=bits)
+    divisors = {"fc.weight": np.linspace(1, 3, WIDTH, dtype=np.float32)} if divided else {}
+    wanted = run(rewrite(linear("gemm"), emit, tensor, divisors=divisors).model)
+    model = rewrite(linear("gemm"), emit, tensor, masks, divisors=divisors, packed=True).model
+    assert ("fc.fields" in model.graph.initializers) == (masks is not FoldedMasks)
+    np.testing.assert_array_equal(run(model), wanted)
+
+
+@pytest.mark.parametrize("masks", [FlipsBeside, BitsBeside])
+def test_a_mask_that_removes_nothing_or_everything_is_fine(masks):
+    tensor = make_tensor(bits=4)
+    for gone in (np.zeros(tensor.codes.size, bool), np.ones(tensor.codes.size, bool)):
+        how = Shared(masks({"fc": gone}))
+        found = run(MaskLinears({"fc.weight": tensor}, emit_fp32, how)(linear("gemm")).model)
+        weight = np.where(gone.all(), 0, tensor.dequantize())
+        np.testing.assert_allclose(found, X @ weight.T + BIAS, rtol=1e-5, atol=1e-5)
 
 
 def test_linears_that_read_the_same_activation_share_its_quantisation():
@@ -122,7 +168,7 @@ def test_linears_that_read_the_same_activation_share_its_quantisation():
     weight = proto.graph.initializer.add()
     weight.CopyFrom(next(t for t in proto.graph.initializer if t.name == "model.fc.weight"))
     weight.name = "model.gc.weight"
-    tensors = {"fc.weight": MASK.apply(make_tensor()), "gc.weight": MASK.apply(make_tensor(4))}
+    tensors = {"fc.weight": make_tensor(), "gc.weight": make_tensor(4)}
     model = MaskLinears(tensors, emit_int8)(ir.serde.deserialize_model(proto)).model
     kinds = [node.op_type for node in model.graph]
     assert kinds.count("DynamicQuantizeLinear") == 1

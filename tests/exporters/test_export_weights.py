@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskpack.exporters.weights import channel_weights, group_weights
+from maskpack.exporters.weights import channel_weights, fields_of, group_scales, spread
 from maskpack.formats import ArtifactError, BitMask, QuantTensor
 
 SHAPES = [(1, 1, 1), (3, 8, 8), (5, 32, 16), (4, 48, 16), (2, 64, 1)]
@@ -97,44 +97,49 @@ def test_a_row_without_a_weight_left_has_no_scale_and_no_nan():
 
 
 @pytest.mark.parametrize("half", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_even_groups_are_widened_exactly(shape, half):
-    tensor, mask = make(shape, half=half)
-    outputs, inputs, group = shape
-    found = group_weights(mask.apply(tensor))
-    assert found is not None
-    assert found.codes.shape == (inputs // group, group, outputs)
-    assert found.scales.shape == (inputs // group, 1, outputs)
-    assert found.codes.dtype == np.int8
-    assert found.scales.dtype == np.float32
-    wide = mask.apply(tensor).dequantize()
-    for o in range(outputs):
-        for i in range(inputs):
-            code, scale = found.codes[i // group, i % group, o], found.scales[i // group, 0, o]
-            assert np.float32(code) * scale == wide[o, i]
-            assert code == (tensor.codes[o, i] if mask.to_bool()[o, i] else 0)
+@pytest.mark.parametrize("shape", SHAPES + UNEVEN)
+def test_group_scales_are_those_of_the_tensor(shape, half):
+    tensor, _ = make(shape, half=half)
+    scales = group_scales(tensor)
+    assert scales.shape == (tensor.scales.shape[1], 1, shape[0])
+    assert scales.dtype == np.float32
+    np.testing.assert_array_equal(
+        spread(scales, tensor.group, shape[1]).T, tensor.expanded_scales()
+    )
 
 
-@pytest.mark.parametrize("shape", UNEVEN)
-def test_uneven_groups_have_no_grouped_form(shape):
-    tensor, mask = make(shape)
-    assert group_weights(mask.apply(tensor)) is None
+@pytest.mark.parametrize("shape", SHAPES + UNEVEN)
+@pytest.mark.parametrize("divided", [False, True])
+def test_rescaling_tells_how_the_codes_came_about(shape, divided):
+    tensor, _ = make(shape)
+    divisor = np.linspace(1, 2, shape[1], dtype=np.float32) if divided else None
+    weights = channel_weights(tensor, divisor)
+    if weights.rescaling is None:
+        np.testing.assert_array_equal(weights.codes, tensor.codes.T)
+        return
+    found = weights.rescaling.apply(np.ascontiguousarray(tensor.codes.T))
+    np.testing.assert_array_equal(found, weights.codes)
 
 
-@pytest.mark.parametrize("form", [channel_weights, group_weights])
-def test_a_mask_of_another_shape_is_refused(form):
+@pytest.mark.parametrize("bits", [4, 2, 1])
+@pytest.mark.parametrize("shape", SHAPES + UNEVEN)
+def test_fields_hold_the_codes_of_a_tensor(shape, bits):
+    rng = np.random.default_rng([*shape, bits])
+    choices = {4: np.arange(-7, 8), 2: np.array([-3, -1, 1, 3]), 1: np.array([-1, 1])}[bits]
+    codes = rng.choice(choices, shape[:2]).astype(np.int8)
+    scales = np.ones((shape[0], -(-shape[1] // shape[2])), np.float16)
+    fields = fields_of(QuantTensor(codes, scales, bits, shape[2], zero_free=bits < 4))
+    assert fields.count == codes.size
+    assert len(fields.packed) == -(-codes.size * bits // 8)
+    found = fields.table[fields.packed].reshape(-1)[: fields.count]
+    np.testing.assert_array_equal(found, codes.T.reshape(-1))
+
+
+def test_codes_of_a_byte_have_no_fields():
+    assert fields_of(make((3, 8, 8), bits=8)[0]) is None
+
+
+def test_a_mask_of_another_shape_is_refused():
     tensor, _ = make((3, 8, 8))
     with pytest.raises(ArtifactError, match=r"mask of \(8, 3\) does not fit"):
-        form(BitMask.from_bool(np.ones((8, 3), dtype=bool)).apply(tensor))
-
-
-@pytest.mark.parametrize("form", [channel_weights, group_weights])
-def test_neither_tensor_nor_mask_is_changed(form):
-    tensor, mask = make((5, 32, 16))
-    before = tensor.codes.copy(), tensor.scales.copy(), mask.packed.copy()
-    masked = mask.apply(tensor)
-    kept = masked.codes.copy()
-    form(masked).codes[:] = 7
-    for old, new in zip(before, (tensor.codes, tensor.scales, mask.packed), strict=True):
-        np.testing.assert_array_equal(old, new)
-    np.testing.assert_array_equal(masked.codes, kept)
+        channel_weights(BitMask.from_bool(np.ones((8, 3), dtype=bool)).apply(tensor))

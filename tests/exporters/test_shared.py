@@ -7,13 +7,22 @@ import shutil
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.flips import BITS, FLIPS, decode_flips, encode_flips
+from maskpack.exporters.flips import (
+    decode_flips,
+    encode_flips,
+    stack_bits,
+    stack_flips,
+    unstack_bits,
+    unstack_flips,
+)
+from maskpack.exporters.masks import Form
 from maskpack.exporters.options import Compute, SharedRequest, Tolerance
 from maskpack.formats import ArtifactError, ConfigError, ExportError, open_artifact
 from maskpack.runtime import Session
@@ -30,6 +39,26 @@ def test_flips_come_back(near, far):
     steps = encode_flips(removed)
     assert steps.dtype == np.uint8
     assert np.array_equal(decode_flips(steps, len(removed)), removed)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=30), min_size=1, max_size=5))
+def test_stacked_masks_come_back(matrices):
+    removed = {str(place): np.array(gone) for place, gone in enumerate(matrices)}
+    sizes = {name: gone.size for name, gone in removed.items()}
+    steps, counts = stack_flips(removed)
+    assert counts.sum() == len(steps)
+    assert counts.tolist() == [int(gone.sum()) for gone in removed.values()]  # none is far
+    for found in (unstack_flips(steps, sizes), unstack_bits(stack_bits(removed), sizes)):
+        assert list(found) == list(removed)
+        assert all(np.array_equal(found[name], removed[name]) for name in removed)
+
+
+def test_a_far_step_counts_where_it_ends():
+    removed = {"a": np.zeros(300, bool), "b": np.zeros(300, bool)}
+    removed["b"][250] = True
+    steps, counts = stack_flips(removed)
+    assert steps.tolist() == [0, 0, 41]
+    assert counts.tolist() == [1, 2]
 
 
 def request(artifact, out, compute="fp32", tasks=(), **options):
@@ -61,6 +90,23 @@ def test_every_graph_is_within_its_tolerance_of_torch(shared, artifacts, kind, c
         assert report.ok, report.findings
         assert report.graph.removed == report.graph.mask_zeros > 0
         assert max(check.max_diff for check in report.values) < (1e-4 if compute == "fp32" else 0.5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "grouped"])
+@pytest.mark.parametrize("compute", COMPUTES)
+def test_masks_and_unpacking_fold_when_a_session_is_made(shared, tmp_path, kind, compute):
+    """What runs is what the folded graph runs: no node that only touches constants is left."""
+    out, _ = shared(kind, compute)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(out / "sst2.onnx"), options)
+    left = onnx.load(str(tmp_path / "optimised.onnx"), load_external_data=False).graph
+    constants = {tensor.name for tensor in left.initializer}
+    idle = [node for node in left.node if node.input and constants.issuperset(node.input)]
+    assert not idle
+    kinds = {node.op_type for node in left.node}
+    assert not kinds & {"ScatterElements", "BitwiseAnd", "CumSum", "Split", "Round"}
 
 
 def externals(graph):
@@ -110,19 +156,20 @@ def learned(tiny_model, sentiment, tmp_path):
     return make
 
 
-OWN = {"train_scales": True, "train_bias": True, "train_norm": True, "margin": 0.5}
+OWN = {"train_scales": True, "train_bias": True, "train_norm": True, "margin": 1.3}
 
 
 @pytest.mark.parametrize(
     ("options", "form", "compute"),
     [
-        ({"sparsity": 0.5}, BITS, "fp32"),
-        ({"sparsity": 0.5}, BITS, "int8"),
-        ({"bits": 2, "group": 16, "refine": 2, "margin": 0.5}, FLIPS, "fp32"),
-        ({"bits": 1, "group": 16, "refine": 2, "sparsity": 0.4}, BITS, "int8"),
-        ({"bits": 4, "group": 24, "margin": 0.5}, None, "fp32"),  # does not divide a row: floats
-        (OWN, FLIPS, "fp32"),
-        (OWN, FLIPS, "int8"),
+        ({"sparsity": 0.5}, Form.BITS, "fp32"),
+        ({"sparsity": 0.5}, Form.BITS, "int8"),
+        ({"bits": 2, "group": 16, "refine": 2, "margin": 1.3}, Form.FLIPS, "fp32"),
+        ({"bits": 1, "group": 16, "refine": 2, "sparsity": 0.4}, Form.BITS, "int8"),
+        ({"bits": 4, "group": 24, "margin": 1.3}, Form.FLIPS, "fp32"),  # does not divide a row
+        ({"bits": 4, "group": 24, "margin": 1.3}, Form.FLIPS, "int8"),
+        (OWN, Form.FLIPS, "fp32"),
+        (OWN, Form.FLIPS, "int8"),
     ],
 )
 def test_every_kind_of_task_is_right(learned, tmp_path, options, form, compute):
@@ -131,7 +178,7 @@ def test_every_kind_of_task_is_right(learned, tmp_path, options, form, compute):
     assert report.ok, report.findings
     held = onnx.load(str(tmp_path / "out" / "sst2.onnx"), load_external_data=False)
     names = {tensor.name for tensor in held.graph.initializer}
-    assert form is None or any(name.endswith(f".{form}") for name in names)
+    assert f"masks.{form}" in names
 
 
 def test_a_session_answers_with_every_task(shared):
