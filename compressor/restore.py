@@ -15,6 +15,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
 from maskpack.compressor.families import family_of
+from maskpack.compressor.linearize import linearize
 from maskpack.formats import Artifact, ArtifactError, Backbone, Patch, QuantTensor
 from maskpack.formats.schema import CONFIG
 
@@ -67,7 +68,7 @@ def build_classifier(
     """
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
-    model = model.float()
+    model = linearize(model.float())
     base = base_of(model)
     values = {name: tensor.dequantize() for name, tensor in _integers(backbone).items()}
     values.update({name: tensor.astype("f4") for name, tensor in backbone.dense.items()})

@@ -95,7 +95,8 @@ def card_of(
         weights: file outside the graph that holds its weights, and its digest, or None.
     """
     pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))
-    return TaskCard(entry.name, entry.kind, entry.labels, entry.max_length, pad, weights)
+    left = tokenizer.padding_side == "left"
+    return TaskCard(entry.name, entry.kind, entry.labels, entry.max_length, pad, weights, left)
 
 
 def export_shared(request: SharedRequest) -> dict[str, Report]:

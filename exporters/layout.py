@@ -23,10 +23,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from maskpack.compressor.families import family_of
-from maskpack.compressor.restore import build_classifier, classifier_config, restore_task
+from maskpack.compressor.restore import (
+    build_classifier,
+    classifier_config,
+    head_parameters,
+    restore_task,
+)
 from maskpack.exporters.calibrate import Divisors, input_divisors
 from maskpack.exporters.options import Compute
 from maskpack.exporters.surgery import rewrite, under
+from maskpack.exporters.trace import PREFIX
 from maskpack.formats import Artifact, Backbone, TaskEntry
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import write_bytes
@@ -58,11 +64,13 @@ class SharedBackbone:
             names = under(self._base, artifact.backbone.linears)
             self._divisors = input_divisors(bare, names, artifact, neutral)
         found = _initializers(self._graph(bare, artifact.backbone, {}))
-        prefixes = (f"{self._base}.", f"model.{self._base}.")
+        prefixes = (f"{self._base}.", f"{PREFIX}{self._base}.")
+        # where the base is called `model`, a head's names begin like its own
+        heads = {f"{PREFIX}{name}" for name in head_parameters(bare)}
         self._arrays = {
             name: array
             for name, array in sorted(found.items())
-            if name.startswith(prefixes) and array.nbytes >= _WORTH_IT
+            if name.startswith(prefixes) and name not in heads and array.nbytes >= _WORTH_IT
         }
         self._places: dict[str, int] = {}
         self.data = self._lay()

@@ -33,6 +33,7 @@ class TaskCard:
         pad: id and text of the padding token.
         weights: file beside the graph that holds weights it shares with others, and its SHA-256;
             None if it holds all of them.
+        pad_left: whether padding stands before a text.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TaskCard:
     max_length: int
     pad: tuple[int, str]
     weights: tuple[str, str] | None = None
+    pad_left: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in {"classification", "regression"}:
@@ -62,6 +64,8 @@ class TaskCard:
             "pad_id": self.pad[0],
             "pad_token": self.pad[1],
         }
+        if self.pad_left:
+            tree["pad_side"] = "left"
         if self.weights is not None:
             tree |= {"weights_file": self.weights[0], "weights_sha256": self.weights[1]}
         return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -88,7 +92,10 @@ class TaskCard:
                 if tree["weights_file"] != WEIGHTS:
                     raise ExportError(f"`weights_file` is not `{WEIGHTS}`")
             name, kind = str(tree["name"]), str(tree["kind"])
-            return cls(name, kind, labels, tree["max_length"], pad, weights)
+            side = tree.get("pad_side", "right")
+            if side not in {"left", "right"}:
+                raise ExportError(f"`{CARD}` pads on the side {side!r}")
+            return cls(name, kind, labels, tree["max_length"], pad, weights, side == "left")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{CARD}` is damaged: {error!r}", _HINT) from error
 
