@@ -121,6 +121,31 @@ def longest_input(config: Mapping[str, Any]) -> int:
     return positions - int(config.get("pad_token_id") or 0) - 1
 
 
+def check_rotary(config: Any) -> None:
+    """Refuse rotary positions that the installed transformers would silently read as others.
+
+    Release 5 writes `rope_parameters`; 4.57 reads `rope_theta` and takes its default without it.
+
+    Raises:
+        ModelError: what is written and what is read differ.
+    """
+    told = getattr(config, "rope_parameters", None) or {}
+    for name, part in (
+        ("rope_theta", told),
+        ("global_rope_theta", told.get("full_attention", {})),
+        ("local_rope_theta", told.get("sliding_attention", {})),
+    ):
+        read = getattr(config, name, None)
+        if read is None or "rope_theta" not in part:
+            continue
+        scaled = part.get("rope_type", "default") != "default"
+        if part["rope_theta"] != read or (scaled and not config.rope_scaling):
+            raise ModelError(
+                f"`rope_parameters` says {part}, the installed transformers reads `{name}` {read}",
+                "install transformers 5, with which this configuration was written",
+            )
+
+
 def check_length(max_length: int, longest: int) -> None:
     """Raise ConfigError if texts may have more tokens than the encoder has positions."""
     if max_length > longest:

@@ -17,11 +17,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
-from maskpack.compressor.families import FAMILIES, family_of
+from maskpack.compressor.families import FAMILIES, check_rotary, family_of
 from maskpack.compressor.linearize import linearize
 from maskpack.formats import Artifact, ModelError
 
@@ -165,6 +170,7 @@ def load_config(location: str, *, revision: str | None = None) -> Any:
     config = _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
     if config.model_type in FAMILIES:
         config.update(FAMILIES[config.model_type].settings)
+    check_rotary(config)
     return config
 
 
@@ -175,7 +181,7 @@ def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
         ModelError: there is none beside the model.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
+        tokenizer = _any_tokenizer(location, revision)
     except Exception as error:  # the tokenizers library raises bare `Exception`
         raise ModelError(
             f"`{location}` has no tokenizer that can be loaded: {_first_line(error)}",
@@ -187,6 +193,16 @@ def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
             "a `tokenizer.json` beside the model is needed",
         )
     return tokenizer
+
+
+def _any_tokenizer(location: str, revision: str | None) -> Any:
+    """The tokenizer of its own class, or of the general one: newer releases save classes of theirs."""
+    try:
+        return AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
+    except ValueError:
+        if not (Path(location) / "tokenizer.json").is_file():
+            raise
+        return PreTrainedTokenizerFast.from_pretrained(location)
 
 
 def artifact_tokenizer(artifact: Artifact) -> Any:

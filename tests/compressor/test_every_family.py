@@ -24,6 +24,7 @@ from maskpack.compressor.hub import (
     artifact_tokenizer,
     load_classifier,
     load_pretrained,
+    load_tokenizer,
     settle_padding,
 )
 from maskpack.compressor.linearize import linearize, plain_state
@@ -170,6 +171,14 @@ def test_tokenizer_and_model_agree_on_the_padding(
     assert pretrained.tokenizer.pad_token_id == expected
     assert pretrained.model.config.pad_token_id == expected
     assert json.loads(pretrained.files["config.json"])["pad_token_id"] == expected
+
+
+def test_a_tokenizer_of_a_class_that_is_not_known_is_read_as_what_it_holds(family_models, tmp_path):
+    """Release 5 of transformers saves `TokenizersBackend`, which 4.57 does not have."""
+    model = family_models("llama")
+    newer = changed_tokenizer(model, tmp_path / "m", tokenizer_class="NoClassOfTransformers")
+    found = load_tokenizer(str(newer))
+    assert found("the good film").input_ids == load_tokenizer(str(model))("the good film").input_ids
 
 
 def test_a_padding_token_without_an_embedding_is_not_taken(family_models):

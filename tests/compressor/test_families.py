@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -7,6 +9,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from maskpack.compressor.families import (
     FAMILIES,
     UNLIMITED,
+    check_rotary,
     family_of,
     longest_input,
     token_kinds,
@@ -74,3 +77,30 @@ def test_an_input_of_that_length_runs_and_one_token_more_does_not(kind, family_m
         assert model(torch.full((1, tokens), 7)).last_hidden_state.shape[1] == tokens
         with pytest.raises((IndexError, RuntimeError)):
             model(torch.full((1, tokens + 1), 7))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"rope_theta": 500000.0, "rope_type": "default"}, {"rope_theta": 10000.0}),
+        ({"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0}, {"rope_theta": 1e4}),
+        ({"sliding_attention": {"rope_theta": 5e4}}, {"local_rope_theta": 1e4}),
+    ],
+)
+def test_rotary_positions_that_would_be_read_as_others_are_refused(written, read):
+    config = SimpleNamespace(rope_parameters=written, rope_scaling=None, **read)
+    with pytest.raises(ModelError, match="the installed transformers reads"):
+        check_rotary(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rope_theta": 5e5},
+        {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}},
+        {"rope_parameters": {"rope_theta": 5e5}},  # as release 5 has it
+        {"rope_parameters": {"full_attention": {"rope_theta": 1.6e5}}, "global_rope_theta": 1.6e5},
+    ],
+)
+def test_rotary_positions_that_are_read_as_written_pass(config):
+    check_rotary(SimpleNamespace(rope_scaling=None, **config))
