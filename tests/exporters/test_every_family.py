@@ -1,4 +1,4 @@
-"""Graphs of ten families, in both layouts, at every width and in both arithmetics, against torch.
+"""Graphs of every family, in both layouts, at every width, in int8 and fp32, against torch.
 
 Tracing is most of an export and knows nothing of values, so a family is traced once here: the graph is
 kept and the parameters of each model are put into it by name, which is where the rewrites find them.
