@@ -94,6 +94,15 @@ def family_of(model_type: str) -> Family:
         ) from None
 
 
+def settings_of(config: Any) -> dict[str, Any]:
+    """What to set in a configuration of a model that only classifies; none is made up.
+
+    Release 5 of transformers no longer knows some of the settings.
+    """
+    family = family_of(config.model_type)
+    return {name: value for name, value in family.settings.items() if hasattr(config, name)}
+
+
 def token_kinds(config: Mapping[str, Any]) -> int:
     """Token types a model tells apart, 0 if it reads none; from its configuration as a mapping.
 

@@ -26,7 +26,7 @@ from transformers import (
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
-from maskpack.compressor.families import FAMILIES, check_rotary, family_of
+from maskpack.compressor.families import FAMILIES, check_rotary, family_of, settings_of
 from maskpack.compressor.linearize import linearize
 from maskpack.formats import Artifact, ModelError
 
@@ -92,9 +92,8 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
 def load_classifier(location: str, *, outputs: int, revision: str | None = None) -> Any:
     """Load a model for sequence classification with a fresh head of `outputs` logits."""
     location = resolve(location)
-    family = family_of(load_config(location, revision=revision).model_type)
-    options = {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-    options |= family.settings
+    options = settings_of(load_config(location, revision=revision))
+    options |= {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
     auto = AutoModelForSequenceClassification
     model, info = _guard(
         lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
@@ -112,7 +111,7 @@ def load_finetuned(location: str) -> Any:
     """
     location = resolve(location)
     auto = AutoModelForSequenceClassification
-    options = {"dtype": torch.float32, **family_of(load_config(location).model_type).settings}
+    options = {"dtype": torch.float32, **settings_of(load_config(location))}
     model, info = _guard(
         lambda: _quietly(auto, location, output_loading_info=True, **options), location
     )
@@ -169,7 +168,7 @@ def load_config(location: str, *, revision: str | None = None) -> Any:
         raise ModelError(f"`{location}` has no `config.json`", _WHERE)
     config = _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
     if config.model_type in FAMILIES:
-        config.update(FAMILIES[config.model_type].settings)
+        config.update(settings_of(config))
     check_rotary(config)
     return config
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
-from maskpack.compressor.families import check_rotary, family_of
+from maskpack.compressor.families import check_rotary, family_of, settings_of
 from maskpack.compressor.linearize import linearize
 from maskpack.formats import Artifact, ArtifactError, Backbone, Patch, QuantTensor
 from maskpack.formats.schema import CONFIG
@@ -41,6 +41,7 @@ def classifier_config(data: bytes, labels: Sequence[str], *, outputs: int) -> An
     """A transformers configuration for a classifier, from the bytes of `config.json`."""
     tree = json.loads(data)
     config = CONFIG_MAPPING[tree["model_type"]].from_dict(tree)
+    config.update(settings_of(config))
     check_rotary(config)
     config.num_labels = outputs
     names = list(labels) or ["LABEL_0"]
