@@ -10,8 +10,9 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.compressor.families import FAMILIES
 from maskpack.formats import Artifact, MaskCount, TaskEntry, check_artifact, open_artifact
-from maskpack.formats.schema import BACKBONE
+from maskpack.formats.schema import BACKBONE, CONFIG
 
 
 def evaluate(
@@ -48,7 +49,7 @@ def inspect(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
     if json:
         render.data(codec.dumps(_describe(opened), indent=2, sort_keys=True))
         return
-    manifest = opened.manifest
+    manifest, padding = opened.manifest, _padding(opened)
     render.table(
         f"{artifact}",
         ("part", "value"),
@@ -57,6 +58,7 @@ def inspect(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
             ("backbone", f"{manifest.scheme.bits} bits, {render.size(opened.size(BACKBONE))}"),
             ("masked weights", f"{opened.backbone.maskable:,}"),
             ("backbone digest", manifest.backbone_sha256[:16]),
+            *([] if padding is None else [("padding, behind the last token", f"token {padding}")]),
         ],
     )
     rows = [_task_row(opened, entry) for _, entry in sorted(manifest.tasks.items())]
@@ -150,5 +152,14 @@ def _describe(opened: Artifact) -> dict[str, Any]:
         "masked_weights": opened.backbone.maskable,
         "backbone_bytes": opened.size(BACKBONE),
         "backbone_sha256": manifest.backbone_sha256,
+        "padding_token": _padding(opened),
         "tasks": tasks_found,
     }
+
+
+def _padding(opened: Artifact) -> int | None:
+    """The token that pads, where the last one before it is classified; it may be our choice."""
+    family = FAMILIES.get(opened.manifest.source.model_type)
+    if family is None or not family.last_token:
+        return None
+    return int(codec.loads(opened.file(CONFIG))["pad_token_id"])

@@ -135,6 +135,9 @@ def fit(
     The first call quantises the model and writes the backbone; later calls with the same --out
     reuse it byte for byte and only add a task.
 
+    Models: ALBERT, BERT, CamemBERT, DeBERTa-v2 (and v3), DistilBERT, ELECTRA, GPT-2, Llama, ModernBERT,
+    RoBERTa, XLM-RoBERTa, XLNet.
+
     Example: compress fit demo --task reviews -o artifact
     """
     given = {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=Options)
 
 Model = Annotated[
-    str, typer.Argument(help="Folder, hub id, or the alias `demo` of the pretrained encoder.")
+    str, typer.Argument(help="Folder, hub id, or the alias `demo` of the pretrained model.")
 ]
 ArtifactPath = Annotated[Path, typer.Argument(help="Folder that `compress fit -o` wrote.")]
 TaskName = Annotated[

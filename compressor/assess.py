@@ -10,12 +10,13 @@ from pathlib import Path
 from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.data import Split, load_dev, load_held_out
 from maskpack.compressor.evaluate import majority, predict_all, score
-from maskpack.compressor.families import family_of
+from maskpack.compressor.families import token_kinds
 from maskpack.compressor.hub import artifact_tokenizer
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
 from maskpack.compressor.tasks import TASKS, Kind, Task
 from maskpack.formats import Artifact, DataError, TaskEntry
+from maskpack.formats.schema import CONFIG
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:
         artifact_tokenizer(artifact),
         split,
         max_length=entry.max_length,
-        token_types=family_of(artifact.manifest.source.model_type).token_types,
+        token_types=token_kinds(json.loads(artifact.file(CONFIG))) > 0,
     )
 
 

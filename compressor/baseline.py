@@ -18,9 +18,10 @@ from maskpack.compressor.config import BaselineConfig
 from maskpack.compressor.data import TaskData, load_data
 from maskpack.compressor.dropout import Noise, quicken_dropout
 from maskpack.compressor.evaluate import majority, predict_all, score
-from maskpack.compressor.families import check_length, family_of, longest_input
+from maskpack.compressor.families import check_length, longest_input, token_kinds
 from maskpack.compressor.ground import quantized_ground
-from maskpack.compressor.hub import Pretrained, load_classifier, load_pretrained
+from maskpack.compressor.hub import Pretrained, heed_padding, load_classifier, load_pretrained
+from maskpack.compressor.linearize import plain_state
 from maskpack.compressor.methods import fold_factors, trained_groups
 from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.objective import Objective
@@ -78,8 +79,9 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
     data = load_data(request.task, data=request.data, eval_data=request.eval_data)
     data = data.limit_train(config.train_rows)
     pretrained = load_pretrained(request.model, revision=request.revision)
-    check_length(config.max_length, longest_input(pretrained.model.config.to_dict()))
-    types = family_of(pretrained.model.config.model_type).token_types
+    reads = pretrained.model.config.to_dict()
+    check_length(config.max_length, longest_input(reads))
+    types = token_kinds(reads) > 0
     rows, dev = (
         encode(pretrained.tokenizer, split, max_length=config.max_length, token_types=types)
         for split in (data.train, data.dev)
@@ -132,6 +134,7 @@ def _start(
     if config.bits is None:
         outputs = described.num_labels
         model = load_classifier(request.model, outputs=outputs, revision=request.revision)
+        heed_padding(model, pretrained.model.config.pad_token_id)
         return model, 4 * sum(p.numel() for p in base_of(model).parameters())
     if request.backbone is not None:
         backbone = open_artifact(request.backbone).backbone
@@ -197,5 +200,5 @@ def _save(model: Any, tokenizer: Any, data: TaskData, out: Path) -> None:
         model.config.id2label = dict(enumerate(data.labels))
         model.config.label2id = {name: place for place, name in enumerate(data.labels)}
     with new_folder(out) as build:
-        model.save_pretrained(str(build))
+        model.save_pretrained(str(build), state_dict=plain_state(model))
         tokenizer.save_pretrained(str(build))

@@ -7,7 +7,7 @@ batches are shuffled. That halves the padding and leaves the order random.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.compressor.data import Split
-from maskpack.compressor.families import Family
+from maskpack.compressor.families import family_of, token_kinds
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
@@ -32,12 +32,14 @@ class Encoded:
         types: token type ids of each row, or None for models without them.
         labels: one a row.
         pad: id of the padding token.
+        pad_left: whether padding stands before a row.
     """
 
     ids: tuple[NDArray[np.int64], ...]
     types: tuple[NDArray[np.int64], ...] | None
     labels: NDArray[Any]
     pad: int
+    pad_left: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,11 +52,13 @@ class Encoded:
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Some of the rows, in the order given."""
         types = None if self.types is None else tuple(self.types[row] for row in rows)
-        return Encoded(tuple(self.ids[row] for row in rows), types, self.labels[rows], self.pad)
+        ids = tuple(self.ids[row] for row in rows)
+        return replace(self, ids=ids, types=types, labels=self.labels[rows])
 
-    def read_by(self, family: Family) -> Encoded:
-        """The same rows for a model of a family that may not read token types."""
-        return self if family.token_types else replace(self, types=None)
+    def read_by(self, config: Mapping[str, Any]) -> Encoded:
+        """The same rows as the model of a configuration wants them: its padding, no unread types."""
+        types = self.types if token_kinds(config) else None
+        return replace(self, types=types, pad_left=family_of(config["model_type"]).pad_left)
 
     def feeds(self, rows: NDArray[np.intp]) -> Feeds:
         """The rows as one padded batch."""
@@ -67,15 +71,20 @@ class Encoded:
             batch["token_type_ids"] = np.zeros((len(rows), width), dtype=np.int64)
         for place, row in enumerate(rows):
             size = len(self.ids[row])
-            batch["input_ids"][place, :size] = self.ids[row]
-            batch["attention_mask"][place, :size] = 1
+            span = slice(width - size, width) if self.pad_left else slice(size)
+            batch["input_ids"][place, span] = self.ids[row]
+            batch["attention_mask"][place, span] = 1
             if self.types is not None:
-                batch["token_type_ids"][place, :size] = self.types[row]
+                batch["token_type_ids"][place, span] = self.types[row]
         return batch
 
 
 def encode(tokenizer: Any, split: Split, *, max_length: int, token_types: bool) -> Encoded:
-    """Tokenise a split once; texts longer than `max_length` tokens are cut."""
+    """Tokenise a split once; texts longer than `max_length` tokens are cut.
+
+    A text of no tokens, as tokenizers without special tokens make of an empty one, is one padding
+    token: a model must read something.
+    """
     columns = list(zip(*split.texts, strict=True))
     tokens = tokenizer(
         *(list(column) for column in columns),
@@ -84,11 +93,12 @@ def encode(tokenizer: Any, split: Split, *, max_length: int, token_types: bool) 
         return_attention_mask=False,
         return_token_type_ids=token_types,
     )
-    ids = tuple(np.array(row, dtype=np.int64) for row in tokens["input_ids"])
+    pad = int(tokenizer.pad_token_id or 0)
+    ids = tuple(np.array(row or [pad], dtype=np.int64) for row in tokens["input_ids"])
     types = None
     if token_types:
-        types = tuple(np.array(row, dtype=np.int64) for row in tokens["token_type_ids"])
-    return Encoded(ids, types, split.labels, int(tokenizer.pad_token_id or 0))
+        types = tuple(np.array(row or [0], dtype=np.int64) for row in tokens["token_type_ids"])
+    return Encoded(ids, types, split.labels, pad, pad_left=tokenizer.padding_side == "left")
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
@@ -101,6 +111,7 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
         types,
         np.concatenate([part.labels for part in parts]),
         parts[0].pad,
+        parts[0].pad_left,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from maskpack.compressor.batches import Encoded, encode, evaluation_batches, joined
 from maskpack.compressor.data import Split, load_data
+from maskpack.compressor.families import family_of
 from maskpack.compressor.predict import to_tensors
 from maskpack.compressor.quantizers import Gram
 from maskpack.compressor.surgery import layer_of
@@ -123,6 +124,8 @@ class Calibrator:
     def __init__(self, base: nn.Module, calibration: Calibration) -> None:
         self._base = copy.deepcopy(base).float().eval()
         self._encoded = calibration.first(_TOKENS)
+        config: Any = base.config
+        self._time_first = family_of(config.model_type).time_first
 
     def blocks(self, names: Iterable[str]) -> Iterator[dict[str, Gram]]:
         """For each block of `names`, parameter name -> Gram matrix; `settle` it before the next."""
@@ -144,8 +147,10 @@ class Calibrator:
         def watch(name: str, module: nn.Module) -> Any:
             def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 seen = inputs[0]
-                # a pooler sees one row a text, a linear of a layer also what is padding
-                rows = seen[present[-1]] if seen.ndim == 3 else seen
+                # a linear of a layer sees padding too; a pooler one row a text, and a projection of
+                # relative positions no text at all
+                told = seen.shape[:2] == present[-1].shape
+                rows = seen[present[-1]] if told else seen.flatten(0, -2)
                 grams[name] = grams[name].addmm_(rows.T, rows) if name in grams else rows.T @ rows
 
             return module.register_forward_pre_hook(note)
@@ -154,7 +159,8 @@ class Calibrator:
         try:
             for rows in evaluation_batches(self._encoded.lengths, batch_size=_BATCH):
                 feeds = to_tensors(self._encoded.feeds(rows))
-                present.append(feeds["attention_mask"].bool())
+                here = feeds["attention_mask"].bool()
+                present.append(here.T if self._time_first else here)
                 self._base(**feeds)
         finally:
             for hook in hooks:

@@ -14,7 +14,7 @@ from typing import Any
 
 from maskpack.compressor.calibration import Calibration, calibration_texts
 from maskpack.compressor.config import BackboneConfig, FitConfig, Precision
-from maskpack.compressor.families import Family, family_of, longest_input
+from maskpack.compressor.families import longest_input, token_kinds
 from maskpack.compressor.hub import Pretrained, artifact_tokenizer, load_pretrained
 from maskpack.compressor.news import Observe
 from maskpack.compressor.quantize import is_calibrated, quantize_model, scheme_of
@@ -54,9 +54,9 @@ class Ground:
     artifact: Artifact | None
 
     @property
-    def family(self) -> Family:
-        """Its architecture."""
-        return family_of(self.source.model_type)
+    def token_types(self) -> bool:
+        """Whether the encoder tells the two texts of a pair apart by their token types."""
+        return token_kinds(json.loads(self.files[CONFIG])) > 0
 
     @property
     def longest(self) -> int:
@@ -128,7 +128,7 @@ def _calibration(
     return Calibration.of(
         pretrained.tokenizer,
         calibration_texts(None if config.calibration is None else Path(config.calibration)),
-        token_types=family_of(pretrained.model.config.model_type).token_types,
+        token_types=token_kinds(pretrained.model.config.to_dict()) > 0,
         pairs=refined,
     )
 

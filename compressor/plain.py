@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from maskpack.compressor.hub import artifact_tokenizer, load_finetuned
+from maskpack.compressor.linearize import plain_state
 from maskpack.compressor.restore import restore_task
 from maskpack.formats import Artifact, VerifyError
 from maskpack.formats.writer import check_free, new_folder
@@ -44,7 +45,7 @@ def write_plain(artifact: Artifact, task: str, out: Path) -> PlainModel:
     check_free(out)
     model = restore_task(artifact, task)
     with new_folder(out) as build:
-        model.save_pretrained(str(build))
+        model.save_pretrained(str(build), state_dict=plain_state(model))
         artifact_tokenizer(artifact).save_pretrained(str(build))
         _check_same(model, load_finetuned(str(build)))
     values = list(model.parameters())

@@ -1,8 +1,8 @@
 """A pretrained encoder to a `Backbone`. Which parameter becomes what is decided here, once.
 
 Linears inside the base model become codes that masks cover. Embeddings become 8- or 4-bit rows that
-no mask covers: a task touches few of their rows, and they are looked up, not multiplied. Biases and
-LayerNorm stay float16: together they are under half a percent of the weights.
+no mask covers: a task touches few of their rows, and they are looked up, not multiplied. What is
+neither stays float16: biases, norms and the odd parameter, together under half a percent of the weights.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def quantize_model(
         calibration: text for the quantisers that need it.
 
     Raises:
-        ModelError: a weight is not finite, too large for float16, or of an unknown role.
+        ModelError: a weight is not finite, or too large for float16.
         ConfigError: an override that names no linear.
     """
     linears: dict[str, NDArray[np.float32]] = {}
@@ -82,10 +82,8 @@ def quantize_model(
             linears[name] = weight
         elif roles.get(name) is nn.Embedding:
             embeddings[name] = _embedding(weight, scheme.embedding_bits)
-        elif weight.ndim == 1:
+        else:  # biases, norms, and the little that some families add, as DeBERTa's convolution
             dense[name] = to_half(name, weight)
-        else:
-            raise ModelError(f"no rule to quantise `{name}` of shape {weight.shape}")
     bits = bits_of(linears, scheme)
     if not is_calibrated(scheme):
         quantized = {

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
-from maskpack.compressor.families import family_of
+from maskpack.compressor.families import check_rotary, family_of, settings_of
+from maskpack.compressor.linearize import linearize
 from maskpack.formats import Artifact, ArtifactError, Backbone, Patch, QuantTensor
 from maskpack.formats.schema import CONFIG
 
@@ -40,6 +41,8 @@ def classifier_config(data: bytes, labels: Sequence[str], *, outputs: int) -> An
     """A transformers configuration for a classifier, from the bytes of `config.json`."""
     tree = json.loads(data)
     config = CONFIG_MAPPING[tree["model_type"]].from_dict(tree)
+    config.update(settings_of(config))
+    check_rotary(config)
     config.num_labels = outputs
     names = list(labels) or ["LABEL_0"]
     config.id2label = dict(enumerate(names))
@@ -67,7 +70,7 @@ def build_classifier(
     """
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
-    model = model.float()
+    model = linearize(model.float())
     base = base_of(model)
     values = {name: tensor.dequantize() for name, tensor in _integers(backbone).items()}
     values.update({name: tensor.astype("f4") for name, tensor in backbone.dense.items()})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from maskpack.compressor.linearize import linearize
 from maskpack.compressor.restore import base_of, head_parameters
 
 
@@ -36,7 +37,7 @@ class Shape:
 def shape_of(config: Any) -> Shape:
     """The shape of the classifier that a transformers configuration describes."""
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = linearize(AutoModelForSequenceClassification.from_config(config))
     base = base_of(model)
     linears = {
         f"{name}.weight": (module.out_features, module.in_features)

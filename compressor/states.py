@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from maskpack.compressor.families import family_of
+from maskpack.compressor.families import token_kinds
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Guide:
     def states(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """The teacher's states of a batch, without gradients; it is fed what its family reads."""
         known = inputs
-        if not family_of(self.model.config.model_type).token_types:
+        if not token_kinds(self.model.config.to_dict()):
             known = {name: value for name, value in inputs.items() if name != "token_type_ids"}
         with torch.no_grad():
             return states_of(self.model(**known, output_hidden_states=True), inputs)

@@ -147,7 +147,7 @@ def prepare(request: FitRequest, *, observe: Observe = lambda _: None) -> Learni
             ground.tokenizer,
             split,
             max_length=config.max_length,
-            token_types=ground.family.token_types,
+            token_types=ground.token_types,
         )
         for split in (data.train, data.dev)
     ]

@@ -10,8 +10,8 @@ from maskpack.compressor.batches import Encoded
 from maskpack.compressor.config import BaselineConfig, TeacherConfig
 from maskpack.compressor.dropout import Noise, quicken_dropout
 from maskpack.compressor.evaluate import predict_all
-from maskpack.compressor.families import family_of, longest_input
-from maskpack.compressor.hub import load_classifier, load_finetuned
+from maskpack.compressor.families import longest_input, token_kinds
+from maskpack.compressor.hub import heed_padding, load_classifier, load_finetuned
 from maskpack.compressor.methods import trained_groups
 from maskpack.compressor.objective import Objective, Teaching
 from maskpack.compressor.predict import torch_predict
@@ -55,8 +55,8 @@ def teaching_of(
     else:
         teacher = load_finetuned(config.teacher)
     _check_fits(teacher.config, config.teacher, rows, student)
-    readable = rows.read_by(family_of(teacher.config.model_type))
-    logits = predict_all(torch_predict(teacher), readable)
+    readable = rows.read_by(teacher.config.to_dict())
+    logits = predict_all(torch_predict(heed_padding(teacher, rows.pad)), readable)
     return Teaching(
         logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
     )
@@ -80,7 +80,7 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
             f"give `--max-length {longest}`",
         )
     kinds = 1 + max((int(row.max()) for row in rows.types or ()), default=0)
-    if family_of(config.model_type).token_types and config.type_vocab_size < kinds:
+    if 0 < token_kinds(config.to_dict()) < kinds:
         raise ModelError(f"the teacher `{name}` cannot tell the two texts of a pair apart")
     told, wanted = (
         [str(each.id2label.get(place)).casefold() for place in range(outputs)]
@@ -114,7 +114,7 @@ def _guide(config: TeacherConfig, teacher: Any, student: Any) -> Guide | None:
 def _twin(model: str, revision: str | None, rows: Encoded, *, outputs: int, plan: Plan) -> Any:
     """Fine-tune every weight of the float model."""
     torch.manual_seed(plan.seed)
-    twin = load_classifier(model, outputs=outputs, revision=revision)
+    twin = heed_padding(load_classifier(model, outputs=outputs, revision=revision), rows.pad)
     noise = Noise(plan.seed)
     quicken_dropout(twin, noise)
     train(

@@ -94,7 +94,10 @@ def card_of(entry: TaskEntry, tokenizer: Any, **belongings: Any) -> TaskCard:
         belongings: `weights` and `swap` of the card, for tasks that share files.
     """
     pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))
-    return TaskCard(entry.name, entry.kind, entry.labels, entry.max_length, pad, **belongings)
+    left = tokenizer.padding_side == "left"
+    return TaskCard(
+        entry.name, entry.kind, entry.labels, entry.max_length, pad, pad_left=left, **belongings
+    )
 
 
 def export_shared(request: SharedRequest) -> dict[str, Report]:

@@ -14,13 +14,19 @@ import numpy as np
 import onnx_ir as ir
 
 from maskpack.compressor.families import family_of
-from maskpack.compressor.restore import build_classifier, classifier_config, restore_task
+from maskpack.compressor.restore import (
+    build_classifier,
+    classifier_config,
+    head_parameters,
+    restore_task,
+)
 from maskpack.exporters.calibrate import Divisors, input_divisors
 from maskpack.exporters.flips import Removed
 from maskpack.exporters.masks import BESIDE, FoldedMasks, Form, Masks
 from maskpack.exporters.options import Compute
 from maskpack.exporters.passes import Shared
 from maskpack.exporters.surgery import rewrite, under
+from maskpack.exporters.trace import PREFIX
 from maskpack.formats import Artifact, Backbone, Patch, TaskEntry
 from maskpack.formats.schema import CONFIG
 
@@ -38,6 +44,8 @@ class Grapher:
     Attributes:
         base: attribute of the classifier that holds the encoder.
         divisors: of outlier channels, measured on the backbone; none for floats.
+        heads: constants of a graph that are parameters of the head. Their names tell nothing: a base
+            may be called `model`, as what the tracer puts before every name.
     """
 
     def __init__(self, artifact: Artifact, compute: Compute, *, packed: bool = True) -> None:
@@ -46,6 +54,7 @@ class Grapher:
         some = artifact.entry(min(artifact.manifest.tasks))
         config = classifier_config(artifact.file(CONFIG), some.labels, outputs=some.outputs)
         self._bare = build_classifier(artifact.backbone, config, seed=0, attention="eager").eval()
+        self.heads = frozenset(f"{PREFIX}{name}" for name in head_parameters(self._bare))
         self.divisors: Divisors = {}
         if compute is Compute.INT8:
             neutral = replace(some, max_length=_LENGTH, data={"texts": ["text"]})

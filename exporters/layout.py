@@ -54,7 +54,7 @@ class SharedBackbone:
         self._arrays = {
             name: array
             for name, array in sorted(self.bare.items())
-            if name.startswith(prefixes) and array.nbytes >= _WORTH_IT
+            if name.startswith(prefixes) and name not in grapher.heads and array.nbytes >= _WORTH_IT
         }
         self._places: dict[str, int] = {}
         self.data = self._lay()

@@ -46,14 +46,15 @@ class Shared:
         masks: how they are masked.
         divisors: parameter name -> what its input channels are divided by, see `calibrate.py`.
         packed: whether codes narrower than a byte are unpacked by the graph, where the layout can.
-        quantized: activations that are quantised already: value -> (codes, scale, zero point).
+        quantized: activations that are quantised already: value and bytes of its divisor -> (codes,
+            scale, zero point). Linears with one input differ in divisors where one reads others too.
         widened: weights that are floats already, by name of their module.
     """
 
     masks: Masks = field(default_factory=lambda: FoldedMasks({}))
     divisors: Divisors = field(default_factory=dict)
     packed: bool = False
-    quantized: dict[ir.Value, tuple[ir.Value, ...]] = field(default_factory=dict)
+    quantized: dict[tuple[ir.Value, bytes], tuple[ir.Value, ...]] = field(default_factory=dict)
     widened: dict[str, ir.Value] = field(default_factory=dict)
 
     def unpack(self, tensor: QuantTensor, rescaling: Rescaling | None) -> Unpack | None:
@@ -114,16 +115,14 @@ def emit_int8(
     """Integer arithmetic: activations are quantised on the fly, once for all that read them."""
     divisor = shared.divisors.get(f"{editor.name}.weight")
     weights = channel_weights(tensor, divisor)
-    if inputs not in shared.quantized:
-        # linears with the same input have the same peaks, and so the same divisor
+    key = (inputs, b"" if divisor is None else divisor.tobytes())
+    if key not in shared.quantized:
         even = inputs
         if divisor is not None:
             factor = editor.constant(np.float32(1) / divisor, "factor")
             (even,) = editor.op("Mul", inputs, factor, label="even")
-        shared.quantized[inputs] = editor.op(
-            "DynamicQuantizeLinear", even, label="input", outputs=3
-        )
-    codes, scale, zero = shared.quantized[inputs]
+        shared.quantized[key] = editor.op("DynamicQuantizeLinear", even, label="input", outputs=3)
+    codes, scale, zero = shared.quantized[key]
     unpack = shared.unpack(tensor, weights.rescaling)
     matrix = shared.masks.matrix(editor, weights.codes, weights.codes.shape, unpack)
     (product,) = editor.op("MatMulInteger", codes, matrix, zero, label="product")
@@ -206,37 +205,40 @@ class MaskLinears(InPlacePass):
 
 
 class QuantizeEmbeddings(InPlacePass):
-    """Look up 8-bit rows and widen only those: `Gather -> Cast -> Mul`."""
+    """Look up 8-bit rows and widen only those: `Gather -> Cast -> Mul`.
+
+    A table that is read as a whole, as one of relative positions, is widened when a session is made.
+    """
 
     def __init__(self, tables: Mapping[str, QuantTensor]) -> None:
         super().__init__()
         self.tables = tables
 
     def call(self, model: ir.Model) -> PassResult:
-        """Rewrite every look-up.
-
-        Raises:
-            ExportError: a table is not read by a `Gather`.
-        """
+        """Rewrite every use of every table."""
         graph = model.graph
         for name, tensor in self.tables.items():
             table = _parameter(graph, name)
-            for look_up in list(table.consumers()):
-                if look_up.op_type != "Gather":
-                    raise ExportError(f"`{name}` is read by `{look_up.op_type}`, expected `Gather`")
-                editor = GraphEditor(graph, look_up, name.removesuffix(".weight"))
-                ids = look_up.inputs[1]
-                assert ids is not None
-                (codes,) = editor.op(
-                    "Gather", editor.constant(tensor.codes, "codes"), ids, label="row"
-                )
-                wide = editor.cast(codes, ir.DataType.FLOAT, label="wide")
-                scales = editor.constant(tensor.scales.astype(np.float32), "scales")
-                (scale,) = editor.op("Gather", scales, ids, label="scale")
-                (result,) = editor.op("Mul", wide, scale, label="embedding")
-                _replace(graph, look_up, result)
+            for use, (reader, place) in enumerate(list(table.uses())):
+                editor = GraphEditor(graph, reader, name.removesuffix(".weight"), use)
+                if reader.op_type == "Gather":
+                    _replace(graph, reader, _embedding(editor, tensor, reader.inputs[1]))
+                else:
+                    reader.replace_input_with(place, _embedding(editor, tensor, None))
             _drop_parameter(graph, table)
         return PassResult(model, modified=bool(self.tables))
+
+
+def _embedding(editor: GraphEditor, tensor: QuantTensor, ids: ir.Value | None) -> ir.Value:
+    """Rows of a table in float32: those of `ids`, or all."""
+    codes = editor.constant(tensor.codes, "codes")
+    scales = editor.constant(tensor.scales.astype(np.float32), "scales")
+    if ids is not None:
+        (codes,) = editor.op("Gather", codes, ids, label="row")
+        (scales,) = editor.op("Gather", scales, ids, label="scale")
+    (wide,) = editor.op("Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT})
+    (result,) = editor.op("Mul", wide, scales, label="embedding")
+    return result
 
 
 def _parameter(graph: ir.Graph, name: str) -> ir.Value:

@@ -32,7 +32,6 @@ from maskpack.exporters.layout import (
 )
 from maskpack.exporters.masks import Form, form_bytes
 from maskpack.exporters.surgery import write_graph
-from maskpack.exporters.trace import PREFIX
 from maskpack.formats import ExportError, TaskEntry
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, FEEDS_SUFFIX, SwapDigests
@@ -125,10 +124,9 @@ def _structure(model: ir.Model) -> list[object]:
 def _own_names(grapher: Grapher, backbone: SharedBackbone, arrays: Sequence[Arrays]) -> list[str]:
     """Constants that are a task's own: its masks, its head, and whatever is not as in the backbone."""
     parts = {f"{MASKS}.{name}" for name in (Form.FLIPS, Form.BITS, "counts")}
-    encoder = f"{PREFIX}{grapher.base}."
 
     def own(name: str) -> bool:
-        if name in parts or (name.startswith(PREFIX) and not name.startswith(encoder)):
+        if name in parts or name in grapher.heads:
             return True
         held = [each[name] for each in arrays]
         held += [backbone.bare[name]] if name in backbone.bare else []

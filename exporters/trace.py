@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes import common
+from onnx_ir.passes import InPlacePass, PassResult, common
 from torch import Tensor, nn
 
-from maskpack.compressor.families import family_of
+from maskpack.compressor.families import family_of, token_kinds
 from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
 
@@ -25,10 +25,10 @@ PREFIX = "model."
 """What the tracer puts before every parameter name."""
 
 
-def input_names(model_type: str) -> list[str]:
-    """Names of a graph's inputs, in order."""
+def input_names(config: Mapping[str, Any]) -> list[str]:
+    """Names of a graph's inputs, in order, from a configuration as a mapping."""
     names = ["input_ids", "attention_mask"]
-    return [*names, "token_type_ids"] if family_of(model_type).token_types else names
+    return [*names, "token_type_ids"] if token_kinds(config) else names
 
 
 class _Logits(nn.Module):
@@ -40,7 +40,10 @@ class _Logits(nn.Module):
         self.names = names
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+        feeds = dict(zip(self.names, inputs, strict=True))
+        if family_of(self.model.config.model_type).float_mask:
+            feeds["attention_mask"] = feeds["attention_mask"].to(torch.float32)
+        return self.model(**feeds).logits
 
 
 def trace(model: Any) -> ir.Model:
@@ -52,7 +55,7 @@ def trace(model: Any) -> ir.Model:
     Raises:
         ExportError: torch cannot express the model as a graph.
     """
-    names = input_names(model.config.model_type)
+    names = input_names(model.config.to_dict())
     # Batch and length of two and more: with one, the tracer would bake the axis in.
     ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 1, 1]])
     attention = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -90,6 +93,7 @@ def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
     for step in (
         common.ClearMetadataAndDocStringPass(),
         common.IdentityEliminationPass(),
+        _OneCopyOfFlags(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
     ):
@@ -103,6 +107,23 @@ def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
         producer_name="maskpack",
         functions=list(model.functions.values()),
     )
+
+
+class _OneCopyOfFlags(InPlacePass):
+    """Let equal boolean constants be one: GPT-2 keeps a triangle of a megabyte in every layer."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Keep the first of each."""
+        graph, first = model.graph, dict[tuple[Any, bytes], ir.Value]()
+        flags = [v for v in graph.initializers.values() if v.dtype == ir.DataType.BOOL]
+        for value in flags:
+            assert value.const_value is not None
+            assert value.name is not None
+            key = (value.const_value.shape.numpy(), value.const_value.tobytes())
+            if first.setdefault(key, value) is not value:
+                value.replace_all_uses_with(first[key])
+                del graph.initializers[value.name]
+        return PassResult(model, modified=len(first) < len(flags))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Raising is the caller's choice.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from maskpack.compressor.assess import encode_for, evaluation_split
 from maskpack.compressor.evaluate import Predict, predict_all, score
-from maskpack.compressor.families import family_of, longest_input
-from maskpack.compressor.hub import load_finetuned
+from maskpack.compressor.families import family_of, longest_input, token_kinds
+from maskpack.compressor.hub import heed_padding, load_finetuned
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
 from maskpack.exporters.facts import graph_facts
@@ -28,6 +29,7 @@ from maskpack.exporters.report import AccuracyCheck, Report, ValueCheck
 from maskpack.exporters.session import Feeds, make_session, ort_predict, session_facts
 from maskpack.exporters.trace import input_names
 from maskpack.formats import Artifact, DataError, TaskEntry, VerifyError
+from maskpack.formats.schema import CONFIG
 from maskpack.formats.tensorfile import Arrays
 
 GRAPH = "model.onnx"
@@ -165,7 +167,7 @@ def _too_far(tolerance: Tolerance, largest: float, relative: float, where: str) 
 def _check_signature(session: Any, subject: Subject) -> list[str]:
     """Names, dynamic axes and widths of inputs and output."""
     findings = []
-    expected = input_names(subject.artifact.manifest.source.model_type)
+    expected = input_names(json.loads(subject.artifact.file(CONFIG)))
     found = [value.name for value in session.get_inputs()]
     if found != expected:
         findings.append(f"inputs are {found}, expected {expected}")
@@ -204,12 +206,14 @@ def _random_feeds(config: Any, batch: int, sequence: int, *, padded: bool) -> Fe
     ids[ids == pad] = (pad + 1) % config.vocab_size
     attention = np.ones_like(ids)
     if padded:
+        left = family_of(config.model_type).pad_left
         for row in range(1, batch):
-            attention[row, -(row * sequence // (batch + 1)) :] = 0
+            gap = row * sequence // (batch + 1)
+            attention[row, slice(gap) if left else slice(sequence - gap, None)] = 0
         ids[attention == 0] = pad
     feeds = {"input_ids": ids, "attention_mask": attention}
-    if family_of(config.model_type).token_types:
-        feeds["token_type_ids"] = attention * rng.integers(0, config.type_vocab_size, ids.shape)
+    if kinds := token_kinds(config.to_dict()):
+        feeds["token_type_ids"] = attention * rng.integers(0, kinds, ids.shape)
     return feeds
 
 
@@ -230,8 +234,8 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
     if subject.reference is not None:
         finetuned = load_finetuned(subject.reference)
         _check_reference(finetuned, subject)
-        readable = encoded.read_by(family_of(finetuned.config.model_type))
-        logits = predict_all(torch_predict(finetuned), readable)
+        readable = encoded.read_by(finetuned.config.to_dict())
+        logits = predict_all(torch_predict(heed_padding(finetuned, encoded.pad)), readable)
         reference = score(logits, encoded.labels, [metric])[metric]
     return AccuracyCheck(
         rows=len(encoded),

@@ -226,18 +226,19 @@ def _check(path: Path, digest: str, owner: str) -> None:
 
 
 def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
-    """Logits `(b, c)` of tokenised texts."""
-    width = max(len(row.ids) for row in rows)
+    """Logits `(b, c)` of tokenised texts; one of no tokens is one of padding, as in training."""
+    width = max(1, *(len(row.ids) for row in rows))
     feeds = {
         "input_ids": np.full((len(rows), width), loaded.card.pad[0], dtype=np.int64),
         "attention_mask": np.zeros((len(rows), width), dtype=np.int64),
         "token_type_ids": np.zeros((len(rows), width), dtype=np.int64),
     }
     for place, row in enumerate(rows):
-        size = len(row.ids)
-        feeds["input_ids"][place, :size] = row.ids
-        feeds["attention_mask"][place, :size] = 1
-        feeds["token_type_ids"][place, :size] = row.type_ids
+        size = max(1, len(row.ids))
+        span = slice(width - size, width) if loaded.card.pad_left else slice(size)
+        feeds["input_ids"][place, span] = row.ids or loaded.card.pad[0]
+        feeds["attention_mask"][place, span] = 1
+        feeds["token_type_ids"][place, span] = row.type_ids or 0
     told = {name: feeds[name] for name in loaded.inputs} | loaded.own.feeds
     outputs = loaded.graph.run(["logits"], told, loaded.own.run.options)
     logits: NDArray[np.float32] = outputs[0]

@@ -57,6 +57,7 @@ class TaskCard:
         weights: file beside the graph that holds weights it shares with others, and its SHA-256;
             None if it holds all of them.
         swap: digests, if the task is an adapter of a graph that it shares with others; else None.
+        pad_left: whether padding stands before a text.
     """
 
     name: str
@@ -66,6 +67,7 @@ class TaskCard:
     pad: tuple[int, str]
     weights: tuple[str, str] | None = None
     swap: SwapDigests | None = None
+    pad_left: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in {"classification", "regression"}:
@@ -87,6 +89,8 @@ class TaskCard:
             "pad_id": self.pad[0],
             "pad_token": self.pad[1],
         }
+        if self.pad_left:
+            tree["pad_side"] = "left"
         if self.weights is not None:
             tree |= {"weights_file": self.weights[0], "weights_sha256": self.weights[1]}
         if self.swap is not None:
@@ -119,7 +123,11 @@ class TaskCard:
                 told = (str(tree[f"{part}_sha256"]) for part in ("graph", "adapter", "feeds"))
                 swap = SwapDigests(*told)
             name, kind = str(tree["name"]), str(tree["kind"])
-            return cls(name, kind, labels, tree["max_length"], pad, weights, swap)
+            side = tree.get("pad_side", "right")
+            if side not in {"left", "right"}:
+                raise ExportError(f"`{CARD}` pads on the side {side!r}")
+            left = side == "left"
+            return cls(name, kind, labels, tree["max_length"], pad, weights, swap, left)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{CARD}` is damaged: {error!r}", _HINT) from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,6 +13,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pytest
 import torch
+import transformers  # what costs seconds to import is taken from here, when it is needed
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AlbertConfig,
     AlbertModel,
@@ -34,6 +39,7 @@ VOCABULARY = [*SPECIAL, *GOOD, *BAD, *FILLER, *(f"word{i}" for i in range(18))]
 # Weights far larger than usual: an untrained encoder must tell words apart to be worth masking.
 SPREAD = {"initializer_range": 0.25}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **SPREAD}
+LAYERS = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 4, **SPREAD}
 MODELS = {
     "bert": lambda: BertModel(
         BertConfig(vocab_size=50, intermediate_size=64, max_position_embeddings=64, **SIZES)
@@ -74,6 +80,84 @@ MODELS = {
         )
     ),
 }
+# Made on request: the tests of every family are few, and those of the five above are many.
+MORE_MODELS = {
+    "deberta-v2": lambda: transformers.DebertaV2Model(
+        transformers.DebertaV2Config(  # as DeBERTa-v3: relative positions only, through the projections of content
+            hidden_size=32,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            type_vocab_size=0,
+            relative_attention=True,
+            position_buckets=8,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            pos_att_type=["p2c", "c2p"],
+            position_biased_input=False,
+            **LAYERS,
+        )
+    ),
+    "deberta-v2-own": lambda: transformers.DebertaV2Model(
+        transformers.DebertaV2Config(  # as DeBERTa-v2: types, a convolution; projections of their own for positions
+            hidden_size=32,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            type_vocab_size=2,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            conv_kernel_size=3,
+            conv_act="gelu",
+            **LAYERS,
+        )
+    ),
+    "modernbert": lambda: transformers.ModernBertModel(
+        transformers.ModernBertConfig(  # the second layer looks two tokens to each side
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            global_attn_every_n_layers=2,
+            local_attention=4,
+            initializer_range=0.25,
+            initializer_cutoff_factor=2.0,
+            pad_token_id=0,
+            cls_token_id=2,
+            sep_token_id=3,
+            bos_token_id=2,
+            eos_token_id=3,
+        )
+    ),
+    "xlnet": lambda: transformers.XLNetModel(
+        transformers.XLNetConfig(
+            vocab_size=50, d_model=32, n_layer=2, n_head=4, d_inner=64, pad_token_id=0, **SPREAD
+        )
+    ),
+    "gpt2": lambda: transformers.GPT2Model(
+        transformers.GPT2Config(  # no padding token, as the published ones
+            vocab_size=50,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            bos_token_id=2,
+            eos_token_id=3,
+            **SPREAD,
+        )
+    ),
+    "llama": lambda: transformers.LlamaModel(
+        transformers.LlamaConfig(
+            hidden_size=32,
+            num_key_value_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            bos_token_id=2,
+            eos_token_id=3,
+            **LAYERS,
+        )
+    ),
+}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -84,10 +168,17 @@ def _one_thread():
 def make_model(kind: str, folder: Path) -> Path:
     """Save a two-layer random encoder of an architecture, with a tokenizer, into `folder`."""
     torch.manual_seed(0)
-    MODELS[kind]().save_pretrained(folder)
+    (MODELS | MORE_MODELS)[kind]().save_pretrained(folder)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(VOCABULARY) + "\n")
-    BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
+    tokenizer = BertTokenizerFast(str(vocabulary))
+    if kind in {"gpt2", "llama"}:  # as theirs: texts end with nothing, and nothing is for padding
+        bare = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        bare.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=bare, unk_token="[UNK]", eos_token="[SEP]"
+        )
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -96,6 +187,14 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
     """Architecture -> folder with a tiny model of it."""
     root = tmp_path_factory.mktemp("models")
     return {kind: make_model(kind, root / kind) for kind in MODELS}
+
+
+@pytest.fixture(scope="session")
+def family_models(tmp_path_factory, tiny_models) -> Callable[[str], Path]:
+    """`family_models(kind)`: folder with a tiny model of any architecture, made on first use."""
+    root = tmp_path_factory.mktemp("families")
+    made = cache(lambda kind: make_model(kind, root / kind))
+    return lambda kind: tiny_models[kind] if kind in tiny_models else made(kind)
 
 
 @pytest.fixture(scope="session")

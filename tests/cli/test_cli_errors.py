@@ -72,9 +72,9 @@ def test_a_folder_without_a_model_whose_name_holds_the_name_of_one(refused, plac
 
 
 def test_a_model_that_is_no_encoder_we_know(refused, place):
-    edit_json(place / "model" / "config.json", model_type="gpt2")
+    edit_json(place / "model" / "config.json", model_type="mpnet")
     words = refused(*fit())
-    assert "`gpt2` is not an encoder this release supports" in words
+    assert "`mpnet` is not an architecture this release supports" in words
     assert "supported: albert, bert" in words
 
 

@@ -153,3 +153,21 @@ def test_an_accuracy_that_was_not_measured_is_pointed_out(main, work, tiny_artif
     assert found.code == 0
     assert "within tolerance" in found.out
     assert found.err.startswith("note: accuracy was not measured")
+
+
+def test_a_decoder_goes_the_whole_way_and_says_which_token_pads(
+    main, work, family_models, sentiment
+):
+    """Its checkpoint names no token for padding: the one that ends a text is taken."""
+    shutil.copytree(family_models("llama"), work / "llama")
+    shutil.copytree(sentiment, work / "data")
+    short = ("--steps", "2", "--batch-size", "8", "--max-length", "16", "--bits", "8")
+    told = main("fit", "llama", "-t", "sst2", "--data", "data", "-o", "art", *short, "--json")
+    assert told.code == 0
+    assert main("inspect", "art", "--json").json["padding_token"] == 3
+    assert "token 3" in main("inspect", "art").out
+    found = main("export", "art", "-t", "sst2", "--onnx", "-o", "graph", "--compute", "fp32")
+    assert found.code == 0
+    (work / "texts").write_text("good film\n\nbad\n")
+    lines = main("predict", "graph", "--texts", "texts").out.splitlines()
+    assert [set(json.loads(line)) for line in lines] == [{"label", "score", "scores"}] * 3

@@ -142,3 +142,11 @@ def test_tasks_as_json_are_names_and_lines(main):
 def test_tasks_of_an_artifact_are_listed_instead(main, tiny_artifact):
     assert main("tasks", tiny_artifact, "--json").json == {"sst2": "classification, accuracy"}
     assert "classification, accuracy" in main("tasks", tiny_artifact).out
+
+
+def test_the_help_of_fit_names_every_family():
+    from maskpack.compressor.families import FAMILIES
+
+    told = CliRunner().invoke(app, ["fit", "--help"]).output
+    words = "".join(told.lower().replace("-", "").split())
+    assert all(name.replace("-", "") in words for name in FAMILIES)

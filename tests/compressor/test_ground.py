@@ -39,7 +39,7 @@ def test_a_ground_knows_what_its_encoder_reads(
     kind, token_types, longest, tiny_models, quick, tmp_path
 ):
     ground = prepare_ground(str(tiny_models[kind]), tmp_path / "a", quick())
-    assert (ground.family.token_types, ground.longest) == (token_types, longest)
+    assert (ground.token_types, ground.longest) == (token_types, longest)
 
 
 def test_a_group_asked_for_later_does_not_change_the_backbone(tiny_model, tiny_artifact, quick):

@@ -92,15 +92,18 @@ def test_a_bias_too_large_for_float16_is_refused_by_name():
         quantize_model(model, SCHEME)
 
 
-def test_a_matrix_of_an_unknown_role_is_refused_by_name():
+def test_what_is_neither_a_linear_nor_a_table_stays_float16():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
             self.linear = nn.Linear(2, 2)
-            self.table = nn.Parameter(torch.zeros(2, 3))
+            self.table = nn.Parameter(torch.arange(6.0).view(1, 2, 3))
 
-    with pytest.raises(ModelError, match=r"no rule to quantise `table` of shape \(2, 3\)"):
-        quantize_model(Odd(), SCHEME)
+    backbone = quantize_model(Odd(), SCHEME)
+    assert set(backbone.linears) == {"linear.weight"}
+    assert set(backbone.dense) == {"linear.bias", "table"}
+    assert backbone.dense["table"].dtype == np.float16
+    assert backbone.dense["table"].tolist() == [[[0, 1, 2], [3, 4, 5]]]
 
 
 @pytest.mark.parametrize(

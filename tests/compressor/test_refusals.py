@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2Model
+from transformers import MPNetConfig, MPNetModel
 
 from maskpack.compressor import FitRequest, find_task, fit_task
 from maskpack.formats import ArtifactError, ConfigError, DataError, MaskpackError, ModelError
@@ -77,10 +77,10 @@ def test_texts_longer_than_the_encoder_has_positions_are_refused(
     refused(request, snapshot, ConfigError, message)
 
 
-def test_an_architecture_that_is_no_encoder_is_refused(request_for, snapshot, tmp_path, tiny_model):
-    model = tmp_path / "gpt2"
-    GPT2Model(
-        GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+def test_an_architecture_that_is_not_known_is_refused(request_for, snapshot, tmp_path, tiny_model):
+    model = tmp_path / "mpnet"
+    MPNetModel(
+        MPNetConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     ).save_pretrained(model)
     for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(tiny_model / file, model / file)
@@ -88,7 +88,7 @@ def test_an_architecture_that_is_no_encoder_is_refused(request_for, snapshot, tm
         request_for(model=model),
         snapshot,
         ModelError,
-        "`gpt2` is not an encoder this release supports",
+        "`mpnet` is not an architecture this release supports",
     )
     assert "distilbert" in hint
 

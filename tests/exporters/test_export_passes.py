@@ -213,10 +213,34 @@ def test_an_embedding_is_looked_up_as_codes_and_widened_exactly():
     assert "model.fc.weight" not in result.model.graph.initializers
 
 
-def test_an_embedding_that_is_not_looked_up_is_an_error():
+def test_a_table_that_is_read_as_a_whole_is_widened_as_a_whole():
     node = helper.make_node("Gemm", ["x", "model.fc.weight"], ["y"], transB=1)
-    with pytest.raises(ExportError, match=r"`fc\.weight` is read by `Gemm`, expected `Gather`"):
-        QuantizeEmbeddings({"fc.weight": make_tensor()})(graph(node))
+    tensor = make_tensor()
+    result = QuantizeEmbeddings({"fc.weight": tensor})(graph(node))
+    assert result.modified
+    assert set(result.model.graph.initializers) == {"fc.codes", "fc.scales", "bias"}
+    (found,) = make_session(serialize(result.model)).run(None, {"x": X})
+    np.testing.assert_allclose(found, X @ tensor.dequantize().T, rtol=1e-5, atol=1e-5)
+
+
+def test_linears_with_one_input_and_two_divisors_do_not_share_its_rounding():
+    """DeBERTa-v3's key also reads positions, its value does not: their peaks differ."""
+    names = ("fc", "fd")
+    nodes = [
+        helper.make_node("Gemm", ["x", f"model.{name}.weight"], [name], transB=1) for name in names
+    ]
+    proto = ir.serde.serialize_model(graph(*nodes, helper.make_node("Add", [*names], ["y"])))
+    weight = np.zeros((OUTPUTS, WIDTH), dtype=np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "model.fd.weight"))
+    tensor = make_tensor()
+    divisor = np.linspace(1, 4, WIDTH, dtype=np.float32)
+    tensors = {f"{name}.weight": tensor for name in names}
+    passed = MaskLinears(tensors, emit_int8, {"fd.weight": divisor})
+    model = passed(ir.serde.deserialize_model(proto)).model
+    assert sum(node.op_type == "DynamicQuantizeLinear" for node in model.graph) == 2
+    (found,) = make_session(serialize(model)).run(None, {"x": X})
+    wanted = 2 * X @ tensor.dequantize().T
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 def test_a_renamed_embedding_is_an_error():

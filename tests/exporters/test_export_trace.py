@@ -34,22 +34,24 @@ def test_a_traced_graph_equals_torch_on_a_shape_it_was_not_traced_with(
     traced, artifacts, tokens, kind
 ):
     session = make_session(traced(kind).SerializeToString())
-    feeds = tokens(input_names(kind), 3, 21, padded=True)
+    feeds = tokens(input_names({"model_type": kind}), 3, 21, padded=True)
     wanted = torch_predict(restore_task(open_artifact(artifacts[kind]), "sst2"))(feeds)
     np.testing.assert_allclose(ort_predict(session)(feeds), wanted, rtol=0, atol=1e-5)
 
 
 def test_inputs_are_those_the_architecture_reads():
-    assert input_names("bert") == ["input_ids", "attention_mask", "token_type_ids"]
-    assert input_names("xlm-roberta") == ["input_ids", "attention_mask"]
-    with pytest.raises(ModelError, match="`gpt2` is not an encoder"):
-        input_names("gpt2")
+    plain = ["input_ids", "attention_mask"]
+    assert input_names({"model_type": "bert"}) == [*plain, "token_type_ids"]
+    assert input_names({"model_type": "xlm-roberta"}) == plain
+    assert input_names({"model_type": "deberta-v2", "type_vocab_size": 0}) == plain
+    with pytest.raises(ModelError, match="`mpnet` is not an architecture"):
+        input_names({"model_type": "mpnet"})
 
 
 class Undecided(torch.nn.Module):
     """A model whose path depends on its data, which no graph can express."""
 
-    config = SimpleNamespace(model_type="distilbert")
+    config = SimpleNamespace(model_type="distilbert", to_dict=lambda: {"model_type": "distilbert"})
 
     def forward(self, input_ids, attention_mask):
         logits = input_ids.float() if input_ids.sum().item() > 3 else attention_mask.float()

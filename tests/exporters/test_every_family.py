@@ -1,0 +1,214 @@
+"""Graphs of every family, in both layouts, at every width, in int8 and fp32, against torch.
+
+Tracing is most of an export and knows nothing of values, so a family is traced once here: the graph is
+kept and the parameters of each model are put into it by name, which is where the rewrites find them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor.batches import encode
+from maskpack.compressor.data import Split
+from maskpack.compressor.families import token_kinds
+from maskpack.compressor.hub import artifact_tokenizer
+from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.restore import restore_task
+from maskpack.exporters import ExportRequest, Tolerance, export_onnx, surgery
+from maskpack.exporters.export import export_shared
+from maskpack.exporters.options import Compute, SharedRequest
+from maskpack.exporters.trace import PREFIX, trace
+from maskpack.exporters.verify import SHAPES
+from maskpack.formats import open_artifact
+from maskpack.runtime import Session
+
+FIVE = ("bert", "roberta", "electra", "distilbert", "albert")
+MORE = ("deberta-v2", "deberta-v2-own", "modernbert", "xlnet", "gpt2", "llama")
+BITS = (8, 4, 2, 1)
+EXACT = 1e-4  # of a logit; what fp32 graphs promise
+
+every_kind = pytest.mark.parametrize("kind", [*FIVE, *MORE])
+every_new_kind = pytest.mark.parametrize("kind", MORE)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory, family_models, sentiment):
+    """`learned(kind, bits)`: an artifact of three steps, enough for masks that remove something."""
+    made: dict[tuple[str, int], Path] = {}
+
+    def make(kind, bits):
+        if (kind, bits) not in made:
+            out = tmp_path_factory.mktemp("learned") / "artifact"
+            config = FitConfig(
+                bits=bits,
+                group=0 if bits == 8 else 16,
+                refine=0,
+                steps=3,
+                batch_size=16,
+                max_length=16,
+                precision="fp32",
+                margin=0.5,
+            )
+            fit_task(
+                FitRequest(str(family_models(kind)), find_task("sst2"), out, config, data=sentiment)
+            )
+            made[kind, bits] = out
+        return made[kind, bits]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def traced_once():
+    """A tracer with a memory: model type and sizes -> the graph, into which values are put."""
+    kept: dict[str, bytes] = {}
+
+    def remember(model):
+        key = repr((model.config.to_dict(), type(model)))
+        if key not in kept:
+            kept[key] = ir.serde.serialize_model(trace(model)).SerializeToString()
+        graph = ir.serde.deserialize_model(onnx.load_from_string(kept[key]))
+        state = {f"{PREFIX}{name}": value for name, value in model.named_parameters()}
+        for name, value in graph.graph.initializers.items():
+            if name in state:
+                value.const_value = ir.tensor(state[name].detach().numpy().copy(), name=name)
+        return graph
+
+    return remember
+
+
+@pytest.fixture
+def quick_tracer(traced_once, monkeypatch):
+    monkeypatch.setattr(surgery, "trace", traced_once)
+
+
+@pytest.fixture(scope="module")
+def exported(learned, tmp_path_factory):
+    """`exported(kind, bits, layout, compute)`: folder and verdict, made on first use."""
+    made = {}
+
+    def make(kind, bits, layout, compute):
+        key = (kind, bits, layout, compute)
+        if key not in made:
+            out, way = tmp_path_factory.mktemp("graphs") / "out", Compute(compute)
+            artifact, tolerance = learned(kind, bits), Tolerance.of(way)
+            if layout == "folded":
+                report = export_onnx(ExportRequest(artifact, "sst2", out, way, tolerance))
+            else:
+                request = SharedRequest(artifact, (), out, way, tolerance)
+                report = export_shared(request)["sst2"]
+            made[key] = (out, report)
+        return made[key]
+
+    return make
+
+
+@every_kind
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("layout", ["folded", "shared"])
+@pytest.mark.parametrize("compute", ["fp32", "int8"])
+def test_a_graph_computes_what_the_masked_torch_model_does(
+    exported, quick_tracer, kind, bits, layout, compute
+):
+    _, report = exported(kind, bits, layout, compute)
+    assert report.ok, report.findings
+    assert report.graph.removed == report.graph.mask_zeros > 0
+    assert len(report.values) == len(SHAPES)
+    if compute == "fp32":
+        assert max(check.max_diff for check in report.values) <= EXACT
+
+
+def test_every_shape_is_looked_at_with_padding_and_without():
+    assert {(1, 1, False), (1, 7, False), (5, 33, True), (3, 128, True)} <= set(SHAPES)
+
+
+TEXTS = ["the good film", "bad", "", "we were very happy and the food was great " * 3, "nice bad"]
+
+
+@every_new_kind
+@pytest.mark.parametrize("layout", ["folded", "shared"])
+def test_the_runtime_answers_as_torch_does(exported, learned, quick_tracer, kind, layout):
+    """Fed by `tokenizers` alone: padding, its side, token types, an empty text, one too long."""
+    artifact = open_artifact(learned(kind, 8))
+    model, entry = restore_task(artifact, "sst2"), artifact.entry("sst2")
+    rows = encode(
+        artifact_tokenizer(artifact),
+        Split(tuple((text,) for text in TEXTS), np.zeros(len(TEXTS), dtype=np.int64)),
+        max_length=entry.max_length,
+        token_types=token_kinds(model.config.to_dict()) > 0,
+    )
+    predict = torch_predict(model)
+    logits = np.concatenate([predict(rows.feeds(np.array([row]))) for row in range(len(TEXTS))])
+    wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    session = Session(exported(kind, 8, layout, "fp32")[0])
+    for size in (1, 5):
+        answers = session.predict(TEXTS, batch_size=size)
+        found = [[answer.scores[label] for label in entry.labels] for answer in answers]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["deberta-v2-own", "gpt2"])
+def test_the_real_tracer_gives_the_graph_that_the_tests_above_filled(
+    exported, learned, quick_tracer, monkeypatch, tmp_path, kind
+):
+    """So that what they show is true of the export as it is."""
+    folder, _ = exported(kind, 8, "folded", "fp32")
+    monkeypatch.setattr(surgery, "trace", trace)
+    request = ExportRequest(
+        learned(kind, 8), "sst2", tmp_path / "x", Compute.FP32, Tolerance.of(Compute.FP32)
+    )
+    assert export_onnx(request).ok
+    assert (tmp_path / "x" / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        ("deberta-v2", []),
+        ("deberta-v2-own", ["token_type_ids"]),
+        ("modernbert", []),
+        ("xlnet", ["token_type_ids"]),
+        ("gpt2", []),
+        ("llama", []),
+    ],
+)
+def test_a_graph_asks_for_what_its_family_reads(exported, quick_tracer, kind, extra):
+    graph = onnx.load(str(exported(kind, 8, "folded", "fp32")[0] / "model.onnx")).graph
+    assert [value.name for value in graph.input] == ["input_ids", "attention_mask", *extra]
+
+
+@every_new_kind
+def test_no_float_weight_is_left_but_what_is_no_linear(exported, learned, quick_tracer, kind):
+    backbone = open_artifact(learned(kind, 8)).backbone
+    taken = {tensor.shape for tensor in backbone.linears.values()}
+    graph = onnx.load(str(exported(kind, 8, "folded", "int8")[0] / "model.onnx")).graph
+    heads = {f"{PREFIX}{name}" for name in open_artifact(learned(kind, 8)).patch("sst2").head}
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in heads:
+            shape = tuple(tensor.dims)
+            assert shape not in taken | {shape[::-1] for shape in taken}, tensor.name
+
+
+def test_a_head_is_never_among_what_tasks_share(exported, learned, quick_tracer):
+    """The base of Llama and ModernBERT is called `model`, as what the tracer puts before all names."""
+    folder, _ = exported("modernbert", 8, "shared", "fp32")
+    graph = onnx.load(str(folder / "sst2.onnx"), load_external_data=False).graph
+    outside = {tensor.name for tensor in graph.initializer if tensor.external_data}
+    heads = {
+        f"{PREFIX}{name}" for name in open_artifact(learned("modernbert", 8)).patch("sst2").head
+    }
+    assert outside
+    assert not outside & heads
+    assert (folder / "backbone.bin").stat().st_size < 80_000 * 4
+
+
+def test_gpt2s_triangle_is_stored_once(exported, quick_tracer):
+    graph = onnx.load(str(exported("gpt2", 8, "folded", "fp32")[0] / "model.onnx")).graph
+    flags = [t for t in graph.initializer if t.data_type == onnx.TensorProto.BOOL]
+    assert sum(len(t.dims) == 4 for t in flags) <= 1  # none with release 5 of transformers
