@@ -70,7 +70,6 @@ def _emit_flips(
     zero = editor.shared_constant(np.array(0, dtype=np.int32), "zero")
     one = editor.shared_constant(np.array(1, dtype=np.int32), "one")
     far = editor.shared_constant(np.array(_FAR, dtype=np.int32), "far")
-    nothing = editor.shared_constant(np.array(0, dtype=np.int8), "nothing")
     told = editor.constant(steps, FLIPS)
     (wide,) = editor.op("Cast", told, label="steps", attributes={"to": ir.DataType.INT32})
     (passing,) = editor.op("Equal", wide, zero, label="passing")
@@ -79,7 +78,10 @@ def _emit_flips(
     (places,) = editor.op("Sub", ends, one, label="places")
     (flat,) = editor.op("Reshape", codes, whole, label="flat")
     (there,) = editor.op("Gather", flat, places, label="there")
-    (put,) = editor.op("Where", passing, there, nothing, label="put")
+    # ONNX Runtime has no `Where` of int8: 1.20 and older refuse the graph, newer ones fold it late.
+    (kept,) = editor.op("Cast", there, label="found", attributes={"to": ir.DataType.INT32})
+    (kept,) = editor.op("Where", passing, kept, zero, label="kept")
+    (put,) = editor.op("Cast", kept, label="put", attributes={"to": ir.DataType.INT8})
     (masked,) = editor.op("ScatterElements", flat, places, put, label="scattered")
     (result,) = editor.op("Reshape", masked, shape, label="masked")
     return result
