@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
+
+from maskpack.formats.errors import ExportError
+
+OLDEST = (1, 17)
+"""The first ONNX Runtime that runs every exported graph."""
 
 _ERRORS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
 
@@ -22,6 +28,26 @@ def open_graph(model: Path | bytes, *, threads: int) -> Any:
     options.log_severity_level = _ERRORS
     source = str(model) if isinstance(model, Path) else model
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def check_version() -> None:
+    """Raise ExportError if this ONNX Runtime is too old for exported graphs."""
+    found = onnxruntime.__version__  # such as `1.31.1` or `1.32.0.dev2026`
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if numbers < OLDEST:
+        raise ExportError(
+            f"ONNX Runtime {found} is too old, exported graphs run from {shown(OLDEST)} on",
+            "install a newer one: `pip install -U onnxruntime`",
+        )
+
+
+def shown(version: tuple[int, ...]) -> str:
+    """A version as people write it.
+
+    >>> shown((1, 17))
+    '1.17'
+    """
+    return ".".join(map(str, version))
 
 
 def first_line(error: Exception) -> str:

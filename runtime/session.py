@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from maskpack.formats.errors import ConfigError, ExportError
-from maskpack.runtime.graph import first_line, open_graph
+from maskpack.runtime.external import check_external
+from maskpack.runtime.graph import check_version, first_line, open_graph
 from maskpack.runtime.task import (
     Place,
     Prediction,
@@ -142,8 +143,11 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
     """A task's graph in ONNX Runtime.
 
     Raises:
-        ExportError: it is damaged, or the weights beside it are not those it was made for.
+        ExportError: it is damaged, it names other weights than its card or those beside it are not
+            those it was made for, or ONNX Runtime is too old.
     """
+    check_version()
+    check_external(place, card)
     _check_weights(place, card)
     try:
         graph = open_graph(place.graph, threads=threads)
