@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from maskpack.exporters.package_check import compare, read_checksums
+from maskpack.exporters.target import ARCHIVES
 
 _MODE = 0o644
 _FIRST = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip file can hold
@@ -18,7 +19,7 @@ _FIRST = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip file can hold
 
 def archive_kind(out: Path) -> str | None:
     """The ending of an archive, or None for a folder."""
-    return next((ending for ending in _WRITE if out.name.endswith(ending)), None)
+    return next((ending for ending in ARCHIVES if out.name.endswith(ending)), None)
 
 
 def archive_bytes(folder: Path, kind: str, *, root: str) -> bytes:

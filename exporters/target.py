@@ -8,6 +8,11 @@ from pathlib import Path
 
 from maskpack.formats import ConfigError
 
+ARCHIVES = (".zip", ".tar.gz")
+"""Endings of archives that can be written."""
+
+_OTHER_ARCHIVES = {".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+
 
 class Target(StrEnum):
     """Who runs the graphs of a package."""
@@ -36,3 +41,7 @@ class PackageRequest:
     def __post_init__(self) -> None:
         if len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"a task is named twice: {', '.join(self.tasks)}")
+        if self.out.suffix in _OTHER_ARCHIVES and not self.out.name.endswith(ARCHIVES):
+            raise ConfigError(
+                f"`{self.out.name}` is of no known kind", f"kinds: {', '.join(ARCHIVES)}"
+            )

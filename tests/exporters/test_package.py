@@ -38,7 +38,8 @@ LAYOUTS = ("folded", "shared")
 def sources(tmp_path_factory, artifacts, exported):
     """Layout -> exported folder. Read only."""
     kind, out = Compute.INT8, tmp_path_factory.mktemp("sources") / "shared"
-    export_shared(SharedRequest(artifacts["bert"], (), out, kind, Tolerance.of(kind), verify=False))
+    reports = export_shared(SharedRequest(artifacts["bert"], (), out, kind, Tolerance.of(kind)))
+    assert all(report.ok for report in reports.values())
     return {"folded": exported("bert", "int8").folder, "shared": out}
 
 
@@ -68,11 +69,17 @@ EXAMPLE = {
 }
 OWN = {
     "folded": {"model.onnx", "task.json", "config.json", "maskpack_report.json"},
-    "shared": {"backbone.bin", "sst2.onnx", "sst2.json", "other.onnx", "other.json"},
+    "shared": {
+        *("backbone.bin", "sst2.onnx", "sst2.json", "other.onnx", "other.json"),
+        *("sst2.maskpack_report.json", "other.maskpack_report.json"),
+    },
 }
 OWN_MOBILE = {
     "folded": {"model.ort", "task.json", "maskpack_report.json"},
-    "shared": {"sst2.ort", "sst2.json", "other.ort", "other.json"},
+    "shared": {
+        *("sst2.ort", "sst2.json", "other.ort", "other.json"),
+        *("sst2.maskpack_report.json", "other.maskpack_report.json"),
+    },
 }
 
 
@@ -248,6 +255,11 @@ def refused(folder):
     (folder / "maskpack_report.json").write_text(json.dumps(tree))
 
 
+def noise(folder):
+    (folder / "other.maskpack_report.json").unlink()
+    (folder / "other.onnx").write_bytes(b"noise")
+
+
 def masks_as_inputs(folder):
     """A graph that takes one of its constants from outside, as a graph for several tasks does."""
     (folder / "maskpack_report.json").unlink()
@@ -269,7 +281,8 @@ def masks_as_inputs(folder):
         ("folded", lambda f: (f / "tokenizer.json").unlink(), "cannot"),
         ("shared", lambda f: (f / "backbone.bin").unlink(), "no exported task|cannot read"),
         ("shared", lambda f: flip(f / "backbone.bin"), "was made for"),
-        ("shared", lambda f: (f / "other.onnx").write_bytes(b"noise"), "cannot load"),
+        ("shared", lambda f: (f / "other.onnx").write_bytes(b"noise"), "is about a graph of"),
+        ("shared", noise, "cannot load"),
     ],
 )
 def test_what_is_damaged_is_refused_and_leaves_nothing(sources, tmp_path, layout, change, message):
@@ -290,7 +303,7 @@ def test_a_place_that_is_taken_is_refused(sources, tmp_path):
 
 def test_a_task_whose_card_would_be_another_file_is_refused(sources, tmp_path):
     folder = shutil.copytree(sources["shared"], tmp_path / "source")
-    for ending in (".onnx", ".json"):
+    for ending in (".onnx", ".json", ".maskpack_report.json"):
         (folder / f"other{ending}").rename(folder / f"package{ending}")
     with pytest.raises(ExportError, match=r"would be called `package\.json`"):
         write(folder, tmp_path / "x", Target.WEB)
