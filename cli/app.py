@@ -23,6 +23,7 @@ from maskpack.cli import (
     demo,
     export,
     fit,
+    package,
     predict,
     quantize,
     render,
@@ -61,6 +62,7 @@ app.command("diff")(tasks.diff)
 app.command("overlap")(tasks.overlap)
 app.command("export")(export.export)
 app.command("verify")(export.verify)
+app.command("package")(package.package)
 app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskpack.exporters.export import export_onnx
     from maskpack.exporters.options import Compute, ExportRequest, Tolerance
+    from maskpack.exporters.package import Package, write_package
     from maskpack.exporters.report import Report
     from maskpack.exporters.session import make_session, ort_predict
+    from maskpack.exporters.target import PackageRequest, Target
     from maskpack.exporters.verify import Subject
 
 _HOME = {
@@ -20,21 +22,29 @@ _HOME = {
     "Compute": "options",
     "ExportRequest": "options",
     "Tolerance": "options",
+    "Package": "package",
+    "write_package": "package",
     "Report": "report",
     "make_session": "session",
     "ort_predict": "session",
+    "PackageRequest": "target",
+    "Target": "target",
     "Subject": "verify",
 }
 
 __all__ = [
     "Compute",
     "ExportRequest",
+    "Package",
+    "PackageRequest",
     "Report",
     "Subject",
+    "Target",
     "Tolerance",
     "export_onnx",
     "make_session",
     "ort_predict",
+    "write_package",
 ]
 
 

@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from maskpack.formats import ExportError
-from maskpack.runtime.graph import TaskRun, first_line, open_graph, task_run
+from maskpack.runtime.graph import TaskRun, check_version, first_line, open_graph, task_run
 
 Feeds = dict[str, NDArray[np.int64]]
 
@@ -24,8 +24,9 @@ def make_session(model: Path | bytes, *, threads: int = 0) -> Any:
         threads: of one operator; 0 leaves the choice to the runtime.
 
     Raises:
-        ExportError: the runtime refuses the graph.
+        ExportError: the runtime is too old, or refuses the graph.
     """
+    check_version()
     try:
         return open_graph(model, threads=threads)
     except Exception as error:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
+
+from maskpack.formats.errors import ExportError
+
+OLDEST = (1, 17)
+"""The first ONNX Runtime that runs every exported graph."""
 
 _ERRORS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
 
@@ -49,6 +55,26 @@ def task_run(adapter: Path) -> TaskRun:
 def knows_adapters() -> bool:
     """Whether the runtime is young enough for adapters: 1.20 and later."""
     return hasattr(onnxruntime, "LoraAdapter")
+
+
+def check_version() -> None:
+    """Raise ExportError if this ONNX Runtime is too old for exported graphs."""
+    found = onnxruntime.__version__  # such as `1.31.1` or `1.32.0.dev2026`
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if numbers < OLDEST:
+        raise ExportError(
+            f"ONNX Runtime {found} is too old, exported graphs run from {shown(OLDEST)} on",
+            "install a newer one: `pip install -U onnxruntime`",
+        )
+
+
+def shown(version: tuple[int, ...]) -> str:
+    """A version as people write it.
+
+    >>> shown((1, 17))
+    '1.17'
+    """
+    return ".".join(map(str, version))
 
 
 def first_line(error: Exception) -> str:

@@ -17,7 +17,15 @@ from tokenizers import Tokenizer
 
 from maskpack.formats.errors import ConfigError, ExportError
 from maskpack.formats.tensorfile import read_tensors
-from maskpack.runtime.graph import TaskRun, first_line, knows_adapters, open_graph, task_run
+from maskpack.runtime.external import check_external
+from maskpack.runtime.graph import (
+    TaskRun,
+    check_version,
+    first_line,
+    knows_adapters,
+    open_graph,
+    task_run,
+)
 from maskpack.runtime.task import (
     FEEDS_SUFFIX,
     Place,
@@ -170,8 +178,11 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
     """A task's graph in ONNX Runtime.
 
     Raises:
-        ExportError: it is damaged, or the weights beside it are not those it was made for.
+        ExportError: it is damaged, it names other weights than its card or those beside it are not
+            those it was made for, or ONNX Runtime is too old.
     """
+    check_version()
+    check_external(place, card)
     _check_belongings(place, card)
     try:
         graph = open_graph(place.graph, threads=threads)

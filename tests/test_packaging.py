@@ -91,8 +91,16 @@ def test_the_wheel_holds_the_specification_and_the_sample_tasks(names):
     assert samples <= names
 
 
+def test_the_wheel_holds_the_examples_of_packages(names):
+    templates = in_wheel("maskpack.exporters", ROOT / "exporters", "templates/*")
+    assert len(templates) == 7
+    assert templates <= names
+
+
 def test_the_wheel_holds_nothing_else(names):
     allowed = (".py", "/py.typed", "/SPEC.md", ".tsv")
+    own = "maskpack/exporters/templates/"
+    names = {name for name in names if not name.startswith(own)}
     odd = [n for n in names if ".dist-info/" not in n and not n.endswith(allowed)]
     assert odd == []
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"maskpack"}

@@ -29,6 +29,7 @@ COMMANDS = [
     "overlap",
     "export",
     "verify",
+    "package",
     "predict",
     "demo",
 ]

@@ -132,6 +132,17 @@ def test_what_tasks_share_is_stored_once_on_pages_of_its_own(shared, compute):
 
 
 @pytest.mark.parametrize("compute", COMPUTES)
+def test_no_where_is_of_a_type_that_the_runtime_has_no_kernel_for(shared, compute):
+    out, _ = shared("bert", compute)
+    graph = onnx.load(str(out / "sst2.onnx"), load_external_data=False).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    types |= {node.output[0]: node.attribute[0].i for node in graph.node if node.op_type == "Cast"}
+    chosen = [node.input[1:] for node in graph.node if node.op_type == "Where"]
+    assert chosen
+    assert {types[name] for names in chosen for name in names} == {onnx.TensorProto.INT32}
+
+
+@pytest.mark.parametrize("compute", COMPUTES)
 def test_one_task_alone_has_the_same_bytes_as_among_others(shared, artifacts, tmp_path, compute):
     out, _ = shared("bert", compute)
     alone = request(artifacts["bert"], tmp_path / "x", compute, ("other",), verify=False)

@@ -1,0 +1,269 @@
+"""A web package: tokenizers that JavaScript reads otherwise are refused; in node it answers as here.
+
+The tests with node need a folder where `npm install onnxruntime-web @huggingface/tokenizers` was done, in the
+environment variable MASKPACK_NODE_MODULES (its `node_modules`), and are skipped without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from maskpack.exporters.export import export_shared
+from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+from maskpack.exporters.package import write_package
+from maskpack.exporters.session import make_session
+from maskpack.exporters.target import PackageRequest, Target
+from maskpack.formats import ExportError
+from maskpack.runtime.task import find_tasks
+
+MODULES = os.environ.get("MASKPACK_NODE_MODULES", "")
+needs_node = pytest.mark.skipif(
+    not (shutil.which("node") and Path(MODULES, "onnxruntime-web").is_dir()),
+    reason="needs node, and MASKPACK_NODE_MODULES with onnxruntime-web and @huggingface/tokenizers",
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, artifacts, exported):
+    """Name -> exported folder. Read only."""
+    kind, out = Compute.INT8, tmp_path_factory.mktemp("web") / "shared"
+    export_shared(SharedRequest(artifacts["bert"], (), out, kind, Tolerance.of(kind), verify=False))
+    folded = {f"folded {name}": exported("bert", name).folder for name in ("int8", "fp32")}
+    return {"shared int8": out, **folded}
+
+
+def package(folder, out):
+    return write_package(PackageRequest(folder, out, Target.WEB)).out
+
+
+def with_tokenizer(folder, out, change):
+    """A copy of an exported folder whose tokenizer.json was changed."""
+    copy = shutil.copytree(folder, out)
+    tree = json.loads((copy / "tokenizer.json").read_text())
+    change(tree)
+    (copy / "tokenizer.json").write_text(json.dumps(tree))
+    return copy
+
+
+def put(**parts):
+    return lambda tree: tree.update(parts)
+
+
+PRECOMPILED = {"type": "Precompiled", "precompiled_charsmap": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            put(pre_tokenizer={"type": "Whitespace"}),
+            "its pre_tokenizer is `Whitespace`",
+        ),
+        (
+            put(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Nmt"}]}),
+            "its normalizer is `Nmt`",
+        ),
+        (put(normalizer=PRECOMPILED), "its normalizer is `Precompiled`"),
+        (put(post_processor=None), "puts no marks round a text"),
+        (
+            put(
+                post_processor={
+                    "type": "RobertaProcessing",
+                    "sep": ["[SEP]", 3],
+                    "cls": ["[CLS]", 2],
+                    "trim_offsets": True,
+                    "add_prefix_space": False,
+                }
+            ),
+            "`RobertaProcessing` with a graph that takes `token_type_ids`",
+        ),
+        (lambda tree: tree["added_tokens"][0].update(single_word=True), "is a `single_word`"),
+    ],
+)
+def test_a_tokenizer_that_javascript_reads_otherwise_is_refused(sources, tmp_path, change, message):
+    folder = with_tokenizer(sources["folded int8"], tmp_path / "source", change)
+    with pytest.raises(ExportError, match=message) as caught:
+        package(folder, tmp_path / "x")
+    assert "--target ort" in caught.value.hint
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_without_the_second_file_of_the_tokenizer_is_refused(sources, tmp_path):
+    folder = shutil.copytree(sources["folded int8"], tmp_path / "source")
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ExportError, match=r"no `tokenizer_config\.json` beside"):
+        package(folder, tmp_path / "x")
+
+
+LOGITS = """
+import fs from "node:fs";
+import { TASKS, load } from "./predict.mjs";
+const found = {};
+for (const name of Object.keys(TASKS)) {
+  const task = await load(name);
+  found[name] = [];
+  for (const [text, pair] of JSON.parse(fs.readFileSync(process.argv[2], "utf8")))
+    found[name].push({ logits: await task.logits(text, pair), ...(await task.answer(text, pair)) });
+}
+console.log(JSON.stringify(found));
+"""
+
+
+def in_node(folder, script, given):
+    """What a module beside predict.mjs prints, as JSON."""
+    if not (folder / "node_modules").exists():
+        (folder / "node_modules").symlink_to(MODULES)
+    (folder / "check.mjs").write_text(script)
+    (folder / "given.json").write_text(json.dumps(given))
+    done = subprocess.run(
+        ["node", "check.mjs", "given.json"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+TEXTS = [
+    ("the good film", None),
+    ("", None),
+    ("Bad, BAD naïve food!", None),
+    ("we were very happy and the food was great " * 9, None),
+    ("good", "bad film"),
+    ("good " * 40, "bad film " * 30),
+]
+
+
+def native(place, text, pair):
+    """Logits in the ONNX Runtime here."""
+    card, tokenizer = place.read_card(), Tokenizer.from_file(str(place.tokenizer))
+    tokenizer.enable_truncation(card.max_length)
+    tokenizer.no_padding()
+    row = tokenizer.encode(text, pair)
+    feeds = {
+        "input_ids": row.ids,
+        "attention_mask": row.attention_mask,
+        "token_type_ids": row.type_ids,
+    }
+    session = make_session(place.graph, threads=1)
+    names = [value.name for value in session.get_inputs()]
+    return session.run(["logits"], {name: np.array([feeds[name]], np.int64) for name in names})[0][
+        0
+    ]
+
+
+@needs_node
+@pytest.mark.parametrize("name", ["shared int8", "folded int8", "folded fp32"])
+def test_the_example_in_node_gives_the_logits_of_native_onnx_runtime(sources, tmp_path, name):
+    found = in_node(package(sources[name], tmp_path / "x"), LOGITS, TEXTS)
+    places = find_tasks(sources[name])
+    assert set(found) == set(places)
+    for task, place in places.items():
+        for (text, pair), answer in zip(TEXTS, found[task], strict=True):
+            want = native(place, text, pair)
+            assert answer["logits"] == pytest.approx(want, abs=1e-4 if "fp32" in name else 0.01)
+            assert answer["label"] == place.read_card().labels[int(want.argmax())]
+            assert sum(answer["scores"].values()) == pytest.approx(1.0)
+
+
+@needs_node
+def test_the_command_line_of_the_example_prints_a_line_for_each_text(sources, tmp_path):
+    folder = package(sources["shared int8"], tmp_path / "x")
+    (folder / "node_modules").symlink_to(MODULES)
+    done = subprocess.run(
+        ["node", str(folder / "predict.mjs"), "good", "bad film"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["task"], line["text"]) for line in lines] == [
+        (task, text) for task in ("other", "sst2") for text in ("good", "bad film")
+    ]
+
+
+TOKENS = """
+import fs from "node:fs";
+import { Tokenizer } from "@huggingface/tokenizers";
+import { encode } from "./predict.mjs";
+const { tokenizer, config, rows } = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
+const made = new Tokenizer(tokenizer, config);
+console.log(JSON.stringify(rows.map(([length, text, pair]) => encode(made, length, text, pair))));
+"""
+
+HARD = [
+    *("", " ", "a", "Café  naïve", "don't stop", "e\u0301te\u0301", "中文 text", "a\u00a0b\u2003c"),
+    *(
+        "[MASK] and [SEP]",
+        "tabs\tand\nlines",
+        "😀 emoji 👩‍👩‍👧",
+        "Straße ﬁ ①",
+        "x" * 120,
+        "<mask> it",
+    ),
+    *(
+        "price: $3.50 (50%)",
+        "\u200bzero\u00adwidth",
+        "ŁÓDŹ İstanbul",
+        "हिन्दी عربى",
+        "a\u0000b\ufffd",
+    ),
+]
+
+
+def word_piece():
+    """A WordPiece as BERT's, over letters and some longer pieces."""
+    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    words += ["the", "cafe", "##fe", "and", "stop", "ete", "中", "ß", "strasse"]
+    made = Tokenizer(
+        models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return made
+
+
+def byte_level():
+    """A byte-level BPE as RoBERTa's."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
+    made.train_from_iterator([*HARD, *HARD, "the stop and the cafe don't"], trainer)
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+    return made
+
+
+@needs_node
+@pytest.mark.parametrize("make", [word_piece, byte_level])
+def test_javascript_cuts_texts_as_rust_does(sources, tmp_path, make):
+    tokenizer, folder = make(), package(sources["folded int8"], tmp_path / "x")
+    rng, rows = np.random.default_rng(0), []
+    for text in HARD:
+        rows += [(64, text, None), (5, text, None), (24, text, "the end"), (9, "the end", text)]
+    for length in (6, 7, 12, 13):
+        for sizes in rng.integers(0, 14, (20, 2)):
+            rows.append((length, "a " * sizes[0], "b " * sizes[1]))
+    given = {"tokenizer": json.loads(tokenizer.to_str()), "config": {}, "rows": rows}
+    for (length, text, pair), found in zip(rows, in_node(folder, TOKENS, given), strict=True):
+        tokenizer.enable_truncation(length)
+        want = tokenizer.encode(text, pair)
+        assert found["ids"] == want.ids, (length, text, pair)
+        if make is word_piece:  # the other kind of graph takes no token types
+            assert found["types"] == want.type_ids, (length, text, pair)
