@@ -20,6 +20,7 @@ import typer
 from maskpack.cli import (
     artifact,
     baseline,
+    bench,
     demo,
     export,
     fit,
@@ -62,6 +63,7 @@ app.command("overlap")(tasks.overlap)
 app.command("export")(export.export)
 app.command("verify")(export.verify)
 app.command("predict")(predict.predict)
+app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 
 

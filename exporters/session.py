@@ -10,10 +10,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from maskpack.exporters.timing import Feeds
 from maskpack.formats import ExportError
 from maskpack.runtime.graph import first_line, open_graph
-
-Feeds = dict[str, NDArray[np.int64]]
 
 
 def make_session(model: Path | bytes, *, threads: int = 0) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from maskpack.formats.errors import ConfigError, ExportError
-from maskpack.runtime.graph import first_line, open_graph
+from maskpack.runtime.graph import first_line, give_back, open_graph
 from maskpack.runtime.task import (
     Place,
     Prediction,
@@ -149,7 +147,7 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
         graph = open_graph(place.graph, threads=threads)
     except Exception as error:
         raise ExportError(f"cannot load `{place.graph}`: {first_line(error)}", _AGAIN) from error
-    _give_back()
+    give_back()
     return graph
 
 
@@ -186,11 +184,3 @@ def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
     outputs = loaded.graph.run(["logits"], {name: feeds[name] for name in loaded.inputs})
     logits: NDArray[np.float32] = outputs[0]
     return logits
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: making a session frees as much as the graph is large."""
-    library = ctypes.util.find_library("c")
-    trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
-    if trim is not None:
-        trim(0)
