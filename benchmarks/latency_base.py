@@ -4,8 +4,8 @@ python benchmarks/latency_base.py --bits 4 8 --out docs/results
 python benchmarks/latency_base.py --artifact ARTIFACT --task sst2 --name minilm-4bit --out docs/results
 
 Without an artifact: random weights of BERT-base's shape and random masks of 1 % flips (`base_shape.py`).
-Each gives DIR/bench-NAME.json. Tasks of an artifact with fewer than `--tasks` are repeated under other names;
-what a process holds for a task does not depend on what its mask says.
+Each gives DIR/bench-NAME.json. Where an artifact has fewer tasks than `--tasks`, graphs are repeated under other
+names: what a process holds for a task does not depend on what its mask says.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> None:
             artifact, task = arguments.artifact, arguments.task
             if artifact is None:
                 artifact, task = Path(root) / "artifact", "t0"
-                write_artifact(artifact, bits=bits, tasks=arguments.tasks)
+                write_artifact(artifact, bits=bits, tasks=1)
             task = task or min(open_artifact(artifact).manifest.tasks)
             text = measure(artifact, task, Path(root), arguments)
         print(name)

@@ -40,6 +40,8 @@ PEERS = {
 }
 """Name -> options of `onnxruntime.quantization.quantize_dynamic`."""
 
+_MOST_BYTES = 2**31
+
 
 def float_twin(graph: Path) -> bytes:
     """An exported graph, folded or shared, as the float32 graph of the weights it computes with.
@@ -135,13 +137,16 @@ def load_whole(graph: Path) -> onnx.ModelProto:
     """A graph with the weights that lie beside it.
 
     Raises:
-        ExportError: a file is missing or damaged.
+        ExportError: a file is missing or damaged, or all of it passes protobuf's 2 GB.
     """
     try:
-        return onnx.load(str(graph))
+        proto = onnx.load(str(graph))
     except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise ExportError(f"cannot read the graph `{graph}`: {said}") from error
+    if proto.ByteSize() >= _MOST_BYTES:
+        raise ExportError(f"`{graph}` has {proto.ByteSize()} bytes, too many to make others of it")
+    return proto
 
 
 _OTHERWISE = "give the dense model with `--artifact ARTIFACT` or `--against MODEL`"

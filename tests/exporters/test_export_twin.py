@@ -12,6 +12,7 @@ import pytest
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
 from maskpack.exporters import Compute, Tolerance, make_session, ort_predict
+from maskpack.exporters import twin as twin_module
 from maskpack.exporters.constants import Constants
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import SharedRequest
@@ -117,6 +118,13 @@ def test_a_graph_without_its_weights_is_an_error(shared, tmp_path):
     (tmp_path / "no.onnx").write_text("nothing")
     with pytest.raises(ExportError, match="cannot read the graph"):
         float_twin(tmp_path / "no.onnx")
+
+
+def test_a_graph_beyond_what_protobuf_holds_is_an_error(exported, monkeypatch):
+    graph = exported("bert", "int8").graph
+    monkeypatch.setattr(twin_module, "_MOST_BYTES", graph.stat().st_size)
+    with pytest.raises(ExportError, match=f"has {graph.stat().st_size} bytes, too many"):
+        float_twin(graph)
 
 
 @pytest.mark.parametrize("kind", KINDS)
