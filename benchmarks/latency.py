@@ -3,7 +3,7 @@
 python benchmarks/latency.py --twin DIR --graph DIR --out docs/results/latency.json
 
 All sessions live in one process and take turns; medians; one thread unless told otherwise. Besides
-latency: file bytes, and with --data the metric of every graph on the evaluation split.
+latency: file bytes. `compress bench` measures more; this script takes several graphs of one twin.
 """
 
 from __future__ import annotations
@@ -14,44 +14,20 @@ import logging
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import onnx
 import onnxruntime
-from onnxruntime.quantization import quantize_dynamic
 
 from maskpack.exporters import make_session
-from maskpack.exporters.latency import dense_graph, interleaved
+from maskpack.exporters.timing import interleaved
+from maskpack.exporters.twin import dense_graph, write_peers
 
 SHAPES = ((1, 16), (1, 128), (8, 128))
-
-
-def fold_transposes(data: bytes) -> onnx.ModelProto:
-    """Store `Transpose(weight)` as the transposed weight: what quantize_dynamic can see."""
-    model = onnx.load_from_string(data)
-    del model.graph.value_info[:]  # quantize_dynamic's shape inference trips over them
-    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in list(model.graph.node):
-        if node.op_type == "Transpose" and node.input[0] in arrays:
-            weight = onnx.numpy_helper.to_array(arrays[node.input[0]])
-            folded = onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T), node.output[0])
-            model.graph.initializer.append(folded)
-            model.graph.initializer.remove(arrays.pop(node.input[0]))
-            model.graph.node.remove(node)
-    return model
 
 
 def peers(twin: Path, folder: Path) -> dict[str, Path]:
     """The dense graph and the ordinary ways to make it smaller and faster."""
     dense = folder / "dense.onnx"
-    dense.write_bytes(dense_graph(twin))
-    folded = folder / "folded.onnx"
-    onnx.save(fold_transposes(dense.read_bytes()), folded)
-    found = {"dense fp32": dense}
-    for name, per_channel in (("quantize_dynamic", False), ("quantize_dynamic per channel", True)):
-        path = folder / f"{name.replace(' ', '_')}.onnx"
-        quantize_dynamic(folded, path, per_channel=per_channel)
-        found[name] = path
-    return found
+    dense.write_bytes(dense_graph(str(twin)))
+    return {"dense fp32": dense, **write_peers(dense, folder)}
 
 
 def main() -> None:

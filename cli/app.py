@@ -20,6 +20,7 @@ import typer
 from maskpack.cli import (
     artifact,
     baseline,
+    bench,
     demo,
     export,
     fit,
@@ -64,6 +65,7 @@ app.command("export")(export.export)
 app.command("verify")(export.verify)
 app.command("package")(package.package)
 app.command("predict")(predict.predict)
+app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 
 

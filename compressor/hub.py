@@ -103,15 +103,23 @@ def load_classifier(location: str, *, outputs: int, revision: str | None = None)
     return linearize(model)
 
 
-def load_finetuned(location: str) -> Any:
+def load_finetuned(location: str, *, attention: str | None = None) -> Any:
     """Load a fine-tuned classifier with the head it was saved with.
+
+    Args:
+        location: folder, hub id or alias.
+        attention: implementation of attention; None: what transformers prefers; `eager` traces best.
 
     Raises:
         ModelError: no such model, or a part of it was never saved: transformers would make it up.
     """
     location = resolve(location)
     auto = AutoModelForSequenceClassification
-    options = {"dtype": torch.float32, **settings_of(load_config(location))}
+    options = {
+        "dtype": torch.float32,
+        "attn_implementation": attention,
+        **settings_of(load_config(location)),
+    }
     model, info = _guard(
         lambda: _quietly(auto, location, output_loading_info=True, **options), location
     )

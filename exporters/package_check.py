@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from maskpack.exporters.package_source import Source
-from maskpack.exporters.session import Feeds, ort_predict
+from maskpack.exporters.session import ort_predict
+from maskpack.exporters.timing import Feeds
 from maskpack.formats import ExportError, VerifyError
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -10,10 +10,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from maskpack.exporters.timing import Feeds
 from maskpack.formats import ExportError
 from maskpack.runtime.graph import TaskRun, check_version, first_line, open_graph, task_run
-
-Feeds = dict[str, NDArray[np.int64]]
 
 
 def make_session(model: Path | bytes, *, threads: int = 0) -> Any:

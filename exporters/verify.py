@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 from maskpack.compressor.assess import encode_for, evaluation_split
 from maskpack.compressor.evaluate import Predict, predict_all, score
@@ -23,10 +22,12 @@ from maskpack.compressor.families import family_of, longest_input, token_kinds
 from maskpack.compressor.hub import heed_padding, load_finetuned
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
+from maskpack.exporters.compare import agreement, relative_error
 from maskpack.exporters.facts import graph_facts
 from maskpack.exporters.options import Compute, Tolerance
 from maskpack.exporters.report import AccuracyCheck, Report, ValueCheck
-from maskpack.exporters.session import Feeds, make_session, ort_predict, session_facts
+from maskpack.exporters.session import make_session, ort_predict, session_facts
+from maskpack.exporters.timing import Feeds
 from maskpack.exporters.trace import input_names
 from maskpack.formats import Artifact, DataError, TaskEntry, VerifyError
 from maskpack.formats.schema import CONFIG
@@ -196,7 +197,7 @@ def _check_values(
         return ValueCheck(batch, sequence, padded, float("inf"), 0, float("inf"))
     difference = float(np.abs(left - right).max())
     same = int((left.argmax(axis=1) == right.argmax(axis=1)).sum())
-    return ValueCheck(batch, sequence, padded, difference, same, _relative(left, right))
+    return ValueCheck(batch, sequence, padded, difference, same, relative_error(left, right))
 
 
 def _random_feeds(config: Any, batch: int, sequence: int, *, padded: bool) -> Feeds:
@@ -242,10 +243,10 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
         metric=metric,
         graph=score(left, encoded.labels, [metric])[metric],
         torch=score(right, encoded.labels, [metric])[metric],
-        agreement=_agreement(left, right),
+        agreement=agreement(left, right),
         max_diff=float(np.abs(left - right).max()),
         reference=reference,
-        relative=_relative(left, right),
+        relative=relative_error(left, right),
     )
 
 
@@ -255,16 +256,3 @@ def _check_reference(model: Any, subject: Subject) -> None:
             f"the reference `{subject.reference}` has {model.config.num_labels} outputs, "
             f"the task has {subject.entry.outputs}"
         )
-
-
-def _relative(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    """Root mean square of the difference over that of `right`; not a number if one is in there."""
-    size = float(np.sqrt(np.mean(np.square(right, dtype=np.float64))))
-    error = float(np.sqrt(np.mean(np.square(left - right, dtype=np.float64))))
-    return error / size if size != 0 else float(error > 0)
-
-
-def _agreement(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    if left.shape[1] == 1:
-        return float(np.mean(np.isclose(left, right, atol=1e-4)))
-    return float(np.mean(left.argmax(axis=1) == right.argmax(axis=1)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from maskpack.runtime.graph import (
     TaskRun,
     check_version,
     first_line,
+    give_back,
     knows_adapters,
     open_graph,
     task_run,
@@ -188,7 +187,7 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
         graph = open_graph(place.graph, threads=threads)
     except Exception as error:
         raise ExportError(f"cannot load `{place.graph}`: {first_line(error)}", _AGAIN) from error
-    _give_back()
+    give_back()
     return graph
 
 
@@ -254,11 +253,3 @@ def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
     outputs = loaded.graph.run(["logits"], told, loaded.own.run.options)
     logits: NDArray[np.float32] = outputs[0]
     return logits
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: making a session frees as much as the graph is large."""
-    library = ctypes.util.find_library("c")
-    trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
-    if trim is not None:
-        trim(0)

@@ -7,22 +7,29 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from maskpack.exporters import latency as timing
-from maskpack.exporters import make_session, ort_predict
-from maskpack.exporters.latency import dense_graph, interleaved, token_feeds
+from maskpack.exporters import make_session, ort_predict, timing
 from maskpack.exporters.session import session_facts
+from maskpack.exporters.timing import interleaved, speedup, take_turns, token_feeds
+from maskpack.exporters.twin import dense_graph
 from maskpack.formats import ExportError
 
 
 class Clock:
-    """Time that passes only while a session runs."""
+    """Time that passes only while a session runs or somebody rests; only runs are work."""
 
     def __init__(self):
-        self.now = 0.0
+        self.now = self.worked = 0.0
         self.log = []
 
     def perf_counter(self):
         return self.now
+
+    def process_time(self):
+        return self.worked
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.log.append("rest")
 
 
 class Scripted:
@@ -37,7 +44,9 @@ class Scripted:
 
     def run(self, _, feeds):
         self.clock.log.append(self.name)
-        self.clock.now += next(self.durations)
+        duration = next(self.durations)
+        self.clock.now += duration
+        self.clock.worked += duration / 2  # the other half went to somebody else
         self.feeds.append(feeds)
 
 
@@ -58,10 +67,40 @@ def test_every_session_gets_the_median_of_its_own_runs_without_the_warm_up(clock
     assert found == {"slow": pytest.approx(6.0), "fast": pytest.approx(2.0)}
 
 
-def test_sessions_take_turns(clock):
-    sessions = {name: Scripted(name, clock, [0.001] * 5) for name in "ab"}
-    interleaved(sessions, batch=1, length=4, runs=2)
-    assert clock.log == ["a", "b"] * 5
+def turns(clock, durations, **options):
+    """Sessions called by letters whose runs take these times."""
+    sessions = {name: Scripted(name, clock, spent) for name, spent in durations.items()}
+    return take_turns(sessions, {name: {} for name in sessions}, **options)
+
+
+def test_sessions_take_turns_in_both_directions(clock):
+    turns(clock, {name: [0.001] * 5 for name in "ab"}, runs=2)
+    assert clock.log == ["a", "b", "b", "a"] * 2 + ["a", "b"]
+
+
+def test_runs_of_one_round_lie_side_by_side_by_both_clocks(clock):
+    warm_up = [9.0] * 3
+    found = turns(clock, {"a": [*warm_up, 0.004, 0.002], "b": [*warm_up, 0.001, 0.003]}, runs=2)
+    assert found["a"].wall == pytest.approx([4.0, 2.0])
+    assert found["b"].wall == pytest.approx([1.0, 3.0])
+    assert found["b"].cpu == pytest.approx([0.5, 1.5])
+
+
+def test_no_round_begins_when_the_time_is_up_but_there_are_three(clock):
+    assert len(turns(clock, {"a": [1.0] * 99}, runs=90, seconds=8.5)["a"].wall) == 6
+    assert len(turns(clock, {"a": [1.0] * 99}, runs=90, seconds=0.1)["a"].wall) == 3
+    assert len(turns(clock, {"a": [1.0] * 99}, runs=2, seconds=0.1)["a"].wall) == 2
+
+
+def test_a_rest_before_a_run_is_not_in_its_time(clock):
+    found = turns(clock, {"a": [0.001] * 5}, runs=2, pause=0.5)
+    assert clock.log == ["rest", "a"] * 5
+    assert found["a"].wall == pytest.approx([1.0, 1.0])
+
+
+def test_a_speed_up_is_the_median_of_one_ratio_a_round():
+    # as medians: 10 / 4 = 2.5; in each round but one: 2
+    assert speedup([4.0, 10.0, 80.0], [2.0, 4.0, 40.0]) == 2.0
 
 
 def test_all_sessions_see_the_same_unpadded_tokens(clock):
@@ -90,7 +129,7 @@ def test_the_dense_graph_is_the_float_model_itself(tiny_models, tokens, tmp_path
 
     model = load_classifier(str(tiny_models["distilbert"]), outputs=3)
     model.save_pretrained(tmp_path)
-    session = make_session(dense_graph(tmp_path))
+    session = make_session(dense_graph(str(tmp_path)))
     feeds = tokens(["input_ids", "attention_mask"], 3, 11, padded=True)
     found = ort_predict(session)(feeds)
     np.testing.assert_allclose(found, torch_predict(model)(feeds), rtol=0, atol=1e-5)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from maskpack.exporters import Compute, Report, Tolerance
+from maskpack.exporters.compare import relative_error
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, ValueCheck
-from maskpack.exporters.verify import _relative, judge
+from maskpack.exporters.verify import judge
 from maskpack.formats import ConfigError, DataError
 
 GOOD = ValueCheck(batch=2, sequence=16, padded=True, max_diff=0.5, argmax=2, relative=0.1)
@@ -95,13 +96,13 @@ def test_an_error_beyond_the_relative_tolerance_is_found_on_tokens_and_on_data(r
     ],
 )
 def test_the_relative_error_is_a_root_mean_square_over_another(left, right, wanted):
-    found = _relative(np.array([left], "f4"), np.array([right], "f4"))
+    found = relative_error(np.array([left], "f4"), np.array([right], "f4"))
     assert found == pytest.approx(wanted, nan_ok=True)
 
 
 def test_the_relative_error_to_what_is_not_a_number_is_not_a_number():
     left, right = np.array([[1.0, 2.0]], "f4"), np.array([[math.nan, 2.0]], "f4")
-    assert math.isnan(_relative(left, right))
+    assert math.isnan(relative_error(left, right))
 
 
 @pytest.mark.parametrize(("graph", "shown"), [(0.89, "1.00"), (math.nan, "nan")])
