@@ -1,4 +1,4 @@
-"""`compress bench` of MiniLM and of BERT-base's shape: both layouts, two widths, many tasks.
+"""`compress bench` of MiniLM and of BERT-base's shape: all layouts, two widths, many tasks.
 
 python benchmarks/latency_base.py --bits 4 8 --out docs/results
 python benchmarks/latency_base.py --artifact ARTIFACT --task sst2 --name minilm-4bit --out docs/results
@@ -23,7 +23,7 @@ from base_shape import write_artifact
 
 from maskpack.exporters.bench import BenchRequest, bench
 from maskpack.exporters.export import export_onnx, export_shared
-from maskpack.exporters.options import Compute, ExportRequest, SharedRequest, Tolerance
+from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
 from maskpack.formats import open_artifact
 from maskpack.runtime.task import find_tasks
 
@@ -39,16 +39,19 @@ def repeat_tasks(folder: Path, wanted: int) -> None:
 
 
 def measure(artifact: Path, task: str, work: Path, arguments: argparse.Namespace) -> str:
-    """Export both layouts and measure them; the result as JSON."""
+    """Export all layouts and measure them; the result as JSON."""
     folded, shared = work / "folded", work / "shared"
     tolerance = Tolerance.of(Compute.INT8)
     export_onnx(ExportRequest(artifact, task, folded, Compute.INT8, tolerance, verify=False))
-    export_shared(SharedRequest(artifact, (), shared, Compute.INT8, tolerance, verify=False))
+    several = SharedRequest(artifact, (), shared, Compute.INT8, tolerance, verify=False)
+    export_shared(several)
+    swap = replace(several, out=work / "swap", layout=Layout.SWAP)
+    export_shared(swap)
     repeat_tasks(shared, arguments.tasks)
     request = BenchRequest(
         folder=shared,
         task=task,
-        beside=(folded,),
+        beside=(folded, swap.out),
         artifact=artifact,
         texts=arguments.texts,
         threads=tuple(arguments.threads),

@@ -24,6 +24,7 @@ from maskpack.cli import (
     demo,
     export,
     fit,
+    materialize,
     package,
     predict,
     quantize,
@@ -64,6 +65,7 @@ app.command("overlap")(tasks.overlap)
 app.command("export")(export.export)
 app.command("verify")(export.verify)
 app.command("package")(package.package)
+app.command("materialize")(materialize.materialize)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)

@@ -2,7 +2,7 @@
 
 python examples/edge_predict.py EXPORT "where is my parcel" "the app crashes"
 
-EXPORT is a folder of `compress export ARTIFACT --onnx`, in either layout. Needs onnxruntime, numpy and
+EXPORT is a folder of `compress export ARTIFACT --onnx`, in any layout. Needs onnxruntime, numpy and
 tokenizers; torch is not imported.
 """
 

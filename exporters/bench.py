@@ -36,7 +36,7 @@ from maskpack.exporters.machine import load_average, this_machine
 from maskpack.exporters.twin import PEERS, dense_graph, float_twin, masked_graph, write_peers
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.writer import write_bytes
-from maskpack.runtime.task import Place, TaskCard, find_tasks
+from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, Place, TaskCard, find_tasks
 
 REFERENCE = "dense fp32"
 _ONNX = ".onnx"
@@ -202,6 +202,11 @@ def _write_reference(request: BenchRequest, place: Place, card: TaskCard, work: 
     if request.artifact is not None:
         write_bytes(dense, masked_graph(open_artifact(request.artifact), card.name))
         return f"the masked model of {request.artifact.name}"
+    if place.adapter is not None:
+        raise ConfigError(
+            f"`{place.graph.name}` alone is no task, so no dense graph can be made of it",
+            "give the dense model with `--artifact ARTIFACT` or `--against MODEL`",
+        )
     write_bytes(dense, float_twin(place.graph))
     return "the exported graph with its weights as floats"
 
@@ -216,7 +221,7 @@ def _graphs(request: BenchRequest, place: Place, card: TaskCard, work: Path) -> 
     names = [folder.resolve().name for folder in folders]
     for number, (name, one) in enumerate(zip(names, places, strict=True)):
         twice = names.count(name) > 1 or name in graphs
-        graphs[f"{name} ({number + 1})" if twice else name] = one.graph.resolve()
+        graphs[f"{name} ({number + 1})" if twice else name] = (one.adapter or one.graph).resolve()
     return graphs
 
 
@@ -283,7 +288,10 @@ def _footprint(prepared: _Bench, name: str) -> Footprint:
 
 
 def weight_files(graph: Path) -> list[Path]:
-    """Files beside a graph that hold weights of it."""
+    """Files beside a graph that hold weights of it; of an adapter: its graph too."""
+    if graph.suffix == ADAPTER_SUFFIX:
+        base = graph.with_name(BASE)
+        return [base, *weight_files(base)]
     model = onnx.load(str(graph), load_external_data=False)
     names = {
         item.value

@@ -36,11 +36,9 @@ def graph_facts(
     base = family_of(artifact.manifest.source.model_type).base
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     linears = {_module(base, name): tensor for name, tensor in artifact.backbone.linears.items()}
-    beside = _removed_beside(
-        {name: to_array(tensors[name]) for name in tensors if name.startswith(f"{MASKS}.")}
-        | dict(inputs),
-        {name: tensor.codes.size for name, tensor in linears.items()},
-    )
+    own = {name: to_array(tensors[name]) for name in tensors if name.startswith(f"{MASKS}.")}
+    sizes = {name: tensor.codes.size for name, tensor in linears.items()}
+    beside = _removed_beside({**own, **inputs}, sizes)
     zeros = removed = 0
     for name, mask in patch.masks.items():
         module = _module(base, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,33 @@ from numpy.typing import NDArray
 from maskpack.exporters.timing import Feeds
 from maskpack.formats import ExportError
 from maskpack.runtime.graph import TaskRun, check_version, first_line, open_graph, task_run
+from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
+
+
+class AdaptedSession:
+    """A graph of all tasks whose every run is one task's; otherwise a session.
+
+    Args:
+        session: of the graph.
+        task: options of its runs.
+    """
+
+    def __init__(self, session: Any, task: TaskRun) -> None:
+        self._session, self._task = session, task
+
+    def run(self, names: Sequence[str] | None, feeds: Feeds) -> Any:
+        """As `InferenceSession.run`."""
+        return self._session.run(names, feeds, self._task.options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
 
 def make_session(model: Path | bytes, *, threads: int = 0) -> Any:
     """A CPU session with default optimisation.
 
     Args:
-        model: a file or a serialised graph.
+        model: a file or a serialised graph; or an adapter beside the graph that it belongs to.
         threads: of one operator; 0 leaves the choice to the runtime.
 
     Raises:
@@ -27,6 +47,9 @@ def make_session(model: Path | bytes, *, threads: int = 0) -> Any:
     """
     check_version()
     try:
+        if isinstance(model, Path) and model.suffix == ADAPTER_SUFFIX:
+            graph = open_graph(model.with_name(BASE), threads=threads)
+            return AdaptedSession(graph, task_run(model))
         return open_graph(model, threads=threads)
     except Exception as error:
         raise ExportError(
@@ -45,21 +68,13 @@ def session_facts(session: Any) -> dict[str, str]:
     }
 
 
-def ort_predict(
-    session: Any, adapter: Path | None = None
-) -> Callable[[Feeds], NDArray[np.float32]]:
-    """A predictor on arrays around a session, fed with the inputs it names.
-
-    Args:
-        session: of `make_session`.
-        adapter: what makes a graph of all tasks one of them.
-    """
+def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
+    """A predictor on arrays around a session, fed with the inputs it names."""
     names = [value.name for value in session.get_inputs()]
-    task = TaskRun() if adapter is None else task_run(adapter)
 
     def predict(feeds: Feeds) -> NDArray[np.float32]:
         try:
-            run = session.run(["logits"], {name: feeds[name] for name in names}, task.options)
+            run = session.run(["logits"], {name: feeds[name] for name in names})
         except Exception as error:
             shape = feeds[names[0]].shape
             raise ExportError(

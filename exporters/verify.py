@@ -93,10 +93,10 @@ def verify(subject: Subject) -> Report:
     """
     if not subject.graph.is_file():
         raise VerifyError(f"no graph at `{subject.graph}`", "make it with `compress export --onnx`")
-    session = make_session(subject.graph)
+    adapter, own = subject.inputs or (None, {})
+    session = make_session(adapter or subject.graph)
     findings = _check_signature(session, subject)
     callable_as_said = not findings
-    adapter, own = subject.inputs or (None, {})
     facts = graph_facts(subject.graph, subject.artifact, subject.task, own)
     if facts.removed != facts.mask_zeros:
         findings.append(
@@ -106,7 +106,7 @@ def verify(subject: Subject) -> Report:
     values: tuple[ValueCheck, ...] = ()
     accuracy = None
     if callable_as_said:
-        graph = ort_predict(session, adapter)
+        graph = ort_predict(session)
         model = restore_task(subject.artifact, subject.task)
         masked = torch_predict(model)
         values = tuple(_check_values(graph, masked, model.config, shape) for shape in SHAPES)

@@ -5,7 +5,8 @@ session = Session("exported")            # a folder of `compress export`, or a f
 session.predict(["the printer is on fire"])[0].label
 """
 
+from maskpack.runtime.fold import materialize
 from maskpack.runtime.session import Session
 from maskpack.runtime.task import Prediction
 
-__all__ = ["Prediction", "Session"]
+__all__ = ["Prediction", "Session", "materialize"]

@@ -26,11 +26,17 @@ def open_graph(model: Path | bytes, *, threads: int) -> Any:
         model: a file or a serialised graph.
         threads: of one operator; 0 leaves the choice to the runtime.
     """
+    source = str(model) if isinstance(model, Path) else model
+    options = session_options(threads=threads)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def session_options(*, threads: int) -> Any:
+    """What all sessions have in common."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS
-    source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return options
 
 
 @dataclass(frozen=True, eq=False)

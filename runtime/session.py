@@ -180,15 +180,20 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
         ExportError: it is damaged, it names other weights than its card or those beside it are not
             those it was made for, or ONNX Runtime is too old.
     """
-    check_version()
-    check_external(place, card)
-    _check_belongings(place, card)
+    check_task(place, card)
     try:
         graph = open_graph(place.graph, threads=threads)
     except Exception as error:
         raise ExportError(f"cannot load `{place.graph}`: {first_line(error)}", _AGAIN) from error
     give_back()
     return graph
+
+
+def check_task(place: Place, card: TaskCard) -> None:
+    """Raise ExportError if a task's files do not belong together, or the runtime is too old for them."""
+    check_version()
+    _check_belongings(place, card)
+    check_external(place, card)
 
 
 def load_inputs(place: Place, card: TaskCard) -> TaskInputs:

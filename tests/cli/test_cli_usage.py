@@ -30,7 +30,9 @@ COMMANDS = [
     "export",
     "verify",
     "package",
+    "materialize",
     "predict",
+    "bench",
     "demo",
 ]
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "datasets"]

@@ -22,7 +22,7 @@ from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx, surgery
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import Compute, SharedRequest
+from maskpack.exporters.options import Compute, Layout, SharedRequest
 from maskpack.exporters.trace import PREFIX, trace
 from maskpack.exporters.verify import SHAPES
 from maskpack.formats import open_artifact
@@ -101,7 +101,7 @@ def exported(learned, tmp_path_factory):
             if layout == "folded":
                 report = export_onnx(ExportRequest(artifact, "sst2", out, way, tolerance))
             else:
-                request = SharedRequest(artifact, (), out, way, tolerance)
+                request = SharedRequest(artifact, (), out, way, tolerance, layout=Layout(layout))
                 report = export_shared(request)["sst2"]
             made[key] = (out, report)
         return made[key]
@@ -111,7 +111,7 @@ def exported(learned, tmp_path_factory):
 
 @every_kind
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("layout", ["folded", "shared"])
+@pytest.mark.parametrize("layout", ["folded", "shared", "swap"])
 @pytest.mark.parametrize("compute", ["fp32", "int8"])
 def test_a_graph_computes_what_the_masked_torch_model_does(
     exported, quick_tracer, kind, bits, layout, compute
@@ -132,7 +132,7 @@ TEXTS = ["the good film", "bad", "", "we were very happy and the food was great 
 
 
 @every_new_kind
-@pytest.mark.parametrize("layout", ["folded", "shared"])
+@pytest.mark.parametrize("layout", ["folded", "shared", "swap"])
 def test_the_runtime_answers_as_torch_does(exported, learned, quick_tracer, kind, layout):
     """Fed by `tokenizers` alone: padding, its side, token types, an empty text, one too long."""
     artifact = open_artifact(learned(kind, 8))

@@ -235,7 +235,7 @@ def test_linears_with_one_input_and_two_divisors_do_not_share_its_rounding():
     tensor = make_tensor()
     divisor = np.linspace(1, 4, WIDTH, dtype=np.float32)
     tensors = {f"{name}.weight": tensor for name in names}
-    passed = MaskLinears(tensors, emit_int8, {"fd.weight": divisor})
+    passed = MaskLinears(tensors, emit_int8, Shared(divisors={"fd.weight": divisor}))
     model = passed(ir.serde.deserialize_model(proto)).model
     assert sum(node.op_type == "DynamicQuantizeLinear" for node in model.graph) == 2
     (found,) = make_session(serialize(model)).run(None, {"x": X})

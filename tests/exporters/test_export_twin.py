@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 
@@ -19,6 +20,7 @@ from maskpack.exporters.options import SharedRequest
 from maskpack.exporters.trace import input_names
 from maskpack.exporters.twin import PEERS, float_twin, masked_graph, write_peers
 from maskpack.formats import ExportError
+from maskpack.formats.schema import CONFIG
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
 COMPUTES = ("fp32", "int8")
@@ -44,7 +46,7 @@ def shared(tmp_path_factory, artifacts):
 
 def feeds_of(artifact, tokens):
     """Padded tokens for what the architecture reads."""
-    return tokens(input_names(artifact.manifest.source.model_type), 3, 11, padded=True)
+    return tokens(input_names(json.loads(artifact.file(CONFIG))), 3, 11, padded=True)
 
 
 def graph_of(layout, kind, compute, exported, shared):

@@ -83,7 +83,7 @@ def test_all_layouts_are_one_function(swapped, artifacts, tmp_path, tokens, kind
             feeds = tokens(names, *shape, padded=shape[0] > 1)
             wanted = ort_predict(session)(feeds)
             adapter = made / f"{task}.onnx_adapter"
-            found = {"swap": ort_predict(base, adapter)(feeds)}
+            found = {"swap": ort_predict(make_session(adapter))(feeds)}
             plain = load_file(made / f"{task}.safetensors")
             found["feeds"] = base.run(["logits"], {**feeds, **plain})[0]
             for layout, path in graphs.items():
@@ -97,8 +97,8 @@ def test_the_graph_alone_is_the_first_task_and_an_adapter_is_all_that_another_ad
     base = make_session(out / "base.onnx")
     feeds = tokens([value.name for value in base.get_inputs()], 4, 9)
     alone, first, second = (
-        ort_predict(base, adapter)(feeds)
-        for adapter in (None, out / "other.onnx_adapter", out / "sst2.onnx_adapter")
+        ort_predict(make_session(out / name))(feeds)
+        for name in ("base.onnx", "other.onnx_adapter", "sst2.onnx_adapter")
     )
     np.testing.assert_array_equal(alone, first)
     assert np.abs(first - second).max() > 1e-3
