@@ -8,6 +8,7 @@ outside its tolerance is kept under a name that says so.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     with new_folder(request.out) as build:
         backbone.write(build)
         tokenizer.save_pretrained(str(build))
+        _check_names(entries, build)
         for exported in LAYOUTS[request.layout](grapher, backbone, entries, build):
             task, weights = exported.entry.name, (BACKBONE_FILE, backbone.sha256)
             card = card_of(exported.entry, tokenizer, weights=weights, swap=exported.digests)
@@ -128,6 +130,16 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     if not all(report.ok for report in reports.values()):
         _set_aside(request.out)
     return reports
+
+
+def _check_names(entries: Sequence[TaskEntry], folder: Path) -> None:
+    """Raise ExportError if a task's card would replace a file of the tokenizer."""
+    for entry in entries:
+        if (folder / f"{entry.name}.json").exists():
+            raise ExportError(
+                f"the card of the task `{entry.name}` would replace the tokenizer's `{entry.name}.json`",
+                "give the task another name: `compress rename`",
+            )
 
 
 def _subject(request: SharedRequest, artifact: Artifact, exported: TaskGraph) -> Subject:

@@ -25,6 +25,7 @@ from maskpack.exporters.flips import (
 from maskpack.exporters.masks import Form
 from maskpack.exporters.options import Compute, SharedRequest, Tolerance
 from maskpack.formats import ArtifactError, ConfigError, ExportError, open_artifact
+from maskpack.formats.algebra import rename_task
 from maskpack.runtime import Session
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
@@ -237,6 +238,14 @@ def test_what_cannot_be_exported_leaves_nothing(artifacts, tmp_path):
         request(artifacts["bert"], tmp_path / "x", tasks=("sst2", "sst2"))
     with pytest.raises(ConfigError, match="`data` is of one task"):
         request(artifacts["bert"], tmp_path / "x", data=tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_task_does_not_replace_a_file_of_the_tokenizer(artifacts, tmp_path):
+    artifact = shutil.copytree(artifacts["bert"], tmp_path / "a")
+    rename_task(artifact, "other", "tokenizer")
+    with pytest.raises(ExportError, match="would replace the tokenizer's `tokenizer.json`"):
+        export_shared(request(artifact, tmp_path / "x", verify=False))
     assert not (tmp_path / "x").exists()
 
 
