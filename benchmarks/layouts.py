@@ -71,7 +71,6 @@ def export_all(artifact: Path, tasks: list[str], root: Path) -> dict[str, Path]:
     export_shared(shared)
     export_shared(replace(shared, out=root / "unpacked", packed=False))
     export_shared(replace(shared, out=root / "swap", layout=Layout.SWAP))
-    export_shared(replace(shared, out=root / "swap, unpacked", layout=Layout.SWAP, packed=False))
     materialize(root / "shared", root / "materialized", task=tasks[0])
     return {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
 

@@ -63,9 +63,9 @@ def export(
         bool,
         typer.Option(
             "--packed/--unpacked",
-            help="Keep 4, 2 and 1 bits so narrow in the weight file; unpacked loads faster.",
+            help="Keep 4, 2 and 1 bits so narrow in the weight file; unpacked wants less memory.",
         ),
-    ] = True,
+    ] = False,
     compute: ComputeName = Compute.INT8,
     data: DevData = None,
     reference: Reference = None,

@@ -48,7 +48,7 @@ class Grapher:
             may be called `model`, as what the tracer puts before every name.
     """
 
-    def __init__(self, artifact: Artifact, compute: Compute, *, packed: bool = True) -> None:
+    def __init__(self, artifact: Artifact, compute: Compute, *, packed: bool = False) -> None:
         self.artifact, self._compute, self._packed = artifact, compute, packed
         self.base = family_of(artifact.manifest.source.model_type).base
         some = artifact.entry(min(artifact.manifest.tasks))

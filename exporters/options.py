@@ -130,7 +130,8 @@ class SharedRequest:
         tolerance: for the verdicts that follow.
         data: evaluation data, for a task whose own does not ship with the package.
         verify: whether to verify.
-        packed: whether codes of 4, 2 and 1 bits stay so narrow in `backbone.bin`; graphs unpack them.
+        packed: whether codes of 4, 2 and 1 bits stay so narrow in `backbone.bin`; graphs unpack them,
+            which takes some 25 bytes a weight while a session is made.
         layout: `shared`, a graph a task, or `swap`, one graph for all.
     """
 
@@ -141,7 +142,7 @@ class SharedRequest:
     tolerance: Tolerance
     data: Path | None = None
     verify: bool = True
-    packed: bool = True
+    packed: bool = False
     layout: Layout = Layout.SHARED
 
     def __post_init__(self) -> None:

@@ -32,7 +32,14 @@ def shared(tmp_path_factory, artifacts):
             tolerance = Tolerance.of(way)
             export_shared(
                 SharedRequest(
-                    artifacts[kind], (), out, way, tolerance, verify=False, layout=Layout(layout)
+                    artifacts[kind],
+                    (),
+                    out,
+                    way,
+                    tolerance,
+                    verify=False,
+                    packed=True,
+                    layout=Layout(layout),
                 )
             )
             made[key] = out

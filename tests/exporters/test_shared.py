@@ -64,6 +64,7 @@ def test_a_far_step_counts_where_it_ends():
 
 def request(artifact, out, compute="fp32", tasks=(), **options):
     kind = Compute(compute)
+    options = {"packed": True, **options}
     return SharedRequest(artifact, tasks, out, kind, Tolerance.of(kind), **options)
 
 

@@ -29,7 +29,7 @@ COMPUTES = ("fp32", "int8")
 
 def request(artifact, out, compute="int8", tasks=(), **options):
     kind = Compute(compute)
-    usual = {"layout": Layout.SWAP}
+    usual = {"layout": Layout.SWAP, "packed": True}
     tolerance = Tolerance.of(kind, max_drop=100.0)
     return SharedRequest(artifact, tasks, out, kind, tolerance, **{**usual, **options})
 
