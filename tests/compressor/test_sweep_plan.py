@@ -100,7 +100,7 @@ def keys(plan):
 
 def test_a_key_is_the_same_for_a_default_written_out(plan):
     mask = plan(methods={"mask": {"bits": 4}}, reference=None)
-    longer = plan(methods={"mask": {"bits": 4, "margin": 1.6, "ema": 0}}, reference=None)
+    longer = plan(methods={"mask": {"bits": 4, "floor": 1.0, "ema": 0}}, reference=None)
     assert keys(mask) == keys(longer)
 
 
