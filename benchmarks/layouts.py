@@ -69,7 +69,7 @@ def export_all(artifact: Path, tasks: list[str], root: Path) -> dict[str, Path]:
         artifact, tuple(tasks), root / "shared", Compute.INT8, tolerance, verify=False
     )
     export_shared(shared)
-    export_shared(replace(shared, out=root / "unpacked", packed=False))
+    export_shared(replace(shared, out=root / "shared, packed", packed=True))
     export_shared(replace(shared, out=root / "swap", layout=Layout.SWAP))
     materialize(root / "shared", root / "materialized", task=tasks[0])
     return {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
