@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,10 +36,14 @@ class Guide:
     def states(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """The teacher's states of a batch, without gradients; it is fed what its family reads."""
         known = inputs
-        if not token_kinds(self.model.config.to_dict()):
+        if not self._reads_types:
             known = {name: value for name, value in inputs.items() if name != "token_type_ids"}
         with torch.no_grad():
             return states_of(self.model(**known, output_hidden_states=True), inputs)
+
+    @cached_property
+    def _reads_types(self) -> bool:
+        return token_kinds(self.model.config.to_dict()) > 0
 
 
 def states_of(outputs: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:

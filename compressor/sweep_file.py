@@ -19,6 +19,7 @@ from maskpack.compressor.sweep_plan import PATHS, Arm, SweepModel, SweepPlan, Sw
 from maskpack.compressor.tables import READERS
 from maskpack.compressor.tasks import Kind, Task, find_task
 from maskpack.formats import ConfigError, DataError
+from maskpack.formats.digest import file_sha256
 
 _KEYS = ("models", "tasks", "seeds", "options", "methods", "reference", "out")
 _FIELDS = ("text_field", "pair_field", "label_field", "metric")
@@ -151,8 +152,7 @@ def _digest(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            content = file_sha256(path)
         except OSError as error:
             raise DataError(f"cannot read `{path}`: {error.strerror}") from error
         digest.update(f"{path.name} {content}\n".encode())

@@ -36,7 +36,7 @@ from maskpack.exporters.machine import load_average, this_machine
 from maskpack.exporters.twin import PEERS, dense_graph, float_twin, masked_graph, write_peers
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.writer import write_bytes
-from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, Place, TaskCard, find_tasks
+from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, Place, TaskCard, find_tasks, pick_task
 
 REFERENCE = "dense fp32"
 _ONNX = ".onnx"
@@ -122,7 +122,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         MaskpackError: no exported task there, no such dense model, or one with other inputs or
             outputs; a file of weights that is not the graph's.
     """
-    place = _pick(request.folder, request.task)
+    place = pick_task(request.folder, request.task)
     card = place.read_card()
     if request.texts is not None:
         read_lines(request.texts)  # an unreadable file is better known now than in minutes
@@ -168,23 +168,6 @@ def _variants(prepared: _Bench, say: Say) -> tuple[int, tuple[Variant, ...]]:
     )
 
 
-def _pick(folder: Path, task: str | None) -> Place:
-    """The place of a task in an exported folder.
-
-    Raises:
-        ConfigError: no such task, or none named of several.
-    """
-    places = find_tasks(folder)
-    if task is None and len(places) == 1:
-        return next(iter(places.values()))
-    if task not in places:
-        what = "several tasks are" if task is None else f"no task `{task}` is"
-        raise ConfigError(
-            f"{what} at `{folder}`", f"name one with `--task`: {', '.join(sorted(places))}"
-        )
-    return places[task]
-
-
 def _write_reference(request: BenchRequest, place: Place, card: TaskCard, work: Path) -> str:
     """Write or link the dense graph as `work/dense.onnx`; say where it came from."""
     dense = work / f"dense{_ONNX}"
@@ -217,7 +200,7 @@ def _graphs(request: BenchRequest, place: Place, card: TaskCard, work: Path) -> 
     dense = work / f"dense{_ONNX}" if own is None else Path(own)
     graphs = {REFERENCE: dense.resolve(), **write_peers(dense, work)}
     folders = [request.folder, *request.beside]
-    places = [place, *(_pick(folder, request.task or card.name) for folder in request.beside)]
+    places = [place, *(pick_task(folder, request.task or card.name) for folder in request.beside)]
     names = [folder.resolve().name for folder in folders]
     for number, (name, one) in enumerate(zip(names, places, strict=True)):
         twice = names.count(name) > 1 or name in graphs

@@ -15,6 +15,7 @@ from maskpack.exporters.editor import MASKS
 from maskpack.exporters.flips import unstack_bits, unstack_flips
 from maskpack.exporters.masks import Form
 from maskpack.exporters.report import GraphFacts
+from maskpack.exporters.surgery import module_of
 from maskpack.formats import Artifact, Patch, QuantTensor
 from maskpack.formats.bits import unpack_codes
 from maskpack.formats.tensorfile import Arrays
@@ -35,13 +36,13 @@ def graph_facts(
     patch: Patch = artifact.patch(task)
     base = family_of(artifact.manifest.source.model_type).base
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    linears = {_module(base, name): tensor for name, tensor in artifact.backbone.linears.items()}
+    linears = {module_of(base, name): tensor for name, tensor in artifact.backbone.linears.items()}
     own = {name: to_array(tensors[name]) for name in tensors if name.startswith(f"{MASKS}.")}
     sizes = {name: tensor.codes.size for name, tensor in linears.items()}
     beside = _removed_beside({**own, **inputs}, sizes)
     zeros = removed = 0
     for name, mask in patch.masks.items():
-        module = _module(base, name)
+        module = module_of(base, name)
         found = _zeros_of(tensors, module, linears[module])
         if found is None:
             continue
@@ -59,10 +60,6 @@ def graph_facts(
         code_zeros=zeros,
         removed=removed,
     )
-
-
-def _module(base: str, parameter: str) -> str:
-    return f"{base}.{parameter.removesuffix('.weight')}"
 
 
 def _zeros_of(

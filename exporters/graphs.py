@@ -8,6 +8,7 @@ every layout.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from maskpack.exporters.flips import Removed
 from maskpack.exporters.masks import BESIDE, FoldedMasks, Form, Masks
 from maskpack.exporters.options import Compute
 from maskpack.exporters.passes import Shared
-from maskpack.exporters.surgery import rewrite, under
+from maskpack.exporters.surgery import module_of, rewrite, under
 from maskpack.exporters.trace import PREFIX
 from maskpack.formats import Artifact, Backbone, Patch, TaskEntry
 from maskpack.formats.schema import CONFIG
@@ -43,38 +44,50 @@ class Grapher:
 
     Attributes:
         base: attribute of the classifier that holds the encoder.
-        divisors: of outlier channels, measured on the backbone; none for floats.
-        heads: constants of a graph that are parameters of the head. Their names tell nothing: a base
-            may be called `model`, as what the tracer puts before every name.
     """
 
     def __init__(self, artifact: Artifact, compute: Compute, *, packed: bool = False) -> None:
         self.artifact, self._compute, self._packed = artifact, compute, packed
         self.base = family_of(artifact.manifest.source.model_type).base
-        some = artifact.entry(min(artifact.manifest.tasks))
-        config = classifier_config(artifact.file(CONFIG), some.labels, outputs=some.outputs)
-        self._bare = build_classifier(artifact.backbone, config, seed=0, attention="eager").eval()
-        self.heads = frozenset(f"{PREFIX}{name}" for name in head_parameters(self._bare))
-        self.divisors: Divisors = {}
-        if compute is Compute.INT8:
-            neutral = replace(some, max_length=_LENGTH, data={"texts": ["text"]})
-            names = under(self.base, artifact.backbone.linears)
-            self.divisors = input_divisors(self._bare, names, artifact, neutral)
+        self._some = artifact.entry(min(artifact.manifest.tasks))
+
+    @cached_property
+    def _bare(self) -> Any:
+        """A classifier with the backbone's weights and a head of no task."""
+        data, some = self.artifact.file(CONFIG), self._some
+        config = classifier_config(data, some.labels, outputs=some.outputs)
+        return build_classifier(self.artifact.backbone, config, seed=0, attention="eager").eval()
+
+    @cached_property
+    def heads(self) -> frozenset[str]:
+        """Constants of a graph that are parameters of the head.
+
+        Their names tell nothing: a base may be called `model`, as what the tracer puts before all.
+        """
+        return frozenset(f"{PREFIX}{name}" for name in head_parameters(self._bare))
+
+    @cached_property
+    def divisors(self) -> Divisors:
+        """Of outlier channels, measured on the backbone; none for floats."""
+        if self._compute is not Compute.INT8:
+            return {}
+        neutral = replace(self._some, max_length=_LENGTH, data={"texts": ["text"]})
+        names = under(self.base, self.artifact.backbone.linears)
+        return input_divisors(self._bare, names, self.artifact, neutral)
 
     def folded(self, entry: TaskEntry) -> ir.Model:
         """The graph of a task with its masked weights."""
-        removed = self.removed(entry)
-        return self._of_task(entry, FoldedMasks(removed))
+        return self._of_task(entry, FoldedMasks(self.removed(entry)))
 
-    def beside(self, entry: TaskEntry, form: Form) -> ir.Model:
-        """The graph of a task with the backbone's weights and its masks beside them."""
-        return self._of_task(entry, BESIDE[form](self.removed(entry)))
+    def beside(self, entry: TaskEntry, removed: Removed, form: Form) -> ir.Model:
+        """The graph of a task with the backbone's weights and its masks, `removed`, beside them."""
+        return self._of_task(entry, BESIDE[form](removed))
 
     def bare(self) -> ir.Model:
         """The same with masks that remove nothing, of no task: its encoder is the backbone's."""
         tensors = self.artifact.backbone.linears
         nothing = {
-            self._module(name): np.zeros(tensor.codes.size, dtype=np.bool_)
+            module_of(self.base, name): np.zeros(tensor.codes.size, dtype=np.bool_)
             for name, tensor in tensors.items()
         }
         return self._graph(self._bare, self.artifact.backbone, BESIDE[Form.FLIPS](nothing))
@@ -83,7 +96,7 @@ class Grapher:
         """Name of every linear's module -> what the task removes from it, in a graph's order."""
         patch = self.artifact.patch(entry.name)
         return {
-            self._module(name): (
+            module_of(self.base, name): (
                 np.ascontiguousarray(patch.masks[name].removed(tensor).T).reshape(-1)
                 if name in patch.masks
                 else np.zeros(tensor.codes.size, dtype=np.bool_)
@@ -104,6 +117,3 @@ class Grapher:
             compute=self._compute,
             shared=Shared(masks, self.divisors, self._packed),
         )
-
-    def _module(self, name: str) -> str:
-        return f"{self.base}.{name.removesuffix('.weight')}"

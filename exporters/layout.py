@@ -114,7 +114,8 @@ def write_graphs(
 ) -> Iterator[TaskGraph]:
     """Write a graph for each task beside backbone.bin."""
     for entry in entries:
-        model = grapher.beside(entry, smaller_form(grapher.removed(entry)))
+        removed = grapher.removed(entry)
+        model = grapher.beside(entry, removed, smaller_form(removed))
         path = folder / f"{entry.name}.onnx"
         write_graph(backbone.point(model), path)
         yield TaskGraph(entry, path)

@@ -17,8 +17,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from maskpack.exporters.editor import GraphEditor
+from maskpack.exporters.editor import MASKS, GraphEditor
 from maskpack.exporters.flips import FAR, Removed, byte_count, stack_bits, stack_flips
+
+COUNTS = "counts"
+"""Name of the constant, or input, that says how many steps of the flips end in each matrix."""
 
 Codes = NDArray[np.int8]
 Unpack = Callable[[GraphEditor], ir.Value]
@@ -101,7 +104,7 @@ class MasksBeside(Masks):
         name = editor.name
         if name not in self._made:
             if not self._parts:
-                self._parts = self._split(GraphEditor(editor.graph, editor.before, "masks"))
+                self._parts = self._split(GraphEditor(editor.graph, editor.before, MASKS))
             flat = editor.constant(codes.reshape(-1), "codes") if unpack is None else unpack(editor)
             masked = self._apply(editor, flat, self._parts[name])
             (self._made[name],) = editor.op("Reshape", masked, editor.shape(*shape), label="matrix")
@@ -122,7 +125,7 @@ class FlipsBeside(MasksBeside):
 
     def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
         told, counts = stack_flips(self._removed)
-        steps, shares = editor.constant(told, Form.FLIPS), editor.constant(counts, "counts")
+        steps, shares = editor.constant(told, Form.FLIPS), editor.constant(counts, COUNTS)
         axis = editor.constant(np.array(0, dtype=np.int32), "axis")
         far = editor.constant(np.array(FAR, dtype=np.int32), "far")
         removes = editor.cast(steps, ir.DataType.BOOL, label="removes")

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskpack.exporters.package_archive import archive_bytes, archive_kind, check_archive
-from maskpack.exporters.package_check import answers, check_files, check_graph, judge
+from maskpack.exporters.package_check import (
+    answers,
+    check_files,
+    check_graph,
+    folder_digests,
+    judge,
+)
 from maskpack.exporters.package_example import example_files
 from maskpack.exporters.package_mobile import convert, required_operators
 from maskpack.exporters.package_source import Source, find_sources
@@ -65,7 +71,7 @@ def write_package(request: PackageRequest) -> Package:
             write_bytes(build / OPERATORS, required_operators(graphs))
         for name, data in example_files(sources, request.target).items():
             _write(build, name, data)
-        digests = _digests(build)
+        digests = folder_digests(build)
         lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
         _write(build, CHECKSUMS, lines.encode())
         check_files(build, CHECKSUMS)
@@ -103,14 +109,6 @@ def _write(build: Path, name: str, data: bytes) -> None:
         raise ExportError(f"two files of the package would be called `{name}`", "rename the task")
     (build / name).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(build / name, data)
-
-
-def _digests(build: Path) -> dict[str, str]:
-    """Name of a file inside the folder -> SHA-256, in the order of the names."""
-    names = sorted(
-        path.relative_to(build).as_posix() for path in build.rglob("*") if path.is_file()
-    )
-    return {name: hashlib.sha256((build / name).read_bytes()).hexdigest() for name in names}
 
 
 def _archive(build: Path, request: PackageRequest, sources: list[Source]) -> str:

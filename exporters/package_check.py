@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from maskpack.exporters.package_source import Source
 from maskpack.exporters.session import ort_predict
 from maskpack.exporters.timing import Feeds
 from maskpack.formats import ExportError, VerifyError
+from maskpack.formats.digest import file_sha256
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """What the examples feed; a graph that asks for more is none of theirs."""
@@ -102,12 +102,15 @@ def check_files(folder: Path, checksums: str) -> None:
         checksums: name of the file with them.
     """
     wanted = read_checksums((folder / checksums).read_text(encoding="utf-8"))
-    found = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    compare(wanted, found, checksums)
+    compare(wanted, folder_digests(folder), checksums)
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """Name of a file inside a folder -> SHA-256, in the order of the names."""
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    return {name: file_sha256(folder / name) for name in names}
 
 
 def compare(wanted: dict[str, str], found: dict[str, str], checksums: str) -> None:

@@ -96,6 +96,11 @@ def _check(graph: bytes | str) -> None:
         raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
 
 
+def module_of(base: str, parameter: str) -> str:
+    """Name of the module inside the classifier that a weight inside the encoder belongs to."""
+    return f"{base}.{parameter.removesuffix('.weight')}"
+
+
 def under(base: str, tensors: Mapping[str, Value]) -> dict[str, Value]:
     """Names inside the encoder to names inside the classifier."""
     return {f"{base}.{name}": tensor for name, tensor in tensors.items()}

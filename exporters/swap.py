@@ -13,7 +13,6 @@ layouts, applying the mask to the codes, is done in every run.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import onnxruntime
 from safetensors.numpy import save
 
 from maskpack.exporters.editor import MASKS
+from maskpack.exporters.flips import Removed
 from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.layout import (
     Arrays,
@@ -30,9 +30,10 @@ from maskpack.exporters.layout import (
     arrays_of,
     same_array,
 )
-from maskpack.exporters.masks import Form, form_bytes
+from maskpack.exporters.masks import COUNTS, Form, form_bytes
 from maskpack.exporters.surgery import write_graph
 from maskpack.formats import ExportError, TaskEntry
+from maskpack.formats.digest import file_sha256
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, FEEDS_SUFFIX, SwapDigests
 
@@ -51,12 +52,13 @@ def write_swap(
     model, inputs = swap_graph(grapher, backbone, entries)
     graph = folder / BASE
     write_graph(model, graph)
+    shared = file_sha256(graph)
     for entry in entries:
         arrays = inputs[entry.name]
         feeds, adapter = (folder / f"{entry.name}{end}" for end in (FEEDS_SUFFIX, ADAPTER_SUFFIX))
         write_bytes(feeds, save(arrays))
         _write_adapter(adapter, arrays)
-        digests = SwapDigests(*(_digest(path) for path in (graph, adapter, feeds)))
+        digests = SwapDigests(shared, file_sha256(adapter), file_sha256(feeds))
         yield TaskGraph(entry, graph, (adapter, arrays), digests)
 
 
@@ -68,8 +70,9 @@ def swap_graph(
     Raises:
         ExportError: the tasks' graphs are not one.
     """
-    form = _form(grapher, entries)
-    models = [grapher.beside(entry, form) for entry in entries]
+    removed = [grapher.removed(entry) for entry in entries]
+    form = _form(removed)
+    models = [grapher.beside(entry, own, form) for entry, own in zip(entries, removed, strict=True)]
     arrays = [arrays_of(model) for model in models]
     for entry, model in zip(entries, models, strict=True):
         if _structure(model) != _structure(models[0]):
@@ -86,11 +89,6 @@ def swap_graph(
     return backbone.point(models[0]), inputs
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_adapter(path: Path, arrays: Arrays) -> None:
     adapter = onnxruntime.AdapterFormat()
     adapter.set_adapter_version(_VERSION)
@@ -103,14 +101,9 @@ def _write_adapter(path: Path, arrays: Arrays) -> None:
     adapter.export_adapter(str(path))
 
 
-def _form(grapher: Grapher, entries: Sequence[TaskEntry]) -> Form:
+def _form(removed: Sequence[Removed]) -> Form:
     """The form that takes fewer bytes for all tasks together."""
-    spent = dict.fromkeys(Form, 0)
-    for entry in entries:
-        removed = grapher.removed(entry)
-        for form in Form:
-            spent[form] += form_bytes(removed, form)
-    return min(Form, key=lambda form: spent[form])
+    return min(Form, key=lambda form: sum(form_bytes(own, form) for own in removed))
 
 
 def _structure(model: ir.Model) -> list[object]:
@@ -123,7 +116,7 @@ def _structure(model: ir.Model) -> list[object]:
 
 def _own_names(grapher: Grapher, backbone: SharedBackbone, arrays: Sequence[Arrays]) -> list[str]:
     """Constants that are a task's own: its masks, its head, and whatever is not as in the backbone."""
-    parts = {f"{MASKS}.{name}" for name in (Form.FLIPS, Form.BITS, "counts")}
+    parts = {f"{MASKS}.{name}" for name in (*Form, COUNTS)}
 
     def own(name: str) -> bool:
         if name in parts or name in grapher.heads:

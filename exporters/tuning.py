@@ -19,17 +19,31 @@ class ResidualAsSum(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every such `Add`."""
-        found = [
-            source
-            for node in model.graph
-            if node.op_type == "LayerNormalization"
-            and (value := node.inputs[0]) is not None
-            and (source := value.producer()) is not None
-            and source.op_type == "Add"
-        ]
-        for node in found:
-            node.op_type = "Sum"
-        return PassResult(model, modified=bool(found))
+        return _rewrite_residuals(model, "Add", "Sum")
+
+
+class PlainResiduals(InPlacePass):
+    """`Add` before a LayerNormalization again: inverse of `ResidualAsSum`."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite every such `Sum` of two."""
+        return _rewrite_residuals(model, "Sum", "Add")
+
+
+def _rewrite_residuals(model: ir.Model, old: str, new: str) -> PassResult:
+    """Call the sum of two before every LayerNormalization `new` where it is called `old`."""
+    found = [
+        source
+        for node in model.graph
+        if node.op_type == "LayerNormalization"
+        and (value := node.inputs[0]) is not None
+        and (source := value.producer()) is not None
+        and source.op_type == old
+        and len(source.inputs) == 2
+    ]
+    for node in found:
+        node.op_type = new
+    return PassResult(model, modified=bool(found))
 
 
 class GeluInFusedOrder(InPlacePass):
@@ -57,9 +71,9 @@ def _halved_erf(erf: ir.Node) -> tuple[ir.Value, ir.Node, ir.Node] | None:
     """From an `Erf`: the constant half, the product with it, and the product with x; or None."""
     if erf.op_type != "Erf":
         return None
-    plus_one = _only_user(erf, "Add")
-    halved = _only_user(plus_one, "Mul")
-    outer = _only_user(halved, "Mul")
+    plus_one = only_user(erf, "Add")
+    halved = only_user(plus_one, "Mul")
+    outer = only_user(halved, "Mul")
     if plus_one is None or halved is None or outer is None:
         return None
     other = [value for value in halved.inputs if value is not plus_one.outputs[0]]
@@ -68,7 +82,8 @@ def _halved_erf(erf: ir.Node) -> tuple[ir.Value, ir.Node, ir.Node] | None:
     return other[0], halved, outer
 
 
-def _only_user(node: ir.Node | None, kind: str) -> ir.Node | None:
+def only_user(node: ir.Node | None, kind: str) -> ir.Node | None:
+    """The one reader of a node's first output, if it is one and of this kind."""
     users = [] if node is None else list(node.outputs[0].consumers())
     return users[0] if len(users) == 1 and users[0].op_type == kind else None
 

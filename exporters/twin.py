@@ -29,8 +29,8 @@ from maskpack.compressor.restore import restore_task
 from maskpack.exporters.constants import Constants
 from maskpack.exporters.surgery import serialize
 from maskpack.exporters.trace import trace
-from maskpack.exporters.tuning import GeluInFusedOrder
-from maskpack.exporters.widen import PlainResiduals, StoreProducts, WidenLinears, WidenLookUps
+from maskpack.exporters.tuning import GeluInFusedOrder, PlainResiduals
+from maskpack.exporters.widen import StoreProducts, WidenLinears, WidenLookUps
 from maskpack.formats import Artifact, ExportError
 from maskpack.formats.writer import write_bytes
 

@@ -19,6 +19,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from maskpack.exporters.constants import Constants
 from maskpack.exporters.editor import GraphEditor
+from maskpack.exporters.tuning import only_user
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,8 @@ def _integer_linear(product: ir.Node, constants: Constants) -> _IntegerLinear | 
     """What `exporters/passes.py::emit_int8` wrote around a product, or None if it is another form."""
     activations, codes = product.inputs[:2]
     quantizer = None if activations is None else activations.producer()
-    wide = _only_user(product, "Cast")
-    scaled = _only_user(wide, "Mul")
+    wide = only_user(product, "Cast")
+    scaled = only_user(wide, "Mul")
     if quantizer is None or quantizer.op_type != "DynamicQuantizeLinear" or scaled is None:
         return None
     by = scaled.inputs[1]
@@ -172,27 +173,3 @@ class StoreProducts(InPlacePass):
             editor = GraphEditor(model.graph, node, value.name or "")
             node.replace_input_with(1, editor.constant(arrays[value.name or ""], "stored"))
         return PassResult(model, modified=bool(found))
-
-
-class PlainResiduals(InPlacePass):
-    """`Add` before a LayerNormalization again: inverse of `exporters/tuning.py::ResidualAsSum`."""
-
-    def call(self, model: ir.Model) -> PassResult:
-        """Rewrite every such `Sum`."""
-        found = [
-            source
-            for node in model.graph
-            if node.op_type == "LayerNormalization"
-            and (value := node.inputs[0]) is not None
-            and (source := value.producer()) is not None
-            and source.op_type == "Sum"
-            and len(source.inputs) == 2
-        ]
-        for node in found:
-            node.op_type = "Add"
-        return PassResult(model, modified=bool(found))
-
-
-def _only_user(node: ir.Node | None, kind: str) -> ir.Node | None:
-    users = [] if node is None else list(node.outputs[0].consumers())
-    return users[0] if len(users) == 1 and users[0].op_type == kind else None

@@ -6,18 +6,18 @@ short of memory is given a folder that somebody else has folded, or folds once w
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
 
+from maskpack.formats.digest import file_sha256
 from maskpack.formats.errors import ConfigError, ExportError
 from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.graph import first_line, session_options
 from maskpack.runtime.session import check_task
-from maskpack.runtime.task import TOKENIZER, WEIGHTS, Place, find_tasks
+from maskpack.runtime.task import TOKENIZER, WEIGHTS, pick_task
 
 _LEAST = 1024  # bytes from which a constant lies in the file of weights
 
@@ -37,8 +37,13 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
         ConfigError: no such task, none named of several, or one of the swap layout.
         ExportError: its files do not belong together, or ONNX Runtime refuses the graph.
     """
-    place = _pick(folder, task)
+    place = pick_task(folder, task)
     card = place.read_card()
+    if place.adapter is not None:
+        raise ConfigError(
+            f"`{card.name}` is an adapter: its mask comes with every run and cannot be folded",
+            "export it with `--layout shared`",
+        )
     check_task(place, card)
     with new_folder(out) as build:
         graph = build / f"{card.name}.onnx"
@@ -52,23 +57,7 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
             onnxruntime.InferenceSession(str(place.graph), options, ["CPUExecutionProvider"])
         except Exception as error:
             raise ExportError(f"cannot fold `{place.graph}`: {first_line(error)}") from error
-        digest = hashlib.sha256((build / WEIGHTS).read_bytes()).hexdigest()
-        own = replace(card, weights=(WEIGHTS, digest))
+        own = replace(card, weights=(WEIGHTS, file_sha256(build / WEIGHTS)))
         write_bytes(build / f"{card.name}.json", own.to_json().encode())
         shutil.copy(place.tokenizer, build / TOKENIZER)
     return out / f"{card.name}.onnx"
-
-
-def _pick(folder: Path, task: str | None) -> Place:
-    places = find_tasks(folder)
-    if task is None and len(places) == 1:
-        (task,) = places
-    if task not in places:
-        what = "several tasks are" if task is None else f"no task `{task}` is"
-        raise ConfigError(f"{what} at `{folder}`", f"tasks: {', '.join(places)}")
-    if places[task].adapter is not None:
-        raise ConfigError(
-            f"`{task}` is an adapter: its mask comes with every run and cannot be folded",
-            "export it with `--layout shared`",
-        )
-    return places[task]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from maskpack.formats.digest import file_sha256
 from maskpack.formats.errors import ConfigError, ExportError
 from maskpack.formats.tensorfile import read_tensors
 from maskpack.runtime.external import check_external
@@ -228,8 +228,7 @@ def _check_belongings(place: Place, card: TaskCard) -> None:
 def _check(path: Path, digest: str, owner: str) -> None:
     """Raise ExportError unless a file has the digest that is told of it."""
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
     except OSError as error:
         raise ExportError(f"cannot read `{path}`: {error.strerror}", _AGAIN) from error
     if found != digest:

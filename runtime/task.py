@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.errors import ExportError
+from maskpack.formats.errors import ConfigError, ExportError
 
 GRAPH = "model.onnx"
 CARD = "task.json"
@@ -218,6 +218,24 @@ def find_tasks(folder: Path) -> dict[str, Place]:
     if not found:
         raise ExportError(f"no exported task at `{folder}`", _HINT)
     return found
+
+
+def pick_task(folder: Path, task: str | None) -> Place:
+    """The place of a task in an exported folder; of the only one, if none is named.
+
+    Raises:
+        ConfigError: no such task, or none named of several.
+        ExportError: as `find_tasks`.
+    """
+    places = find_tasks(folder)
+    if task is None and len(places) == 1:
+        return next(iter(places.values()))
+    if task not in places:
+        what = "several tasks are" if task is None else f"no task `{task}` is"
+        raise ConfigError(
+            f"{what} at `{folder}`", f"name one with `--task`: {', '.join(sorted(places))}"
+        )
+    return places[task]
 
 
 def predictions(card: TaskCard, logits: NDArray[np.float32]) -> list[Prediction]:
