@@ -52,10 +52,10 @@ class Artifact:
     def patch(self, task: str) -> Patch:
         """Mask and head of one task, checked against the backbone's digest and shapes."""
         entry = self.entry(task)
-        digest = self.manifest.backbone_sha256
+        backbone = self.backbone  # read first: no patch is blamed for a damaged backbone
         data = self._map(entry.file, entry.sha256)
-        patch = decode_patch(data, task=task, backbone_sha256=digest)
-        patch.check_fits(self.backbone)
+        patch = decode_patch(data, task=task, backbone_sha256=self.manifest.backbone_sha256)
+        patch.check_fits(backbone)
         return patch
 
     def file(self, name: str) -> bytes:

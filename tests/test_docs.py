@@ -16,7 +16,7 @@ from maskpack.cli.app import app
 ROOT = Path(__file__).parents[1]
 SET_UP = [
     'pip install -c constraints.txt -e ".[demo]" && compress demo',
-    'pip install -c constraints.txt -e ".[dev]" && pytest',
+    'pip install -c constraints.txt -e ".[dev]" && pytest -n auto',
 ]
 COMMANDS = typer.main.get_command(app).commands
 

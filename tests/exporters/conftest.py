@@ -93,7 +93,7 @@ def exported(tmp_path_factory, artifacts, sentiment) -> Callable[..., Exported]:
     root = tmp_path_factory.mktemp("exported")
 
     @cache
-    def export(kind: str, compute: str, task: str = "sst2") -> Exported:
+    def export(kind: str, compute: str, task: str) -> Exported:
         kind_of = Compute(compute)
         # Untrained encoders sit on the fence: one argmax may differ. The logits are what counts.
         tolerance = Tolerance.of(kind_of, max_drop=100.0, rtol=0.5)
@@ -104,7 +104,41 @@ def exported(tmp_path_factory, artifacts, sentiment) -> Callable[..., Exported]:
         assert report.ok, report.findings
         return Exported(kind, out, artifacts[kind], kind_of, report)
 
-    return export
+    return lambda kind, compute, task="sst2": export(kind, compute, task)
+
+
+@pytest.fixture(scope="session")
+def laid_out(tmp_path_factory, artifacts) -> Callable[..., tuple[Path, dict[str, object]]]:
+    """`laid_out(kind, compute, layout)`: a folder over one backbone.bin, and its verdicts.
+
+    Made on first use. Read only.
+    """
+    from export_kit import shared_request
+
+    from maskpack.exporters.export import export_shared
+    from maskpack.exporters.options import Layout
+
+    root = tmp_path_factory.mktemp("laid-out")
+
+    @cache
+    def make(kind: str, compute: str, layout: str) -> tuple[Path, dict[str, object]]:
+        out = root / f"{kind}-{compute}-{layout}"
+        request = shared_request(artifacts[kind], out, compute, layout=Layout(layout))
+        return out, export_shared(request)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared(laid_out) -> Callable[[str, str], tuple[Path, dict[str, object]]]:
+    """`shared(kind, compute)`: a graph for each task, and the verdicts."""
+    return lambda kind, compute: laid_out(kind, compute, "shared")
+
+
+@pytest.fixture(scope="session")
+def swapped(laid_out) -> Callable[[str, str], tuple[Path, dict[str, object]]]:
+    """`swapped(kind, compute)`: one graph with an adapter for each task, and the verdicts."""
+    return lambda kind, compute: laid_out(kind, compute, "swap")
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import Compute, SharedRequest, Tolerance
 from maskpack.exporters.session import make_session
 from maskpack.formats import ExportError
 from maskpack.runtime import Session
@@ -80,18 +78,9 @@ def test_messages_nested_without_end_are_refused(tmp_path):
         external_files(tmp_path / "deep.onnx")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, artifacts):
-    """A shared export of two tasks. Read only."""
-    out = tmp_path_factory.mktemp("external") / "shared"
-    kind = Compute.INT8
-    export_shared(SharedRequest(artifacts["bert"], (), out, kind, Tolerance.of(kind), verify=False))
-    return out
-
-
 @pytest.fixture
-def folder(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "home" / "x")
+def folder(shared, tmp_path):
+    return shutil.copytree(shared("bert", "int8")[0], tmp_path / "home" / "x")
 
 
 def redirect(graph, location):

@@ -10,8 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from maskpack.cli.app import app
-from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import Compute, Layout, SharedRequest, Tolerance
 from maskpack.exporters.session import make_session
 from maskpack.formats import ConfigError, ExportError, MaskpackError
 from maskpack.runtime import Session, materialize
@@ -20,38 +18,10 @@ from maskpack.runtime.task import find_tasks
 TEXTS = ["the good film", "bad", "we were very happy and the food was great"]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory, artifacts):
-    """`shared(kind, compute, layout)`: an exported folder, made on first use."""
-    made = {}
-
-    def make(kind, compute="int8", layout="shared"):
-        key = (kind, compute, layout)
-        if key not in made:
-            out, way = tmp_path_factory.mktemp("shared") / "out", Compute(compute)
-            tolerance = Tolerance.of(way)
-            export_shared(
-                SharedRequest(
-                    artifacts[kind],
-                    (),
-                    out,
-                    way,
-                    tolerance,
-                    verify=False,
-                    packed=True,
-                    layout=Layout(layout),
-                )
-            )
-            made[key] = out
-        return made[key]
-
-    return make
-
-
 @pytest.mark.parametrize("kind", ["bert", "grouped", "albert"])
 @pytest.mark.parametrize("compute", ["int8", "fp32"])
 def test_a_folded_task_answers_as_before(shared, tmp_path, tokens, kind, compute):
-    source = shared(kind, compute)
+    source, _ = shared(kind, compute)
     graph = materialize(source, tmp_path / "x", task="sst2")
     assert graph == tmp_path / "x" / "sst2.onnx"
     before, after = make_session(source / "sst2.onnx"), make_session(graph)
@@ -63,7 +33,7 @@ def test_a_folded_task_answers_as_before(shared, tmp_path, tokens, kind, compute
 
 
 def test_nothing_is_left_to_unpack_and_operators_are_standard(shared, tmp_path):
-    graph = materialize(shared("grouped"), tmp_path / "x", task="sst2")
+    graph = materialize(shared("grouped", "int8")[0], tmp_path / "x", task="sst2")
     held = onnx.load(str(graph), load_external_data=False).graph
     kinds = {node.op_type for node in held.node}
     assert not kinds & {"ScatterElements", "BitwiseAnd", "CumSum", "Split", "Round"}
@@ -73,14 +43,14 @@ def test_nothing_is_left_to_unpack_and_operators_are_standard(shared, tmp_path):
 
 
 def test_the_folder_is_bound_to_its_own_weights(shared, tmp_path):
-    materialize(shared("bert"), tmp_path / "x", task="sst2")
-    shutil.copy(shared("bert") / "backbone.bin", tmp_path / "x" / "backbone.bin")
+    materialize(shared("bert", "int8")[0], tmp_path / "x", task="sst2")
+    shutil.copy(shared("bert", "int8")[0] / "backbone.bin", tmp_path / "x" / "backbone.bin")
     with pytest.raises(ExportError, match="is not what `sst2.onnx` was made for"):
         Session(tmp_path / "x").predict(["good"])
 
 
 def test_folding_twice_changes_nothing_more(shared, tmp_path):
-    materialize(shared("bert"), tmp_path / "x", task="sst2")
+    materialize(shared("bert", "int8")[0], tmp_path / "x", task="sst2")
     materialize(tmp_path / "x", tmp_path / "y")
     sizes = [(tmp_path / name / "backbone.bin").stat().st_size for name in "xy"]
     assert sizes[0] == sizes[1]
@@ -100,9 +70,9 @@ def damaged(folder):
     ],
 )
 def test_what_cannot_be_folded_is_refused_and_leaves_nothing(
-    shared, tmp_path, task, layout, change, message
+    laid_out, tmp_path, task, layout, change, message
 ):
-    folder = shutil.copytree(shared("bert", layout=layout), tmp_path / "from")
+    folder = shutil.copytree(laid_out("bert", "int8", layout)[0], tmp_path / "from")
     if change is not None:
         change(folder)
     with pytest.raises(MaskpackError, match=message) as caught:
@@ -113,7 +83,15 @@ def test_what_cannot_be_folded_is_refused_and_leaves_nothing(
 
 def test_the_command(shared, tmp_path):
     out = tmp_path / "x"
-    arguments = ["materialize", str(shared("bert")), "--task", "other", "-o", str(out), "--json"]
+    arguments = [
+        "materialize",
+        str(shared("bert", "int8")[0]),
+        "--task",
+        "other",
+        "-o",
+        str(out),
+        "--json",
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert str(out / "other.onnx") in result.stdout

@@ -19,8 +19,6 @@ import onnx
 import pytest
 
 from maskpack.exporters import package as packaging
-from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import Compute, SharedRequest, Tolerance
 from maskpack.exporters.package import write_package
 from maskpack.exporters.package_archive import unpack
 from maskpack.exporters.package_check import check_files, judge
@@ -35,12 +33,9 @@ LAYOUTS = ("folded", "shared")
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory, artifacts, exported):
+def sources(exported, shared):
     """Layout -> exported folder. Read only."""
-    kind, out = Compute.INT8, tmp_path_factory.mktemp("sources") / "shared"
-    reports = export_shared(SharedRequest(artifacts["bert"], (), out, kind, Tolerance.of(kind)))
-    assert all(report.ok for report in reports.values())
-    return {"folded": exported("bert", "int8").folder, "shared": out}
+    return {"folded": exported("bert", "int8").folder, "shared": shared("bert", "int8")[0]}
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import Compute, SharedRequest, Tolerance
 from maskpack.exporters.package import write_package
 from maskpack.exporters.session import make_session
 from maskpack.exporters.target import PackageRequest, Target
@@ -32,12 +30,10 @@ needs_node = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory, artifacts, exported):
+def sources(exported, shared):
     """Name -> exported folder. Read only."""
-    kind, out = Compute.INT8, tmp_path_factory.mktemp("web") / "shared"
-    export_shared(SharedRequest(artifacts["bert"], (), out, kind, Tolerance.of(kind), verify=False))
     folded = {f"folded {name}": exported("bert", name).folder for name in ("int8", "fp32")}
-    return {"shared int8": out, **folded}
+    return {"shared int8": shared("bert", "int8")[0], **folded}
 
 
 def package(folder, out):

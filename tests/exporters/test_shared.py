@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from export_kit import shared_request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,26 +61,6 @@ def test_a_far_step_counts_where_it_ends():
     steps, counts = stack_flips(removed)
     assert steps.tolist() == [0, 0, 41]
     assert counts.tolist() == [1, 2]
-
-
-def request(artifact, out, compute="fp32", tasks=(), **options):
-    kind = Compute(compute)
-    options = {"packed": True, **options}
-    return SharedRequest(artifact, tasks, out, kind, Tolerance.of(kind), **options)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory, artifacts):
-    """`shared(kind, compute)`: folder and verdicts, made on first use."""
-    made = {}
-
-    def make(kind, compute):
-        if (kind, compute) not in made:
-            out = tmp_path_factory.mktemp("shared") / f"{kind}-{compute}"
-            made[kind, compute] = (out, export_shared(request(artifacts[kind], out, compute)))
-        return made[kind, compute]
-
-    return make
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +117,7 @@ def test_what_tasks_share_is_stored_once_on_pages_of_its_own(shared, compute):
 @pytest.mark.parametrize("compute", COMPUTES)
 def test_one_task_alone_has_the_same_bytes_as_among_others(shared, artifacts, tmp_path, compute):
     out, _ = shared("bert", compute)
-    alone = request(artifacts["bert"], tmp_path / "x", compute, ("other",), verify=False)
+    alone = shared_request(artifacts["bert"], tmp_path / "x", compute, ("other",), verify=False)
     assert export_shared(alone) == {}
     for name in ("backbone.bin", "other.onnx", "other.json"):
         assert (tmp_path / "x" / name).read_bytes() == (out / name).read_bytes()
@@ -162,7 +143,7 @@ def learned(tiny_model, sentiment, tmp_path):
 def test_no_where_is_of_a_type_that_the_runtime_has_no_kernel_for(learned, tmp_path, compute):
     """ONNX Runtime has none for int8: 1.20 and older refuse such a graph."""
     artifact = learned(margin=1.3)
-    export_shared(request(artifact, tmp_path / "out", compute, verify=False))
+    export_shared(shared_request(artifact, tmp_path / "out", compute, verify=False))
     graph = onnx.load(str(tmp_path / "out" / "sst2.onnx"), load_external_data=False).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     types |= {node.output[0]: node.attribute[0].i for node in graph.node if node.op_type == "Cast"}
@@ -189,7 +170,7 @@ OWN = {"train_scales": True, "train_bias": True, "train_norm": True, "margin": 1
 )
 def test_every_kind_of_task_is_right(learned, tmp_path, options, form, compute):
     artifact = learned(**options)
-    (report,) = export_shared(request(artifact, tmp_path / "out", compute)).values()
+    (report,) = export_shared(shared_request(artifact, tmp_path / "out", compute)).values()
     assert report.ok, report.findings
     held = onnx.load(str(tmp_path / "out" / "sst2.onnx"), load_external_data=False)
     names = {tensor.name for tensor in held.graph.initializer}
@@ -234,11 +215,11 @@ def test_weights_outside_the_folder_are_not_looked_for(shared, tmp_path):
 
 def test_what_cannot_be_exported_leaves_nothing(artifacts, tmp_path):
     with pytest.raises(ArtifactError, match="has no task `third`"):
-        export_shared(request(artifacts["bert"], tmp_path / "x", tasks=("third",)))
+        export_shared(shared_request(artifacts["bert"], tmp_path / "x", tasks=("third",)))
     with pytest.raises(ConfigError, match="named twice"):
-        request(artifacts["bert"], tmp_path / "x", tasks=("sst2", "sst2"))
+        shared_request(artifacts["bert"], tmp_path / "x", tasks=("sst2", "sst2"))
     with pytest.raises(ConfigError, match="`data` is of one task"):
-        request(artifacts["bert"], tmp_path / "x", data=tmp_path)
+        shared_request(artifacts["bert"], tmp_path / "x", data=tmp_path)
     assert not (tmp_path / "x").exists()
 
 
@@ -246,7 +227,7 @@ def test_a_task_does_not_replace_a_file_of_the_tokenizer(artifacts, tmp_path):
     artifact = shutil.copytree(artifacts["bert"], tmp_path / "a")
     rename_task(artifact, "other", "tokenizer")
     with pytest.raises(ExportError, match="would replace the tokenizer's `tokenizer.json`"):
-        export_shared(request(artifact, tmp_path / "x", verify=False))
+        export_shared(shared_request(artifact, tmp_path / "x", verify=False))
     assert not (tmp_path / "x").exists()
 
 

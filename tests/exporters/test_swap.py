@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from export_kit import shared_request
 from safetensors.numpy import load_file
 
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
-from maskpack.exporters import ExportRequest, export_onnx
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import Compute, Layout, SharedRequest, Tolerance
+from maskpack.exporters.options import Layout
 from maskpack.exporters.session import make_session, ort_predict
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.runtime import Session
@@ -28,24 +28,7 @@ COMPUTES = ("fp32", "int8")
 
 
 def request(artifact, out, compute="int8", tasks=(), **options):
-    kind = Compute(compute)
-    usual = {"layout": Layout.SWAP, "packed": True}
-    tolerance = Tolerance.of(kind, max_drop=100.0)
-    return SharedRequest(artifact, tasks, out, kind, tolerance, **{**usual, **options})
-
-
-@pytest.fixture(scope="module")
-def swapped(tmp_path_factory, artifacts):
-    """`swapped(kind, compute)`: folder and verdicts, made on first use."""
-    made = {}
-
-    def make(kind, compute):
-        if (kind, compute) not in made:
-            out = tmp_path_factory.mktemp("swap") / f"{kind}-{compute}"
-            made[kind, compute] = (out, export_shared(request(artifacts[kind], out, compute)))
-        return made[kind, compute]
-
-    return make
+    return shared_request(artifact, out, compute, tasks, **{"layout": Layout.SWAP, **options})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,35 +44,31 @@ def test_every_task_is_within_its_tolerance_of_torch(swapped, artifacts, kind, c
 
 @pytest.mark.parametrize("kind", ["bert", "grouped", "albert"])
 @pytest.mark.parametrize("compute", COMPUTES)
-def test_all_layouts_are_one_function(swapped, artifacts, tmp_path, tokens, kind, compute):
+def test_all_layouts_are_one_function(
+    swapped, shared, exported, artifacts, tmp_path, tokens, kind, compute
+):
     """Folded, shared (narrow and wide codes) and swap: the same logits, whichever holds the mask."""
-    artifact, made = artifacts[kind], swapped(kind, compute)[0]
-    tolerance = Tolerance.of(Compute(compute))
-    graphs = {}
-    for packed in (True, False):
-        out = tmp_path / f"shared-{packed}"
-        options = {"layout": Layout.SHARED, "packed": packed, "verify": False}
-        export_shared(request(artifact, out, compute, **options))
-        graphs[f"shared, packed {packed}"] = lambda task, out=out: out / f"{task}.onnx"
-    for task in open_artifact(artifact).manifest.tasks:
-        folded = tmp_path / f"folded-{task}"
-        export_onnx(
-            ExportRequest(artifact, task, folded, Compute(compute), tolerance, verify=False)
-        )
-        session = make_session(folded / "model.onnx")
-        names = [value.name for value in session.get_inputs()]
-        base = make_session(made / "base.onnx")
+    made, narrow, wide = swapped(kind, compute)[0], shared(kind, compute)[0], tmp_path / "wide"
+    options = {"layout": Layout.SHARED, "packed": False, "verify": False}
+    export_shared(request(artifacts[kind], wide, compute, **options))
+    base = make_session(made / "base.onnx")
+    for task in open_artifact(artifacts[kind]).manifest.tasks:
+        folded = make_session(exported(kind, compute, task).graph)
+        names = [value.name for value in folded.get_inputs()]
+        plain = load_file(made / f"{task}.safetensors")
+        graphs = {
+            "swap": made / f"{task}.onnx_adapter",
+            "shared, packed": narrow / f"{task}.onnx",
+            "shared": wide / f"{task}.onnx",
+        }
+        layouts = {name: ort_predict(make_session(path)) for name, path in graphs.items()}
         for shape in ((1, 1), (2, 7), (5, 33)):
             feeds = tokens(names, *shape, padded=shape[0] > 1)
-            wanted = ort_predict(session)(feeds)
-            adapter = made / f"{task}.onnx_adapter"
-            found = {"swap": ort_predict(make_session(adapter))(feeds)}
-            plain = load_file(made / f"{task}.safetensors")
+            wanted = ort_predict(folded)(feeds)
+            found = {name: predict(feeds) for name, predict in layouts.items()}
             found["feeds"] = base.run(["logits"], {**feeds, **plain})[0]
-            for layout, path in graphs.items():
-                found[layout] = ort_predict(make_session(path(task)))(feeds)
-            for logits in found.values():
-                np.testing.assert_allclose(logits, wanted, atol=1e-5)
+            for name, logits in found.items():
+                np.testing.assert_allclose(logits, wanted, atol=1e-5, err_msg=name)
 
 
 def test_the_graph_alone_is_the_first_task_and_an_adapter_is_all_that_another_adds(swapped, tokens):
@@ -148,20 +127,13 @@ def test_tasks_may_have_classes_biases_and_scales_of_their_own(tiny_model, tmp_p
         assert load_file(out / "two.safetensors")["model.classifier.weight"].shape == (2, 32)
 
 
-def test_one_session_serves_all_tasks(swapped, artifacts, tmp_path):
+def test_one_session_serves_all_tasks(swapped, exported):
     out, _ = swapped("bert", "int8")
     texts = ["good", "bad film", "the story was sad and very poor"]
     session = Session(out, keep=2)
     assert session.tasks == ("other", "sst2")
     for task in ("sst2", "other", "sst2"):
-        folded = tmp_path / task
-        if not folded.exists():
-            tolerance = Tolerance.of(Compute.INT8)
-            export_onnx(
-                ExportRequest(
-                    artifacts["bert"], task, folded, Compute.INT8, tolerance, verify=False
-                )
-            )
+        folded = exported("bert", "int8", task).folder
         wanted = [answer.scores for answer in Session(folded).predict(texts)]
         found = [answer.scores for answer in session.predict(texts, task=task)]
         for one, other in zip(found, wanted, strict=True):

@@ -1,0 +1,15 @@
+"""Requests that the tests of exports share."""
+
+from __future__ import annotations
+
+from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+
+
+def shared_request(artifact, out, compute="int8", tasks=(), **options):
+    """A request for tasks over one backbone.bin, with narrow codes; the metric may drop freely.
+
+    Untrained encoders sit on the fence: one argmax may differ. The logits are what counts.
+    """
+    kind = Compute(compute)
+    tolerance = Tolerance.of(kind, max_drop=100.0)
+    return SharedRequest(artifact, tasks, out, kind, tolerance, **{"packed": True, **options})
