@@ -1,8 +1,13 @@
 """The one part of an `.ort` file that ONNX Runtime writes in another order each time, put in order.
 
 The file is a FlatBuffer. Its table of kernel types comes out of a hash map with a random seed, so the same
-graph gives other bytes in every run. Here the table is written again at the end of the file, sorted; the
-offset to it is changed, and zeros take the old one's place. Field numbers are those of ORT's `ort.fbs`.
+graph gives other bytes in every run, and now and then a few more or less of them. Here the table is cut out and
+written again at the end of the file, sorted. Field numbers are those of ORT's `ort.fbs`.
+
+    root | old table | all else        ->        root | all else | padding | new table
+
+A FlatBuffer is written from its end: what stands behind the old table never points into it, and is aligned by
+its distance from the end.
 """
 
 from __future__ import annotations
@@ -37,12 +42,16 @@ def settle(data: bytes) -> bytes:
         for entry in reader.tables(reader.enter(place), 0)
     )
     low, high = min(reader.seen)[0], max(end for _, end in reader.seen)
-    assert not low <= reader.layout(root)[0] < high, (
-        "the root table shares a layout with the old one"
+    assert max(root + reader.layout(root)[2], sum(reader.layout(root)[:2])) <= low, (
+        "the root table does not stand before the old one"
     )
-    settled = bytearray(data)
-    settled[low:high] = bytes(high - low)
-    settled.extend(bytes(-len(settled) % _ALIGNED))
+    room = bytes(-(low + len(data) - high) % _ALIGNED)
+    settled = bytearray(data[:low] + room + data[high:])
+    for member in reader.members(root):
+        target = reader.follow(member)
+        if target >= high:
+            shift = low + len(room) - high
+            struct.pack_into("<I", settled, member, target + shift - member)
     table = _build(entries)
     (inner,) = struct.unpack_from("<I", table)
     struct.pack_into("<I", settled, place, len(settled) + inner - place)
@@ -90,6 +99,11 @@ class _Reader:
             return None
         (offset,) = struct.unpack_from("<H", self.data, layout + 4 + 2 * number)
         return table + offset if offset else None
+
+    def members(self, table: int) -> list[int]:
+        """The positions of all fields of a table."""
+        fields = range((self.layout(table)[1] - 4) // 2)
+        return [place for number in fields if (place := self.member(table, number)) is not None]
 
     def enter(self, place: int) -> int:
         """The table that an offset points to, noted as seen."""
