@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from maskpack.exporters.report import Report
 
 ComputeName = Annotated[
-    Compute, typer.Option(help="int8: integer arithmetic, fastest; fp32: exact.")
+    Compute,
+    typer.Option(
+        help="int8: integer arithmetic, fastest; fp32: exact; nbits: 4-bit weights while it runs too, "
+        "nearer to exact than int8, slower."
+    ),
 ]
 Atol = Annotated[
     float | None,
@@ -175,19 +179,20 @@ def verify(
     max_drop: MaxDrop = None,
     json: opt.Json = False,
 ) -> None:
-    """Compare an exported graph with the masked torch model in ONNX Runtime.
+    """Compare an exported task, of any layout, with the masked torch model in ONNX Runtime.
 
     Names, axes, shapes and values, then accuracy on the evaluation data. Exit 1 outside tolerance.
 
     Example: compress verify reviews-onnx --artifact artifact --task reviews
     """
-    from maskpack.exporters.verify import GRAPH, Subject, compute_of  # noqa: PLC0415 - torch
+    from maskpack.exporters.verify import Subject, compute_of, exported  # noqa: PLC0415 - torch
     from maskpack.exporters.verify import verify as run  # noqa: PLC0415
 
-    compute = compute_of(folder / GRAPH)
+    graph, inputs = exported(folder, task)
+    compute = compute_of(graph)
     tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
     subject = Subject(
-        folder / GRAPH, open_artifact(artifact), task, compute, tolerance, data, reference
+        graph, open_artifact(artifact), task, compute, tolerance, data, reference, inputs
     )
     report = run(subject)
     show_report(report, json=json)

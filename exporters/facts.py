@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
 
 from maskpack.compressor.families import family_of
+from maskpack.exporters.blocks import blocking_of, from_blocks
 from maskpack.exporters.editor import MASKS
 from maskpack.exporters.flips import unstack_bits, unstack_flips
 from maskpack.exporters.masks import Form
@@ -66,7 +67,10 @@ def _zeros_of(
     tensors: Mapping[str, onnx.TensorProto], module: str, tensor: QuantTensor
 ) -> NDArray[np.bool_] | None:
     """Where a module's constant codes are 0, flat in the graph's order; None if they are not there."""
-    if f"{module}.codes" in tensors:
+    if f"{module}.blocks" in tensors:
+        blocking = blocking_of(module, tensor)
+        codes = from_blocks(to_array(tensors[f"{module}.blocks"]), blocking).reshape(-1)
+    elif f"{module}.codes" in tensors:
         codes = to_array(tensors[f"{module}.codes"]).reshape(-1)
     elif f"{module}.fields" in tensors:
         packed = to_array(tensors[f"{module}.fields"])[None]

@@ -50,6 +50,11 @@ def smaller_form(removed: Removed) -> Form:
 class Masks(ABC):
     """Puts codes into a graph, masked."""
 
+    def known(self, name: str, codes: Codes) -> Codes | None:
+        """The masked codes `(i, o)` of a module if they can be constants of the graph, else None."""
+        del name, codes
+        return None
+
     @abstractmethod
     def matrix(
         self, editor: GraphEditor, codes: Codes, shape: tuple[int, ...], unpack: Unpack | None
@@ -74,15 +79,17 @@ class FoldedMasks(Masks):
     def __init__(self, removed: Removed) -> None:
         self._removed = removed
 
+    def known(self, name: str, codes: Codes) -> Codes:
+        """See `Masks`."""
+        gone = self._removed.get(name)
+        return codes if gone is None else np.where(gone.reshape(codes.shape), np.int8(0), codes)
+
     def matrix(
         self, editor: GraphEditor, codes: Codes, shape: tuple[int, ...], unpack: Unpack | None
     ) -> ir.Value:
         """See `Masks`; nothing is unpacked: a graph that stands alone is for runtimes of all ages."""
         del unpack
-        gone = self._removed.get(editor.name)
-        if gone is not None:
-            codes = np.where(gone.reshape(codes.shape), np.int8(0), codes)
-        return editor.constant(codes.reshape(shape), "codes")
+        return editor.constant(self.known(editor.name, codes).reshape(shape), "codes")
 
 
 class MasksBeside(Masks):

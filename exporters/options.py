@@ -14,6 +14,7 @@ class Compute(StrEnum):
 
     INT8 = "int8"
     FP32 = "fp32"
+    NBITS = "nbits"
 
 
 class Layout(StrEnum):
@@ -90,6 +91,7 @@ class Tolerance:
 DEFAULTS = {
     Compute.INT8: Tolerance(atol=None, max_drop=0.5, rtol=0.25, rows=2),
     Compute.FP32: Tolerance(atol=1e-4, max_drop=0.5),
+    Compute.NBITS: Tolerance(atol=None, max_drop=0.5, rtol=0.25, rows=2),
 }
 
 
@@ -148,6 +150,11 @@ class SharedRequest:
     def __post_init__(self) -> None:
         if self.layout is Layout.FOLDED:
             raise ConfigError("a folded graph has its weights to itself", "layouts: shared, swap")
+        if self.layout is Layout.SWAP and self.compute is Compute.NBITS:
+            raise ConfigError(
+                "nbits arithmetic reads constant weights, the swap layout masks them in every run",
+                "`--compute int8` or `fp32`, or `--layout shared`",
+            )
         if len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"a task is named twice: {', '.join(self.tasks)}")
         if self.data is not None and len(self.tasks) != 1:

@@ -88,7 +88,7 @@ def _pack(source: Source, request: PackageRequest, build: Path) -> float:
     The source is opened first: that is where damaged files and foreign weights are noticed.
     """
     session = source.open(source.place)
-    check_graph(session, source)
+    check_graph(session, source, request.target)
     if request.target is Target.WEB:
         check_tokenizer(source, {value.name for value in session.get_inputs()})
     for name, data in source.contents(request.target).items():

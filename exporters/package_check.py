@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from maskpack.exporters.package_source import Source
 from maskpack.exporters.session import ort_predict
+from maskpack.exporters.target import Target
 from maskpack.exporters.timing import Feeds
 from maskpack.formats import ExportError, VerifyError
 from maskpack.formats.digest import file_sha256
@@ -31,14 +32,16 @@ _SHAPES = (
 Logits = list[NDArray[np.float32]]
 
 
-def check_graph(session: Any, source: Source) -> None:
+def check_graph(session: Any, source: Source, target: Target) -> None:
     """Raise ExportError unless the examples can feed a graph and find its answer."""
     names = {value.name for value in session.get_inputs()}
-    more = names - set(INPUTS) | {value.name for value in session.get_overridable_initializers()}
+    more = names - set(INPUTS)
+    if source.place.adapter is None or target is not Target.ORT:
+        more |= {value.name for value in session.get_overridable_initializers()}
     if more:
         raise ExportError(
-            f"`{source.place.graph.name}` takes `{min(more)}` as an input, packages are of graphs "
-            "that take tokens alone",
+            f"`{source.place.graph.name}` takes `{min(more)}` as an input, packages for {target} are "
+            "of graphs that take tokens alone",
             "export with `--layout folded` or `--layout shared`",
         )
     if "logits" not in {value.name for value in session.get_outputs()}:

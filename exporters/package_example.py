@@ -48,6 +48,8 @@ def task_files(source: Source, target: Target) -> dict[str, str]:
         "card": source.name(place.card),
         "tokenizer": source.name(place.tokenizer),
     }
+    if place.adapter is not None:
+        found["adapter"] = source.name(place.adapter)
     if target is Target.WEB:
         found["tokenizer_config"] = source.name(place.tokenizer.with_name(TOKENIZER_CONFIG))
         if source.card.weights is not None:
@@ -60,7 +62,9 @@ def _row(source: Source, target: Target) -> str:
     card = source.card
     labels = ", ".join(card.labels) or "a number"
     weights = "" if card.weights is None or target is Target.MOBILE else f" + `{card.weights[0]}`"
-    graph = f"`{source.graph_name(target)}`{weights}"
+    adapter = source.place.adapter
+    own = "" if adapter is None else f" + `{source.name(adapter)}`"
+    graph = f"`{source.graph_name(target)}`{weights}{own}"
     return f"| {card.name} | {graph} | {labels} | {card.max_length} |"
 
 

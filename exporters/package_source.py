@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.exporters.report import REPORT_FILE, Report
+from maskpack.exporters.session import AdaptedSession
 from maskpack.exporters.target import Target
 from maskpack.formats import ConfigError, ExportError
 from maskpack.formats.schema import CONFIG
-from maskpack.runtime.session import load_graph
-from maskpack.runtime.task import Place, TaskCard, find_tasks
+from maskpack.runtime.session import load_graph, load_inputs
+from maskpack.runtime.task import FEEDS_SUFFIX, Place, TaskCard, find_tasks
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -59,15 +60,19 @@ class Source:
             graph=folder / self.name(place.graph),
             card=folder / self.name(place.card),
             tokenizer=folder / self.name(place.tokenizer),
+            adapter=None if place.adapter is None else folder / self.name(place.adapter),
         )
 
     def open(self, place: Place) -> Any:
-        """Its graph in ONNX Runtime, at one of its places.
+        """Its graph in ONNX Runtime, at one of its places, as this task.
 
         Raises:
-            ExportError: it is damaged, or the weights beside it are not those it was made for.
+            ExportError: it is damaged, or what lies beside it is not what it was made for.
         """
-        return load_graph(place, self.card, threads=1)
+        graph = load_graph(place, self.card, threads=1)
+        if place.adapter is None:
+            return graph
+        return AdaptedSession(graph, load_inputs(place, self.card).run)
 
     @property
     def companions(self) -> list[Path]:
@@ -78,10 +83,10 @@ class Source:
     @property
     def report(self) -> Path | None:
         """The verdict on its graph, if one was written."""
-        graph = self.place.graph
-        for name in (f"{graph.stem}.{REPORT_FILE}", REPORT_FILE):
-            if graph.with_name(name).is_file():
-                return graph.with_name(name)
+        own = self.place.adapter or self.place.graph
+        for name in (f"{own.stem}.{REPORT_FILE}", REPORT_FILE):
+            if own.with_name(name).is_file():
+                return own.with_name(name)
         return None
 
     def contents(self, target: Target) -> dict[str, bytes]:
@@ -98,6 +103,8 @@ class Source:
             config = self.place.graph.with_name(CONFIG)
             files += [self.place.graph, self.place.card, *([config] if config.is_file() else [])]
             files += [] if self.card.weights is None else [self.place.weights]
+            adapter = self.place.adapter
+            files += [] if adapter is None else [adapter, adapter.with_suffix(FEEDS_SUFFIX)]
         try:
             found = {self.name(path): path.read_bytes() for path in files}
         except OSError as error:

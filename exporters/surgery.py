@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import Sequential, common
 
+from maskpack.exporters.nbits import emit_nbits
 from maskpack.exporters.options import Compute
 from maskpack.exporters.passes import (
     EmitLinear,
@@ -26,7 +27,11 @@ from maskpack.formats.writer import write_bytes
 
 Value = TypeVar("Value")
 
-EMIT: dict[Compute, EmitLinear] = {Compute.INT8: emit_int8, Compute.FP32: emit_fp32}
+EMIT: dict[Compute, EmitLinear] = {
+    Compute.INT8: emit_int8,
+    Compute.FP32: emit_fp32,
+    Compute.NBITS: emit_nbits,
+}
 
 
 def rewrite(

@@ -27,10 +27,11 @@ from onnxruntime.quantization import quantize_dynamic
 from maskpack.compressor.hub import load_finetuned
 from maskpack.compressor.restore import restore_task
 from maskpack.exporters.constants import Constants
+from maskpack.exporters.nbits import NBITS_OP
 from maskpack.exporters.surgery import serialize
 from maskpack.exporters.trace import trace
 from maskpack.exporters.tuning import GeluInFusedOrder, PlainResiduals
-from maskpack.exporters.widen import StoreProducts, WidenLinears, WidenLookUps
+from maskpack.exporters.widen import StoreProducts, WidenBlocks, WidenLinears, WidenLookUps
 from maskpack.formats import Artifact, ExportError
 from maskpack.formats.writer import write_bytes
 
@@ -58,13 +59,15 @@ def float_twin(graph: Path) -> bytes:
     constants = Constants(proto)
     passes = Sequential(
         WidenLinears(constants),
+        WidenBlocks(constants),
         WidenLookUps(constants),
         StoreProducts(constants),
         PlainResiduals(),
         common.RemoveUnusedNodesPass(),
     )
     model = passes(model).model
-    if left := sorted({node.op_type for node in model.graph if "Integer" in node.op_type}):
+    kinds = {node.op_type for node in model.graph}
+    if left := sorted(kind for kind in kinds if "Integer" in kind or kind == NBITS_OP):
         raise ExportError(f"`{graph}` has `{left[0]}` of a form that cannot be widened", _OTHERWISE)
     return _without_shapes(model)
 

@@ -24,14 +24,17 @@ from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
 from maskpack.exporters.compare import agreement, relative_error
 from maskpack.exporters.facts import graph_facts
+from maskpack.exporters.nbits import NBITS_OP
 from maskpack.exporters.options import Compute, Tolerance
 from maskpack.exporters.report import AccuracyCheck, Report, ValueCheck
 from maskpack.exporters.session import make_session, ort_predict, session_facts
 from maskpack.exporters.timing import Feeds
 from maskpack.exporters.trace import input_names
-from maskpack.formats import Artifact, DataError, TaskEntry, VerifyError
+from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
 from maskpack.formats.schema import CONFIG
-from maskpack.formats.tensorfile import Arrays
+from maskpack.formats.tensorfile import Arrays, read_tensors
+from maskpack.runtime.session import check_task, load_inputs
+from maskpack.runtime.task import FEEDS_SUFFIX, pick_task
 
 GRAPH = "model.onnx"
 
@@ -69,6 +72,10 @@ class Subject:
         return self.artifact.entry(self.task)
 
 
+_TELLING = {"MatMulInteger": Compute.INT8, NBITS_OP: Compute.NBITS}
+"""Operator -> the arithmetic of a graph that has it."""
+
+
 def compute_of(graph: Path) -> Compute:
     """The arithmetic of an exported graph, read from its operators.
 
@@ -81,8 +88,28 @@ def compute_of(graph: Path) -> Compute:
         model = onnx.load(str(graph), load_external_data=False)
     except DecodeError as error:
         raise VerifyError(f"`{graph}` is not an ONNX graph: {error}") from error
-    integer = any(node.op_type == "MatMulInteger" for node in model.graph.node)
-    return Compute.INT8 if integer else Compute.FP32
+    kinds = {node.op_type for node in model.graph.node}
+    return next((compute for kind, compute in _TELLING.items() if kind in kinds), Compute.FP32)
+
+
+def exported(folder: Path, task: str) -> tuple[Path, tuple[Path, Arrays] | None]:
+    """The graph of a task in an exported folder, and what a graph of all tasks takes to be it.
+
+    Raises:
+        ConfigError: no such task there.
+        ExportError: no exported task there, or files that do not belong together.
+    """
+    place = pick_task(folder, task)
+    card = place.read_card()
+    check_task(place, card)
+    if place.adapter is None:
+        return place.graph, None
+    load_inputs(place, card)  # the adapter is the one that the card tells of
+    feeds = place.adapter.with_suffix(FEEDS_SUFFIX)
+    try:
+        return place.graph, (place.adapter, dict(read_tensors(feeds.read_bytes())[0]))
+    except OSError as error:
+        raise ExportError(f"cannot read `{feeds}`: {error.strerror}") from error
 
 
 def verify(subject: Subject) -> Report:

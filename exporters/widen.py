@@ -1,6 +1,7 @@
 """The rewrites of an export backwards: integers to floats, tuned forms to ordinary ones.
 
     int8       DynamicQuantizeLinear(x [* factor]) -> MatMulInteger(codes) -> Cast -> Mul  =>  MatMul(x, W)
+    nbits      MatMulNBits(x, blocks, scales)                                             =>  MatMul(x, W)
     fp32       MatMul(x, anything constant)                                               =>  MatMul(x, W)
     embedding  Gather(codes, ids) -> Cast -> Mul(Gather(scales, ids))                     =>  Gather(W, ids)
     residual   Sum of two -> LayerNormalization                                           =>  Add
@@ -17,8 +18,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
+from maskpack.exporters.blocks import float_weight
 from maskpack.exporters.constants import Constants
 from maskpack.exporters.editor import GraphEditor
+from maskpack.exporters.nbits import NBITS_OP, blocking_in
 from maskpack.exporters.tuning import only_user
 
 
@@ -106,6 +109,42 @@ def _undivided(even: ir.Value, constants: Constants) -> tuple[ir.Value, ir.Value
     if inputs is None or factor is None or single or not constants.is_stored(factor.name):
         return even, None
     return inputs, factor
+
+
+class WidenBlocks(InPlacePass):
+    """Replace every product on blocks of codes by a float one."""
+
+    def __init__(self, constants: Constants) -> None:
+        super().__init__()
+        self.constants = constants
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite every such product; those of other blocks stay as they are."""
+        found = [node for node in model.graph if node.op_type == NBITS_OP and self._knows(node)]
+        names = [value.name or "" for node in found for value in node.inputs[1:3] if value]
+        arrays, uses = self.constants.read(names), Counter[str]()
+        for node in found:
+            inputs, blocks, scales = node.inputs[:3]
+            assert inputs is not None
+            assert blocks is not None
+            assert scales is not None
+            stem = (scales.name or "").removesuffix(".scales")
+            editor = GraphEditor(model.graph, node, stem, uses[stem])
+            uses[stem] += 1
+            weight = float_weight(
+                arrays[blocks.name or ""], arrays[scales.name or ""], blocking_in(node)
+            )
+            stored = editor.constant(weight, "weight")
+            (product,) = editor.op("MatMul", inputs, stored, label="product32")
+            node.outputs[0].replace_all_uses_with(product)
+        return PassResult(model, modified=bool(found))
+
+    def _knows(self, node: ir.Node) -> bool:
+        """Whether weights are constant and have neither zero points nor an order of their own."""
+        constant = all(
+            value is not None and value.name in self.constants for value in node.inputs[1:]
+        )
+        return constant and len(node.inputs) == 3
 
 
 class WidenLookUps(InPlacePass):

@@ -10,6 +10,7 @@ import pytest
 
 from maskpack.formats import open_artifact
 from maskpack.formats.codec import encode_patch
+from maskpack.runtime.task import TaskCard
 
 
 @pytest.fixture
@@ -333,15 +334,17 @@ def test_an_export_to_a_place_that_is_taken(refused):
 
 def test_a_verification_without_a_graph(refused):
     words = refused("verify", "data", "-a", "art", "-t", "sst2")
-    assert "no graph at `data/model.onnx`" in words
+    assert "no exported task at `data`" in words
     assert "compress export" in words
 
 
 def test_a_verification_of_garbage(refused, place):
     (place / "graph").mkdir()
     (place / "graph" / "model.onnx").write_bytes(b"garbage")
-    words = refused("verify", "graph", "-a", "art", "-t", "sst2", hint=False)
-    assert "`graph/model.onnx` is not an ONNX graph" in words
+    card = TaskCard("sst2", "classification", ("bad", "good"), 16, (0, "[PAD]"))
+    (place / "graph" / "task.json").write_text(card.to_json())
+    words = refused("verify", "graph", "-a", "art", "-t", "sst2")
+    assert "cannot load `graph/model.onnx`" in words
 
 
 def test_options_that_cannot_be_saved(refused):

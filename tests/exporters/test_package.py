@@ -91,7 +91,8 @@ def test_a_package_holds_what_its_target_needs_and_says_so(packed, target, layou
     assert set(found.differences) == ({"sst2"} if layout == "folded" else {"sst2", "other"})
     assert max(found.differences.values()) <= 1e-5
     for name in EXAMPLE[target] | {"README.md"}:
-        assert "@" not in (found.out / name).read_text().replace("@huggingface", "")
+        left = (found.out / name).read_text().replace("@huggingface", "").replace("@cache", "")
+        assert "@" not in left
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -271,7 +272,11 @@ def masks_as_inputs(folder):
     [
         ("folded", foreign, "is about a graph of `sst2` with"),
         ("folded", refused, "refuses `sst2`: logits are off"),
-        ("folded", masks_as_inputs, "as an input, packages are of graphs that take tokens alone"),
+        (
+            "folded",
+            masks_as_inputs,
+            "as an input, packages for ort are of graphs that take tokens alone",
+        ),
         ("folded", lambda f: (f / "tokenizer.json").write_text("{}"), "cannot load"),
         ("folded", lambda f: (f / "tokenizer.json").unlink(), "cannot"),
         ("shared", lambda f: (f / "backbone.bin").unlink(), "no exported task|cannot read"),
@@ -326,6 +331,13 @@ def test_the_table_that_the_runtime_shuffles_is_sorted_and_complete(sources):
     assert kinds(settle(settled)) == found
     raw = make_ort(sources["folded"] / "model.onnx")
     assert sorted((op, kind, sorted(args)) for op, kind, args in kinds(raw)) == found
+
+
+def test_files_that_differ_in_its_order_alone_are_one(sources):
+    """Now and then the runtime's own file is a few bytes longer: padding depends on the order."""
+    raw = [make_ort(sources["folded"] / "model.onnx") for _ in range(8)]
+    assert len(set(raw)) > 1
+    assert len({settle(data) for data in raw}) == 1
 
 
 def make_ort(graph):
