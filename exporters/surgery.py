@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import Sequential, common
+from onnx_ir.passes import PassError, Sequential, common
 
 from maskpack.exporters.nbits import emit_nbits
 from maskpack.exporters.options import Compute
@@ -59,7 +59,13 @@ def rewrite(
         common.RemoveUnusedNodesPass(),
         common.TopologicalSortPass(),  # what all linears share may stand after its first reader
     )
-    return passes(trace(model)).model
+    traced = trace(model)
+    try:
+        return passes(traced).model
+    except PassError as error:
+        if isinstance(error.__cause__, ExportError):
+            raise error.__cause__ from None
+        raise
 
 
 def serialize(model: ir.Model) -> bytes:

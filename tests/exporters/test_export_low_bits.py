@@ -20,10 +20,18 @@ from maskpack.exporters import (
     make_session,
     ort_predict,
 )
+from maskpack.exporters.blocks import blocking_of, from_blocks
 from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.verify import verify
 from maskpack.exporters.weights import channel_weights
-from maskpack.formats import BitMask, Patch, QuantTensor, create_artifact, open_artifact
+from maskpack.formats import (
+    BitMask,
+    ExportError,
+    Patch,
+    QuantTensor,
+    create_artifact,
+    open_artifact,
+)
 
 LAST = "encoder.layer.1.output.dense.weight"
 EXACT = Tolerance(1e-4, 100.0)
@@ -53,6 +61,12 @@ CASES = {
     "odds, no mask": Case(2, True, None, "none", own=True),
     "mixed": Case(1, True, None, "some", own=True, last=8),
 }
+BLOCKED = [name for name, case in CASES.items() if case.group not in {8, 20}]
+EVERY = [
+    (name, compute)
+    for compute in Compute
+    for name in (BLOCKED if compute is Compute.NBITS else CASES)
+]
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -150,6 +164,13 @@ def arrays_of(path):
     return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors}
 
 
+def codes_in(arrays, parameter, tensor):
+    """The codes of a linear as its graph holds them, `(i, o)` flat or not."""
+    if (blocks := arrays.get(f"{stem(parameter)}.blocks")) is not None:
+        return from_blocks(blocks, blocking_of(parameter, tensor))
+    return arrays[f"{stem(parameter)}.codes"]
+
+
 def stem(parameter):
     return f"bert.{parameter.removesuffix('.weight')}"
 
@@ -170,6 +191,14 @@ def test_the_float_graph_equals_the_restored_model(made, graph, tokens, case):
         np.testing.assert_allclose(found, masked(feeds), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if name not in BLOCKED])
+def test_groups_that_are_no_blocks_are_refused_in_our_words(made, tmp_path, case):
+    request = ExportRequest(made(case).path, "sst2", tmp_path / "x", Compute.NBITS, NEAR)
+    with pytest.raises(ExportError, match=r"has a scale for each (8|20) weights"):
+        export_onnx(request)
+    assert not (tmp_path / "x").exists()
+
+
 @every_case
 def test_the_integer_graph_is_near_the_restored_model(made, graph, tokens, case):
     path, report = graph(case, Compute.INT8)
@@ -181,8 +210,7 @@ def test_the_integer_graph_is_near_the_restored_model(made, graph, tokens, case)
         np.testing.assert_allclose(ort_predict(session)(feeds), masked(feeds), rtol=0, atol=0.3)
 
 
-@every_case
-@pytest.mark.parametrize("compute", list(Compute))
+@pytest.mark.parametrize(("case", "compute"), EVERY)
 def test_every_removed_weight_is_a_zero_and_only_masked_linears_count(made, graph, case, compute):
     path, report = graph(case, compute)
     patch, facts, arrays = made(case).patch("sst2"), report.graph, arrays_of(path)
@@ -190,15 +218,16 @@ def test_every_removed_weight_is_a_zero_and_only_masked_linears_count(made, grap
     assert (facts.mask_zeros, facts.removed) == (wanted, wanted)
     assert facts.masked_weights == sum(mask.to_bool().size for mask in patch.masks.values())
     assert (facts.masked_weights > 0) == (CASES[case].masks != "none")
-    held = {name: arrays.get(f"{stem(name)}.codes") for name in patch.masks}
-    held = {n: arrays[f"{stem(n)}.weight"] if a is None else a for n, a in held.items()}
+    linears = made(case).backbone.linears
+    held = {name: codes_in(arrays, name, linears[name]) for name in patch.masks}
     assert facts.code_zeros == sum(int((array == 0).sum()) for array in held.values())
     for name, mask in patch.masks.items():
         assert not held[name].reshape(mask.shape[::-1]).T[~mask.to_bool()].any()
 
 
-@pytest.mark.parametrize("compute", list(Compute))
-@pytest.mark.parametrize("case", [name for name in CASES if name not in {"threes", "mixed"}])
+@pytest.mark.parametrize(
+    ("case", "compute"), [one for one in EVERY if one[0] not in {"threes", "mixed"}]
+)
 def test_zero_free_codes_have_no_zero_but_the_masks(graph, case, compute):
     facts = graph(case, compute)[1].graph
     assert facts.code_zeros == facts.mask_zeros

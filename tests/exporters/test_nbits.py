@@ -17,7 +17,6 @@ from maskpack.exporters.nbits import NBITS_OP
 from maskpack.exporters.options import Compute, ExportRequest, Layout, Tolerance
 from maskpack.exporters.session import make_session, ort_predict
 from maskpack.exporters.twin import float_twin
-from maskpack.exporters.verify import compute_of
 from maskpack.formats import ConfigError, ExportError, QuantTensor
 from maskpack.runtime import Session
 
@@ -148,11 +147,6 @@ def test_a_text_does_not_depend_on_its_batch_mates(exported):
     for text, answer in zip(TEXTS, together, strict=True):
         alone = session.predict([text])[0]
         assert alone.scores == pytest.approx(answer.scores, abs=1e-5)
-
-
-@pytest.mark.parametrize("compute", list(Compute))
-def test_the_arithmetic_is_read_from_the_operators(exported, compute):
-    assert compute_of(exported("grouped", compute.value).graph) is compute
 
 
 @pytest.mark.parametrize("bits", [2, 1])
