@@ -22,6 +22,8 @@ PASSED_OVER = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "NOTICE"
 _SUFFIXES = (".json", ".txt", ".model")  # of configurations and tokenizers
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _FORBIDDEN = {401, 403}
+_HTTP_ERROR: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+# of the HTTP library below, which has changed between releases: its errors come through as they are
 _BUSY = {408, 429, 500, 502, 503, 504}
 
 
@@ -101,20 +103,10 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
         raise _unreachable(error.__cause__ or error) from error
     except errors.HfHubHTTPError as error:
         raise _refused(repo, error) from error
-    except _unconnected() as error:
+    except (OSError, _HTTP_ERROR) as error:
         raise _unreachable(error) from error
     except ValueError as error:  # a second try that found no server, or an answer of another form
         raise _unreachable(error.__cause__ or error) from error
-
-
-def _unconnected() -> tuple[type[Exception], ...]:
-    """What the library lets through when a connection fails: its releases use two HTTP libraries."""
-    found: list[type[Exception]] = [OSError]  # requests' errors are among them
-    try:
-        import httpx  # noqa: PLC0415 - releases from 1.0 on
-    except ImportError:
-        return tuple(found)
-    return (*found, httpx.HTTPError)
 
 
 def _refused(repo: str, error: errors.HfHubHTTPError) -> ArtifactError:
