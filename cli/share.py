@@ -44,8 +44,9 @@ def push(
 ) -> None:
     """Check an artifact and send it to the Hub, in one commit.
 
-    The card says how to use it and what each task scored; one that you wrote in is sent as it is. A
-    token comes from `hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.
+    The card is made anew, with scores and how to use it; write your own README.md without the last
+    line `Made by maskpack`, and it is sent as it is. A token comes from `hf auth login` or HF_TOKEN;
+    HF_ENDPOINT names another hub.
 
     Example: compress push artifact me/tickets --dry-run
 

@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from maskpack.compressor.remote import asking, check_names, check_repo, check_token, hub
 from maskpack.formats import Artifact, ArtifactError, check_artifact, open_artifact
-from maskpack.formats.card import CardFacts, render_card
+from maskpack.formats.card import CardFacts, is_ours, render_card
 from maskpack.formats.schema import BACKBONE, CARD, MANIFEST, PATCH_FILE
 from maskpack.formats.writer import locked
 
@@ -117,11 +117,11 @@ def push_artifact(request: PushRequest) -> Push:
 
 
 def _card(opened: Artifact, patches: list[str], facts: CardFacts) -> bytes:
-    """The card, with what is known now; one that somebody wrote in stays as it is."""
+    """The card, with what is known now; one that somebody wrote stays as it is."""
     sizes: dict[str, int | None] = {name: opened.size(name) for name in (BACKBONE, *patches)}
     path = opened.path / CARD
     own = path.read_bytes() if path.is_file() else b""
-    if own and own != render_card(opened.manifest, sizes).encode():
+    if own and not is_ours(own.decode("utf-8", errors="replace")):
         return own
     return render_card(opened.manifest, sizes, facts).encode()
 

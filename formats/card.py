@@ -80,8 +80,9 @@ In a program, without torch: `maskpack.runtime.Session("{task}-onnx").predict(["
 * Texts are cut to the tokens that they had in training: {lengths}.
 * The source model's own limits, biases and licence hold for every task.
 
-Made by [maskpack](https://pypi.org/project/maskpack/); layout: format version {version}.
+{mark}; layout: format version {version}.
 """
+MARK = "Made by [maskpack](https://pypi.org/project/maskpack/)"
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,14 @@ def render_card(
         labels="; ".join(_labels(entry) for entry in entries) or "none yet",
         lengths=", ".join(f"{entry.max_length} for {entry.name}" for entry in entries)
         or "none yet",
+        mark=MARK,
         version=schema.FORMAT_VERSION,
     )
+
+
+def is_ours(card: str) -> bool:
+    """Whether a card was made here, by this release or another: its last line says so."""
+    return card.rstrip().rpartition("\n")[2].startswith(MARK)
 
 
 def _head(manifest: Manifest, facts: CardFacts) -> dict[str, Any]:

@@ -206,7 +206,17 @@ def test_the_card_says_what_hubs_read(compress, hub, artifact):
     assert f"compress pull {REPO} -o two-tasks" in card.decode()
 
 
-def test_a_card_that_somebody_wrote_in_is_sent_as_it_is(compress, hub, artifact, tmp_path):
+def test_the_card_of_another_release_is_made_anew(compress, hub, artifact, tmp_path):
+    old = shutil.copytree(artifact, tmp_path / "old")
+    words = (old / "README.md").read_text().replace("## Use", "## Of old")
+    (old / "README.md").write_text(words)
+    assert compress("push", old, REPO).code == 0
+    card = hub.repos[REPO].files["README.md"].decode()
+    assert "## Use" in card
+    assert "## Of old" not in card
+
+
+def test_a_card_that_somebody_wrote_is_sent_as_it_is(compress, hub, artifact, tmp_path):
     mine = shutil.copytree(artifact, tmp_path / "mine")
     (mine / "README.md").write_text("my own words\n")
     assert compress("push", mine, REPO).code == 0

@@ -101,3 +101,19 @@ def test_a_licence_that_would_break_the_head_is_refused(word):
 def test_an_odd_name_of_a_model_breaks_nothing():
     head, _ = card(entry(), model='a: "b" # c')
     assert head["model-index"][0]["name"] == 'a: "b" # c'
+
+
+def test_the_hubs_own_library_reads_the_results():
+    from huggingface_hub import ModelCard
+
+    _, text = card(entry(), entry("mine", data={}), facts=CardFacts("me/tickets"))
+    found = ModelCard(text).data
+    assert (found.model_name, found.base_model) == (
+        "tickets",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
+    told = {(r.dataset_name, r.metric_type): r.metric_value for r in found.eval_results}
+    assert told == {
+        **{(name, "matthews_correlation"): 0.7654 for name in ("mine", "sst2")},
+        **{(name, "accuracy"): 0.9 for name in ("mine", "sst2")},
+    }
