@@ -50,4 +50,8 @@ if __name__ == "__main__":
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--modules", type=Path, help="a node_modules with both libraries")
     given = parser.parse_args()
+    if not (given.package / "predict.mjs").is_file():
+        parser.error(f"{given.package} is no folder of `compress package --target web`")
+    if given.out.exists():
+        parser.error(f"{given.out} already exists")
     main(given.package, given.out, given.modules)
