@@ -29,6 +29,7 @@ from maskpack.cli import (
     predict,
     quantize,
     render,
+    share,
     sweep,
     tasks,
 )
@@ -62,6 +63,8 @@ app.command("rename")(tasks.rename)
 app.command("merge")(tasks.merge)
 app.command("diff")(tasks.diff)
 app.command("overlap")(tasks.overlap)
+app.command("push")(share.push)
+app.command("pull")(share.pull)
 app.command("export")(export.export)
 app.command("verify")(export.verify)
 app.command("package")(package.package)

@@ -1,6 +1,6 @@
 """Load pretrained models and tokenizers by folder, hub id or alias; turn failures into our errors.
 
-The only file that talks to a model hub, and the only one that knows how it fails.
+The only file that loads models from a hub and knows how that fails; artifacts travel through `remote.py`.
 """
 
 from __future__ import annotations

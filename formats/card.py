@@ -1,20 +1,55 @@
-"""The model card of an artifact: a README for people, made from the manifest alone."""
+"""The model card of an artifact: a README for people, with the YAML head that model hubs read.
+
+Made from the manifest alone. What the manifest does not know (a licence, languages, where it is published)
+is told in `CardFacts`, or left out.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from maskpack.formats import schema
+from maskpack.formats.errors import ConfigError
 from maskpack.formats.schema import Manifest, Scheme, TaskEntry
 from maskpack.formats.tensors import MaskCount
 
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+KNOWN_MODELS = {"demo": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")}
+"""Source model as the manifest names it -> its id on the Hub and its licence."""
+
+GLUE = "nyu-mll/glue"
+GLUE_ROWS = {
+    "cola": 1043,
+    "mnli": 9815,
+    "mrpc": 408,
+    "qnli": 5463,
+    "qqp": 40430,
+    "rte": 277,
+    "sst2": 872,
+    "stsb": 1500,
+    "wnli": 71,
+}
+"""Task of GLUE -> rows of its evaluation split: by both a task is known to be GLUE's own data."""
+
+SAMPLES = {"reviews": 100, "tickets": 100}
+"""The same for the tasks that ship with maskpack. All of these are in English."""
+
+HUB_METRICS = {
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+"""Our name of a metric -> the Hub's, where they differ."""
+
+_TAG = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+
 _TEMPLATE = """\
 ---
-base_model: {model}
-base_model_relation: quantized
-library_name: maskpack
-pipeline_tag: text-classification
-tags: [maskpack, quantized, mask]
+{head}
 ---
 
 # {model}: one integer backbone, {count} task{s}
@@ -26,19 +61,65 @@ tasks. A task adds a bit mask over the frozen weights and a small head.
 |---|---|---|---|---|---|
 {rows}
 
-Made by [maskpack](https://pypi.org/project/maskpack/); layout: format version {version}.
+Values are those of the evaluation rows, when a task was learned.
+
+## Use
+
+```sh
+pip install maskpack
+{get}compress export {place} --onnx --task {task} -o {task}-onnx
+compress predict {task}-onnx < texts.txt
+```
+
+In a program, without torch: `maskpack.runtime.Session("{task}-onnx").predict(["a text"])`.
+`compress export --layout shared` writes all tasks over one file of weights.
+
+## Limits
+
+* A task answers what it was learned for, on texts like those of its data; its labels: {labels}.
+* Texts are cut to the tokens that they had in training: {lengths}.
+* The source model's own limits, biases and licence hold for every task.
+
+{mark}; layout: format version {version}.
 """
+MARK = "Made by [maskpack](https://pypi.org/project/maskpack/)"
 
 
-def render_card(manifest: Manifest, sizes: Mapping[str, int | None]) -> str:
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says that no manifest knows.
+
+    Attributes:
+        repo: id of the repository on the Hub, or None.
+        license: identifier as the Hub lists them, such as `apache-2.0`; None: the source model's, if known.
+        languages: codes such as `en`; none: those of the tasks, if known.
+    """
+
+    repo: str | None = None
+    license: str | None = None
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for text in (*self.languages, *([] if self.license is None else [self.license])):
+            if _TAG.fullmatch(text) is None:
+                raise ConfigError(f"`{text}` is no identifier", "like apache-2.0, or en")
+
+
+def render_card(
+    manifest: Manifest, sizes: Mapping[str, int | None], facts: CardFacts | None = None
+) -> str:
     """Markdown with the YAML head that model hubs read.
 
     Args:
         manifest: what the artifact holds.
         sizes: file name -> bytes, for the backbone and every patch; None for one that is lost.
+        facts: what else is known.
     """
+    facts = facts or CardFacts()
     entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
+    place = "artifact" if facts.repo is None else facts.repo.rpartition("/")[2]
     return _TEMPLATE.format(
+        head="\n".join(f"{key}: {_flow(value)}" for key, value in _head(manifest, facts).items()),
         model=manifest.source.model,
         count=len(entries),
         s="" if len(entries) == 1 else "s",
@@ -46,8 +127,83 @@ def render_card(manifest: Manifest, sizes: Mapping[str, int | None]) -> str:
         embedding_bits=manifest.scheme.embedding_bits,
         backbone=_bytes(sizes[schema.BACKBONE]),
         rows="\n".join(_row(entry, sizes[entry.file]) for entry in entries),
+        get="" if facts.repo is None else f"compress pull {facts.repo} -o {place}\n",
+        place=place,
+        task=entries[0].name if entries else "TASK",
+        labels="; ".join(_labels(entry) for entry in entries) or "none yet",
+        lengths=", ".join(f"{entry.max_length} for {entry.name}" for entry in entries)
+        or "none yet",
+        mark=MARK,
         version=schema.FORMAT_VERSION,
     )
+
+
+def is_ours(card: str) -> bool:
+    """Whether a card was made here, by this release or another: its last line says so."""
+    return card.rstrip().rpartition("\n")[2].startswith(MARK)
+
+
+def _head(manifest: Manifest, facts: CardFacts) -> dict[str, Any]:
+    """The YAML head, with what is known only."""
+    entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
+    source = manifest.source.model
+    base, licence = KNOWN_MODELS.get(source, (source, None))
+    licence = facts.license or licence
+    english = bool(entries) and all(_is_among(entry, GLUE_ROWS | SAMPLES) for entry in entries)
+    languages = list(facts.languages) or (["en"] if english else [])
+    glue = any(_is_among(entry, GLUE_ROWS) for entry in entries)
+    name = facts.repo.rpartition("/")[2] if facts.repo else source
+    known: dict[str, Any] = {
+        "base_model": base if HUB_ID.fullmatch(base) else None,
+        "base_model_relation": "quantized" if HUB_ID.fullmatch(base) else None,
+        "license": licence,
+        "language": languages,
+        "datasets": [GLUE] if glue else [],
+        "library_name": "maskpack",
+        "pipeline_tag": "text-classification",
+        "tags": ["maskpack", "quantized", "mask"],
+        "metrics": sorted({_hub_metric(entry.metric) for entry in entries}),
+        "model-index": [{"name": name, "results": [_result(e) for e in entries]}]
+        if entries
+        else [],
+    }
+    return {key: value for key, value in known.items() if value}
+
+
+def _result(entry: TaskEntry) -> dict[str, Any]:
+    """A task's scores as the Hub lists them."""
+    own = _is_among(entry, GLUE_ROWS)
+    config = {"config": entry.data["task"], "split": "validation"} if own else {}
+    return {
+        "task": {"type": "text-classification", "name": entry.name},
+        "dataset": {"type": GLUE if own else entry.name, "name": entry.name, **config},
+        "metrics": [
+            {"type": _hub_metric(name), "name": name, "value": round(value, 4)}
+            for name, value in entry.scores.items()
+        ],
+    }
+
+
+def _is_among(entry: TaskEntry, known: Mapping[str, int]) -> bool:
+    """Whether a task's data is that of a known task: its name and its number of rows say so."""
+    task = entry.data.get("task")
+    return isinstance(task, str) and task in known and known[task] == entry.data.get("eval_rows")
+
+
+def _hub_metric(name: str) -> str:
+    return HUB_METRICS.get(name, name)
+
+
+def _flow(value: object) -> str:
+    """A value as YAML: JSON is YAML too, and plain words need no quotes."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9./_-]*", value):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _labels(entry: TaskEntry) -> str:
+    """What a task answers with."""
+    return f"{entry.name} ({', '.join(entry.labels) or 'a number'})"
 
 
 def _width(scheme: Scheme) -> str:

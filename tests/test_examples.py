@@ -1,7 +1,16 @@
 """The examples run as they stand, on the tiny model."""
 
+import csv
 import importlib.util
+import json
+import shutil
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +60,140 @@ def test_edge_predict_answers_with_every_task(tiny_artifact, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("sst2: ") for line in lines)
+
+
+def test_python_api_goes_the_whole_way(tiny_model, capsys):
+    load("python_api").main(str(tiny_model), 4)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in printed] == [
+        *("learned", "sound", "packed", "verified", "answered", "refused")
+    ]
+    assert printed[1] == "sound: True, tasks: tickets"
+    assert printed[3].startswith("verified: True")
+    assert printed[5] == "refused: no task `reviews` here; tasks: tickets"
+
+
+def test_own_csv_answers_with_the_labels_of_its_column(tiny_model, sentiment, tmp_path, capsys):
+    lines = (sentiment / "train.tsv").read_text().splitlines()[1:]
+    rows = [line.split("\t") for line in lines]
+    with (tmp_path / "mine.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [("satz", "urteil"), *((text, ("Tadel", "Lob")[int(row)]) for text, row in rows)]
+        )
+    asked = ["the good film", "this story was very bad"]
+    own = [str(tmp_path / "mine.csv"), "satz", "urteil", asked, str(tiny_model)]
+    load("own_csv").main(*own, 20)
+    lines = capsys.readouterr().out.splitlines()
+    assert "on rows held out, the majority class gives 0." in lines[0]
+    assert {line.split()[0] for line in lines[1:]} <= {"Lob", "Tadel"}  # too small to be right
+    assert all(0.5 <= float(line.split()[1]) <= 1 for line in lines[1:])
+    assert [line.split("  ")[1] for line in lines[1:]] == asked
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tiny_artifact, tmp_path_factory):
+    """An export of two tasks over one backbone: `sst2`, and `other` with its labels turned round."""
+    from maskpack.exporters.export import export_shared
+    from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+    from maskpack.formats import open_artifact
+    from maskpack.formats.writer import add_task
+
+    root = tmp_path_factory.mktemp("serve")
+    artifact = shutil.copytree(tiny_artifact, root / "artifact")
+    opened = open_artifact(artifact)
+    entry = replace(opened.entry("sst2").renamed("other"), labels=("positive", "negative"))
+    add_task(artifact, entry, opened.patch("sst2"))
+    tolerance = Tolerance.of(Compute.FP32)
+    request = SharedRequest(artifact, (), root / "all", Compute.FP32, tolerance, verify=False)
+    export_shared(request)
+    return root / "all"
+
+
+class Counting:
+    """A session that is slow, knows who uses it at once, and counts its batches."""
+
+    def __init__(self, session):
+        self.session, self.batches, self.inside = session, [], 0
+        self.tasks, self.card = session.tasks, session.card
+
+    def predict(self, texts, *, task):
+        self.inside += 1
+        assert self.inside == 1, "two batches at once"
+        self.batches.append((task, len(texts)))
+        time.sleep(0.2)
+        if "break" in texts:
+            self.inside -= 1
+            raise RuntimeError("broken")
+        found = self.session.predict(texts, task=task)
+        self.inside -= 1
+        return found
+
+
+@pytest.fixture
+def served(two_tasks):
+    """Address of a running server, and its session."""
+    import uvicorn
+
+    from maskpack.runtime import Session
+
+    session = Counting(Session(two_tasks, threads=1))
+    app = load("serve").make_app(session)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    (port,) = {socket.getsockname()[1] for one in server.servers for socket in one.sockets}
+    yield f"http://127.0.0.1:{port}", session
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def ask(address, task, *texts):
+    """Status and answer of a question."""
+    body = json.dumps({"task": task, "texts": texts}).encode()
+    head = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/predict", body, head)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_serve_answers_all_tasks_and_batches_what_waits(served, two_tasks):
+    from maskpack.runtime import Session
+
+    address, session = served
+    with urllib.request.urlopen(f"{address}/tasks", timeout=30) as answer:
+        assert json.load(answer) == {
+            "other": ["positive", "negative"],
+            "sst2": ["negative", "positive"],
+        }
+    texts = ["the good film", "bad", "we were happy", "awful food", "fine", "a sad story"]
+    asked = [(("sst2", "other")[i % 2], texts[i % 6], texts[i % 5]) for i in range(24)]
+    with ThreadPoolExecutor(24) as pool:
+        found = list(pool.map(lambda question: ask(address, *question), asked))
+    direct = Session(two_tasks, threads=1)
+    for (task, *own), (status, answers) in zip(asked, found, strict=True):
+        assert status == 200
+        for answer, want in zip(answers, direct.predict(own, task=task), strict=True):
+            assert answer["label"] == want.label
+            assert answer["scores"] == pytest.approx(want.scores, abs=1e-4)
+    assert len(session.batches) <= 12, "questions that wait share a batch"
+    assert sum(size for _, size in session.batches) == 48
+
+
+def test_serve_refuses_what_it_cannot_answer_and_goes_on(served):
+    address, session = served
+    status, said = ask(address, "nope", "a text")
+    assert (status, "no task 'nope'" in said) == (404, True)
+    assert [ask(address, "sst2")[0], ask(address, "sst2", "x" * 20_001)[0]] == [422, 422]
+    assert session.batches == []
+    assert ask(address, "sst2", "break")[0] == 500
+    assert ask(address, "sst2", "good")[0] == 200
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

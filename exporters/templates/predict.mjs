@@ -1,6 +1,8 @@
 // Answer texts with the tasks of this package, a line of JSON each; after `npm install`:
 //   node predict.mjs "where is my parcel" "the app crashes"
 // In a page (see index.html): const task = await load("NAME"); await task.answer("where is my parcel")
+// `load` reads a file once, so that a second task takes its graph alone. Give it a `read` of your own to
+// show progress: from the name of a file in this package to a promise of its Uint8Array.
 import * as ort from "onnxruntime-web/wasm";
 import { Tokenizer } from "@huggingface/tokenizers";
 
@@ -8,12 +10,13 @@ ort.env.wasm.numThreads = 1; // more of them need a page that is cross-origin is
 
 export const TASKS = @TASKS@;
 
-export async function load(name) {
+export async function load(name, read = once) {
   const files = TASKS[name];
+  const json = async (file) => JSON.parse(new TextDecoder().decode(await read(file)));
   const card = await json(files.card);
   const tokenizer = new Tokenizer(await json(files.tokenizer), await json(files.tokenizer_config));
-  const shared = files.weights && { path: card.weights_file, data: await bytes(files.weights) };
-  const session = await ort.InferenceSession.create(await bytes(files.graph), {
+  const shared = files.weights && { path: card.weights_file, data: await read(files.weights) };
+  const session = await ort.InferenceSession.create(await read(files.graph), {
     executionProviders: ["wasm"],
     externalData: shared ? [shared] : [],
   });
@@ -58,6 +61,14 @@ function meaning(card, logits) {
   return { label, score: scores[label], scores };
 }
 
+const held = new Map(); // tasks share backbone.bin and the tokenizer
+
+function once(name) {
+  if (!held.has(name)) held.set(name, bytes(name));
+  held.get(name).catch(() => held.delete(name)); // so that a second try is one
+  return held.get(name);
+}
+
 async function bytes(name) {
   const url = new URL(name, import.meta.url);
   if (url.protocol === "file:") return new Uint8Array(await (await import("node:fs/promises")).readFile(url));
@@ -65,8 +76,6 @@ async function bytes(name) {
   if (!answer.ok) throw new Error(`cannot load ${url}: ${answer.status}`);
   return new Uint8Array(await answer.arrayBuffer());
 }
-
-const json = async (name) => JSON.parse(new TextDecoder().decode(await bytes(name)));
 
 if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs"))
   for (const name of Object.keys(TASKS)) {

@@ -27,6 +27,8 @@ COMMANDS = [
     "merge",
     "diff",
     "overlap",
+    "push",
+    "pull",
     "export",
     "verify",
     "package",
@@ -36,6 +38,7 @@ COMMANDS = [
     "demo",
 ]
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "datasets"]
+HEAVY += ["huggingface_hub"]
 
 
 def test_the_commands_are_those_listed_here():

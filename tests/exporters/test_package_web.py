@@ -168,6 +168,31 @@ def test_the_example_in_node_gives_the_logits_of_native_onnx_runtime(sources, tm
             assert sum(answer["scores"].values()) == pytest.approx(1.0)
 
 
+READS = """
+import fs from "node:fs/promises";
+import { syncBuiltinESMExports } from "node:module";
+const [read, real] = [[], fs.readFile];
+fs.readFile = (url) => (read.push(String(url).split("/").pop()), real(url));
+syncBuiltinESMExports();
+const { TASKS, load } = await import("./predict.mjs");
+for (const name of Object.keys(TASKS)) await load(name);
+const own = [];
+await load("sst2", (name) => (own.push(name), real(new URL(name, import.meta.url))));
+console.log(JSON.stringify({ read, own }));
+"""
+
+
+@needs_node
+def test_what_tasks_share_is_read_once_and_by_a_reader_of_your_own_if_you_like(sources, tmp_path):
+    found = in_node(package(sources["shared int8"], tmp_path / "x"), READS, None)
+    shared = ["tokenizer.json", "tokenizer_config.json", "backbone.bin"]
+    names = [f"{task}.{kind}" for task in ("other", "sst2") for kind in ("json", "onnx")]
+    assert {name: found["read"].count(name) for name in [*shared, *names]} == dict.fromkeys(
+        [*shared, *names], 1
+    )
+    assert sorted(found["own"]) == sorted([*shared, "sst2.json", "sst2.onnx"])
+
+
 @needs_node
 def test_the_command_line_of_the_example_prints_a_line_for_each_text(sources, tmp_path):
     folder = package(sources["shared int8"], tmp_path / "x")

@@ -1,0 +1,57 @@
+"""Serve all tasks of an exported folder over HTTP: one session; questions that wait together share a batch.
+
+pip install 'maskpack[serve]' && python examples/serve.py EXPORT
+curl localhost:8000/predict --json '{"task": "tickets", "texts": ["where is my parcel"]}'
+"""
+
+import asyncio
+import sys
+from collections import defaultdict
+from typing import Annotated
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field
+
+from maskpack.runtime import Prediction, Session
+
+
+class Question(BaseModel):
+    """Texts for a task; the limits keep one question from holding up all others."""
+
+    task: str
+    texts: list[Annotated[str, Field(max_length=20_000)]] = Field(min_length=1, max_length=64)
+
+
+def make_app(session: Session) -> FastAPI:
+    """The application. What arrives while a batch runs is the next batch: nobody waits for a clock."""
+    app, turn, waiting = FastAPI(title="maskpack"), asyncio.Lock(), defaultdict(list)
+
+    @app.get("/tasks")
+    def tasks() -> dict[str, list[str]]:
+        return {name: list(session.card(name).labels) for name in session.tasks}
+
+    @app.post("/predict")
+    async def predict(question: Question) -> list[Prediction]:
+        if question.task not in session.tasks:
+            raise HTTPException(404, f"no task {question.task!r}; tasks: {list(session.tasks)}")
+        answer = asyncio.get_running_loop().create_future()
+        waiting[question.task].append((question.texts, answer))
+        async with turn:
+            if not answer.done():  # nobody before us took our question along
+                batch = waiting.pop(question.task)
+                texts = [text for some, _ in batch for text in some]
+                try:
+                    found = await asyncio.to_thread(session.predict, texts, task=question.task)
+                    for some, future in batch:
+                        future.set_result([found.pop(0) for _ in some])
+                except BaseException as error:  # noqa: BLE001 - told to all who wait, us among them
+                    for _, future in batch:
+                        future.set_exception(error)
+        return await answer
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(make_app(Session(sys.argv[1], keep=8)), host="127.0.0.1", port=8000)

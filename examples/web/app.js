@@ -1,0 +1,165 @@
+// The page: a menu of tasks, a text, answers as bars, and what all of it took. Loading and answering are
+// those of the package (package/predict.mjs).
+import { TASKS, load } from "./package/predict.mjs";
+import { downloads, reader, shown, sum } from "./files.js";
+
+const PAUSE = 120; // ms without a key before a text is answered
+const at = (id) => document.getElementById(id);
+const tasks = new Map(); // name -> what `load` gave
+const moments = []; // of loading: what it was for, when it began, when it was over
+const times = []; // ms of the last answers
+let [task, turn, timer] = [null, 0, null];
+
+const texts = await fetch(new URL("./texts.json", import.meta.url)).then((answer) => answer.json());
+const read = reader((name, got, size) => {
+  say(`downloading ${name}: ${shown(got)} of ${shown(size)}`);
+  at("progress").value = got / size;
+});
+const paint = () => new Promise((done) => setTimeout(done, 20));
+
+function say(words, failed = false) {
+  at("status").textContent = words;
+  at("status").classList.toggle("failed", failed);
+}
+
+function make(kind, className, words = "") {
+  const element = document.createElement(kind);
+  element.className = className;
+  element.textContent = words;
+  return element;
+}
+
+async function choose(name) {
+  task = null; // no answer of another task under this name
+  clear();
+  try {
+    if (!tasks.has(name)) await fetchTask(name);
+  } catch (error) {
+    at("progress").hidden = true;
+    return say(`${name}: ${error.message}`, true);
+  }
+  if (at("task").value !== name) return; // another task was chosen meanwhile
+  task = tasks.get(name);
+  const { labels, kind } = task.card;
+  at("labels").textContent = kind === "regression" ? "answers with a number" : labels.join(" · ");
+  at("chips").replaceChildren(...(texts[name] ?? []).map(chip));
+  for (const id of ["task", "text"]) at(id).disabled = false;
+  put(texts[name]?.[0] ?? at("text").value);
+}
+
+async function fetchTask(name) {
+  const first = tasks.size === 0;
+  const moment = { name: first ? `the first task, ${name}` : `a switch to ${name}`, start: 0, end: Infinity };
+  if (!first) moment.start = performance.now();
+  at("progress").hidden = false;
+  const loaded = await load(name, async (file) => {
+    const bytes = await read(file);
+    say(`preparing ${name}`);
+    await paint();
+    return bytes;
+  });
+  for (const words of ["a", "warm up", "warm up once more"]) await loaded.answer(words);
+  moment.end = performance.now();
+  moment.ms = moment.end - (first ? 0 : moment.start);
+  moments.push(moment);
+  tasks.set(name, loaded);
+  at("progress").hidden = true;
+  if (!first) {
+    at("switch-name").textContent = `to switch to ${name}`;
+    at("switch").textContent = shown(sum(downloads(moment.start, moment.end)));
+  }
+  showLedger();
+}
+
+function chip(text) {
+  const button = make("button", "chip", text);
+  button.type = "button";
+  button.onclick = () => put(text);
+  return button;
+}
+
+function put(text) {
+  at("text").value = text;
+  answer();
+}
+
+async function answer() {
+  const mine = ++turn;
+  const text = at("text").value.trim();
+  for (const button of at("chips").children) button.classList.toggle("on", button.textContent === text);
+  if (task === null) return;
+  if (!text) return clear();
+  const start = performance.now();
+  const found = await task.answer(text);
+  if (mine !== turn) return; // a later text is on its way
+  times.unshift(performance.now() - start);
+  times.length = Math.min(times.length, 15);
+  const middle = [...times].sort((a, b) => a - b)[Math.floor((times.length - 1) / 2)];
+  at("latency").textContent = `${middle < 10 ? middle.toFixed(1) : Math.round(middle)} ms`;
+  say(`answered in ${times[0].toFixed(1)} ms`);
+  showAnswer(found);
+}
+
+function clear() {
+  at("bars").replaceChildren();
+  [at("label").textContent, at("score").textContent] = ["\u00a0", ""];
+  say("type a text, or take an example");
+}
+
+function showAnswer({ label, score, scores }) {
+  at("label").textContent = label ?? score.toFixed(3);
+  at("score").textContent = label ? `${(100 * score).toFixed(1)} %` : "";
+  const rows = Object.entries(scores ?? {});
+  const bars = at("bars");
+  if (bars.children.length !== rows.length) bars.replaceChildren(...rows.map(() => bar()));
+  rows.forEach(([name, share], place) => {
+    const row = bars.children[place];
+    row.classList.toggle("best", name === label);
+    row.dataset.label = name;
+    row.dataset.score = share;
+    row.children[0].textContent = name;
+    row.children[1].firstChild.style.width = `${100 * share}%`;
+    row.children[2].textContent = `${(100 * share).toFixed(1)} %`;
+  });
+}
+
+function bar() {
+  const row = make("div", "bar");
+  const track = make("span", "track");
+  track.append(make("span", "fill"));
+  row.append(make("span", "name"), track, make("span", "share"));
+  return row;
+}
+
+function showLedger() {
+  const all = downloads();
+  const largest = Math.max(...all.map((row) => row.size));
+  at("total").textContent = shown(sum(all));
+  const newest = [...moments].reverse();
+  at("ledger").replaceChildren(...newest.flatMap(({ name, start, end, ms }) => {
+    const rows = downloads(start, end);
+    const head = make("h3", "moment", name);
+    head.append(make("span", "cost", `${shown(sum(rows))} in ${(ms / 1e3).toFixed(1)} s`));
+    return [head, ...rows.map((row) => line(row, largest))];
+  }));
+}
+
+function line({ file, role, size }, largest) {
+  const row = make("div", "file");
+  row.dataset.file = file;
+  row.dataset.size = size;
+  const weight = make("span", "weight");
+  weight.style.width = `${Math.max(0.5, (100 * size) / largest)}%`;
+  const what = make("span", "what", file);
+  what.append(make("span", "role", role));
+  row.append(what, make("span", "size", shown(size)), weight);
+  return row;
+}
+
+for (const name of Object.keys(TASKS)) at("task").append(new Option(name, name));
+at("task").onchange = () => choose(at("task").value);
+at("text").oninput = () => {
+  clearTimeout(timer);
+  timer = setTimeout(answer, PAUSE);
+};
+await choose(at("task").value);

@@ -1,0 +1,57 @@
+"""Put a demo page together: this folder's page, a web package, and two libraries from npm.
+
+    compress export ARTIFACT --onnx --layout shared -o all
+    compress package all -o package --target web
+    python examples/web/prepare.py package -o site
+    python -m http.server --bind 127.0.0.1 --directory site
+
+`npm` fetches the libraries, once and here; the page then asks its own server alone. With `--modules` they
+are taken from a `node_modules` that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+PAGE = Path(__file__).parent
+NAMES = ("index.html", "style.css", "app.js", "files.js", "texts.json")
+VENDORED = (
+    "onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
+    "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm",
+    "@huggingface/tokenizers/dist/tokenizers.min.mjs",
+)
+
+
+def main(package: Path, out: Path, modules: Path | None = None) -> None:
+    """Write the folder `out`, which any server of files can serve."""
+    wanted = json.loads((package / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    (out / "vendor").mkdir(parents=True)
+    shutil.copytree(package, out / "package", ignore=shutil.ignore_patterns("node_modules"))
+    for name in NAMES:
+        shutil.copy(PAGE / name, out / name)
+    with tempfile.TemporaryDirectory() as folder:
+        if modules is None:
+            libraries = [f"{name}@{version}" for name, version in wanted.items()]
+            options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder]
+            subprocess.run(["npm", "install", *options, *libraries], check=True)  # noqa: S603, S607
+            modules = Path(folder, "node_modules")
+        for name in VENDORED:
+            shutil.copy(modules / name, out / "vendor" / Path(name).name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("package", type=Path, help="folder of `compress package --target web`")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--modules", type=Path, help="a node_modules with both libraries")
+    given = parser.parse_args()
+    if not (given.package / "predict.mjs").is_file():
+        parser.error(f"{given.package} is no folder of `compress package --target web`")
+    if given.out.exists():
+        parser.error(f"{given.out} already exists")
+    main(given.package, given.out, given.modules)

@@ -1,0 +1,119 @@
+"""The card: a head that hubs read, and words for people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from maskpack.formats import ConfigError, TaskEntry
+from maskpack.formats.card import GLUE, CardFacts, render_card
+from maskpack.formats.schema import Manifest, Scheme, Source
+
+DIGEST = "0" * 64
+
+
+def entry(name="sst2", rows=872, **changes):
+    made = TaskEntry(
+        name,
+        f"tasks/{name}.safetensors",
+        DIGEST,
+        "classification",
+        ("negative", "positive"),
+        "matthews",
+        {"matthews": 0.76543, "accuracy": 0.9},
+        zeros=5,
+        weights=100,
+        max_length=64,
+        data={"task": name, "eval_rows": rows},
+    )
+    return replace(made, **changes)
+
+
+def card(*entries, model="demo", facts=None):
+    """Head and text of a card."""
+    source = Source(model, None, "bert", DIGEST)
+    manifest = Manifest(
+        source, Scheme(8, None, "minmax", 8), DIGEST, {}, {one.name: one for one in entries}
+    )
+    sizes = {"backbone.safetensors": 10} | {one.file: 7 for one in entries}
+    text = render_card(manifest, sizes, facts)
+    assert text.startswith("---\n")
+    return yaml.safe_load(text.split("---\n")[1]), text
+
+
+def test_what_is_known_of_glue_on_the_demo_model():
+    head, _ = card(entry())
+    assert head["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert head["license"] == "apache-2.0"
+    assert (head["language"], head["datasets"]) == (["en"], [GLUE])
+    assert head["metrics"] == ["matthews_correlation"]
+    ((result,),) = [index["results"] for index in head["model-index"]]
+    told = {"type": GLUE, "name": "sst2", "config": "sst2", "split": "validation"}
+    assert result["dataset"] == told
+    assert result["metrics"] == [
+        {"type": "matthews_correlation", "name": "matthews", "value": 0.7654},
+        {"type": "accuracy", "name": "accuracy", "value": 0.9},
+    ]
+
+
+@pytest.mark.parametrize("other", [entry(rows=871), entry("mine"), entry(data={})])
+def test_rows_of_your_own_are_not_called_glue(other):
+    head, _ = card(entry(rows=1) if other.name == "sst2" else entry(), other)
+    own = head["model-index"][0]["results"]
+    assert all(
+        one["dataset"]["type"] == one["task"]["name"]
+        for one in own
+        if "split" not in one["dataset"]
+    )
+    assert "language" not in head, "of one task nobody knows"
+
+
+def test_what_nobody_knows_is_left_out():
+    head, _ = card(entry(data={}), model="my-folder")
+    assert not {"base_model", "base_model_relation", "license", "language", "datasets"} & set(head)
+    assert "model-index" not in card()[0]
+
+
+def test_what_is_told_wins():
+    facts = CardFacts("me/tickets", "mit", ("no", "en"))
+    head, text = card(entry(), facts=facts)
+    assert (head["license"], head["language"]) == ("mit", ["no", "en"])
+    assert head["model-index"][0]["name"] == "tickets"
+    assert "compress pull me/tickets -o tickets\ncompress export tickets --onnx" in text
+
+
+def test_the_page_says_how_to_use_it_and_what_limits_it():
+    _, text = card(entry(), entry("second", labels=("a", "b")))
+    assert "compress export artifact --onnx --task second -o second-onnx" in text
+    assert "second (a, b); sst2 (negative, positive)" in text
+    assert "64 for second, 64 for sst2" in text
+    assert "compress pull" not in text
+
+
+@pytest.mark.parametrize("word", ["MIT License", "", "a: b", "x\ny"])
+def test_a_licence_that_would_break_the_head_is_refused(word):
+    with pytest.raises(ConfigError, match="is no identifier"):
+        CardFacts(license=word)
+
+
+def test_an_odd_name_of_a_model_breaks_nothing():
+    head, _ = card(entry(), model='a: "b" # c')
+    assert head["model-index"][0]["name"] == 'a: "b" # c'
+
+
+def test_the_hubs_own_library_reads_the_results():
+    from huggingface_hub import ModelCard
+
+    _, text = card(entry(), entry("mine", data={}), facts=CardFacts("me/tickets"))
+    found = ModelCard(text).data
+    assert (found.model_name, found.base_model) == (
+        "tickets",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
+    told = {(r.dataset_name, r.metric_type): r.metric_value for r in found.eval_results}
+    assert told == {
+        **{(name, "matthews_correlation"): 0.7654 for name in ("mine", "sst2")},
+        **{(name, "accuracy"): 0.9 for name in ("mine", "sst2")},
+    }
