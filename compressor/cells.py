@@ -13,6 +13,8 @@ from pathlib import Path
 
 from maskpack.formats import DataError
 
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, as spreadsheets write them
+
 Row = tuple[str, ...]
 """The wanted columns of one row, in the order they were asked for."""
 
@@ -83,14 +85,17 @@ def as_text(value: object, *, lists: bool = False) -> str:
 
 
 def check_columns(wanted: Wanted, names: Sequence[str]) -> None:
-    """Raise DataError unless all wanted columns are among `names`."""
+    """Raise DataError unless each wanted column is among `names`, once."""
     missing = [column for column in wanted.columns if column not in names]
     if missing:
         raise DataError(
             f"`{wanted.path}` has no column `{missing[0]}`",
-            f"{_nearest(missing[0], names)}its columns: {', '.join(names)}; "
+            f"{_nearest(missing[0], names)}its columns: {', '.join(names) or 'none, it is empty'}; "
             "choose with `--text-field` and `--label-field`",
         )
+    twice = [column for column in wanted.columns if names.count(column) > 1]
+    if twice:
+        raise DataError(f"`{wanted.path}` has the column `{twice[0]}` more than once", "rename one")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -117,10 +122,11 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         row = data[: error.start].count(b"\n") + 1
+        other = "utf-16" if data[:2] in _UTF_16 else "latin1"
         raise DataError(
             f"row {row} of `{path}` is not UTF-8: byte 0x{data[error.start]:02x} "
             f"at offset {error.start}",
-            "convert it first: `iconv -f latin1 -t utf-8 IN > OUT`",
+            f"convert it first: `iconv -f {other} -t utf-8 IN > OUT`",
         ) from error
 
 

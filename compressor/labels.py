@@ -97,16 +97,22 @@ def label_array(task: Task, raw: Sequence[str], rows: Sequence[Row], where: str)
     if task.kind is Kind.REGRESSION:
         return np.array([float(row[-1]) for row in rows], dtype=np.float32)
     index = {label: number for number, label in enumerate(raw)}
-    table = np.zeros((len(rows), len(raw)), dtype=np.int8)
+    found: list[list[int]] = []
     for number, row in enumerate(rows):
-        for label in labels_of_cell(task, row[-1]):
-            if label not in index:
-                raise DataError(
-                    f"data row {number + 1} of the {where} has the unknown label `{label}`",
-                    f"labels: {', '.join(raw)}",
-                )
-            table[number, index[label]] = 1
-    return table if task.kind is Kind.MULTI_LABEL else table.argmax(axis=1)
+        told = labels_of_cell(task, row[-1])
+        odd = [label for label in told if label not in index]
+        if odd:
+            raise DataError(
+                f"data row {number + 1} of the {where} has the unknown label `{odd[0]}`",
+                f"labels: {', '.join(raw)}",
+            )
+        found.append([index[label] for label in told])
+    if task.kind is Kind.CLASSIFICATION:
+        return np.array([numbers[0] for numbers in found], dtype=np.int64)
+    table = np.zeros((len(rows), len(raw)), dtype=np.int8)
+    for number, numbers in enumerate(found):
+        table[number, numbers] = 1
+    return table
 
 
 def _as_list(cell: str) -> list[str] | None:

@@ -116,7 +116,7 @@ def _split(data: TaskData) -> list[Remark]:
 
 def _texts(data: TaskData) -> list[Remark]:
     empty = sum(not any(text.strip() for text in row) for row in data.train.texts)
-    return [Remark(f"{empty} training rows have an empty text; leave them out")] if empty else []
+    return [Remark(f"training rows with an empty text: {empty}; leave them out")] if empty else []
 
 
 def label_counts(split: Split, labels: int) -> NDArray[np.int64]:
@@ -182,7 +182,7 @@ def _few(data: TaskData) -> list[Remark]:
     if len(data.train) < _FEW_ROWS:
         found.append(
             Remark(
-                f"{len(data.train)} training rows are few (under {_FEW_ROWS}): results differ from seed "
+                f"training rows: {len(data.train)}, which is few (under {_FEW_ROWS}): results differ from seed "
                 "to seed; label more rows, or try several `--seed` and more `--epochs`"
             )
         )
@@ -202,7 +202,7 @@ def _few(data: TaskData) -> list[Remark]:
     if len(data.dev) < _FEW_TO_SCORE:
         found.append(
             Remark(
-                f"{len(data.dev)} evaluation rows: each is {100 / len(data.dev):.1f} points of the score; "
+                f"evaluation rows: {len(data.dev)}, each is {100 / len(data.dev):.1f} points of the score; "
                 "give more with `--eval-data`"
             )
         )
@@ -217,8 +217,8 @@ def _repeated(data: TaskData) -> list[Remark]:
     if both:
         found.append(
             Remark(
-                f"{both} of {len(data.dev)} evaluation rows stand in the training rows too, which "
-                "flatters the score; leave duplicates out"
+                f"evaluation rows that are training rows too: {both} of {len(data.dev)}; they flatter "
+                "the score, leave duplicates out"
             )
         )
     answers: dict[tuple[str, ...], set[Any]] = {}
@@ -226,7 +226,7 @@ def _repeated(data: TaskData) -> list[Remark]:
         answers.setdefault(texts, set()).add(repr(label))
     torn = sum(len(labels) > 1 for labels in answers.values())
     if torn and data.task.kind is not Kind.REGRESSION:
-        found.append(Remark(f"{torn} training texts stand under different labels; correct them"))
+        found.append(Remark(f"training texts under different labels: {torn}; correct them"))
     return found
 
 

@@ -155,3 +155,16 @@ def test_parquet_without_its_package_gives_a_hint(monkeypatch, write):
     with pytest.raises(DataError, match="needs the package `pyarrow`") as caught:
         read_rows(write("a.parquet", b"PAR1"), COLUMNS)
     assert "pip install 'maskpack[data]'" in caught.value.hint
+
+
+def test_a_spreadsheets_utf_16_is_named(write):
+    with pytest.raises(DataError, match="is not UTF-8") as caught:
+        read_rows(write("a.csv", "text,label\none,a\n".encode("utf-16")), COLUMNS)
+    assert "iconv -f utf-16" in caught.value.hint
+
+
+def test_a_column_that_is_there_twice_is_refused(write):
+    path = write("a.csv", "text,text,label\none,two,a\n")
+    with pytest.raises(DataError, match="has the column `text` more than once"):
+        read_rows(path, COLUMNS)
+    assert read_rows(path, ("label",)) == [("a",)]
