@@ -243,7 +243,7 @@ def fit(
         result = fit_task(request, observe=observe)
     show_result(result, json=json)
     if not quiet:
-        show_next(out, request.stored_name)
+        show_next(out, request.stored_name, eval_data or data)
 
 
 def _show_plan(plan: Mapping[str, Any], *, json: bool) -> None:

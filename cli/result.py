@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,10 @@ def _show_scores(result: RunResult) -> None:
     )
 
 
-def show_next(out: Path, task: str) -> None:
+def show_next(out: Path, task: str, data: Path | None) -> None:
     """Say where a task lies now, and what comes next."""
+    rows = "" if data is None else f" --data {shlex.quote(data.as_posix())}"
+    place = shlex.quote(str(out))
     render.words(
-        f"`{task}` is in {out}; next: compress export {out} -t {task} --onnx -o {task}-onnx"
+        f"`{task}` is in {out}; next: compress export {place} -t {task} --onnx -o {task}-onnx{rows}"
     )

@@ -46,7 +46,7 @@ def test_a_table_becomes_a_task_without_a_word_more_than_needed(main, work, tabl
     assert "note: held out 13 of 120 rows (11%) for evaluation" in fit.err
     assert "Other 3 + 1, Praise" in fit.err
     assert "warning: `" in fit.err
-    assert "next: compress export artifact -t my-tickets --onnx" in fit.err
+    assert "-t my-tickets --onnx -o my-tickets-onnx --data 'My Tickets.csv'" in fit.err
 
     scored = main("eval", "artifact", "-t", "my-tickets", "--data", table, "--json")
     assert scored.json["same_data"] is True
