@@ -13,6 +13,7 @@ from typing import Annotated
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would drown our one line
 
 import typer
@@ -96,6 +97,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; never let one of our errors out as a traceback."""
+    render.listen()
     try:
         app()
     except MaskpackError as problem:

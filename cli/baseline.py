@@ -16,11 +16,11 @@ from maskpack.compressor.options import save_options
 
 def baseline(
     model: opt.Model,
-    task: opt.TaskName,
     method: Annotated[
         str,
         typer.Option(help="full, head, head-pooler, bitfit or lora: what is trained."),
     ],
+    task: opt.OwnTaskName = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the trained model. [not kept]")
     ] = None,
@@ -30,6 +30,8 @@ def baseline(
     pair_field: opt.PairField = None,
     label_field: opt.LabelField = None,
     regression: opt.Regression = False,
+    multi_label: opt.MultiLabel = False,
+    label_separator: opt.LabelSeparator = None,
     metric: opt.Metric = None,
     epochs: opt.Epochs = None,
     steps: opt.Steps = None,
@@ -101,13 +103,23 @@ def baseline(
 
     request = BaselineRequest(
         model=model,
-        task=opt.find_named_task(task, text_field, pair_field, label_field, regression, metric),
+        task=opt.find_named_task(
+            task,
+            text_field,
+            pair_field,
+            label_field,
+            regression,
+            metric,
+            multi_label=multi_label,
+            separator=label_separator,
+            data=data,
+        ),
         config=chosen,
         out=out,
         data=data,
         eval_data=eval_data,
         revision=revision,
     )
-    with render.progress(f"{task} {method}", quiet=quiet) as observe:
+    with render.progress(f"{request.task.name} {method}", quiet=quiet) as observe:
         result = run_baseline(request, observe=observe)
     show_result(result, json=json)

@@ -10,23 +10,31 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.cli.result import show_result
+from maskpack.cli.result import show_next, show_result
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.options import save_options
 
 
 def fit(
     model: opt.Model,
-    task: opt.TaskName,
+    task: opt.OwnTaskName = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Artifact to write, or to add the task to.")
-    ],
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Artifact to write, or to add the task to. [artifact]",
+            show_default=False,
+        ),
+    ] = Path("artifact"),
     data: opt.Data = None,
     eval_data: opt.EvalData = None,
     text_field: opt.TextField = None,
     pair_field: opt.PairField = None,
     label_field: opt.LabelField = None,
     regression: opt.Regression = False,
+    multi_label: opt.MultiLabel = False,
+    label_separator: opt.LabelSeparator = None,
     metric: opt.Metric = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the task in the artifact. [the task's own]")
@@ -139,6 +147,8 @@ def fit(
     RoBERTa, XLM-RoBERTa, XLNet.
 
     Example: compress fit demo --task reviews -o artifact
+
+    Own data: compress fit demo --data tickets.csv --text-field body --label-field queue
     """
     given = {
         "bits": bits,
@@ -189,7 +199,17 @@ def fit(
 
     request = FitRequest(
         model=model,
-        task=opt.find_named_task(task, text_field, pair_field, label_field, regression, metric),
+        task=opt.find_named_task(
+            task,
+            text_field,
+            pair_field,
+            label_field,
+            regression,
+            metric,
+            multi_label=multi_label,
+            separator=label_separator,
+            data=data,
+        ),
         out=out,
         config=chosen,
         data=data,
@@ -222,6 +242,8 @@ def fit(
     with render.progress(request.stored_name, quiet=quiet) as observe:
         result = fit_task(request, observe=observe)
     show_result(result, json=json)
+    if not quiet:
+        show_next(out, request.stored_name, eval_data or data)
 
 
 def _show_plan(plan: Mapping[str, Any], *, json: bool) -> None:

@@ -6,6 +6,7 @@ class. Every option is None until somebody gives it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -28,13 +29,27 @@ ArtifactPath = Annotated[Path, typer.Argument(help="Folder that `compress fit -o
 TaskName = Annotated[
     str, typer.Option("--task", "-t", help="Task, such as sst2. `compress tasks` lists them.")
 ]
+OwnTaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        "-t",
+        help="Task, such as sst2 (`compress tasks` lists them), or a name for your own data. "
+        "[the data file's name]",
+    ),
+]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Folder with train and dev files, or one TSV, CSV or JSONL file (or .gz)."),
+    typer.Option(
+        help="CSV, TSV, JSON, JSONL or Parquet file (or .gz), folder with train and dev files, "
+        "or hub:NAME[:CONFIG]."
+    ),
 ]
 EvalData = Annotated[
     Path | None,
-    typer.Option(help="Evaluation file; without one, a tenth of a single file is held out."),
+    typer.Option(
+        help="Evaluation file; without one, a tenth of a single file is held out, by label."
+    ),
 ]
 TextField = Annotated[str | None, typer.Option(help="Column of the text, for data of your own.")]
 PairField = Annotated[str | None, typer.Option(help="Column of a second text, for pairs.")]
@@ -42,10 +57,20 @@ LabelField = Annotated[str | None, typer.Option(help="Column of the label, for d
 Regression = Annotated[
     bool, typer.Option("--regression", help="The label is a number, for data of your own.")
 ]
+MultiLabel = Annotated[
+    bool,
+    typer.Option(
+        "--multi-label", help="A row may have several labels, or none: a list in JSON or Parquet."
+    ),
+]
+LabelSeparator = Annotated[
+    str | None,
+    typer.Option(help="What stands between the labels of a cell; implies --multi-label."),
+]
 Metric = Annotated[
     str | None,
     typer.Option(
-        help="Main metric for data of your own: accuracy, f1, matthews, pearson, spearman."
+        help="Main metric: accuracy, f1, macro_f1, micro_f1, matthews, pearson, spearman."
     ),
 ]
 Epochs = Annotated[
@@ -147,21 +172,55 @@ def overrides(given: Sequence[str] | None) -> dict[str, int] | None:
 
 
 def find_named_task(
-    name: str,
+    name: str | None,
     text_field: str | None,
     pair_field: str | None,
     label_field: str | None,
     regression: bool,
     metric: str | None,
+    *,
+    multi_label: bool = False,
+    separator: str | None = None,
+    data: Path | None = None,
 ) -> Task:
-    """The task of that name, or one over columns of the user's own data."""
+    """The task of that name, or one over columns of the user's own data.
+
+    Args:
+        name: None takes that of the data file.
+        text_field: column of the text.
+        pair_field: column of a second text.
+        label_field: column of the label.
+        regression: whether the label is a number.
+        metric: the main metric.
+        multi_label: whether a row may have several labels.
+        separator: what stands between them.
+        data: where the rows are.
+    """
     from maskpack.compressor.tasks import Kind, find_task  # noqa: PLC0415 - keeps --help fast
 
+    several = multi_label or separator is not None
+    if regression and several:
+        raise ConfigError("`--regression` and `--multi-label` contradict each other")
+    kind = Kind.REGRESSION if regression else Kind.MULTI_LABEL if several else None
     return find_task(
-        name,
+        name or _name_of(data),
         text_field=text_field,
         pair_field=pair_field,
         label_field=label_field,
-        kind=Kind.REGRESSION if regression else None,
+        kind=kind,
         metric=metric,
+        separator=None if separator is None else separator.replace("\\t", "\t"),
     )
+
+
+def _name_of(data: Path | None) -> str:
+    """A task's name from the name of its data: `data/Tickets 2024.csv.gz` is `tickets-2024`."""
+    if data is None:
+        raise typer.BadParameter(
+            "Missing option '--task': without --data, give a task that `compress tasks` lists"
+        )
+    last = data.name.removeprefix("hub:").split(":")[0].split(".")[0]
+    name = re.sub(r"[^a-z0-9_-]+", "-", last.casefold()).strip("-_")[:64]
+    if not name:
+        raise ConfigError(f"`{data}` gives the task no name", "name it with `--task`")
+    return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,36 @@ _OUT = Console(
     highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH
 )
 _ERR = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class _Remarks(logging.Handler):
+    """What the floors below have to say, as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "warning" if record.levelno >= logging.WARNING else "note"
+        words(f"{kind}: {record.getMessage()}")
+
+
+_REMARKS = _Remarks()
+
+
+def listen() -> None:
+    """Show notes and warnings of the whole package from now on."""
+    log = logging.getLogger("maskpack")
+    log.setLevel(logging.INFO)
+    if _REMARKS not in log.handlers:
+        log.addHandler(_REMARKS)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Show no notes and warnings for a while."""
+    before = _REMARKS.level
+    _REMARKS.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _REMARKS.setLevel(before)
 
 
 def data(text: str) -> None:
@@ -81,7 +112,8 @@ def size(count: int) -> str:
 def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[News], None]]:
     """A bar on stderr with loss, metric, sparsity, bits and time left; lines without a terminal."""
     if quiet:
-        yield lambda _: None
+        with hushed():
+            yield lambda _: None
     elif _ERR.is_terminal:
         with _bar() as bar:
             handle = bar.add_task(label, total=None, news="")

@@ -98,7 +98,8 @@ def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure,
     def failed(failure: Failure) -> None:
         render.error(f"{failure.run.title}: {failure.reason}", failure.hint)
 
-    return run_sweep(runs, plan.out, watch=watch, failed=failed)
+    with render.hushed():  # the same lines would come for every run
+        return run_sweep(runs, plan.out, watch=watch, failed=failed)
 
 
 def _show_runs(plan: SweepPlan, runs: Sequence[Run], *, json: bool) -> None:

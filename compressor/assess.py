@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from maskpack.compressor.batches import Encoded, encode
+from maskpack.compressor.by_class import ClassScore, class_scores
 from maskpack.compressor.data import Split, load_dev, load_held_out
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import token_kinds
@@ -29,6 +30,9 @@ class Assessment:
         scores, majority, recorded: metric name -> value: now, for the commonest class, and as the
             manifest recorded it when the task was learned.
         same_data: whether the rows are those of the recorded scores.
+        classes: precision and recall of each class; empty for a regression.
+        original: scores of the source model when the task was learned, where it was a classifier of
+            this task already; else None.
     """
 
     task: str
@@ -37,6 +41,8 @@ class Assessment:
     majority: Mapping[str, float]
     recorded: Mapping[str, float]
     same_data: bool
+    classes: tuple[ClassScore, ...] = ()
+    original: Mapping[str, float] | None = None
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -65,6 +71,8 @@ def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assess
         majority=majority(split.labels, metrics),
         recorded=dict(entry.scores),
         same_data=split.sha256() == entry.data.get("eval_sha256"),
+        classes=class_scores(logits, split.labels, entry.labels),
+        original=entry.data.get("original"),
     )
 
 
@@ -79,9 +87,9 @@ def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
         return None
     wanted = entry.data.get("eval_sha256")
     split = load_dev(task, entry.labels, data=data)
-    if data is not None and data.is_file() and split.sha256() != wanted and len(split) >= 10:
+    if data is not None and data.is_file() and split.sha256() != wanted:
         held_out = load_held_out(task, entry.labels, data=data)
-        return held_out if held_out.sha256() == wanted else split
+        return held_out if held_out is not None and held_out.sha256() == wanted else split
     return split
 
 
@@ -100,19 +108,32 @@ def task_of(entry: TaskEntry) -> Task:
     name = str(entry.data.get("task", entry.name))
     known = TASKS.get(name)
     if known is not None and _is_of(known, entry):
-        return known
+        return _as_recorded(known, entry)
     return Task(
         name,
         kind=Kind(entry.kind),
         texts=tuple(entry.data["texts"]),
         label=str(entry.data["label"]),
         metrics=tuple(entry.data["metrics"]),
+        separator=entry.data.get("separator"),
     )
 
 
 def _is_of(task: Task, entry: TaskEntry) -> bool:
     """Whether an entry was learned from `task`, not from own data under its name."""
-    wanted = (list(task.texts), task.label, str(task.kind), list(task.labels or task.raw_labels))
+    labels = sorted(task.labels or task.raw_labels)
+    wanted = (list(task.texts), task.label, str(task.kind), labels)
     data = entry.data
-    found = (list(data.get("texts", ())), data.get("label"), entry.kind, list(entry.labels))
+    found = (list(data.get("texts", ())), data.get("label"), entry.kind, sorted(entry.labels))
     return wanted == found
+
+
+def _as_recorded(task: Task, entry: TaskEntry) -> Task:
+    """A known task with an entry's main metric, and its labels in the order of the entry's logits."""
+    shown = task.labels or task.raw_labels
+    metric = entry.metric if entry.metric != task.metric else None
+    if shown == entry.labels:
+        return task.judged_by(metric)
+    raw = dict(zip(shown, task.raw_labels, strict=True))
+    order = tuple(raw[label] for label in entry.labels)
+    return replace(task, labels=entry.labels, raw_labels=order).judged_by(metric)

@@ -13,20 +13,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskpack.compressor.batches import Encoded, encode
+from maskpack.compressor.batches import Encoded
 from maskpack.compressor.config import BaselineConfig
-from maskpack.compressor.data import TaskData, load_data
+from maskpack.compressor.data import TaskData
 from maskpack.compressor.dropout import Noise, quicken_dropout
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import check_length, longest_input, token_kinds
 from maskpack.compressor.ground import quantized_ground
 from maskpack.compressor.hub import Pretrained, heed_padding, load_classifier, load_pretrained
 from maskpack.compressor.linearize import plain_state
+from maskpack.compressor.material import encode_material, load_material
 from maskpack.compressor.methods import fold_factors, trained_groups
 from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.objective import Objective
+from maskpack.compressor.own_head import Finding, original_scores, renew_head
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import (
+    PROBLEM_TYPES,
     base_of,
     build_classifier,
     classifier_config,
@@ -67,6 +70,26 @@ class BaselineRequest:
     backbone: Path | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """Everything that a run needs, before its first step.
+
+    Attributes:
+        data: rows of both splits.
+        found: the head that the model brings, if it does.
+        pretrained: the encoder and its tokenizer.
+        described: configuration of the classifier.
+        rows, dev: both splits as tokens.
+    """
+
+    data: TaskData
+    found: Finding
+    pretrained: Pretrained
+    described: Any
+    rows: Encoded
+    dev: Encoded
+
+
 def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None) -> RunResult:
     """Train one baseline and score it; save it as a plain model folder if asked to.
 
@@ -76,37 +99,57 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
     config = request.config
     if request.out is not None:
         check_free(request.out)
-    data = load_data(request.task, data=request.data, eval_data=request.eval_data)
-    data = data.limit_train(config.train_rows)
-    pretrained = load_pretrained(request.model, revision=request.revision)
-    reads = pretrained.model.config.to_dict()
-    check_length(config.max_length, longest_input(reads))
-    types = token_kinds(reads) > 0
-    rows, dev = (
-        encode(pretrained.tokenizer, split, max_length=config.max_length, token_types=types)
-        for split in (data.train, data.dev)
-    )
-    described = classifier_config(pretrained.files[CONFIG], data.labels, outputs=data.outputs)
-    model, backbone_bytes = _start(request, pretrained, described, observe)
+    loaded = _load(request)
+    data, dev, head = loaded.data, loaded.dev, loaded.found.head
+    model, backbone_bytes = _start(request, loaded, observe)
     started = time.perf_counter()
-    metric = data.task.metric
-    trained = _train(request, model, described, rows, dev, metric=metric, observe=observe)
+    trained = _train(request, model, loaded, observe=observe)
     seconds = time.perf_counter() - started
     fold_factors(model)
     logits = predict_all(torch_predict(_check_finite(model)), dev)
     if request.out is not None:
-        _save(model, pretrained.tokenizer, data, request.out)
+        _save(model, loaded.pretrained.tokenizer, data, request.out)
     return _result(
         config,
         data,
-        model=pretrained.name,
+        model=loaded.pretrained.name,
         scores=score(logits, dev.labels, data.task.metrics),
         majority=majority(dev.labels, data.task.metrics),
         seconds=round(seconds, 2),
         head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
         patch_bytes=4 * trained,
         backbone_bytes=backbone_bytes,
+        original=None if head is None else original_scores(head, dev, data.task.metrics),
     )
+
+
+def _load(request: BaselineRequest) -> _Loaded:
+    """Data, model and tokenizer."""
+    config = request.config
+    data, found = load_material(
+        request.model,
+        request.task,
+        data=request.data,
+        eval_data=request.eval_data,
+        train_rows=config.train_rows,
+        revision=request.revision,
+    )
+    pretrained = load_pretrained(request.model, revision=request.revision)
+    reads = pretrained.model.config.to_dict()
+    longest = longest_input(reads)
+    check_length(config.max_length, longest)
+    rows, dev = encode_material(
+        pretrained.tokenizer,
+        data,
+        found,
+        max_length=config.max_length,
+        token_types=token_kinds(reads) > 0,
+        longest=longest,
+    )
+    described = classifier_config(
+        pretrained.files[CONFIG], data.labels, outputs=data.outputs, kind=data.task.kind
+    )
+    return _Loaded(data, found, pretrained, described, rows, dev)
 
 
 def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResult:
@@ -125,37 +168,37 @@ def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResul
     )
 
 
-def _start(
-    request: BaselineRequest, pretrained: Pretrained, described: Any, observe: Observe
-) -> tuple[Any, int]:
+def _start(request: BaselineRequest, loaded: _Loaded, observe: Observe) -> tuple[Any, int]:
     """The classifier before its first step, and the bytes of its encoder as stored."""
-    config = request.config
+    config, pretrained, described = request.config, loaded.pretrained, loaded.described
     torch.manual_seed(config.seed)
     if config.bits is None:
         outputs = described.num_labels
         model = load_classifier(request.model, outputs=outputs, revision=request.revision)
         heed_padding(model, pretrained.model.config.pad_token_id)
+        if loaded.found.refused:
+            renew_head(model, described)
         return model, 4 * sum(p.numel() for p in base_of(model).parameters())
     if request.backbone is not None:
         backbone = open_artifact(request.backbone).backbone
     else:
         backbone = quantized_ground(pretrained, config.backbone(), observe=observe).backbone
     model = build_classifier(backbone, described, seed=config.seed)
+    if loaded.found.head is not None:
+        loaded.found.head.give_to(model)
     return model, len(encode_backbone(backbone))
 
 
 def _train(
     request: BaselineRequest,
     model: Any,
-    described: Any,
-    rows: Encoded,
-    dev: Encoded,
+    loaded: _Loaded,
     *,
-    metric: str,
     observe: Observe,
 ) -> int:
     """Train in place what the method trains; return how many parameters that is."""
-    config = request.config
+    config, rows, described = request.config, loaded.rows, loaded.described
+    dev, metric = loaded.dev, loaded.data.task.metric
     steps = config.total_steps(len(rows))
     plan = Plan(steps, config.batch_size, config.warmup, config.seed, uses_bf16(config.precision))
     groups = trained_groups(model, config)
@@ -199,6 +242,7 @@ def _save(model: Any, tokenizer: Any, data: TaskData, out: Path) -> None:
     if data.labels:
         model.config.id2label = dict(enumerate(data.labels))
         model.config.label2id = {name: place for place, name in enumerate(data.labels)}
+    model.config.problem_type = PROBLEM_TYPES[data.task.kind]
     with new_folder(out) as build:
         model.save_pretrained(str(build), state_dict=plain_state(model))
         tokenizer.save_pretrained(str(build))

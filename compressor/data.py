@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.compressor.held_out import HeldOut, groups_of, held_out_places
+from maskpack.compressor.hub_data import Rows, glue_rows, hub_rows, is_hub
+from maskpack.compressor.labels import checked_rows, label_array, label_names, labels_of_cell
 from maskpack.compressor.tables import READERS, Row, read_rows
-from maskpack.compressor.tasks import HubData, Kind, Task
+from maskpack.compressor.tasks import Kind, Task
 from maskpack.formats import DataError
 
-_HOLD_OUT = 10  # without an evaluation file every tenth row, after a fixed shuffle, is held out
 _SUBSET_SEED = 0  # subsets do not depend on the run's seed: runs differ, data does not
 
 
@@ -26,7 +27,8 @@ class Split:
 
     Attributes:
         texts: one or two texts a row.
-        labels: class indices (int64) or values (float32), one a row.
+        labels: class indices (int64) or values (float32), one a row; where a row may have several
+            labels, 0 and 1 (int8) `(rows, c)`.
     """
 
     texts: tuple[tuple[str, ...], ...]
@@ -49,17 +51,41 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """Both splits of a task, with the label names in the order of the logits."""
+    """Both splits of a task.
+
+    Attributes:
+        task: what was read.
+        labels: names in the order of the logits; empty for a regression.
+        train, dev: the rows.
+        held_out: how `dev` was taken from the training rows; None if it is a split of its own.
+    """
 
     task: Task
     labels: tuple[str, ...]
     train: Split
     dev: Split
+    held_out: HeldOut | None = None
 
     @property
     def outputs(self) -> int:
         """Width of the logits."""
-        return len(self.labels) if self.task.kind is Kind.CLASSIFICATION else 1
+        return 1 if self.task.kind is Kind.REGRESSION else len(self.labels)
+
+    def in_order(self, labels: tuple[str, ...]) -> TaskData:
+        """The same with its labels, and so the logits, in another order."""
+        if labels == self.labels:
+            return self
+        places = np.array([self.labels.index(label) for label in labels])
+        train, dev = (
+            replace(
+                split,
+                labels=split.labels[:, places]
+                if split.labels.ndim == 2
+                else np.argsort(places)[split.labels],
+            )
+            for split in (self.train, self.dev)
+        )
+        return replace(self, labels=labels, train=train, dev=dev)
 
     def limit_train(self, rows: int | None) -> TaskData:
         """At most `rows` training rows, chosen at random but the same for every run seed."""
@@ -72,9 +98,12 @@ class TaskData:
 def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = None) -> TaskData:
     """Read both splits of `task`.
 
+    Without an evaluation split a tenth of the rows is held out, of each label as many.
+
     Args:
         task: what to read.
-        data: folder with train and dev files, or one file; None for samples and the Hub.
+        data: folder with train and dev files, one file, or `hub:NAME[:CONFIG]`; None for samples and
+            the Hub.
         eval_data: file of the evaluation split, if it is not found beside the training file.
 
     Raises:
@@ -82,10 +111,14 @@ def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = 
     """
     data = data or task.folder
     if data is None:
-        train, dev = _hub_rows(task)
+        found = _checked(task, glue_rows(task), "the Hub")
+    elif is_hub(data):
+        found = _checked(task, hub_rows(task, data), f"`{data.as_posix()}`")
     else:
-        train, dev = _file_rows(task, data, eval_data)
-    return _assemble(task, train, dev, str(data or "the Hub"))
+        found = _file_rows(task, data, eval_data)
+    if eval_data is not None and (data is None or is_hub(data)):
+        found = Rows(found.train, _read(task, eval_data), found.names)
+    return _assemble(task, found, str(data or "the Hub"))
 
 
 def load_dev(task: Task, labels: Sequence[str], *, data: Path | None = None) -> Split:
@@ -94,11 +127,13 @@ def load_dev(task: Task, labels: Sequence[str], *, data: Path | None = None) -> 
     Args:
         task: what to read.
         labels: label names in the order of the logits.
-        data: folder with a dev file, or that file; None for samples and the Hub.
+        data: folder with a dev file, that file, or `hub:NAME[:CONFIG]`; None for samples and the Hub.
     """
     data = data or task.folder
-    if data is None:
-        _, rows = _hub_rows(task)
+    if data is None or is_hub(data):
+        found = glue_rows(task) if data is None else hub_rows(task, data)
+        rows = _divided(task, found.train)[1] if found.dev is None else found.dev
+        rows = checked_rows(task, rows, str(data or "the Hub"))
     elif data.is_dir():
         rows = _read(task, _find(data, task.dev))
     else:
@@ -106,9 +141,13 @@ def load_dev(task: Task, labels: Sequence[str], *, data: Path | None = None) -> 
     return _dev_split(task, labels, rows)
 
 
-def load_held_out(task: Task, labels: Sequence[str], *, data: Path) -> Split:
-    """The rows that `load_data` holds out of a single file when it is given no evaluation file."""
-    return _dev_split(task, labels, _hold_out(_read(task, data))[1])
+def load_held_out(task: Task, labels: Sequence[str], *, data: Path) -> Split | None:
+    """The rows that `load_data` holds out of a single file when it is given no evaluation file.
+
+    None where the file has too few rows for that.
+    """
+    rows = _divided(task, _read(task, data))[1]
+    return _dev_split(task, labels, rows) if rows else None
 
 
 def _dev_split(task: Task, labels: Sequence[str], rows: list[Row]) -> Split:
@@ -116,77 +155,64 @@ def _dev_split(task: Task, labels: Sequence[str], rows: list[Row]) -> Split:
     return _to_split(task, raw, rows, f"evaluation split of `{task.name}`")
 
 
-def _assemble(task: Task, train: list[Row], dev: list[Row], where: str) -> TaskData:
-    for name, rows in (("training", train), ("evaluation", dev)):
-        if not rows:
-            raise DataError(f"the {name} split of `{task.name}` is empty in {where}")
-    raw = task.raw_labels or _labels_of(task, train)
-    if task.kind is Kind.CLASSIFICATION and len(raw) < 2:
-        raise DataError(f"column `{task.label}` holds one label only: {', '.join(raw)}")
+def _assemble(task: Task, found: Rows, where: str) -> TaskData:
+    train, dev, held_out = found.train, found.dev, None
+    if not train:
+        raise DataError(f"the training split of `{task.name}` is empty in {where}")
+    raw = task.raw_labels or found.names or label_names(task, train)
+    if dev is None:
+        train, dev = _divided(task, found.train)
+        held_out = HeldOut(len(dev), len(found.train), by_label=task.kind is not Kind.REGRESSION)
+    if not dev:
+        hint = "too few rows to hold some out: give `--eval-data`" if held_out is not None else None
+        raise DataError(f"the evaluation split of `{task.name}` is empty in {where}", hint)
     return TaskData(
         task,
-        (task.labels or raw) if task.kind is Kind.CLASSIFICATION else (),
+        () if task.kind is Kind.REGRESSION else (task.labels or raw),
         _to_split(task, raw, train, f"training split of `{task.name}`"),
         _to_split(task, raw, dev, f"evaluation split of `{task.name}`"),
+        held_out,
     )
 
 
-def _labels_of(task: Task, rows: list[Row]) -> tuple[str, ...]:
-    """Distinct labels: numbers by value, words by alphabet."""
-    found = {row[-1] for row in rows} if task.kind is Kind.CLASSIFICATION else set()
-    numeric = all(re.fullmatch("-?[0-9]+", label) for label in found)
-    return tuple(sorted(found, key=int if numeric else None))
-
-
 def _to_split(task: Task, raw: Sequence[str], rows: list[Row], where: str) -> Split:
-    texts = tuple(row[:-1] for row in rows)
     if not rows:
         raise DataError(f"the {where} is empty")
-    if task.kind is Kind.REGRESSION:
-        return Split(texts, np.array([_number(row, i, where) for i, row in enumerate(rows)], "f4"))
-    index = {label: number for number, label in enumerate(raw)}
-    labels = np.empty(len(rows), dtype=np.int64)
-    for number, row in enumerate(rows):
-        if row[-1] not in index:
-            raise DataError(
-                f"data row {number + 1} of the {where} has the unknown label `{row[-1]}`",
-                f"labels: {', '.join(raw)}",
-            )
-        labels[number] = index[row[-1]]
-    return Split(texts, labels)
+    return Split(tuple(row[:-1] for row in rows), label_array(task, raw, rows, where))
 
 
-def _number(row: Row, number: int, where: str) -> float:
-    try:
-        value = float(row[-1])
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise DataError(f"data row {number + 1} of the {where} has `{row[-1]}`, not a number")
-    return value
-
-
-def _file_rows(task: Task, data: Path, eval_data: Path | None) -> tuple[list[Row], list[Row]]:
+def _file_rows(task: Task, data: Path, eval_data: Path | None) -> Rows:
     if not data.exists():
-        raise DataError(f"no such file or folder: `{data}`", "give it with `--data PATH`")
+        raise DataError(
+            f"no such file or folder: `{data}`",
+            "give it with `--data PATH`, or a data set of the Hub with `--data hub:NAME`",
+        )
     if data.is_dir():
         train = _read(task, _find(data, ("train", "msr_paraphrase_train")))
-        return train, _read(task, eval_data or _find(data, task.dev))
-    rows = _read(task, data)
-    if eval_data is not None:
-        return rows, _read(task, eval_data)
-    return _hold_out(rows)
+        return Rows(train, _read(task, eval_data or _find(data, task.dev)))
+    return Rows(_read(task, data), None if eval_data is None else _read(task, eval_data))
 
 
-def _hold_out(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+def _divided(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """Training rows and the tenth that is held out, in the file's order."""
-    order = np.random.default_rng(_SUBSET_SEED).permutation(len(rows))
-    held = len(rows) // _HOLD_OUT
-    return [rows[i] for i in np.sort(order[held:])], [rows[i] for i in np.sort(order[:held])]
+    told = task.kind is not Kind.REGRESSION
+    groups = groups_of([labels_of_cell(task, row[-1]) if told else () for row in rows])
+    held = set(held_out_places(groups).tolist())
+    return (
+        [row for place, row in enumerate(rows) if place not in held],
+        [row for place, row in enumerate(rows) if place in held],
+    )
+
+
+def _checked(task: Task, found: Rows, where: str) -> Rows:
+    dev = None if found.dev is None else checked_rows(task, found.dev, where)
+    return Rows(checked_rows(task, found.train, where), dev, found.names)
 
 
 def _read(task: Task, path: Path) -> list[Row]:
-    return read_rows(path, (*task.texts, task.label), header=task.header)
+    lists = task.kind is Kind.MULTI_LABEL
+    rows = read_rows(path, (*task.texts, task.label), header=task.header, lists=lists)
+    return checked_rows(task, rows, f"`{path}`")
 
 
 def _find(folder: Path, stems: Sequence[str]) -> Path:
@@ -200,33 +226,3 @@ def _find(folder: Path, stems: Sequence[str]) -> Path:
         f"`{folder}` has no file `{stems[0]}` with one of the endings {', '.join(READERS)}",
         f"looked for: {', '.join(stems)}",
     )
-
-
-def _hub_rows(task: Task) -> tuple[list[Row], list[Row]]:
-    hub = task.hub
-    if hub is None:
-        raise DataError(f"task `{task.name}` has no data of its own", "give it with `--data PATH`")
-    try:
-        import datasets  # noqa: PLC0415 - an optional extra
-    except ImportError as error:
-        raise DataError(
-            f"reading `{hub.path}` from the Hub needs the package `datasets`",
-            "pip install 'maskpack[data]', or give local files with `--data PATH`",
-        ) from error
-    try:
-        loaded = datasets.load_dataset(hub.path, hub.config)
-        return _hub_split(task, hub, loaded["train"]), _hub_split(task, hub, loaded[hub.dev])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise DataError(
-            f"cannot load `{hub.path}` ({hub.config}) from the Hub: {str(error).splitlines()[0]}",
-            "check the network, or give local files with `--data PATH`",
-        ) from error
-
-
-def _hub_split(task: Task, hub: HubData, rows: Any) -> list[Row]:
-    """Rows of a Hub split; integer labels become the raw labels that files hold."""
-    raw = task.raw_labels
-    label = "label"
-    texts = zip(*(rows[column] for column in hub.texts), strict=True)
-    labels = [raw[value] if raw else str(value) for value in rows[label]]
-    return [(*text, value) for text, value in zip(texts, labels, strict=True)]

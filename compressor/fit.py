@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from maskpack.compressor.measure import measure
 from maskpack.compressor.news import Observe
+from maskpack.compressor.request import FitRequest
 from maskpack.compressor.results import RunResult
-from maskpack.compressor.steps import FitRequest, learn, measure, prepare, write
+from maskpack.compressor.steps import learn, prepare, write
 
 __all__ = ["FitRequest", "fit_task"]
 

@@ -103,11 +103,14 @@ def load_classifier(location: str, *, outputs: int, revision: str | None = None)
     return linearize(model)
 
 
-def load_finetuned(location: str, *, attention: str | None = None) -> Any:
+def load_finetuned(
+    location: str, *, revision: str | None = None, attention: str | None = None
+) -> Any:
     """Load a fine-tuned classifier with the head it was saved with.
 
     Args:
         location: folder, hub id or alias.
+        revision: branch, tag or commit of a hub model.
         attention: implementation of attention; None: what transformers prefers; `eager` traces best.
 
     Raises:
@@ -118,10 +121,11 @@ def load_finetuned(location: str, *, attention: str | None = None) -> Any:
     options = {
         "dtype": torch.float32,
         "attn_implementation": attention,
-        **settings_of(load_config(location)),
+        **settings_of(load_config(location, revision=revision)),
     }
     model, info = _guard(
-        lambda: _quietly(auto, location, output_loading_info=True, **options), location
+        lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
+        location,
     )
     if odd := sorted(info["missing_keys"]):
         raise ModelError(

@@ -1,7 +1,8 @@
-"""Metrics of the GLUE tasks on arrays. Each takes predictions and labels and returns a float.
+"""Metrics on arrays. Each takes predictions and labels and returns a float.
 
-F1 and Matthews correlation are for two classes, as in GLUE; with more classes F1 is the mean over
-classes and Matthews the multi-class form (Gorodkin 2004). Tests hold them to scikit-learn.
+`f1` and Matthews correlation are for two classes, as in GLUE; with more classes `f1` is the mean over
+classes and Matthews the multi-class form (Gorodkin 2004). Several labels a row are arrays `(rows, c)`
+of 0 and 1. Tests hold them to scikit-learn.
 """
 
 from __future__ import annotations
@@ -15,17 +16,31 @@ Values = NDArray[np.generic]
 
 
 def accuracy(predicted: Values, labels: Values) -> float:
-    """Share of exact matches."""
-    return float(np.mean(predicted == labels))
+    """Share of exact matches; of several labels a row, of rows whose labels are all right."""
+    same = predicted == labels
+    return float(np.mean(same.all(axis=1) if same.ndim == 2 else same))
 
 
 def f1(predicted: Values, labels: Values) -> float:
     """F1 of class 1 for two classes, unweighted mean over classes otherwise; 0 where undefined."""
-    confusion = _confusion(predicted, labels)
-    hits = np.diag(confusion)
-    denominator = confusion.sum(axis=0) + confusion.sum(axis=1)
-    scores = np.divide(2.0 * hits, denominator, out=np.zeros(len(hits)), where=denominator > 0)
-    return float(scores[1] if len(scores) == 2 else scores[denominator > 0].mean())
+    if max(int(predicted.max()), int(labels.max())) > 1:
+        return macro_f1(predicted, labels)
+    hits, answered, true = class_counts(predicted, labels)
+    return float(2.0 * hits[1] / (answered[1] + true[1])) if answered[1] + true[1] else 0.0
+
+
+def macro_f1(predicted: Values, labels: Values) -> float:
+    """Unweighted mean of each class's F1, over classes that rows or predictions have."""
+    hits, answered, true = class_counts(predicted, labels)
+    seen = answered + true > 0
+    return float(np.mean(2.0 * hits[seen] / (answered + true)[seen])) if seen.any() else 0.0
+
+
+def micro_f1(predicted: Values, labels: Values) -> float:
+    """F1 of all labels of all rows together."""
+    hits, answered, true = class_counts(predicted, labels)
+    total = int(answered.sum() + true.sum())
+    return float(2.0 * hits.sum() / total) if total else 0.0
 
 
 def matthews(predicted: Values, labels: Values) -> float:
@@ -55,15 +70,36 @@ def spearman(predicted: Values, labels: Values) -> float:
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "f1": f1,
+    "macro_f1": macro_f1,
+    "micro_f1": micro_f1,
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
 }
 
 
-def _confusion(predicted: Values, labels: Values) -> NDArray[np.int64]:
-    """Counts `(true class, predicted class)`, at least 2 x 2."""
-    size = max(int(predicted.max()), int(labels.max()), 1) + 1
+def class_counts(
+    predicted: Values, labels: Values, classes: int = 2
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows `(c)` that are rightly given a class, that are given it, and that have it.
+
+    Args:
+        predicted: class numbers `(rows)`, or 0 and 1 `(rows, c)`.
+        labels: the same.
+        classes: at least so many, if numbers are given.
+    """
+    if labels.ndim == 2:
+        both = (predicted == 1) & (labels == 1)
+        parts = (both, predicted == 1, labels == 1)
+        hits, answered, true = (part.sum(axis=0, dtype=np.int64) for part in parts)
+        return hits, answered, true
+    confusion = _confusion(predicted, labels, classes)
+    return np.diag(confusion).copy(), confusion.sum(axis=0), confusion.sum(axis=1)
+
+
+def _confusion(predicted: Values, labels: Values, classes: int = 2) -> NDArray[np.int64]:
+    """Counts `(true class, predicted class)`, of so many classes or more."""
+    size = max(int(predicted.max()) + 1, int(labels.max()) + 1, classes)
     counts = np.zeros((size, size), dtype=np.int64)
     np.add.at(counts, (labels.astype(np.int64), predicted.astype(np.int64)), 1)
     return counts

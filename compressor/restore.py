@@ -16,8 +16,16 @@ from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
 from maskpack.compressor.families import check_rotary, family_of, settings_of
 from maskpack.compressor.linearize import linearize
-from maskpack.formats import Artifact, ArtifactError, Backbone, Patch, QuantTensor
+from maskpack.compressor.tasks import Kind
+from maskpack.formats import Artifact, ArtifactError, Backbone, Patch, QuantTensor, TaskEntry
 from maskpack.formats.schema import CONFIG
+
+PROBLEM_TYPES = {
+    Kind.CLASSIFICATION: "single_label_classification",
+    Kind.REGRESSION: "regression",
+    Kind.MULTI_LABEL: "multi_label_classification",
+}
+"""What transformers calls each kind in `config.json`."""
 
 
 def restore_task(artifact: Artifact, task: str, *, attention: str | None = None) -> Any:
@@ -29,7 +37,7 @@ def restore_task(artifact: Artifact, task: str, *, attention: str | None = None)
         attention: implementation of attention; None: what transformers prefers; `eager` traces best.
     """
     entry = artifact.entry(task)
-    config = classifier_config(artifact.file(CONFIG), entry.labels, outputs=entry.outputs)
+    config = task_config(artifact, entry)
     return apply_patch(
         build_classifier(artifact.backbone, config, seed=0, attention=attention),
         artifact.backbone,
@@ -37,8 +45,24 @@ def restore_task(artifact: Artifact, task: str, *, attention: str | None = None)
     )
 
 
-def classifier_config(data: bytes, labels: Sequence[str], *, outputs: int) -> Any:
-    """A transformers configuration for a classifier, from the bytes of `config.json`."""
+def task_config(artifact: Artifact, entry: TaskEntry) -> Any:
+    """The configuration of one of an artifact's tasks."""
+    return classifier_config(
+        artifact.file(CONFIG), entry.labels, outputs=entry.outputs, kind=Kind(entry.kind)
+    )
+
+
+def classifier_config(
+    data: bytes, labels: Sequence[str], *, outputs: int, kind: Kind = Kind.CLASSIFICATION
+) -> Any:
+    """A transformers configuration for a classifier.
+
+    Args:
+        data: bytes of `config.json`.
+        labels: names in the order of the logits; empty for a regression.
+        outputs: width of the logits; one is a regression, whatever the kind.
+        kind: what the logits mean.
+    """
     tree = json.loads(data)
     config = CONFIG_MAPPING[tree["model_type"]].from_dict(tree)
     config.update(settings_of(config))
@@ -47,7 +71,7 @@ def classifier_config(data: bytes, labels: Sequence[str], *, outputs: int) -> An
     names = list(labels) or ["LABEL_0"]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: place for place, name in enumerate(names)}
-    config.problem_type = "regression" if outputs == 1 else "single_label_classification"
+    config.problem_type = PROBLEM_TYPES[Kind.REGRESSION if outputs == 1 else kind]
     config.architectures = [
         AutoModelForSequenceClassification._model_mapping[type(config)].__name__  # noqa: SLF001
     ]

@@ -32,6 +32,7 @@ class RunResult:
         extra_bytes: of biases, LayerNorm parameters and scales that the task trained besides.
         patch_bytes: of the task's file; for a baseline, of all weights it trained, in float32.
         backbone_bytes: of the shared weights.
+        original: scores of the source model, where it was fine-tuned for this task before; else None.
         options: every option of the run.
     """
 
@@ -55,6 +56,7 @@ class RunResult:
     patch_bytes: int = 0
     backbone_bytes: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    original: Mapping[str, float] | None = None
 
     @property
     def score(self) -> float:

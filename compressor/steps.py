@@ -1,46 +1,37 @@
-"""The steps of `fit.py`, in its order, and the two values that pass between them."""
+"""The steps of `fit.py`, in its order; the values that pass between them are in `request.py`."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from maskpack.compressor.batches import Encoded, encode
+from maskpack.compressor.batches import Encoded
 from maskpack.compressor.checkpoint import FolderCheckpoints
 from maskpack.compressor.companion import Companion, Company
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.data import TaskData, load_data
+from maskpack.compressor.data import TaskData
 from maskpack.compressor.early import EarlyStopping
-from maskpack.compressor.evaluate import majority, predict_all, score
+from maskpack.compressor.evaluate import predict_all, score
 from maskpack.compressor.families import check_length, family_of
 from maskpack.compressor.freeze import freeze
-from maskpack.compressor.ground import Ground, prepare_ground
+from maskpack.compressor.ground import prepare_ground
 from maskpack.compressor.hub import load_config, resolve
 from maskpack.compressor.interrupt import deferred_interrupt
+from maskpack.compressor.material import encode_material, load_material
 from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.objective import Objective, Teaching
 from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.restore import (
-    apply_patch,
-    build_classifier,
-    classifier_config,
-)
-from maskpack.compressor.results import RunResult
+from maskpack.compressor.request import FitRequest, Learning
+from maskpack.compressor.restore import build_classifier, classifier_config
 from maskpack.compressor.shape import Shape, shape_of
 from maskpack.compressor.student import Student, enroll, extra_bytes, masked_names
 from maskpack.compressor.target import target_sparsity
-from maskpack.compressor.tasks import Task
 from maskpack.compressor.teacher import teaching_of
 from maskpack.compressor.train import Plan, train, uses_bf16
 from maskpack.formats import (
     ConfigError,
     Interrupted,
-    MaskCount,
     ModelError,
     Patch,
     TaskEntry,
@@ -50,76 +41,10 @@ from maskpack.formats import (
     is_artifact,
     open_artifact,
 )
-from maskpack.formats.schema import CONFIG, check_task_name, patch_file
+from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free
 
 _HOLD_OUT_SEED = 11  # the same rows for every seed of a run
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """What to learn, from what, and where to write it.
-
-    Attributes:
-        model: folder, hub id or alias of the pretrained encoder.
-        task: the task, from `find_task`.
-        out: artifact to make, or to add the task to.
-        config: how to learn.
-        data, eval_data: files of the task, see `load_data`.
-        name: name of the task in the artifact; None takes the task's own.
-        replace: whether a task of that name may be learned again.
-        resume: whether to go on from a checkpoint of the same run.
-        bits_given: False if `config.bits` is only the default and an artifact may overrule it.
-        revision: branch, tag or commit of a hub model.
-    """
-
-    model: str
-    task: Task
-    out: Path
-    config: FitConfig = field(default_factory=FitConfig)
-    data: Path | None = None
-    eval_data: Path | None = None
-    name: str | None = None
-    replace: bool = False
-    resume: bool = False
-    bits_given: bool = True
-    revision: str | None = None
-
-    @property
-    def stored_name(self) -> str:
-        """Name of the task in the artifact."""
-        return check_task_name(self.name or self.task.name)
-
-    @property
-    def checkpoint_folder(self) -> Path:
-        """Where an unfinished run keeps its state: beside the artifact, never inside it."""
-        return self.out.parent / f".{self.out.name}.{self.stored_name}.unfinished"
-
-
-@dataclass(frozen=True, eq=False)
-class Learning:
-    """A run with everything loaded, before its first step.
-
-    Attributes:
-        request: what was asked for.
-        data: rows of both splits.
-        ground: what is learned on.
-        train, dev: both splits as tokens.
-        held_out: training rows kept back to judge when to stop, or None.
-        plan: steps and rates.
-        shape: of the classifier.
-        sparsity: share of zeros to reach, or None.
-    """
-
-    request: FitRequest
-    data: TaskData
-    ground: Ground
-    train: Encoded
-    dev: Encoded
-    held_out: Encoded | None
-    plan: Plan
-    shape: Shape
-    sparsity: float | None
 
 
 def prepare(request: FitRequest, *, observe: Observe = lambda _: None) -> Learning:
@@ -129,8 +54,14 @@ def prepare(request: FitRequest, *, observe: Observe = lambda _: None) -> Learni
         check_vacant(open_artifact(request.out), name, replacing=request.replace)
     else:
         check_free(request.out)
-    data = load_data(request.task, data=request.data, eval_data=request.eval_data)
-    data = data.limit_train(config.train_rows)
+    data, found = load_material(
+        request.model,
+        request.task,
+        data=request.data,
+        eval_data=request.eval_data,
+        train_rows=config.train_rows,
+        revision=request.revision,
+    )
     shape = _shape(request, data)
     sparsity = _sparsity(config, shape)
     ground = prepare_ground(
@@ -142,20 +73,18 @@ def prepare(request: FitRequest, *, observe: Observe = lambda _: None) -> Learni
         observe=observe,
     )
     check_length(config.max_length, ground.longest)
-    splits = [
-        encode(
-            ground.tokenizer,
-            split,
-            max_length=config.max_length,
-            token_types=ground.token_types,
-        )
-        for split in (data.train, data.dev)
-    ]
-    rows, held_out = _hold_out(splits[0], config)
-    steps = config.total_steps(len(rows))
-    bf16 = uses_bf16(config.precision)
+    train, dev = encode_material(
+        ground.tokenizer,
+        data,
+        found,
+        max_length=config.max_length,
+        token_types=ground.token_types,
+        longest=ground.longest,
+    )
+    rows, held_out = _hold_out(train, config)
+    steps, bf16 = config.total_steps(len(rows)), uses_bf16(config.precision)
     plan = Plan(steps, config.batch_size, config.warmup, config.seed, bf16)
-    return Learning(request, data, ground, rows, splits[1], held_out, plan, shape, sparsity)
+    return Learning(request, data, ground, rows, dev, held_out, plan, shape, sparsity, found.head)
 
 
 def _hold_out(rows: Encoded, config: FitConfig) -> tuple[Encoded, Encoded | None]:
@@ -177,7 +106,8 @@ def _shape(request: FitRequest, data: TaskData) -> Shape:
         config = load_config(resolve(request.model), revision=request.revision)
         family_of(config.model_type)
         tree = config.to_json_string(use_diff=False).encode()
-    return shape_of(classifier_config(tree, data.labels, outputs=data.outputs))
+    kind = data.task.kind
+    return shape_of(classifier_config(tree, data.labels, outputs=data.outputs, kind=kind))
 
 
 def _sparsity(config: FitConfig, shape: Shape) -> float | None:
@@ -229,8 +159,11 @@ def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
 def _student(run: Learning, objective: Objective) -> Student:
     """The classifier with its masks, before the first step."""
     config = run.request.config
+    model = build_classifier(run.ground.backbone, run.described, seed=config.seed)
+    if run.head is not None:
+        run.head.give_to(model)
     return enroll(
-        build_classifier(run.ground.backbone, _config(run), seed=config.seed),
+        model,
         run.shape,
         config,
         plan=run.plan,
@@ -245,7 +178,7 @@ def _teaching(run: Learning) -> Teaching | None:
     return teaching_of(
         run.request.config,
         run.train,
-        _config(run),
+        run.described,
         model=run.request.model,
         revision=run.request.revision,
         plan=run.plan,
@@ -272,75 +205,6 @@ def _per_epoch(run: Learning) -> int:
     return -(-len(run.train) // run.plan.batch_size)
 
 
-def measure(
-    run: Learning, patch: Patch, *, steps: int, seconds: float
-) -> tuple[TaskEntry, RunResult]:
-    """Score the patch as it will be stored, and describe it."""
-    ground = run.ground
-    model = build_classifier(ground.backbone, _config(run), seed=0)
-    apply_patch(model, ground.backbone, patch)
-    logits = predict_all(torch_predict(model), run.dev)
-    scores = score(logits, run.dev.labels, run.data.task.metrics)
-    result = _result(run, patch, scores, steps=steps, seconds=seconds)
-    return _entry(run, patch.count, scores), result
-
-
-def _entry(run: Learning, count: MaskCount, scores: Mapping[str, float]) -> TaskEntry:
-    """What the manifest will say; the writer fills in file and digest."""
-    request, data = run.request, run.data
-    return TaskEntry(
-        name=request.stored_name,
-        file=patch_file(request.stored_name),
-        sha256="0" * 64,
-        kind=str(data.task.kind),
-        labels=data.labels,
-        metric=data.task.metric,
-        scores=scores,
-        zeros=count.zeros,
-        weights=count.weights,
-        max_length=request.config.max_length,
-        data={
-            "task": data.task.name,
-            "texts": list(data.task.texts),
-            "label": data.task.label,
-            "metrics": list(data.task.metrics),
-            "train_rows": len(data.train),
-            "eval_rows": len(data.dev),
-            "eval_sha256": data.dev.sha256(),
-        },
-        training=request.config.record(),
-    )
-
-
-def _result(
-    run: Learning, patch: Patch, scores: Mapping[str, float], *, steps: int, seconds: float
-) -> RunResult:
-    """The run's figures; the size of the task's file is known once it is written."""
-    request, data, ground = run.request, run.data, run.ground
-    count = patch.count
-    return RunResult(
-        method="mask",
-        model=ground.source.model,
-        task=request.stored_name,
-        bits=ground.scheme.bits,
-        seed=request.config.seed,
-        train_rows=len(run.train),
-        eval_rows=len(data.dev),
-        steps=steps,
-        seconds=round(seconds, 2),
-        metric=data.task.metric,
-        scores=scores,
-        majority=majority(run.dev.labels, data.task.metrics),
-        weights=count.weights,
-        zeros=count.zeros,
-        mask_bytes=sum(mask.packed.nbytes for mask in patch.masks.values()),
-        head_bytes=sum(tensor.nbytes for tensor in patch.head.values()),
-        extra_bytes=sum(tensor.nbytes for tensor in (*patch.dense.values(), *patch.gains.values())),
-        backbone_bytes=ground.backbone_bytes(),
-        options=request.config.record(),
-    )
-
-
 def write(run: Learning, entry: TaskEntry, patch: Patch) -> int:
     """Write the artifact, or add the task to it; return the bytes of the task's file."""
     request, ground = run.request, run.ground
@@ -359,12 +223,6 @@ def write(run: Learning, entry: TaskEntry, patch: Patch) -> int:
     return artifact.size(artifact.entry(entry.name).file)
 
 
-def _config(run: Learning) -> Any:
-    return classifier_config(
-        run.ground.files["config.json"], run.data.labels, outputs=run.data.outputs
-    )
-
-
 def _checkpoints(run: Learning) -> FolderCheckpoints:
     parts = (
         run.request.config.sha256(),
@@ -373,6 +231,7 @@ def _checkpoints(run: Learning) -> FolderCheckpoints:
         run.ground.source.weights_sha256,
         run.ground.scheme,
         run.plan.bf16,
+        *(() if run.head is None else ("own head", run.data.labels)),
     )
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     return FolderCheckpoints(

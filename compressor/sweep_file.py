@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from maskpack.compressor.hub_data import is_hub
 from maskpack.compressor.sweep_plan import PATHS, Arm, SweepModel, SweepPlan, SweepTask
 from maskpack.compressor.tables import READERS
 from maskpack.compressor.tasks import Kind, Task, find_task
@@ -23,7 +24,15 @@ from maskpack.formats.digest import file_sha256
 
 _KEYS = ("models", "tasks", "seeds", "options", "methods", "reference", "out")
 _FIELDS = ("text_field", "pair_field", "label_field", "metric")
-_TASK_KEYS = ("task", "data", "eval_data", "regression", *_FIELDS)
+_TASK_KEYS = (
+    "task",
+    "data",
+    "eval_data",
+    "regression",
+    "multi_label",
+    "label_separator",
+    *_FIELDS,
+)
 _RUN = "run:"
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 _TRAIN = ("train", "msr_paraphrase_train")
@@ -160,17 +169,13 @@ def _digest(files: list[Path]) -> str:
 
 
 def _task(base: Path, name: str, tree: dict[str, Any]) -> SweepTask:
-    regression = tree.get("regression", False)
-    if not isinstance(regression, bool):
-        raise ConfigError(
-            f"`regression` of task `{name}` is {regression!r}, expected true or false"
-        )
     task = find_task(
         str(tree.get("task", name)),
-        kind=Kind.REGRESSION if regression else None,
+        kind=_kind(name, tree),
+        separator=tree.get("label_separator"),
         **{key: tree.get(key) for key in _FIELDS},
     )
-    paths = {key: base / str(tree[key]) for key in ("data", "eval_data") if tree.get(key)}
+    paths = {key: _place(base, tree[key]) for key in ("data", "eval_data") if tree.get(key)}
     files = [file for key, path in paths.items() for file in _data_files(task, path, key)]
     if "data" not in paths and task.folder is not None:
         files = [*_data_files(task, task.folder, "data"), *files]
@@ -178,17 +183,32 @@ def _task(base: Path, name: str, tree: dict[str, Any]) -> SweepTask:
     return SweepTask(
         name,
         task,
-        _digest(files) if files else _hub_digest(task),
+        _digest(files) if files else _hub_digest(task, paths.get("data")),
         paths.get("data"),
         paths.get("eval_data"),
         _options(options, f"tasks, {name}"),
     )
 
 
+def _kind(name: str, tree: dict[str, Any]) -> Kind | None:
+    """What a task's entry says of its labels; None leaves it to the task."""
+    for key in ("regression", "multi_label"):
+        if not isinstance(tree.get(key, False), bool):
+            raise ConfigError(f"`{key}` of task `{name}` is {tree[key]!r}, expected true or false")
+    several = tree.get("multi_label", False) or tree.get("label_separator") is not None
+    if tree.get("regression", False):
+        if several:
+            raise ConfigError(f"task `{name}` has both `regression` and several labels a row")
+        return Kind.REGRESSION
+    return Kind.MULTI_LABEL if several else None
+
+
 def _data_files(task: Task, path: Path, key: str) -> list[Path]:
     """The file, or those of a folder that a run may read."""
     if path.is_file():
         return [path]
+    if is_hub(path):
+        return []
     if not path.is_dir():
         raise DataError(
             f"no such file or folder: `{path}`, `{key}` of task `{task.name}`",
@@ -206,7 +226,16 @@ def _data_files(task: Task, path: Path, key: str) -> list[Path]:
     return found
 
 
-def _hub_digest(task: Task) -> str:
+def _place(base: Path, told: object) -> Path:
+    """A path relative to the sweep's file, or a data set of the Hub as it is."""
+    path = Path(str(told))
+    return path if is_hub(path) else base / path
+
+
+def _hub_digest(task: Task, data: Path | None) -> str:
+    """The name of a data set: its rows are not looked at before a run."""
+    if data is not None:
+        return data.as_posix()
     if task.hub is None:
         raise DataError(f"task `{task.name}` has no data of its own", "give it as `data: PATH`")
     return f"{task.hub.path}/{task.hub.config}"

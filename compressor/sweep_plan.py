@@ -153,7 +153,8 @@ class Run:
         task = self.task.task
         tree = {
             "model": self.model.digest,
-            "task": [task.name, str(task.kind), task.texts, task.label, task.metrics],
+            "task": [task.name, str(task.kind), task.texts, task.label, task.metrics]
+            + ([] if task.separator is None else [task.separator]),
             "data": self.task.digest,
             "kind": str(Method(self.arm.options["method"])) if self.arm.is_baseline else "mask",
             "options": self._telling(),

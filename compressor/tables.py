@@ -1,131 +1,136 @@
-"""Rows from files: TSV, CSV and JSON lines, plain or gzip. Errors name the file and the row.
+"""Rows from files: TSV, CSV, JSON and Parquet, plain or gzip. Errors name the file and the row.
 
 TSV is read without quoting, as GLUE writes it (its fields hold bare quotation marks); CSV follows
-the usual quoting rules; JSON lines hold one object a line.
+the usual quoting rules, with commas, semicolons or tabs; JSON is one object a line or one array of
+objects. Parquet is in `parquet.py`.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from maskpack.compressor.cells import Row, Wanted, check_columns, read_text
+from maskpack.compressor.parquet import read_parquet
 from maskpack.formats import DataError
 
-Row = tuple[str, ...]
-"""The wanted columns of one row, in the order they were asked for."""
+__all__ = ["READERS", "Row", "read_rows"]
+
+_DELIMITERS = ",;\t"  # of CSV: spreadsheets of half of Europe write semicolons
+_BIGGEST_FIELD = 2**24  # letters; the csv module stops at 131,072, which a long e-mail passes
 
 
-def read_rows(path: Path, columns: Sequence[str], *, header: Sequence[str] = ()) -> list[Row]:
+def read_rows(
+    path: Path, columns: Sequence[str], *, header: Sequence[str] = (), lists: bool = False
+) -> list[Row]:
     """The named columns of every row of a file.
 
     Args:
-        path: a `.tsv`, `.csv`, `.jsonl` or `.json` file (one object a line), with `.gz` or without.
+        path: a file with one of the endings of `READERS`, with `.gz` or without.
         columns: names of the columns to take.
         header: column names of a file without a header line.
+        lists: whether the last column may hold a list; it comes as JSON.
 
     Raises:
         DataError: no such file, unknown ending, wrong encoding, missing column or broken row.
     """
-    reader = READERS.get(_ending(path))
+    reader = READERS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
     if reader is None:
         raise DataError(
             f"`{path}` has an ending that is not read", f"endings: {', '.join(READERS)}, or .gz"
         )
-    return list(reader(path, _decode(path), columns, header))
+    return list(reader(Wanted(path, tuple(columns), tuple(header), lists)))
 
 
-def _read_tsv(
-    path: Path, text: str, columns: Sequence[str], header: Sequence[str]
-) -> Iterator[Row]:
-    lines = (line.removesuffix("\r").split("\t") for line in text.removesuffix("\n").split("\n"))
-    yield from _pick(path, lines, columns, header)
+def _read_tsv(wanted: Wanted) -> Iterator[Row]:
+    text = read_text(wanted.path).removesuffix("\n")
+    lines = (line.removesuffix("\r").split("\t") for line in text.split("\n"))
+    yield from _pick(wanted, lines, crowded=True)
 
 
-def _read_csv(
-    path: Path, text: str, columns: Sequence[str], header: Sequence[str]
-) -> Iterator[Row]:
+def _read_csv(wanted: Wanted) -> Iterator[Row]:
+    text = read_text(wanted.path)
+    csv.field_size_limit(_BIGGEST_FIELD)
+    delimiter = _delimiter(text, wanted.columns)
     try:
-        yield from _pick(
-            path, csv.reader(io.StringIO(text, newline=""), strict=True), columns, header
-        )
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+        yield from _pick(wanted, rows)
     except csv.Error as error:
-        raise DataError(f"`{path}` is not valid CSV: {error}") from error
+        raise DataError(f"`{wanted.path}` is not valid CSV: {error}") from error
 
 
-def _read_jsonl(path: Path, text: str, columns: Sequence[str], _: Sequence[str]) -> Iterator[Row]:
+def _delimiter(text: str, columns: Sequence[str]) -> str:
+    """The one under which the first line names all wanted columns; a comma, if none does."""
+    first = text.split("\n", 1)[0].removesuffix("\r")
+    for delimiter in _DELIMITERS:
+        names = next(csv.reader([first], delimiter=delimiter), [])
+        if set(columns) <= set(names):
+            return delimiter
+    return ","
+
+
+def _read_json(wanted: Wanted) -> Iterator[Row]:
+    text = read_text(wanted.path)
+    for number, value in _array(wanted, text) if text.lstrip()[:1] == "[" else _lines(wanted, text):
+        if not isinstance(value, dict):
+            raise DataError(f"row {number} of `{wanted.path}` is not a JSON object")
+        yield wanted.row(value, number)
+
+
+def _array(wanted: Wanted, text: str) -> Iterator[tuple[int, object]]:
+    """Number and value of each item of an array."""
+    try:
+        yield from enumerate(json.loads(text), start=1)
+    except (json.JSONDecodeError, RecursionError) as error:
+        first = text.lstrip().split("\n", 1)[0]
+        if first.rstrip().endswith("]"):  # lines, of which the first is no object
+            raise DataError(f"row 1 of `{wanted.path}` is not a JSON object") from error
+        raise DataError(f"`{wanted.path}` is not valid JSON: {error}") from error
+
+
+def _lines(wanted: Wanted, text: str) -> Iterator[tuple[int, object]]:
+    """Number and value of each line that is not empty."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            tree = json.loads(line)
-            yield tuple(_as_text(tree[column]) for column in columns)
-        except (json.JSONDecodeError, TypeError) as error:
-            raise DataError(f"row {number} of `{path}` is not a JSON object: {error}") from error
-        except KeyError as error:
+            yield number, json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DataError(
-                f"row {number} of `{path}` has no field {error}",
-                f"its fields: {', '.join(tree)}",
+                f"row {number} of `{wanted.path}` is not a JSON object: {error}",
+                "expected one object a line, or one array of objects",
             ) from error
 
 
-READERS: dict[str, Callable[[Path, str, Sequence[str], Sequence[str]], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Wanted], Iterator[Row]]] = {
     ".tsv": _read_tsv,
     ".txt": _read_tsv,  # MRPC as Microsoft ships it
     ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".json": _read_jsonl,
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".parquet": read_parquet,
 }
 
 
-def _pick(
-    path: Path, rows: Iterator[list[str]], columns: Sequence[str], header: Sequence[str]
-) -> Iterator[Row]:
-    """Take `columns` of each row; the first row names them unless `header` does."""
-    names = list(header) or [name.lstrip("\ufeff") for name in next(rows, [])]
-    missing = [column for column in columns if column not in names]
-    if missing:
-        raise DataError(
-            f"`{path}` has no column `{missing[0]}`",
-            f"its columns: {', '.join(names)}; choose with `--text-field` and `--label-field`",
-        )
-    places = [names.index(column) for column in columns]
-    for number, row in enumerate(rows, start=1 if header else 2):
+def _pick(wanted: Wanted, rows: Iterator[list[str]], *, crowded: bool = False) -> Iterator[Row]:
+    """Take the wanted columns of each row; the first row names them unless `header` does.
+
+    A row may have more fields than there are names only if it is `crowded`, as some of GLUE's are.
+    """
+    names = list(wanted.header) or next(rows, [])
+    check_columns(wanted, names)
+    places = [names.index(column) for column in wanted.columns]
+    for number, row in enumerate(rows, start=1 if wanted.header else 2):
         if not row or row == [""]:
             continue
-        if len(row) <= max(places):
-            raise DataError(f"row {number} of `{path}` has {len(row)} fields, not {len(names)}")
+        if len(row) <= max(places) or (len(row) > len(names) and not crowded):
+            raise DataError(
+                f"row {number} of `{wanted.path}` has {len(row)} fields, not {len(names)}",
+                "put quotation marks round a text that holds a separator"
+                if len(row) > len(names)
+                else None,
+            )
         yield tuple(row[place] for place in places)
-
-
-def _ending(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
-
-
-def _decode(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read `{path}`: {error}") from error
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"row {row} of `{path}` is not UTF-8: byte 0x{data[error.start]:02x} "
-            f"at offset {error.start}",
-            "convert it first: `iconv -f latin1 -t utf-8 IN > OUT`",
-        ) from error
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None or isinstance(value, dict | list):
-        raise TypeError(f"expected a text or a number, found {value!r}")
-    return str(int(value)) if isinstance(value, bool) else str(value)

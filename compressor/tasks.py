@@ -7,7 +7,8 @@ with the package, and `own_task` for anything else. Reading the data is `data.py
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
@@ -22,6 +23,17 @@ class Kind(StrEnum):
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
+    MULTI_LABEL = "multi-label"
+
+
+USUAL_METRICS = {
+    Kind.CLASSIFICATION: ("accuracy", "macro_f1", "matthews"),
+    Kind.REGRESSION: ("spearman", "pearson"),
+    Kind.MULTI_LABEL: ("micro_f1", "macro_f1", "accuracy"),
+}
+"""Metrics of the user's own data; the first is the main one."""
+
+_FITTING = {**USUAL_METRICS, Kind.CLASSIFICATION: ("accuracy", "f1", "macro_f1", "matthews")}
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Task:
 
     Attributes:
         name: key in `TASKS`; also the default name in an artifact.
-        kind: classification or regression.
+        kind: what the head predicts.
         texts: one column of text, or two for sentence pairs.
         label: column of the label.
         raw_labels: values of that column in the order of the logits; empty: taken from the data.
@@ -40,6 +52,8 @@ class Task:
         dev: file stems of the evaluation split, first found wins.
         hub: data set, configuration, text columns and evaluation split on the Hub.
         folder: where the data ships with the package, or None.
+        separator: what stands between the labels of a cell, where a row may have several; None: a
+            cell is a list, or one label.
         summary: one line for `compress tasks`.
     """
 
@@ -54,6 +68,7 @@ class Task:
     dev: tuple[str, ...] = ("dev", "validation", "valid", "test")
     hub: HubData | None = None
     folder: Path | None = None
+    separator: str | None = None
     summary: str = ""
 
     def __post_init__(self) -> None:
@@ -62,11 +77,26 @@ class Task:
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ConfigError(f"no metric `{metric}`", f"metrics: {', '.join(METRICS)}")
+            if metric not in _FITTING[self.kind]:
+                raise ConfigError(
+                    f"`{metric}` is no metric of a {self.kind} task",
+                    f"metrics of one: {', '.join(_FITTING[self.kind])}",
+                )
+        if self.separator is not None and (self.kind is not Kind.MULTI_LABEL or not self.separator):
+            raise ConfigError("`--label-separator` needs a text, and rows with several labels")
 
     @property
     def metric(self) -> str:
         """The main metric."""
         return self.metrics[0]
+
+    def judged_by(self, metric: str | None) -> Task:
+        """The same task with another main metric; None changes nothing."""
+        if metric in {None, self.metric}:
+            return self
+        assert metric is not None
+        others = (name for name in self.metrics if name != metric)
+        return replace(self, metrics=(metric, *others))
 
 
 @dataclass(frozen=True)
@@ -183,7 +213,7 @@ TASKS: Mapping[str, Task] = {
             "tickets",
             texts=("text",),
             raw_labels=("account", "billing", "bug", "delivery", "question"),
-            metrics=("accuracy", "matthews"),
+            metrics=("accuracy", "macro_f1", "matthews"),
             folder=SAMPLES / "tickets",
             summary="intent of a support ticket (sample, ships with the package)",
         ),
@@ -199,23 +229,34 @@ def find_task(
     label_field: str | None = None,
     kind: Kind | None = None,
     metric: str | None = None,
+    separator: str | None = None,
 ) -> Task:
     """A task of `TASKS`, or one of the user's own when `text_field` and `label_field` are given.
 
     Raises:
-        ConfigError: the name is not known and no columns are given, or only one of them is.
+        ConfigError: the name is not known and no columns are given, or only one of them is; a metric
+            that does not fit the kind.
     """
     if text_field is None and label_field is None and pair_field is None:
-        if name in TASKS:
-            return TASKS[name]
-        raise ConfigError(
-            f"no task `{name}`",
-            f"known: {', '.join(TASKS)}; for your own data give `--text-field` and `--label-field`",
-        )
+        if name not in TASKS:
+            close = get_close_matches(name, TASKS, n=1)
+            raise ConfigError(
+                f"no task `{name}`",
+                f"{f'did you mean `{close[0]}`? ' if close else ''}known: {', '.join(TASKS)}; "
+                "for your own data give `--text-field` and `--label-field`",
+            )
+        if kind not in {None, TASKS[name].kind} or separator is not None:
+            raise ConfigError(
+                f"`{name}` is a {TASKS[name].kind} task",
+                "for your own data give `--text-field` and `--label-field`",
+            )
+        return TASKS[name].judged_by(metric)
     if text_field is None or label_field is None:
         raise ConfigError("your own data needs both `--text-field` and `--label-field`")
     kind = kind or Kind.CLASSIFICATION
-    usual = ("accuracy", "matthews") if kind is Kind.CLASSIFICATION else ("spearman", "pearson")
-    metrics = usual if metric is None else (metric, *(name for name in usual if name != metric))
     texts = (text_field,) if pair_field is None else (text_field, pair_field)
-    return Task(name, kind=kind, texts=texts, label=label_field, metrics=metrics)
+    metrics = USUAL_METRICS[kind]
+    task = Task(
+        name, kind=kind, texts=texts, label=label_field, metrics=metrics, separator=separator
+    )
+    return task.judged_by(metric)

@@ -15,7 +15,9 @@ from maskpack.compressor.hub import heed_padding, load_classifier, load_finetune
 from maskpack.compressor.methods import trained_groups
 from maskpack.compressor.objective import Objective, Teaching
 from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.restore import PROBLEM_TYPES
 from maskpack.compressor.states import Guide
+from maskpack.compressor.tasks import Kind
 from maskpack.compressor.train import NoCheckpoints, Plan, train
 from maskpack.formats import ModelError
 
@@ -67,6 +69,12 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
     outputs = student.num_labels
     if config.num_labels != outputs:
         raise ModelError(f"the teacher `{name}` has {config.num_labels} logits, the task {outputs}")
+    several = PROBLEM_TYPES[Kind.MULTI_LABEL]
+    problem = getattr(config, "problem_type", None)
+    if problem is not None and (problem == several) != (student.problem_type == several):
+        raise ModelError(
+            f"the teacher `{name}` is one of `{problem}`, not of {student.problem_type}"
+        )
     highest = max(int(row.max()) for row in rows.ids)
     if highest >= config.vocab_size:
         raise ModelError(

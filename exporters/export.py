@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.compressor.hub import artifact_tokenizer
-from maskpack.compressor.restore import classifier_config
+from maskpack.compressor.restore import task_config
 from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.layout import BACKBONE_FILE, SharedBackbone, TaskGraph, write_graphs
 from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
@@ -22,7 +22,6 @@ from maskpack.exporters.surgery import serialize
 from maskpack.exporters.swap import write_swap
 from maskpack.exporters.verify import GRAPH, Subject, verify
 from maskpack.formats import Artifact, ExportError, TaskEntry, open_artifact
-from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.task import CARD, TaskCard
 
@@ -78,8 +77,7 @@ def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Comput
     """Write graph, configuration, tokenizer and card of one task into an existing folder."""
     entry = artifact.entry(task)
     write_bytes(folder / GRAPH, serialize(Grapher(artifact, compute).folded(entry)))
-    config = classifier_config(artifact.file(CONFIG), entry.labels, outputs=entry.outputs)
-    config.save_pretrained(str(folder))
+    task_config(artifact, entry).save_pretrained(str(folder))
     tokenizer = artifact_tokenizer(artifact)
     tokenizer.save_pretrained(str(folder))
     card = card_of(entry, tokenizer)

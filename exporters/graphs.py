@@ -17,9 +17,9 @@ import onnx_ir as ir
 from maskpack.compressor.families import family_of
 from maskpack.compressor.restore import (
     build_classifier,
-    classifier_config,
     head_parameters,
     restore_task,
+    task_config,
 )
 from maskpack.exporters.calibrate import Divisors, input_divisors
 from maskpack.exporters.flips import Removed
@@ -29,7 +29,6 @@ from maskpack.exporters.passes import Shared
 from maskpack.exporters.surgery import module_of, rewrite, under
 from maskpack.exporters.trace import PREFIX
 from maskpack.formats import Artifact, Backbone, Patch, TaskEntry
-from maskpack.formats.schema import CONFIG
 
 _LENGTH = 64  # tokens that the sentences behind the divisors are cut to
 
@@ -54,8 +53,7 @@ class Grapher:
     @cached_property
     def _bare(self) -> Any:
         """A classifier with the backbone's weights and a head of no task."""
-        data, some = self.artifact.file(CONFIG), self._some
-        config = classifier_config(data, some.labels, outputs=some.outputs)
+        config = task_config(self.artifact, self._some)
         return build_classifier(self.artifact.backbone, config, seed=0, attention="eager").eval()
 
     @cached_property

@@ -21,7 +21,7 @@ class ValueCheck:
         batch, sequence: shape of the input.
         padded: whether rows end in padding.
         max_diff: largest absolute difference of a logit.
-        argmax: rows on which both choose the same class (all, for a regression).
+        argmax: rows on which both choose the same class, or the same labels (all, for a regression).
         relative: error of the logits, root mean square over root mean square.
     """
 
@@ -41,7 +41,7 @@ class AccuracyCheck:
         rows: evaluation rows.
         metric: name of the main metric.
         graph, torch: its value for the graph and for the masked torch model.
-        agreement: share of rows on which both choose the same class.
+        agreement: share of rows on which both choose the same class, or the same labels.
         max_diff: largest absolute difference of a logit.
         reference: value for the fine-tuned model that was given, if any.
         relative: error of the logits, root mean square over root mean square.

@@ -22,7 +22,7 @@ from maskpack.compressor.families import family_of, longest_input, token_kinds
 from maskpack.compressor.hub import heed_padding, load_finetuned
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
-from maskpack.exporters.compare import agreement, relative_error
+from maskpack.exporters.compare import agreement, relative_error, same_answers
 from maskpack.exporters.facts import graph_facts
 from maskpack.exporters.nbits import NBITS_OP
 from maskpack.exporters.options import Compute, Tolerance
@@ -136,7 +136,8 @@ def verify(subject: Subject) -> Report:
         graph = ort_predict(session)
         model = restore_task(subject.artifact, subject.task)
         masked = torch_predict(model)
-        values = tuple(_check_values(graph, masked, model.config, shape) for shape in SHAPES)
+        kind = subject.entry.kind
+        values = tuple(_check_values(graph, masked, model.config, kind, one) for one in SHAPES)
         accuracy = _check_accuracy(subject, graph, masked)
         findings += judge(subject.tolerance, values, accuracy)
     return Report(
@@ -213,7 +214,7 @@ def _check_signature(session: Any, subject: Subject) -> list[str]:
 
 
 def _check_values(
-    graph: Predict, masked: Predict, config: Any, shape: tuple[int, int, bool]
+    graph: Predict, masked: Predict, config: Any, kind: str, shape: tuple[int, int, bool]
 ) -> ValueCheck:
     """Both predictors on random tokens of one shape; the tokens are the same in every run."""
     batch, sequence, padded = shape
@@ -223,7 +224,7 @@ def _check_values(
     if left.shape != right.shape:
         return ValueCheck(batch, sequence, padded, float("inf"), 0, float("inf"))
     difference = float(np.abs(left - right).max())
-    same = int((left.argmax(axis=1) == right.argmax(axis=1)).sum())
+    same = batch if left.shape[1] == 1 else int(same_answers(left, right, kind=kind).sum())
     return ValueCheck(batch, sequence, padded, difference, same, relative_error(left, right))
 
 
@@ -270,7 +271,7 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
         metric=metric,
         graph=score(left, encoded.labels, [metric])[metric],
         torch=score(right, encoded.labels, [metric])[metric],
-        agreement=agreement(left, right),
+        agreement=agreement(left, right, kind=subject.entry.kind),
         max_diff=float(np.abs(left - right).max()),
         reference=reference,
         relative=relative_error(left, right),

@@ -20,6 +20,8 @@ BACKBONE = "backbone.safetensors"
 TASK_FOLDER = "tasks"
 CARD = "README.md"
 CONFIG = "config.json"
+KINDS = ("classification", "regression", "multi-label")
+"""What the logits of a task mean: a class each, a number, or a yes or no each."""
 
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors")
@@ -93,7 +95,7 @@ class TaskEntry:
         name: key of the task; also the stem of its file.
         file: `tasks/<name>.safetensors`, or `tasks/<name>.r<n>.safetensors` after a replacement.
         sha256: of that file.
-        kind: `classification` or `regression`.
+        kind: one of `KINDS`.
         labels: class names in the order of the logits; empty for regression.
         metric: name of the main metric.
         scores: metric name -> value on the evaluation split.
@@ -123,9 +125,12 @@ class TaskEntry:
         if match is None or match.group(1) != self.name:
             raise ArtifactError(f"task `{self.name}` names the file `{self.file}`")
         _check_sha(self.sha256, f"tasks.{self.name}.sha256")
-        if self.kind not in {"classification", "regression"}:
-            raise ArtifactError(f"task `{self.name}` is of unknown kind `{self.kind}`")
-        if self.kind == "classification" and len(self.labels) < 2:
+        if self.kind not in KINDS:
+            raise ArtifactError(
+                f"task `{self.name}` is of unknown kind `{self.kind}`",
+                f"this release reads: {', '.join(KINDS)}",
+            )
+        if self.kind != "regression" and len(self.labels) < 2:
             raise ArtifactError(f"task `{self.name}` has {len(self.labels)} labels, expected 2 up")
         if self.metric not in self.scores:
             raise ArtifactError(f"task `{self.name}` has no score for its metric `{self.metric}`")
@@ -158,7 +163,7 @@ class TaskEntry:
     @property
     def outputs(self) -> int:
         """Width of the logits."""
-        return len(self.labels) if self.kind == "classification" else 1
+        return 1 if self.kind == "regression" else len(self.labels)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ function shares(one, two, room) {
 
 function meaning(card, logits) {
   if (card.kind === "regression") return { score: logits[0] };
+  if (card.kind === "multi-label") {
+    const scores = Object.fromEntries(card.labels.map((label, i) => [label, 1 / (1 + Math.exp(-logits[i]))]));
+    return { labels: card.labels.filter((label) => scores[label] > 0.5), scores };
+  }
   const powers = logits.map((value) => Math.exp(value - Math.max(...logits)));
   const sum = powers.reduce((a, b) => a + b);
   const scores = Object.fromEntries(card.labels.map((label, i) => [label, powers[i] / sum]));

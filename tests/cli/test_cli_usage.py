@@ -107,7 +107,7 @@ def test_without_arguments_the_help_is_shown():
         (["nope"], "No such command 'nope'"),
         (["fit"], "Missing argument"),
         (["fit", "model", "-o", "x"], "Missing option '--task'"),
-        (["fit", "model", "-t", "sst2"], "Missing option '--out'"),
+        (["baseline", "model", "-t", "sst2"], "Missing option '--method'"),
         (["fit", "m", "-t", "sst2", "-o", "x", "--steps", "many"], "Invalid value for '--steps'"),
         (["inspect", "a", "--nope"], "No such option"),
         (["export", "a", "-t", "x", "-o", "y", "--compute", "int3"], "'int3' is not one of"),

@@ -288,7 +288,7 @@ def test_a_label_that_only_the_evaluation_split_knows_is_refused(write):
 def test_a_value_that_is_no_number_is_named_with_its_row(write, value):
     rows = write("r.tsv", tsv("text|y|end", "a|1.5|", f"b|{value}|"))
     task = find_task("mine", text_field="text", label_field="y", kind=Kind.REGRESSION)
-    with pytest.raises(DataError, match=f"data row 2 of the training split .* has `{value}`, not"):
+    with pytest.raises(DataError, match=rf"data row 2 of `.*r\.tsv` has `{value}`, not"):
         load_data(task, data=rows, eval_data=rows)
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from maskpack.compressor.sweep_file import read_plan
 from maskpack.compressor.sweep_plan import choose, slug
+from maskpack.compressor.tasks import Kind
 from maskpack.formats import ConfigError, DataError
 
 PLAN = {
@@ -92,6 +93,22 @@ def test_paths_are_relative_to_the_file(plan, tmp_path):
     assert made.home == tmp_path / "sub/here.runs"
     assert plan().out == tmp_path / "plan.jsonl"
     assert made.runs[0].folder.name == "some_encoder-mine-dense-0"
+
+
+def test_a_task_of_several_labels_and_one_of_the_hub_stand_in_a_plan(plan, tmp_path):
+    (tmp_path / "mine.csv").write_text("text,label\n" + "a,x|y\nb,y\n" * 20)
+    own = {"data": "mine.csv", "text_field": "text", "label_field": "label"}
+    made = plan(
+        tasks={"bars": {**own, "label_separator": "|"}, "lists": {**own, "multi_label": True}}
+    )
+    bars, lists = (task.task for task in made.tasks)
+    assert (bars.kind, bars.separator, lists.separator) == (Kind.MULTI_LABEL, "|", None)
+    assert lists.kind is Kind.MULTI_LABEL
+    hub = plan(tasks={"far": {**own, "data": "hub:some/rows:small"}}).tasks[0]
+    assert hub.data.as_posix() == "hub:some/rows:small"
+    for wrong in ({"multi_label": 1}, {"multi_label": True, "regression": True}):
+        with pytest.raises(ConfigError, match="`regression`|`multi_label`"):
+            plan(tasks={"odd": {**own, **wrong}})
 
 
 def keys(plan):

@@ -176,9 +176,7 @@ def test_a_missing_json_field_is_named_with_its_row(write):
     assert caught.value.hint == "its fields: text, stars"
 
 
-@pytest.mark.parametrize(
-    "line", ["{", "[1, 2]", '"text"', "7", '{"text": null, "label": 1}', '{"text": [], "label": 1}']
-)
+@pytest.mark.parametrize("line", ["{", "[1, 2]", '"text"', "7"])
 def test_a_line_that_is_no_object_of_texts_is_named(write, line):
     path = write("a.jsonl", f'{{"text": "one", "label": 1}}\n{line}\n')
     with pytest.raises(DataError, match="row 2 of .* is not a JSON object"):

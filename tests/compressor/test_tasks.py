@@ -63,7 +63,7 @@ def test_own_data_needs_both_a_text_and_a_label_column(fields):
 def test_own_data_of_one_text_is_judged_by_accuracy_first():
     task = find_task("mine", text_field="body", label_field="queue")
     assert (task.texts, task.label, task.kind) == (("body",), "queue", Kind.CLASSIFICATION)
-    assert task.metrics == ("accuracy", "matthews")
+    assert task.metrics == ("accuracy", "macro_f1", "matthews")
 
 
 def test_own_data_of_numbers_is_judged_by_correlation():
@@ -74,8 +74,53 @@ def test_own_data_of_numbers_is_judged_by_correlation():
 
 def test_the_metric_that_is_asked_for_comes_first_and_only_once():
     fields = {"text_field": "a", "label_field": "b"}
-    assert find_task("mine", **fields, metric="f1").metrics == ("f1", "accuracy", "matthews")
-    assert find_task("mine", **fields, metric="matthews").metrics == ("matthews", "accuracy")
+    others = ("accuracy", "macro_f1", "matthews")
+    assert find_task("mine", **fields, metric="f1").metrics == ("f1", *others)
+    told = find_task("mine", **fields, metric="matthews").metrics
+    assert told == ("matthews", "accuracy", "macro_f1")
+
+
+def test_a_known_task_is_judged_by_the_metric_that_is_asked_for():
+    assert find_task("sst2", metric="macro_f1").metrics == ("macro_f1", "accuracy", "matthews")
+    assert find_task("sst2", metric="accuracy") is TASKS["sst2"]
+
+
+def test_several_labels_a_row_are_judged_by_micro_f1():
+    fields = {"text_field": "a", "label_field": "b"}
+    task = find_task("mine", **fields, kind=Kind.MULTI_LABEL, separator="|")
+    assert (task.metrics, task.separator) == (("micro_f1", "macro_f1", "accuracy"), "|")
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [
+        (Kind.CLASSIFICATION, "pearson"),
+        (Kind.REGRESSION, "accuracy"),
+        (Kind.MULTI_LABEL, "matthews"),
+    ],
+)
+def test_a_metric_of_another_kind_is_refused_with_those_that_fit(kind, metric):
+    with pytest.raises(ConfigError, match=f"`{metric}` is no metric of a {kind} task") as caught:
+        find_task("mine", text_field="a", label_field="b", kind=kind, metric=metric)
+    assert metric not in caught.value.hint
+
+
+def test_a_separator_is_for_several_labels_a_row():
+    with pytest.raises(ConfigError, match="`--label-separator` needs"):
+        Task("odd", separator=",")
+    with pytest.raises(ConfigError, match="`--label-separator` needs"):
+        Task("odd", kind=Kind.MULTI_LABEL, metrics=("micro_f1",), separator="")
+
+
+def test_a_known_task_keeps_its_kind():
+    with pytest.raises(ConfigError, match="`sst2` is a classification task"):
+        find_task("sst2", kind=Kind.MULTI_LABEL)
+
+
+def test_the_nearest_known_task_is_offered():
+    with pytest.raises(ConfigError) as caught:
+        find_task("tickts")
+    assert caught.value.hint.startswith("did you mean `tickets`? known: ")
 
 
 def test_own_columns_under_a_known_name_replace_the_known_ones():

@@ -258,6 +258,7 @@ def test_an_entry_that_contradicts_itself_is_refused(fields, message):
 
 def test_a_regression_has_one_output_and_a_classification_one_a_label():
     assert replace(ENTRY, kind="regression", labels=()).outputs == 1
+    assert replace(ENTRY, kind="multi-label", labels=("a", "b", "c")).outputs == 3
     assert replace(ENTRY, labels=("a", "b", "c")).outputs == 3
 
 
@@ -396,3 +397,14 @@ def test_a_task_that_owns_the_file_of_a_replacement_of_another_is_refused(number
     tree["tasks"][name] = {**tree["tasks"]["mood"], "file": f"tasks/{name}.safetensors"}
     with pytest.raises(ArtifactError, match=rf"`mood\.r{number}`"):
         Manifest.from_json(json.dumps(tree))
+
+
+def test_a_kind_of_a_later_release_is_refused_with_those_that_are_read():
+    with pytest.raises(ArtifactError, match="unknown kind `ranking`") as caught:
+        replace(ENTRY, kind="ranking")
+    assert caught.value.hint == "this release reads: classification, regression, multi-label"
+
+
+def test_a_task_of_several_labels_needs_two_or_more():
+    with pytest.raises(ArtifactError, match="has 1 labels, expected 2 up"):
+        replace(ENTRY, kind="multi-label", labels=("only",))

@@ -1,0 +1,72 @@
+"""What a run learns from: rows and labels in the order of the model's logits, then tokens.
+
+Whatever is worth knowing of them goes to the log on the way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from maskpack.compressor.batches import Encoded, encode
+from maskpack.compressor.data import TaskData, load_data
+from maskpack.compressor.own_head import Finding, find_head
+from maskpack.compressor.remarks import Remark, remarks_on, remarks_on_length, tell
+from maskpack.compressor.tasks import Task
+
+
+def load_material(
+    model: str,
+    task: Task,
+    *,
+    data: Path | None,
+    eval_data: Path | None,
+    train_rows: int | None,
+    revision: str | None,
+) -> tuple[TaskData, Finding]:
+    """Read a task's rows, and what the model brings; a classifier of them orders their labels.
+
+    Args:
+        model: folder, hub id or alias.
+        task: what to read.
+        data: files of the task, see `load_data`.
+        eval_data: of its evaluation split.
+        train_rows: at most so many training rows.
+        revision: of a hub model.
+    """
+    rows = load_data(task, data=data, eval_data=eval_data)
+    found = find_head(model, rows, revision=revision)
+    if found.head is not None:
+        rows = rows.in_order(found.head.labels)
+    return rows.limit_train(train_rows), found
+
+
+def encode_material(
+    tokenizer: Any,
+    data: TaskData,
+    found: Finding,
+    *,
+    max_length: int,
+    token_types: bool,
+    longest: int,
+) -> tuple[Encoded, Encoded]:
+    """Both splits as tokens; from here on a run can go wrong by its data only, so it is told about.
+
+    Args:
+        tokenizer: of the model.
+        data: the rows.
+        found: what the model brings.
+        max_length: tokens a text is cut to.
+        token_types: whether the model tells the two texts of a pair apart by them.
+        longest: tokens the model has positions for.
+    """
+    train, dev = (
+        encode(tokenizer, split, max_length=max_length, token_types=token_types)
+        for split in (data.train, data.dev)
+    )
+    tell(remarks_on(data))
+    if found.remark is not None:
+        tell([Remark(found.remark, grave=False)])
+    splits = ((data.train, train), (data.dev, dev))
+    tell(remarks_on_length(tokenizer, splits, max_length=max_length, longest=longest))
+    return train, dev
