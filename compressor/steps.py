@@ -12,10 +12,10 @@ import numpy as np
 
 from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.checkpoint import FolderCheckpoints
-from maskpack.compressor.companion import Companion, Company
+from maskpack.compressor.companion import Company
 from maskpack.compressor.config import FitConfig
+from maskpack.compressor.curves import HISTORY, Curves
 from maskpack.compressor.data import TaskData, load_data
-from maskpack.compressor.early import EarlyStopping
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import check_length, family_of
 from maskpack.compressor.freeze import freeze
@@ -37,10 +37,10 @@ from maskpack.compressor.target import target_sparsity
 from maskpack.compressor.tasks import Task
 from maskpack.compressor.teacher import teaching_of
 from maskpack.compressor.train import Plan, train, uses_bf16
+from maskpack.compressor.watch import early_stopping, history_of
 from maskpack.formats import (
     ConfigError,
     Interrupted,
-    MaskCount,
     ModelError,
     Patch,
     TaskEntry,
@@ -188,21 +188,35 @@ def _sparsity(config: FitConfig, shape: Shape) -> float | None:
     return target_sparsity(config, weights=weights, other_bytes=other)
 
 
-def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
-    """Train scores and head on the frozen backbone; return the frozen patch and the steps taken."""
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What training left: the frozen patch, the steps taken, and how they went."""
+
+    patch: Patch
+    steps: int
+    curves: Curves
+
+
+def learn(run: Learning, *, observe: Observe) -> Learned:
+    """Train scores and head on the frozen backbone."""
     checkpoints = _checkpoints(run)
     try:
         objective = Objective(run.train.labels, _teaching(run))
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
-    student = _student(run, objective)
+    student = student_of(run, objective)
+    metric, per_epoch = run.data.task.metric, _per_epoch(run)
+    history = history_of(student, run.dev, metric=metric, steps=run.plan.steps, per_epoch=per_epoch)
+    patience = run.request.config.patience
+    early = early_stopping(student, run.held_out, metric=metric, every=per_epoch, patience=patience)
     news = Newsroom(
         observe,
         model=student.model,
         layers=list(student.masked.values()),
         dev=run.dev,
-        metric=run.data.task.metric,
-        per_epoch=_per_epoch(run),
+        metric=metric,
+        per_epoch=per_epoch,
+        judge=history.score,
     )
     try:
         with deferred_interrupt() as stop:
@@ -212,7 +226,7 @@ def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
                 plan=run.plan,
                 groups=student.groups,
                 objective=objective,
-                company=Company([*student.company, *_early(run, student)]),
+                company=Company([*student.company, *early, history]),
                 checkpoints=checkpoints,
                 observe=news.report,
                 stop=stop,
@@ -220,13 +234,14 @@ def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     try:
-        return freeze(student.model, student.masked, student.dense), steps
+        patch = freeze(student.model, student.masked, student.dense)
     except ModelError:
         checkpoints.clear()  # nothing to go on from
         raise
+    return Learned(patch, steps, history.curves())
 
 
-def _student(run: Learning, objective: Objective) -> Student:
+def student_of(run: Learning, objective: Objective) -> Student:
     """The classifier with its masks, before the first step."""
     config = run.request.config
     return enroll(
@@ -252,42 +267,24 @@ def _teaching(run: Learning) -> Teaching | None:
     )
 
 
-def _early(run: Learning, student: Student) -> list[Companion]:
-    """Early stopping on the rows held out for it, judged by the task's metric."""
-    rows, patience, metric = run.held_out, run.request.config.patience, run.data.task.metric
-    if rows is None or patience is None:
-        return []
-
-    def judge() -> float:
-        logits = predict_all(torch_predict(student.model), rows)
-        student.model.train()
-        return score(logits, rows.labels, [metric])[metric]
-
-    tensors = [parameter.data for group in student.groups for parameter in group.parameters]
-    tensors += [layer.threshold for layer in student.masked.values()]
-    return [EarlyStopping(tensors, judge, every=_per_epoch(run), patience=patience)]
-
-
 def _per_epoch(run: Learning) -> int:
     return -(-len(run.train) // run.plan.batch_size)
 
 
-def measure(
-    run: Learning, patch: Patch, *, steps: int, seconds: float
-) -> tuple[TaskEntry, RunResult]:
+def measure(run: Learning, learned: Learned, *, seconds: float) -> tuple[TaskEntry, RunResult]:
     """Score the patch as it will be stored, and describe it."""
-    ground = run.ground
+    ground, patch = run.ground, learned.patch
     model = build_classifier(ground.backbone, _config(run), seed=0)
     apply_patch(model, ground.backbone, patch)
     logits = predict_all(torch_predict(model), run.dev)
     scores = score(logits, run.dev.labels, run.data.task.metrics)
-    result = _result(run, patch, scores, steps=steps, seconds=seconds)
-    return _entry(run, patch.count, scores), result
+    result = _result(run, patch, scores, steps=learned.steps, seconds=seconds)
+    return _entry(run, learned, scores), result
 
 
-def _entry(run: Learning, count: MaskCount, scores: Mapping[str, float]) -> TaskEntry:
+def _entry(run: Learning, learned: Learned, scores: Mapping[str, float]) -> TaskEntry:
     """What the manifest will say; the writer fills in file and digest."""
-    request, data = run.request, run.data
+    request, data, count = run.request, run.data, learned.patch.count
     return TaskEntry(
         name=request.stored_name,
         file=patch_file(request.stored_name),
@@ -308,7 +305,7 @@ def _entry(run: Learning, count: MaskCount, scores: Mapping[str, float]) -> Task
             "eval_rows": len(data.dev),
             "eval_sha256": data.dev.sha256(),
         },
-        training=request.config.record(),
+        training={**request.config.record(), HISTORY: learned.curves.to_tree()},
     )
 
 

@@ -151,6 +151,7 @@ def train(
         feeds, guide = encoded.feeds(rows), objective.guide
         loss = take_step(model, optimizer, feeds, loss_of, bf16=plan.bf16, guide=guide)
         done = step + 1
+        company.hear_loss(loss)
         company.after_step(done, plan.steps)
         stopping = stop()
         checkpoints.save(state, done, now=stopping)
