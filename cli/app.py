@@ -29,6 +29,7 @@ from maskpack.cli import (
     predict,
     quantize,
     render,
+    report,
     sweep,
     tasks,
 )
@@ -68,6 +69,7 @@ app.command("package")(package.package)
 app.command("materialize")(materialize.materialize)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
+app.command("report")(report.report)
 app.command("demo")(demo.demo)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskpack.cli.charts import short_size
 from maskpack.cli.plot_data import (
     MEAN,
     PLOTS,
@@ -46,7 +47,7 @@ _LINES = ("-", "--", ":", "-.")
 _GREY = "#555555"
 _COLUMNS = 3
 _APART = 1.3  # room that series share round a width, so that their error bars stand side by side
-_STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
+STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
     "font.size": 10,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
@@ -69,7 +70,9 @@ def check_installed() -> None:
         raise ConfigError("plots need the package matplotlib", "pip install 'maskpack[plots]'")
 
 
-def draw(tables: Sequence[Table], folder: Path) -> list[Path]:
+def draw(
+    tables: Sequence[Table], folder: Path, *, kinds: Sequence[str] = ("png", "svg")
+) -> list[Path]:
     """Write every plot that has something to show; return the files.
 
     Raises:
@@ -81,23 +84,25 @@ def draw(tables: Sequence[Table], folder: Path) -> list[Path]:
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             for table in tables:
                 for plot in PLOTS:
                     figure = _figure(table, plot)
                     if figure is not None:
                         prefix = f"{slug(table.model)}-" if len(tables) > 1 else ""
-                        written += _save(figure, folder / f"{prefix}{plot.name}")
+                        written += save(figure, folder / f"{prefix}{plot.name}", kinds)
     except OSError as error:
         raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
     return written
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    figure.savefig(png, dpi=150)
-    figure.savefig(svg, metadata={"Date": None})
-    return [png, svg]
+def save(figure: Figure, stem: Path, kinds: Sequence[str]) -> list[Path]:
+    """Write a figure as files of these kinds, such as `png`; return them."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
+    for path in paths:
+        metadata: dict[str, str | None] = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(path, dpi=150, metadata=metadata)
+    return paths
 
 
 def _figure(table: Table, plot: Plot) -> Figure | None:
@@ -253,23 +258,11 @@ def _scale(axes: Axes, scale: str, places: Sequence[float]) -> None:
         axes.minorticks_off()
         axes.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)
     else:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_size(value)))
         low, high = min(places), max(places)
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high) + 1e-9)
         axes.set_xlim(10.0**first, 10.0**last)
         axes.set_xticks([10.0**n for n in range(first, last + 1, 1 if last - first < 5 else 2)])
-
-
-def _size(count: float) -> str:
-    """Bytes in as few characters as an axis has room for.
-
-    >>> _size(100.0), _size(10_000.0), _size(1e7)
-    ('100 B', '10 KB', '10 MB')
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:g} {unit}"
-    return f"{count:g} B"
 
 
 def _legend(figure: Figure) -> None:

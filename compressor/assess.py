@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.data import Split, load_dev, load_held_out
 from maskpack.compressor.evaluate import majority, predict_all, score
@@ -43,8 +46,38 @@ class Assessment:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a task's masked model says of its evaluation rows: logits `(rows, c)`."""
+
+    split: Split
+    logits: NDArray[np.float32]
+
+
 def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assessment:
     """Score `task` on its evaluation split.
+
+    Raises:
+        DataError: the data does not ship with the package and none was given.
+    """
+    return assessed(artifact.entry(task), answer(artifact, task, data=data))
+
+
+def assessed(entry: TaskEntry, answers: Answers) -> Assessment:
+    """Scores of what was answered."""
+    split, metrics = answers.split, task_of(entry).metrics
+    return Assessment(
+        task=entry.name,
+        rows=len(split),
+        scores=score(answers.logits, split.labels, metrics),
+        majority=majority(split.labels, metrics),
+        recorded=dict(entry.scores),
+        same_data=split.sha256() == entry.data.get("eval_sha256"),
+    )
+
+
+def answer(artifact: Artifact, task: str, *, data: Path | None = None) -> Answers:
+    """Ask `task` about its evaluation split.
 
     Raises:
         DataError: the data does not ship with the package and none was given.
@@ -56,16 +89,8 @@ def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assess
             f"the evaluation data of `{task}` is not at hand", "give it with `--data PATH`"
         )
     encoded = encode_for(artifact, entry, split)
-    metrics = task_of(entry).metrics
     logits = predict_all(torch_predict(restore_task(artifact, task)), encoded)
-    return Assessment(
-        task=task,
-        rows=len(split),
-        scores=score(logits, split.labels, metrics),
-        majority=majority(split.labels, metrics),
-        recorded=dict(entry.scores),
-        same_data=split.sha256() == entry.data.get("eval_sha256"),
-    )
+    return Answers(split, logits)
 
 
 def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:

@@ -18,7 +18,7 @@ from maskpack.formats.artifact import Backbone
 from maskpack.formats.schema import BACKBONE
 
 _FLOAT32 = 4
-_NUMBER = re.compile(r"\.(\d+)\.")
+_NUMBER = re.compile(r"\.(\d+)(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class HeatMap:
 
     Attributes:
         parts: what the matrices of a row are, such as `attention.self.query`.
-        layers: numbers of the layers; empty text for what lies in none.
+        layers: numbers of the layers, `0.1` in nested ones; empty text for what lies in none.
         cells: `(parts, layers)`; None where there is no mask.
     """
 
@@ -234,7 +234,7 @@ def heat_map(patch: Patch) -> HeatMap:
         place_of(name): Cell(mask.shape[0] * mask.shape[1], mask.zeros)
         for name, mask in patch.masks.items()
     }
-    layers = sorted({layer for layer, _ in cells}, key=lambda text: (text == "", int(text or 0)))
+    layers = sorted({layer for layer, _ in cells}, key=_in_order)
     parts = sorted({part for _, part in cells})
     table = tuple(tuple(cells.get((layer, part)) for layer in layers) for part in parts)
     return HeatMap(tuple(parts), tuple(layers), table)
@@ -252,7 +252,12 @@ def place_of(name: str) -> tuple[str, str]:
     found = list(_NUMBER.finditer(name))
     if not found:
         return "", name
-    return ".".join(match.group(1) for match in found[:1]), name[found[-1].end() :]
+    return ".".join(match.group(1) for match in found), name[found[-1].end() + 1 :]
+
+
+def _in_order(layer: str) -> tuple[bool, list[int]]:
+    """By number; what lies in no layer comes last."""
+    return layer == "", [int(number) for number in layer.split(".") if number]
 
 
 def told_options(training: Mapping[str, Any]) -> dict[str, Any]:

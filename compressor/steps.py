@@ -12,7 +12,7 @@ import numpy as np
 
 from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.checkpoint import FolderCheckpoints
-from maskpack.compressor.companion import Company
+from maskpack.compressor.companion import Companion, Company
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.curves import HISTORY, Curves
 from maskpack.compressor.data import TaskData, load_data
@@ -20,6 +20,7 @@ from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import check_length, family_of
 from maskpack.compressor.freeze import freeze
 from maskpack.compressor.ground import Ground, prepare_ground
+from maskpack.compressor.history import History
 from maskpack.compressor.hub import load_config, resolve
 from maskpack.compressor.interrupt import deferred_interrupt
 from maskpack.compressor.news import Newsroom, Observe
@@ -205,17 +206,14 @@ def learn(run: Learning, *, observe: Observe) -> Learned:
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     student = student_of(run, objective)
-    metric, per_epoch = run.data.task.metric, _per_epoch(run)
-    history = history_of(student, run.dev, metric=metric, steps=run.plan.steps, per_epoch=per_epoch)
-    patience = run.request.config.patience
-    early = early_stopping(student, run.held_out, metric=metric, every=per_epoch, patience=patience)
+    history, early = _watchers(run, student)
     news = Newsroom(
         observe,
         model=student.model,
         layers=list(student.masked.values()),
         dev=run.dev,
-        metric=metric,
-        per_epoch=per_epoch,
+        metric=run.data.task.metric,
+        per_epoch=_per_epoch(run),
         judge=history.score,
     )
     try:
@@ -239,6 +237,16 @@ def learn(run: Learning, *, observe: Observe) -> Learned:
         checkpoints.clear()  # nothing to go on from
         raise
     return Learned(patch, steps, history.curves())
+
+
+def _watchers(run: Learning, student: Student) -> tuple[History, list[Companion]]:
+    """The run's memory, and what may end it early."""
+    metric, every = run.data.task.metric, _per_epoch(run)
+    patience = run.request.config.patience
+    return (
+        history_of(student, run.dev, metric=metric, steps=run.plan.steps, per_epoch=every),
+        early_stopping(student, run.held_out, metric=metric, every=every, patience=patience),
+    )
 
 
 def student_of(run: Learning, objective: Objective) -> Student:
