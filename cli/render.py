@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -30,13 +32,56 @@ _OUT = Console(
 _ERR = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+class Loudness(IntEnum):
+    """How much is said beside data and errors."""
+
+    QUIET = 0
+    USUAL = 1
+    VERBOSE = 2
+
+
+_loudness = Loudness.USUAL
+
+
+class _Logged(logging.Handler):
+    """Passes what libraries log on to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line; a warning of Python's own without the source line below it."""
+        first, *_ = self.format(record).splitlines() or [""]
+        _ERR.print(f"{record.levelname.lower()}: {first}")
+
+
+_LOGGED = _Logged()
+
+
+def set_loudness(loudness: Loudness) -> None:
+    """Say no more than this from now on; `VERBOSE` also passes on files and library warnings."""
+    global _loudness  # noqa: PLW0603 - of the process, as its stderr is
+    _loudness = loudness
+    verbose = loudness is Loudness.VERBOSE
+    logging.captureWarnings(verbose)
+    for name, level in (("maskpack", logging.DEBUG), ("py.warnings", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.removeHandler(_LOGGED)
+        logger.setLevel(level if verbose else logging.NOTSET)
+        if verbose:
+            logger.addHandler(_LOGGED)
+
+
 def data(text: str) -> None:
     """A line of data to stdout, untouched."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
 def words(text: str) -> None:
-    """A line for people, to stderr."""
+    """A line for people, to stderr; not where they want quiet."""
+    if _loudness > Loudness.QUIET:
+        _ERR.print(text)
+
+
+def bug(text: str) -> None:
+    """What went wrong in us, to stderr, always."""
     _ERR.print(text)
 
 
@@ -80,9 +125,9 @@ def size(count: int) -> str:
 @contextmanager
 def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[News], None]]:
     """A bar on stderr with loss, metric, sparsity, bits and time left; lines without a terminal."""
-    if quiet:
+    if quiet or _loudness is Loudness.QUIET:
         yield lambda _: None
-    elif _ERR.is_terminal:
+    elif _ERR.is_terminal and not _ERR.is_dumb_terminal:
         with _bar() as bar:
             handle = bar.add_task(label, total=None, news="")
             yield lambda news: bar.update(

@@ -10,11 +10,14 @@ import csv
 import gzip
 import io
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from maskpack.formats import DataError
+
+_LOG = logging.getLogger(__name__)
 
 Row = tuple[str, ...]
 """The wanted columns of one row, in the order they were asked for."""
@@ -36,6 +39,7 @@ def read_rows(path: Path, columns: Sequence[str], *, header: Sequence[str] = ())
         raise DataError(
             f"`{path}` has an ending that is not read", f"endings: {', '.join(READERS)}, or .gz"
         )
+    _LOG.debug("reading `%s`", path)
     return list(reader(path, _decode(path), columns, header))
 
 
