@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from maskpack.cli.charts import Chart, Level, Line, Value, chart
 from maskpack.cli.plot_data import (
@@ -18,9 +19,11 @@ from maskpack.cli.plot_data import (
     score_in,
     shown_in,
 )
-from maskpack.compressor.judgement import Judgement
 from maskpack.compressor.report_view import TaskView
 from maskpack.compressor.sweep_table import Table
+
+if TYPE_CHECKING:
+    from maskpack.compressor.judgement import Judgement  # imports torch
 
 _APART = 1.3  # room that series share round a width, so that their error bars stand side by side
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -18,10 +19,12 @@ from maskpack.cli import sweep_table
 from maskpack.cli.charts import Chart
 from maskpack.cli.render import size
 from maskpack.cli.report_charts import Figure, curve_charts, pair_chart, sweep_figures
-from maskpack.compressor.judgement import Judgement
 from maskpack.compressor.report_view import ArtifactView, Part, TaskView
 from maskpack.compressor.sweep_table import Table
 from maskpack.exporters.report import Report
+
+if TYPE_CHECKING:
+    from maskpack.compressor.judgement import Judgement  # imports torch
 
 _MOST_CLASSES = 20  # that a matrix of classes is readable with
 _MOST_MISTAKES = 12
@@ -148,7 +151,7 @@ def _code(text: str) -> Markup:
 
 
 def _task_page(task: TaskView, judgement: Judgement | str, verdicts: Sequence[Report]) -> TaskPage:
-    found = judgement if isinstance(judgement, Judgement) else None
+    found = None if isinstance(judgement, str) else judgement
     return TaskPage(
         view=task,
         curves=curve_charts(task),

@@ -121,18 +121,28 @@ def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:
 
 
 def task_of(entry: TaskEntry) -> Task:
-    """The task an entry was learned from: one we know, or one made from its recorded columns."""
+    """The task an entry was learned from: one we know, or one made from its recorded columns.
+
+    Raises:
+        DataError: the entry does not say; these keys are free, and other writers may leave them out.
+    """
     name = str(entry.data.get("task", entry.name))
     known = TASKS.get(name)
-    if known is not None and _is_of(known, entry):
-        return known
-    return Task(
-        name,
-        kind=Kind(entry.kind),
-        texts=tuple(entry.data["texts"]),
-        label=str(entry.data["label"]),
-        metrics=tuple(entry.data["metrics"]),
-    )
+    try:
+        if known is not None and _is_of(known, entry):
+            return known
+        return Task(
+            name,
+            kind=Kind(entry.kind),
+            texts=tuple(entry.data["texts"]),
+            label=str(entry.data["label"]),
+            metrics=tuple(entry.data["metrics"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"the manifest does not say from which columns `{entry.name}` was learned",
+            "learn it again with `compress fit --replace`",
+        ) from error
 
 
 def _is_of(task: Task, entry: TaskEntry) -> bool:

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -144,6 +146,17 @@ def test_without_curves_and_data_the_page_says_so(report, tiny_artifact, work):
     assert "<code>--data PATH</code>" in text
 
 
+@pytest.mark.parametrize("name", ["v1", "v1-low-bits"])
+def test_an_artifact_of_another_writer_says_what_it_can(report, main, name):
+    golden = Path(__file__).parents[1] / "golden" / name
+    page, _, done = report(golden, "--json")
+    assert "does not say from which columns" in page.text
+    for task in done.json["tasks"]:
+        evaluated = main("eval", golden, "-t", task["name"])
+        assert evaluated.code == 1
+        assert "hint: learn it again" in evaluated.err
+
+
 def test_the_page_names_no_other_file_and_no_address(report, many, sentiment):
     page, text, _ = report(
         many, "--data", f"sst2={sentiment}", "--sweep", RESULTS / "quality.jsonl"
@@ -240,6 +253,17 @@ def test_the_table_is_that_of_the_sweep_itself(main, work, tiny_model, sentiment
     first = main("sweep", "plan.yaml", "--json", "-q").json
     assert main("report", "plan.jsonl", "--json").json == first
     assert (work / "report.html").is_file()
+
+
+def test_a_page_of_files_alone_needs_no_torch(work, tiny_artifact, environment):
+    for args in ([str(RESULTS / "quality.jsonl")], [str(tiny_artifact), "--no-evaluate"]):
+        code = (
+            "import sys\nfrom maskpack.cli.app import main\n"
+            f"sys.argv = ['compress', 'report', *{args}]\n"
+            "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+            "assert 'torch' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code], env=environment, cwd=work, check=True)
 
 
 def test_the_same_input_gives_the_same_page(report, many):
