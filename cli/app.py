@@ -30,6 +30,7 @@ from maskpack.cli import (
     predict,
     quantize,
     render,
+    report,
     share,
     sweep,
     tasks,
@@ -72,6 +73,7 @@ app.command("package")(package.package)
 app.command("materialize")(materialize.materialize)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
+app.command("report")(report.report)
 app.command("demo")(demo.demo)
 
 
@@ -91,13 +93,37 @@ def _root(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Of any command: data and errors, nothing else.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Of any command: also files read and written, and warnings of libraries.",
+        ),
+    ] = False,
 ) -> None:
-    """Learn one bit mask per task over a shared integer backbone, and export it."""
+    """Learn one bit mask per task over a shared integer backbone, and export it.
+
+    Example: compress --quiet fit demo --task reviews -o artifact
+    """
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose exclude each other")
+    if verbose:
+        os.environ["HF_HUB_VERBOSITY"] = "warning"
+    render.set_loudness(
+        render.Loudness.QUIET
+        if quiet
+        else render.Loudness.VERBOSE
+        if verbose
+        else render.Loudness.USUAL
+    )
 
 
 def main() -> None:
     """Run the command line; never let one of our errors out as a traceback."""
-    render.listen()
     try:
         app()
     except MaskpackError as problem:
@@ -112,8 +138,8 @@ def main() -> None:
         sys.stderr.close()  # the reader of our output went away: not our error
         sys.exit(EXIT_ERROR)
     except Exception:  # noqa: BLE001 - the border: anything else is our bug, and says so
-        render.words("this is a bug in maskpack; please report it with the lines below")
+        render.bug("this is a bug in maskpack; please report it with the lines below")
         import traceback  # noqa: PLC0415 - only for bugs
 
-        render.words(traceback.format_exc())
+        render.bug(traceback.format_exc())
         sys.exit(EXIT_BUG)

@@ -9,12 +9,14 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.replay import ConfigFile, SaveConfig, remembered
 from maskpack.cli.result import show_result
 from maskpack.compressor.config import BaselineConfig
 from maskpack.compressor.options import save_options
 
 
 def baseline(
+    ctx: typer.Context,
     model: opt.Model,
     method: Annotated[
         str,
@@ -61,8 +63,8 @@ def baseline(
     seed: opt.Seed = None,
     train_rows: opt.TrainRows = None,
     precision: opt.Precision = None,
-    config: opt.ConfigFile = None,
-    save_config: opt.SaveConfig = None,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
     revision: opt.Revision = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -98,7 +100,7 @@ def baseline(
     }
     chosen = opt.resolve(BaselineConfig, config, given)
     if save_config is not None:
-        save_options(save_config, chosen)
+        save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
     from maskpack.compressor import BaselineRequest, run_baseline  # noqa: PLC0415 - imports torch
 
     request = BaselineRequest(

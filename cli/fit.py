@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.dry_run import dry_run as rehearse
+from maskpack.cli.logs import LogDir, LogFile, check_tensorboard, logged
+from maskpack.cli.replay import ConfigFile, SaveConfig, remembered
 from maskpack.cli.result import show_next, show_result
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.options import save_options
 
 
 def fit(
+    ctx: typer.Context,
     model: opt.Model,
     task: opt.OwnTaskName = None,
     out: Annotated[
@@ -129,12 +133,17 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")
     ] = False,
-    config: opt.ConfigFile = None,
-    save_config: opt.SaveConfig = None,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
     revision: opt.Revision = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Load everything, say what would be done, stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Load everything, try a few steps, say what would be done, stop."
+        ),
     ] = False,
+    log_dir: LogDir = None,
+    log: LogFile = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -146,10 +155,17 @@ def fit(
     Models: ALBERT, BERT, CamemBERT, DeBERTa-v2 (and v3), DistilBERT, ELECTRA, GPT-2, Llama, ModernBERT,
     RoBERTa, XLM-RoBERTa, XLNet.
 
-    Example: compress fit demo --task reviews -o artifact
+    Before a long run: `--dry-run` measures a few steps and estimates time and memory. `--save-config
+    run.yaml` writes the whole run down, `compress fit --config run.yaml` repeats it, with changes:
+
+    Example: compress fit demo --task reviews -o artifact --save-config run.yaml
+
+    Example: compress fit --config run.yaml --seed 1 -o other
 
     Own data: compress fit demo --data tickets.csv --text-field body --label-field queue
     """
+    began = time.perf_counter(), time.process_time()
+    check_tensorboard(log_dir)
     given = {
         "bits": bits,
         "group": group,
@@ -193,9 +209,8 @@ def fit(
     }
     chosen = opt.resolve(FitConfig, config, given)
     if save_config is not None:
-        save_options(save_config, chosen)
+        save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
     from maskpack.compressor import FitRequest, fit_task  # noqa: PLC0415 - imports torch
-    from maskpack.compressor.steps import prepare  # noqa: PLC0415
 
     request = FitRequest(
         model=model,
@@ -221,35 +236,13 @@ def fit(
         revision=revision,
     )
     if dry_run:
-        run = prepare(request)
-        _show_plan(
-            {
-                "model": run.ground.source.model,
-                "backbone": "already there" if run.ground.artifact else "to be quantised",
-                "bits": run.ground.scheme.bits,
-                "backbone bytes": run.ground.backbone_bytes(),
-                "masked weights": run.ground.backbone.maskable,
-                "training rows": len(run.data.train),
-                "evaluation rows": len(run.data.dev),
-                "labels": ", ".join(run.data.labels) or "a number",
-                "steps": run.plan.steps,
-                "arithmetic": "bf16" if run.plan.bf16 else "fp32",
-                "out": str(out),
-            },
-            json=json,
-        )
+        rehearse(request, began=began, json=json)
         return
-    with render.progress(request.stored_name, quiet=quiet) as observe:
+    with (
+        render.progress(request.stored_name, quiet=quiet) as shown,
+        logged(shown, request.stored_name, log_dir, log) as observe,
+    ):
         result = fit_task(request, observe=observe)
     show_result(result, json=json)
     if not quiet:
         show_next(out, request.stored_name, eval_data or data)
-
-
-def _show_plan(plan: Mapping[str, Any], *, json: bool) -> None:
-    if json:
-        import json as codec  # noqa: PLC0415 - the option has the module's name
-
-        render.data(codec.dumps(plan))
-    else:
-        render.table("dry run", ("what", "value"), [(k, str(v)) for k, v in plan.items()])

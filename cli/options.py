@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from maskpack.compressor.options import Options, load_options
+from maskpack.compressor.options import RUN, Options, load_options
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
@@ -128,12 +128,6 @@ TeacherStates = Annotated[
     float | None,
     typer.Option(help="Weight of its hidden states; 0: only its logits. [3, if shapes agree]"),
 ]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML file of options; the command line wins.")
-]
-SaveConfig = Annotated[
-    Path | None, typer.Option("--save-config", help="Write the options of this run as YAML.")
-]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
@@ -150,6 +144,7 @@ def resolve(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> 
     known = {field.name for field in fields(kind)}
     assert set(given) <= known, set(given) - known
     from_file = load_options(file) if file is not None else {}
+    from_file.pop(RUN, None)  # `replay.py` has read it
     chosen = {name: value for name, value in given.items() if value is not None}
     return kind.from_dict({**from_file, **chosen})
 

@@ -7,20 +7,30 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskpack.cli.charts import short_size
+from maskpack.cli.plot_data import (
+    MEAN,
+    PLOTS,
+    Plot,
+    Point,
+    majority_in,
+    panels_of,
+    points_of,
+    score_in,
+    shown_in,
+)
 from maskpack.compressor.sweep_plan import slug
-from maskpack.compressor.sweep_table import Spread, Table, TableRow
+from maskpack.compressor.sweep_table import Table, TableRow
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MEAN = "mean over tasks"
 _COLOURS = (  # Okabe and Ito's, told apart by colour-blind readers too
     "#0072B2",
     "#D55E00",
@@ -35,10 +45,9 @@ _COLOURS = (  # Okabe and Ito's, told apart by colour-blind readers too
 _MARKERS = "osD^vP*XpH<>"
 _LINES = ("-", "--", ":", "-.")
 _GREY = "#555555"
-_SIZES = frozenset({"sparsity", "target_bpp", "target_bytes"})
 _COLUMNS = 3
 _APART = 1.3  # room that series share round a width, so that their error bars stand side by side
-_STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
+STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
     "font.size": 10,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
@@ -51,36 +60,6 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
 }
 
 
-@dataclass(frozen=True)
-class Point:
-    """A row's place in one panel."""
-
-    x: float
-    y: Spread
-    collapsed: bool
-
-
-@dataclass(frozen=True)
-class Plot:
-    """What one figure shows.
-
-    Attributes:
-        name: stem of the files.
-        label: of the horizontal axis.
-        series: name of the series a row belongs to, or None to leave the row out.
-        x: a row's place on the axis, for a task or for `MEAN`.
-        scale: of the horizontal axis: `bits` and `bytes` are logarithmic.
-        joined: whether the points of a series are joined.
-    """
-
-    name: str
-    label: str
-    series: Callable[[TableRow], str | None]
-    x: Callable[[TableRow, str], float]
-    scale: str = "linear"
-    joined: bool = True
-
-
 def check_installed() -> None:
     """Refuse before the first run what would fail after the last.
 
@@ -91,7 +70,9 @@ def check_installed() -> None:
         raise ConfigError("plots need the package matplotlib", "pip install 'maskpack[plots]'")
 
 
-def draw(tables: Sequence[Table], folder: Path) -> list[Path]:
+def draw(
+    tables: Sequence[Table], folder: Path, *, kinds: Sequence[str] = ("png", "svg")
+) -> list[Path]:
     """Write every plot that has something to show; return the files.
 
     Raises:
@@ -103,75 +84,35 @@ def draw(tables: Sequence[Table], folder: Path) -> list[Path]:
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             for table in tables:
                 for plot in PLOTS:
                     figure = _figure(table, plot)
                     if figure is not None:
                         prefix = f"{slug(table.model)}-" if len(tables) > 1 else ""
-                        written += _save(figure, folder / f"{prefix}{plot.name}")
+                        written += save(figure, folder / f"{prefix}{plot.name}", kinds)
     except OSError as error:
         raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
     return written
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
-    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    figure.savefig(png, dpi=150)
-    figure.savefig(svg, metadata={"Date": None})
-    return [png, svg]
-
-
-def _series_without(hidden: Iterable[str]) -> Callable[[TableRow], str]:
-    """Name a row by its family and what varies, except what the axis shows."""
-
-    def name(row: TableRow) -> str:
-        varied = [f"{key}={value}" for key, value in row.arm.varied.items() if key not in hidden]
-        return " ".join([row.arm.family, *varied])
-
-    return name
-
-
-def _by_bits(row: TableRow) -> str | None:
-    return _series_without({"bits"})(row) if row.bits < 32 else None
-
-
-def _by_sparsity(row: TableRow) -> str | None:
-    return _series_without(_SIZES)(row) if row.sparsity is not None else None
-
-
-def _zeros(row: TableRow, panel: str) -> float:
-    share = row.sparsity if panel == MEAN else row.cells[panel].sparsity
-    return 100 * (share or 0.0)
-
-
-def _bytes(row: TableRow, panel: str) -> float:
-    return row.coded_bytes if panel == MEAN else row.cells[panel].coded_bytes
-
-
-PLOTS = (
-    Plot("quality-bits", "bits of a backbone weight", _by_bits, lambda row, _: row.bits, "bits"),
-    Plot("quality-sparsity", "zeros in the mask, %", _by_sparsity, _zeros),
-    Plot(
-        "quality-bytes",
-        "bytes a task adds, coded",
-        lambda row: row.arm.label,
-        _bytes,
-        "bytes",
-        joined=False,
-    ),
-)
+def save(figure: Figure, stem: Path, kinds: Sequence[str]) -> list[Path]:
+    """Write a figure as files of these kinds, such as `png`; return them."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
+    for path in paths:
+        metadata: dict[str, str | None] = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(path, dpi=150, metadata=metadata)
+    return paths
 
 
 def _figure(table: Table, plot: Plot) -> Figure | None:
     """The figure, or None if it would show fewer than two points."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - optional
 
-    named = [(row, plot.series(row)) for row in table.rows]
-    shown = [(row, name) for row, name in named if name is not None]
-    if len({plot.x(row, next(iter(row.cells))) for row, _ in shown}) < 2:
+    shown = shown_in(table, plot)
+    if not shown:
         return None
-    panels = [*table.metrics, *([MEAN] if len(table.metrics) > 1 else [])]
+    panels = panels_of(table)
     columns = 2 if len(panels) in {2, 4} else min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.0 * columns + 2.6, 3.4 * lines + 0.4), layout="constrained")
@@ -215,12 +156,7 @@ def _panel(
     looks: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Points, the reference's band, the majority's line and the axes of one panel."""
-    points: dict[str, list[Point]] = {}
-    for row, name in shown:
-        score = _score(row, panel)
-        if score is not None:
-            place = plot.x(row, panel)
-            points.setdefault(name, []).append(Point(place, score, _collapsed(row, panel)))
+    points = points_of(shown, plot, panel)
     for turn, (name, series) in enumerate(points.items()):
         shift = (turn + 0.5) / len(points) - 0.5 if plot.scale == "bits" else 0.0
         _draw_series(axes, name, series, look=looks[name], factor=_APART**shift)
@@ -274,13 +210,13 @@ def _draw_levels(axes: Axes, table: Table, panel: str) -> None:
     """The reference's band and the majority's line, or a note where they would flatten the rest."""
     low, high = axes.get_ylim()
     reference = next((row for row in table.rows if row.arm.label == table.reference), None)
-    score = None if reference is None else _score(reference, panel)
+    score = None if reference is None else score_in(reference, panel)
     if score is not None:
         sd = _finite(score.sd)
         axes.axhspan(score.mean - sd, score.mean + sd, color=_GREY, alpha=0.15, linewidth=0)
         axes.axhline(score.mean, color=_GREY, linewidth=1.0, label=f"{table.reference} (reference)")
         low, high = _stretched(low, high, (score.mean - sd, score.mean + sd))
-    majority = _majority(table, panel)
+    majority = majority_in(table, panel)
     if majority is not None:
         if majority > low - 1.5 * (high - low):
             low, high = _stretched(low, high, (majority, majority))
@@ -322,23 +258,11 @@ def _scale(axes: Axes, scale: str, places: Sequence[float]) -> None:
         axes.minorticks_off()
         axes.set_xlim(widths[0] / 1.3, widths[-1] * 1.3)
     else:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _size(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_size(value)))
         low, high = min(places), max(places)
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high) + 1e-9)
         axes.set_xlim(10.0**first, 10.0**last)
         axes.set_xticks([10.0**n for n in range(first, last + 1, 1 if last - first < 5 else 2)])
-
-
-def _size(count: float) -> str:
-    """Bytes in as few characters as an axis has room for.
-
-    >>> _size(100.0), _size(10_000.0), _size(1e7)
-    ('100 B', '10 KB', '10 MB')
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:g} {unit}"
-    return f"{count:g} B"
 
 
 def _legend(figure: Figure) -> None:
@@ -358,25 +282,6 @@ def _legend(figure: Figure) -> None:
         fontsize=9,
         ncols=1 + len(order) // 30,
     )
-
-
-def _score(row: TableRow, panel: str) -> Spread | None:
-    if panel == MEAN:
-        return row.score
-    return row.cells[panel].score if panel in row.cells else None
-
-
-def _collapsed(row: TableRow, panel: str) -> bool:
-    cells = row.cells.values() if panel == MEAN else [row.cells[panel]]
-    return any(cell.collapsed for cell in cells)
-
-
-def _majority(table: Table, panel: str) -> float | None:
-    if panel != MEAN:
-        return table.majority.get(panel)
-    if len(table.majority) < len(table.metrics):
-        return None
-    return sum(table.majority.values()) / len(table.majority)
 
 
 def _finite(value: float) -> float:

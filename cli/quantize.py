@@ -10,12 +10,14 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.replay import ConfigFile, SaveConfig, remembered
 from maskpack.compressor.config import BackboneConfig
 from maskpack.compressor.options import save_options
 from maskpack.formats.schema import BACKBONE
 
 
 def quantize(
+    ctx: typer.Context,
     model: opt.Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="Artifact to write.")],
     bits: opt.Bits = None,
@@ -25,8 +27,8 @@ def quantize(
     calibration: opt.Calibration = None,
     refine: opt.Refine = None,
     embedding_bits: opt.EmbeddingBits = None,
-    config: opt.ConfigFile = None,
-    save_config: opt.SaveConfig = None,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
     revision: opt.Revision = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -49,7 +51,7 @@ def quantize(
     }
     chosen = opt.resolve(BackboneConfig, config, given)
     if save_config is not None:
-        save_options(save_config, chosen)
+        save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
     from maskpack.compressor.backbone import make_backbone  # noqa: PLC0415 - imports torch
 
     with render.progress("backbone", quiet=quiet) as observe:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -31,34 +32,63 @@ _OUT = Console(
 _ERR = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-class _Remarks(logging.Handler):
-    """What the floors below have to say, as lines on stderr."""
+class Loudness(IntEnum):
+    """How much is said beside data and errors."""
+
+    QUIET = 0
+    USUAL = 1
+    VERBOSE = 2
+
+
+_loudness = Loudness.USUAL
+
+_LEVELS = {
+    Loudness.QUIET: logging.ERROR,
+    Loudness.USUAL: logging.INFO,
+    Loudness.VERBOSE: logging.DEBUG,
+}
+
+
+class _Logged(logging.Handler):
+    """What the floors below and libraries have to say, as lines on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        kind = "warning" if record.levelno >= logging.WARNING else "note"
-        words(f"{kind}: {record.getMessage()}")
+        """One line; a warning of Python's own without the source line below it."""
+        first, *_ = self.format(record).splitlines() or [""]
+        kind = "note" if record.levelno == logging.INFO else record.levelname.lower()
+        _ERR.print(f"{kind}: {first}")
 
 
-_REMARKS = _Remarks()
+_LOGGED = _Logged()
 
 
-def listen() -> None:
-    """Show notes and warnings of the whole package from now on."""
-    log = logging.getLogger("maskpack")
-    log.setLevel(logging.INFO)
-    if _REMARKS not in log.handlers:
-        log.addHandler(_REMARKS)
+def set_loudness(loudness: Loudness) -> None:
+    """Say no more than this from now on.
+
+    Usually notes and warnings of our own are shown; `VERBOSE` also passes on which files are read and
+    written, and what libraries warn of.
+    """
+    global _loudness  # noqa: PLW0603 - of the process, as its stderr is
+    _loudness = loudness
+    verbose = loudness is Loudness.VERBOSE
+    logging.captureWarnings(verbose)
+    ours, pythons = logging.getLogger("maskpack"), logging.getLogger("py.warnings")
+    ours.setLevel(_LEVELS[loudness])
+    for logger, heard in ((ours, True), (pythons, verbose)):
+        logger.removeHandler(_LOGGED)
+        if heard:
+            logger.addHandler(_LOGGED)
 
 
 @contextmanager
 def hushed() -> Iterator[None]:
     """Show no notes and warnings for a while."""
-    before = _REMARKS.level
-    _REMARKS.setLevel(logging.ERROR)
+    before = _LOGGED.level
+    _LOGGED.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        _REMARKS.setLevel(before)
+        _LOGGED.setLevel(before)
 
 
 def data(text: str) -> None:
@@ -67,7 +97,13 @@ def data(text: str) -> None:
 
 
 def words(text: str) -> None:
-    """A line for people, to stderr."""
+    """A line for people, to stderr; not where they want quiet."""
+    if _loudness > Loudness.QUIET:
+        _ERR.print(text)
+
+
+def bug(text: str) -> None:
+    """What went wrong in us, to stderr, always."""
     _ERR.print(text)
 
 
@@ -111,10 +147,10 @@ def size(count: int) -> str:
 @contextmanager
 def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[News], None]]:
     """A bar on stderr with loss, metric, sparsity, bits and time left; lines without a terminal."""
-    if quiet:
+    if quiet or _loudness is Loudness.QUIET:
         with hushed():
             yield lambda _: None
-    elif _ERR.is_terminal:
+    elif _ERR.is_terminal and not _ERR.is_dumb_terminal:
         with _bar() as bar:
             handle = bar.add_task(label, total=None, news="")
             yield lambda news: bar.update(

@@ -14,7 +14,7 @@ _MARK = "†"
 def show(table: Table) -> None:
     """Print the table, Matthews correlations, and who collapsed."""
     render.data(f"### {table.model}\n\n")
-    render.markdown(_head(table), [*(_cells(table, row) for row in table.rows), _majority(table)])
+    render.markdown(head_of(table), rows_of(table))
     correlated = [task for task in table.metrics if _has_mcc(table, task)]
     if correlated:
         render.data("\nMatthews correlation: 0 is a constant answer, 1 is right every time.\n\n")
@@ -22,16 +22,26 @@ def show(table: Table) -> None:
             ("method", *correlated),
             [(row.arm.label, *(_mcc(row, task) for task in correlated)) for row in table.rows],
         )
-    notes = [
+    notes = notes_of(table)
+    if notes:
+        render.data("\n" + "\n".join(notes))
+    render.data("")
+
+
+def rows_of(table: Table) -> list[list[str]]:
+    """The cells of the table, a row a method, and the majority class as the last one."""
+    return [*(_cells(table, row) for row in table.rows), _majority(table)]
+
+
+def notes_of(table: Table) -> list[str]:
+    """A line for each method and task with a seed that collapsed."""
+    return [
         f"{_MARK} `{row.arm.label}` on {task} is no better than always giving the same answer: "
         f"seed {', '.join(map(str, cell.collapsed))}"
         for row in table.rows
         for task, cell in row.cells.items()
         if cell.collapsed
     ]
-    if notes:
-        render.data("\n" + "\n".join(notes))
-    render.data("")
 
 
 def as_tree(table: Table) -> dict[str, Any]:
@@ -78,7 +88,8 @@ def _spread_tree(spread: Spread | None) -> dict[str, float | None] | None:
     return {"mean": spread.mean, "sd": None if math.isnan(spread.sd) else spread.sd}
 
 
-def _head(table: Table) -> list[str]:
+def head_of(table: Table) -> list[str]:
+    """Names of the columns."""
     tasks = [f"{task}, {metric}" for task, metric in table.metrics.items()]
     mean = ["mean"] if len(tasks) > 1 else []
     points = [f"points to {table.reference}"] if table.reference is not None else []
@@ -103,7 +114,7 @@ def _cells(table: Table, row: TableRow) -> list[str]:
 def _majority(table: Table) -> list[str]:
     """The row of always giving the commonest class."""
     values = [f"{table.majority[t]:.4f}" if t in table.majority else "-" for t in table.metrics]
-    return ["majority class", *values, *["-"] * (len(_head(table)) - 1 - len(values))]
+    return ["majority class", *values, *["-"] * (len(head_of(table)) - 1 - len(values))]
 
 
 def _score(row: TableRow, task: str) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.by_class import ClassScore, class_scores
 from maskpack.compressor.data import Split, load_dev, load_held_out
@@ -49,8 +52,40 @@ class Assessment:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a task's masked model says of its evaluation rows: logits `(rows, c)`."""
+
+    split: Split
+    logits: NDArray[np.float32]
+
+
 def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assessment:
     """Score `task` on its evaluation split.
+
+    Raises:
+        DataError: the data does not ship with the package and none was given.
+    """
+    return assessed(artifact.entry(task), answer(artifact, task, data=data))
+
+
+def assessed(entry: TaskEntry, answers: Answers) -> Assessment:
+    """Scores of what was answered."""
+    split, metrics = answers.split, task_of(entry).metrics
+    return Assessment(
+        task=entry.name,
+        rows=len(split),
+        scores=score(answers.logits, split.labels, metrics),
+        majority=majority(split.labels, metrics),
+        recorded=dict(entry.scores),
+        same_data=split.sha256() == entry.data.get("eval_sha256"),
+        classes=class_scores(answers.logits, split.labels, entry.labels),
+        original=entry.data.get("original"),
+    )
+
+
+def answer(artifact: Artifact, task: str, *, data: Path | None = None) -> Answers:
+    """Ask `task` about its evaluation split.
 
     Raises:
         DataError: the data does not ship with the package and none was given.
@@ -62,18 +97,8 @@ def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assess
             f"the evaluation data of `{task}` is not at hand", "give it with `--data PATH`"
         )
     encoded = encode_for(artifact, entry, split)
-    metrics = task_of(entry).metrics
     logits = predict_all(torch_predict(restore_task(artifact, task)), encoded)
-    return Assessment(
-        task=task,
-        rows=len(split),
-        scores=score(logits, split.labels, metrics),
-        majority=majority(split.labels, metrics),
-        recorded=dict(entry.scores),
-        same_data=split.sha256() == entry.data.get("eval_sha256"),
-        classes=class_scores(logits, split.labels, entry.labels),
-        original=entry.data.get("original"),
-    )
+    return Answers(split, logits)
 
 
 def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
@@ -104,19 +129,29 @@ def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:
 
 
 def task_of(entry: TaskEntry) -> Task:
-    """The task an entry was learned from: one we know, or one made from its recorded columns."""
+    """The task an entry was learned from: one we know, or one made from its recorded columns.
+
+    Raises:
+        DataError: the entry does not say; these keys are free, and other writers may leave them out.
+    """
     name = str(entry.data.get("task", entry.name))
     known = TASKS.get(name)
-    if known is not None and _is_of(known, entry):
-        return _as_recorded(known, entry)
-    return Task(
-        name,
-        kind=Kind(entry.kind),
-        texts=tuple(entry.data["texts"]),
-        label=str(entry.data["label"]),
-        metrics=tuple(entry.data["metrics"]),
-        separator=entry.data.get("separator"),
-    )
+    try:
+        if known is not None and _is_of(known, entry):
+            return _as_recorded(known, entry)
+        return Task(
+            name,
+            kind=Kind(entry.kind),
+            texts=tuple(entry.data["texts"]),
+            label=str(entry.data["label"]),
+            metrics=tuple(entry.data["metrics"]),
+            separator=entry.data.get("separator"),
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"the manifest does not say from which columns `{entry.name}` was learned",
+            "learn it again with `compress fit --replace`",
+        ) from error
 
 
 def _is_of(task: Task, entry: TaskEntry) -> bool:

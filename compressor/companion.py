@@ -13,6 +13,9 @@ class Companion:
     def before_step(self, step: int) -> None:
         """Called before step `step` (from 0)."""
 
+    def hear_loss(self, loss: float) -> None:
+        """Called with the training loss of a step, before `after_step`."""
+
     def after_step(self, step: int, steps: int) -> None:
         """Called after the optimiser's update, with the number of finished steps and of all."""
 
@@ -38,6 +41,11 @@ class Company(Companion):
         """Tell every member."""
         for member in self._members:
             member.before_step(step)
+
+    def hear_loss(self, loss: float) -> None:
+        """Tell every member."""
+        for member in self._members:
+            member.hear_loss(loss)
 
     def after_step(self, step: int, steps: int) -> None:
         """Tell every member."""

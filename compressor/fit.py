@@ -37,12 +37,12 @@ def fit_task(request: FitRequest, *, observe: Observe = lambda _: None) -> RunRe
 
     # scores and head, on frozen codes
     started = time.perf_counter()
-    patch, steps = learn(run, observe=observe)
+    learned = learn(run, observe=observe)
     seconds = time.perf_counter() - started
 
     # scores of the patch as it will be read back: bits and float16
-    entry, result = measure(run, patch, steps=steps, seconds=seconds)
+    entry, result = measure(run, learned, seconds=seconds)
 
     # a new artifact, or one more task in an old one
-    size = write(run, entry, patch)
+    size = write(run, entry, learned.patch)
     return replace(result, patch_bytes=size)

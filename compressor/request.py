@@ -8,6 +8,7 @@ from typing import Any
 
 from maskpack.compressor.batches import Encoded
 from maskpack.compressor.config import FitConfig
+from maskpack.compressor.curves import Curves
 from maskpack.compressor.data import TaskData
 from maskpack.compressor.ground import Ground
 from maskpack.compressor.own_head import OwnHead
@@ -15,6 +16,7 @@ from maskpack.compressor.restore import classifier_config
 from maskpack.compressor.shape import Shape
 from maskpack.compressor.tasks import Task
 from maskpack.compressor.train import Plan
+from maskpack.formats import Patch
 from maskpack.formats.schema import CONFIG, check_task_name
 
 
@@ -92,3 +94,12 @@ class Learning:
         return classifier_config(
             self.ground.files[CONFIG], data.labels, outputs=data.outputs, kind=data.task.kind
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What training left: the frozen patch, the steps taken, and how they went."""
+
+    patch: Patch
+    steps: int
+    curves: Curves

@@ -11,24 +11,23 @@ from maskpack.compressor.checkpoint import FolderCheckpoints
 from maskpack.compressor.companion import Companion, Company
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.data import TaskData
-from maskpack.compressor.early import EarlyStopping
-from maskpack.compressor.evaluate import predict_all, score
 from maskpack.compressor.families import check_length, family_of
 from maskpack.compressor.freeze import freeze
 from maskpack.compressor.ground import prepare_ground
+from maskpack.compressor.history import History
 from maskpack.compressor.hub import load_config, resolve
 from maskpack.compressor.interrupt import deferred_interrupt
 from maskpack.compressor.material import encode_material, load_material
 from maskpack.compressor.news import Newsroom, Observe
 from maskpack.compressor.objective import Objective, Teaching
-from maskpack.compressor.predict import torch_predict
-from maskpack.compressor.request import FitRequest, Learning
+from maskpack.compressor.request import FitRequest, Learned, Learning
 from maskpack.compressor.restore import build_classifier, classifier_config
 from maskpack.compressor.shape import Shape, shape_of
 from maskpack.compressor.student import Student, enroll, extra_bytes, masked_names
 from maskpack.compressor.target import target_sparsity
 from maskpack.compressor.teacher import teaching_of
 from maskpack.compressor.train import Plan, train, uses_bf16
+from maskpack.compressor.watch import early_stopping, history_of
 from maskpack.formats import (
     ConfigError,
     Interrupted,
@@ -118,14 +117,15 @@ def _sparsity(config: FitConfig, shape: Shape) -> float | None:
     return target_sparsity(config, weights=weights, other_bytes=other)
 
 
-def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
-    """Train scores and head on the frozen backbone; return the frozen patch and the steps taken."""
+def learn(run: Learning, *, observe: Observe) -> Learned:
+    """Train scores and head on the frozen backbone."""
     checkpoints = _checkpoints(run)
     try:
         objective = Objective(run.train.labels, _teaching(run))
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
-    student = _student(run, objective)
+    student = student_of(run, objective)
+    history, early = _watchers(run, student)
     news = Newsroom(
         observe,
         model=student.model,
@@ -133,6 +133,7 @@ def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
         dev=run.dev,
         metric=run.data.task.metric,
         per_epoch=_per_epoch(run),
+        judge=history.score,
     )
     try:
         with deferred_interrupt() as stop:
@@ -142,7 +143,7 @@ def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
                 plan=run.plan,
                 groups=student.groups,
                 objective=objective,
-                company=Company([*student.company, *_early(run, student)]),
+                company=Company([*student.company, *early, history]),
                 checkpoints=checkpoints,
                 observe=news.report,
                 stop=stop,
@@ -150,13 +151,24 @@ def learn(run: Learning, *, observe: Observe) -> tuple[Patch, int]:
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     try:
-        return freeze(student.model, student.masked, student.dense), steps
+        patch = freeze(student.model, student.masked, student.dense)
     except ModelError:
         checkpoints.clear()  # nothing to go on from
         raise
+    return Learned(patch, steps, history.curves())
 
 
-def _student(run: Learning, objective: Objective) -> Student:
+def _watchers(run: Learning, student: Student) -> tuple[History, list[Companion]]:
+    """The run's memory, and what may end it early."""
+    metric, every = run.data.task.metric, _per_epoch(run)
+    patience = run.request.config.patience
+    return (
+        history_of(student, run.dev, metric=metric, steps=run.plan.steps, per_epoch=every),
+        early_stopping(student, run.held_out, metric=metric, every=every, patience=patience),
+    )
+
+
+def student_of(run: Learning, objective: Objective) -> Student:
     """The classifier with its masks, before the first step."""
     config = run.request.config
     model = build_classifier(run.ground.backbone, run.described, seed=config.seed)
@@ -183,22 +195,6 @@ def _teaching(run: Learning) -> Teaching | None:
         revision=run.request.revision,
         plan=run.plan,
     )
-
-
-def _early(run: Learning, student: Student) -> list[Companion]:
-    """Early stopping on the rows held out for it, judged by the task's metric."""
-    rows, patience, metric = run.held_out, run.request.config.patience, run.data.task.metric
-    if rows is None or patience is None:
-        return []
-
-    def judge() -> float:
-        logits = predict_all(torch_predict(student.model), rows)
-        student.model.train()
-        return score(logits, rows.labels, [metric])[metric]
-
-    tensors = [parameter.data for group in student.groups for parameter in group.parameters]
-    tensors += [layer.threshold for layer in student.masked.values()]
-    return [EarlyStopping(tensors, judge, every=_per_epoch(run), patience=patience)]
 
 
 def _per_epoch(run: Learning) -> int:

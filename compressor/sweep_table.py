@@ -106,11 +106,30 @@ class Table:
     reference: str | None
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What a table is made over.
+
+    Attributes:
+        metrics: task -> name of the main metric.
+        arms: its rows.
+        seeds: of each row.
+        reference: label that differences are given against, or None.
+    """
+
+    metrics: Mapping[str, str]
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    reference: str | None
+
+
 def tabulate(plan: SweepPlan, lines: Iterable[Line]) -> tuple[Table, ...]:
     """One table a model that has finished runs, from those `lines` that are of this plan."""
     by_key = {line["sweep_key"]: line for line in lines if "sweep_key" in line}
     found = {run.names: by_key[run.key] for run in plan.runs if run.key in by_key}
-    tables = (_table(plan, model.name, found) for model in plan.models)
+    metrics = {task.name: task.task.metric for task in plan.tasks}
+    frame = Frame(metrics, plan.arms, plan.seeds, plan.reference)
+    tables = (table_of(frame, model.name, found) for model in plan.models)
     return tuple(table for table in tables if table.rows)
 
 
@@ -120,27 +139,28 @@ def count_foreign(plan: SweepPlan, lines: Iterable[Line]) -> int:
     return sum(line.get("sweep_key") not in keys for line in lines)
 
 
-def _table(plan: SweepPlan, model: str, found: Mapping[tuple[str, str, str, int], Line]) -> Table:
-    tasks = [task.name for task in plan.tasks]
+def table_of(frame: Frame, model: str, found: Mapping[tuple[str, str, str, int], Line]) -> Table:
+    """The table of a model from its lines by model, task, label and seed."""
+    tasks = list(frame.metrics)
     lines = {
         arm.label: {
             task: {
                 seed: found[model, task, arm.label, seed]
-                for seed in plan.seeds
+                for seed in frame.seeds
                 if (model, task, arm.label, seed) in found
             }
             for task in tasks
         }
-        for arm in plan.arms
+        for arm in frame.arms
     }
     cells = {
         label: {task: _cell(seeds) for task, seeds in by_task.items() if seeds}
         for label, by_task in lines.items()
     }
-    base = cells.get(plan.reference) if plan.reference is not None else None
+    base = cells.get(frame.reference) if frame.reference is not None else None
     rows = tuple(
         _row(arm, tasks, cells[arm.label], base, lines[arm.label])
-        for arm in plan.arms
+        for arm in frame.arms
         if cells[arm.label]
     )
     seen = {
@@ -148,11 +168,11 @@ def _table(plan: SweepPlan, model: str, found: Mapping[tuple[str, str, str, int]
     }
     return Table(
         model=model,
-        metrics={task.name: task.task.metric for task in plan.tasks},
+        metrics=frame.metrics,
         majority={task: cell.majority for task, cell in seen.items() if cell is not None},
         rows=rows,
-        planned=len(tasks) * len(plan.seeds),
-        reference=plan.reference,
+        planned=len(tasks) * len(frame.seeds),
+        reference=frame.reference,
     )
 
 
@@ -164,7 +184,7 @@ def _cell(by_seed: Mapping[int, Line]) -> Cell:
     return Cell(
         by_seed={seed: line["scores"][metric] for seed, line in by_seed.items()},
         mcc=Spread.of([line["scores"][_MCC] for line in lines]) if has_mcc else None,
-        collapsed=tuple(seed for seed, line in by_seed.items() if line["collapsed"]),
+        collapsed=tuple(seed for seed, line in by_seed.items() if line.get("collapsed")),
         majority=first["majority"][metric],
         sparsity=fmean(line["sparsity"] for line in lines),
         coded_bytes=fmean(line["coded_bytes"] for line in lines),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from maskpack.formats import DataError
 
 __all__ = ["READERS", "Row", "read_rows"]
 
+_LOG = logging.getLogger(__name__)
 _DELIMITERS = ",;\t"  # of CSV: spreadsheets of half of Europe write semicolons
 _BIGGEST_FIELD = 2**24  # letters; the csv module stops at 131,072, which a long e-mail passes
 
@@ -42,6 +44,7 @@ def read_rows(
         raise DataError(
             f"`{path}` has an ending that is not read", f"endings: {', '.join(READERS)}, or .gz"
         )
+    _LOG.debug("reading `%s`", path)
     return list(reader(Wanted(path, tuple(columns), tuple(header), lists)))
 
 

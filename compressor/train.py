@@ -147,10 +147,10 @@ def train(
             break
         optimizer.set_rates(plan.rate(step))
         company.before_step(step)
-        loss_of = partial(objective, rows=rows)
-        feeds, guide = encoded.feeds(rows), objective.guide
-        loss = take_step(model, optimizer, feeds, loss_of, bf16=plan.bf16, guide=guide)
+        loss_of, feeds = partial(objective, rows=rows), encoded.feeds(rows)
+        loss = take_step(model, optimizer, feeds, loss_of, bf16=plan.bf16, guide=objective.guide)
         done = step + 1
+        company.hear_loss(loss)
         company.after_step(done, plan.steps)
         stopping = stop()
         checkpoints.save(state, done, now=stopping)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import os
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from maskpack.formats.codec import decode_backbone, decode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.schema import Manifest, TaskEntry
 from maskpack.formats.tensorfile import Buffer
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,7 @@ class Artifact:
             raise ArtifactError(
                 f"cannot read `{self.path / name}`: {error.strerror}", _RESTORE
             ) from error
+        _LOG.debug("read `%s`, %s bytes", self.path / name, f"{len(data):,}")
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
             raise ArtifactError(
@@ -121,6 +125,7 @@ def open_artifact(path: Path) -> Artifact:
             f"`{path}` is not an artifact: cannot read its `{schema.MANIFEST}`",
             "give the folder that `compress fit -o` wrote",
         ) from error
+    _LOG.debug("read `%s`", path / schema.MANIFEST)
     return Artifact(path, Manifest.from_json(text))
 
 

@@ -283,8 +283,9 @@ def entry_to_dict(entry: TaskEntry) -> dict[str, Any]:
 
 
 def portable_entry(entry: TaskEntry) -> dict[str, Any]:
-    """The same without what belongs to one artifact: the patch's file and its digest."""
+    """The same without what belongs to one artifact: the patch's file, its digest, its history."""
     tree = entry_to_dict(entry)
+    tree["training"] = {k: v for k, v in entry.training.items() if k != "history"}
     return {key: value for key, value in tree.items() if key not in {"file", "sha256"}}
 
 

@@ -8,6 +8,7 @@ built in a hidden folder next to its place and renamed as a whole.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -23,6 +24,8 @@ from maskpack.formats.codec import encode_backbone, encode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.reader import Artifact, open_artifact
 from maskpack.formats.schema import Manifest, Scheme, Source, TaskEntry
+
+_LOG = logging.getLogger(__name__)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -41,6 +44,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+        _LOG.debug("wrote `%s`, %s bytes", path, f"{len(data):,}")
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -67,6 +71,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         build.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         build.replace(path)
         _sync_folder(path.parent)
+        _LOG.debug("renamed `%s` to `%s`", build, path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:

@@ -97,9 +97,16 @@ def test_the_wheel_holds_the_examples_of_packages(names):
     assert templates <= names
 
 
+def test_the_wheel_holds_the_page_of_reports(names):
+    templates = in_wheel("maskpack.cli", ROOT / "cli", "templates/*")
+    assert "maskpack/cli/templates/report.html" in templates
+    assert len(templates) == 9
+    assert templates <= names
+
+
 def test_the_wheel_holds_nothing_else(names):
     allowed = (".py", "/py.typed", "/SPEC.md", ".tsv")
-    own = "maskpack/exporters/templates/"
+    own = ("maskpack/exporters/templates/", "maskpack/cli/templates/")
     names = {name for name in names if not name.startswith(own)}
     odd = [n for n in names if ".dist-info/" not in n and not n.endswith(allowed)]
     assert odd == []

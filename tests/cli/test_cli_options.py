@@ -62,7 +62,7 @@ def test_saved_options_replay_to_the_same_artifact(
 def test_saved_options_are_all_of_them(main, work, tiny_model, sentiment, short):
     main(*fit(tiny_model, sentiment, "a", *short, "--save-config", "run.yaml", "--dry-run"))
     tree = yaml.safe_load((work / "run.yaml").read_text())
-    assert tree.keys() == FitConfig().__dict__.keys()
+    assert tree.keys() == {*FitConfig().__dict__, "run"}
     assert (tree["steps"], tree["bits"], tree["precision"]) == (4, 4, "fp32")
 
 

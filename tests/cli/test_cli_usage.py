@@ -35,6 +35,7 @@ COMMANDS = [
     "materialize",
     "predict",
     "bench",
+    "report",
     "demo",
 ]
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "datasets"]

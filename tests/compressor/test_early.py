@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskpack.compressor import fit_task, steps
+from maskpack.compressor import fit_task, steps, watch
 from maskpack.formats import ConfigError, open_artifact
 
 
@@ -31,12 +31,13 @@ def test_it_is_judged_by_the_held_out_rows_once_an_epoch_and_stops(request_for, 
     judged = []
 
     def score(logits, labels, metrics):
-        judged.append(labels)
+        if len(labels) == len(run.held_out):  # the others are for the run's history
+            judged.append(labels)
         return dict.fromkeys(metrics, -float(len(judged)))  # ever worse: the first look is best
 
-    monkeypatch.setattr(steps, "score", score)
+    monkeypatch.setattr(watch, "score", score)
     told = []
-    _, taken = steps.learn(run, observe=lambda news: told.append(news.step))
+    taken = steps.learn(run, observe=lambda news: told.append(news.step)).steps
     assert taken == told[-1] == 18  # three looks, six steps apart
     assert len(judged) == 3
     assert all(np.array_equal(labels, run.held_out.labels) for labels in judged)
@@ -49,12 +50,18 @@ def test_the_patch_is_that_of_the_best_look_and_the_result_counts_the_steps_take
     patches = []
     for request, verdicts in ((early, (0.5, 0.4)), (short, (0.5, *[0.4] * 9))):
         run, left = steps.prepare(request), iter(verdicts)
-        real = steps.score
-        monkeypatch.setattr(steps, "score", lambda *_, left=left: {"accuracy": next(left)})
+        real, held_out = watch.score, len(run.held_out)
+
+        def verdict(logits, labels, metrics, left=left, real=real, held_out=held_out):
+            if len(labels) == held_out:
+                return {"accuracy": next(left)}
+            return real(logits, labels, metrics)  # the run's history, of the evaluation rows
+
+        monkeypatch.setattr(watch, "score", verdict)
         patches.append(steps.learn(run, observe=lambda _: None))
-        monkeypatch.setattr(steps, "score", real)
-    (first, first_steps), (second, second_steps) = patches
-    assert (first_steps, second_steps) == (12, 60)
+        monkeypatch.setattr(watch, "score", real)
+    assert [learned.steps for learned in patches] == [12, 60]
+    first, second = (learned.patch for learned in patches)
     for name, value in first.head.items():
         assert np.array_equal(value, second.head[name])
     for name, mask in first.masks.items():

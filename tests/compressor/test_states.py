@@ -152,7 +152,7 @@ def test_a_fit_s_masks_come_from_the_guide_too(request_for, tiny_model, tmp_path
     for weight in (0.0, 3.0):
         name = f"a{weight}"
         request = request_for(name, teacher=str(tmp_path / "t"), teacher_states=weight)
-        patch, _ = learn(prepare(request), observe=lambda _: None)
+        patch = learn(prepare(request), observe=lambda _: None).patch
         found.append(patch.head["classifier.weight"])
     assert not np.array_equal(*found)
 

@@ -135,7 +135,7 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
 
     freeze_for_real = steps.freeze
     monkeypatch.setattr(steps, "freeze", freeze)
-    patch, _ = steps.learn(run, observe=lambda _: None)
+    patch = steps.learn(run, observe=lambda _: None).patch
     trained, backbone = dict(base_of(kept["model"]).named_parameters()), run.ground.backbone
     assert set(patch.dense) == set(trained_dense(run.shape, request.config))
     for name, value in patch.dense.items():

@@ -1,0 +1,121 @@
+"""A run's figures for other tools: TensorBoard's event files, or a line of JSON a step."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maskpack.formats import ConfigError
+
+if TYPE_CHECKING:
+    from maskpack.compressor.news import News
+
+    Observe = Callable[[News], None]
+
+LogDir = Annotated[
+    Path | None,
+    typer.Option("--log-dir", help="Write events for TensorBoard into this folder."),
+]
+LogFile = Annotated[
+    Path | None, typer.Option("--log", help="Append a line of JSON a step to this file.")
+]
+
+
+def check_tensorboard(folder: Path | None) -> None:
+    """Refuse before a run what would fail at its first step.
+
+    Raises:
+        ConfigError: tensorboard is wanted and missing.
+    """
+    if folder is not None and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "`--log-dir` needs the package tensorboard", "pip install 'maskpack[logs]'"
+        )
+
+
+@contextmanager
+def logged(
+    observe: Observe, name: str, folder: Path | None, file: Path | None
+) -> Iterator[Observe]:
+    """An observer that also writes logs.
+
+    Args:
+        observe: the observer as it was.
+        name: of the task; its events lie in a folder of that name.
+        folder: for TensorBoard, or None.
+        file: for lines of JSON, or None.
+
+    Raises:
+        ConfigError: a log cannot be written.
+    """
+    with ExitStack() as stack:
+        watchers = [observe]
+        try:
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                stream = stack.enter_context(file.open("a", encoding="utf-8", buffering=1))
+                watchers.append(_lines(stream, name))
+            if folder is not None:
+                watchers.append(_events(folder / name, stack))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write a log at `{error.filename}`: {error.strerror}"
+            ) from error
+
+        def tell(news: News) -> None:
+            for watcher in watchers:
+                watcher(news)
+
+        yield tell
+
+
+def _lines(stream: Any, name: str) -> Observe:
+    """One JSON object a step."""
+    began = time.monotonic()
+
+    def write(news: News) -> None:
+        line = {
+            "task": name,
+            "stage": news.stage,
+            "step": news.step,
+            "steps": news.steps,
+            "seconds": round(time.monotonic() - began, 3),
+            "loss": news.loss,
+            "metric": news.metric,
+            "score": news.score,
+            "zeros": None if news.count is None else news.count.zeros,
+            "weights": None if news.count is None else news.count.weights,
+        }
+        stream.write(json.dumps(line) + "\n")
+
+    return write
+
+
+def _events(folder: Path, stack: ExitStack) -> Observe:
+    """Scalars: the loss every step, the metric and the mask whenever they are measured anew."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
+
+    writer = SummaryWriter(str(folder))
+    stack.callback(writer.close)
+    last: dict[str, float] = {}
+
+    def write(news: News) -> None:
+        figures: dict[str, float | None] = {f"{news.stage}/loss": news.loss}
+        told = {f"{news.stage}/{news.metric}": news.score}
+        if news.count is not None:
+            told[f"{news.stage}/zeros"] = news.count.sparsity
+            told[f"{news.stage}/bits a weight"] = news.count.entropy_bpp
+        figures |= {name: value for name, value in told.items() if last.get(name) != value}
+        for name, value in figures.items():
+            if value is not None:
+                last[name] = value
+                writer.add_scalar(name, value, news.step)
+
+    return write

@@ -1,0 +1,241 @@
+"""`compress report`: an artifact or a sweep as one page of HTML for people."""
+
+from __future__ import annotations
+
+import json as codec
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maskpack.cli import options as opt
+from maskpack.cli import render
+from maskpack.formats import (
+    Artifact,
+    ConfigError,
+    DataError,
+    ExportError,
+    is_artifact,
+    open_artifact,
+)
+from maskpack.formats.writer import write_bytes
+
+if TYPE_CHECKING:
+    from maskpack.compressor.judgement import Judgement
+    from maskpack.compressor.report_view import ArtifactView
+    from maskpack.compressor.sweep_table import Table
+    from maskpack.exporters.report import Report
+
+_PAGES = {".html", ".htm"}
+
+
+def report(
+    source: Annotated[
+        Path, typer.Argument(help="Artifact, or a file of results that `compress sweep` wrote.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("report.html"),
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Evaluation data, or TASK=PATH where there are several tasks; repeatable. "
+            "[what ships with the package]"
+        ),
+    ] = None,
+    exported: Annotated[
+        list[Path] | None,
+        typer.Option("--export", help="Folder of `compress export`, for its verdict; repeatable."),
+    ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="Results of a sweep, to compare an artifact with.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Method that others are compared with. [full fine-tuning, if it is one]"),
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Ask the tasks about their data.")
+    ] = True,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw the pictures into this folder as well, as PNG.")
+    ] = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Write an artifact or a sweep as one page of HTML that needs nothing else.
+
+    Of an artifact: bytes of each part, zeros by layer, learning curves, mistakes on the evaluation
+    data, verdicts on exported graphs. Of a sweep: its table and its plots. With --json the same
+    figures are printed as well.
+
+    Example: compress report artifact --export tickets-onnx -o report.html
+    """
+    if out.suffix.lower() not in _PAGES:
+        raise ConfigError(f"`{out}` is no name of a page", "give one like `-o report.html`")
+    if png is not None:
+        from maskpack.cli.plots import check_installed  # noqa: PLC0415 - keeps --help fast
+
+        check_installed()
+    if source.is_file():
+        if data or exported or sweep:
+            raise ConfigError(
+                "`--data`, `--export` and `--sweep` are for the report of an artifact"
+            )
+        _report_sweep(source, out, reference, png=png, json=json)
+    else:
+        opened = _open(source)
+        tables = _tables(sweep, reference) if sweep is not None else ()
+        verdicts = [each for folder in exported or [] for each in _verdicts(folder, opened)]
+        judgements = _judgements(opened, data or [], evaluate=evaluate, quiet=quiet)
+        _report_artifact(opened, out, judgements, verdicts, tables, png=png, json=json)
+    render.words(f"wrote {out}")
+
+
+def _open(source: Path) -> Artifact:
+    if not is_artifact(source):
+        raise ConfigError(
+            f"`{source}` is neither an artifact nor a file of results",
+            "give the folder that `compress fit -o` wrote, or the .jsonl of `compress sweep`",
+        )
+    return open_artifact(source)
+
+
+def _report_sweep(
+    source: Path, out: Path, reference: str | None, *, png: Path | None, json: bool
+) -> None:
+    from maskpack.cli.report_page import sweep_page  # noqa: PLC0415 - keeps --help fast
+    from maskpack.cli.sweep_table import as_tree  # noqa: PLC0415
+
+    tables = _tables(source, reference)
+    write_bytes(out, sweep_page(tables, source.stem).encode())
+    if png is not None:
+        _draw_sweep(tables, png)
+    if json:
+        render.data(codec.dumps([as_tree(table) for table in tables]))
+
+
+def _report_artifact(
+    opened: Artifact,
+    out: Path,
+    judgements: dict[str, Judgement | str],
+    verdicts: Sequence[Report],
+    tables: Sequence[Table],
+    *,
+    png: Path | None,
+    json: bool,
+) -> None:
+    from maskpack.cli.report_page import artifact_page  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.report_view import view_artifact  # noqa: PLC0415
+
+    view = view_artifact(opened)
+    write_bytes(out, artifact_page(view, judgements, verdicts, tables).encode())
+    if png is not None:
+        from maskpack.cli.plots_task import draw_tasks  # noqa: PLC0415 - matplotlib
+
+        for path in draw_tasks(view, png):
+            render.words(f"wrote {path}")
+        _draw_sweep(tables, png)
+    if json:
+        render.data(codec.dumps(_as_tree(view, judgements, verdicts), sort_keys=True))
+
+
+def _draw_sweep(tables: Sequence[Table], folder: Path) -> None:
+    from maskpack.cli.plots import draw  # noqa: PLC0415 - matplotlib
+
+    for path in draw(tables, folder, kinds=("png",)):
+        render.words(f"wrote {path}")
+
+
+def _tables(source: Path, reference: str | None) -> tuple[Table, ...]:
+    from maskpack.compressor.sweep_lines import tables_of_lines  # noqa: PLC0415
+    from maskpack.compressor.sweep_log import read_log  # noqa: PLC0415
+
+    if not source.is_file():
+        raise ConfigError(f"no file `{source}`", "give the .jsonl that `compress sweep` wrote")
+    if source.suffix in {".yaml", ".yml"}:
+        raise ConfigError(
+            f"`{source}` is the plan of a sweep", "give its results, the .jsonl beside it"
+        )
+    try:
+        return tables_of_lines(read_log(source).lines, reference=reference)
+    except ConfigError as error:
+        raise ConfigError(f"`{source}`: {error}", error.hint) from error
+
+
+def _verdicts(folder: Path, opened: Artifact) -> list[Report]:
+    """Verdicts in an exported folder, on tasks of this artifact."""
+    from maskpack.exporters.report import REPORT_FILE, Report  # noqa: PLC0415
+
+    files = sorted(folder.glob(f"*{REPORT_FILE}"))
+    if not files:
+        raise ExportError(
+            f"no verdict at `{folder}`",
+            "give a folder of `compress export --onnx`, made without `--no-verify`",
+        )
+    found = []
+    for file in files:
+        try:
+            verdict = Report.from_json(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExportError(f"cannot read `{file}`: {error}") from error
+        opened.entry(verdict.task)  # another artifact's export is no verdict on this one
+        found.append(verdict)
+    return found
+
+
+def _judgements(
+    opened: Artifact, data: Sequence[str], *, evaluate: bool, quiet: bool
+) -> dict[str, Judgement | str]:
+    """Each task on its evaluation rows, or why not."""
+    tasks = sorted(opened.manifest.tasks)
+    places = _places(data, tasks)
+    if not evaluate:
+        return dict.fromkeys(tasks, "Not measured: the report was made with `--no-evaluate`")
+    from maskpack.compressor.judgement import judge  # noqa: PLC0415 - imports torch
+
+    found: dict[str, Judgement | str] = {}
+    for task in tasks:
+        try:
+            if not quiet:
+                render.words(f"{task}: evaluating")
+            found[task] = judge(opened, task, data=places.get(task))
+        except DataError as error:
+            if task in places:
+                raise
+            found[task] = "; ".join(filter(None, [f"Not measured: {error}", error.hint]))
+    return found
+
+
+def _places(data: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
+    """Task -> its data, from `PATH` or `TASK=PATH` texts."""
+    places = {}
+    for text in data:
+        task, equals, path = text.partition("=")
+        if equals and task in tasks:
+            places[task] = Path(path)
+        elif len(tasks) == 1:
+            places[tasks[0]] = Path(text)
+        else:
+            raise ConfigError(
+                f"`--data {text}` does not say of which task it is",
+                f"give `--data TASK=PATH`; tasks: {', '.join(tasks)}",
+            )
+    return places
+
+
+def _as_tree(
+    view: ArtifactView, judgements: dict[str, Judgement | str], verdicts: Sequence[Report]
+) -> dict[str, Any]:
+    told = {
+        task: {"missing": found} if isinstance(found, str) else asdict(found)
+        for task, found in judgements.items()
+    }
+    return {
+        **asdict(view),
+        "stored_bytes": view.stored_bytes,
+        "download_bytes": view.download_bytes,
+        "dense_bytes": view.dense_bytes,
+        "evaluation": told,
+        "verdicts": [codec.loads(verdict.to_json()) for verdict in verdicts],
+    }

@@ -1,0 +1,270 @@
+"""How long a run will take and what it needs, from a few of its steps. Writes nothing.
+
+Steps differ by the length of their texts, so those that are measured are spread evenly over the
+batches sorted by size; one step on the largest comes first, unmeasured, to warm up and to reach the
+memory's peak. What was done already (loading, quantising) counts as it was.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.compressor.batches import Encoded, evaluation_batches, training_batches
+from maskpack.compressor.companion import Company
+from maskpack.compressor.evaluate import EVAL_BATCH
+from maskpack.compressor.news import News
+from maskpack.compressor.objective import Objective, Teaching
+from maskpack.compressor.optimizer import FlooredAdam
+from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.request import FitRequest, Learning
+from maskpack.compressor.steps import prepare, student_of
+from maskpack.compressor.student import Student
+from maskpack.compressor.teacher import TWIN, teaching_of
+from maskpack.compressor.train import take_step
+
+_STEPS = 8  # of the student that are measured
+_LOOKS = 6  # batches of the evaluation rows that are measured
+_TWIN_STEPS = (2, 8)  # of a teacher that is trained first: the difference is measured
+_REFINE_STEPS = 6
+
+Rows = NDArray[np.intp]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time of some work.
+
+    Attributes:
+        seconds: by the clock on the wall, with whatever else the machine is doing.
+        busy: of the processor, all cores of this process together.
+    """
+
+    seconds: float = 0.0
+    busy: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.seconds + other.seconds, self.busy + other.busy)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.seconds - other.seconds, self.busy - other.busy)
+
+    def __mul__(self, times: float) -> Cost:
+        return Cost(self.seconds * times, self.busy * times)
+
+    @classmethod
+    def so_far(cls) -> Cost:
+        """Both clocks now; two of them make a difference."""
+        return cls(time.perf_counter(), time.process_time())
+
+    @classmethod
+    def mean(cls, costs: Sequence[Cost]) -> Cost:
+        """Of several."""
+        return sum(costs, start=cls()) * (1 / len(costs))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take; seconds of this machine as busy as it was just now.
+
+    Attributes:
+        seconds: of the whole command.
+        busy_seconds: the same of the processor: what does not depend on what else it does.
+        load_seconds: of them until the first step of the task: model, data, quantising, refining.
+        teacher_seconds: of them for a teacher: training it, asking it.
+        step_seconds: of one step, mean over the measured ones.
+        steps: in all.
+        measured: steps that were measured.
+        look_seconds: of scoring the evaluation rows once.
+        looks: how often that is done.
+        memory_bytes: peak of this process, which has done a step on the largest batch; None where the
+            system does not tell.
+        disk_bytes: of the largest file that is written beside the artifact, a checkpoint.
+    """
+
+    seconds: float
+    busy_seconds: float
+    load_seconds: float
+    teacher_seconds: float
+    step_seconds: float
+    steps: int
+    measured: int
+    look_seconds: float
+    looks: int
+    memory_bytes: int | None
+    disk_bytes: int
+
+
+class RefineClock:
+    """Times steps of refinement, which are cut short for an estimate."""
+
+    def __init__(self) -> None:
+        self._times: list[Cost] = []
+
+    def observe(self, news: News) -> None:
+        """Note when a step of the backbone ended."""
+        if news.stage == "backbone":
+            self._times.append(Cost.so_far())
+
+    def missing(self, steps: int) -> Cost:
+        """What all `steps` would have taken beyond those that were done."""
+        if len(self._times) < 2:
+            return Cost()
+        each = (self._times[-1] - self._times[0]) * (1 / (len(self._times) - 1))
+        return each * max(0, steps - len(self._times))
+
+
+def rehearse(request: FitRequest, *, began: Cost) -> tuple[Learning, Estimate]:
+    """Prepare a run as `fit` would, try a few steps, and foretell the rest.
+
+    Args:
+        request: what would be learned; refinement and a teacher's training are cut short.
+        began: `Cost.so_far()` when the command began.
+
+    Raises:
+        MaskpackError: whatever `fit` would refuse.
+    """
+    clock, config = RefineClock(), request.config
+    short = replace(config, refine=min(config.refine_steps, _REFINE_STEPS))
+    run = prepare(replace(request, config=short), observe=clock.observe)
+    load = Cost.so_far() - began + clock.missing(config.refine_steps)
+    teaching, teacher = _teaching(run)
+    student, making = _timed(lambda: student_of(run, Objective(run.train.labels, teaching)))
+    return run, _total(run, student, teaching, load=load + making, teacher=teacher)
+
+
+def _total(
+    run: Learning, student: Student, teaching: Teaching | None, *, load: Cost, teacher: Cost
+) -> Estimate:
+    """The parts that come once, and as much of a step and a look as there are."""
+    steps = run.plan.steps
+    step, look = _step(run, student, teaching), _look(student.model, run.dev)
+    looks = 1 + steps // -(-len(run.train) // run.plan.batch_size)
+    whole = load + teacher + step * steps + look * looks
+    trained = sum(p.numel() for group in student.groups for p in group.parameters)
+    return Estimate(
+        seconds=whole.seconds,
+        busy_seconds=whole.busy,
+        load_seconds=load.seconds,
+        teacher_seconds=teacher.seconds,
+        step_seconds=step.seconds,
+        steps=steps,
+        measured=min(_STEPS, len(_batches(run))),
+        look_seconds=look.seconds,
+        looks=looks,
+        memory_bytes=_peak_memory(),
+        disk_bytes=12 * trained if run.request.config.checkpoint_every else 0,
+    )
+
+
+def spread(sizes: Sequence[int], count: int) -> list[int]:
+    """Places of `count` values that lie evenly among the sorted ones.
+
+    >>> spread([5, 1, 9, 3], 2)
+    [3, 0]
+    """
+    order = np.argsort(sizes, kind="stable")
+    picks = (np.arange(count) + 0.5) / count * len(order)
+    return [int(order[int(pick)]) for pick in picks]
+
+
+def _teaching(run: Learning) -> tuple[Teaching | None, Cost]:
+    """The teacher, and what it will take; a twin learns a few steps only."""
+    config = run.request.config
+
+    def teach(steps: int) -> Teaching | None:
+        return teaching_of(
+            config,
+            run.train,
+            run.described,
+            model=run.request.model,
+            revision=run.request.revision,
+            plan=replace(run.plan, steps=steps),
+        )
+
+    if config.teacher is None:
+        return None, Cost()
+    if config.teacher != TWIN:
+        return _timed(partial(teach, run.plan.steps))
+    few, many = (min(steps, run.plan.steps) for steps in _TWIN_STEPS)
+    _, first = _timed(partial(teach, few))
+    teaching, second = _timed(partial(teach, many))
+    each = (second - first) * (_typical(run, few, many) / max(1, many - few))
+    return teaching, second + each * (run.plan.steps - many)
+
+
+def _typical(run: Learning, first: int, last: int) -> float:
+    """How much larger a batch is in the mean than batches `first` to `last` of the run."""
+    sizes = [_tokens(run.train, rows) for rows in _batches(run)]
+    some = sizes[first:last]
+    return float(np.mean(sizes) / np.mean(some)) if some else 1.0
+
+
+def _step(run: Learning, student: Student, teaching: Teaching | None) -> Cost:
+    """A step in the mean, over batches of every size."""
+    objective, company = Objective(run.train.labels, teaching), Company(student.company)
+    optimizer = FlooredAdam(group.settings() for group in student.groups)
+    optimizer.set_rates(0.0)  # a rehearsal moves nothing
+    student.model.train()
+
+    def take(rows: Rows) -> None:
+        company.before_step(0)
+        loss_of, feeds = partial(objective, rows=rows), run.train.feeds(rows)
+        guide, bf16 = objective.guide, run.plan.bf16
+        take_step(student.model, optimizer, feeds, loss_of, bf16=bf16, guide=guide)
+        company.after_step(1, run.plan.steps)
+
+    batches = _batches(run)
+    sizes = [_tokens(run.train, rows) for rows in batches]
+    take(batches[int(np.argmax(sizes))])
+    places = spread(sizes, min(_STEPS, len(sizes)))
+    return Cost.mean([_timed(partial(take, batches[place]))[1] for place in places])
+
+
+def _look(model: Any, rows: Encoded) -> Cost:
+    """Scoring all rows once."""
+    predict = torch_predict(model)
+    batches = list(evaluation_batches(rows.lengths, batch_size=EVAL_BATCH))
+    predict(rows.feeds(batches[-1]))
+    places = spread([_tokens(rows, each) for each in batches], min(_LOOKS, len(batches)))
+    times = [_timed(partial(predict, rows.feeds(batches[place])))[1] for place in places]
+    return Cost.mean(times) * len(batches)
+
+
+def _batches(run: Learning) -> list[Rows]:
+    """Those of the first epoch, as far as the run goes."""
+    plan = run.plan
+    batches = training_batches(
+        run.train.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0
+    )
+    return batches[: plan.steps]
+
+
+def _tokens(rows: Encoded, batch: Rows) -> int:
+    """Tokens of a batch, padding included."""
+    return len(batch) * int(rows.lengths[batch].max())
+
+
+def _timed(work: Callable[[], Found]) -> tuple[Found, Cost]:
+    """What the work gives, and what it took."""
+    started = Cost.so_far()
+    found = work()
+    return found, Cost.so_far() - started
+
+
+def _peak_memory() -> int | None:
+    """The most memory this process has held, in bytes; None on Windows."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:  # pragma: no cover
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
