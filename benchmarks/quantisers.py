@@ -40,7 +40,7 @@ def main() -> None:
     judge = Calibrator(pretrained.model, unseen)
     grams = {name: gram for block in judge.blocks(names) for name, gram in block.items()}
     rows = []
-    for bits in WIDTHS:
+    for bits in args.bits or WIDTHS:
         for quantizer in QUANTIZERS:
             scheme = scheme_of(FitConfig(bits=bits, quantizer=quantizer))
             backbone = quantize_model(pretrained.model, scheme, seen)
@@ -68,15 +68,17 @@ def main() -> None:
                 f"| {row['zero_codes']:.1%} |",
                 flush=True,
             )
-    if args.out:
-        tree = {"model": args.model, "text": args.text.name if args.text else None, "rows": rows}
-        args.out.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+            if args.out:  # after each: GPTQ takes minutes
+                text = args.text.name if args.text else None
+                tree = {"model": args.model, "text": text, "rows": rows}
+                args.out.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--text", type=Path, help="sentences, one a line; default: shipped samples")
+    parser.add_argument("--bits", type=int, action="append", choices=WIDTHS, help="default: all")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

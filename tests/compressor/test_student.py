@@ -65,7 +65,7 @@ def test_a_choice_that_names_nothing_is_refused(options, message):
 def prepared(request, **changes):
     """A run made ready, its classifier as it was before, and its student."""
     run = steps.prepare(request)
-    plain = build_classifier(run.ground.backbone, steps._config(run), seed=request.config.seed)
+    plain = build_classifier(run.ground.backbone, run.described, seed=request.config.seed)
     student = enroll(
         copy.deepcopy(plain),
         run.shape,
@@ -146,7 +146,7 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
     for name, value in patch.gains.items():
         assert np.array_equal(value, half(kept["masked"][name].gain))
         assert (value != 1).any()
-    restored = build_classifier(backbone, steps._config(run), seed=0)
+    restored = build_classifier(backbone, run.described, seed=0)
     apply_patch(restored, backbone, patch)
     weights = dict(base_of(restored).named_parameters())
     for name, layer in kept["masked"].items():
