@@ -59,12 +59,12 @@ import numpy as np
 from maskpack.formats import MaskpackError, check_artifact, open_artifact, pack_task
 
 artifact = open_artifact(Path("artifact"))
-assert check_artifact(artifact.path) == []                     # digests, shapes, counts: no findings
+assert check_artifact(artifact.path) == []  # digests, shapes, counts: no findings
 patch = artifact.patch("support")
-for name, mask in patch.masks.items():                         # parameter name -> BitMask
-    tensor = artifact.backbone.linears[name]                   # QuantTensor
-    keep = mask.to_bool()                                      # (o, i) bool, True: kept
-    weight = mask.apply(tensor).dequantize()                   # (o, i) float32, what the task computes with
+for name, mask in patch.masks.items():  # parameter name -> BitMask
+    tensor = artifact.backbone.linears[name]  # QuantTensor
+    keep = mask.to_bool()  # (o, i) bool, True: kept
+    weight = mask.apply(tensor).dequantize()  # (o, i) float32, what the task computes with
     assert weight.shape == keep.shape == tensor.codes.shape
     assert np.all(weight[~keep] == 0)
 assert all(tensor.dtype == np.float16 for tensor in patch.head.values())
@@ -84,12 +84,14 @@ from pathlib import Path
 from maskpack.exporters import Compute, ExportRequest, PackageRequest, Target, Tolerance
 from maskpack.exporters import export_onnx, write_package
 
-tolerance = Tolerance.of(Compute.FP32, max_drop=1.0)           # points of the metric
+tolerance = Tolerance.of(Compute.FP32, max_drop=1.0)  # points of the metric
 folder = Path("support-onnx")
-request = ExportRequest(Path("artifact"), "support", folder, Compute.FP32, tolerance, data=Path("support.csv"))
+request = ExportRequest(
+    Path("artifact"), "support", folder, Compute.FP32, tolerance, data=Path("support.csv")
+)
 report = export_onnx(request)
-assert report is not None                                      # None: `verify=False` was asked for
-assert report.ok, report.findings                              # else the folder is support-onnx.failed
+assert report is not None  # None: `verify=False` was asked for
+assert report.ok, report.findings  # else the folder is support-onnx.failed
 print(report.graph.bytes, report.accuracy.graph, report.accuracy.torch)
 package = write_package(PackageRequest(folder, Path("support.zip"), Target.ORT))
 print(package.out, package.sha256)
@@ -105,10 +107,10 @@ from maskpack.runtime import Session, materialize
 
 session = Session("support-onnx", threads=1)
 answers = session.predict(["My parcel is late.", "The app crashes."], task="support")
-for answer in answers:                                         # one Prediction a text, in order
+for answer in answers:  # one Prediction a text, in order
     print(answer.label, answer.score, answer.scores)
 assert abs(sum(answers[0].scores.values()) - 1) < 1e-5
-materialize(Path("support-onnx"), Path("ready"))               # folded once, for small devices
+materialize(Path("support-onnx"), Path("ready"))  # folded once, for small devices
 assert Session("ready").predict(["My parcel is late."])[0].label == answers[0].label
 """,
     ),

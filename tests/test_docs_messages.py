@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -22,18 +24,46 @@ def quoted(text: str) -> list[str]:
     return [line for block in found for line in block.splitlines()]
 
 
+def constants(tree: ast.Module) -> dict[str, str]:
+    """Texts that a module gives a name, such as a hint that several errors share."""
+    return {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
+
+
+def fixed_parts(node: ast.expr, named: dict[str, str]) -> list[str | None]:
+    """A text's parts in order; None where it is filled in.
+
+    >>> tree = ast.parse("f'no {what}; {HINT}'", mode="eval")
+    >>> fixed_parts(tree.body, {"HINT": "try again"})
+    ['no ', None, '; ', 'try again']
+    """
+    if isinstance(node, ast.Constant):
+        return [node.value if isinstance(node.value, str) else ""]
+    if isinstance(node, ast.JoinedStr):
+        return [part for value in node.values for part in fixed_parts(value, named)]
+    inner = node.value if isinstance(node, ast.FormattedValue) else None
+    return [named.get(inner.id) if isinstance(inner, ast.Name) else None]
+
+
 @cache
 def patterns() -> tuple[re.Pattern[str], ...]:
     """Every text of the source as an expression: what it fills in may be anything."""
     found = set()
     for path in (path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            parts = [node] if isinstance(node, ast.Constant) else getattr(node, "values", [])
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = constants(tree)
+        for node in ast.walk(tree):
             if not isinstance(node, ast.Constant | ast.JoinedStr):
                 continue
-            fixed = [str(p.value) if isinstance(p, ast.Constant) else None for p in parts]
-            if sum(len(re.findall(r"\w", text)) for text in fixed if text is not None) >= LEAST:
-                found.add("".join(".*" if text is None else re.escape(text) for text in fixed))
+            parts = fixed_parts(node, named)
+            if sum(len(re.findall(r"\w", text)) for text in parts if text is not None) >= LEAST:
+                found.add("".join(".*" if text is None else re.escape(text) for text in parts))
     return tuple(re.compile(one) for one in sorted(found))
 
 
@@ -42,6 +72,11 @@ def said_by_the_code(message: str) -> bool:
 
 
 LINES = quoted(PAGE.read_text(encoding="utf-8"))
+
+
+def test_the_helpers_do_what_they_say():
+    found = doctest.testmod(sys.modules[__name__])
+    assert (found.failed, found.attempted) == (0, 2)
 
 
 def test_the_page_quotes_many_messages():
