@@ -170,7 +170,7 @@ def _methods(kind: type) -> Iterator[str]:
         call = f".{name}" if asked else _call(f".{name}", plain)
         lines.append(f"* `{' '.join(call.split())}`: {_first(plain.__doc__)}\n")
     if lines:
-        yield "".join(lines)
+        yield f"What it answers:\n\n{''.join(lines)}"
 
 
 class _Bare(str):

@@ -22,7 +22,6 @@ PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").gl
 GROUP = typer.main.get_command(app)
 OTHERS = {  # options on the pages that are those of other programs
     "--include_ops_by_config",
-    "--single-process",
 }
 QUICK = shlex.split("--steps 4 --batch-size 16 --max-length 16 --precision fp32 --group 16")
 
