@@ -1,0 +1,106 @@
+"""What docs/troubleshooting.md quotes is what the code says: each line has its place in the source."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/troubleshooting.md"
+FLOORS = ("formats", "compressor", "exporters", "runtime", "cli")
+KINDS = ("error", "hint", "warning", "note", "wrong")
+LEAST = 10  # letters that a pattern must bring itself, or it would match anything
+
+
+def quoted(text: str) -> list[str]:
+    """Lines in the fenced blocks of a page that quote the tool."""
+    found = re.findall(r"^```text\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [line for block in found for line in block.splitlines()]
+
+
+def constants(tree: ast.Module) -> dict[str, str]:
+    """Texts that a module gives a name, such as a hint that several errors share."""
+    return {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
+
+
+def fixed_parts(node: ast.expr, named: dict[str, str]) -> list[str | None]:
+    """A text's parts in order; None where it is filled in.
+
+    >>> tree = ast.parse("f'no {what}; {HINT}'", mode="eval")
+    >>> fixed_parts(tree.body, {"HINT": "try again"})
+    ['no ', None, '; ', 'try again']
+    """
+    if isinstance(node, ast.Constant):
+        return [node.value if isinstance(node.value, str) else ""]
+    if isinstance(node, ast.JoinedStr):
+        return [part for value in node.values for part in fixed_parts(value, named)]
+    inner = node.value if isinstance(node, ast.FormattedValue) else None
+    return [named.get(inner.id) if isinstance(inner, ast.Name) else None]
+
+
+@cache
+def patterns() -> tuple[re.Pattern[str], ...]:
+    """Every text of the source as an expression: what it fills in may be anything."""
+    found = set()
+    for path in (path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = constants(tree)
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Constant | ast.JoinedStr):
+                continue
+            parts = fixed_parts(node, named)
+            if sum(len(re.findall(r"\w", text)) for text in parts if text is not None) >= LEAST:
+                found.add("".join(".*" if text is None else re.escape(text) for text in parts))
+    return tuple(re.compile(one) for one in sorted(found))
+
+
+def said_by_the_code(message: str) -> bool:
+    return any(pattern.fullmatch(message) for pattern in patterns())
+
+
+LINES = quoted(PAGE.read_text(encoding="utf-8"))
+
+
+def test_the_helpers_do_what_they_say():
+    found = doctest.testmod(sys.modules[__name__])
+    assert (found.failed, found.attempted) == (0, 2)
+
+
+def test_the_page_quotes_many_messages():
+    assert len(LINES) > 50
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_quoted_line_is_one_of_the_codes_messages(line):
+    kind, _, message = line.partition(": ")
+    assert kind in KINDS, "a line starts with what the tool calls it"
+    assert said_by_the_code(message) or said_by_the_code(line), line
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["`x` has no column named `y`", "the disk is full", "cannot", "`a` `b` `c`"],
+)
+def test_a_message_that_nobody_says_is_noticed(message):
+    assert not said_by_the_code(message)
+
+
+def test_every_quoted_message_is_followed_by_what_to_do():
+    """A hint in the frame, or a sentence below it."""
+    text = PAGE.read_text(encoding="utf-8")
+    for block in re.finditer(r"^```text\n(.*?)^```\n", text, flags=re.MULTILINE | re.DOTALL):
+        below = text[block.end() :].lstrip()
+        assert "hint: " in block[1] or not below.startswith(("#", "```")), block[1]
