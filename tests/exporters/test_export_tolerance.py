@@ -30,3 +30,11 @@ def test_a_given_drop_means_what_it_says():
 
 def test_exact_arithmetic_has_no_rows_to_lose():
     assert judge(Tolerance.of(Compute.FP32), (), accuracy(100, 1.0))
+
+
+@pytest.mark.parametrize(("graph", "given"), [(0.67, 1.0), (0.66, 2.0), (0.66, None)])
+def test_a_drop_of_as_many_rows_as_are_tolerated_is_tolerated(graph, given):
+    """In floats .68 - .67 is a little more than a point."""
+    one = AccuracyCheck(100, "accuracy", graph, 0.68, 0.99, 0.1)
+    assert one.drop > round(one.drop)
+    assert judge(Tolerance.of(Compute.INT8, max_drop=given), (), one) == []
