@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ComputeName = Annotated[
     Compute,
     typer.Option(
-        help="int8: integer arithmetic, fastest; fp32: exact; nbits: 4-bit weights while it runs too, "
-        "nearer to exact than int8, slower."
+        help="int8: integer arithmetic, fastest; fp32: exact; nbits: blocks of 4 bits: the "
+        "smallest file, nearer to exact than int8, slower."
     ),
 ]
 Atol = Annotated[

@@ -3,9 +3,9 @@
     folded     blocks (constant), scales -> MatMulNBits(x)
     shared     codes, masked in the graph -> Transpose -> Pad -> Cast -> Add(zero) -> MatMul(1, 16) -> blocks
 
-Activations are quantised in blocks as well, with a scale a block of a row instead of one a tensor: about
-a sixth of int8's error, and no text depends on its batch-mates. At 128 tokens it is slower than int8
-(`docs/RESULTS.md`). The operator is ONNX Runtime's own, not the standard's; 4 bits from 1.17 on.
+Activations are quantised in blocks as well, with a scale a block of a row instead of one a tensor: a third to
+nine tenths of int8's error, and no text depends on its batch-mates. It is slower than int8 (`docs/RESULTS.md`).
+The operator is ONNX Runtime's own, not the standard's; 4 bits from 1.17 on.
 """
 
 from __future__ import annotations
