@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.compressor.assess import Answers, Assessment, answer, assessed
+from maskpack.compressor.metrics import confusion_counts
 from maskpack.formats import Artifact, TaskEntry
 
 _MOST_PAIRS = 500  # of a regression's rows, evenly taken: a picture shows no more
@@ -66,7 +67,7 @@ class Judgement:
 
     Attributes:
         assessment: scores now, and as recorded.
-        confusion: of a classification, else None.
+        confusion: of a classification, else None; several labels a row have scores of each instead.
         pairs: true and given value of some rows of a regression, else empty.
     """
 
@@ -93,6 +94,8 @@ def judged(entry: TaskEntry, answers: Answers) -> Judgement:
         some = np.linspace(0, len(labels) - 1, min(len(labels), _MOST_PAIRS)).astype(int)
         pairs = tuple((float(labels[row]), float(logits[row, 0])) for row in some)
         return Judgement(assessment, None, pairs)
+    if entry.kind == "multi-label":  # no class is taken for another: each is a question of its own
+        return Judgement(assessment, None)
     return Judgement(assessment, confusion(labels, logits.argmax(axis=1), entry.labels))
 
 
@@ -105,6 +108,5 @@ def confusion(
     >>> confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), ("no", "yes")).counts
     ((1, 0), (1, 1))
     """
-    counts = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(counts, (labels.astype(np.int64), given), 1)
+    counts = confusion_counts(given, labels, len(names))
     return Confusion(names, tuple(tuple(int(value) for value in row) for row in counts))

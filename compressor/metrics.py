@@ -45,7 +45,7 @@ def micro_f1(predicted: Values, labels: Values) -> float:
 
 def matthews(predicted: Values, labels: Values) -> float:
     """Matthews correlation; 0 if either side has one class only."""
-    confusion = _confusion(predicted, labels).astype(np.float64)
+    confusion = confusion_counts(predicted, labels).astype(np.float64)
     total, hits = confusion.sum(), np.trace(confusion)
     true, guessed = confusion.sum(axis=1), confusion.sum(axis=0)
     spread = (total**2 - guessed @ guessed) * (total**2 - true @ true)
@@ -93,11 +93,11 @@ def class_counts(
         parts = (both, predicted == 1, labels == 1)
         hits, answered, true = (part.sum(axis=0, dtype=np.int64) for part in parts)
         return hits, answered, true
-    confusion = _confusion(predicted, labels, classes)
+    confusion = confusion_counts(predicted, labels, classes)
     return np.diag(confusion).copy(), confusion.sum(axis=0), confusion.sum(axis=1)
 
 
-def _confusion(predicted: Values, labels: Values, classes: int = 2) -> NDArray[np.int64]:
+def confusion_counts(predicted: Values, labels: Values, classes: int = 2) -> NDArray[np.int64]:
     """Counts `(true class, predicted class)`, of so many classes or more."""
     size = max(int(predicted.max()) + 1, int(labels.max()) + 1, classes)
     counts = np.zeros((size, size), dtype=np.int64)
