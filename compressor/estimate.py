@@ -25,9 +25,9 @@ from maskpack.compressor.objective import Objective, Teaching
 from maskpack.compressor.optimizer import FlooredAdam
 from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.request import FitRequest, Learning
-from maskpack.compressor.steps import prepare, student_of
+from maskpack.compressor.steps import prepare, student_of, teaching_for
 from maskpack.compressor.student import Student
-from maskpack.compressor.teacher import TWIN, teaching_of
+from maskpack.compressor.teacher import TWIN
 from maskpack.compressor.train import take_step
 
 _STEPS = 8  # of the student that are measured
@@ -147,7 +147,7 @@ def _total(
     """The parts that come once, and as much of a step and a look as there are."""
     steps = run.plan.steps
     step, look = _step(run, student, teaching), _look(student.model, run.dev)
-    looks = 1 + steps // -(-len(run.train) // run.plan.batch_size)
+    looks = 1 + steps // run.per_epoch
     whole = load + teacher + step * steps + look * looks
     trained = sum(p.numel() for group in student.groups for p in group.parameters)
     return Estimate(
@@ -178,21 +178,14 @@ def spread(sizes: Sequence[int], count: int) -> list[int]:
 
 def _teaching(run: Learning) -> tuple[Teaching | None, Cost]:
     """The teacher, and what it will take; a twin learns a few steps only."""
-    config = run.request.config
 
     def teach(steps: int) -> Teaching | None:
-        return teaching_of(
-            config,
-            run.train,
-            run.described,
-            model=run.request.model,
-            revision=run.request.revision,
-            plan=replace(run.plan, steps=steps),
-        )
+        return teaching_for(run, replace(run.plan, steps=steps))
 
-    if config.teacher is None:
+    teacher = run.request.config.teacher
+    if teacher is None:
         return None, Cost()
-    if config.teacher != TWIN:
+    if teacher != TWIN:
         return _timed(partial(teach, run.plan.steps))
     few, many = (min(steps, run.plan.steps) for steps in _TWIN_STEPS)
     _, first = _timed(partial(teach, few))

@@ -88,6 +88,11 @@ class Learning:
     head: OwnHead | None = None
 
     @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self.train) // self.plan.batch_size)
+
+    @property
     def described(self) -> Any:
         """Configuration of the classifier."""
         data = self.data

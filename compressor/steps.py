@@ -121,7 +121,7 @@ def learn(run: Learning, *, observe: Observe) -> Learned:
     """Train scores and head on the frozen backbone."""
     checkpoints = _checkpoints(run)
     try:
-        objective = Objective(run.train.labels, _teaching(run))
+        objective = Objective(run.train.labels, teaching_for(run, run.plan))
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     student = student_of(run, objective)
@@ -132,7 +132,7 @@ def learn(run: Learning, *, observe: Observe) -> Learned:
         layers=list(student.masked.values()),
         dev=run.dev,
         metric=run.data.task.metric,
-        per_epoch=_per_epoch(run),
+        per_epoch=run.per_epoch,
         judge=history.score,
     )
     try:
@@ -160,7 +160,7 @@ def learn(run: Learning, *, observe: Observe) -> Learned:
 
 def _watchers(run: Learning, student: Student) -> tuple[History, list[Companion]]:
     """The run's memory, and what may end it early."""
-    metric, every = run.data.task.metric, _per_epoch(run)
+    metric, every = run.data.task.metric, run.per_epoch
     patience = run.request.config.patience
     return (
         history_of(student, run.dev, metric=metric, steps=run.plan.steps, per_epoch=every),
@@ -185,20 +185,16 @@ def student_of(run: Learning, objective: Objective) -> Student:
     )
 
 
-def _teaching(run: Learning) -> Teaching | None:
-    """What the teacher has to say."""
+def teaching_for(run: Learning, plan: Plan) -> Teaching | None:
+    """What the teacher has to say; one that is trained first learns by `plan`."""
     return teaching_of(
         run.request.config,
         run.train,
         run.described,
         model=run.request.model,
         revision=run.request.revision,
-        plan=run.plan,
+        plan=plan,
     )
-
-
-def _per_epoch(run: Learning) -> int:
-    return -(-len(run.train) // run.plan.batch_size)
 
 
 def write(run: Learning, entry: TaskEntry, patch: Patch) -> int:

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from generated import keep
+
 TARGET = Path(__file__).with_name("api.md")
 _WIDTH = 100
 INTRO = """\
@@ -241,17 +243,5 @@ def _items(body: str) -> str:
     return "\n".join(found)
 
 
-def main() -> int:
-    """Write or check."""
-    page = render()
-    if "--check" in sys.argv[1:]:
-        if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == page:
-            return 0
-        sys.stderr.write(f"{TARGET} is out of date: run `python docs/make_api.py`\n")
-        return 1
-    TARGET.write_text(page, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(TARGET, render(), "make_api.py"))

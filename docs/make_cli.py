@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from generated import keep
 from typer.testing import CliRunner
 
 from maskpack.cli.app import app
@@ -47,17 +48,5 @@ def render() -> str:
     return "\n".join(parts)
 
 
-def main() -> int:
-    """Write or check."""
-    page = render()
-    if "--check" in sys.argv[1:]:
-        if TARGET.read_text(encoding="utf-8") == page:
-            return 0
-        sys.stderr.write(f"{TARGET} is out of date: run `python docs/make_cli.py`\n")
-        return 1
-    TARGET.write_text(page, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(TARGET, render(), "make_cli.py"))

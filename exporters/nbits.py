@@ -33,10 +33,10 @@ def emit_nbits(
     if known is not None:
         blocks = editor.constant(to_blocks(known, blocking), "blocks")
     else:
-        if editor.name not in shared.widened:
+        if editor.name not in shared.ready:
             matrix = shared.masks.matrix(editor, codes, codes.shape, shared.unpack(tensor, None))
-            shared.widened[editor.name] = _emit_blocks(editor, matrix, blocking)
-        blocks = shared.widened[editor.name]
+            shared.ready[editor.name] = _emit_blocks(editor, matrix, blocking)
+        blocks = shared.ready[editor.name]
     scales = editor.constant(block_scales(tensor, blocking), "scales")
     editor.graph.opset_imports[_DOMAIN] = 1
     (result,) = editor.op(

@@ -48,14 +48,14 @@ class Shared:
         packed: whether codes narrower than a byte are unpacked by the graph, where the layout can.
         quantized: activations that are quantised already: value and bytes of its divisor -> (codes,
             scale, zero point). Linears with one input differ in divisors where one reads others too.
-        widened: weights that are floats already, by name of their module.
+        ready: weights as the arithmetic reads them, by name of a module that is used several times.
     """
 
     masks: Masks = field(default_factory=lambda: FoldedMasks({}))
     divisors: Divisors = field(default_factory=dict)
     packed: bool = False
     quantized: dict[tuple[ir.Value, bytes], tuple[ir.Value, ...]] = field(default_factory=dict)
-    widened: dict[str, ir.Value] = field(default_factory=dict)
+    ready: dict[str, ir.Value] = field(default_factory=dict)
 
     def unpack(self, tensor: QuantTensor, rescaling: Rescaling | None) -> Unpack | None:
         """What emits the codes of a tensor from its own width; None where they lie as they are."""
@@ -136,9 +136,9 @@ def emit_fp32(
     editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
 ) -> ir.Value:
     """Float arithmetic on weights that are stored as integers and widened when a session is made."""
-    if editor.name not in shared.widened:
-        shared.widened[editor.name] = _emit_floats(editor, tensor, shared)
-    (result,) = editor.op("MatMul", inputs, shared.widened[editor.name], label="linear")
+    if editor.name not in shared.ready:
+        shared.ready[editor.name] = _emit_floats(editor, tensor, shared)
+    (result,) = editor.op("MatMul", inputs, shared.ready[editor.name], label="linear")
     return result
 
 

@@ -106,15 +106,16 @@ function clear() {
   say("type a text, or take an example");
 }
 
-function showAnswer({ label, score, scores }) {
-  at("label").textContent = label ?? score.toFixed(3);
+function showAnswer({ label, labels, score, scores }) {
+  const given = labels ?? [label]; // a text may have several, or none of them
+  at("label").textContent = labels ? labels.join(", ") || "none of them" : (label ?? score.toFixed(3));
   at("score").textContent = label ? `${(100 * score).toFixed(1)} %` : "";
   const rows = Object.entries(scores ?? {});
   const bars = at("bars");
   if (bars.children.length !== rows.length) bars.replaceChildren(...rows.map(() => bar()));
   rows.forEach(([name, share], place) => {
     const row = bars.children[place];
-    row.classList.toggle("best", name === label);
+    row.classList.toggle("best", given.includes(name));
     row.dataset.label = name;
     row.dataset.score = share;
     row.children[0].textContent = name;

@@ -224,13 +224,13 @@ def test_an_estimate_is_made_of_its_parts(main, work, tiny_model, sentiment, sho
 
 def test_a_teacher_that_is_trained_first_is_counted(main, work, tiny_model, sentiment, monkeypatch):
     taken = []
-    real = estimate.teaching_of
+    real = estimate.teaching_for
 
-    def teach(*args, plan, **more):
+    def teach(run, plan):
         taken.append(plan.steps)
-        return real(*args, plan=plan, **more)
+        return real(run, plan)
 
-    monkeypatch.setattr(estimate, "teaching_of", teach)
+    monkeypatch.setattr(estimate, "teaching_for", teach)
     options = ["--steps", "200", "--batch-size", "16", "--max-length", "16", "--bits", "8"]
     args = fit(tiny_model, sentiment, "a", *options, "--teacher", "twin", "--dry-run", "--json")
     told = main(*args).json["estimate"]
