@@ -10,6 +10,7 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.task_data import data_by_task
 from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
 from maskpack.formats import ConfigError, open_artifact
 
@@ -41,6 +42,13 @@ Reference = Annotated[
     str | None,
     typer.Option(help="Fine-tuned model to compare with as well: folder or hub id."),
 ]
+TaskData = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Evaluation file, or a folder with a dev file; TASK=PATH where there are several tasks; "
+        "repeatable."
+    ),
+]
 DevData = Annotated[Path | None, typer.Option(help="Evaluation file, or a folder with a dev file.")]
 
 
@@ -71,7 +79,7 @@ def export(
         ),
     ] = False,
     compute: ComputeName = Compute.INT8,
-    data: DevData = None,
+    data: TaskData = None,
     reference: Reference = None,
     atol: Atol = None,
     rtol: Rtol = None,
@@ -90,6 +98,8 @@ def export(
     transformers, and holds the masked model's weights bit for bit.
 
     Example: compress export artifact --onnx --task reviews -o reviews-onnx
+
+    Example: compress export artifact --onnx --layout shared --data support=support.csv -o all
     """
     if onnx == hf:
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
@@ -98,8 +108,9 @@ def export(
         if reference is not None:
             raise ConfigError("`--reference` is for `--layout folded`")
         names = tuple(task or ())
+        rows = data_by_task(data or [], names or sorted(open_artifact(artifact).manifest.tasks))
         shared = SharedRequest(
-            artifact, names, out, compute, tolerance, data, verify, packed=packed, layout=layout
+            artifact, names, out, compute, tolerance, rows, verify, packed=packed, layout=layout
         )
         _export_shared(shared, json=json)
         return
@@ -116,7 +127,7 @@ def export(
         out=out,
         compute=compute,
         tolerance=tolerance,
-        data=data,
+        data=data_by_task(data or [], task).get(task[0]),
         reference=reference,
         verify=verify,
     )
@@ -237,7 +248,10 @@ def _show_accuracy(report: Report) -> None:
     accuracy = report.accuracy
     if accuracy is None:
         if report.ok:
-            render.words("note: accuracy was not measured; give evaluation data with `--data`")
+            render.words(
+                f"note: accuracy of `{report.task}` was not measured; "
+                "give evaluation data with `--data`"
+            )
         return
     rows = [
         ("this graph in ONNX Runtime", f"{accuracy.graph:.4f}"),

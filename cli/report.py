@@ -12,6 +12,7 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.task_data import data_by_task
 from maskpack.formats import (
     Artifact,
     ConfigError,
@@ -189,7 +190,7 @@ def _judgements(
 ) -> dict[str, Judgement | str]:
     """Each task on its evaluation rows, or why not."""
     tasks = sorted(opened.manifest.tasks)
-    places = _places(data, tasks)
+    places = data_by_task(data, tasks)
     if not evaluate:
         return dict.fromkeys(tasks, "Not measured: the report was made with `--no-evaluate`")
     from maskpack.compressor.judgement import judge  # noqa: PLC0415 - imports torch
@@ -205,23 +206,6 @@ def _judgements(
                 raise
             found[task] = "; ".join(filter(None, [f"Not measured: {error}", error.hint]))
     return found
-
-
-def _places(data: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
-    """Task -> its data, from `PATH` or `TASK=PATH` texts."""
-    places = {}
-    for text in data:
-        task, equals, path = text.partition("=")
-        if equals and task in tasks:
-            places[task] = Path(path)
-        elif len(tasks) == 1:
-            places[tasks[0]] = Path(text)
-        else:
-            raise ConfigError(
-                f"`--data {text}` does not say of which task it is",
-                f"give `--data TASK=PATH`; tasks: {', '.join(tasks)}",
-            )
-    return places
 
 
 def _as_tree(

@@ -21,7 +21,7 @@ from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.surgery import serialize
 from maskpack.exporters.swap import write_swap
 from maskpack.exporters.verify import GRAPH, Subject, verify
-from maskpack.formats import Artifact, ExportError, TaskEntry, open_artifact
+from maskpack.formats import Artifact, ConfigError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.task import CARD, TaskCard
 
@@ -108,9 +108,7 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     """
     artifact = open_artifact(request.artifact)
     check_free(request.out)
-    entries = [artifact.entry(task) for task in request.tasks or sorted(artifact.manifest.tasks)]
-    if not entries:
-        raise ExportError(f"`{request.artifact}` holds no task")
+    entries = _entries(request, artifact)
     grapher = Grapher(artifact, request.compute, packed=request.packed)
     backbone, tokenizer = SharedBackbone(grapher), artifact_tokenizer(artifact)
     reports: dict[str, Report] = {}
@@ -130,6 +128,26 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     return reports
 
 
+def _entries(request: SharedRequest, artifact: Artifact) -> list[TaskEntry]:
+    """What the manifest says of the tasks to export.
+
+    Raises:
+        ArtifactError: the artifact has no such task.
+        ConfigError: there is data of a task that is not exported.
+        ExportError: there is no task at all.
+    """
+    names = request.tasks or sorted(artifact.manifest.tasks)
+    if not names:
+        raise ExportError(f"`{request.artifact}` holds no task")
+    entries = [artifact.entry(task) for task in names]
+    for task in request.data:
+        if task not in names:
+            raise ConfigError(
+                f"there is data of `{task}`, which is not exported", f"exported: {', '.join(names)}"
+            )
+    return entries
+
+
 def _check_names(entries: Sequence[TaskEntry], folder: Path) -> None:
     """Raise ExportError if a task's card would replace a file of the tokenizer."""
     for entry in entries:
@@ -147,6 +165,6 @@ def _subject(request: SharedRequest, artifact: Artifact, exported: TaskGraph) ->
         exported.entry.name,
         request.compute,
         request.tolerance,
-        request.data,
+        request.data.get(exported.entry.name),
         inputs=exported.inputs,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -130,7 +131,7 @@ class SharedRequest:
         out: folder to make.
         compute: arithmetic of the linears.
         tolerance: for the verdicts that follow.
-        data: evaluation data, for a task whose own does not ship with the package.
+        data: task -> its evaluation data, where that does not ship with the package.
         verify: whether to verify.
         packed: whether codes of 4, 2 and 1 bits stay so narrow in `backbone.bin`; graphs unpack them,
             which takes some 25 bytes a weight while a session is made.
@@ -142,7 +143,7 @@ class SharedRequest:
     out: Path
     compute: Compute
     tolerance: Tolerance
-    data: Path | None = None
+    data: Mapping[str, Path] = field(default_factory=dict)
     verify: bool = True
     packed: bool = False
     layout: Layout = Layout.SHARED
@@ -157,5 +158,3 @@ class SharedRequest:
             )
         if len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"a task is named twice: {', '.join(self.tasks)}")
-        if self.data is not None and len(self.tasks) != 1:
-            raise ConfigError("`data` is of one task", "name one with `--task`, or leave it out")

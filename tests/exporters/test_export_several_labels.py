@@ -104,7 +104,13 @@ def test_every_layout_says_the_same(tmp_path, artifact, layout):
     else:
         reports = export_shared(
             SharedRequest(
-                path, ("tones",), tmp_path / "g", Compute.INT8, LOOSE, data=data, layout=layout
+                path,
+                ("tones",),
+                tmp_path / "g",
+                Compute.INT8,
+                LOOSE,
+                data={"tones": data},
+                layout=layout,
             )
         )
     assert reports["tones"].ok, reports["tones"].findings

@@ -24,7 +24,7 @@ from maskpack.exporters.flips import (
     unstack_flips,
 )
 from maskpack.exporters.masks import Form
-from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+from maskpack.exporters.options import Compute, Layout, SharedRequest, Tolerance
 from maskpack.formats import ArtifactError, ConfigError, ExportError, open_artifact
 from maskpack.formats.algebra import rename_task
 from maskpack.runtime import Session
@@ -221,9 +221,34 @@ def test_what_cannot_be_exported_leaves_nothing(artifacts, tmp_path):
         export_shared(shared_request(artifacts["bert"], tmp_path / "x", tasks=("third",)))
     with pytest.raises(ConfigError, match="named twice"):
         shared_request(artifacts["bert"], tmp_path / "x", tasks=("sst2", "sst2"))
-    with pytest.raises(ConfigError, match="`data` is of one task"):
-        shared_request(artifacts["bert"], tmp_path / "x", data=tmp_path)
+    for tasks in ((), ("sst2", "other")):
+        spare = shared_request(artifacts["bert"], tmp_path / "x", tasks=tasks, data={"x": tmp_path})
+        with pytest.raises(ConfigError, match="data of `x`, which is not exported"):
+            export_shared(spare)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("layout", [Layout.SHARED, Layout.SWAP], ids=str)
+def test_each_task_is_judged_on_rows_of_its_own(artifacts, sentiment, tmp_path, layout):
+    few = tmp_path / "few.tsv"
+    lines = (sentiment / "dev.tsv").read_text().splitlines()
+    few.write_text("\n".join(lines[:6]))
+    request = shared_request(
+        artifacts["bert"], tmp_path / "x", data={"sst2": sentiment, "other": few}, layout=layout
+    )
+    reports = export_shared(request)
+    rows = {task: report.accuracy.rows for task, report in reports.items()}
+    assert rows == {"sst2": len(lines) - 1, "other": 5}
+    told = json.loads((tmp_path / "x" / "other.maskpack_report.json").read_text())
+    assert told["accuracy"]["rows"] == 5
+
+
+def test_a_task_without_rows_is_judged_by_its_values(artifacts, sentiment, tmp_path):
+    reports = export_shared(
+        shared_request(artifacts["bert"], tmp_path / "x", data={"sst2": sentiment})
+    )
+    assert reports["sst2"].accuracy is not None
+    assert (reports["other"].accuracy, reports["other"].ok) == (None, True)
 
 
 def test_a_task_does_not_replace_a_file_of_the_tokenizer(artifacts, tmp_path):
