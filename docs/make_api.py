@@ -79,12 +79,12 @@ except MaskpackError as error:
     ),
     (
         "maskpack.exporters",
-        "Make graphs and judge them. `export_onnx` is `compress export --onnx` for one task.",
+        "Make graphs and judge them. `export_onnx` is `compress export --onnx` for one task, `export_shared` for several.",
         """\
 from pathlib import Path
 
-from maskpack.exporters import Compute, ExportRequest, PackageRequest, Target, Tolerance
-from maskpack.exporters import export_onnx, write_package
+from maskpack.exporters import Compute, ExportRequest, Layout, PackageRequest, SharedRequest, Target
+from maskpack.exporters import Tolerance, export_onnx, export_shared, write_package
 
 tolerance = Tolerance.of(Compute.FP32, max_drop=1.0)  # points of the metric
 folder = Path("support-onnx")
@@ -97,6 +97,18 @@ assert report.ok, report.findings  # else the folder is support-onnx.failed
 print(report.graph.bytes, report.accuracy.graph, report.accuracy.torch)
 package = write_package(PackageRequest(folder, Path("support.zip"), Target.ORT))
 print(package.out, package.sha256)
+several = SharedRequest(  # all tasks over one backbone.bin; data: task -> its rows
+    Path("artifact"),
+    (),
+    Path("all"),
+    Compute.FP32,
+    tolerance,
+    data={"support": Path("support.csv")},
+    layout=Layout.SHARED,
+)
+reports = export_shared(several)
+assert all(report.ok for report in reports.values())
+print({task: report.accuracy.graph for task, report in reports.items()})
 """,
     ),
     (

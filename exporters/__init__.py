@@ -9,8 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maskpack.exporters.export import export_onnx
-    from maskpack.exporters.options import Compute, ExportRequest, Tolerance
+    from maskpack.exporters.export import export_onnx, export_shared
+    from maskpack.exporters.options import (
+        Compute,
+        ExportRequest,
+        Layout,
+        SharedRequest,
+        Tolerance,
+    )
     from maskpack.exporters.package import Package, write_package
     from maskpack.exporters.report import Report
     from maskpack.exporters.session import make_session, ort_predict
@@ -19,8 +25,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "export_onnx": "export",
+    "export_shared": "export",
     "Compute": "options",
     "ExportRequest": "options",
+    "Layout": "options",
+    "SharedRequest": "options",
     "Tolerance": "options",
     "Package": "package",
     "write_package": "package",
@@ -35,13 +44,16 @@ _HOME = {
 __all__ = [
     "Compute",
     "ExportRequest",
+    "Layout",
     "Package",
     "PackageRequest",
     "Report",
+    "SharedRequest",
     "Subject",
     "Target",
     "Tolerance",
     "export_onnx",
+    "export_shared",
     "make_session",
     "ort_predict",
     "write_package",

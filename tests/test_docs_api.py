@@ -55,4 +55,9 @@ def test_the_examples_run_in_order(tiny_model, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "accuracy" in printed
     assert "no task `nope` - tasks in it: support" in printed
-    assert {path.name for path in tmp_path.iterdir()} >= {"support.zip", "ready", "support.patch"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "support.zip",
+        "ready",
+        "support.patch",
+        "all",
+    }

@@ -31,6 +31,9 @@ def test_two_tasks_reports_both_tasks_and_the_backbone(tiny_model, capsys):
     assert "reviews: accuracy" in printed
     assert "tickets: accuracy" in printed
     assert "backbone, shared:" in printed
+    for task in ("reviews", "tickets"):
+        assert f"{task}.onnx: " in printed
+        assert f"{task} answers: " in printed
 
 
 def test_export_and_verify_prints_a_verdict_for_each_arithmetic(tiny_artifact, capsys):
@@ -50,8 +53,7 @@ def test_read_with_numpy_lists_every_masked_layer(tiny_artifact, capsys):
 
 
 def test_edge_predict_answers_with_every_task(tiny_artifact, tmp_path, capsys):
-    from maskpack.exporters.export import export_shared
-    from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+    from maskpack.exporters import Compute, SharedRequest, Tolerance, export_shared
 
     tolerance = Tolerance.of(Compute.INT8)
     out = tmp_path / "all"
@@ -93,8 +95,7 @@ def test_own_csv_answers_with_the_labels_of_its_column(tiny_model, sentiment, tm
 @pytest.fixture(scope="module")
 def two_tasks(tiny_artifact, tmp_path_factory):
     """An export of two tasks over one backbone: `sst2`, and `other` with its labels turned round."""
-    from maskpack.exporters.export import export_shared
-    from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+    from maskpack.exporters import Compute, SharedRequest, Tolerance, export_shared
     from maskpack.formats import open_artifact
     from maskpack.formats.writer import add_task
 
