@@ -115,6 +115,7 @@ def baseline(
             multi_label=multi_label,
             separator=label_separator,
             data=data,
+            quiet=quiet,
         ),
         config=chosen,
         out=out,

@@ -224,6 +224,7 @@ def fit(
             multi_label=multi_label,
             separator=label_separator,
             data=data,
+            quiet=quiet,
         ),
         out=out,
         config=chosen,

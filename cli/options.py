@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from maskpack.cli import render
 from maskpack.compressor.options import RUN, Options, load_options
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
-    from maskpack.compressor.tasks import Task
+    from maskpack.compressor.tasks import Kind, Task
 
 Config = TypeVar("Config", bound=Options)
 
@@ -51,9 +53,14 @@ EvalData = Annotated[
         help="Evaluation file; without one, a tenth of a single file is held out, by label."
     ),
 ]
-TextField = Annotated[str | None, typer.Option(help="Column of the text, for data of your own.")]
+TextField = Annotated[
+    str | None,
+    typer.Option(help="Column of the text, for data of your own. [a plain name, such as text]"),
+]
 PairField = Annotated[str | None, typer.Option(help="Column of a second text, for pairs.")]
-LabelField = Annotated[str | None, typer.Option(help="Column of the label, for data of your own.")]
+LabelField = Annotated[
+    str | None, typer.Option(help="Column of the label, for data of your own. [label]")
+]
 Regression = Annotated[
     bool, typer.Option("--regression", help="The label is a number, for data of your own.")
 ]
@@ -177,6 +184,7 @@ def find_named_task(
     multi_label: bool = False,
     separator: str | None = None,
     data: Path | None = None,
+    quiet: bool = False,
 ) -> Task:
     """The task of that name, or one over columns of the user's own data.
 
@@ -189,23 +197,27 @@ def find_named_task(
         metric: the main metric.
         multi_label: whether a row may have several labels.
         separator: what stands between them.
-        data: where the rows are.
+        data: where the rows are; looked into for its columns where none are given.
+        quiet: whether to keep to ourselves which columns were taken.
     """
-    from maskpack.compressor.tasks import Kind, find_task  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
 
-    several = multi_label or separator is not None
+    kind = _kind(regression, several=multi_label or separator is not None)
+    between = None if separator is None else separator.replace("\\t", "\t")
+    columns = (text_field, pair_field, label_field)
+    named = name is not None
+    said = Said(name or _name_of(data), named, data, *columns, kind, metric, between)
+    with render.hushed() if quiet else nullcontext():
+        return task_of_said(said)
+
+
+def _kind(regression: bool, *, several: bool) -> Kind | None:
+    """What the head predicts; None leaves it to the task."""
+    from maskpack.compressor.tasks import Kind  # noqa: PLC0415 - keeps --help fast
+
     if regression and several:
         raise ConfigError("`--regression` and `--multi-label` contradict each other")
-    kind = Kind.REGRESSION if regression else Kind.MULTI_LABEL if several else None
-    return find_task(
-        name or _name_of(data),
-        text_field=text_field,
-        pair_field=pair_field,
-        label_field=label_field,
-        kind=kind,
-        metric=metric,
-        separator=None if separator is None else separator.replace("\\t", "\t"),
-    )
+    return Kind.REGRESSION if regression else Kind.MULTI_LABEL if several else None
 
 
 def _name_of(data: Path | None) -> str:

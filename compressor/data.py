@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from maskpack.compressor.held_out import HeldOut, groups_of, held_out_places
 from maskpack.compressor.hub_data import Rows, glue_rows, hub_rows, is_hub
 from maskpack.compressor.labels import checked_rows, label_array, label_names, labels_of_cell
-from maskpack.compressor.tables import READERS, Row, read_rows
+from maskpack.compressor.tables import NOWHERE, READERS, Row, read_rows
 from maskpack.compressor.tasks import Kind, Task
 from maskpack.formats import DataError
 
+TRAIN = ("train", "msr_paraphrase_train")
+"""Names of training files; the second is MRPC's."""
 _SUBSET_SEED = 0  # subsets do not depend on the run's seed: runs differ, data does not
 
 
@@ -135,7 +137,7 @@ def load_dev(task: Task, labels: Sequence[str], *, data: Path | None = None) -> 
         rows = _divided(task, found.train)[1] if found.dev is None else found.dev
         rows = checked_rows(task, rows, str(data or "the Hub"))
     elif data.is_dir():
-        rows = _read(task, _find(data, task.dev))
+        rows = _read(task, find_file(data, task.dev))
     else:
         rows = _read(task, data)
     return _dev_split(task, labels, rows)
@@ -185,11 +187,11 @@ def _file_rows(task: Task, data: Path, eval_data: Path | None) -> Rows:
     if not data.exists():
         raise DataError(
             f"no such file or folder: `{data}`",
-            "give it with `--data PATH`, or a data set of the Hub with `--data hub:NAME`",
+            NOWHERE,
         )
     if data.is_dir():
-        train = _read(task, _find(data, ("train", "msr_paraphrase_train")))
-        return Rows(train, _read(task, eval_data or _find(data, task.dev)))
+        train = _read(task, find_file(data, TRAIN))
+        return Rows(train, _read(task, eval_data or find_file(data, task.dev)))
     return Rows(_read(task, data), None if eval_data is None else _read(task, eval_data))
 
 
@@ -215,7 +217,12 @@ def _read(task: Task, path: Path) -> list[Row]:
     return checked_rows(task, rows, f"`{path}`")
 
 
-def _find(folder: Path, stems: Sequence[str]) -> Path:
+def find_file(folder: Path, stems: Sequence[str]) -> Path:
+    """The first file in a folder with one of these names and an ending that is read.
+
+    Raises:
+        DataError: there is none.
+    """
     for stem in stems:
         for ending in READERS:
             for zipped in ("", ".gz"):

@@ -66,10 +66,8 @@ def hub_rows(task: Task, data: Path) -> Rows:
     Raises:
         DataError: `datasets` is missing or cannot load it, a column or a cell is missing.
     """
-    name, _, config = data.as_posix().removeprefix(_PREFIX).partition(":")
-    loaded = _load(lambda datasets: _load_any(datasets, name, config or None), name, config or None)
+    loaded, train = _splits(data)
     splits = [str(split) for split in loaded]
-    train = "train" if "train" in splits else splits[0]
     dev = next((split for split in task.dev if split in splits and split != train), None)
     names = class_names(loaded[train].features.get(task.label))
     rows = [
@@ -77,6 +75,24 @@ def hub_rows(task: Task, data: Path) -> Rows:
         for split in (train, dev)
     ]
     return Rows(rows[0] or [], rows[1], names)
+
+
+def hub_columns(data: Path) -> tuple[str, ...]:
+    """Names of the columns of a data set that is named as `hub:NAME[:CONFIG]`.
+
+    Raises:
+        DataError: `datasets` is missing or cannot load it.
+    """
+    loaded, train = _splits(data)
+    return tuple(str(name) for name in loaded[train].column_names)
+
+
+def _splits(data: Path) -> tuple[Any, str]:
+    """A data set's splits by name, and which of them is for training."""
+    name, _, config = data.as_posix().removeprefix(_PREFIX).partition(":")
+    loaded = _load(lambda datasets: _load_any(datasets, name, config or None), name, config or None)
+    splits = [str(split) for split in loaded]
+    return loaded, "train" if "train" in splits else splits[0]
 
 
 def class_names(feature: Any) -> tuple[str, ...]:

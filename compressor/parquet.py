@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from maskpack.compressor.cells import Row, Wanted, check_columns, read_bytes
@@ -16,21 +18,9 @@ def read_parquet(wanted: Wanted) -> Iterator[Row]:
     Raises:
         DataError: pyarrow is missing, the file is no Parquet, a column is missing, a cell is empty.
     """
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an optional extra
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise DataError(
-            f"reading `{wanted.path}` needs the package `pyarrow`",
-            "pip install 'maskpack[data]', or give CSV or JSON lines",
-        ) from error
-    try:
-        file = parquet.ParquetFile(pa.BufferReader(read_bytes(wanted.path)))
+    with _opened(wanted.path) as file:
         check_columns(wanted, file.schema_arrow.names)
         table = file.read(columns=list(wanted.columns))
-    except (pa.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0].rstrip(".")
-        raise DataError(f"cannot read `{wanted.path}` as Parquet: {first}") from error
     names = _class_names(file.schema_arrow.metadata or {}, wanted.columns[-1])
     columns = {name: table[name].to_pylist() for name in wanted.columns}
     for number, cells in enumerate(zip(*columns.values(), strict=True), start=1):
@@ -38,6 +28,34 @@ def read_parquet(wanted: Wanted) -> Iterator[Row]:
         if names:
             row[wanted.columns[-1]] = named(row[wanted.columns[-1]], names)
         yield wanted.row(row, number)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Names of the columns of a file.
+
+    Raises:
+        DataError: pyarrow is missing, or the file is no Parquet.
+    """
+    with _opened(path) as file:
+        return list(file.schema_arrow.names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A Parquet file; what pyarrow says against it becomes our error."""
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an optional extra
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise DataError(
+            f"reading `{path}` needs the package `pyarrow`",
+            "pip install 'maskpack[data]', or give CSV or JSON lines",
+        ) from error
+    try:
+        yield parquet.ParquetFile(pa.BufferReader(read_bytes(path)))
+    except (pa.ArrowException, OSError) as error:
+        first = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"cannot read `{path}` as Parquet: {first}") from error
 
 
 def named(value: Any, names: Sequence[str]) -> Any:

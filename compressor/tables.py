@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from maskpack.compressor.cells import Row, Wanted, check_columns, read_text
-from maskpack.compressor.parquet import read_parquet
+from maskpack.compressor.parquet import parquet_columns, read_parquet
 from maskpack.formats import DataError
 
-__all__ = ["READERS", "Row", "read_rows"]
+__all__ = ["NOWHERE", "READERS", "Row", "column_names", "read_rows"]
+
+NOWHERE = "give it with `--data PATH`, or a data set of the Hub with `--data hub:NAME`"
+"""The next step where no data is."""
 
 _LOG = logging.getLogger(__name__)
 _DELIMITERS = ",;\t"  # of CSV: spreadsheets of half of Europe write semicolons
@@ -39,13 +42,31 @@ def read_rows(
     Raises:
         DataError: no such file, unknown ending, wrong encoding, missing column or broken row.
     """
-    reader = READERS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
-    if reader is None:
+    reader, _ = READERS[_ending(path)]
+    _LOG.debug("reading `%s`", path)
+    return list(reader(Wanted(path, tuple(columns), tuple(header), lists)))
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """Names of the columns: of the first line, of the first object, or of the schema.
+
+    Raises:
+        DataError: no such file, unknown ending, wrong encoding, or no names in it.
+    """
+    if not path.exists():
+        raise DataError(f"no such file or folder: `{path}`", NOWHERE)
+    _, names = READERS[_ending(path)]
+    return tuple(names(path))
+
+
+def _ending(path: Path) -> str:
+    """The ending that tells how a file is read, one of `READERS`."""
+    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if ending not in READERS:
         raise DataError(
             f"`{path}` has an ending that is not read", f"endings: {', '.join(READERS)}, or .gz"
         )
-    _LOG.debug("reading `%s`", path)
-    return list(reader(Wanted(path, tuple(columns), tuple(header), lists)))
+    return ending
 
 
 def _read_tsv(wanted: Wanted) -> Iterator[Row]:
@@ -108,14 +129,40 @@ def _lines(wanted: Wanted, text: str) -> Iterator[tuple[int, object]]:
             ) from error
 
 
-READERS: dict[str, Callable[[Wanted], Iterator[Row]]] = {
-    ".tsv": _read_tsv,
-    ".txt": _read_tsv,  # MRPC as Microsoft ships it
-    ".csv": _read_csv,
-    ".jsonl": _read_json,
-    ".json": _read_json,
-    ".parquet": read_parquet,
+def _tsv_names(path: Path) -> list[str]:
+    first = read_text(path).split("\n", 1)[0].removesuffix("\r")
+    return first.split("\t") if first else []
+
+
+def _csv_names(path: Path) -> list[str]:
+    """Of the first line, under the delimiter that makes most names of it."""
+    first = read_text(path).split("\n", 1)[0].removesuffix("\r")
+    csv.field_size_limit(_BIGGEST_FIELD)
+    try:
+        rows = [next(csv.reader([first], delimiter=one), []) for one in _DELIMITERS]
+    except csv.Error as error:
+        raise DataError(f"`{path}` is not valid CSV: {error}") from error
+    return max(rows, key=len)
+
+
+def _json_names(path: Path) -> list[str]:
+    text, wanted = read_text(path), Wanted(path, ())
+    items = _array(wanted, text) if text.lstrip()[:1] == "[" else _lines(wanted, text)
+    number, first = next(items, (1, {}))
+    if not isinstance(first, dict):
+        raise DataError(f"row {number} of `{path}` is not a JSON object")
+    return list(first)
+
+
+READERS: dict[str, tuple[Callable[[Wanted], Iterator[Row]], Callable[[Path], list[str]]]] = {
+    ".tsv": (_read_tsv, _tsv_names),
+    ".txt": (_read_tsv, _tsv_names),  # MRPC as Microsoft ships it
+    ".csv": (_read_csv, _csv_names),
+    ".jsonl": (_read_json, _json_names),
+    ".json": (_read_json, _json_names),
+    ".parquet": (read_parquet, parquet_columns),
 }
+"""Ending -> what reads wanted columns of a file, and what reads the names of all."""
 
 
 def _pick(wanted: Wanted, rows: Iterator[list[str]], *, crowded: bool = False) -> Iterator[Row]:

@@ -63,6 +63,32 @@ def test_a_table_becomes_a_task_without_a_word_more_than_needed(main, work, tabl
     assert main("predict", "g", "--texts", "texts.txt").json["scores"].keys() == set(entry.labels)
 
 
+def test_plain_names_of_columns_are_taken_and_said(main, work, tiny_model):
+    rows = [f"{i},{'good' if i % 2 else 'bad'} film word{i % 18},{i % 2}" for i in range(60)]
+    (work / "tickets.csv").write_text("\n".join(["id,Text,label", *rows]))
+    fit = main("fit", tiny_model, "--data", "tickets.csv", *SHORT)
+    assert fit.code == 0, fit.err
+    first = fit.err.splitlines()[0]
+    assert first.startswith("note: of `tickets.csv` `Text` is taken as the text, `label` as the")
+    assert open_artifact(work / "artifact").entry("tickets").labels == ("0", "1")
+    scored = main("eval", "artifact", "-t", "tickets", "--data", "tickets.csv", "--json")
+    assert scored.json["same_data"] is True
+    again = ["fit", tiny_model, "--data", "tickets.csv", "--name", "second", *SHORT, "--json", "-q"]
+    assert main(*again).err == ""
+    named = main("fit", tiny_model, "-t", "tickets", "--data", "tickets.csv", "-o", "b", *SHORT)
+    assert "`tickets.csv` has no column `text`" in named.err  # the sample's, as it is asked for
+
+
+@pytest.mark.parametrize("command", [["fit"], ["baseline", "--method", "head"]])
+def test_columns_that_are_not_plain_are_asked_for(main, work, table, tiny_model, command):
+    found = main(*command[:1], tiny_model, *command[1:], "--data", table)
+    assert (found.code, found.out) == (1, "")
+    error, hint = found.err.splitlines()
+    assert error == "error: which columns of `My Tickets.csv` are the text and the label?"
+    assert hint.startswith("hint: `My Tickets.csv` has the columns id, body, queue; choose with")
+    assert sorted(path.name for path in work.iterdir()) == [table]
+
+
 def test_several_labels_a_row_go_all_the_way(main, work, tiny_model):
     lines = ["body;queue"]
     for row in range(80):
