@@ -23,6 +23,7 @@ from maskpack.formats import (
     rename_task,
     unpack_task,
 )
+from maskpack.formats.thing import Thing, what_is
 from maskpack.formats.writer import check_free, write_bytes
 
 Other = Annotated[Path, typer.Argument(help="Another artifact.")]
@@ -67,6 +68,11 @@ def unpack(
 
     Example: compress unpack reviews.patch artifact
     """
+    thing = what_is(file)
+    if thing not in {Thing.PATCH, Thing.OTHER}:
+        raise ArtifactError(
+            f"`{file}` is not a packed task: {thing}", "give the file that `compress pack` wrote"
+        )
     try:
         data = file.read_bytes()
     except OSError as error:

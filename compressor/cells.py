@@ -91,7 +91,7 @@ def check_columns(wanted: Wanted, names: Sequence[str]) -> None:
         raise DataError(
             f"`{wanted.path}` has no column `{missing[0]}`",
             f"{_nearest(missing[0], names)}its columns: {', '.join(names) or 'none, it is empty'}; "
-            "choose with `--text-field` and `--label-field`",
+            "choose with `--text-field` and `--label-field` (`fit`, `baseline`, `predict`), or rename them",
         )
     twice = [column for column in wanted.columns if names.count(column) > 1]
     if twice:

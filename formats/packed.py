@@ -26,11 +26,17 @@ from maskpack.formats.codec import (
 )
 from maskpack.formats.coded import LANES, CodedMask, CodedMasks, Coding, decode_masks, encode_masks
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.schema import Manifest, TaskEntry, entry_from_dict, patch_file, portable_entry
+from maskpack.formats.schema import (
+    PACKED_KIND,
+    Manifest,
+    TaskEntry,
+    entry_from_dict,
+    patch_file,
+    portable_entry,
+)
 from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.tensors import BitMask
 
-KIND = "packed-patch"
 _STREAM = "masks.stream"
 _BARE = "-"  # a linear without a mask
 _BLANK = "0" * 64
@@ -65,7 +71,7 @@ def encode_packed(
         arrays[_STREAM] = coded.stream
     arrays.update(named_parts(patch, arrays))
     meta: dict[str, Any] = {
-        "kind": KIND,
+        "kind": PACKED_KIND,
         "version": 1,
         "backbone_sha256": manifest.backbone_sha256,
         "files_sha256": files_digest(manifest),
@@ -87,7 +93,7 @@ def decode_packed(
         ArtifactError: damaged, of another version, or made for another backbone, tokenizer or
             configuration.
     """
-    arrays, meta, text = decode_with_text(data, KIND)
+    arrays, meta, text = decode_with_text(data, PACKED_KIND)
     entry = _check_header(meta, manifest)
     try:
         masks = _masks(meta, arrays, backbone)

@@ -17,6 +17,7 @@ from maskpack.formats.codec import decode_backbone, decode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.schema import Manifest, TaskEntry
 from maskpack.formats.tensorfile import Buffer
+from maskpack.formats.thing import instead_of_artifact
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,10 +122,11 @@ def open_artifact(path: Path) -> Artifact:
     try:
         text = (path / schema.MANIFEST).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"`{path}` is not an artifact: cannot read its `{schema.MANIFEST}`",
+        why, hint = instead_of_artifact(path) or (
+            f"cannot read its `{schema.MANIFEST}`",
             "give the folder that `compress fit -o` wrote",
-        ) from error
+        )
+        raise ArtifactError(f"`{path}` is not an artifact: {why}", hint) from error
     _LOG.debug("read `%s`", path / schema.MANIFEST)
     return Artifact(path, Manifest.from_json(text))
 

@@ -23,6 +23,7 @@ CONFIG = "config.json"
 KINDS = ("classification", "regression", "multi-label")
 """What the logits of a task mean: a class each, a number, or a yes or no each."""
 
+PACKED_KIND = "packed-patch"
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors")
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats.errors import ConfigError, ExportError
 from maskpack.formats.schema import KINDS
+from maskpack.formats.thing import instead_of_export
 
 GRAPH = "model.onnx"
 CARD = "task.json"
@@ -225,7 +226,9 @@ def find_tasks(folder: Path) -> dict[str, Place]:
             raise ExportError(f"`{found[name].graph}` and `{place.graph}` both hold `{name}`")
         found[name] = place
     if not found:
-        raise ExportError(f"no exported task at `{folder}`", _HINT)
+        told = instead_of_export(folder)
+        why, hint = (f": {told[0]}", told[1]) if told else ("", _HINT)
+        raise ExportError(f"no exported task at `{folder}`{why}", hint)
     return found
 
 

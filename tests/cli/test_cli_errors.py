@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from maskpack.formats import open_artifact
+from maskpack.formats import open_artifact, pack_task
 from maskpack.formats.codec import encode_patch
 from maskpack.runtime.task import TaskCard
 
@@ -307,6 +307,83 @@ def test_a_folder_that_is_no_artifact(refused):
         words = refused(command, "data", *(["-t", "sst2"] if command == "eval" else []))
         assert "`data` is not an artifact" in words
         assert "compress fit -o" in words
+
+
+@pytest.fixture
+def wrong(place, tiny_artifact):
+    """Things that are no artifacts, in the current folder."""
+    (place / "export").mkdir()
+    (place / "export" / "model.onnx").write_bytes(b"")
+    (place / "x.patch").write_bytes(pack_task(open_artifact(tiny_artifact), "sst2"))
+    (place / "x.zip").write_bytes(b"PK\3\4")
+    (place / "rows.csv").write_text("body,queue\n")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("path", "fact", "hint"),
+    [
+        ("export", "it is an exported task", "`compress predict export` answers with it"),
+        ("export/model.onnx", "it is a single graph", "`compress predict export` answers"),
+        ("x.patch", "it is a packed task", "`compress unpack x.patch ARTIFACT`"),
+        ("x.zip", "it is an archive", "unpack it"),
+        ("rows.csv", "it is a file of rows", "`compress fit demo --data rows.csv -o artifact`"),
+        ("model", "it is a plain model", "`compress fit model --task TASK -o artifact`"),
+        ("none", "there is no such file or folder", "compress fit -o"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inspect", "X"],
+        ["eval", "X", "-t", "sst2"],
+        ["export", "X", "-t", "sst2", "--onnx", "-o", "new"],
+        ["pack", "X", "-t", "sst2"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_is_given_instead_of_an_artifact_is_named(refused, wrong, command, path, fact, hint):
+    words = refused(*(path if word == "X" else word for word in command))
+    assert f"error: `{path}` is not an artifact: {fact}\n" in words
+    assert hint in words
+
+
+@pytest.mark.parametrize(
+    ("path", "fact"),
+    [("x.zip", "it is an archive"), ("art", "it is an artifact"), ("none", "there is no such")],
+)
+def test_what_is_no_packed_task_is_not_unpacked(refused, wrong, path, fact):
+    words = refused("unpack", path, "art")
+    assert f"`{path}` is not a packed task: {fact}" in words
+    assert "hint: give the file that `compress pack` wrote" in words
+
+
+@pytest.mark.parametrize(
+    ("path", "fact", "hint"),
+    [
+        ("art", "it is an artifact", "`compress export art --onnx --task TASK -o OUT`"),
+        ("export/model.onnx", "it is a single graph", "`export`"),
+        ("x.patch", "it is a packed task", "`compress unpack x.patch ARTIFACT`"),
+        ("x.zip", "it is an archive", "unpack it"),
+        ("rows.csv", "it is a file of rows", "compress export --onnx -o"),
+        ("model", "it is a plain model", "`compress fit model`"),
+        ("none", "there is no such file or folder", "compress export --onnx -o"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "X"],
+        ["verify", "X", "-a", "art", "-t", "sst2"],
+        ["package", "X", "-o", "new", "--target", "ort"],
+        ["materialize", "X", "-o", "new"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_is_given_instead_of_an_export_is_named(refused, wrong, command, path, fact, hint):
+    words = refused(*(path if word == "X" else word for word in command))
+    assert f"error: no exported task at `{path}`: {fact}\n" in words
+    assert hint in words
 
 
 def test_a_task_that_the_artifact_does_not_hold(refused):

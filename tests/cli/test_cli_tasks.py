@@ -42,7 +42,9 @@ def test_a_file_that_is_there_is_not_overwritten_unasked(main, artifact, tmp_pat
 
 
 def test_unpack_names_what_is_wrong(main, artifact, tmp_path):
-    assert "cannot read" in call(main, "unpack", tmp_path / "absent", artifact, code=1).err
+    assert (
+        "there is no such file" in call(main, "unpack", tmp_path / "absent", artifact, code=1).err
+    )
     (tmp_path / "noise").write_bytes(b"noise" * 100)
     assert "not a packed-patch" in call(main, "unpack", tmp_path / "noise", artifact, code=1).err
     packed = tmp_path / "p"
