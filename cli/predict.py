@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json as codec
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from maskpack.cli import render
-from maskpack.formats import DataError
+from maskpack.formats import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from maskpack.cli.predict_rows import Asked, Columns
+    from maskpack.runtime import Session
 
 _CHUNK = 1024  # lines that are answered together
+_TABLES = {".csv", ".json", ".jsonl", ".parquet", ".gz"}
+_SEPARATORS = ",;\t"
 
 
 def predict(
@@ -24,6 +31,23 @@ def predict(
     ],
     texts: Annotated[
         Path | None, typer.Option(help="File of texts, one a line. [standard input]")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Instead: CSV, TSV, JSON, JSONL or Parquet file (or .gz) of rows."),
+    ] = None,
+    text_field: Annotated[
+        str | None, typer.Option(help="Column of the text in --data. [a plain name, such as text]")
+    ] = None,
+    pair_field: Annotated[
+        str | None, typer.Option(help="Column of a second text in --data, for pairs.")
+    ] = None,
+    label_field: Annotated[
+        str | None,
+        typer.Option(help="Column of the label in --data; it comes back as `expected`."),
+    ] = None,
+    label_separator: Annotated[
+        str | None, typer.Option(help="What stands between the labels of a cell of --data.")
     ] = None,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Which, of several.")] = None,
     pair: Annotated[
@@ -39,29 +63,112 @@ def predict(
 ) -> None:
     """Answer texts with an exported task, a line of JSON each, in ONNX Runtime.
 
+    Texts are lines of a file or of standard input, or a column of a table; then a row's own label, if the
+    table has one, stands beside the answer as `expected`.
+
     Example: echo "where is my parcel" | compress predict tickets
+
+    Example: compress predict tickets --data rows.csv --text-field body --label-field queue
     """
     del json
+    from maskpack.cli.predict_rows import Columns  # noqa: PLC0415 - keeps --help fast
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
 
     session = Session(folder, threads=threads)
-    with _lines(texts) as lines:
-        while chunk := list(islice(lines, _CHUNK)):
-            rows = [_pair(line) if pair else line for line in chunk]
-            for answer in session.predict(rows, task=task, batch_size=batch_size):
-                render.data(codec.dumps(answer.to_dict(), ensure_ascii=False))
+    columns = Columns(text_field, pair_field, label_field, label_separator)
+    if data is None:
+        if columns != Columns():
+            raise ConfigError("columns are of `--data`", f"`compress predict {folder} --data FILE`")
+        asked = _of_lines(folder, texts, pair=pair)
+    else:
+        if texts is not None or pair:
+            raise ConfigError("`--data` goes without `--texts` and `--pair`", "choose one of them")
+        asked = _of_table(session, data, columns, task=task)
+    _answer(session, asked, task=task, batch_size=batch_size)
+
+
+def _answer(session: Session, asked: Iterator[Asked], *, task: str | None, batch_size: int) -> None:
+    """Print what a task says of each text."""
+    while chunk := list(islice(asked, _CHUNK)):
+        questions = [one.question for one in chunk]
+        answers = session.predict(questions, task=task, batch_size=batch_size)
+        for one, answer in zip(chunk, answers, strict=True):
+            told = {} if one.expected is None else {"expected": one.expected}
+            render.data(codec.dumps({**answer.to_dict(), **told}, ensure_ascii=False))
+
+
+def _of_table(
+    session: Session, data: Path, columns: Columns, *, task: str | None
+) -> Iterator[Asked]:
+    """The rows of a file."""
+    from maskpack.cli.predict_rows import rows_of  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.tasks import Kind  # noqa: PLC0415
+
+    rows = rows_of(data, columns, Kind(session.card(task).kind))
+    if not rows:
+        raise DataError(f"`{data}` has no rows", "a file with a line of names and a line a row")
+    return iter(rows)
+
+
+def _of_lines(folder: Path, path: Path | None, *, pair: bool) -> Iterator[Asked]:
+    """The lines of a file or of standard input; one that is a table is not taken for lines."""
+    from maskpack.cli.predict_rows import Asked  # noqa: PLC0415 - keeps --help fast
+
+    if path is None and sys.stdin.isatty():
+        render.words("note: texts are read from the terminal, one a line; Ctrl-D ends them")
+    where = "standard input" if path is None else f"`{path}`"
+    if path is not None and path.suffix.lower() in _TABLES:
+        raise _no_lines(where, folder, path)
+    with _lines(path) as lines:
+        first = next(lines, None)
+        if first is None:
+            hint = f"a text a line, in `--texts FILE` or `echo TEXT | compress predict {folder}`"
+            raise DataError(f"there is no text in {where}", hint)
+        if _is_header(first):
+            raise _no_lines(where, folder, path)
+        for line in chain([first], lines):
+            yield Asked(_pair(line) if pair else (line,))
+
+
+def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
+    """Somebody gave a table."""
+    place = "FILE" if path is None else path
+    return DataError(
+        f"{where} is a table, not a text a line",
+        f"`compress predict {folder} --data {place} --text-field COLUMN`",
+    )
+
+
+def _is_header(line: str) -> bool:
+    """Whether a line names the columns of a table: it has plain names and nothing else."""
+    from maskpack.compressor.columns import plain_columns  # noqa: PLC0415 - keeps --help fast
+
+    names = ([name.strip('"') for name in line.split(one)] for one in _SEPARATORS)
+    return any(plain_columns(each) is not None for each in names)
 
 
 @contextmanager
 def _lines(path: Path | None) -> Iterator[Iterator[str]]:
     """Lines of a file or of standard input, without their ends."""
     try:
-        with nullcontext(sys.stdin) if path is None else path.open(encoding="utf-8") as file:
+        with nullcontext(_stdin()) if path is None else path.open(encoding="utf-8-sig") as file:
             yield (line.rstrip("\r\n") for line in file)
     except OSError as error:
-        raise DataError(f"cannot read `{path}`: {error.strerror}") from error
+        raise DataError(
+            f"cannot read `{path}`: {error.strerror}", "give a file of texts, one a line"
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"`{path or 'standard input'}` is not UTF-8: {error}") from error
+        raise DataError(
+            f"`{path or 'standard input'}` is not UTF-8: {error}",
+            "give plain text, one a line; for a table `--data`",
+        ) from error
+
+
+def _stdin() -> TextIO:
+    """Standard input as UTF-8: under some locales Python would pass broken bytes on as half letters."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
+    return sys.stdin
 
 
 def _pair(line: str) -> tuple[str, str]:

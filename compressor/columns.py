@@ -89,7 +89,7 @@ def task_of_said(said: Said) -> Task:
     columns = columns_of(said.data)
     if given != (None, None, None):
         fact = "your own data needs both `--text-field` and `--label-field`"
-        raise ConfigError(fact, _of(columns, said.data))
+        raise ConfigError(fact, columns_hint(columns, said.data))
     if known is not None and known.folder is None and _holds(columns, known):
         return said.task()
     plain = plain_columns(columns)
@@ -123,13 +123,26 @@ def plain_columns(names: Sequence[str]) -> tuple[str, ...] | None:
     ('Text', 'Label')
     >>> plain_columns(["text", "title", "label"])
     """
+    return _chosen(names, (_LABEL,))
+
+
+def plain_texts(names: Sequence[str]) -> tuple[str, ...] | None:
+    """The same of a table without labels.
+
+    >>> plain_texts(["id", "premise", "hypothesis"])
+    ('premise', 'hypothesis')
+    """
+    return _chosen(names, ())
+
+
+def _chosen(names: Sequence[str], label: tuple[str, ...]) -> tuple[str, ...] | None:
     folded = {name.strip().casefold(): name for name in names}
     left = set(folded) - _IDLE
     if len(folded) != len(names):  # twice, or in two letter cases
         return None
     for texts in _TEXTS:
-        if left == {*texts, _LABEL}:
-            return (*(folded[text] for text in texts), folded[_LABEL])
+        if left == {*texts, *label}:
+            return tuple(folded[one] for one in (*texts, *label))
     return None
 
 
@@ -143,14 +156,17 @@ def _asked(said: Said, columns: Sequence[str]) -> ConfigError:
     assert said.data is not None
     if not said.named:
         fact = f"which columns of `{said.data.as_posix()}` are the text and the label?"
-        return ConfigError(fact, _of(columns, said.data))
+        return ConfigError(fact, columns_hint(columns, said.data))
     fact = f"no task `{said.name}`, and no columns for one of your own"
     close = _close(said.name)
     hint = f"did you mean `{close}`? " if close else ""
-    return ConfigError(fact, f"{hint}{_of(columns, said.data)}; known tasks: {', '.join(TASKS)}")
+    return ConfigError(
+        fact, f"{hint}{columns_hint(columns, said.data)}; known tasks: {', '.join(TASKS)}"
+    )
 
 
-def _of(columns: Sequence[str], data: Path) -> str:
+def columns_hint(columns: Sequence[str], data: Path) -> str:
+    """The columns to choose from, and how."""
     if not columns:
         return f"`{data.as_posix()}` is empty"
     names = [*columns[:_SHOWN], *([f"{len(columns) - _SHOWN} more"] if columns[_SHOWN:] else [])]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from maskpack.cli.predict_rows import Columns, rows_of
+from maskpack.compressor.tasks import Kind
+from maskpack.formats import DataError
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +63,144 @@ def test_what_is_missing_is_named(main, folder, tmp_path):
     assert "cannot read" in main("predict", folder, "--texts", tmp_path / "absent").err
     (tmp_path / "texts").write_bytes(b"\xff\xfe\n")
     assert "is not UTF-8" in main("predict", folder, "--texts", tmp_path / "texts").err
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "content"),
+    [
+        ("rows.csv", [], b"body,queue\ngood film,1\n"),
+        ("rows.jsonl", [], b"{}"),
+        ("rows.csv.gz", [], b""),
+        ("rows.txt", [], b"text,label\ngood film,1\n"),
+        ("rows.tsv", ["--pair"], b"text\ttext_pair\tlabel\n"),
+    ],
+)
+def test_a_table_is_not_taken_for_lines(main, folder, work, name, args, content):
+    (work / name).write_bytes(content)
+    found = main("predict", folder, "--texts", name, *args)
+    assert (found.code, found.out) == (1, "")
+    error, hint = found.err.splitlines()
+    assert error == f"error: `{name}` is a table, not a text a line"
+    assert hint.endswith(f"--data {name} --text-field COLUMN`")
+
+
+def test_a_table_on_standard_input_is_noticed_by_its_first_line(main, folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO('id;"Sentence";label\n1;good;0\n'))
+    assert "standard input is a table" in main("predict", folder).err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a text, a label\n"))
+    assert len(lines(main("predict", folder))) == 1
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_bytes_that_are_no_text_are_refused_on_standard_input_too(folder, environment, locale):
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("compress")), "predict", str(folder)],
+        input=b"PK\x03\x04\xbf\xff\n",
+        capture_output=True,
+        env={**environment, "LC_ALL": locale},
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr.decode()
+    assert b"error: `standard input` is not UTF-8" in done.stderr
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_text(main, folder, work):
+    (work / "marked").write_bytes(b"\xef\xbb\xbfgood film\n")
+    (work / "bare").write_bytes(b"good film\n")
+    marked, bare = (main("predict", folder, "--texts", name).json for name in ("marked", "bare"))
+    assert marked == bare
+
+
+def test_nothing_to_answer_is_an_error(main, folder, monkeypatch, work):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    found = main("predict", folder)
+    assert (found.code, found.out) == (1, "")
+    assert "there is no text in standard input\nhint: a text a line" in found.err
+    (work / "texts").write_text("")
+    assert "there is no text in `texts`" in main("predict", folder, "--texts", "texts").err
+    (work / "rows.csv").write_text("text\n")
+    assert "`rows.csv` has no rows" in main("predict", folder, "--data", "rows.csv").err
+
+
+ROWS = [("the good film", "good"), ("bad film, word1", "bad")]
+
+
+def test_rows_of_a_table_come_back_with_their_own_labels(main, folder, work):
+    body = "".join(f'{i},"{text}",{label}\n' for i, (text, label) in enumerate(ROWS))
+    (work / "rows.csv").write_text("id,body,queue\n" + body)
+    (work / "texts").write_text("\n".join(text for text, _ in ROWS))
+    plain = lines(main("predict", folder, "--texts", "texts"))
+    columns = ["--text-field", "body", "--label-field", "queue"]
+    found = lines(main("predict", folder, "--data", "rows.csv", *columns))
+    assert [one.pop("expected") for one in found] == ["good", "bad"]
+    assert found == plain
+    assert lines(main("predict", folder, "--data", "rows.csv", *columns[:2])) == plain
+
+
+@pytest.mark.parametrize(
+    ("header", "label"), [("id,Text,label", True), ("sentence,Label", True), ("id,text", False)]
+)
+def test_plain_columns_of_a_table_are_taken_and_said(main, folder, work, header, label):
+    cells = {"id": "1", "text": "good film", "sentence": "good film", "label": "x"}
+    row = ",".join(cells[name.casefold()] for name in header.split(","))
+    (work / "rows.csv").write_text(f"{header}\n{row}\n")
+    found = main("predict", folder, "--data", "rows.csv")
+    assert found.json.get("expected") == ("x" if label else None)
+    assert found.err.startswith("note: of `rows.csv` `")
+    assert ("as the label" in found.err) is label
+
+
+def test_pairs_of_a_table_are_pairs(main, folder, work):
+    row = {"a": "good", "b": "bad film", "y": 1}
+    (work / "rows.json").write_text(json.dumps([row]))
+    (work / "texts").write_text("good\tbad film\n")
+    columns = ["--text-field", "a", "--pair-field", "b"]
+    found = main("predict", folder, "--data", "rows.json", *columns)
+    assert found.json == main("predict", folder, "--texts", "texts", "--pair").json
+
+
+@pytest.mark.parametrize(
+    ("args", "fact"),
+    [
+        (["--data", "rows.csv"], "which column of `rows.csv` is the text?"),
+        (["--data", "rows.csv", "--text-field", "bdy"], "`rows.csv` has no column `bdy`"),
+        (["--data", "rows.csv", "--label-field", "queue"], "need `--text-field`"),
+        (["--data", "rows.csv", "--texts", "rows.csv"], "goes without `--texts`"),
+        (["--data", "rows.csv", "--text-field", "body", "--pair"], "goes without `--texts` and"),
+        (["--text-field", "body"], "columns are of `--data`"),
+        (["--data", "none.csv", "--text-field", "body"], "cannot read `none.csv`"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused(main, folder, work, args, fact):
+    (work / "rows.csv").write_text("body,queue\nthe film,1\n")
+    found = main("predict", folder, *args)
+    assert (found.code, found.out) == (1, "")
+    assert fact in found.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "separator", "cell", "wanted"),
+    [
+        (Kind.CLASSIFICATION, None, "7", "7"),
+        (Kind.REGRESSION, None, "2.5", 2.5),
+        (Kind.MULTI_LABEL, "|", "a|b", ["a", "b"]),
+        (Kind.MULTI_LABEL, "|", "", []),
+        (Kind.MULTI_LABEL, None, "a", ["a"]),
+    ],
+)
+def test_an_expected_label_is_of_the_tasks_kind(tmp_path, kind, separator, cell, wanted):
+    (tmp_path / "rows.csv").write_text(f"body,queue\nx,{cell}\n")
+    (row,) = rows_of(tmp_path / "rows.csv", Columns("body", None, "queue", separator), kind)
+    assert (row.question, row.expected) == ("x", wanted)
+
+
+def test_a_list_of_labels_is_expected_as_one(tmp_path):
+    (tmp_path / "rows.json").write_text('[{"body": "x", "queue": ["b", "a"]}]')
+    (row,) = rows_of(tmp_path / "rows.json", Columns("body", None, "queue"), Kind.MULTI_LABEL)
+    assert set(row.expected) == {"a", "b"}
+
+
+def test_a_number_that_is_none_is_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text("body,queue\nx,many\n")
+    with pytest.raises(DataError, match="`many` is no number"):
+        rows_of(tmp_path / "rows.csv", Columns("body", None, "queue"), Kind.REGRESSION)
