@@ -238,6 +238,14 @@ def test_a_teacher_that_is_trained_first_is_counted(main, work, tiny_model, sent
     assert told["teacher_seconds"] > 0
 
 
+def test_a_busy_machine_makes_no_estimate_negative():
+    """Seen once: two steps of a teacher took longer than eight."""
+    quiet = estimate.each_step(Cost(3.0, 2.0), Cost(9.0, 5.0), few=2, many=8)
+    assert (quiet.seconds, quiet.busy) == pytest.approx((1.0, 0.5))
+    busy = estimate.each_step(Cost(9.0, 5.0), Cost(8.0, 4.0), few=2, many=8)
+    assert (busy.seconds, busy.busy) == pytest.approx((1.0, 0.5))
+
+
 def test_refinement_is_cut_short_and_counted_whole(main, work, tiny_model, sentiment):
     options = ["--steps", "4", "--batch-size", "16", "--max-length", "16", "--bits", "2"]
     few, many = (
