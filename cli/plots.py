@@ -17,10 +17,12 @@ from maskpack.cli.plot_data import (
     PLOTS,
     Plot,
     Point,
+    deviation,
     majority_in,
     panels_of,
     points_of,
-    score_in,
+    reference_in,
+    shift,
     shown_in,
 )
 from maskpack.compressor.sweep_plan import slug
@@ -46,7 +48,6 @@ _MARKERS = "osD^vP*XpH<>"
 _LINES = ("-", "--", ":", "-.")
 _GREY = "#555555"
 _COLUMNS = 3
-_APART = 1.3  # room that series share round a width, so that their error bars stand side by side
 STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
     "font.size": 10,
     "xtick.labelsize": 9,
@@ -55,6 +56,7 @@ STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "svg.hashsalt": "maskpack",  # same input, same bytes
     "svg.fonttype": "none",
 }
@@ -158,8 +160,8 @@ def _panel(
     """Points, the reference's band, the majority's line and the axes of one panel."""
     points = points_of(shown, plot, panel)
     for turn, (name, series) in enumerate(points.items()):
-        shift = (turn + 0.5) / len(points) - 0.5 if plot.scale == "bits" else 0.0
-        _draw_series(axes, name, series, look=looks[name], factor=_APART**shift)
+        factor = shift(plot, turn, len(points))
+        _draw_series(axes, name, series, look=looks[name], factor=factor)
     _limits(axes, [point for series in points.values() for point in series])
     _draw_levels(axes, table, panel)
     _scale(axes, plot.scale, [point.x for series in points.values() for point in series])
@@ -176,7 +178,7 @@ def _draw_series(
     axes.errorbar(
         [point.x * factor for point in ordered],
         [point.y.mean for point in ordered],
-        yerr=[0.0 if math.isnan(point.y.sd) else point.y.sd for point in ordered],
+        yerr=[deviation(point.y) for point in ordered],
         label=name,
         capsize=2.5,
         markersize=5.5,
@@ -199,8 +201,8 @@ def _draw_series(
 
 def _limits(axes: Axes, points: Sequence[Point]) -> None:
     """Room for every point and bar, and nothing that would flatten them."""
-    tops = [point.y.mean + _finite(point.y.sd) for point in points]
-    bottoms = [point.y.mean - _finite(point.y.sd) for point in points]
+    tops = [point.y.mean + deviation(point.y) for point in points]
+    bottoms = [point.y.mean - deviation(point.y) for point in points]
     if points:
         room = max(0.1 * (max(tops) - min(bottoms)), 0.004)
         axes.set_ylim(min(bottoms) - room, max(tops) + room)
@@ -209,10 +211,9 @@ def _limits(axes: Axes, points: Sequence[Point]) -> None:
 def _draw_levels(axes: Axes, table: Table, panel: str) -> None:
     """The reference's band and the majority's line, or a note where they would flatten the rest."""
     low, high = axes.get_ylim()
-    reference = next((row for row in table.rows if row.arm.label == table.reference), None)
-    score = None if reference is None else score_in(reference, panel)
+    score = reference_in(table, panel)
     if score is not None:
-        sd = _finite(score.sd)
+        sd = deviation(score)
         axes.axhspan(score.mean - sd, score.mean + sd, color=_GREY, alpha=0.15, linewidth=0)
         axes.axhline(score.mean, color=_GREY, linewidth=1.0, label=f"{table.reference} (reference)")
         low, high = _stretched(low, high, (score.mean - sd, score.mean + sd))
@@ -282,7 +283,3 @@ def _legend(figure: Figure) -> None:
         fontsize=9,
         ncols=1 + len(order) // 30,
     )
-
-
-def _finite(value: float) -> float:
-    return 0.0 if math.isnan(value) else value

@@ -77,6 +77,8 @@ def report(
         from maskpack.cli.plots import check_installed  # noqa: PLC0415 - keeps --help fast
 
         check_installed()
+    if not out.parent.is_dir():  # tasks are evaluated for minutes before the page is written
+        raise ConfigError(f"no folder `{out.parent}` to write `{out.name}` into", "make it first")
     if source.is_file():
         if data or exported or sweep:
             raise ConfigError(
@@ -137,7 +139,8 @@ def _report_artifact(
             render.words(f"wrote {path}")
         _draw_sweep(tables, png)
     if json:
-        render.data(codec.dumps(_as_tree(view, judgements, verdicts), sort_keys=True))
+        tree = _as_tree(view, judgements, verdicts, tables)
+        render.data(codec.dumps(tree, sort_keys=True))
 
 
 def _draw_sweep(tables: Sequence[Table], folder: Path) -> None:
@@ -157,8 +160,11 @@ def _tables(source: Path, reference: str | None) -> tuple[Table, ...]:
         raise ConfigError(
             f"`{source}` is the plan of a sweep", "give its results, the .jsonl beside it"
         )
+    log = read_log(source)
+    if log.torn:
+        render.words(f"warning: the last line of `{source}` was cut short and is left out")
     try:
-        return tables_of_lines(read_log(source).lines, reference=reference)
+        return tables_of_lines(log.lines, reference=reference)
     except ConfigError as error:
         raise ConfigError(f"`{source}`: {error}", error.hint) from error
 
@@ -225,8 +231,13 @@ def _places(data: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
 
 
 def _as_tree(
-    view: ArtifactView, judgements: dict[str, Judgement | str], verdicts: Sequence[Report]
+    view: ArtifactView,
+    judgements: dict[str, Judgement | str],
+    verdicts: Sequence[Report],
+    tables: Sequence[Table],
 ) -> dict[str, Any]:
+    from maskpack.cli.sweep_table import as_tree  # noqa: PLC0415 - keeps --help fast
+
     told = {
         task: {"missing": found} if isinstance(found, str) else asdict(found)
         for task, found in judgements.items()
@@ -238,4 +249,5 @@ def _as_tree(
         "dense_bytes": view.dense_bytes,
         "evaluation": told,
         "verdicts": [codec.loads(verdict.to_json()) for verdict in verdicts],
+        "sweeps": [as_tree(table) for table in tables],
     }
