@@ -72,7 +72,8 @@ def _zeros(row: TableRow, panel: str) -> float:
 
 
 def _bytes(row: TableRow, panel: str) -> float:
-    return row.coded_bytes if panel == MEAN else row.cells[panel].coded_bytes
+    count = row.coded_bytes if panel == MEAN else row.cells[panel].coded_bytes
+    return max(1.0, count)  # the axis is logarithmic
 
 
 PLOTS = (

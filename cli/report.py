@@ -183,8 +183,11 @@ def _verdicts(folder: Path, opened: Artifact) -> list[Report]:
     for file in files:
         try:
             verdict = Report.from_json(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExportError(f"cannot read `{file}`: {error}") from error
+        except (OSError, UnicodeDecodeError, DataError) as error:
+            raise ExportError(
+                f"cannot read `{file}`: {error}",
+                "export the task anew, or check it with `compress verify`",
+            ) from error
         opened.entry(verdict.task)  # another artifact's export is no verdict on this one
         found.append(verdict)
     return found

@@ -121,7 +121,7 @@ def _check(line: Line, number: int) -> None:
 
 def _scored(line: Line) -> bool:
     metric, tables = line["metric"], (line["scores"], line["majority"])
-    return all(
+    return isinstance(metric, str) and all(
         isinstance(table, dict) and metric in table and all(map(_is_number, table.values()))
         for table in tables
     )

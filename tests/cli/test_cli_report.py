@@ -285,6 +285,7 @@ def test_png_without_matplotlib_is_refused_before_anything(main, work, tiny_arti
         (["ART", "--sweep", "nope.jsonl"], "no file `nope.jsonl`\nhint: give the .jsonl"),
         (["ART", "--sweep", "plan.yaml"], "is the plan of a sweep\nhint: give its results"),
         (["ART", "--export", "."], "no verdict at `.`\nhint: give a folder of `compress export"),
+        (["ART", "--export", "torn"], "cannot read `torn/maskpack_report.json`: not a report"),
         (["empty.jsonl"], "there is no result in it\nhint: run `compress sweep"),
         (["other.jsonl"], "line 1 is no result of a run: it has no `method`\nhint: give a file"),
         (["torn.jsonl"], "line 1 of `torn.jsonl` is no JSON"),
@@ -304,6 +305,8 @@ def test_what_cannot_be_reported_is_refused(
     (work / "torn.jsonl").write_text("{nope\n")
     line = json.loads((RESULTS / "quality.jsonl").read_text().splitlines()[0])
     (work / "odd.jsonl").write_text(json.dumps({**line, "seconds": "many"}) + "\n")
+    (work / "torn").mkdir()
+    (work / "torn" / "maskpack_report.json").write_text("{nope")
     before = snapshot(work)
     places = {"ART": tiny_artifact, "MANY": many, "QUALITY": RESULTS / "quality.jsonl"}
     done = main("report", *(places.get(word, word) for word in args))

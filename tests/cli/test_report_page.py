@@ -77,5 +77,12 @@ def test_a_picture_has_no_panel_without_a_curve_and_takes_any_name(tiny_artifact
         sizes.append(int.from_bytes(header[:4], "big"))
     assert sizes == [1800, 1200]
     lines = [json.loads(line) for line in (RESULTS / "quality.jsonl").read_text().splitlines()]
-    odd = [{**line, "sweep_model": "a$\\frac{$b"} for line in lines]
+    odd = [
+        {
+            **line,
+            "sweep_model": "a$\\frac{$b",
+            "coded_bytes": line["coded_bytes"] * (line["bits"] > 4),
+        }
+        for line in lines
+    ]
     assert len(draw(tables_of_lines(odd), work / "odd", kinds=("png",))) == 3

@@ -101,6 +101,7 @@ def test_each_model_has_its_table_and_two_dense_methods_are_no_reference():
         ([{**line(), "majority": None}], "a figure is missing or no number"),
         ([{**line(), "bits": True}], "a figure is missing or no number"),
         ([{**line(), "seconds": math.nan}], "a figure is missing or no number"),
+        ([line(metric=["accuracy"])], "a figure is missing or no number"),
         ([line(score=math.inf)], "a figure is missing or no number"),
         (
             [line(), line(seed=1, metric="f1", scores={"f1": 0.5}, majority={"f1": 0.1})],
