@@ -201,6 +201,7 @@ def test_verdicts_are_shown(report, main, tiny_artifact, sentiment, work):
     assert main(*exported, "--data", sentiment).code == 0
     page, _, _ = report(tiny_artifact, "--export", "graph", "--no-evaluate")
     assert "fp32, opset 18 within tolerance" in page.text
+    assert "points lost same answer off by" in page.text  # a class, labels or a number
     path = work / "graph" / "maskpack_report.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "findings": ["is <b>off</b>"]}))
     page, text, _ = report(tiny_artifact, "--export", "graph", "--no-evaluate")
