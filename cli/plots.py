@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from maskpack.cli.plot_data import (
 from maskpack.compressor.sweep_plan import slug
 from maskpack.compressor.sweep_table import Table, TableRow
 from maskpack.formats import ConfigError
+from maskpack.formats.writer import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,32 +80,49 @@ def draw(
     """Write every plot that has something to show; return the files.
 
     Raises:
-        ConfigError: matplotlib is missing, or the folder cannot be written.
+        ConfigError: matplotlib is missing, or the folder cannot be made.
+        ArtifactError: a picture cannot be written.
     """
     check_installed()
     import matplotlib as mpl  # noqa: PLC0415 - optional
 
+    make_folder(folder)
     written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(STYLE):
-            for table in tables:
-                for plot in PLOTS:
-                    figure = _figure(table, plot)
-                    if figure is not None:
-                        prefix = f"{slug(table.model)}-" if len(tables) > 1 else ""
-                        written += save(figure, folder / f"{prefix}{plot.name}", kinds)
-    except OSError as error:
-        raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
+    with mpl.rc_context(STYLE):
+        for table in tables:
+            for plot in PLOTS:
+                figure = _figure(table, plot)
+                if figure is not None:
+                    prefix = f"{slug(table.model)}-" if len(tables) > 1 else ""
+                    written += save(figure, folder / f"{prefix}{plot.name}", kinds)
     return written
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for pictures, unless it is there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
+
+
 def save(figure: Figure, stem: Path, kinds: Sequence[str]) -> list[Path]:
-    """Write a figure as files of these kinds, such as `png`; return them."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
-    for path in paths:
-        metadata: dict[str, str | None] = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=150, metadata=metadata)
+    """Write a figure as files of these kinds, such as `png`; return them.
+
+    Raises:
+        ArtifactError: no permission or space; an old picture stays.
+    """
+    paths = []
+    for kind in kinds:
+        metadata: dict[str, str | None] = {"Date": None} if kind == "svg" else {}
+        drawn = BytesIO()
+        figure.savefig(drawn, format=kind, dpi=150, metadata=metadata)
+        paths.append(stem.with_name(f"{stem.name}.{kind}"))
+        write_bytes(paths[-1], drawn.getvalue())
     return paths
 
 

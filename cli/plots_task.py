@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskpack.cli.plot_data import curves_in
-from maskpack.cli.plots import STYLE, save
+from maskpack.cli.plots import STYLE, make_folder, save
 from maskpack.compressor.report_view import ArtifactView, TaskView
-from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,21 +19,19 @@ def draw_tasks(view: ArtifactView, folder: Path) -> list[Path]:
     """Write what there is to draw of each task; return the files.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be made.
+        ArtifactError: a picture cannot be written.
     """
     import matplotlib as mpl  # noqa: PLC0415 - optional
 
+    make_folder(folder)
     written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(STYLE):
-            for task in view.tasks:
-                pictures = {"curves": _curves(task), "zeros": _zeros(task)}
-                for name, figure in pictures.items():
-                    if figure is not None:
-                        written += save(figure, folder / f"{task.name}-{name}", ("png",))
-    except OSError as error:
-        raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
+    with mpl.rc_context(STYLE):
+        for task in view.tasks:
+            pictures = {"curves": _curves(task), "zeros": _zeros(task)}
+            for name, figure in pictures.items():
+                if figure is not None:
+                    written += save(figure, folder / f"{task.name}-{name}", ("png",))
     return written
 
 

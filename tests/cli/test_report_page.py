@@ -60,6 +60,24 @@ def test_parts_of_many_tasks_have_other_colours_than_dense_copies(tiny_artifact)
     )
 
 
+def test_a_stop_while_a_picture_is_drawn_leaves_the_old_one(tiny_artifact, work, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    from maskpack.cli.plots_task import draw_tasks
+
+    view = view_artifact(open_artifact(tiny_artifact))
+    before = {path: path.read_bytes() for path in draw_tasks(view, work)}
+    drawn = figure.Figure.savefig
+
+    def stopped(self, place, **options):
+        drawn(self, place, **{**options, "dpi": 20})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figure.Figure, "savefig", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        draw_tasks(view, work)
+    assert {path: path.read_bytes() for path in work.iterdir()} == before
+
+
 def test_a_picture_has_no_panel_without_a_curve_and_takes_any_name(tiny_artifact, work):
     pytest.importorskip("matplotlib")
     from maskpack.cli.plots import draw
