@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 20  # that a matrix of classes is readable with
 _MOST_MISTAKES = 12
+_THIN = 0.6  # percent: a few pixels of a wide page
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Segment:
     part: Part
     width: float
     colour: int
+
+    @property
+    def thin(self) -> bool:
+        """Whether the gap before it would be wider than it; fifty such gaps would be a bar of their own."""
+        return self.width < _THIN
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,26 @@ def test_parts_of_many_tasks_have_other_colours_than_dense_copies(tiny_artifact)
     tasks = tuple(replace(view.tasks[0], name=f"t{n}") for n in range(50))
     text = artifact_page(replace(view, tasks=tasks), {task.name: "unknown" for task in tasks})
     page = Page(text)
-    colours = re.findall(r'<i style="--series: var\(--(c\d+)\)', text)
+    colours = re.findall(r'<i(?: class="thin")? style="--series: var\(--(c\d+)\)', text)
     assert colours.count("c0") == 50  # the copies
     assert {*colours} == {f"c{n}" for n in range(8)}
     assert (
         sum(value == f"#task-{task.name}" for task in tasks for _, _, value in page.values) == 100
     )
+
+
+def test_gaps_between_many_small_parts_do_not_lengthen_a_bar(tiny_artifact):
+    view = view_artifact(open_artifact(tiny_artifact))
+    tasks = tuple(
+        replace(view.tasks[0], name=f"t{n}", dense_bytes=90_000_000, patch_bytes=1_350_000)
+        for n in range(50)
+    )
+    judgements = {task.name: "unknown" for task in tasks}
+    text = artifact_page(replace(view, tasks=tasks, backbone_bytes=23_000_000), judgements)
+    bars = text.split('<div class="track"')[1:4]
+    assert [bar.count('class="thin"') for bar in bars] == [0, 51, 51]
+    assert "4.50 GB" in Page(text).text
+    assert "i.thin { min-width: 0; }" in text
 
 
 def test_a_stop_while_a_picture_is_drawn_leaves_the_old_one(tiny_artifact, work, monkeypatch):
