@@ -127,7 +127,7 @@ def _odd(repo: str, error: ValueError) -> ArtifactError:
     if cause is not None:  # a second try that found no server
         return _unreachable(cause)
     said = " ".join(str(error).split())[:200]  # such as large files that it has no room for
-    return ArtifactError(f"the Hub's answer for `{repo}` is of no use: {said}")
+    return ArtifactError(f"the exchange with the Hub about `{repo}` failed: {said}")
 
 
 def _unreachable(error: BaseException) -> ArtifactError:
