@@ -9,7 +9,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 360.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 22.0, 12.0, 40.0
 _ROOM = 0.06  # of the range, on either side
-_COLOURS = 7  # grey is for what they are compared with
+COLOURS = 7  # grey is for what they are compared with
 _SHAPES = ("circle", "square", "triangle", "diamond")
 
 
@@ -45,12 +45,12 @@ class Line:
     @property
     def colour(self) -> int:
         """Number of its colour, from 1."""
-        return 1 + self.slot % _COLOURS
+        return 1 + self.slot % COLOURS
 
     @property
     def shape(self) -> str:
         """What marks its points: another shape once colours repeat."""
-        return _SHAPES[(self.slot % _COLOURS + self.slot // _COLOURS) % len(_SHAPES)]
+        return _SHAPES[(self.slot % COLOURS + self.slot // COLOURS) % len(_SHAPES)]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,6 @@ class Chart:
 
     title: str
     x_label: str
-    y_label: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     drawn: tuple[Drawn, ...]
@@ -126,7 +125,6 @@ def chart(
     lines: Sequence[Line],
     *,
     x_label: str,
-    y_label: str = "",
     levels: Sequence[Level] = (),
     scale: str = "linear",
 ) -> Chart | None:
@@ -136,7 +134,6 @@ def chart(
         title: above it.
         lines: its series.
         x_label: of the horizontal axis.
-        y_label: of the vertical axis.
         levels: horizontal lines; one far below all points is left out.
         scale: of the horizontal axis: `linear`, `bits` (a tick a width) or `bytes`; both logarithmic.
     """
@@ -149,7 +146,6 @@ def chart(
     return Chart(
         title=title,
         x_label=x_label,
-        y_label=y_label,
         x_ticks=tuple(Tick(_round(across(at)), text) for at, text in x_ticks),
         y_ticks=tuple(Tick(_round(up(at)), text) for at, text in y_ticks),
         drawn=tuple(_draw(line, across, up) for line in lines if line.values),
@@ -265,8 +261,18 @@ def short_size(count: float) -> str:
 
 
 def _plain(value: float) -> str:
-    """A number of a tick: thousands with a comma, no needless digits."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+    """A number of a tick: thousands with a comma, no needless digits, never wider than its place.
+
+    >>> _plain(0.25), _plain(12_000.5), _plain(-1_250_000.0), _plain(1e20)
+    ('0.25', '12,000.5', '-1.25M', '1e+20')
+    """
+    size = abs(value)
+    if size < 1000 or size >= 1e12:
+        return f"{value:g}"
+    if size < 1e5:
+        return f"{value:,.6g}"
+    unit, factor = next(each for each in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if size >= each[1])
+    return f"{value / factor:g}{unit}"
 
 
 def _round(place: float) -> float:

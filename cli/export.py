@@ -261,7 +261,7 @@ def _show_accuracy(report: Report) -> None:
         rows.append(("reference", f"{accuracy.reference:.4f}"))
     rows += [
         ("points lost", f"{accuracy.drop:.2f}"),
-        ("same class", f"{accuracy.agreement:.2%}"),
+        ("same answer", f"{accuracy.agreement:.2%}"),
         ("max difference", f"{accuracy.max_diff:.2e}"),
         ("relative difference", f"{accuracy.relative:.2e}"),
     ]

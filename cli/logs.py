@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -60,14 +61,11 @@ def logged(
         try:
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                stream = stack.enter_context(file.open("a", encoding="utf-8", buffering=1))
-                watchers.append(_lines(stream, name))
+                watchers.append(_lines(file, name, stack))
             if folder is not None:
                 watchers.append(_events(folder / name, stack))
         except OSError as error:
-            raise ConfigError(
-                f"cannot write a log at `{error.filename}`: {error.strerror}"
-            ) from error
+            raise _no_log(error.filename, error) from error
 
         def tell(news: News) -> None:
             for watcher in watchers:
@@ -76,9 +74,15 @@ def logged(
         yield tell
 
 
-def _lines(stream: Any, name: str) -> Observe:
-    """One JSON object a step."""
+def _lines(file: Path, name: str, stack: ExitStack) -> Observe:
+    """One JSON object a step; what is no number, as the loss of a run that diverges, is null."""
+    stream = file.open("a", encoding="utf-8", buffering=1)
     began = time.monotonic()
+
+    @stack.callback
+    def close() -> None:
+        with suppress(OSError):  # the last line, of which `write` has told
+            stream.close()
 
     def write(news: News) -> None:
         line = {
@@ -87,15 +91,22 @@ def _lines(stream: Any, name: str) -> Observe:
             "step": news.step,
             "steps": news.steps,
             "seconds": round(time.monotonic() - began, 3),
-            "loss": news.loss,
+            "loss": news.loss if math.isfinite(news.loss) else None,
             "metric": news.metric,
             "score": news.score,
             "zeros": None if news.count is None else news.count.zeros,
             "weights": None if news.count is None else news.count.weights,
         }
-        stream.write(json.dumps(line) + "\n")
+        try:
+            stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise _no_log(file, error) from error
 
     return write
+
+
+def _no_log(place: Path | str, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write a log at `{place}`: {error.strerror}")
 
 
 def _events(folder: Path, stack: ExitStack) -> Observe:

@@ -1,17 +1,21 @@
-"""What a sweep's plots show: quality against bits, sparsity and bytes. No drawing, no matplotlib.
+"""What plots show: a sweep's quality against bits, sparsity and bytes, a task's curves. No drawing.
 
-One panel a task and one for their mean. `plots.py` draws it with matplotlib, `charts.py` for a page.
+A sweep has one panel a task and one for their mean. `plots.py` and `plots_task.py` draw it with matplotlib,
+`report_charts.py` for a page.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from maskpack.compressor.report_view import TaskView
 from maskpack.compressor.sweep_table import Spread, Table, TableRow
 
 MEAN = "mean over tasks"
 _SIZES = frozenset({"sparsity", "target_bpp", "target_bytes"})
+_APART = 1.3  # room that series share round a width, so that their error bars stand side by side
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def _zeros(row: TableRow, panel: str) -> float:
 
 
 def _bytes(row: TableRow, panel: str) -> float:
-    return row.coded_bytes if panel == MEAN else row.cells[panel].coded_bytes
+    count = row.coded_bytes if panel == MEAN else row.cells[panel].coded_bytes
+    return max(1.0, count)  # the axis is logarithmic
 
 
 PLOTS = (
@@ -107,6 +112,22 @@ def majority_in(table: Table, panel: str) -> float | None:
     return sum(table.majority.values()) / len(table.majority)
 
 
+def reference_in(table: Table, panel: str) -> Spread | None:
+    """The reference's score in a panel; None without a reference, or where it has no finished run."""
+    row = next((row for row in table.rows if row.arm.label == table.reference), None)
+    return None if row is None else score_in(row, panel)
+
+
+def deviation(spread: Spread) -> float:
+    """Length of an error bar: the SD, 0 of a single value."""
+    return 0.0 if math.isnan(spread.sd) else spread.sd
+
+
+def shift(plot: Plot, turn: int, count: int) -> float:
+    """Factor that sets one of `count` series beside the others where they share a width."""
+    return _APART ** ((turn + 0.5) / count - 0.5) if plot.scale == "bits" else 1.0
+
+
 def panels_of(table: Table) -> list[str]:
     """A panel a task, and their mean where there are several."""
     return [*table.metrics, *([MEAN] if len(table.metrics) > 1 else [])]
@@ -131,3 +152,25 @@ def points_of(
             place = plot.x(row, panel)
             points.setdefault(name, []).append(Point(place, score, collapsed_in(row, panel)))
     return points
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One value over the steps of a run; no points where it was not kept."""
+
+    title: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+def curves_in(task: TaskView) -> tuple[Curve, ...]:
+    """Loss, metric and zeros over the steps of a task; none if no history was kept."""
+    kept = task.curves
+    if kept is None:
+        return ()
+    weights = max(1, task.count.weights)
+    return (
+        Curve("training loss", kept.steps, kept.loss),
+        Curve(f"{task.metric} on evaluation rows", kept.score_steps, kept.scores),
+        Curve("zeros in the mask, %", kept.steps, [100 * count / weights for count in kept.zeros]),
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,18 @@ from maskpack.cli.plot_data import (
     PLOTS,
     Plot,
     Point,
+    deviation,
     majority_in,
     panels_of,
     points_of,
-    score_in,
+    reference_in,
+    shift,
     shown_in,
 )
 from maskpack.compressor.sweep_plan import slug
 from maskpack.compressor.sweep_table import Table, TableRow
 from maskpack.formats import ConfigError
+from maskpack.formats.writer import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +50,6 @@ _MARKERS = "osD^vP*XpH<>"
 _LINES = ("-", "--", ":", "-.")
 _GREY = "#555555"
 _COLUMNS = 3
-_APART = 1.3  # room that series share round a width, so that their error bars stand side by side
 STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
     "font.size": 10,
     "xtick.labelsize": 9,
@@ -55,6 +58,7 @@ STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "svg.hashsalt": "maskpack",  # same input, same bytes
     "svg.fonttype": "none",
 }
@@ -76,32 +80,49 @@ def draw(
     """Write every plot that has something to show; return the files.
 
     Raises:
-        ConfigError: matplotlib is missing, or the folder cannot be written.
+        ConfigError: matplotlib is missing, or the folder cannot be made.
+        ArtifactError: a picture cannot be written.
     """
     check_installed()
     import matplotlib as mpl  # noqa: PLC0415 - optional
 
+    make_folder(folder)
     written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(STYLE):
-            for table in tables:
-                for plot in PLOTS:
-                    figure = _figure(table, plot)
-                    if figure is not None:
-                        prefix = f"{slug(table.model)}-" if len(tables) > 1 else ""
-                        written += save(figure, folder / f"{prefix}{plot.name}", kinds)
-    except OSError as error:
-        raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
+    with mpl.rc_context(STYLE):
+        for table in tables:
+            for plot in PLOTS:
+                figure = _figure(table, plot)
+                if figure is not None:
+                    prefix = f"{slug(table.model)}-" if len(tables) > 1 else ""
+                    written += save(figure, folder / f"{prefix}{plot.name}", kinds)
     return written
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for pictures, unless it is there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
+
+
 def save(figure: Figure, stem: Path, kinds: Sequence[str]) -> list[Path]:
-    """Write a figure as files of these kinds, such as `png`; return them."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
-    for path in paths:
-        metadata: dict[str, str | None] = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=150, metadata=metadata)
+    """Write a figure as files of these kinds, such as `png`; return them.
+
+    Raises:
+        ArtifactError: no permission or space; an old picture stays.
+    """
+    paths = []
+    for kind in kinds:
+        metadata: dict[str, str | None] = {"Date": None} if kind == "svg" else {}
+        drawn = BytesIO()
+        figure.savefig(drawn, format=kind, dpi=150, metadata=metadata)
+        paths.append(stem.with_name(f"{stem.name}.{kind}"))
+        write_bytes(paths[-1], drawn.getvalue())
     return paths
 
 
@@ -158,8 +179,8 @@ def _panel(
     """Points, the reference's band, the majority's line and the axes of one panel."""
     points = points_of(shown, plot, panel)
     for turn, (name, series) in enumerate(points.items()):
-        shift = (turn + 0.5) / len(points) - 0.5 if plot.scale == "bits" else 0.0
-        _draw_series(axes, name, series, look=looks[name], factor=_APART**shift)
+        factor = shift(plot, turn, len(points))
+        _draw_series(axes, name, series, look=looks[name], factor=factor)
     _limits(axes, [point for series in points.values() for point in series])
     _draw_levels(axes, table, panel)
     _scale(axes, plot.scale, [point.x for series in points.values() for point in series])
@@ -176,7 +197,7 @@ def _draw_series(
     axes.errorbar(
         [point.x * factor for point in ordered],
         [point.y.mean for point in ordered],
-        yerr=[0.0 if math.isnan(point.y.sd) else point.y.sd for point in ordered],
+        yerr=[deviation(point.y) for point in ordered],
         label=name,
         capsize=2.5,
         markersize=5.5,
@@ -199,8 +220,8 @@ def _draw_series(
 
 def _limits(axes: Axes, points: Sequence[Point]) -> None:
     """Room for every point and bar, and nothing that would flatten them."""
-    tops = [point.y.mean + _finite(point.y.sd) for point in points]
-    bottoms = [point.y.mean - _finite(point.y.sd) for point in points]
+    tops = [point.y.mean + deviation(point.y) for point in points]
+    bottoms = [point.y.mean - deviation(point.y) for point in points]
     if points:
         room = max(0.1 * (max(tops) - min(bottoms)), 0.004)
         axes.set_ylim(min(bottoms) - room, max(tops) + room)
@@ -209,10 +230,9 @@ def _limits(axes: Axes, points: Sequence[Point]) -> None:
 def _draw_levels(axes: Axes, table: Table, panel: str) -> None:
     """The reference's band and the majority's line, or a note where they would flatten the rest."""
     low, high = axes.get_ylim()
-    reference = next((row for row in table.rows if row.arm.label == table.reference), None)
-    score = None if reference is None else score_in(reference, panel)
+    score = reference_in(table, panel)
     if score is not None:
-        sd = _finite(score.sd)
+        sd = deviation(score)
         axes.axhspan(score.mean - sd, score.mean + sd, color=_GREY, alpha=0.15, linewidth=0)
         axes.axhline(score.mean, color=_GREY, linewidth=1.0, label=f"{table.reference} (reference)")
         low, high = _stretched(low, high, (score.mean - sd, score.mean + sd))
@@ -282,7 +302,3 @@ def _legend(figure: Figure) -> None:
         fontsize=9,
         ncols=1 + len(order) // 30,
     )
-
-
-def _finite(value: float) -> float:
-    return 0.0 if math.isnan(value) else value

@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskpack.cli.plots import STYLE, save
+from maskpack.cli.plot_data import curves_in
+from maskpack.cli.plots import STYLE, make_folder, save
 from maskpack.compressor.report_view import ArtifactView, TaskView
-from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,41 +19,34 @@ def draw_tasks(view: ArtifactView, folder: Path) -> list[Path]:
     """Write what there is to draw of each task; return the files.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be made.
+        ArtifactError: a picture cannot be written.
     """
     import matplotlib as mpl  # noqa: PLC0415 - optional
 
+    make_folder(folder)
     written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(STYLE):
-            for task in view.tasks:
-                pictures = {"curves": _curves(task), "zeros": _zeros(task)}
-                for name, figure in pictures.items():
-                    if figure is not None:
-                        written += save(figure, folder / f"{task.name}-{name}", ("png",))
-    except OSError as error:
-        raise ConfigError(f"cannot write plots into `{folder}`: {error.strerror}") from error
+    with mpl.rc_context(STYLE):
+        for task in view.tasks:
+            pictures = {"curves": _curves(task), "zeros": _zeros(task)}
+            for name, figure in pictures.items():
+                if figure is not None:
+                    written += save(figure, folder / f"{task.name}-{name}", ("png",))
     return written
 
 
 def _curves(task: TaskView) -> Figure | None:
-    """Loss, metric and zeros over steps."""
+    """Loss, metric and zeros over steps; None if nothing of it was kept."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - optional
 
-    curves = task.curves
-    if curves is None:
+    curves = [curve for curve in curves_in(task) if curve.values]
+    if not curves:
         return None
-    zeros = [100 * count / max(1, task.count.weights) for count in curves.zeros]
-    panels = [
-        ("training loss", curves.steps, curves.loss),
-        (f"{task.metric} on evaluation rows", curves.score_steps, curves.scores),
-        ("zeros in the mask, %", curves.steps, zeros),
-    ]
-    figure = Figure(figsize=(12.0, 3.4), layout="constrained")
-    for axes, (title, steps, values) in zip(figure.subplots(1, 3), panels, strict=True):
-        axes.plot(steps, values, marker="o" if len(values) < 12 else None)
-        axes.set_title(title, fontsize=10)
+    figure = Figure(figsize=(4.0 * len(curves), 3.4), layout="constrained")
+    grid = figure.subplots(1, len(curves), squeeze=False).flat
+    for axes, curve in zip(grid, curves, strict=True):
+        axes.plot(curve.steps, curve.values, marker="o" if len(curve.values) < 12 else None)
+        axes.set_title(curve.title, fontsize=10)
         axes.set_xlabel("step")
     figure.suptitle(task.name, fontsize=11)
     return figure

@@ -136,12 +136,14 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def size(count: int) -> str:
     """Bytes in decimal units.
 
-    >>> size(134_553), size(23_100_000)
-    ('134.6 KB', '23.10 MB')
+    >>> size(134_553), size(23_100_000), size(4_543_710_000)
+    ('134.6 KB', '23.10 MB', '4.54 GB')
     """
     if count < 1000:
         return f"{count} B"
-    return f"{count / 1e3:.1f} KB" if count < 1_000_000 else f"{count / 1e6:.2f} MB"
+    if count < 1_000_000:
+        return f"{count / 1e3:.1f} KB"
+    return f"{count / 1e6:.2f} MB" if count < 1_000_000_000 else f"{count / 1e9:.2f} GB"
 
 
 @contextmanager

@@ -78,6 +78,8 @@ def report(
         from maskpack.cli.plots import check_installed  # noqa: PLC0415 - keeps --help fast
 
         check_installed()
+    if not out.parent.is_dir():  # tasks are evaluated for minutes before the page is written
+        raise ConfigError(f"no folder `{out.parent}` to write `{out.name}` into", "make it first")
     if source.is_file():
         if data or exported or sweep:
             raise ConfigError(
@@ -138,7 +140,8 @@ def _report_artifact(
             render.words(f"wrote {path}")
         _draw_sweep(tables, png)
     if json:
-        render.data(codec.dumps(_as_tree(view, judgements, verdicts), sort_keys=True))
+        tree = _as_tree(view, judgements, verdicts, tables)
+        render.data(codec.dumps(tree, sort_keys=True))
 
 
 def _draw_sweep(tables: Sequence[Table], folder: Path) -> None:
@@ -158,8 +161,11 @@ def _tables(source: Path, reference: str | None) -> tuple[Table, ...]:
         raise ConfigError(
             f"`{source}` is the plan of a sweep", "give its results, the .jsonl beside it"
         )
+    log = read_log(source)
+    if log.torn:
+        render.words(f"warning: the last line of `{source}` was cut short and is left out")
     try:
-        return tables_of_lines(read_log(source).lines, reference=reference)
+        return tables_of_lines(log.lines, reference=reference)
     except ConfigError as error:
         raise ConfigError(f"`{source}`: {error}", error.hint) from error
 
@@ -178,8 +184,11 @@ def _verdicts(folder: Path, opened: Artifact) -> list[Report]:
     for file in files:
         try:
             verdict = Report.from_json(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExportError(f"cannot read `{file}`: {error}") from error
+        except (OSError, UnicodeDecodeError, DataError) as error:
+            raise ExportError(
+                f"cannot read `{file}`: {error}",
+                "export the task anew, or check it with `compress verify`",
+            ) from error
         opened.entry(verdict.task)  # another artifact's export is no verdict on this one
         found.append(verdict)
     return found
@@ -209,8 +218,13 @@ def _judgements(
 
 
 def _as_tree(
-    view: ArtifactView, judgements: dict[str, Judgement | str], verdicts: Sequence[Report]
+    view: ArtifactView,
+    judgements: dict[str, Judgement | str],
+    verdicts: Sequence[Report],
+    tables: Sequence[Table],
 ) -> dict[str, Any]:
+    from maskpack.cli.sweep_table import as_tree  # noqa: PLC0415 - keeps --help fast
+
     told = {
         task: {"missing": found} if isinstance(found, str) else asdict(found)
         for task, found in judgements.items()
@@ -222,4 +236,5 @@ def _as_tree(
         "dense_bytes": view.dense_bytes,
         "evaluation": told,
         "verdicts": [codec.loads(verdict.to_json()) for verdict in verdicts],
+        "sweeps": [as_tree(table) for table in tables],
     }

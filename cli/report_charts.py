@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +9,16 @@ from maskpack.cli.charts import Chart, Level, Line, Value, chart
 from maskpack.cli.plot_data import (
     MEAN,
     PLOTS,
+    Curve,
     Plot,
     Point,
+    curves_in,
+    deviation,
     majority_in,
     panels_of,
     points_of,
-    score_in,
+    reference_in,
+    shift,
     shown_in,
 )
 from maskpack.compressor.report_view import TaskView
@@ -24,8 +26,6 @@ from maskpack.compressor.sweep_table import Table
 
 if TYPE_CHECKING:
     from maskpack.compressor.judgement import Judgement  # imports torch
-
-_APART = 1.3  # room that series share round a width, so that their error bars stand side by side
 
 
 @dataclass(frozen=True)
@@ -47,36 +47,31 @@ class Figure:
 
 def curve_charts(task: TaskView) -> tuple[Chart, ...]:
     """Loss, metric and zeros over the steps of a task; none if they were not kept."""
-    curves = task.curves
-    if curves is None:
-        return ()
-    weights = max(1, task.count.weights)
-    zeros = [100 * count / weights for count in curves.zeros]
-    made = (
-        _curve("training loss", curves.steps, curves.loss, slot=0),
-        _curve(f"{task.metric} on evaluation rows", curves.score_steps, curves.scores, slot=2),
-        _curve("zeros in the mask, %", curves.steps, zeros, slot=1),
-    )
+    made = (_curve(curve, slot) for slot, curve in enumerate(curves_in(task)))
     return tuple(each for each in made if each is not None)
 
 
-def _curve(title: str, steps: Sequence[int], values: Sequence[float], *, slot: int) -> Chart | None:
+def _curve(curve: Curve, slot: int) -> Chart | None:
     points = tuple(
         Value(step, value, words=f"step {step:,}: {value:.4g}")
-        for step, value in zip(steps, values, strict=True)
+        for step, value in zip(curve.steps, curve.values, strict=True)
     )
-    line = Line(title, points, slot=slot, dots=len(points) < 12)
-    return chart(title, [line], x_label="step")
+    line = Line(curve.title, points, slot=slot, dots=len(points) < 12)
+    return chart(curve.title, [line], x_label="step")
 
 
 def pair_chart(judgement: Judgement) -> Chart | None:
-    """Given against true values of a regression."""
+    """Given against true values of a regression, on the same scale: a line where both are one."""
     points = tuple(
         Value(true, given, words=f"true {true:g}, given {given:.3g}")
         for true, given in judgement.pairs
     )
-    line = Line("rows", points, joined=False)
-    return chart("rows", [line], x_label="true value", y_label="given")
+    if not points:
+        return None
+    ends = [end(value for pair in judgement.pairs for value in pair) for end in (min, max)]
+    exact = Line("exact", tuple(Value(end, end) for end in ends), slot=1, dots=False)
+    rows = Line("rows", points, joined=False)
+    return chart("value given, by true value", [exact, rows], x_label="true value")
 
 
 def sweep_figures(table: Table) -> tuple[Figure, ...]:
@@ -95,7 +90,7 @@ def _sweep_figure(table: Table, plot: Plot) -> Figure | None:
         lines = [
             Line(
                 name,
-                tuple(_value(name, point, _shift(plot, turn, len(points))) for point in each),
+                tuple(_value(name, point, shift(plot, turn, len(points))) for point in each),
                 slot=slots[name],
                 joined=plot.joined,
             )
@@ -113,25 +108,18 @@ def _sweep_figure(table: Table, plot: Plot) -> Figure | None:
     return Figure(title, tuple(panels), tuple(legend.values()), tuple(levels.values()))
 
 
-def _shift(plot: Plot, turn: int, count: int) -> float:
-    """Factor that sets series side by side where they share a width."""
-    return _APART ** ((turn + 0.5) / count - 0.5) if plot.scale == "bits" else 1.0
-
-
-def _value(name: str, point: Point, shift: float) -> Value:
-    spread = 0.0 if math.isnan(point.y.sd) else point.y.sd
+def _value(name: str, point: Point, factor: float) -> Value:
+    spread = deviation(point.y)
     more = f" ± {spread:.4f}" if spread else ""
     words = f"{name}: {point.y.mean:.4f}{more} at {point.x:,.4g}"
-    return Value(point.x * shift, point.y.mean, spread, words, hollow=point.collapsed)
+    return Value(point.x * factor, point.y.mean, spread, words, hollow=point.collapsed)
 
 
 def _levels(table: Table, panel: str) -> list[Level]:
     levels = []
-    reference = next((row for row in table.rows if row.arm.label == table.reference), None)
-    score = None if reference is None else score_in(reference, panel)
+    score = reference_in(table, panel)
     if score is not None:
-        spread = 0.0 if math.isnan(score.sd) else score.sd
-        levels.append(Level(f"{table.reference} (reference)", score.mean, spread))
+        levels.append(Level(f"{table.reference} (reference)", score.mean, deviation(score)))
     majority = majority_in(table, panel)
     if majority is not None:
         levels.append(Level("majority class", majority, dashed=True))

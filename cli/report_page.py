@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from maskpack.cli import sweep_table
-from maskpack.cli.charts import Chart
+from maskpack.cli.charts import COLOURS, Chart
 from maskpack.cli.render import size
 from maskpack.cli.report_charts import Figure, curve_charts, pair_chart, sweep_figures
 from maskpack.compressor.report_view import ArtifactView, Part, TaskView
@@ -28,15 +28,21 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 20  # that a matrix of classes is readable with
 _MOST_MISTAKES = 12
+_THIN = 0.6  # percent: a few pixels of a wide page
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a bar, in percent of the longest one."""
+    """A part of a bar: its width in percent of the longest bar, and the number of its colour."""
 
     part: Part
     width: float
-    slot: int
+    colour: int
+
+    @property
+    def thin(self) -> bool:
+        """Whether the gap before it would be wider than it; fifty such gaps would be a bar of their own."""
+        return self.width < _THIN
 
 
 @dataclass(frozen=True)
@@ -176,25 +182,25 @@ def _size_bars(view: ArtifactView) -> tuple[Bar, ...]:
         "as downloaded, tasks packed": [backbone, *packed],
     }
     longest = max(sum(part.bytes for part in parts) for parts in stacks.values())
-    first = {"this artifact": 1, "as downloaded, tasks packed": 1}
     return tuple(
-        _bar(name, parts, longest, first.get(name, 0), shaded=name not in first)
-        for name, parts in stacks.items()
+        _bar(name, parts, longest, shaded=parts is copies) for name, parts in stacks.items()
     )
 
 
 def _inside(view: ArtifactView) -> tuple[Bar, ...]:
     """What the files are made of, each file on its own scale."""
     files = [("backbone", view.parts), *((f"task {t.name}", t.parts) for t in view.tasks)]
-    return tuple(_bar(name, parts, sum(part.bytes for part in parts), 1) for name, parts in files)
+    return tuple(_bar(name, parts, sum(part.bytes for part in parts)) for name, parts in files)
 
 
-def _bar(
-    name: str, parts: Sequence[Part], longest: int, first: int, *, shaded: bool = False
-) -> Bar:
-    """A bar whose parts have colours from `first` on, or one colour for all if it is shaded."""
+def _bar(name: str, parts: Sequence[Part], longest: int, *, shaded: bool = False) -> Bar:
+    """A bar whose parts have colours in turn, or all the grey one if it is shaded."""
     segments = tuple(
-        Segment(part, round(100 * part.bytes / max(1, longest), 3), 0 if shaded else first + place)
+        Segment(
+            part,
+            width=round(100 * part.bytes / max(1, longest), 3),
+            colour=0 if shaded else 1 + place % COLOURS,
+        )
         for place, part in enumerate(parts)
     )
     return Bar(name, sum(part.bytes for part in parts), segments)

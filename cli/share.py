@@ -106,7 +106,8 @@ def pull(
         tree |= {"tasks": list(found.tasks), "files": dict(found.files)}
         render.data(codec.dumps(tree, ensure_ascii=False))
         return
-    render.table(f"{out}: {', '.join(found.tasks)}", ("file", "bytes"), _rows(found.files))
+    tasks = ", ".join(found.tasks) or "no task yet"
+    render.table(f"{out}: {tasks}", ("file", "bytes"), _rows(found.files))
     render.words(f"{repo} at {found.commit[:12]}, every digest as the manifest says")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maskpack.compressor.batches import Encoded, encode
 from maskpack.compressor.by_class import ClassScore, class_scores
-from maskpack.compressor.data import Split, load_dev, load_held_out
+from maskpack.compressor.data import Split, load_dev
 from maskpack.compressor.evaluate import majority, predict_all, score
 from maskpack.compressor.families import token_kinds
 from maskpack.compressor.hub import artifact_tokenizer
@@ -110,12 +110,7 @@ def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
     task = task_of(entry)
     if data is None and task.folder is None:
         return None
-    wanted = entry.data.get("eval_sha256")
-    split = load_dev(task, entry.labels, data=data)
-    if data is not None and data.is_file() and split.sha256() != wanted:
-        held_out = load_held_out(task, entry.labels, data=data)
-        return held_out if held_out is not None and held_out.sha256() == wanted else split
-    return split
+    return load_dev(task, entry.labels, data=data, sha256=entry.data.get("eval_sha256"))
 
 
 def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:

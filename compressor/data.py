@@ -123,13 +123,17 @@ def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = 
     return _assemble(task, found, str(data or "the Hub"))
 
 
-def load_dev(task: Task, labels: Sequence[str], *, data: Path | None = None) -> Split:
+def load_dev(
+    task: Task, labels: Sequence[str], *, data: Path | None = None, sha256: str | None = None
+) -> Split:
     """Read the evaluation split alone, for label names that are already fixed.
 
     Args:
         task: what to read.
         labels: label names in the order of the logits.
         data: folder with a dev file, that file, or `hub:NAME[:CONFIG]`; None for samples and the Hub.
+        sha256: of the rows that are looked for. A single file may hold them as those that `load_data`
+            held out of it; if neither they nor all of its rows are meant, all are given.
     """
     data = data or task.folder
     if data is None or is_hub(data):
@@ -140,16 +144,12 @@ def load_dev(task: Task, labels: Sequence[str], *, data: Path | None = None) -> 
         rows = _read(task, find_file(data, task.dev))
     else:
         rows = _read(task, data)
+        split = _dev_split(task, labels, rows)
+        if sha256 is None or split.sha256() == sha256 or not (held := _divided(task, rows)[1]):
+            return split
+        held_out = _dev_split(task, labels, held)
+        return held_out if held_out.sha256() == sha256 else split
     return _dev_split(task, labels, rows)
-
-
-def load_held_out(task: Task, labels: Sequence[str], *, data: Path) -> Split | None:
-    """The rows that `load_data` holds out of a single file when it is given no evaluation file.
-
-    None where the file has too few rows for that.
-    """
-    rows = _divided(task, _read(task, data))[1]
-    return _dev_split(task, labels, rows) if rows else None
 
 
 def _dev_split(task: Task, labels: Sequence[str], rows: list[Row]) -> Split:

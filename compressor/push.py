@@ -90,7 +90,8 @@ def push_artifact(request: PushRequest) -> Push:
     """Send an artifact; the repository then holds it and no patch of an older one.
 
     Raises:
-        ArtifactError: it is damaged; no token, no network, or no right to write there.
+        ArtifactError: it is damaged; no token, no network, or no right to write there; or there is a
+            file that is no part of an artifact.
     """
     check_token()
     with locked(request.artifact):
@@ -104,8 +105,10 @@ def push_artifact(request: PushRequest) -> Push:
             api.create_repo(request.repo, private=request.private, exist_ok=True)
             if request.revision is not None:
                 api.create_branch(request.repo, branch=request.revision, exist_ok=True)
-            there = api.model_info(request.repo, revision=request.revision).siblings or ()
-            patches = [file.rfilename for file in there if PATCH_FILE.fullmatch(file.rfilename)]
+            found = api.model_info(request.repo, revision=request.revision)
+            there = [file.rfilename for file in found.siblings or ()]
+            check_names(there, request.repo)  # nobody could pull it
+            patches = [name for name in there if PATCH_FILE.fullmatch(name)]
             stale = [name for name in patches if name not in plan.contents]
             done = api.create_commit(
                 request.repo,

@@ -105,8 +105,8 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
         raise _refused(repo, error) from error
     except (OSError, _HTTP_ERROR) as error:
         raise _unreachable(error) from error
-    except ValueError as error:  # a second try that found no server, or an answer of another form
-        raise _unreachable(error.__cause__ or error) from error
+    except ValueError as error:
+        raise _odd(repo, error) from error
 
 
 def _refused(repo: str, error: errors.HfHubHTTPError) -> ArtifactError:
@@ -117,6 +117,17 @@ def _refused(repo: str, error: errors.HfHubHTTPError) -> ArtifactError:
         return ArtifactError(f"the Hub refuses access to `{repo}` ({status}): {said}", _LOG_IN)
     hint = "try again later; what was transferred is kept" if status in _BUSY else None
     return ArtifactError(f"the Hub answers {status} for `{repo}`: {said}", hint)
+
+
+def _odd(repo: str, error: ValueError) -> ArtifactError:
+    """A plain `ValueError` of the library: what is wrong stands in its cause, or in its words."""
+    cause = error.__cause__
+    if isinstance(cause, errors.HfHubHTTPError):  # such as a card that the Hub does not take
+        return _refused(repo, cause)
+    if cause is not None:  # a second try that found no server
+        return _unreachable(cause)
+    said = " ".join(str(error).split())[:200]  # such as large files that it has no room for
+    return ArtifactError(f"the exchange with the Hub about `{repo}` failed: {said}")
 
 
 def _unreachable(error: BaseException) -> ArtifactError:

@@ -183,7 +183,7 @@ def _task(base: Path, name: str, tree: dict[str, Any]) -> SweepTask:
     return SweepTask(
         name,
         task,
-        _digest(files) if files else _hub_digest(task, paths.get("data")),
+        _data_digest(task, files, paths.get("data")),
         paths.get("data"),
         paths.get("eval_data"),
         _options(options, f"tasks, {name}"),
@@ -232,8 +232,15 @@ def _place(base: Path, told: object) -> Path:
     return path if is_hub(path) else base / path
 
 
-def _hub_digest(task: Task, data: Path | None) -> str:
-    """The name of a data set: its rows are not looked at before a run."""
+def _data_digest(task: Task, files: list[Path], data: Path | None) -> str:
+    """Digest of the files; of a data set of the Hub its name: its rows are not looked at before a run."""
+    if not (task.folder is None if data is None else is_hub(data)):
+        return _digest(files)
+    name = _hub_name(task, data)
+    return name if not files else f"{name} {_digest(files)}"  # evaluated on a file
+
+
+def _hub_name(task: Task, data: Path | None) -> str:
     if data is not None:
         return data.as_posix()
     if task.hub is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,12 +54,25 @@ def _table(
     own = {key: line for key, line in found.items() if key[0] == model}
     has = {key[2] for key in own}
     frame = Frame(
-        metrics={key[1]: line["metric"] for key, line in own.items()},
+        metrics=_metrics(own),
         arms=tuple(arm for arm in arms if arm.label in has),
         seeds=tuple(sorted({key[3] for key in own})),
         reference=reference if reference in has else None,
     )
     return table_of(frame, model, own)
+
+
+def _metrics(own: Mapping[_Key, Line]) -> dict[str, str]:
+    """Task -> its main metric, which all lines must agree on: their values stand in one column."""
+    metrics: dict[str, str] = {}
+    for (_, task, _, _), line in own.items():
+        first, metric = metrics.setdefault(task, line["metric"]), line["metric"]
+        if first != metric:
+            raise ConfigError(
+                f"task `{task}` is judged by `{first}` in one line and by `{metric}` in another",
+                "give a file with the lines of one of them",
+            )
+    return metrics
 
 
 def _names(line: Line) -> _Key:
@@ -107,11 +121,12 @@ def _check(line: Line, number: int) -> None:
 
 def _scored(line: Line) -> bool:
     metric, tables = line["metric"], (line["scores"], line["majority"])
-    return all(
+    return isinstance(metric, str) and all(
         isinstance(table, dict) and metric in table and all(map(_is_number, table.values()))
         for table in tables
     )
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)

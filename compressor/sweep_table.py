@@ -180,7 +180,7 @@ def _cell(by_seed: Mapping[int, Line]) -> Cell:
     lines = list(by_seed.values())
     first = lines[0]
     metric = first["metric"]
-    has_mcc = metric != _MCC and _MCC in first["scores"]
+    has_mcc = metric != _MCC and all(_MCC in line["scores"] for line in lines)
     return Cell(
         by_seed={seed: line["scores"][metric] for seed, line in by_seed.items()},
         mcc=Spread.of([line["scores"][_MCC] for line in lines]) if has_mcc else None,

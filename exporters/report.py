@@ -41,7 +41,8 @@ class AccuracyCheck:
         rows: evaluation rows.
         metric: name of the main metric.
         graph, torch: its value for the graph and for the masked torch model.
-        agreement: share of rows on which both choose the same class, or the same labels.
+        agreement: share of rows on which both give the same class, the same labels, or (of a
+            regression) the same number to 0.0001.
         max_diff: largest absolute difference of a logit.
         reference: value for the fine-tuned model that was given, if any.
         relative: error of the logits, root mean square over root mean square.

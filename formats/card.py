@@ -45,6 +45,8 @@ HUB_METRICS = {
 }
 """Our name of a metric -> the Hub's, where they differ."""
 
+_MOST_LABELS = 12  # of a task, that a card spells out
+_MARKUP = re.compile(r"[\\`*<>\[\]|]")
 _TAG = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
 _TEMPLATE = """\
@@ -120,7 +122,7 @@ def render_card(
     place = "artifact" if facts.repo is None else facts.repo.rpartition("/")[2]
     return _TEMPLATE.format(
         head="\n".join(f"{key}: {_flow(value)}" for key, value in _head(manifest, facts).items()),
-        model=manifest.source.model,
+        model=_plain(manifest.source.model),
         count=len(entries),
         s="" if len(entries) == 1 else "s",
         width=_width(manifest.scheme),
@@ -203,7 +205,19 @@ def _flow(value: object) -> str:
 
 def _labels(entry: TaskEntry) -> str:
     """What a task answers with."""
-    return f"{entry.name} ({', '.join(entry.labels) or 'a number'})"
+    shown = [_plain(label) for label in entry.labels[:_MOST_LABELS]]
+    if more := len(entry.labels) - len(shown):
+        shown.append(f"and {more} more")
+    return f"{entry.name} ({', '.join(shown) or 'a number'})"
+
+
+def _plain(text: str) -> str:
+    r"""Text of others in Markdown: on one line, and none of it markup.
+
+    >>> _plain("a|b <i>\nc")
+    'a\\|b \\<i\\> c'
+    """
+    return _MARKUP.sub(lambda match: f"\\{match[0]}", " ".join(text.split()))
 
 
 def _width(scheme: Scheme) -> str:
@@ -222,6 +236,6 @@ def _row(entry: TaskEntry, size: int | None) -> str:
     value = entry.scores.get(entry.metric)
     shown = "-" if value is None else f"{value:.4f}"
     return (
-        f"| {entry.name} | {entry.kind} | {entry.metric} | {shown} "
+        f"| {entry.name} | {entry.kind} | {_plain(entry.metric)} | {shown} "
         f"| {count.sparsity:.2%} | {_bytes(size)} |"
     )

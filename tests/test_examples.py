@@ -52,6 +52,25 @@ def test_read_with_numpy_lists_every_masked_layer(tiny_artifact, capsys):
         assert f"{name}: 4 bits" in printed
 
 
+def test_a_demo_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    prepare, package, modules = load("web/prepare"), tmp_path / "package", tmp_path / "modules"
+    package.mkdir()
+    (package / "package.json").write_text('{"dependencies": {"a": "1"}}')
+    with pytest.raises(FileNotFoundError):
+        prepare.main(package, tmp_path / "site", modules)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="no npm"):
+        prepare.main(package, tmp_path / "site")
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]
+    for name in prepare.VENDORED:
+        (modules / name).parent.mkdir(parents=True, exist_ok=True)
+        (modules / name).write_text("x")
+    prepare.main(package, tmp_path / "site", modules)
+    names = {path.relative_to(tmp_path / "site").as_posix() for path in tmp_path.glob("site/**/*")}
+    assert {*prepare.NAMES, "package/package.json", "vendor/ort.wasm.bundle.min.mjs"} <= names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["modules", "package", "site"]
+
+
 def test_edge_predict_answers_with_every_task(tiny_artifact, tmp_path, capsys):
     from maskpack.exporters import Compute, SharedRequest, Tolerance, export_shared
 

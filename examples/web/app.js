@@ -30,20 +30,25 @@ function make(kind, className, words = "") {
 }
 
 async function choose(name) {
-  task = null; // no answer of another task under this name
+  [task, turn] = [null, turn + 1]; // no answer of another task under this name, nor one on its way
   clear();
+  let failure = null;
   try {
     if (!tasks.has(name)) await fetchTask(name);
   } catch (error) {
-    at("progress").hidden = true;
-    return say(`${name}: ${error.message}`, true);
+    failure = error;
   }
   if (at("task").value !== name) return; // another task was chosen meanwhile
+  at("task").disabled = false; // also after a failure: another one may be there
+  if (failure) {
+    at("progress").hidden = true;
+    return say(`${name}: ${failure.message}`, true);
+  }
   task = tasks.get(name);
   const { labels, kind } = task.card;
   at("labels").textContent = kind === "regression" ? "answers with a number" : labels.join(" · ");
   at("chips").replaceChildren(...(texts[name] ?? []).map(chip));
-  for (const id of ["task", "text"]) at(id).disabled = false;
+  at("text").disabled = false;
   put(texts[name]?.[0] ?? at("text").value);
 }
 
@@ -118,7 +123,7 @@ function showAnswer({ label, labels, score, scores }) {
     row.classList.toggle("best", given.includes(name));
     row.dataset.label = name;
     row.dataset.score = share;
-    row.children[0].textContent = name;
+    row.children[0].textContent = row.children[0].title = name; // a long one is cut on the page
     row.children[1].firstChild.style.width = `${100 * share}%`;
     row.children[2].textContent = `${(100 * share).toFixed(1)} %`;
   });

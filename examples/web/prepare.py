@@ -28,20 +28,30 @@ VENDORED = (
 
 
 def main(package: Path, out: Path, modules: Path | None = None) -> None:
-    """Write the folder `out`, which any server of files can serve."""
+    """Write the folder `out`, which any server of files can serve; it is there whole or not at all."""
     wanted = json.loads((package / "package.json").read_text(encoding="utf-8"))["dependencies"]
-    (out / "vendor").mkdir(parents=True)
-    shutil.copytree(package, out / "package", ignore=shutil.ignore_patterns("node_modules"))
-    for name in NAMES:
-        shutil.copy(PAGE / name, out / name)
-    with tempfile.TemporaryDirectory() as folder:
-        if modules is None:
-            libraries = [f"{name}@{version}" for name, version in wanted.items()]
-            options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder]
-            subprocess.run(["npm", "install", *options, *libraries], check=True)  # noqa: S603, S607
-            modules = Path(folder, "node_modules")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        modules = modules or fetch(wanted, folder)
+        site = Path(folder, "site")
+        (site / "vendor").mkdir(parents=True)
+        shutil.copytree(package, site / "package", ignore=shutil.ignore_patterns("node_modules"))
+        for name in NAMES:
+            shutil.copy(PAGE / name, site / name)
         for name in VENDORED:
-            shutil.copy(modules / name, out / "vendor" / Path(name).name)
+            shutil.copy(modules / name, site / "vendor" / Path(name).name)
+        site.replace(out)
+
+
+def fetch(wanted: dict[str, str], folder: str) -> Path:
+    """The libraries, fetched by npm into `folder`; their `node_modules`."""
+    npm = shutil.which("npm")  # a .cmd on Windows, which is found by its whole name only
+    if npm is None:
+        raise SystemExit("there is no npm: install Node.js, or give --modules")
+    libraries = [f"{name}@{version}" for name, version in wanted.items()]
+    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder]
+    subprocess.run([npm, "install", *options, *libraries], check=True)  # noqa: S603
+    return Path(folder, "node_modules")
 
 
 if __name__ == "__main__":

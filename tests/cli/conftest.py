@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from outcome import Outcome
 
 SCRIPTS = Path(sys.executable).parent
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call of the tool left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        """All of stdout as one JSON value; words among it would not parse."""
-        return json.loads(self.out)
 
 
 @pytest.fixture
@@ -76,7 +61,7 @@ def shell(environment) -> Callable[..., Outcome]:
             timeout=300,
             **options,
         )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return Outcome.of(done)
 
     return call
 

@@ -50,6 +50,7 @@ class Hub:
     Attributes:
         cuts: name of a file -> bytes after which its next download breaks off.
         status: answered to every request, if set.
+        complaint: about the head of a card, if set.
     """
 
     url: str = ""
@@ -58,6 +59,7 @@ class Hub:
     cuts: dict[str, int] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
     status: int = 0
+    complaint: str = ""
 
     def fetched(self) -> list[str]:
         """Names of the files whose content was asked for, in order."""
@@ -105,7 +107,9 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             return self._create()
         if path == "/api/validate-yaml":
-            return self._answer({"errors": [], "warnings": []})
+            errors = [{"message": self.hub.complaint}] if self.hub.complaint else []
+            told = {"errors": errors, "warnings": []}
+            return self._answer(told, status=400 if errors else 200)
         if path.startswith("/upload/"):
             self.hub.uploads[path.rsplit("/", 1)[1]] = self.body
             return self._answer({})

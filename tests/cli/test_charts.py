@@ -71,6 +71,18 @@ def test_ticks_are_few_and_between(low, high):
     assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3e4, 2e5, 7e6, 1e9, 1e15])
+def test_what_is_written_at_a_tick_has_room_beside_the_axis(scale):
+    found = chart("t", [line((0, -scale), (scale, scale))], x_label="x")
+    assert all(len(tick.text) <= 7 for tick in found.y_ticks)  # some 40 units at this size of type
+    assert len({tick.text for tick in found.y_ticks}) == len(found.y_ticks)
+
+
+def test_ticks_close_together_have_different_words():
+    found = chart("t", [line((1, 2019.2), (2, 2020.9))], x_label="x")
+    assert len({tick.text for tick in found.y_ticks}) == len(found.y_ticks) > 2
+
+
 def test_colours_repeat_with_other_shapes():
     lines = [Line("x", (), slot=slot) for slot in range(21)]
     assert len({(each.colour, each.shape) for each in lines}) == 21

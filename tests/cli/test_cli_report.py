@@ -8,47 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import Page
 
 from maskpack.cli import render
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
 
-VOID = {"meta", "input", "br", "line", "rect", "path", "circle", "img"}
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-
-
-class Page(HTMLParser):
-    """Text, tags and attributes of a page; raises where a tag is not closed."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.words, self.tags, self.values = [], [], [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.values += [(tag, *each) for each in attributes]
-        if tag not in {"meta", "br"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.values += [(tag, *each) for each in attributes]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in {"style", "script"}:
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 @pytest.fixture
@@ -209,8 +177,23 @@ def test_a_regression_is_drawn_as_pairs(report, many):
 
 def test_an_artifact_without_tasks(report, main, tiny_model):
     assert main("quantize", tiny_model, "-o", "bare", "--bits", "8").code == 0
-    page, _, _ = report("bare")
+    page, _, _ = report("bare", "--sweep", RESULTS / "quality.jsonl")
     assert "There is no task in this artifact yet" in page.text
+    assert "when learned" not in page.text
+
+
+def test_a_line_that_was_cut_short_is_told(report, main, work):
+    lines = (RESULTS / "quality.jsonl").read_text()
+    (work / "torn.jsonl").write_text(lines[:-40])
+    page, _, done = report("torn.jsonl")
+    assert "warning: the last line of `torn.jsonl` was cut short and is left out" in done.err
+    assert "8/9" in page.text
+
+
+def test_the_figures_of_a_sweep_are_printed_with_those_of_an_artifact(report, main, tiny_artifact):
+    sweep = RESULTS / "quality.jsonl"
+    tree = report(tiny_artifact, "--no-evaluate", "--sweep", sweep, "--json")[2].json
+    assert tree["sweeps"] == report(sweep, "--json")[2].json
 
 
 def test_verdicts_are_shown(report, main, tiny_artifact, sentiment, work):
@@ -218,6 +201,7 @@ def test_verdicts_are_shown(report, main, tiny_artifact, sentiment, work):
     assert main(*exported, "--data", sentiment).code == 0
     page, _, _ = report(tiny_artifact, "--export", "graph", "--no-evaluate")
     assert "fp32, opset 18 within tolerance" in page.text
+    assert "points lost same answer off by" in page.text  # a class, labels or a number
     path = work / "graph" / "maskpack_report.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "findings": ["is <b>off</b>"]}))
     page, text, _ = report(tiny_artifact, "--export", "graph", "--no-evaluate")
@@ -297,10 +281,12 @@ def test_png_without_matplotlib_is_refused_before_anything(main, work, tiny_arti
     ("args", "message"),
     [
         (["nope"], "`nope` is neither an artifact nor a file of results\nhint: give the folder"),
+        (["ART", "-o", "no/page.html"], "no folder `no` to write `page.html` into\nhint: make"),
         (["ART", "-o", "maskpack.json"], "is no name of a page\nhint: give one like"),
         (["ART", "--sweep", "nope.jsonl"], "no file `nope.jsonl`\nhint: give the .jsonl"),
         (["ART", "--sweep", "plan.yaml"], "is the plan of a sweep\nhint: give its results"),
         (["ART", "--export", "."], "no verdict at `.`\nhint: give a folder of `compress export"),
+        (["ART", "--export", "torn"], "cannot read `torn/maskpack_report.json`: not a report"),
         (["empty.jsonl"], "there is no result in it\nhint: run `compress sweep"),
         (["other.jsonl"], "line 1 is no result of a run: it has no `method`\nhint: give a file"),
         (["torn.jsonl"], "line 1 of `torn.jsonl` is no JSON"),
@@ -320,6 +306,8 @@ def test_what_cannot_be_reported_is_refused(
     (work / "torn.jsonl").write_text("{nope\n")
     line = json.loads((RESULTS / "quality.jsonl").read_text().splitlines()[0])
     (work / "odd.jsonl").write_text(json.dumps({**line, "seconds": "many"}) + "\n")
+    (work / "torn").mkdir()
+    (work / "torn" / "maskpack_report.json").write_text("{nope")
     before = snapshot(work)
     places = {"ART": tiny_artifact, "MANY": many, "QUALITY": RESULTS / "quality.jsonl"}
     done = main("report", *(places.get(word, word) for word in args))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import yaml
 from hub_stub import Repo, serving
+from outcome import Outcome
 
 from maskpack.formats import check_artifact, open_artifact, remove_task
 from maskpack.formats.writer import add_task
@@ -27,19 +27,6 @@ from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = {}  # the library keeps whole chunks: 10 MB are more than a tiny model has
 main()
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call of the tool left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +64,7 @@ def compress(hub, tmp_path):
             text=True,
             timeout=120,
         )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return Outcome.of(done)
 
     return call
 
@@ -167,6 +154,25 @@ def test_files_that_no_manifest_names_stay_at_home(compress, hub, artifact, tmp_
     (messy / "secrets.env").write_text("x")
     assert compress("push", messy, REPO).code == 0
     assert "secrets.env" not in hub.repos[REPO].files
+
+
+def test_a_card_that_the_hub_refuses_is_told_in_its_words(compress, hub, artifact):
+    hub.complaint = '"license" must be one of [mit, ...]'
+    found = compress("push", artifact, REPO, "--license", "nonesuch")
+    assert found.code == 1
+    (said,) = found.err.splitlines()
+    assert said.startswith(f"error: the Hub answers 400 for `{REPO}`: ")
+    assert '"license" must be one of' in said
+    assert hub.repos[REPO].files == {}
+
+
+def test_a_repository_that_nobody_could_pull_is_not_pushed_to(compress, hub, artifact):
+    hub.repos[REPO] = Repo({"main": {"pytorch_model.bin": b"x", ".gitattributes": b""}})
+    found = compress("push", artifact, REPO)
+    assert found.code == 1
+    told = f"error: `{REPO}` holds `pytorch_model.bin`, which is no part of an artifact"
+    assert found.err.splitlines()[0] == told
+    assert set(hub.repos[REPO].files) == {"pytorch_model.bin", ".gitattributes"}
 
 
 def test_without_a_token_nothing_is_asked(compress, hub, artifact):

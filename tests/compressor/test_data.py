@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from maskpack.compressor.data import load_data, load_dev, load_held_out
+from maskpack.compressor import tables
+from maskpack.compressor.data import load_data, load_dev
 from maskpack.compressor.tasks import TASKS, Kind, find_task
 from maskpack.formats import DataError
 
@@ -226,8 +227,22 @@ def test_a_single_file_holds_out_a_tenth_that_is_disjoint_and_always_the_same(wr
 def test_the_rows_held_out_of_a_single_file_can_be_read_again(write):
     path = write("all.tsv", tsv("text|label", *(f"t{i}|{i % 3}" for i in range(57))))
     data = load_data(OWN, data=path)
-    assert load_held_out(OWN, data.labels, data=path).sha256() == data.dev.sha256()
+    wanted = data.dev.sha256()
+    assert load_dev(OWN, data.labels, data=path, sha256=wanted).sha256() == wanted
     assert len(load_dev(OWN, data.labels, data=path)) == 57
+    assert len(load_dev(OWN, data.labels, data=path, sha256="of other rows")) == 57
+
+
+def test_a_file_is_read_once_whichever_of_its_rows_are_meant(write, monkeypatch):
+    path = write("all.tsv", tsv("text|label", *(f"t{i}|{i % 3}" for i in range(57))))
+    data = load_data(OWN, data=path)
+    read, seen = tables.read_rows, []
+    monkeypatch.setattr(
+        "maskpack.compressor.data.read_rows",
+        lambda place, *args, **options: seen.append(place) or read(place, *args, **options),
+    )
+    assert len(load_dev(OWN, data.labels, data=path, sha256=data.dev.sha256())) == 5
+    assert seen == [path]
 
 
 def test_a_subset_of_the_training_rows_is_the_same_for_every_run(write):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskpack.compressor.remote import check_names, check_repo, may_travel
+from maskpack.compressor.remote import asking, check_names, check_repo, may_travel
 from maskpack.formats import ArtifactError, ConfigError
 
 GOOD = ["maskpack.json", "backbone.safetensors", "README.md", "config.json", "vocab.txt"]
@@ -41,3 +41,15 @@ def test_several_odd_files_are_counted():
 def test_a_name_that_is_no_repository_is_refused(name):
     with pytest.raises(ConfigError, match="is no repository of the Hub"):
         check_repo(name)
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (None, "about `a/b` failed: errors of the storage: - no room$"),
+        (ConnectionError("down"), "^no connection to .* ConnectionError"),
+    ],
+)
+def test_a_plain_value_error_of_the_library_is_told_by_its_cause_or_its_words(cause, message):
+    with pytest.raises(ArtifactError, match=message), asking("a/b"):
+        raise ValueError("errors of the storage:\n- no room") from cause

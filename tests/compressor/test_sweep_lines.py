@@ -74,6 +74,14 @@ def test_a_run_that_is_there_twice_counts_as_its_last_line_says():
     assert (table.rows[0].score.mean, table.rows[0].runs) == (0.9, 1)
 
 
+def test_a_correlation_that_some_seeds_lack_is_left_out():
+    both = {"accuracy": 0.5, "matthews": 0.1}
+    (table,) = tables_of_lines([line(scores=both), line(seed=1)])
+    assert table.rows[0].cells["t"].mcc is None
+    (table,) = tables_of_lines([line(scores=both), line(seed=1, scores=both)])
+    assert table.rows[0].cells["t"].mcc.mean == pytest.approx(0.1)
+
+
 def test_each_model_has_its_table_and_two_dense_methods_are_no_reference():
     tables = tables_of_lines([
         dense(label="a"), dense(label="b"), line(sweep_model="n"),
@@ -92,6 +100,13 @@ def test_each_model_has_its_table_and_two_dense_methods_are_no_reference():
         ([{**line(), "seed": "x"}], "a figure is missing or no number"),
         ([{**line(), "majority": None}], "a figure is missing or no number"),
         ([{**line(), "bits": True}], "a figure is missing or no number"),
+        ([{**line(), "seconds": math.nan}], "a figure is missing or no number"),
+        ([line(metric=["accuracy"])], "a figure is missing or no number"),
+        ([line(score=math.inf)], "a figure is missing or no number"),
+        (
+            [line(), line(seed=1, metric="f1", scores={"f1": 0.5}, majority={"f1": 0.1})],
+            "task `t` is judged by `accuracy` in one line and by `f1` in another",
+        ),
     ],
 )
 def test_what_is_no_result_is_refused(lines, message):

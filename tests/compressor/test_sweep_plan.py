@@ -111,6 +111,19 @@ def test_a_task_of_several_labels_and_one_of_the_hub_stand_in_a_plan(plan, tmp_p
             plan(tasks={"odd": {**own, **wrong}})
 
 
+def test_rows_of_the_hub_count_beside_a_file_to_evaluate_on(plan, tmp_path):
+    (tmp_path / "mine.csv").write_text("text,label\n" + "a,x\nb,y\n" * 20)
+    own = {"eval_data": "mine.csv", "text_field": "text", "label_field": "label"}
+
+    def digest(**changes):
+        return plan(tasks={"far": {**own, **changes}}).tasks[0].digest
+
+    assert digest(data="hub:some/rows") != digest(data="hub:other/rows")
+    assert digest(data="hub:some/rows") == digest(data="hub:some/rows")
+    with pytest.raises(DataError, match="task `far` has no data of its own"):
+        digest()
+
+
 def keys(plan):
     return [run.key for run in plan.runs]
 

@@ -103,6 +103,20 @@ def test_an_odd_name_of_a_model_breaks_nothing():
     assert head["model-index"][0]["name"] == 'a: "b" # c'
 
 
+def test_labels_of_any_kind_and_number_stay_words_on_one_line():
+    odd = ("<script>x</script>", "a|b", "two\nlines", "`code`", "[a](http://x)", "größe")
+    many = tuple(f"class {n}" for n in range(1000))
+    _, text = card(entry("odd", labels=odd), entry("many", labels=many), model="a\n# <b>")
+    (line,) = [line for line in text.splitlines() if "its labels: " in line]
+    assert "many (class 0, " in line
+    assert "class 11, and 988 more)" in line
+    assert (
+        "odd (\\<script\\>x\\</script\\>, a\\|b, two lines, \\`code\\`, \\[a\\](http://x), größe)"
+        in line
+    )
+    assert "\n# a # \\<b\\>: one integer backbone" in text
+
+
 def test_the_hubs_own_library_reads_the_results():
     from huggingface_hub import ModelCard
 

@@ -197,6 +197,28 @@ def test_a_task_that_cannot_be_loaded_is_told_and_can_be_tried_again(page, site)
     page.until("document.querySelector('.bar[data-label=billing]')")
 
 
+def test_an_answer_on_its_way_is_not_shown_under_another_task(page, site):
+    site.refused.add("/package/tickets.onnx")
+    page.run(
+        "document.querySelector('.chip:last-child').click(),"  # in one turn: nothing is answered between
+        "document.getElementById('task').value = 'tickets',"
+        "document.getElementById('task').dispatchEvent(new Event('change'))"
+    )
+    page.until("document.querySelector('.failed')")
+    page.run("new Promise((done) => setTimeout(done, 500))")
+    assert shown(page) == {}
+
+
+def test_a_first_task_that_cannot_be_loaded_leaves_the_others_to_choose(page, site):
+    site.refused.add("/package/reviews.onnx")
+    page.call("Page.navigate", url=site.url)
+    page.until("document.querySelector('.failed')")
+    assert not page.run("document.getElementById('task').disabled")
+    choose(page, "tickets")
+    page.until("document.querySelector('.bar[data-label=billing]')")
+    assert page.run("document.querySelector('.bar .name').title") in shown(page)
+
+
 @pytest.mark.parametrize("width", [320, 390, 1180])
 def test_nothing_sticks_out_of_a_narrow_screen(page, width):
     page.size(width, 800)

@@ -1,0 +1,87 @@
+"""`--log` and `--log-dir`: what other tools are told of a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from maskpack.cli.logs import logged
+from maskpack.compressor.news import News
+
+
+def fit(model, data, out, *more):
+    return ["fit", model, "-t", "sst2", "--data", data, "-o", out, *more]
+
+
+def test_a_log_has_a_line_a_step(main, work, tiny_model, sentiment, short):
+    done = main(*fit(tiny_model, sentiment, "a", *short, "--log", "logs/run.jsonl", "-q"))
+    assert done.code == 0
+    lines = [json.loads(line) for line in (work / "logs/run.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert {line["task"] for line in lines} == {"sst2"}
+    assert all(line["loss"] > 0 for line in lines)
+    assert lines[0]["weights"] == 17408
+
+
+def test_events_for_tensorboard_hold_what_was_seen(main, work, tiny_model, sentiment, short):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    longer = [*short, "--steps", "12"]
+    done = main(*fit(tiny_model, sentiment, "a", *longer, "--log-dir", "tb", "--log", "l", "-q"))
+    assert done.code == 0, done.err
+    events = EventAccumulator(str(work / "tb" / "sst2"))
+    events.Reload()
+    lines = [json.loads(line) for line in (work / "l").read_text().splitlines()]
+    losses = events.Scalars("task/loss")
+    assert [event.step for event in losses] == list(range(1, 13))
+    assert [event.value for event in losses] == pytest.approx([line["loss"] for line in lines])
+    scores = events.Scalars("task/accuracy")
+    assert scores[0].step == 6
+    assert "task/zeros" in events.Tags()["scalars"]
+
+
+def test_a_log_dir_without_tensorboard_is_refused_before_anything(
+    main, work, tiny_model, sentiment, monkeypatch
+):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == "tensorboard" else found(n, *a)
+    )
+    done = main(*fit(tiny_model, sentiment, "a", "--log-dir", "tb"))
+    assert done.code == 1
+    assert "hint: pip install 'maskpack[logs]'" in done.err
+    assert list(work.iterdir()) == []
+
+
+def test_a_log_that_cannot_be_written_is_refused_before_the_first_step(
+    main, work, tiny_model, sentiment, short
+):
+    (work / "taken").write_text("")
+    done = main(*fit(tiny_model, sentiment, "a", *short, "--log", "taken/run.jsonl"))
+    assert done.code == 1
+    assert "cannot write a log" in done.err
+    assert [path.name for path in work.iterdir()] == ["taken"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device without room")
+def test_a_log_on_a_full_disk_is_told_as_that(main, work, tiny_model, sentiment, short):
+    done = main(*fit(tiny_model, sentiment, "a", *short, "--log", "/dev/full", "-q"))
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert done.err.startswith("error: cannot write a log at `/dev/full`: No space left")
+
+
+def test_the_loss_of_a_run_that_diverges_is_no_number_in_a_log(work):
+    news = News(1, 2, float("nan"), "accuracy", None, None)
+    with logged(lambda _: None, "t", None, work / "l") as tell:
+        tell(news)
+        tell(replace(news, step=2, loss=0.5))
+    lines = [
+        json.loads(line, parse_constant=pytest.fail)
+        for line in (work / "l").read_text().splitlines()
+    ]
+    assert [line["loss"] for line in lines] == [None, 0.5]
