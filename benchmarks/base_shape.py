@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from maskpack.compressor.hub import load_pretrained
+from maskpack.compressor.models.hub import load_pretrained
 from maskpack.compressor.quantize import quantize_model
 from maskpack.formats import (
     BitMask,

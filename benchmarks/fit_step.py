@@ -1,7 +1,7 @@
 """Time of one training step, in alternation, and peak memory: mask, dense, LoRA r=8, BitFit.
 
 The baselines run as transformers and peft make them; `-quick` gives them the dropout of
-`compressor/dropout.py`, which masks (and `compress baseline`) train with. `-taught` follows the hidden
+`compressor/learning/dropout.py`, which masks (and `compress baseline`) train with. `-taught` follows the hidden
 states of a dense teacher, which runs along.
 
 python benchmarks/fit_step.py --out docs/results/fit-step.json
@@ -34,17 +34,17 @@ def build(method: str, model_name: str):
     import torch
 
     from maskpack.compressor.config import BaselineConfig, FitConfig
-    from maskpack.compressor.dropout import Noise, quicken_dropout
     from maskpack.compressor.ground import quantized_ground
-    from maskpack.compressor.hub import load_classifier, load_pretrained
+    from maskpack.compressor.learning.dropout import Noise, quicken_dropout
+    from maskpack.compressor.learning.objective import Objective
+    from maskpack.compressor.learning.optimizer import FlooredAdam
+    from maskpack.compressor.learning.states import Guide
+    from maskpack.compressor.learning.student import enroll
+    from maskpack.compressor.learning.train import Plan, take_step
     from maskpack.compressor.methods import trained_groups
-    from maskpack.compressor.objective import Objective
-    from maskpack.compressor.optimizer import FlooredAdam
+    from maskpack.compressor.models.hub import load_classifier, load_pretrained
     from maskpack.compressor.restore import build_classifier, classifier_config
     from maskpack.compressor.shape import shape_of
-    from maskpack.compressor.states import Guide
-    from maskpack.compressor.student import enroll
-    from maskpack.compressor.train import Plan, take_step
 
     torch.manual_seed(0)
     noise = Noise(0)

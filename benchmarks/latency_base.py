@@ -21,7 +21,7 @@ from pathlib import Path
 
 from base_shape import write_artifact
 
-from maskpack.exporters.bench import BenchRequest, bench
+from maskpack.exporters.bench.run import BenchRequest, bench
 from maskpack.exporters.export import export_onnx, export_shared
 from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
 from maskpack.formats import open_artifact

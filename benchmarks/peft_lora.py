@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 
 from maskpack.compressor import find_task, load_data
-from maskpack.compressor.hub import resolve
+from maskpack.compressor.models.hub import resolve
 
 
 def main() -> None:

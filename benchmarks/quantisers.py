@@ -19,11 +19,15 @@ QUANTIZERS = ("minmax-tensor", "minmax", "mse", "gptq")
 
 
 def main() -> None:
-    from maskpack.compressor.calibration import Calibration, Calibrator, calibration_texts
     from maskpack.compressor.config import FitConfig
-    from maskpack.compressor.hub import load_pretrained
+    from maskpack.compressor.models.hub import load_pretrained
     from maskpack.compressor.quantize import quantize_model, scheme_of
     from maskpack.compressor.quantizers import output_error
+    from maskpack.compressor.quantizers.calibration import (
+        Calibration,
+        Calibrator,
+        calibration_texts,
+    )
 
     args = arguments()
     pretrained = load_pretrained(args.model)

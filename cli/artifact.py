@@ -10,12 +10,12 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.compressor.families import FAMILIES
+from maskpack.compressor.models.families import FAMILIES
 from maskpack.formats import Artifact, MaskCount, TaskEntry, check_artifact, open_artifact
 from maskpack.formats.schema import BACKBONE, CONFIG
 
 if TYPE_CHECKING:
-    from maskpack.compressor.assess import Assessment
+    from maskpack.compressor.scores.assess import Assessment
 
 
 def evaluate(
@@ -30,7 +30,7 @@ def evaluate(
 
     Example: compress eval artifact -t tickets --data tickets.csv
     """
-    from maskpack.compressor.assess import assess  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.scores.assess import assess  # noqa: PLC0415 - imports torch
 
     result = assess(open_artifact(artifact), task, data=data)
     if json:
@@ -121,7 +121,7 @@ def tasks(
         entries = open_artifact(artifact).manifest.tasks
         found = {name: f"{entry.kind}, {entry.metric}" for name, entry in sorted(entries.items())}
     else:
-        from maskpack.compressor.tasks import TASKS  # noqa: PLC0415 - keeps --help fast
+        from maskpack.compressor.data.tasks import TASKS  # noqa: PLC0415 - keeps --help fast
 
         found = {task.name: f"{task.summary}; {task.metric}" for task in TASKS.values()}
     if json:

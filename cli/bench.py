@@ -13,8 +13,8 @@ from maskpack.cli import render
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
-    from maskpack.exporters.bench_result import BenchResult, Cell, Variant
-    from maskpack.exporters.machine import Memory
+    from maskpack.exporters.bench.machine import Memory
+    from maskpack.exporters.bench.result import BenchResult, Cell, Variant
 
 _SUSPICIOUS = 0.3  # relative error from which graphs are hardly of one model
 
@@ -58,8 +58,8 @@ def bench(
 
     Example: compress bench tickets --artifact artifact --texts texts.txt
     """
-    from maskpack.exporters.bench import BenchRequest  # noqa: PLC0415 - imports torch
-    from maskpack.exporters.bench import bench as run  # noqa: PLC0415
+    from maskpack.exporters.bench.run import BenchRequest  # noqa: PLC0415 - imports torch
+    from maskpack.exporters.bench.run import bench as run  # noqa: PLC0415
 
     request = BenchRequest(
         folder=folder,

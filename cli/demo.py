@@ -79,7 +79,7 @@ def demo(
 
 def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
     """Dense twin, mask, graph and timing of one task."""
-    from maskpack.exporters.latency import compare_latency  # noqa: PLC0415 - imports torch
+    from maskpack.exporters.bench.latency import compare_latency  # noqa: PLC0415 - imports torch
 
     dense, masked = _learn(name, work, seed=seed, quiet=quiet)
     if not quiet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as codec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,7 +53,21 @@ TaskData = Annotated[
 DevData = Annotated[Path | None, typer.Option(help="Evaluation file, or a folder with a dev file.")]
 
 
+_OF_GRAPHS = (
+    "layout",
+    "packed",
+    "compute",
+    "data",
+    "reference",
+    "atol",
+    "rtol",
+    "max_drop",
+    "verify",
+)
+
+
 def export(
+    ctx: typer.Context,
     artifact: opt.ArtifactPath,
     task: Annotated[
         list[str] | None,
@@ -103,6 +118,7 @@ def export(
     """
     if onnx == hf:
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
+    _refuse_idle(ctx, layout=None if hf else layout)
     tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
     if onnx and layout is not Layout.FOLDED:
         if reference is not None:
@@ -141,6 +157,27 @@ def export(
     render.words(f"wrote {out if report.ok else failed_folder(out)}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _refuse_idle(ctx: typer.Context, *, layout: Layout | None) -> None:
+    """An option that would change nothing is a misunderstanding; say so before any work.
+
+    Args:
+        ctx: of the call.
+        layout: of the graphs; None for a plain model.
+    """
+    names: Sequence[str] = ()
+    if layout is None:
+        names, place = (
+            _OF_GRAPHS,
+            "for `--onnx`; a plain model holds the masked weights as they are",
+        )
+    elif layout is Layout.FOLDED:
+        names, place = ("packed",), "for `--layout shared` and `swap`"
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"`--{name.replace('_', '-')}` is {place}")
 
 
 def _export_shared(request: SharedRequest, *, json: bool) -> None:

@@ -16,7 +16,7 @@ import typer
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
-    from maskpack.compressor.news import News
+    from maskpack.compressor.learning.news import News
 
     Observe = Callable[[News], None]
 

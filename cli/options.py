@@ -20,7 +20,7 @@ from maskpack.compressor.options import RUN, Options, load_options
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
-    from maskpack.compressor.tasks import Kind, Task
+    from maskpack.compressor.data.tasks import Kind, Task
 
 Config = TypeVar("Config", bound=Options)
 
@@ -200,7 +200,7 @@ def find_named_task(
         data: where the rows are; looked into for its columns where none are given.
         quiet: whether to keep to ourselves which columns were taken.
     """
-    from maskpack.compressor.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.data.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
 
     kind = _kind(regression, several=multi_label or separator is not None)
     between = None if separator is None else separator.replace("\\t", "\t")
@@ -213,7 +213,7 @@ def find_named_task(
 
 def _kind(regression: bool, *, several: bool) -> Kind | None:
     """What the head predicts; None leaves it to the task."""
-    from maskpack.compressor.tasks import Kind  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.data.tasks import Kind  # noqa: PLC0415 - keeps --help fast
 
     if regression and several:
         raise ConfigError("`--regression` and `--multi-label` contradict each other")

@@ -10,7 +10,7 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.exporters.target import PackageRequest, Target
+from maskpack.exporters.package.target import PackageRequest, Target
 
 
 def package(
@@ -41,7 +41,7 @@ def package(
 
     Example: compress package all -o all.tar.gz --target ort
     """
-    from maskpack.exporters.package import write_package  # noqa: PLC0415 - imports ONNX Runtime
+    from maskpack.exporters.package.write import write_package  # noqa: PLC0415 - imports ONNX Runtime
 
     found = write_package(PackageRequest(folder, out, target, tuple(task or ())))
     if json:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from maskpack.compressor.report_view import TaskView
-from maskpack.compressor.sweep_table import Spread, Table, TableRow
+from maskpack.compressor.sweep.table import Spread, Table, TableRow
 
 MEAN = "mean over tasks"
 _SIZES = frozenset({"sparsity", "target_bpp", "target_bytes"})

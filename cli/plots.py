@@ -26,8 +26,8 @@ from maskpack.cli.plot_data import (
     shift,
     shown_in,
 )
-from maskpack.compressor.sweep_plan import slug
-from maskpack.compressor.sweep_table import Table, TableRow
+from maskpack.compressor.sweep.plan import slug
+from maskpack.compressor.sweep.table import Table, TableRow
 from maskpack.formats import ConfigError
 from maskpack.formats.writer import write_bytes
 

@@ -102,7 +102,7 @@ def _of_table(
 ) -> Iterator[Asked]:
     """The rows of a file."""
     from maskpack.cli.predict_rows import rows_of  # noqa: PLC0415 - keeps --help fast
-    from maskpack.compressor.tasks import Kind  # noqa: PLC0415
+    from maskpack.compressor.data.tasks import Kind  # noqa: PLC0415
 
     rows = rows_of(data, columns, Kind(session.card(task).kind))
     if not rows:
@@ -141,7 +141,7 @@ def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
 
 def _is_header(line: str) -> bool:
     """Whether a line names the columns of a table: it has plain names and nothing else."""
-    from maskpack.compressor.columns import plain_columns  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.data.columns import plain_columns  # noqa: PLC0415 - keeps --help fast
 
     names = ([name.strip('"') for name in line.split(one)] for one in _SEPARATORS)
     return any(plain_columns(each) is not None for each in names)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskpack.cli import render
-from maskpack.compressor.columns import columns_hint, plain_columns, plain_texts
-from maskpack.compressor.labels import labels_of_cell
-from maskpack.compressor.tables import column_names, read_rows
-from maskpack.compressor.tasks import Kind, Task
+from maskpack.compressor.data.columns import columns_hint, plain_columns, plain_texts
+from maskpack.compressor.data.labels import labels_of_cell
+from maskpack.compressor.data.tables import column_names, read_rows
+from maskpack.compressor.data.tasks import Kind, Task
 from maskpack.formats import ConfigError, DataError
 
 Expected = str | float | list[str]

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from maskpack.compressor.news import News
+    from maskpack.compressor.learning.news import News
 
 _PLAIN_WIDTH = 150  # of a table that goes to a file or a pipe
 _OUT = Console(

@@ -24,9 +24,9 @@ from maskpack.formats import (
 from maskpack.formats.writer import write_bytes
 
 if TYPE_CHECKING:
-    from maskpack.compressor.judgement import Judgement
     from maskpack.compressor.report_view import ArtifactView
-    from maskpack.compressor.sweep_table import Table
+    from maskpack.compressor.scores.judgement import Judgement
+    from maskpack.compressor.sweep.table import Table
     from maskpack.exporters.report import Report
 
 _PAGES = {".html", ".htm"}
@@ -152,8 +152,8 @@ def _draw_sweep(tables: Sequence[Table], folder: Path) -> None:
 
 
 def _tables(source: Path, reference: str | None) -> tuple[Table, ...]:
-    from maskpack.compressor.sweep_lines import tables_of_lines  # noqa: PLC0415
-    from maskpack.compressor.sweep_log import read_log  # noqa: PLC0415
+    from maskpack.compressor.sweep.lines import tables_of_lines  # noqa: PLC0415
+    from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
 
     if not source.is_file():
         raise ConfigError(f"no file `{source}`", "give the .jsonl that `compress sweep` wrote")
@@ -202,7 +202,7 @@ def _judgements(
     places = data_by_task(data, tasks)
     if not evaluate:
         return dict.fromkeys(tasks, "Not measured: the report was made with `--no-evaluate`")
-    from maskpack.compressor.judgement import judge  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.scores.judgement import judge  # noqa: PLC0415 - imports torch
 
     found: dict[str, Judgement | str] = {}
     for task in tasks:

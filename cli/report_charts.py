@@ -22,10 +22,10 @@ from maskpack.cli.plot_data import (
     shown_in,
 )
 from maskpack.compressor.report_view import TaskView
-from maskpack.compressor.sweep_table import Table
+from maskpack.compressor.sweep.table import Table
 
 if TYPE_CHECKING:
-    from maskpack.compressor.judgement import Judgement  # imports torch
+    from maskpack.compressor.scores.judgement import Judgement  # imports torch
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from maskpack.cli.charts import COLOURS, Chart
 from maskpack.cli.render import size
 from maskpack.cli.report_charts import Figure, curve_charts, pair_chart, sweep_figures
 from maskpack.compressor.report_view import ArtifactView, Part, TaskView
-from maskpack.compressor.sweep_table import Table
+from maskpack.compressor.sweep.table import Table
 from maskpack.exporters.report import Report
 
 if TYPE_CHECKING:
-    from maskpack.compressor.judgement import Judgement  # imports torch
+    from maskpack.compressor.scores.judgement import Judgement  # imports torch
 
 _MOST_CLASSES = 20  # that a matrix of classes is readable with
 _MOST_MISTAKES = 12

@@ -52,7 +52,7 @@ def push(
 
     Example: compress push artifact me/tickets --public --license apache-2.0
     """
-    from maskpack.compressor.push import (  # noqa: PLC0415 - imports the library
+    from maskpack.compressor.share.push import (  # noqa: PLC0415 - imports the library
         PushRequest,
         plan_push,
         push_artifact,
@@ -94,7 +94,7 @@ def pull(
 
     Example: compress pull me/tickets -o artifact --task reviews
     """
-    from maskpack.compressor.pull import (  # noqa: PLC0415 - imports the library
+    from maskpack.compressor.share.pull import (  # noqa: PLC0415 - imports the library
         PullRequest,
         pull_artifact,
     )

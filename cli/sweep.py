@@ -15,9 +15,9 @@ from maskpack.cli import render
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from maskpack.compressor.news import News
-    from maskpack.compressor.sweep import Failure
-    from maskpack.compressor.sweep_plan import Run, SweepPlan
+    from maskpack.compressor.learning.news import News
+    from maskpack.compressor.sweep.plan import Run, SweepPlan
+    from maskpack.compressor.sweep.run import Failure
 
 
 def sweep(
@@ -50,8 +50,8 @@ def sweep(
 
     Example: compress sweep examples/sparsity.yaml --plots plots
     """
-    from maskpack.compressor.sweep_file import read_plan  # noqa: PLC0415 - keeps --help fast
-    from maskpack.compressor.sweep_plan import choose  # noqa: PLC0415
+    from maskpack.compressor.sweep.file import read_plan  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.sweep.plan import choose  # noqa: PLC0415
 
     if plots is not None:
         from maskpack.cli.plots import check_installed  # noqa: PLC0415
@@ -73,8 +73,8 @@ def sweep(
 
 def _warn(plan: SweepPlan) -> None:
     """Say which lines of the results do not count."""
-    from maskpack.compressor.sweep_log import read_log  # noqa: PLC0415
-    from maskpack.compressor.sweep_table import count_foreign  # noqa: PLC0415
+    from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
+    from maskpack.compressor.sweep.table import count_foreign  # noqa: PLC0415
 
     log = read_log(plan.out)
     if log.torn:
@@ -88,7 +88,7 @@ def _warn(plan: SweepPlan) -> None:
 
 def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure, ...]:
     """Do what is missing, with a bar a run."""
-    from maskpack.compressor.sweep import run_sweep  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.sweep.run import run_sweep  # noqa: PLC0415 - imports torch
 
     places = {run.key: place for place, run in enumerate(runs, 1)}
 
@@ -104,7 +104,7 @@ def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure,
 
 def _show_runs(plan: SweepPlan, runs: Sequence[Run], *, json: bool) -> None:
     """Every run and whether it is done."""
-    from maskpack.compressor.sweep_log import read_log  # noqa: PLC0415
+    from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
 
     done = read_log(plan.out).keys
     if json:
@@ -127,8 +127,8 @@ def _describe(run: Run, *, done: bool) -> dict[str, Any]:
 def _show_results(plan: SweepPlan, plots: Path | None, *, json: bool) -> None:
     """The table, then the plots if they are wanted."""
     from maskpack.cli import sweep_table as words  # noqa: PLC0415
-    from maskpack.compressor.sweep_log import read_log  # noqa: PLC0415
-    from maskpack.compressor.sweep_table import tabulate  # noqa: PLC0415
+    from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
+    from maskpack.compressor.sweep.table import tabulate  # noqa: PLC0415
 
     tables = tabulate(plan, read_log(plan.out).lines)
     if json:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from maskpack.cli import render
-from maskpack.compressor.sweep_table import Cell, Spread, Table, TableRow
+from maskpack.compressor.sweep.table import Cell, Spread, Table, TableRow
 
 _MARK = "†"
 

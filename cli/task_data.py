@@ -61,7 +61,7 @@ def _parted(text: str, tasks: Sequence[str]) -> tuple[str, Path]:
 
 def _is_there(path: str) -> bool:
     """Whether it names a data set of the Hub, or something on disk."""
-    from maskpack.compressor.hub_data import is_hub  # noqa: PLC0415 - keeps --help fast
+    from maskpack.compressor.data.hub import is_hub  # noqa: PLC0415 - keeps --help fast
 
     place = Path(path)
     return is_hub(place) or place.exists()

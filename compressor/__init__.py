@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maskpack.compressor.baseline import BaselineRequest, run_baseline
     from maskpack.compressor.config import BaselineConfig, FitConfig
-    from maskpack.compressor.data import TaskData, load_data
+    from maskpack.compressor.data.load import TaskData, load_data
+    from maskpack.compressor.data.tasks import TASKS, Task, find_task
     from maskpack.compressor.fit import FitRequest, fit_task
     from maskpack.compressor.quantize import quantize_model
     from maskpack.compressor.restore import restore_task
     from maskpack.compressor.results import RunResult
-    from maskpack.compressor.tasks import TASKS, Task, find_task
 
 _HOME = {
     "BaselineRequest": "baseline",
     "run_baseline": "baseline",
     "BaselineConfig": "config",
     "FitConfig": "config",
-    "TaskData": "data",
-    "load_data": "data",
+    "TaskData": "data.load",
+    "load_data": "data.load",
     "FitRequest": "fit",
     "fit_task": "fit",
     "quantize_model": "quantize",
     "restore_task": "restore",
     "RunResult": "results",
-    "TASKS": "tasks",
-    "Task": "tasks",
-    "find_task": "tasks",
+    "TASKS": "data.tasks",
+    "Task": "data.tasks",
+    "find_task": "data.tasks",
 }
 
 __all__ = [

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from maskpack.compressor.config import BackboneConfig
 from maskpack.compressor.ground import quantized_ground
-from maskpack.compressor.hub import load_pretrained
-from maskpack.compressor.news import Observe
+from maskpack.compressor.learning.news import Observe
+from maskpack.compressor.models.hub import load_pretrained
 from maskpack.formats import Artifact, create_artifact
 from maskpack.formats.writer import check_free
 

@@ -13,21 +13,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskpack.compressor.batches import Encoded
 from maskpack.compressor.config import BaselineConfig
-from maskpack.compressor.data import TaskData
-from maskpack.compressor.dropout import Noise, quicken_dropout
-from maskpack.compressor.evaluate import majority, predict_all, score
-from maskpack.compressor.families import check_length, longest_input, token_kinds
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.data.load import TaskData
+from maskpack.compressor.data.tasks import Task
 from maskpack.compressor.ground import quantized_ground
-from maskpack.compressor.hub import Pretrained, heed_padding, load_classifier, load_pretrained
-from maskpack.compressor.linearize import plain_state
+from maskpack.compressor.learning.dropout import Noise, quicken_dropout
+from maskpack.compressor.learning.news import Newsroom, Observe
+from maskpack.compressor.learning.objective import Objective
+from maskpack.compressor.learning.teacher import teaching_of
+from maskpack.compressor.learning.train import NoCheckpoints, Plan, train, uses_bf16
 from maskpack.compressor.material import encode_material, load_material
 from maskpack.compressor.methods import fold_factors, trained_groups
-from maskpack.compressor.news import Newsroom, Observe
-from maskpack.compressor.objective import Objective
+from maskpack.compressor.models.families import check_length, longest_input, token_kinds
+from maskpack.compressor.models.hub import (
+    Pretrained,
+    heed_padding,
+    load_classifier,
+    load_pretrained,
+)
+from maskpack.compressor.models.linearize import plain_state
 from maskpack.compressor.own_head import Finding, original_scores, renew_head
-from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import (
     PROBLEM_TYPES,
     base_of,
@@ -36,9 +42,8 @@ from maskpack.compressor.restore import (
     head_parameters,
 )
 from maskpack.compressor.results import RunResult
-from maskpack.compressor.tasks import Task
-from maskpack.compressor.teacher import teaching_of
-from maskpack.compressor.train import NoCheckpoints, Plan, train, uses_bf16
+from maskpack.compressor.scores.evaluate import majority, predict_all, score
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import Interrupted, ModelError, open_artifact
 from maskpack.formats.codec import encode_backbone
 from maskpack.formats.schema import CONFIG

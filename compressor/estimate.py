@@ -17,18 +17,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.batches import Encoded, evaluation_batches, training_batches
-from maskpack.compressor.companion import Company
-from maskpack.compressor.evaluate import EVAL_BATCH
-from maskpack.compressor.news import News
-from maskpack.compressor.objective import Objective, Teaching
-from maskpack.compressor.optimizer import FlooredAdam
-from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.data.batches import Encoded, evaluation_batches, training_batches
+from maskpack.compressor.learning.companion import Company
+from maskpack.compressor.learning.news import News
+from maskpack.compressor.learning.objective import Objective, Teaching
+from maskpack.compressor.learning.optimizer import FlooredAdam
+from maskpack.compressor.learning.student import Student
+from maskpack.compressor.learning.teacher import TWIN
+from maskpack.compressor.learning.train import take_step
 from maskpack.compressor.request import FitRequest, Learning
+from maskpack.compressor.scores.evaluate import EVAL_BATCH
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.compressor.steps import prepare, student_of, teaching_for
-from maskpack.compressor.student import Student
-from maskpack.compressor.teacher import TWIN
-from maskpack.compressor.train import take_step
 
 _STEPS = 8  # of the student that are measured
 _LOOKS = 6  # batches of the evaluation rows that are measured

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from maskpack.compressor.learning.news import Observe
 from maskpack.compressor.measure import measure
-from maskpack.compressor.news import Observe
 from maskpack.compressor.request import FitRequest
 from maskpack.compressor.results import RunResult
 from maskpack.compressor.steps import learn, prepare, write

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.calibration import Calibration, calibration_texts
 from maskpack.compressor.config import BackboneConfig, FitConfig, Precision
-from maskpack.compressor.families import longest_input, token_kinds
-from maskpack.compressor.hub import Pretrained, artifact_tokenizer, load_pretrained
-from maskpack.compressor.news import Observe
+from maskpack.compressor.learning.news import Observe
+from maskpack.compressor.learning.train import uses_bf16
+from maskpack.compressor.models.families import longest_input, token_kinds
+from maskpack.compressor.models.hub import Pretrained, artifact_tokenizer, load_pretrained
 from maskpack.compressor.quantize import is_calibrated, quantize_model, scheme_of
-from maskpack.compressor.refine import refinable, refine
-from maskpack.compressor.train import uses_bf16
+from maskpack.compressor.quantizers.calibration import Calibration, calibration_texts
+from maskpack.compressor.quantizers.refine import refinable, refine
 from maskpack.formats import (
     Artifact,
     ArtifactError,

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.batches import Encoded, encode
-from maskpack.compressor.data import TaskData, load_data
+from maskpack.compressor.data.batches import Encoded, encode
+from maskpack.compressor.data.load import TaskData, load_data
+from maskpack.compressor.data.tasks import Task
 from maskpack.compressor.own_head import Finding, find_head
 from maskpack.compressor.remarks import Remark, remarks_on, remarks_on_length, tell
-from maskpack.compressor.tasks import Task
 
 
 def load_material(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from maskpack.compressor.curves import HISTORY
-from maskpack.compressor.evaluate import majority, predict_all, score
+from maskpack.compressor.learning.curves import HISTORY
 from maskpack.compressor.own_head import original_scores
-from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.request import Learned, Learning
 from maskpack.compressor.restore import apply_patch, build_classifier
 from maskpack.compressor.results import RunResult
+from maskpack.compressor.scores.evaluate import majority, predict_all, score
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import Patch, TaskEntry
 from maskpack.formats.schema import patch_file
 

@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from maskpack.compressor.config import BaselineConfig, Method
-from maskpack.compressor.families import family_of
+from maskpack.compressor.learning.train import Group
+from maskpack.compressor.models.families import family_of
 from maskpack.compressor.restore import base_of, head_parameters
-from maskpack.compressor.train import Group
 from maskpack.formats import ConfigError
 
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from maskpack.compressor.batches import Encoded
-from maskpack.compressor.data import TaskData
-from maskpack.compressor.evaluate import predict_all, score
-from maskpack.compressor.families import FAMILIES
-from maskpack.compressor.hub import heed_padding, load_config, load_finetuned, resolve
-from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.data.load import TaskData
+from maskpack.compressor.data.tasks import Kind
+from maskpack.compressor.models.families import FAMILIES
+from maskpack.compressor.models.hub import heed_padding, load_config, load_finetuned, resolve
 from maskpack.compressor.restore import PROBLEM_TYPES, head_parameters
-from maskpack.compressor.tasks import Kind
+from maskpack.compressor.scores.evaluate import predict_all, score
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import ArtifactError, ModelError
 
 _CLASSIFIER = "ForSequenceClassification"

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from maskpack.compressor.hub import artifact_tokenizer, load_finetuned
-from maskpack.compressor.linearize import plain_state
+from maskpack.compressor.models.hub import artifact_tokenizer, load_finetuned
+from maskpack.compressor.models.linearize import plain_state
 from maskpack.compressor.restore import restore_task
 from maskpack.formats import Artifact, VerifyError
 from maskpack.formats.writer import check_free, new_folder

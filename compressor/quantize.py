@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from maskpack.compressor.calibration import Calibration, Calibrator
 from maskpack.compressor.config import BackboneConfig
 from maskpack.compressor.quantizers import (
     CALIBRATED,
@@ -24,6 +23,7 @@ from maskpack.compressor.quantizers import (
     quantize_minmax,
     quantize_mse,
 )
+from maskpack.compressor.quantizers.calibration import Calibration, Calibrator
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
 from maskpack.formats.bits import CODE_BITS
 

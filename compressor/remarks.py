@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.batches import Encoded
-from maskpack.compressor.data import Split, TaskData
-from maskpack.compressor.evaluate import majority
-from maskpack.compressor.held_out import SEED
-from maskpack.compressor.tasks import Kind
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.data.held_out import SEED
+from maskpack.compressor.data.load import Split, TaskData
+from maskpack.compressor.data.tasks import Kind
+from maskpack.compressor.scores.evaluate import majority
 
 _LOG = logging.getLogger(__name__)
 _FEW_ROWS = 100  # training rows, under which seeds matter more than options

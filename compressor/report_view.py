@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.curves import HISTORY, Curves, curves_of
+from maskpack.compressor.learning.curves import HISTORY, Curves, curves_of
 from maskpack.formats import Artifact, MaskCount, Patch, TaskEntry, pack_task
 from maskpack.formats.artifact import Backbone
 from maskpack.formats.schema import BACKBONE

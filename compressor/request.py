@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.batches import Encoded
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.curves import Curves
-from maskpack.compressor.data import TaskData
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.data.load import TaskData
+from maskpack.compressor.data.tasks import Task
 from maskpack.compressor.ground import Ground
+from maskpack.compressor.learning.curves import Curves
+from maskpack.compressor.learning.train import Plan
 from maskpack.compressor.own_head import OwnHead
 from maskpack.compressor.restore import classifier_config
 from maskpack.compressor.shape import Shape
-from maskpack.compressor.tasks import Task
-from maskpack.compressor.train import Plan
 from maskpack.formats import Patch
 from maskpack.formats.schema import CONFIG, check_task_name
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
 
-from maskpack.compressor.families import check_rotary, family_of, settings_of
-from maskpack.compressor.linearize import linearize
-from maskpack.compressor.tasks import Kind
+from maskpack.compressor.data.tasks import Kind
+from maskpack.compressor.models.families import check_rotary, family_of, settings_of
+from maskpack.compressor.models.linearize import linearize
 from maskpack.formats import Artifact, ArtifactError, Backbone, Patch, QuantTensor, TaskEntry
 from maskpack.formats.schema import CONFIG
 

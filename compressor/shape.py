@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from maskpack.compressor.linearize import linearize
+from maskpack.compressor.models.linearize import linearize
 from maskpack.compressor.restore import base_of, head_parameters
 
 

@@ -6,28 +6,28 @@ import hashlib
 
 import numpy as np
 
-from maskpack.compressor.batches import Encoded
-from maskpack.compressor.checkpoint import FolderCheckpoints
-from maskpack.compressor.companion import Companion, Company
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.data import TaskData
-from maskpack.compressor.families import check_length, family_of
-from maskpack.compressor.freeze import freeze
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.data.load import TaskData
 from maskpack.compressor.ground import prepare_ground
-from maskpack.compressor.history import History
-from maskpack.compressor.hub import load_config, resolve
-from maskpack.compressor.interrupt import deferred_interrupt
+from maskpack.compressor.learning.checkpoint import FolderCheckpoints
+from maskpack.compressor.learning.companion import Companion, Company
+from maskpack.compressor.learning.freeze import freeze
+from maskpack.compressor.learning.history import History
+from maskpack.compressor.learning.interrupt import deferred_interrupt
+from maskpack.compressor.learning.news import Newsroom, Observe
+from maskpack.compressor.learning.objective import Objective, Teaching
+from maskpack.compressor.learning.student import Student, enroll, extra_bytes, masked_names
+from maskpack.compressor.learning.target import target_sparsity
+from maskpack.compressor.learning.teacher import teaching_of
+from maskpack.compressor.learning.train import Plan, train, uses_bf16
+from maskpack.compressor.learning.watch import early_stopping, history_of
 from maskpack.compressor.material import encode_material, load_material
-from maskpack.compressor.news import Newsroom, Observe
-from maskpack.compressor.objective import Objective, Teaching
+from maskpack.compressor.models.families import check_length, family_of
+from maskpack.compressor.models.hub import load_config, resolve
 from maskpack.compressor.request import FitRequest, Learned, Learning
 from maskpack.compressor.restore import build_classifier, classifier_config
 from maskpack.compressor.shape import Shape, shape_of
-from maskpack.compressor.student import Student, enroll, extra_bytes, masked_names
-from maskpack.compressor.target import target_sparsity
-from maskpack.compressor.teacher import teaching_of
-from maskpack.compressor.train import Plan, train, uses_bf16
-from maskpack.compressor.watch import early_stopping, history_of
 from maskpack.formats import (
     ConfigError,
     Interrupted,

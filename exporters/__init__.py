@@ -17,10 +17,10 @@ if TYPE_CHECKING:
         SharedRequest,
         Tolerance,
     )
-    from maskpack.exporters.package import Package, write_package
+    from maskpack.exporters.package.target import PackageRequest, Target
+    from maskpack.exporters.package.write import Package, write_package
     from maskpack.exporters.report import Report
     from maskpack.exporters.session import make_session, ort_predict
-    from maskpack.exporters.target import PackageRequest, Target
     from maskpack.exporters.verify import Subject
 
 _HOME = {
@@ -31,13 +31,13 @@ _HOME = {
     "Layout": "options",
     "SharedRequest": "options",
     "Tolerance": "options",
-    "Package": "package",
-    "write_package": "package",
+    "Package": "package.write",
+    "write_package": "package.write",
     "Report": "report",
     "make_session": "session",
     "ort_predict": "session",
-    "PackageRequest": "target",
-    "Target": "target",
+    "PackageRequest": "package.target",
+    "Target": "package.target",
     "Subject": "verify",
 }
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.hub import artifact_tokenizer
+from maskpack.compressor.models.hub import artifact_tokenizer
 from maskpack.compressor.restore import task_config
+from maskpack.exporters.graph.surgery import serialize
 from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.layout import BACKBONE_FILE, SharedBackbone, TaskGraph, write_graphs
 from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
-from maskpack.exporters.surgery import serialize
 from maskpack.exporters.swap import write_swap
 from maskpack.exporters.verify import GRAPH, Subject, verify
 from maskpack.formats import Artifact, ConfigError, ExportError, TaskEntry, open_artifact

@@ -10,13 +10,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
 
-from maskpack.compressor.families import family_of
-from maskpack.exporters.blocks import blocking_of, from_blocks
-from maskpack.exporters.editor import MASKS
-from maskpack.exporters.flips import unstack_bits, unstack_flips
-from maskpack.exporters.masks import Form
+from maskpack.compressor.models.families import family_of
+from maskpack.exporters.graph.blocks import blocking_of, from_blocks
+from maskpack.exporters.graph.editor import MASKS
+from maskpack.exporters.graph.flips import unstack_bits, unstack_flips
+from maskpack.exporters.graph.masks import Form
+from maskpack.exporters.graph.surgery import module_of
 from maskpack.exporters.report import GraphFacts
-from maskpack.exporters.surgery import module_of
 from maskpack.formats import Artifact, Patch, QuantTensor
 from maskpack.formats.bits import unpack_codes
 from maskpack.formats.tensorfile import Arrays

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from maskpack.compressor.families import family_of
+from maskpack.compressor.models.families import family_of
 from maskpack.compressor.restore import (
     build_classifier,
     head_parameters,
     restore_task,
     task_config,
 )
-from maskpack.exporters.calibrate import Divisors, input_divisors
-from maskpack.exporters.flips import Removed
-from maskpack.exporters.masks import BESIDE, FoldedMasks, Form, Masks
+from maskpack.exporters.graph.calibrate import Divisors, input_divisors
+from maskpack.exporters.graph.flips import Removed
+from maskpack.exporters.graph.masks import BESIDE, FoldedMasks, Form, Masks
+from maskpack.exporters.graph.passes import Shared
+from maskpack.exporters.graph.surgery import module_of, rewrite, under
+from maskpack.exporters.graph.trace import PREFIX
 from maskpack.exporters.options import Compute
-from maskpack.exporters.passes import Shared
-from maskpack.exporters.surgery import module_of, rewrite, under
-from maskpack.exporters.trace import PREFIX
 from maskpack.formats import Artifact, Backbone, Patch, TaskEntry
 
 _LENGTH = 64  # tokens that the sentences behind the divisors are cut to

@@ -21,10 +21,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from maskpack.exporters.graph.masks import smaller_form
+from maskpack.exporters.graph.surgery import write_graph
+from maskpack.exporters.graph.trace import PREFIX
 from maskpack.exporters.graphs import Grapher
-from maskpack.exporters.masks import smaller_form
-from maskpack.exporters.surgery import write_graph
-from maskpack.exporters.trace import PREFIX
 from maskpack.formats import TaskEntry
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import SwapDigests

@@ -20,8 +20,10 @@ import onnx_ir as ir
 import onnxruntime
 from safetensors.numpy import save
 
-from maskpack.exporters.editor import MASKS
-from maskpack.exporters.flips import Removed
+from maskpack.exporters.graph.editor import MASKS
+from maskpack.exporters.graph.flips import Removed
+from maskpack.exporters.graph.masks import COUNTS, Form, form_bytes
+from maskpack.exporters.graph.surgery import write_graph
 from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.layout import (
     Arrays,
@@ -30,8 +32,6 @@ from maskpack.exporters.layout import (
     arrays_of,
     same_array,
 )
-from maskpack.exporters.masks import COUNTS, Form, form_bytes
-from maskpack.exporters.surgery import write_graph
 from maskpack.formats import ExportError, TaskEntry
 from maskpack.formats.digest import file_sha256
 from maskpack.formats.writer import write_bytes

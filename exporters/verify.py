@@ -16,20 +16,20 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from maskpack.compressor.assess import encode_for, evaluation_split
-from maskpack.compressor.evaluate import Predict, predict_all, score
-from maskpack.compressor.families import family_of, longest_input, token_kinds
-from maskpack.compressor.hub import heed_padding, load_finetuned
-from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.models.families import family_of, longest_input, token_kinds
+from maskpack.compressor.models.hub import heed_padding, load_finetuned
 from maskpack.compressor.restore import restore_task
+from maskpack.compressor.scores.assess import encode_for, evaluation_split
+from maskpack.compressor.scores.evaluate import Predict, predict_all, score
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.exporters.compare import agreement, relative_error, same_answers
 from maskpack.exporters.facts import graph_facts
-from maskpack.exporters.nbits import NBITS_OP
+from maskpack.exporters.graph.nbits import NBITS_OP
+from maskpack.exporters.graph.trace import input_names
 from maskpack.exporters.options import Compute, Tolerance
 from maskpack.exporters.report import AccuracyCheck, Report, ValueCheck
 from maskpack.exporters.session import make_session, ort_predict, session_facts
 from maskpack.exporters.timing import Feeds
-from maskpack.exporters.trace import input_names
 from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.tensorfile import Arrays, read_tensors

@@ -52,11 +52,17 @@ def test_a_faithful_copy_keeps_the_contracts(copy):
 
 
 PLANTED = {
-    "exporters/weights.py": ("maskpack.cli.render", "imports only point down the floors"),
-    "compressor/batches.py": ("maskpack.exporters.weights", "imports only point down the floors"),
+    "exporters/graph/weights.py": ("maskpack.cli.render", "imports only point down the floors"),
+    "compressor/data/batches.py": (
+        "maskpack.exporters.graph.weights",
+        "imports only point down the floors",
+    ),
     "formats/bits.py": ("torch", "formats reads with numpy and safetensors alone"),
-    "compressor/metrics.py": ("onnxruntime", "training never sees ONNX or the command line"),
-    "exporters/session.py": ("maskpack.compressor.train", "graphs never see a training module"),
+    "compressor/data/metrics.py": ("onnxruntime", "training never sees ONNX or the command line"),
+    "exporters/session.py": (
+        "maskpack.compressor.learning.train",
+        "graphs never see a training module",
+    ),
     "runtime/session.py": ("transformers", "the runtime is small"),
 }
 

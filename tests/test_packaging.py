@@ -86,13 +86,13 @@ def test_the_wheel_holds_every_module_and_type_marker(names):
 
 def test_the_wheel_holds_the_specification_and_the_sample_tasks(names):
     assert "maskpack/formats/SPEC.md" in names
-    samples = in_wheel("maskpack.compressor", ROOT / "compressor", "samples/*/*.tsv")
+    samples = in_wheel("maskpack.compressor.data", ROOT / "compressor/data", "samples/*/*.tsv")
     assert len(samples) == 4  # two tasks, two splits
     assert samples <= names
 
 
 def test_the_wheel_holds_the_examples_of_packages(names):
-    templates = in_wheel("maskpack.exporters", ROOT / "exporters", "templates/*")
+    templates = in_wheel("maskpack.exporters.package", ROOT / "exporters/package", "templates/*")
     assert len(templates) == 7
     assert templates <= names
 
@@ -106,7 +106,7 @@ def test_the_wheel_holds_the_page_of_reports(names):
 
 def test_the_wheel_holds_nothing_else(names):
     allowed = (".py", "/py.typed", "/SPEC.md", ".tsv")
-    own = ("maskpack/exporters/templates/", "maskpack/cli/templates/")
+    own = ("maskpack/exporters/package/templates/", "maskpack/cli/templates/")
     names = {name for name in names if not name.startswith(own)}
     odd = [n for n in names if ".dist-info/" not in n and not n.endswith(allowed)]
     assert odd == []

@@ -16,7 +16,7 @@ from maskpack.cli import render
 from maskpack.cli.dry_run import duration
 from maskpack.compressor import FitConfig, estimate
 from maskpack.compressor.estimate import Cost, RefineClock, spread
-from maskpack.compressor.news import News
+from maskpack.compressor.learning.news import News
 
 SCRIPT = str(Path(sys.executable).parent / "compress")
 

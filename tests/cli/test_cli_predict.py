@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from maskpack.cli.predict_rows import Columns, rows_of
-from maskpack.compressor.tasks import Kind
+from maskpack.compressor.data.tasks import Kind
 from maskpack.formats import DataError
 
 

@@ -44,7 +44,7 @@ def many(tmp_path_factory, tiny_model, sentiment):
     config = FitConfig(bits=1, bits_override={"*.layer.0.*": 4}, steps=8, **options)
     out = folder / "artifact"
     fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment))
-    from maskpack.compressor.tasks import Kind
+    from maskpack.compressor.data.tasks import Kind
 
     marks = find_task("marks", text_field="text", label_field="mark", kind=Kind.REGRESSION)
     fit_task(

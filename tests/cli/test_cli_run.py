@@ -152,7 +152,7 @@ def test_an_accuracy_that_was_not_measured_is_pointed_out(main, work, tiny_artif
     found = main("verify", "g", "-a", tiny_artifact, "-t", "sst2", "--rtol", "1")
     assert found.code == 0
     assert "within tolerance" in found.out
-    assert found.err.startswith("note: accuracy was not measured")
+    assert found.err.startswith("note: accuracy of `sst2` was not measured")
 
 
 def test_a_decoder_goes_the_whole_way_and_says_which_token_pads(

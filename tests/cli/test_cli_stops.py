@@ -79,7 +79,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_ends_in_the_same_bytes(
 
 
 def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(main, place, snapshot, monkeypatch):
-    from maskpack.compressor import objective
+    from maskpack.compressor.learning import objective
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -126,7 +126,7 @@ def test_a_full_disk_exits_with_1_and_leaves_nothing(shell, place, snapshot, com
 
 
 def test_a_full_temporary_folder_is_not_called_a_bug(main, place, monkeypatch, snapshot):
-    from maskpack.compressor import hub
+    from maskpack.compressor.models import hub
 
     class Full:
         def __init__(self, tokenizer):

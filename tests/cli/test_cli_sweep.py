@@ -99,7 +99,7 @@ def test_a_collapse_is_marked(main, plan, work):
 
 
 def test_a_failed_run_is_named_at_the_end(main, plan, work, monkeypatch):
-    from maskpack.compressor import sweep
+    from maskpack.compressor.sweep import run as sweep
     from maskpack.formats import ModelError
 
     def fail(request, **options):

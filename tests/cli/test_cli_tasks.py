@@ -88,3 +88,18 @@ def test_a_task_is_exported_as_a_plain_model(main, artifact, tmp_path):
     assert "already exists" in again.err
     both = ("export", artifact, "--hf", "--onnx", "-t", "sst2", "-o", tmp_path / "x")
     assert "expected one format" in call(main, *both, code=1).err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--hf", "--data", "rows.csv"), "`--data` is for `--onnx`"),
+        (("--hf", "--compute", "int8"), "`--compute` is for `--onnx`"),
+        (("--hf", "--no-verify"), "`--verify` is for `--onnx`"),
+        (("--onnx", "--packed"), "`--packed` is for `--layout shared`"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(main, artifact, tmp_path, options, said):
+    found = call(main, "export", artifact, "-t", "sst2", *options, "-o", tmp_path / "x", code=1)
+    assert said in found.err
+    assert not (tmp_path / "x").exists()

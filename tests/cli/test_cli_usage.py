@@ -152,7 +152,7 @@ def test_tasks_of_an_artifact_are_listed_instead(main, tiny_artifact):
 
 
 def test_the_help_of_fit_names_every_family():
-    from maskpack.compressor.families import FAMILIES
+    from maskpack.compressor.models.families import FAMILIES
 
     told = CliRunner().invoke(app, ["fit", "--help"]).output
     words = "".join(told.lower().replace("-", "").split())

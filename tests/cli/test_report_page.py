@@ -12,9 +12,9 @@ from html_page import Page
 
 from maskpack.cli.report_charts import pair_chart
 from maskpack.cli.report_page import artifact_page
-from maskpack.compressor.assess import Assessment
-from maskpack.compressor.judgement import Confusion, Judgement
 from maskpack.compressor.report_view import view_artifact
+from maskpack.compressor.scores.assess import Assessment
+from maskpack.compressor.scores.judgement import Confusion, Judgement
 from maskpack.formats import open_artifact
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -96,7 +96,7 @@ def test_a_picture_has_no_panel_without_a_curve_and_takes_any_name(tiny_artifact
     pytest.importorskip("matplotlib")
     from maskpack.cli.plots import draw
     from maskpack.cli.plots_task import draw_tasks
-    from maskpack.compressor.sweep_lines import tables_of_lines
+    from maskpack.compressor.sweep.lines import tables_of_lines
 
     view = view_artifact(open_artifact(tiny_artifact))
     curves = replace(view.tasks[0].curves, score_steps=(), scores=())

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from maskpack.compressor import FitRequest, find_task, fit_task
-from maskpack.compressor.assess import assess, evaluation_split, task_of
-from maskpack.compressor.tasks import TASKS, Kind
+from maskpack.compressor.data.tasks import TASKS, Kind
+from maskpack.compressor.scores.assess import assess, evaluation_split, task_of
 from maskpack.formats import ArtifactError, DataError, open_artifact
 
 

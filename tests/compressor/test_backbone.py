@@ -8,12 +8,12 @@ import pytest
 from maskpack.compressor.backbone import make_backbone
 from maskpack.compressor.baseline import BaselineRequest, run_baseline
 from maskpack.compressor.config import BackboneConfig, BaselineConfig, FitConfig
+from maskpack.compressor.data.tasks import find_task
 from maskpack.compressor.ground import prepare_ground
-from maskpack.compressor.hub import load_pretrained
+from maskpack.compressor.models.hub import load_pretrained
 from maskpack.compressor.quantize import quantize_model, scheme_of
 from maskpack.compressor.restore import build_classifier, classifier_config, head_parameters
 from maskpack.compressor.shape import shape_of
-from maskpack.compressor.tasks import find_task
 from maskpack.formats import ArtifactError, ConfigError, check_artifact
 
 

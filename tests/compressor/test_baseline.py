@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, find_task, load_data, run_baseline
-from maskpack.compressor.batches import encode
 from maskpack.compressor.config import Method
-from maskpack.compressor.evaluate import predict_all, score
-from maskpack.compressor.hub import load_classifier, load_finetuned
-from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.data.batches import encode
+from maskpack.compressor.models.hub import load_classifier, load_finetuned
 from maskpack.compressor.restore import base_of, head_parameters
+from maskpack.compressor.scores.evaluate import predict_all, score
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import ArtifactError, ConfigError, DataError, Interrupted
 
 SST2 = find_task("sst2")

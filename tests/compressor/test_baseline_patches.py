@@ -8,8 +8,8 @@ import torch
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, find_task, run_baseline
 from maskpack.compressor.ground import quantized_ground
-from maskpack.compressor.hub import load_classifier, load_finetuned, load_pretrained
 from maskpack.compressor.methods import fold_factors, trained_groups
+from maskpack.compressor.models.hub import load_classifier, load_finetuned, load_pretrained
 from maskpack.compressor.restore import base_of, head_parameters
 from maskpack.formats import ConfigError
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.batches import Encoded
-from maskpack.compressor.calibration import (
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.models.hub import load_pretrained
+from maskpack.compressor.quantize import bits_of, quantize_model, scheme_of
+from maskpack.compressor.quantizers import quantize_gptq, quantize_minmax
+from maskpack.compressor.quantizers.calibration import (
     Calibration,
     Calibrator,
     blocks_of,
     calibration_texts,
 )
-from maskpack.compressor.hub import load_pretrained
-from maskpack.compressor.quantize import bits_of, quantize_model, scheme_of
-from maskpack.compressor.quantizers import quantize_gptq, quantize_minmax
 from maskpack.formats import ConfigError, DataError, Scheme
 
 TEXTS = ["the film was good", "bad", "we found the food very sad and this story quite nice", "it"]

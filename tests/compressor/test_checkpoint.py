@@ -9,11 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from maskpack.compressor.checkpoint import FolderCheckpoints
-from maskpack.compressor.companion import Companion
-from maskpack.compressor.masked import MaskedLinear
-from maskpack.compressor.optimizer import FlooredAdam
-from maskpack.compressor.train import State
+from maskpack.compressor.learning.checkpoint import FolderCheckpoints
+from maskpack.compressor.learning.companion import Companion
+from maskpack.compressor.learning.masked import MaskedLinear
+from maskpack.compressor.learning.optimizer import FlooredAdam
+from maskpack.compressor.learning.train import State
 from maskpack.formats import ArtifactError
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from maskpack.compressor import columns
-from maskpack.compressor.columns import Said, columns_of, plain_columns, task_of_said
-from maskpack.compressor.tables import READERS, column_names
-from maskpack.compressor.tasks import TASKS, Kind
+from maskpack.compressor.data import columns
+from maskpack.compressor.data.columns import Said, columns_of, plain_columns, task_of_said
+from maskpack.compressor.data.tables import READERS, column_names
+from maskpack.compressor.data.tasks import TASKS, Kind
 from maskpack.formats import ConfigError, DataError
 
 NAMES = ["body", "queue", "id"]
@@ -128,7 +128,7 @@ def test_the_examples_of_the_module_hold():
 @pytest.fixture
 def told(caplog):
     """`told(said)`: the task, and what was said about it."""
-    caplog.set_level(logging.INFO, "maskpack.compressor.columns")
+    caplog.set_level(logging.INFO, "maskpack.compressor.data.columns")
 
     def call(said):
         caplog.clear()

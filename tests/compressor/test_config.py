@@ -14,8 +14,8 @@ from maskpack.compressor.config import (
     Method,
     Precision,
 )
+from maskpack.compressor.learning.target import target_sparsity
 from maskpack.compressor.options import load_options, save_options
-from maskpack.compressor.target import target_sparsity
 from maskpack.formats import ConfigError
 from maskpack.formats.tensors import binary_entropy
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskpack.compressor import fit_task, steps, watch
+from maskpack.compressor import fit_task, steps
+from maskpack.compressor.learning import watch
 from maskpack.formats import ConfigError, open_artifact
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.batches import Encoded
-from maskpack.compressor.evaluate import majority, predict_all, score
-from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.scores.evaluate import majority, predict_all, score
+from maskpack.compressor.scores.predict import torch_predict
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])

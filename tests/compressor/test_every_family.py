@@ -13,27 +13,27 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, find_task, fit_task
 from maskpack.compressor import run_baseline as run
-from maskpack.compressor.assess import assess
-from maskpack.compressor.batches import encode
-from maskpack.compressor.calibration import Calibration, Calibrator
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.data import Split
-from maskpack.compressor.dropout import Noise, quicken_dropout
-from maskpack.compressor.families import token_kinds
-from maskpack.compressor.hub import (
+from maskpack.compressor.data.batches import encode
+from maskpack.compressor.data.load import Split
+from maskpack.compressor.learning.dropout import Noise, quicken_dropout
+from maskpack.compressor.learning.states import Guide, states_of
+from maskpack.compressor.models.families import token_kinds
+from maskpack.compressor.models.hub import (
     artifact_tokenizer,
     load_classifier,
     load_pretrained,
     load_tokenizer,
     settle_padding,
 )
-from maskpack.compressor.linearize import linearize, plain_state
+from maskpack.compressor.models.linearize import linearize, plain_state
 from maskpack.compressor.plain import write_plain
-from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.quantize import quantize_model, scheme_of
-from maskpack.compressor.refine import refine
+from maskpack.compressor.quantizers.calibration import Calibration, Calibrator
+from maskpack.compressor.quantizers.refine import refine
 from maskpack.compressor.restore import restore_task
-from maskpack.compressor.states import Guide, states_of
+from maskpack.compressor.scores.assess import assess
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import ConfigError, ModelError, open_artifact
 
 # linears of two layers; DeBERTa and ModernBERT have their poolers in the head

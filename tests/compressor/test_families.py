@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from maskpack.compressor.families import (
+from maskpack.compressor.models.families import (
     FAMILIES,
     UNLIMITED,
     check_rotary,
@@ -68,7 +68,7 @@ def test_an_input_of_that_length_runs_and_one_token_more_does_not(kind, family_m
 
     import torch
 
-    from maskpack.compressor.hub import load_pretrained
+    from maskpack.compressor.models.hub import load_pretrained
 
     folder = family_models(kind)
     tokens = longest_input(json.loads((folder / "config.json").read_text()))

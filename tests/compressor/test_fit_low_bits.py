@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from maskpack.compressor import assess, fit_task
+from maskpack.compressor import fit_task
+from maskpack.compressor.scores import assess
 from maskpack.formats import open_artifact
 
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from maskpack.compressor import FitConfig, FitRequest, TaskData, find_task, fit_task, load_data
-from maskpack.compressor.assess import encode_for
-from maskpack.compressor.evaluate import predict_all, score
-from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.data.tasks import Kind
 from maskpack.compressor.restore import (
     apply_patch,
     build_classifier,
     classifier_config,
     restore_task,
 )
-from maskpack.compressor.tasks import Kind
+from maskpack.compressor.scores.assess import encode_for
+from maskpack.compressor.scores.evaluate import predict_all, score
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import (
     BitMask,
     Patch,
@@ -163,7 +163,7 @@ def test_the_result_counts_what_lies_on_disk(request_for, tiny_model):
 
 
 def test_the_artifact_records_its_source_and_scheme(request_for, tiny_model):
-    from maskpack.compressor.hub import load_pretrained
+    from maskpack.compressor.models.hub import load_pretrained
 
     request = request_for(quantizer="minmax")
     fit_task(request)

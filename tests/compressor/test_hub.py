@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from maskpack.compressor.hub import (
+from maskpack.compressor.models.hub import (
     load_classifier,
     load_finetuned,
     load_pretrained,
@@ -194,7 +194,7 @@ def serving(folder: Path):
 
 CLIENT = """
 import json, sys
-from maskpack.compressor.hub import load_pretrained
+from maskpack.compressor.models.hub import load_pretrained
 from maskpack.formats import ModelError
 
 model = load_pretrained(sys.argv[1])

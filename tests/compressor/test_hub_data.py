@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from maskpack.compressor.data import load_data, load_dev
-from maskpack.compressor.tasks import Kind, find_task
+from maskpack.compressor.data.load import load_data, load_dev
+from maskpack.compressor.data.tasks import Kind, find_task
 from maskpack.formats import DataError
 
 datasets = pytest.importorskip("datasets")

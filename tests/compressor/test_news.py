@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from maskpack.compressor.batches import Encoded
-from maskpack.compressor.masked import MaskedLinear
-from maskpack.compressor.news import Newsroom, count_zeros
-from maskpack.compressor.train import Progress
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.learning.masked import MaskedLinear
+from maskpack.compressor.learning.news import Newsroom, count_zeros
+from maskpack.compressor.learning.train import Progress
 from maskpack.formats import MaskCount
 
 

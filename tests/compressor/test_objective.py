@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.batches import encode
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.evaluate import predict_all
-from maskpack.compressor.hub import load_classifier, load_pretrained
-from maskpack.compressor.objective import Objective, Teaching
-from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.data.batches import encode
+from maskpack.compressor.learning.objective import Objective, Teaching
+from maskpack.compressor.learning.teacher import teaching_of
+from maskpack.compressor.learning.train import Plan
+from maskpack.compressor.models.hub import load_classifier, load_pretrained
 from maskpack.compressor.restore import classifier_config
-from maskpack.compressor.teacher import teaching_of
-from maskpack.compressor.train import Plan
+from maskpack.compressor.scores.evaluate import predict_all
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import ModelError
 
 ROWS = np.array([3, 0, 5])

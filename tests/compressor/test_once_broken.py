@@ -20,10 +20,10 @@ from maskpack.compressor import (
     fit_task,
     run_baseline,
 )
-from maskpack.compressor.assess import assess
-from maskpack.compressor.hub import load_pretrained, load_tokenizer
-from maskpack.compressor.metrics import pearson
-from maskpack.compressor.tables import read_rows
+from maskpack.compressor.data.metrics import pearson
+from maskpack.compressor.data.tables import read_rows
+from maskpack.compressor.models.hub import load_pretrained, load_tokenizer
+from maskpack.compressor.scores.assess import assess
 from maskpack.formats import (
     ArtifactError,
     ConfigError,

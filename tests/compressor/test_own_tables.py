@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from maskpack.compressor.cells import as_text
-from maskpack.compressor.tables import read_rows
+from maskpack.compressor.data.cells import as_text
+from maskpack.compressor.data.tables import read_rows
 from maskpack.formats import DataError
 
 COLUMNS = ("text", "label")

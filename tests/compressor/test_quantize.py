@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.hub import load_pretrained
+from maskpack.compressor.models.hub import load_pretrained
 from maskpack.compressor.quantize import quantize_model, scheme_of
 from maskpack.formats import ModelError, Scheme
 

@@ -9,15 +9,21 @@ import pytest
 import torch
 from torch import nn
 
-from maskpack.compressor.calibration import Calibration, calibration_texts
 from maskpack.compressor.config import BackboneConfig
-from maskpack.compressor.hub import load_pretrained
+from maskpack.compressor.learning.states import Guide
+from maskpack.compressor.learning.train import Plan
+from maskpack.compressor.models.hub import load_pretrained
 from maskpack.compressor.quantize import quantize_model, scheme_of
+from maskpack.compressor.quantizers.calibration import Calibration, calibration_texts
 from maskpack.compressor.quantizers.grid import Levels
 from maskpack.compressor.quantizers.mse import quantize_mse
-from maskpack.compressor.refine import RoundedLinear, _distance, _feeds, refinable, refine
-from maskpack.compressor.states import Guide
-from maskpack.compressor.train import Plan
+from maskpack.compressor.quantizers.refine import (
+    RoundedLinear,
+    _distance,
+    _feeds,
+    refinable,
+    refine,
+)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from maskpack.compressor import FitRequest, fit_task
-from maskpack.compressor.batches import encode
-from maskpack.compressor.data import load_data
+from maskpack.compressor.data.batches import encode
+from maskpack.compressor.data.load import load_data
+from maskpack.compressor.data.tasks import Kind, find_task
 from maskpack.compressor.remarks import remarks_on, remarks_on_length
-from maskpack.compressor.tasks import Kind, find_task
 
 FIELDS = {"text_field": "text", "label_field": "label"}
 OWN = find_task("mine", **FIELDS)

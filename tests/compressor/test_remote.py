@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskpack.compressor.remote import asking, check_names, check_repo, may_travel
+from maskpack.compressor.share.remote import asking, check_names, check_repo, may_travel
 from maskpack.formats import ArtifactError, ConfigError
 
 GOOD = ["maskpack.json", "backbone.safetensors", "README.md", "config.json", "vocab.txt"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.hub import load_pretrained
+from maskpack.compressor.models.hub import load_pretrained
 from maskpack.compressor.quantize import quantize_model
 from maskpack.compressor.restore import (
     apply_patch,

@@ -16,13 +16,13 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
-from maskpack.compressor.assess import assess, task_of
-from maskpack.compressor.by_class import class_scores
-from maskpack.compressor.evaluate import answers, majority, score
-from maskpack.compressor.metrics import accuracy, macro_f1, micro_f1
-from maskpack.compressor.objective import Objective, Teaching
+from maskpack.compressor.data.metrics import accuracy, macro_f1, micro_f1
+from maskpack.compressor.data.tasks import Kind, find_task
+from maskpack.compressor.learning.objective import Objective, Teaching
 from maskpack.compressor.restore import restore_task
-from maskpack.compressor.tasks import Kind, find_task
+from maskpack.compressor.scores.assess import assess, task_of
+from maskpack.compressor.scores.by_class import class_scores
+from maskpack.compressor.scores.evaluate import answers, majority, score
 from maskpack.formats import ModelError, open_artifact
 
 TASK = find_task(

@@ -12,14 +12,14 @@ import torch
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, find_task, run_baseline
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.hub import load_classifier
-from maskpack.compressor.objective import Objective, Teaching
-from maskpack.compressor.optimizer import FlooredAdam
+from maskpack.compressor.learning.objective import Objective, Teaching
+from maskpack.compressor.learning.optimizer import FlooredAdam
+from maskpack.compressor.learning.states import Guide, distance, states_of
+from maskpack.compressor.learning.teacher import _guide, teaching_of
+from maskpack.compressor.learning.train import take_step
+from maskpack.compressor.models.hub import load_classifier
 from maskpack.compressor.restore import classifier_config
-from maskpack.compressor.states import Guide, distance, states_of
 from maskpack.compressor.steps import learn, prepare
-from maskpack.compressor.teacher import _guide, teaching_of
-from maskpack.compressor.train import take_step
 from maskpack.formats import ConfigError, ModelError
 
 FEEDS = {

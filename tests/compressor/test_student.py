@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from maskpack.compressor import fit_task, restore_task, steps
-from maskpack.compressor.batches import training_batches
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.objective import Objective
-from maskpack.compressor.predict import to_tensors
+from maskpack.compressor.data.batches import training_batches
+from maskpack.compressor.learning.objective import Objective
+from maskpack.compressor.learning.student import enroll, extra_bytes, masked_names, trained_dense
+from maskpack.compressor.learning.target import least_mask_bytes, share_of_entropy, target_sparsity
 from maskpack.compressor.restore import apply_patch, base_of, build_classifier, head_parameters
-from maskpack.compressor.student import enroll, extra_bytes, masked_names, trained_dense
-from maskpack.compressor.target import least_mask_bytes, share_of_entropy, target_sparsity
+from maskpack.compressor.scores.predict import to_tensors
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.tensors import binary_entropy
 

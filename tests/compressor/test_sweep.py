@@ -11,12 +11,12 @@ from contextlib import nullcontext
 import pytest
 import yaml
 
-from maskpack.compressor import sweep as module
 from maskpack.compressor.fit import FitRequest, fit_task
-from maskpack.compressor.sweep import run_sweep
-from maskpack.compressor.sweep_backbone import backbone_folder
-from maskpack.compressor.sweep_file import read_plan
-from maskpack.compressor.sweep_log import append, claim, read_log
+from maskpack.compressor.sweep import run as module
+from maskpack.compressor.sweep.backbone import backbone_folder
+from maskpack.compressor.sweep.file import read_plan
+from maskpack.compressor.sweep.log import append, claim, read_log
+from maskpack.compressor.sweep.run import run_sweep
 from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 
 METHODS = {
@@ -194,7 +194,7 @@ def test_what_another_process_is_at_comes_last_and_is_not_done_twice(plan):
 WRITER = """
 import sys
 from pathlib import Path
-from maskpack.compressor.sweep_log import append
+from maskpack.compressor.sweep.log import append
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 40):
     append(Path(sys.argv[1]), {"sweep_key": str(number % 60), "text": "x" * 9000})
 """

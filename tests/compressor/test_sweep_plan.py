@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskpack.compressor.sweep_file import read_plan
-from maskpack.compressor.sweep_plan import choose, slug
-from maskpack.compressor.tasks import Kind
+from maskpack.compressor.data.tasks import Kind
+from maskpack.compressor.sweep.file import read_plan
+from maskpack.compressor.sweep.plan import choose, slug
 from maskpack.formats import ConfigError, DataError
 
 PLAN = {
@@ -259,7 +259,7 @@ def test_a_slug_is_a_file_name():
 
 def test_planning_imports_no_torch():
     code = (
-        "import sys, maskpack.compressor.sweep_file, maskpack.compressor.sweep_table;"
+        "import sys, maskpack.compressor.sweep.file, maskpack.compressor.sweep.table;"
         "import json; print(json.dumps([m for m in ('torch', 'matplotlib') if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

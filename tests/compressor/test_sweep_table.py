@@ -7,8 +7,8 @@ import math
 import pytest
 import yaml
 
-from maskpack.compressor.sweep_file import read_plan
-from maskpack.compressor.sweep_table import Spread, count_foreign, tabulate
+from maskpack.compressor.sweep.file import read_plan
+from maskpack.compressor.sweep.table import Spread, count_foreign, tabulate
 
 SCORES = {  # label -> task -> one value a seed
     "dense": {"reviews": [0.80, 0.90], "tickets": [0.60, 0.60]},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskpack.compressor.tables import read_rows
+from maskpack.compressor.data.tables import read_rows
 from maskpack.formats import DataError
 
 COLUMNS = ("text", "label")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskpack.compressor.tasks import TASKS, Kind, Task, find_task
+from maskpack.compressor.data.tasks import TASKS, Kind, Task, find_task
 from maskpack.formats import ConfigError
 from maskpack.formats.schema import check_task_name
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from maskpack.compressor.batches import Encoded, training_batches
-from maskpack.compressor.companion import Companion
 from maskpack.compressor.config import Precision
-from maskpack.compressor.objective import Objective
-from maskpack.compressor.train import Group, NoCheckpoints, Plan, train, uses_bf16
+from maskpack.compressor.data.batches import Encoded, training_batches
+from maskpack.compressor.learning.companion import Companion
+from maskpack.compressor.learning.objective import Objective
+from maskpack.compressor.learning.train import Group, NoCheckpoints, Plan, train, uses_bf16
 
 WORDS = 12
 

@@ -38,7 +38,7 @@ class Exported:
 
     @property
     def base(self) -> str:
-        from maskpack.compressor.families import family_of
+        from maskpack.compressor.models.families import family_of
 
         return family_of(self.artifact.manifest.source.model_type).base
 
@@ -147,7 +147,7 @@ def traced(artifacts) -> Callable[[str], onnx.ModelProto]:
     import onnx_ir as ir
 
     from maskpack.compressor.restore import restore_task
-    from maskpack.exporters.trace import trace
+    from maskpack.exporters.graph.trace import trace
     from maskpack.formats import open_artifact
 
     @cache

@@ -14,12 +14,8 @@ import onnx
 import pytest
 
 from maskpack.exporters import Compute, Tolerance
-from maskpack.exporters import bench as benching
-from maskpack.exporters.bench import REFERENCE, BenchRequest, bench, weight_files
-from maskpack.exporters.bench_result import Cell
-from maskpack.exporters.compare import agreement
-from maskpack.exporters.export import export_shared
-from maskpack.exporters.machine import (
+from maskpack.exporters.bench import run as benching
+from maskpack.exporters.bench.machine import (
     forget_peak,
     memory_now,
     peak_memory,
@@ -27,9 +23,13 @@ from maskpack.exporters.machine import (
     read_memory,
     this_machine,
 )
+from maskpack.exporters.bench.result import Cell
+from maskpack.exporters.bench.run import REFERENCE, BenchRequest, bench, weight_files
+from maskpack.exporters.bench.twin import PEERS
+from maskpack.exporters.compare import agreement
+from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import SharedRequest
 from maskpack.exporters.timing import Spent
-from maskpack.exporters.twin import PEERS
 from maskpack.formats import ConfigError, DataError, ExportError
 from maskpack.formats.errors import ArtifactError
 
@@ -144,7 +144,7 @@ def test_nothing_is_left_behind(exported, tmp_path, monkeypatch):
 
 
 def test_a_float32_graph_may_be_the_reference(exported, tmp_path):
-    from maskpack.exporters.twin import masked_graph
+    from maskpack.exporters.bench.twin import masked_graph
 
     one = exported("roberta", "int8")
     (tmp_path / "own.onnx").write_bytes(masked_graph(one.artifact, "sst2"))
@@ -264,7 +264,7 @@ def test_weights_beside_a_graph_are_found(shared, exported):
 
 def test_a_child_sees_no_torch():
     code = (
-        "import sys, maskpack.exporters.bench_child\n"
+        "import sys, maskpack.exporters.bench.child\n"
         "print([m for m in ('torch', 'transformers', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,16 +14,17 @@ import onnx_ir as ir
 import pytest
 
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
-from maskpack.compressor.batches import encode
-from maskpack.compressor.data import Split
-from maskpack.compressor.families import token_kinds
-from maskpack.compressor.hub import artifact_tokenizer
-from maskpack.compressor.predict import torch_predict
+from maskpack.compressor.data.batches import encode
+from maskpack.compressor.data.load import Split
+from maskpack.compressor.models.families import token_kinds
+from maskpack.compressor.models.hub import artifact_tokenizer
 from maskpack.compressor.restore import restore_task
-from maskpack.exporters import ExportRequest, Tolerance, export_onnx, surgery
+from maskpack.compressor.scores.predict import torch_predict
+from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.export import export_shared
+from maskpack.exporters.graph import surgery
+from maskpack.exporters.graph.trace import PREFIX, trace
 from maskpack.exporters.options import Compute, Layout, SharedRequest
-from maskpack.exporters.trace import PREFIX, trace
 from maskpack.exporters.verify import SHAPES
 from maskpack.formats import open_artifact
 from maskpack.runtime import Session

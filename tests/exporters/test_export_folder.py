@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
-from maskpack.compressor.tasks import Kind
+from maskpack.compressor.data.tasks import Kind
 from maskpack.exporters import (
     Compute,
     ExportRequest,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from maskpack.exporters import make_session, ort_predict, timing
+from maskpack.exporters.bench.twin import dense_graph
 from maskpack.exporters.session import session_facts
 from maskpack.exporters.timing import interleaved, speedup, take_turns, token_feeds
-from maskpack.exporters.twin import dense_graph
 from maskpack.formats import ExportError
 
 
@@ -124,8 +124,8 @@ def test_feeds_are_made_for_the_inputs_a_session_names(exported):
 
 
 def test_the_dense_graph_is_the_float_model_itself(tiny_models, tokens, tmp_path):
-    from maskpack.compressor.hub import load_classifier
-    from maskpack.compressor.predict import torch_predict
+    from maskpack.compressor.models.hub import load_classifier
+    from maskpack.compressor.scores.predict import torch_predict
 
     model = load_classifier(str(tiny_models["distilbert"]), outputs=3)
     model.save_pretrained(tmp_path)

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.exporters import (
     Compute,
     ExportRequest,
@@ -20,10 +20,10 @@ from maskpack.exporters import (
     make_session,
     ort_predict,
 )
-from maskpack.exporters.blocks import blocking_of, from_blocks
+from maskpack.exporters.graph.blocks import blocking_of, from_blocks
+from maskpack.exporters.graph.weights import channel_weights
 from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.verify import verify
-from maskpack.exporters.weights import channel_weights
 from maskpack.formats import (
     BitMask,
     ExportError,

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from maskpack.exporters.export import serialize
-from maskpack.exporters.masks import BitsBeside, FlipsBeside, FoldedMasks
-from maskpack.exporters.passes import (
+from maskpack.exporters.graph.masks import BitsBeside, FlipsBeside, FoldedMasks
+from maskpack.exporters.graph.passes import (
     MaskLinears,
     QuantizeEmbeddings,
     Shared,

@@ -15,14 +15,14 @@ import torch
 from transformers import AutoTokenizer
 
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor.data.tasks import Kind
 from maskpack.compressor.restore import restore_task
-from maskpack.compressor.tasks import Kind
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.compare import agreement, same_answers
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import Layout, SharedRequest
-from maskpack.exporters.package import write_package
-from maskpack.exporters.target import PackageRequest, Target
+from maskpack.exporters.package.target import PackageRequest, Target
+from maskpack.exporters.package.write import write_package
 from maskpack.formats import ExportError, open_artifact
 from maskpack.runtime import Session
 from maskpack.runtime.task import TaskCard, predictions
@@ -132,7 +132,7 @@ def test_the_web_example_means_the_same():
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node here")
-    folder = Path(__file__).parents[2] / "exporters" / "templates"
+    folder = Path(__file__).parents[2] / "exporters/package/templates"
     source = (folder / "predict.mjs").read_text()
     (meaning,) = re.findall(r"^function meaning.*?^}", source, re.MULTILINE | re.DOTALL)
     logits = [3.0, -0.5, 0.25]

@@ -10,15 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
-from maskpack.compressor.predict import torch_predict
 from maskpack.compressor.restore import restore_task
+from maskpack.compressor.scores.predict import torch_predict
 from maskpack.exporters import Compute, Tolerance, make_session, ort_predict
-from maskpack.exporters import twin as twin_module
-from maskpack.exporters.constants import Constants
+from maskpack.exporters.bench import twin as twin_module
+from maskpack.exporters.bench.twin import PEERS, float_twin, masked_graph, write_peers
 from maskpack.exporters.export import export_shared
+from maskpack.exporters.graph.constants import Constants
+from maskpack.exporters.graph.trace import input_names
 from maskpack.exporters.options import SharedRequest
-from maskpack.exporters.trace import input_names
-from maskpack.exporters.twin import PEERS, float_twin, masked_graph, write_peers
 from maskpack.formats import ExportError
 from maskpack.formats.schema import CONFIG
 

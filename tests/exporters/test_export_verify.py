@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from maskpack.compressor.hub import load_classifier
+from maskpack.compressor.models.hub import load_classifier
 from maskpack.exporters import Compute, Subject, Tolerance
 from maskpack.exporters.verify import SHAPES, compute_of, verify
 from maskpack.formats import ArtifactError, DataError, ExportError, VerifyError

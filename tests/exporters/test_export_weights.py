@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskpack.exporters.weights import channel_weights, fields_of, group_scales, spread
+from maskpack.exporters.graph.weights import channel_weights, fields_of, group_scales, spread
 from maskpack.formats import ArtifactError, BitMask, QuantTensor
 
 SHAPES = [(1, 1, 1), (3, 8, 8), (5, 32, 16), (4, 48, 16), (2, 64, 1)]

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from maskpack.cli.app import app
-from maskpack.exporters.package import write_package
-from maskpack.exporters.target import PackageRequest, Target
+from maskpack.exporters.package.target import PackageRequest, Target
+from maskpack.exporters.package.write import write_package
 from maskpack.exporters.verify import exported as find_exported
 from maskpack.formats import ConfigError, ExportError
 from maskpack.runtime import Session

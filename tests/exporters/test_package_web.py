@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from maskpack.exporters.package import write_package
+from maskpack.exporters.package.target import PackageRequest, Target
+from maskpack.exporters.package.write import write_package
 from maskpack.exporters.session import make_session
-from maskpack.exporters.target import PackageRequest, Target
 from maskpack.formats import ExportError
 from maskpack.runtime.task import find_tasks
 

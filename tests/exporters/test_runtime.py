@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.hub import load_tokenizer
+from maskpack.compressor.models.hub import load_tokenizer
 from maskpack.compressor.restore import restore_task
 from maskpack.formats import ConfigError, ExportError
 from maskpack.runtime import Prediction, Session

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.flips import (
+from maskpack.exporters.graph.flips import (
     decode_flips,
     encode_flips,
     stack_bits,
@@ -23,7 +23,7 @@ from maskpack.exporters.flips import (
     unstack_bits,
     unstack_flips,
 )
-from maskpack.exporters.masks import Form
+from maskpack.exporters.graph.masks import Form
 from maskpack.exporters.options import Compute, Layout, SharedRequest, Tolerance
 from maskpack.formats import ArtifactError, ConfigError, ExportError, open_artifact
 from maskpack.formats.algebra import rename_task

@@ -21,8 +21,8 @@ from devtools import Page, browsing
 from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import Compute, SharedRequest, Tolerance
-from maskpack.exporters.package import write_package
-from maskpack.exporters.target import PackageRequest, Target
+from maskpack.exporters.package.target import PackageRequest, Target
+from maskpack.exporters.package.write import write_package
 from maskpack.runtime import Session
 
 CHROMIUM = os.environ.get("MASKPACK_CHROMIUM") or shutil.which("chromium") or ""

@@ -1,0 +1,138 @@
+"""A fine-tuned float model that a run learns from: its opinion of the rows, and its hidden states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from maskpack.compressor.config import BaselineConfig, TeacherConfig
+from maskpack.compressor.data.batches import Encoded
+from maskpack.compressor.data.tasks import Kind
+from maskpack.compressor.learning.dropout import Noise, quicken_dropout
+from maskpack.compressor.learning.objective import Objective, Teaching
+from maskpack.compressor.learning.states import Guide
+from maskpack.compressor.learning.train import NoCheckpoints, Plan, train
+from maskpack.compressor.methods import trained_groups
+from maskpack.compressor.models.families import longest_input, token_kinds
+from maskpack.compressor.models.hub import heed_padding, load_classifier, load_finetuned
+from maskpack.compressor.restore import PROBLEM_TYPES
+from maskpack.compressor.scores.evaluate import predict_all
+from maskpack.compressor.scores.predict import torch_predict
+from maskpack.formats import ModelError
+
+TWIN = "twin"
+"""As `teacher`: fine-tune a dense twin first, with the same data and budget."""
+
+_STATES = 3.0  # usual weight of hidden states; 1 and 10 were worse, see docs/RESULTS.md
+
+
+def teaching_of(
+    config: TeacherConfig,
+    rows: Encoded,
+    student: Any,
+    *,
+    model: str,
+    revision: str | None,
+    plan: Plan,
+) -> Teaching | None:
+    """What the teacher that `config` names has to say, or None without one.
+
+    Args:
+        config: names the teacher.
+        rows: the training rows.
+        student: configuration of the classifier that will learn, from `classifier_config`.
+        model: the pretrained model, for a twin.
+        revision: of the model.
+        plan: steps and order of a twin's training.
+
+    Raises:
+        ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states
+            that the student could follow.
+    """
+    if config.teacher is None:
+        return None
+    if config.teacher == TWIN:
+        teacher = _twin(model, revision, rows, outputs=student.num_labels, plan=plan)
+    else:
+        teacher = load_finetuned(config.teacher)
+    _check_fits(teacher.config, config.teacher, rows, student)
+    readable = rows.read_by(teacher.config.to_dict())
+    logits = predict_all(torch_predict(heed_padding(teacher, rows.pad)), readable)
+    return Teaching(
+        logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
+    )
+
+
+def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
+    """Raise ModelError unless the teacher reads these tokens and means these labels."""
+    outputs = student.num_labels
+    if config.num_labels != outputs:
+        raise ModelError(f"the teacher `{name}` has {config.num_labels} logits, the task {outputs}")
+    several = PROBLEM_TYPES[Kind.MULTI_LABEL]
+    problem = getattr(config, "problem_type", None)
+    if problem is not None and (problem == several) != (student.problem_type == several):
+        raise ModelError(
+            f"the teacher `{name}` is one of `{problem}`, not of {student.problem_type}"
+        )
+    highest = max(int(row.max()) for row in rows.ids)
+    if highest >= config.vocab_size:
+        raise ModelError(
+            f"the teacher `{name}` has {config.vocab_size} tokens, the data holds token {highest}",
+            "teacher and backbone must share a tokenizer",
+        )
+    longest = longest_input(config.to_dict())
+    if int(rows.lengths.max()) > longest:
+        raise ModelError(
+            f"the teacher `{name}` reads {longest} tokens, a row has {int(rows.lengths.max())}",
+            f"give `--max-length {longest}`",
+        )
+    kinds = 1 + max((int(row.max()) for row in rows.types or ()), default=0)
+    if 0 < token_kinds(config.to_dict()) < kinds:
+        raise ModelError(f"the teacher `{name}` cannot tell the two texts of a pair apart")
+    told, wanted = (
+        [str(each.id2label.get(place)).casefold() for place in range(outputs)]
+        for each in (config, student)
+    )
+    if set(told) == set(wanted) and told != wanted:
+        raise ModelError(
+            f"the teacher `{name}` has its labels in another order: {told}, the task {wanted}"
+        )
+
+
+def _guide(config: TeacherConfig, teacher: Any, student: Any) -> Guide | None:
+    """The teacher's hidden states, if they are wanted and have the student's shape."""
+    weight = _STATES if config.teacher_states is None else config.teacher_states
+    if weight == 0.0:
+        return None
+    own, other = (
+        f"{each.num_hidden_layers} layers of {each.hidden_size}"
+        for each in (student, teacher.config)
+    )
+    if own != other:
+        if config.teacher_states is None:
+            return None
+        raise ModelError(
+            f"the teacher `{config.teacher}` has {other}, the student {own}: no hidden states to follow",
+            "leave `--teacher-states` out",
+        )
+    return Guide(teacher, weight)
+
+
+def _twin(model: str, revision: str | None, rows: Encoded, *, outputs: int, plan: Plan) -> Any:
+    """Fine-tune every weight of the float model."""
+    torch.manual_seed(plan.seed)
+    twin = heed_padding(load_classifier(model, outputs=outputs, revision=revision), rows.pad)
+    noise = Noise(plan.seed)
+    quicken_dropout(twin, noise)
+    train(
+        twin,
+        rows,
+        plan=plan,
+        groups=trained_groups(twin, BaselineConfig()),
+        objective=Objective(rows.labels),
+        company=noise,
+        checkpoints=NoCheckpoints(),
+        observe=lambda _: None,
+    )
+    return twin

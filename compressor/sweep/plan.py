@@ -1,0 +1,343 @@
+"""What a sweep will run, as frozen values: models x tasks x arms x seeds. Pure; imports no torch.
+
+An *arm* is one way to adapt a model (a mask or a baseline, with its options), a *run* is one arm on
+one model, task and seed. Reading a plan from YAML is `file.py`, running it `sweep.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from maskpack.compressor.config import BaselineConfig, FitConfig, Method
+from maskpack.compressor.data.tasks import Task
+from maskpack.formats import ConfigError
+
+PATHS = ("teacher", "calibration")
+"""Options that name files: relative to the plan's file, and known to a key by their content."""
+
+
+@dataclass(frozen=True)
+class SweepModel:
+    """A pretrained encoder.
+
+    Attributes:
+        name: what tables and folders call it.
+        source: folder, hub id or alias, as `load_pretrained` takes it.
+        digest: of the folder's files; the source itself for a hub id or an alias.
+    """
+
+    name: str
+    source: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class SweepTask:
+    """A task with its data and the options that hold on it alone.
+
+    Attributes:
+        name: what tables and folders call it; the plan may have one task twice.
+        task: columns, labels, metrics.
+        digest: of the data files; the name of the data set where they come from the Hub.
+        data, eval_data: files, or None.
+        options: of every run on this task.
+    """
+
+    name: str
+    task: Task
+    digest: str
+    data: Path | None = None
+    eval_data: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to adapt a model: a mask, or a baseline where `options` hold a `method`.
+
+    Attributes:
+        label: unique name, such as `mask bits=4`.
+        family: the name in the plan's file, such as `mask`.
+        options: of `FitConfig` or `BaselineConfig`.
+        varied: those of them that the file gave as a list, with this arm's value.
+        keep: whether the model or artifact stays on disk.
+        teacher: label of the arm whose model teaches this one.
+        digests: of the files that `options` name.
+    """
+
+    label: str
+    family: str
+    options: Mapping[str, Any]
+    varied: Mapping[str, Any] = field(default_factory=dict)
+    keep: bool = False
+    teacher: str | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether no mask is learned."""
+        return "method" in self.options
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm on one model, task and seed.
+
+    Attributes:
+        model, task, arm, seed: which one.
+        common: options of every run of the plan.
+        home: folder of everything that the sweep keeps.
+        teacher: the run whose model teaches this one.
+    """
+
+    model: SweepModel
+    task: SweepTask
+    arm: Arm
+    seed: int
+    common: Mapping[str, Any]
+    home: Path
+    teacher: Run | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.teacher is None) == (self.arm.teacher is None)
+        self.config()
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"{self.model.name}, {self.task.name}, {self.arm.label}, seed {self.seed}"
+
+    @property
+    def names(self) -> tuple[str, str, str, int]:
+        """What no other run of the plan has."""
+        return (self.model.name, self.task.name, self.arm.label, self.seed)
+
+    @property
+    def folder(self) -> Path:
+        """Where its model or artifact stays if it is kept."""
+        return self.home / "-".join(slug(str(name)) for name in self.names)
+
+    def config(self) -> FitConfig | BaselineConfig:
+        """All options, checked.
+
+        Raises:
+            ConfigError: an option that the arm does not have, or a wrong value.
+        """
+        kind = BaselineConfig if self.arm.is_baseline else FitConfig
+        tree = {**self._given, "seed": self.seed}
+        if self.teacher is not None:
+            tree["teacher"] = str(self.teacher.folder)
+        if kind is FitConfig:
+            tree.setdefault("checkpoint_every", 0)  # a sweep repeats runs, it resumes none
+        try:
+            return kind.from_dict(tree)
+        except AttributeError as error:  # a number where the check expects text
+            raise ConfigError(f"{self._where}: an option has a wrong value: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"{self._where}: {error}", error.hint) from error
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of everything that determines the outcome, the package's version excepted.
+
+        Options count where they are given and differ from the default, so that neither a new option
+        of a later version nor a default written out makes finished runs unknown.
+        """
+        task = self.task.task
+        tree = {
+            "model": self.model.digest,
+            "task": [task.name, str(task.kind), task.texts, task.label, task.metrics]
+            + ([] if task.separator is None else [task.separator]),
+            "data": self.task.digest,
+            "kind": str(Method(self.arm.options["method"])) if self.arm.is_baseline else "mask",
+            "options": self._telling(),
+            "teacher": None if self.teacher is None else self.teacher.key,
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {**self.common, **self.task.options, **self.arm.options}
+
+    @property
+    def _where(self) -> str:
+        return f"method `{self.arm.label}` on task `{self.task.name}`"
+
+    def _telling(self) -> dict[str, Any]:
+        """Given options that are no defaults, files as digests."""
+        config = self.config()
+        usual = {each.name: _default(each) for each in fields(config)}
+        told = {name: getattr(config, name) for name in self._given if name != "checkpoint_every"}
+        return {
+            name: self.arm.digests.get(name, value)
+            for name, value in told.items()
+            if name != "method" and value != usual[name]
+        }
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All runs of a sweep.
+
+    Attributes:
+        out: file of results, one JSON line a run.
+        models, tasks, arms, seeds: what is crossed.
+        options: of every run.
+        reference: label that differences are given against, or None.
+    """
+
+    out: Path
+    models: tuple[SweepModel, ...]
+    tasks: tuple[SweepTask, ...]
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...] = (0,)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        for what, names in (
+            ("models", [model.name for model in self.models]),
+            ("tasks", [task.name for task in self.tasks]),
+            ("methods", [arm.label for arm in self.arms]),
+            ("seeds", [str(seed) for seed in self.seeds]),
+        ):
+            if not names:
+                raise ConfigError(f"`{what}` is empty, a sweep needs one or more")
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ConfigError(f"`{what}` has `{twice[0]}` twice")
+        if self.reference is not None and self.reference not in self.labels:
+            raise _no_label("reference", self.reference, self.labels)
+        for arm in self.arms:
+            self._check_teacher(arm)
+        self._check_runs()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the arms, in the order of the file."""
+        return tuple(arm.label for arm in self.arms)
+
+    @property
+    def home(self) -> Path:
+        """Folder of kept models and artifacts, beside the results."""
+        return self.out.with_name(f"{self.out.stem}.runs")
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """By seed, model, task, then arm; a teacher comes before its first student."""
+        return tuple(
+            run
+            for seed in self.seeds
+            for model in self.models
+            for task in self.tasks
+            for run in self._block(model, task, seed)
+        )
+
+    def _block(self, model: SweepModel, task: SweepTask, seed: int) -> Iterator[Run]:
+        arms = {arm.label: arm for arm in self.arms}
+        made: dict[str, Run] = {}
+
+        def make(arm: Arm) -> Iterator[Run]:
+            if arm.label in made:
+                return
+            teacher = None
+            if arm.teacher is not None:
+                yield from make(arms[arm.teacher])
+                teacher = made[arm.teacher]
+            made[arm.label] = Run(model, task, arm, seed, self.options, self.home, teacher)
+            yield made[arm.label]
+
+        for arm in self.arms:
+            yield from make(arm)
+
+    def _check_teacher(self, arm: Arm) -> None:
+        if arm.teacher is None:
+            return
+        found = next((other for other in self.arms if other.label == arm.teacher), None)
+        if found is None:
+            raise _no_label(f"teacher of `{arm.label}`", arm.teacher, self.labels)
+        if not found.is_baseline or found.options["method"] == Method.LORA:
+            raise ConfigError(
+                f"the teacher of `{arm.label}` is `{found.label}`, which leaves no plain classifier",
+                "a teacher is a baseline, `full` for example",
+            )
+        if not found.keep:
+            raise ConfigError(
+                f"the teacher of `{arm.label}` is `{found.label}`, which is not kept",
+                f"add `keep: true` to `{found.family}`",
+            )
+        if found.teacher is not None:
+            raise ConfigError(
+                f"the teacher of `{arm.label}` is `{found.label}`, which has a teacher itself",
+                "teach both from the same one",
+            )
+
+    def _check_runs(self) -> None:
+        """Refuse what would be the same run under two names, or share a folder."""
+        keys: dict[str, Run] = {}
+        folders: dict[Path, Run] = {}
+        for run in self.runs:
+            other = keys.setdefault(run.key, run)
+            if other is not run:
+                raise ConfigError(f"`{other.title}` and `{run.title}` are the same run")
+            other = folders.setdefault(run.folder, run)
+            if other is not run:
+                raise ConfigError(f"`{other.title}` and `{run.title}` have the same folder name")
+
+
+def choose(plan: SweepPlan, only: Sequence[str], seeds: Sequence[int]) -> tuple[Run, ...]:
+    """Runs of these labels (or families) and seeds, and those that they need; empty: all.
+
+    Raises:
+        ConfigError: a label or seed that the plan does not have.
+    """
+    families = {arm.family for arm in plan.arms}
+    for name in only:
+        if name not in families and name not in plan.labels:
+            raise _no_label("--only", name, plan.labels)
+    for seed in seeds:
+        if seed not in plan.seeds:
+            raise ConfigError(
+                f"seed {seed} is not in the plan", f"seeds: {', '.join(map(str, plan.seeds))}"
+            )
+    chosen = [
+        run
+        for run in plan.runs
+        if (not only or run.arm.label in only or run.arm.family in only)
+        and (not seeds or run.seed in seeds)
+    ]
+    return with_teachers(plan, chosen)
+
+
+def with_teachers(plan: SweepPlan, chosen: Collection[Run]) -> tuple[Run, ...]:
+    """The chosen runs and their teachers, in the plan's order."""
+    wanted = {run.names for run in chosen}
+    wanted |= {run.teacher.names for run in chosen if run.teacher is not None}
+    return tuple(run for run in plan.runs if run.names in wanted)
+
+
+def slug(text: str) -> str:
+    """A name that every file system takes.
+
+    >>> slug("mask bits=4"), slug("org/Model v1.5")
+    ('mask_bits=4', 'org_Model_v1.5')
+    """
+    return re.sub(r"[^\w.=+]+", "_", text).strip("._") or "_"
+
+
+def _default(each: Any) -> Any:
+    if each.default is not MISSING:
+        return each.default
+    return each.default_factory()
+
+
+def _no_label(what: str, name: str, labels: Sequence[str]) -> ConfigError:
+    return ConfigError(f"{what}: no method `{name}`", f"methods: {', '.join(labels)}")

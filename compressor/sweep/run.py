@@ -1,0 +1,195 @@
+"""Run a sweep's plan: what is missing in the file of results, one line each, failures set aside.
+
+A run is finished when its key is in the file. A teacher whose model is gone is trained again when a
+student needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskpack.compressor.baseline import BaselineRequest, run_baseline
+from maskpack.compressor.config import BaselineConfig
+from maskpack.compressor.fit import FitRequest, fit_task
+from maskpack.compressor.learning.news import Observe
+from maskpack.compressor.results import RunResult
+from maskpack.compressor.sweep.backbone import lay_backbone, shared_backbone
+from maskpack.compressor.sweep.log import append, claim, read_log
+from maskpack.compressor.sweep.plan import Run
+from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackError
+
+Watch = Callable[[Run], AbstractContextManager[Observe]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with an error of ours.
+
+    Attributes:
+        run: which one.
+        reason: the error's message.
+        hint: the error's hint.
+    """
+
+    run: Run
+    reason: str
+    hint: str | None = None
+
+
+def run_sweep(
+    runs: Sequence[Run], out: Path, *, watch: Watch, failed: Callable[[Failure], None]
+) -> tuple[Failure, ...]:
+    """Do those of `runs` whose line is not in `out`.
+
+    Args:
+        runs: from `choose`, in an order that has teachers before students.
+        out: file of results; other processes may append to it meanwhile.
+        watch: makes an observer of each run's training.
+        failed: told of each failure when it happens.
+
+    Returns:
+        All failures; a student whose teacher failed is one of them.
+
+    Raises:
+        Interrupted: Ctrl-C; the same call goes on later.
+    """
+    failures: dict[str, Failure] = {}
+    current = None
+    try:
+        waiting = runs
+        for wait in (False, True):  # what another process is at comes last
+            busy: list[Run] = []
+            for current in waiting:
+                teacher_busy = current.teacher is not None and current.teacher in busy
+                if teacher_busy or not _try(current, runs, out, failures, watch=watch, wait=wait):
+                    busy.append(current)
+                elif current.key in failures:
+                    failed(failures[current.key])
+            waiting = busy
+    except (Interrupted, KeyboardInterrupt):
+        where = f" in `{current.title}`" if current is not None else ""
+        raise Interrupted(
+            f"stopped{where}; finished runs are in `{out}`", "repeat the same command to go on"
+        ) from None
+    return tuple(failures.values())
+
+
+def _try(
+    run: Run,
+    runs: Sequence[Run],
+    out: Path,
+    failures: dict[str, Failure],
+    *,
+    watch: Watch,
+    wait: bool,
+) -> bool:
+    """Do the run if it is due and note a failure; False if another process is at it."""
+    with claim(_claims(out) / run.key, wait=wait) as free:
+        if not free:
+            return False
+        if not is_due(run, runs, read_log(out).keys):
+            return True
+        try:
+            _check_teacher(run, failures)
+            with watch(run) as observe:
+                result = do(run, observe=observe)
+            append(out, describe(run, result))
+        except Interrupted:
+            raise
+        except MaskpackError as problem:
+            failures[run.key] = Failure(run, str(problem), problem.hint)
+    return True
+
+
+def _claims(out: Path) -> Path:
+    """Folder in which processes say what they are at; there only while one is."""
+    return out.with_name(f".{out.name}.running")
+
+
+def is_due(run: Run, runs: Sequence[Run], keys: frozenset[str]) -> bool:
+    """Whether the run is not finished, or is a teacher whose model a student still needs."""
+    if run.key not in keys:
+        return True
+    if not run.arm.keep or is_kept(run):
+        return False
+    return any(
+        other.teacher is not None and other.teacher.key == run.key and other.key not in keys
+        for other in runs
+    )
+
+
+def is_kept(run: Run) -> bool:
+    """Whether the folder of a kept run is there and is that of this very run."""
+    note = _note(run)
+    return run.folder.is_dir() and note.is_file() and note.read_text().strip() == run.key
+
+
+def do(run: Run, *, observe: Observe) -> RunResult:
+    """Train and measure one run; leave its model or artifact behind if it is to be kept.
+
+    Raises:
+        ArtifactError: no permission or space where it is to be kept.
+    """
+    if not run.arm.keep:
+        with tempfile.TemporaryDirectory(prefix="maskpack-sweep-") as folder:
+            return _learn(run, None if run.arm.is_baseline else Path(folder) / "artifact", observe)
+    try:
+        run.home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=run.home) as folder:
+            result = _learn(run, Path(folder) / "model", observe)
+            _note(run).unlink(missing_ok=True)
+            shutil.rmtree(run.folder, ignore_errors=True)  # a killed run's, or of other options
+            (Path(folder) / "model").replace(run.folder)
+            _note(run).write_text(run.key + "\n")
+    except OSError as error:
+        raise ArtifactError(f"cannot write `{run.folder}`: {error}") from error
+    return result
+
+
+def describe(run: Run, result: RunResult) -> dict[str, object]:
+    """The line of a run: its result, and what the plan calls it."""
+    model, task, label, _ = run.names
+    return {
+        **json.loads(result.to_json()),
+        "label": label,
+        "sweep_key": run.key,
+        "sweep_model": model,
+        "sweep_task": task,
+    }
+
+
+def _learn(run: Run, out: Path | None, observe: Observe) -> RunResult:
+    config, task = run.config(), run.task
+    if isinstance(config, BaselineConfig):
+        baseline = BaselineRequest(
+            run.model.source,
+            task.task,
+            config,
+            out=out,
+            data=task.data,
+            eval_data=task.eval_data,
+            backbone=None if config.bits is None else shared_backbone(run, observe=observe),
+        )
+        return run_baseline(baseline, observe=observe)
+    assert out is not None
+    lay_backbone(run, out, observe=observe)
+    mask = FitRequest(
+        run.model.source, task.task, out, config, data=task.data, eval_data=task.eval_data
+    )
+    return fit_task(mask, observe=observe)
+
+
+def _check_teacher(run: Run, failures: Mapping[str, Failure]) -> None:
+    if run.teacher is not None and run.teacher.key in failures:
+        raise ConfigError(f"its teacher `{run.teacher.arm.label}` failed")
+
+
+def _note(run: Run) -> Path:
+    """File that says of which run the folder beside it is."""
+    return run.folder.with_name(f"{run.folder.name}.key")

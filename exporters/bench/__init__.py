@@ -1,0 +1,1 @@
+"""An exported graph against others: time, memory, error. Start at `run.py`."""

@@ -1,0 +1,234 @@
+"""One measurement in a process of its own.
+
+python -m maskpack.exporters.bench.child JOB RESULT
+
+JOB and RESULT are JSON files. A job names one of `JOBS` and its arguments; the result is what it
+returns, or `error` and `hint`. Imports no torch: what is measured is what an edge program would see.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from maskpack.exporters.bench.machine import Memory, forget_peak, memory_now, peak_memory
+from maskpack.exporters.compare import agreement, relative_error
+from maskpack.exporters.session import make_session
+from maskpack.exporters.timing import Feeds, Spent, take_turns, token_feeds
+from maskpack.formats.errors import DataError, ExportError, MaskpackError
+from maskpack.formats.writer import write_bytes
+from maskpack.runtime import Session
+from maskpack.runtime.graph import first_line, give_back
+
+_PAUSE = 0.003  # seconds; ONNX Runtime's threads spin for about one after a run
+_RUNS_TO_SETTLE = 3
+_ROWS = 32  # of random tokens, at least, for each shape
+_TEXTS_A_RUN = 8
+_SENTENCE = "the parcel came late and one of the two cups in it was broken"
+
+Shape = tuple[int, int]
+
+
+def load(graph: str, shape: Shape, vocabulary: int) -> dict[str, Any]:
+    """Time and memory of a session: made, trimmed, and after some runs.
+
+    Args:
+        graph: its file.
+        shape: batch and length of the runs, one thread.
+        vocabulary: tokens to choose from.
+    """
+    before = memory_now()
+    forget_peak()
+    started = time.perf_counter()
+    session = make_session(Path(graph), threads=1)
+    spent = time.perf_counter() - started
+    peak = peak_memory()
+    give_back()
+    loaded = _since(before)
+    feeds = token_feeds(session, batch=shape[0], length=shape[1], vocabulary=vocabulary)
+    for _ in range(_RUNS_TO_SETTLE):
+        _run(session, feeds)
+    return {
+        "load_ms": spent * 1e3,
+        "peak": None if peak is None or before is None else peak - before.rss,
+        "loaded": loaded,
+        "running": _since(before),
+    }
+
+
+def tasks(folder: str, names: Sequence[str]) -> dict[str, Any]:
+    """Memory of a process that answers with these tasks: of all of it, and what they added."""
+    before = memory_now()
+    session = Session(folder, threads=1, keep=len(names))
+    for name in names:
+        session.predict([_SENTENCE], task=name)
+    give_back()
+    now = memory_now()
+    return {"process": None if now is None else asdict(now), "tasks": _since(before)}
+
+
+def times(
+    graphs: Mapping[str, str],
+    threads: int,
+    shapes: Sequence[Shape],
+    runs: int,
+    seconds: float,
+    vocabulary: int,
+) -> list[dict[str, Any]]:
+    """Milliseconds of all graphs, taking turns; one entry a shape: name -> wall and cpu."""
+    sessions = {name: make_session(Path(path), threads=threads) for name, path in graphs.items()}
+    pause = 0.0 if threads == 1 else _PAUSE
+    found = []
+    for batch, length in shapes:
+        feeds = {
+            name: token_feeds(session, batch=batch, length=length, vocabulary=vocabulary)
+            for name, session in sessions.items()
+        }
+        for name, session in sessions.items():
+            _run(session, feeds[name])  # with our words, should it fail
+        spent: dict[str, Spent] = take_turns(
+            sessions, feeds, runs=runs, seconds=seconds, pause=pause
+        )
+        found.append({name: asdict(one) for name, one in spent.items()})
+    return found
+
+
+def errors(
+    graphs: Mapping[str, str],
+    reference: str,
+    shapes: Sequence[Shape],
+    vocabulary: int,
+    texts: str | None,
+    tokenizer: str,
+    max_length: int,
+) -> dict[str, Any]:
+    """How far each graph's logits are from those of the graph called `reference`."""
+    sessions = {name: make_session(Path(path), threads=1) for name, path in graphs.items()}
+    wanted = sorted(value.name for value in sessions[reference].get_inputs())
+    for name, session in sessions.items():
+        if sorted(value.name for value in session.get_inputs()) != wanted:
+            raise ExportError(f"{name} reads other inputs than {reference}", _OTHER_MODEL)
+    if texts is None:
+        batches = list(_random_batches(sessions[reference], shapes, vocabulary))
+    else:
+        batches = list(_text_batches(Path(texts), Path(tokenizer), max_length, wanted))
+    logits = {
+        name: np.concatenate([_run(session, feeds) for feeds in batches])
+        for name, session in sessions.items()
+    }
+    right = logits[reference]
+    for name, left in logits.items():
+        if left.shape != right.shape:
+            raise ExportError(
+                f"{name} has {left.shape[1]} outputs, {reference} has {right.shape[1]}",
+                _OTHER_MODEL,
+            )
+    found = {name: _distances(left, right) for name, left in logits.items()}
+    return {"rows": len(right), "graphs": found}
+
+
+def _distances(left: NDArray[np.float32], right: NDArray[np.float32]) -> dict[str, float]:
+    return {
+        "relative": relative_error(left, right),
+        "max_diff": float(np.abs(left - right).max()),
+        "same": agreement(left, right),
+    }
+
+
+_OTHER_MODEL = "compare graphs of one model and one task: name the right one with `--against`"
+
+
+def _random_batches(session: Any, shapes: Sequence[Shape], vocabulary: int) -> Iterator[Feeds]:
+    for batch, length in shapes:
+        for seed in range(-(-_ROWS // batch)):
+            yield token_feeds(session, batch=batch, length=length, vocabulary=vocabulary, seed=seed)
+
+
+def _text_batches(
+    texts: Path, tokenizer: Path, max_length: int, names: Sequence[str]
+) -> Iterator[Feeds]:
+    """Lines of a file, in their order, padded to the longest of eight; a tab parts a pair."""
+    reader = Tokenizer.from_file(str(tokenizer))
+    reader.enable_truncation(max_length)
+    reader.enable_padding()
+    lines = [line for line in read_lines(texts) if line]
+    if not lines:
+        raise DataError(f"`{texts}` holds no text")
+    for start in range(0, len(lines), _TEXTS_A_RUN):
+        chunk = [_as_text(line) for line in lines[start : start + _TEXTS_A_RUN]]
+        rows = reader.encode_batch(chunk)
+        every = {
+            "input_ids": np.array([row.ids for row in rows], dtype=np.int64),
+            "attention_mask": np.array([row.attention_mask for row in rows], dtype=np.int64),
+            "token_type_ids": np.array([row.type_ids for row in rows], dtype=np.int64),
+        }
+        yield {name: every[name] for name in names}
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read `{path}`: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"`{path}` is not UTF-8: {error}") from error
+
+
+def _as_text(line: str) -> str | tuple[str, str]:
+    first, tab, second = line.partition("\t")
+    return (first, second) if tab else line
+
+
+def _run(session: Any, feeds: Feeds) -> NDArray[np.float32]:
+    """Logits `(b, c)`: the first output, whatever another exporter called it."""
+    try:
+        logits: NDArray[np.float32] = session.run(None, feeds)[0]
+    except Exception as error:
+        batch, length = next(iter(feeds.values())).shape
+        raise ExportError(
+            f"a graph fails on an input of {batch} x {length}: {first_line(error)}",
+            "if it has no so many positions: give a smaller `--length`",
+        ) from error
+    return logits
+
+
+def _since(before: Memory | None) -> dict[str, float] | None:
+    now = memory_now()
+    return None if now is None or before is None else asdict(now.since(before))
+
+
+JOBS: dict[str, Callable[..., Any]] = {
+    "load": load,
+    "tasks": tasks,
+    "times": times,
+    "errors": errors,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do a job and write down how it ended."""
+    job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    result: Any
+    try:
+        result = {"result": JOBS[job["kind"]](**job["arguments"])}
+    except MaskpackError as problem:
+        result = {"error": str(problem), "hint": problem.hint}
+    write_bytes(Path(arguments[1]), json.dumps(result).encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,337 @@
+"""An exported folder against the ordinary alternatives: size, memory, latency and error side by side.
+
+Every figure of memory is of a fresh process, and all latencies of a number of threads are of one
+process in which the graphs take turns. Both are `child.py`; this file prepares the graphs and
+gathers. The reference is a dense float32 graph (`twin.py`); quantize_dynamic's graphs are made of it.
+Whatever is made lies in a temporary folder that is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from tokenizers import Tokenizer
+
+from maskpack.exporters.bench.child import read_lines
+from maskpack.exporters.bench.machine import load_average, this_machine
+from maskpack.exporters.bench.result import (
+    BenchResult,
+    Cell,
+    Error,
+    Footprint,
+    TaskMemory,
+    Variant,
+    cells_of,
+    memory_of,
+)
+from maskpack.exporters.bench.twin import PEERS, dense_graph, float_twin, masked_graph, write_peers
+from maskpack.formats import ConfigError, ExportError, open_artifact
+from maskpack.formats.writer import write_bytes
+from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, Place, TaskCard, find_tasks, pick_task
+
+REFERENCE = "dense fp32"
+_ONNX = ".onnx"
+_LOADS = 3  # processes a graph is loaded in; medians
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to measure.
+
+    Attributes:
+        folder: an exported folder, of one task or several.
+        task: which of them; None where there is one.
+        beside: exported folders of the same task, to be measured too.
+        against: the dense model: a fine-tuned folder, a hub id or a float32 `.onnx` file. None: the
+            task of `artifact` without quantisation, or else the exported graph with float weights.
+        artifact: where the folder came from.
+        texts: file of texts for the errors, one a line; None: random tokens.
+        batches, lengths, threads: the grid.
+        runs: rounds of a cell, at most.
+        seconds: after which no round of a cell begins.
+    """
+
+    folder: Path
+    task: str | None = None
+    beside: tuple[Path, ...] = ()
+    against: str | None = None
+    artifact: Path | None = None
+    texts: Path | None = None
+    batches: tuple[int, ...] = (1, 8)
+    lengths: tuple[int, ...] = (16, 128)
+    threads: tuple[int, ...] = (1, 2)
+    runs: int = 21
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "lengths", "threads"):
+            values = getattr(self, name)
+            if not values or min(values) < 1 or len(set(values)) != len(values):
+                raise ConfigError(
+                    f"`{name}` are {', '.join(map(str, values)) or 'none'}, "
+                    "expected different numbers of 1 or more",
+                    "like 1,8",
+                )
+        if self.runs < 1 or not self.seconds > 0:
+            raise ConfigError(
+                f"`runs` is {self.runs} and `seconds` {self.seconds}, expected 1 or more"
+            )
+        if self.against is not None and self.artifact is not None:
+            raise ConfigError("expected one dense model", "give `--against` or `--artifact`")
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Batch and length of every cell, the largest last."""
+        return sorted(
+            ((batch, length) for batch in self.batches for length in self.lengths),
+            key=lambda shape: (shape[0] * shape[1], shape),
+        )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A request with its graphs made."""
+
+    request: BenchRequest
+    place: Place
+    card: TaskCard
+    vocabulary: int
+    graphs: Mapping[str, Path]
+    work: Path
+
+
+def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
+    """Measure.
+
+    Args:
+        request: what.
+        say: told what is being done.
+
+    Raises:
+        MaskpackError: no exported task there, no such dense model, or one with other inputs or
+            outputs; a file of weights that is not the graph's.
+    """
+    place = pick_task(request.folder, request.task)
+    card = place.read_card()
+    if request.texts is not None:
+        read_lines(request.texts)  # an unreadable file is better known now than in minutes
+    load_before = load_average()
+    with tempfile.TemporaryDirectory(prefix="maskpack-bench-") as root:
+        work = Path(root)
+        say("making the dense graph and its quantize_dynamic forms")
+        reference = _write_reference(request, place, card, work)
+        graphs = _graphs(request, place, card, work)
+        prepared = _Bench(request, place, card, _vocabulary(place), graphs, work)
+        say("memory of tasks in one process")
+        tasks = _task_memory(prepared)
+        rows, variants = _variants(prepared, say)
+    return BenchResult(
+        task=card.name,
+        machine=this_machine(load_before),
+        reference=reference,
+        rows=rows,
+        inputs="random tokens" if request.texts is None else request.texts.name,
+        variants=variants,
+        tasks=tasks,
+    )
+
+
+def _variants(prepared: _Bench, say: Say) -> tuple[int, tuple[Variant, ...]]:
+    """Rows behind the errors, and every graph with its figures."""
+    say("errors of logits")
+    errors = _errors(prepared)
+    footprints = {}
+    for name in prepared.graphs:
+        say(f"load and memory: {name}")
+        footprints[name] = _footprint(prepared, name)
+    cells = _latencies(prepared, say)
+    return errors["rows"], tuple(
+        Variant(
+            name=name,
+            exported=name not in {REFERENCE, *PEERS},
+            footprint=footprints[name],
+            error=Error(**errors["graphs"][name]),
+            cells=tuple(cells[name]),
+        )
+        for name in prepared.graphs
+    )
+
+
+def _write_reference(request: BenchRequest, place: Place, card: TaskCard, work: Path) -> str:
+    """Write or link the dense graph as `work/dense.onnx`; say where it came from."""
+    dense = work / f"dense{_ONNX}"
+    against = request.against
+    if against is not None and against.endswith(_ONNX):
+        if not Path(against).is_file():
+            raise ExportError(
+                f"no graph at `{against}`",
+                "give a float32 graph, a fine-tuned folder, or leave `--against` out",
+            )
+        return f"the graph {Path(against).name}"
+    if against is not None:
+        write_bytes(dense, dense_graph(against))
+        return f"the model {Path(against).name}"
+    if request.artifact is not None:
+        write_bytes(dense, masked_graph(open_artifact(request.artifact), card.name))
+        return f"the masked model of {request.artifact.name}"
+    if place.adapter is not None:
+        raise ConfigError(
+            f"`{place.graph.name}` alone is no task, so no dense graph can be made of it",
+            "give the dense model with `--artifact ARTIFACT` or `--against MODEL`",
+        )
+    write_bytes(dense, float_twin(place.graph))
+    return "the exported graph with its weights as floats"
+
+
+def _graphs(request: BenchRequest, place: Place, card: TaskCard, work: Path) -> dict[str, Path]:
+    """Name -> file of everything that is measured, the reference first."""
+    own = request.against if (request.against or "").endswith(_ONNX) else None
+    dense = work / f"dense{_ONNX}" if own is None else Path(own)
+    graphs = {REFERENCE: dense.resolve(), **write_peers(dense, work)}
+    folders = [request.folder, *request.beside]
+    places = [place, *(pick_task(folder, request.task or card.name) for folder in request.beside)]
+    names = [folder.resolve().name for folder in folders]
+    for number, (name, one) in enumerate(zip(names, places, strict=True)):
+        twice = names.count(name) > 1 or name in graphs
+        graphs[f"{name} ({number + 1})" if twice else name] = (one.adapter or one.graph).resolve()
+    return graphs
+
+
+def _vocabulary(place: Place) -> int:
+    """Tokens that the tokenizer beside a graph knows."""
+    try:
+        return int(Tokenizer.from_file(str(place.tokenizer)).get_vocab_size())
+    except Exception as error:  # the library raises bare `Exception`
+        raise ExportError(
+            f"cannot load `{place.tokenizer}`: {error}", "export the task again"
+        ) from error
+
+
+def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
+    """Of the measured task alone, and of all tasks at hand."""
+    folder, name = prepared.request.folder, prepared.card.name
+    others = sorted(set(find_tasks(folder)) - {name})
+    found = []
+    for names in [[name], [name, *others]] if others else [[name]]:
+        told = _child(prepared.work, "tasks", folder=str(folder), names=names)
+        added = memory_of(told["tasks"])
+        found.append(TaskMemory(len(names), memory_of(told["process"]), added))
+    return tuple(found)
+
+
+def _errors(prepared: _Bench) -> dict[str, Any]:
+    request = prepared.request
+    found: dict[str, Any] = _child(
+        prepared.work,
+        "errors",
+        graphs=_texts(prepared.graphs),
+        reference=REFERENCE,
+        shapes=request.shapes,
+        vocabulary=prepared.vocabulary,
+        texts=None if request.texts is None else str(request.texts),
+        tokenizer=str(prepared.place.tokenizer),
+        max_length=prepared.card.max_length,
+    )
+    return found
+
+
+def _footprint(prepared: _Bench, name: str) -> Footprint:
+    """Files, time to load and memory of one graph: medians over processes."""
+    graph = prepared.graphs[name]
+    runs = [
+        _child(
+            prepared.work,
+            "load",
+            graph=str(graph),
+            shape=prepared.request.shapes[-1],
+            vocabulary=prepared.vocabulary,
+        )
+        for _ in range(_LOADS)
+    ]
+    usual = sorted(runs, key=lambda run: float(run["peak"] or 0))[_LOADS // 2]
+    return Footprint(
+        bytes=graph.stat().st_size,
+        shared_bytes=sum(path.stat().st_size for path in weight_files(graph)),
+        load_ms=statistics.median(run["load_ms"] for run in runs),
+        peak=usual["peak"],
+        loaded=memory_of(usual["loaded"]),
+        running=memory_of(usual["running"]),
+    )
+
+
+def weight_files(graph: Path) -> list[Path]:
+    """Files beside a graph that hold weights of it; of an adapter: its graph too."""
+    if graph.suffix == ADAPTER_SUFFIX:
+        base = graph.with_name(BASE)
+        return [base, *weight_files(base)]
+    model = onnx.load(str(graph), load_external_data=False)
+    names = {
+        item.value
+        for tensor in model.graph.initializer
+        for item in tensor.external_data
+        if item.key == "location"
+    }
+    return [graph.parent / name for name in sorted(names)]
+
+
+def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
+    """Cells of every graph: a process for each number of threads."""
+    request, graphs = prepared.request, prepared.graphs
+    cells: dict[str, list[Cell]] = {name: [] for name in graphs}
+    for threads in request.threads:
+        say(f"latency, {threads} thread{'' if threads == 1 else 's'}")
+        found = _child(
+            prepared.work,
+            "times",
+            graphs=_texts(graphs),
+            threads=threads,
+            shapes=request.shapes,
+            runs=request.runs,
+            seconds=request.seconds,
+            vocabulary=prepared.vocabulary,
+        )
+        for name in graphs:
+            cells[name] += cells_of(
+                found, request.shapes, threads=threads, name=name, reference=REFERENCE
+            )
+    return cells
+
+
+def _texts(graphs: Mapping[str, Path]) -> dict[str, str]:
+    return {name: str(path) for name, path in graphs.items()}
+
+
+def _child(work: Path, kind: str, **arguments: Any) -> Any:
+    """Do a job of `child.py` in a fresh process.
+
+    Raises:
+        ExportError: it failed, with its own words, or was killed.
+    """
+    job, result = work / "job.json", work / "result.json"
+    result.unlink(missing_ok=True)
+    write_bytes(job, json.dumps({"kind": kind, "arguments": arguments}).encode())
+    command: Sequence[str] = [
+        sys.executable, "-m", "maskpack.exporters.bench.child", str(job), str(result),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if not result.is_file():
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise ExportError(
+            f"the process that measures `{kind}` ended with code {done.returncode}: {said}",
+            "killed? it may have run out of memory: give a smaller `--batch` or `--length`",
+        )
+    told = json.loads(result.read_text(encoding="utf-8"))
+    if "error" in told:
+        raise ExportError(told["error"], told["hint"])
+    return told["result"]

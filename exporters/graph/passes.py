@@ -1,0 +1,277 @@
+"""Graph rewrites by parameter name: float linears and embeddings to masked integer ones.
+
+Each pass takes a model and returns it with word of whether anything changed, and checks afterwards
+that it found every parameter it was given: a renamed weight is an error, not a float leftover.
+
+    linear     x -> MatMul(Transpose(W)) -> Add(b)      or Gemm(x, W, b, transB=1)
+    int8       x [-> Mul] -> DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul(x_scale * w_scale) -> Add(b)
+    fp32       Cast(codes) -> Mul(scales) -> Reshape = W;  x -> MatMul(W) -> Add(b)
+    packed     fields -> Gather(table) [-> Cast -> Mul(ratio) -> Round -> Cast] = codes
+    embedding  ids -> Gather(codes) -> Cast -> Mul(Gather(scales))
+
+The int8 form is the one ONNX Runtime fuses into its fast kernel from version 1.17 on; a zero point
+for the weights would slow it down. The fp32 form folds to a float matrix when a session is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import InPlacePass, PassResult
+
+from maskpack.exporters.graph.calibrate import Divisors
+from maskpack.exporters.graph.editor import GraphEditor
+from maskpack.exporters.graph.masks import FoldedMasks, Masks, Unpack, emit_table
+from maskpack.exporters.graph.trace import PREFIX
+from maskpack.exporters.graph.weights import (
+    Fields,
+    Rescaling,
+    channel_weights,
+    fields_of,
+    group_scales,
+)
+from maskpack.formats import ExportError, QuantTensor
+
+
+@dataclass
+class Shared:
+    """What the linears of one graph share.
+
+    Attributes:
+        masks: how they are masked.
+        divisors: parameter name -> what its input channels are divided by, see `calibrate.py`.
+        packed: whether codes narrower than a byte are unpacked by the graph, where the layout can.
+        quantized: activations that are quantised already: value and bytes of its divisor -> (codes,
+            scale, zero point). Linears with one input differ in divisors where one reads others too.
+        ready: weights as the arithmetic reads them, by name of a module that is used several times.
+    """
+
+    masks: Masks = field(default_factory=lambda: FoldedMasks({}))
+    divisors: Divisors = field(default_factory=dict)
+    packed: bool = False
+    quantized: dict[tuple[ir.Value, bytes], tuple[ir.Value, ...]] = field(default_factory=dict)
+    ready: dict[str, ir.Value] = field(default_factory=dict)
+
+    def unpack(self, tensor: QuantTensor, rescaling: Rescaling | None) -> Unpack | None:
+        """What emits the codes of a tensor from its own width; None where they lie as they are."""
+        fields = fields_of(tensor) if self.packed else None
+        if fields is None:
+            return None
+        return partial(_emit_unpacked, tensor=tensor, fields=fields, rescaling=rescaling)
+
+
+def _emit_unpacked(
+    editor: GraphEditor, *, tensor: QuantTensor, fields: Fields, rescaling: Rescaling | None
+) -> ir.Value:
+    """Flat codes from packed fields, brought to one scale a row if need be."""
+    label = "odd" if tensor.zero_free else "field"
+    packed = editor.constant(fields.packed, "fields")
+    flat = emit_table(editor, packed, fields.table, label, fields.count)
+    if rescaling is None:
+        return flat
+    (grouped,) = editor.op("Reshape", flat, editor.shape(*_grouped(tensor)), label="grouped")
+    wide = editor.cast(grouped, ir.DataType.FLOAT, label="float")
+    ratio = _emit_spread(editor, rescaling.ratio, tensor, "ratio")
+    (wide,) = editor.op("Mul", wide, ratio, label="even_scale")
+    if rescaling.divisor is not None:
+        column = rescaling.divisor.reshape(*_grouped(tensor)[:-1], 1)
+        (wide,) = editor.op("Mul", wide, editor.constant(column, "divisor"), label="divided")
+    (whole,) = editor.op("Round", wide, label="rounded")
+    codes = editor.cast(whole, ir.DataType.INT8, label="rescaled")
+    (result,) = editor.op("Reshape", codes, editor.shape(-1), label="rescaled_flat")
+    return result
+
+
+def _grouped(tensor: QuantTensor) -> tuple[int, ...]:
+    """`(g, group, o)` if all groups of a row are of one size, else `(i, o)`."""
+    outputs, inputs = tensor.shape
+    return (inputs, outputs) if inputs % tensor.group else (-1, tensor.group, outputs)
+
+
+def _emit_spread(
+    editor: GraphEditor, scales: NDArray[np.float32], tensor: QuantTensor, label: str
+) -> ir.Value:
+    """Scales `(g, 1, o)` such that they fit codes of the shape `_grouped`."""
+    if not tensor.shape[1] % tensor.group:
+        return editor.constant(scales, label)
+    places = np.arange(tensor.shape[1], dtype=np.int64) // tensor.group
+    table = editor.constant(scales[:, 0, :], label)
+    (rows,) = editor.op("Gather", table, editor.constant(places, "group"), label=f"{label}_rows")
+    return rows
+
+
+EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, Shared], ir.Value]
+"""Emits `x @ W.T` without bias before a node and returns its value."""
+
+
+def emit_int8(
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
+) -> ir.Value:
+    """Integer arithmetic: activations are quantised on the fly, once for all that read them."""
+    divisor = shared.divisors.get(f"{editor.name}.weight")
+    weights = channel_weights(tensor, divisor)
+    key = (inputs, b"" if divisor is None else divisor.tobytes())
+    if key not in shared.quantized:
+        even = inputs
+        if divisor is not None:
+            factor = editor.constant(np.float32(1) / divisor, "factor")
+            (even,) = editor.op("Mul", inputs, factor, label="even")
+        shared.quantized[key] = editor.op("DynamicQuantizeLinear", even, label="input", outputs=3)
+    codes, scale, zero = shared.quantized[key]
+    unpack = shared.unpack(tensor, weights.rescaling)
+    matrix = shared.masks.matrix(editor, weights.codes, weights.codes.shape, unpack)
+    (product,) = editor.op("MatMulInteger", codes, matrix, zero, label="product")
+    wide = editor.cast(product, ir.DataType.FLOAT, label="wide")
+    (scales,) = editor.op("Mul", scale, editor.constant(weights.scales, "scales"), label="scale")
+    (result,) = editor.op("Mul", wide, scales, label="linear")
+    return result
+
+
+def emit_fp32(
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
+) -> ir.Value:
+    """Float arithmetic on weights that are stored as integers and widened when a session is made."""
+    if editor.name not in shared.ready:
+        shared.ready[editor.name] = _emit_floats(editor, tensor, shared)
+    (result,) = editor.op("MatMul", inputs, shared.ready[editor.name], label="linear")
+    return result
+
+
+def _emit_floats(editor: GraphEditor, tensor: QuantTensor, shared: Shared) -> ir.Value:
+    """The masked weights as floats, `(i, o)`."""
+    shape = _grouped(tensor)
+    codes = np.ascontiguousarray(tensor.codes.T)
+    matrix = shared.masks.matrix(editor, codes, shape, shared.unpack(tensor, None))
+    wide = editor.cast(matrix, ir.DataType.FLOAT, label="wide")
+    scales = _emit_spread(editor, group_scales(tensor), tensor, "scales")
+    (scaled,) = editor.op("Mul", wide, scales, label="scaled")
+    if len(shape) == 2:
+        return scaled
+    (matrix,) = editor.op("Reshape", scaled, editor.shape(*tensor.shape[::-1]), label="weight")
+    return matrix
+
+
+class MaskLinears(InPlacePass):
+    """Replace the product of every linear by one of masked integers; its bias stays an `Add`.
+
+    Args:
+        linears: parameter name -> weights, not masked.
+        emit: the arithmetic.
+        shared: masks and what else they share; used up by one graph.
+    """
+
+    def __init__(
+        self,
+        linears: Mapping[str, QuantTensor],
+        emit: EmitLinear,
+        shared: Shared | None = None,
+    ) -> None:
+        super().__init__()
+        self.shared = shared or Shared()
+        self.linears = linears
+        self.emit = emit
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite every linear.
+
+        Raises:
+            ExportError: a linear is not in the graph in one of the two known forms.
+        """
+        graph = model.graph
+        for name, tensor in self.linears.items():
+            weight = _parameter(graph, name)
+            products = [product for use in weight.consumers() for product in _products_of(use)]
+            if not products:
+                raise ExportError(f"`{name}` is not used as a linear in the traced graph")
+            for place, product in enumerate(products):
+                editor = GraphEditor(graph, product, name.removesuffix(".weight"), place)
+                inputs = product.inputs[0]
+                assert inputs is not None
+                result = self.emit(editor, inputs, tensor, self.shared)
+                if product.op_type == "Gemm" and len(product.inputs) == 3:
+                    bias = product.inputs[2]
+                    assert bias is not None
+                    (result,) = editor.op("Add", result, bias, label="biased")
+                _replace(graph, product, result)
+            if list(weight.consumers()):
+                raise ExportError(f"`{name}` is not used as a linear only in the traced graph")
+            _drop_parameter(graph, weight)
+        return PassResult(model, modified=bool(self.linears))
+
+
+class QuantizeEmbeddings(InPlacePass):
+    """Look up 8-bit rows and widen only those: `Gather -> Cast -> Mul`.
+
+    A table that is read as a whole, as one of relative positions, is widened when a session is made.
+    """
+
+    def __init__(self, tables: Mapping[str, QuantTensor]) -> None:
+        super().__init__()
+        self.tables = tables
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Rewrite every use of every table."""
+        graph = model.graph
+        for name, tensor in self.tables.items():
+            table = _parameter(graph, name)
+            for use, (reader, place) in enumerate(list(table.uses())):
+                editor = GraphEditor(graph, reader, name.removesuffix(".weight"), use)
+                if reader.op_type == "Gather":
+                    _replace(graph, reader, _embedding(editor, tensor, reader.inputs[1]))
+                else:
+                    reader.replace_input_with(place, _embedding(editor, tensor, None))
+            _drop_parameter(graph, table)
+        return PassResult(model, modified=bool(self.tables))
+
+
+def _embedding(editor: GraphEditor, tensor: QuantTensor, ids: ir.Value | None) -> ir.Value:
+    """Rows of a table in float32: those of `ids`, or all."""
+    codes = editor.constant(tensor.codes, "codes")
+    scales = editor.constant(tensor.scales.astype(np.float32), "scales")
+    if ids is not None:
+        (codes,) = editor.op("Gather", codes, ids, label="row")
+        (scales,) = editor.op("Gather", scales, ids, label="scale")
+    (wide,) = editor.op("Cast", codes, label="wide", attributes={"to": ir.DataType.FLOAT})
+    (result,) = editor.op("Mul", wide, scales, label="embedding")
+    return result
+
+
+def _parameter(graph: ir.Graph, name: str) -> ir.Value:
+    """The initialiser that the tracer made of a parameter."""
+    try:
+        return graph.initializers[f"{PREFIX}{name}"]
+    except KeyError:
+        raise ExportError(f"the traced graph does not hold the parameter `{name}`") from None
+
+
+def _products_of(use: ir.Node) -> list[ir.Node]:
+    """The matrix products behind one use of a weight: `Gemm`, or `MatMul`s after a `Transpose`."""
+    if use.op_type == "Gemm":
+        transposed = use.attributes.get("transB")
+        return [use] if transposed is not None and transposed.as_int() == 1 else []
+    if use.op_type != "Transpose":
+        return []
+    return [user for user in use.outputs[0].consumers() if user.op_type == "MatMul"]
+
+
+def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
+    """Let everything that read `node` read `result`, and remove it with what only it used."""
+    sources = [value.producer() for value in node.inputs if value is not None]
+    node.outputs[0].replace_all_uses_with(result)
+    graph.remove(node, safe=True)
+    for source in sources:
+        if source is None or source.op_type != "Transpose":
+            continue
+        if not any(value.consumers() for value in source.outputs):
+            graph.remove(source, safe=True)
+
+
+def _drop_parameter(graph: ir.Graph, value: ir.Value) -> None:
+    assert not list(value.consumers()), value.name
+    assert value.name is not None
+    del graph.initializers[value.name]

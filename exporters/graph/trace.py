@@ -1,0 +1,145 @@
+"""A torch classifier to an ONNX graph in float32, with its parameters under their own names.
+
+`optimize=False` keeps the names and one `Transpose` per weight, which the rewrites look for; with
+optimisation the weights would arrive renamed and folded.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes import InPlacePass, PassResult, common
+from torch import Tensor, nn
+
+from maskpack.compressor.models.families import family_of, token_kinds
+from maskpack.exporters.options import IR_VERSION, OPSET
+from maskpack.formats import ExportError
+
+PREFIX = "model."
+"""What the tracer puts before every parameter name."""
+
+
+def input_names(config: Mapping[str, Any]) -> list[str]:
+    """Names of a graph's inputs, in order, from a configuration as a mapping."""
+    names = ["input_ids", "attention_mask"]
+    return [*names, "token_type_ids"] if token_kinds(config) else names
+
+
+class _Logits(nn.Module):
+    """The classifier as a function of its inputs by position, returning logits only."""
+
+    def __init__(self, model: Any, names: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *inputs: Tensor) -> Any:
+        feeds = dict(zip(self.names, inputs, strict=True))
+        if family_of(self.model.config.model_type).float_mask:
+            feeds["attention_mask"] = feeds["attention_mask"].to(torch.float32)
+        return self.model(**feeds).logits
+
+
+def trace(model: Any) -> ir.Model:
+    """Trace a classifier with dynamic batch and sequence axes.
+
+    Args:
+        model: in evaluation mode, float32, with `eager` attention (plain MatMul and Softmax).
+
+    Raises:
+        ExportError: torch cannot express the model as a graph.
+    """
+    names = input_names(model.config.to_dict())
+    # Batch and length of two and more: with one, the tracer would bake the axis in.
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 1, 1]])
+    attention = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    example = (ids, attention, torch.zeros_like(ids))[: len(names)]
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    wrapper = _Logits(model, names).eval()
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                wrapper,
+                example,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes={"inputs": tuple(axes for _ in names)},
+            )
+    except (RuntimeError, TypeError, ValueError, torch.onnx.OnnxExporterError) as error:
+        raise ExportError(
+            f"torch cannot trace `{model.config.model_type}`: {_cause(error)}"
+        ) from error
+    assert program is not None
+    return _tidy(program.model, names)
+
+
+def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
+    """Name the axes, drop what only reveals the exporter's machine, and stamp the IR version."""
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        width = value.shape[1] if value.name == "logits" and value.shape else "sequence"
+        value.shape = ir.Shape(["batch", width])
+        value.metadata_props.clear()
+    assert [value.name for value in model.graph.inputs] == names
+    for step in (
+        common.ClearMetadataAndDocStringPass(),
+        common.IdentityEliminationPass(),
+        _OneCopyOfFlags(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+    ):
+        model = step(model).model
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+    model.graph.name = "maskpack"
+    return ir.Model(
+        model.graph,
+        ir_version=IR_VERSION,
+        producer_name="maskpack",
+        functions=list(model.functions.values()),
+    )
+
+
+class _OneCopyOfFlags(InPlacePass):
+    """Let equal boolean constants be one: GPT-2 keeps a triangle of a megabyte in every layer."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Keep the first of each."""
+        graph, first = model.graph, dict[tuple[Any, bytes], ir.Value]()
+        flags = [v for v in graph.initializers.values() if v.dtype == ir.DataType.BOOL]
+        for value in flags:
+            assert value.const_value is not None
+            assert value.name is not None
+            key = (value.const_value.shape.numpy(), value.const_value.tobytes())
+            if first.setdefault(key, value) is not value:
+                value.replace_all_uses_with(first[key])
+                del graph.initializers[value.name]
+        return PassResult(model, modified=len(first) < len(flags))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The tracer's remarks on its own internals are not for our users."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cause(error: BaseException) -> str:
+    """First line of what went wrong below the tracer's own advice."""
+    return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]

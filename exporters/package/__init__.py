@@ -1,0 +1,1 @@
+"""An exported folder to one that can be handed on. Start at `write.py`."""
