@@ -45,11 +45,14 @@ _COLOURS = (  # Okabe and Ito's, told apart by colour-blind readers too
     "#7F5539",
     "#6A4C93",
     "#8C8C00",
+    "#222222",  # the last two are ours
+    "#B2182B",
 )
 _MARKERS = "osD^vP*XpH<>"
 _LINES = ("-", "--", ":", "-.")
 _GREY = "#555555"
 _COLUMNS = 3
+_LEGEND_WIDTH, _LEGEND_LINE = 2.6, 0.2  # inches
 STYLE: dict[Any, Any] = {  # matplotlib types the keys as its 300 literals
     "font.size": 10,
     "xtick.labelsize": 9,
@@ -136,7 +139,9 @@ def _figure(table: Table, plot: Plot) -> Figure | None:
     panels = panels_of(table)
     columns = 2 if len(panels) in {2, 4} else min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.0 * columns + 2.6, 3.4 * lines + 0.4), layout="constrained")
+    figure = Figure(
+        figsize=(4.0 * columns + _LEGEND_WIDTH, 3.4 * lines + 0.4), layout="constrained"
+    )
     grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     looks = _looks(table, [name for _, name in shown], joined=plot.joined)
     for axes, panel in zip(grid, panels, strict=False):
@@ -286,7 +291,7 @@ def _scale(axes: Axes, scale: str, places: Sequence[float]) -> None:
 
 
 def _legend(figure: Figure) -> None:
-    """One legend for all panels, outside of them."""
+    """One legend for all panels, outside of them; the figure grows by what it takes."""
     found: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -294,11 +299,13 @@ def _legend(figure: Figure) -> None:
     last = [name for name in found if name.endswith("(reference)")]
     last += [name for name in ("majority class", "has a collapsed seed") if name in found]
     order = [*(name for name in found if name not in last), *last]
+    columns = -(-len(order) // int(figure.get_figheight() / _LEGEND_LINE))
+    figure.set_figwidth(figure.get_figwidth() + (columns - 1) * _LEGEND_WIDTH)
     figure.legend(
         [found[name] for name in order],
         order,
         loc="outside right upper",
         frameon=False,
         fontsize=9,
-        ncols=1 + len(order) // 30,
+        ncols=columns,
     )

@@ -118,3 +118,37 @@ def test_a_picture_has_no_panel_without_a_curve_and_takes_any_name(tiny_artifact
         for line in lines
     ]
     assert len(draw(tables_of_lines(odd), work / "odd", kinds=("png",))) == 3
+
+
+def test_a_legend_of_twenty_methods_lies_in_its_picture():
+    """Half of it was below the lower edge once, and with it the mark of a collapse."""
+    pytest.importorskip("matplotlib")
+    from matplotlib import rc_context
+
+    from maskpack.cli.plot_data import PLOTS
+    from maskpack.cli.plots import STYLE, _figure
+    from maskpack.compressor.sweep.lines import tables_of_lines
+
+    lines = [json.loads(line) for line in (RESULTS / "patches.jsonl").read_text().splitlines()]
+    (table,) = tables_of_lines(lines, reference="dense")
+    with rc_context(STYLE):
+        figure = _figure(table, PLOTS[-1])
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+    assert len(legend.texts) > 20
+    assert min(box.x0, box.y0) >= 0
+    assert box.x1 <= figure.bbox.width
+    assert box.y1 <= figure.bbox.height
+
+
+def test_a_family_of_methods_has_a_colour_of_its_own():
+    from maskpack.cli.plots import _looks
+    from maskpack.compressor.sweep.lines import tables_of_lines
+
+    lines = [json.loads(line) for line in (RESULTS / "patches.jsonl").read_text().splitlines()]
+    (table,) = tables_of_lines(lines, reference="dense")
+    looks = _looks(table, [row.arm.label for row in table.rows], joined=False)
+    colours = {row.arm.family: looks[row.arm.label]["color"] for row in table.rows}
+    assert len(colours) > 9
+    assert len(set(colours.values())) == len(colours)
