@@ -45,7 +45,7 @@ class Wanted:
             if column not in values:
                 raise DataError(
                     f"row {number} of `{self.path}` has no field '{column}'",
-                    f"{_nearest(column, list(values))}its fields: {', '.join(values)}",
+                    f"{_nearest(column, list(values))}its fields: {column_list(list(values))}",
                 )
         last = self.columns[-1]
         return tuple(
@@ -90,7 +90,7 @@ def check_columns(wanted: Wanted, names: Sequence[str]) -> None:
     if missing:
         raise DataError(
             f"`{wanted.path}` has no column `{missing[0]}`",
-            f"{_nearest(missing[0], names)}its columns: {', '.join(names) or 'none, it is empty'}; "
+            f"{_nearest(missing[0], names)}its columns: {column_list(names) or 'none, it is empty'}; "
             "choose with `--text-field` and `--label-field` (`fit`, `baseline`, `predict`), or rename them",
         )
     twice = [column for column in wanted.columns if names.count(column) > 1]
@@ -128,6 +128,16 @@ def read_text(path: Path) -> str:
             f"at offset {error.start}",
             f"convert it first: `iconv -f {other} -t utf-8 IN > OUT`",
         ) from error
+
+
+def column_list(names: Sequence[str]) -> str:
+    """Names of columns as words; what would be read wrongly stands in quotes.
+
+    >>> column_list(["id", "Text ", "a, b"])
+    "id, 'Text ', 'a, b'"
+    """
+    plain = {name for name in names if name and name == name.strip() and "," not in name}
+    return ", ".join(name if name in plain else repr(name) for name in names)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

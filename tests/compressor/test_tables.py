@@ -106,6 +106,12 @@ def test_tsv_without_quoting_comes_back_as_it_was(tmp_path_factory, rows):
     assert read_rows(path, COLUMNS) == rows
 
 
+def test_a_blank_at_the_end_of_a_column_is_seen(write):
+    with pytest.raises(DataError, match="has no column `text`") as caught:
+        read_rows(write("a.csv", 'id,text ,"a, b"\n1,one,2\n'), ("text", "id"))
+    assert "its columns: id, 'text ', 'a, b'; choose" in caught.value.hint
+
+
 def test_a_missing_column_is_named_and_the_columns_are_listed(write):
     with pytest.raises(DataError, match="has no column `label`") as caught:
         read_rows(write("a.tsv", "text\tstars\none\t1\n"), COLUMNS)
