@@ -398,6 +398,13 @@ def test_an_evaluation_without_data(refused):
     assert "--data" in words
 
 
+def test_an_export_without_a_task_names_those_at_hand(refused):
+    words = refused("export", "art", "--onnx", "-o", "graph")
+    assert "expected one `--task`" in words
+    assert "tasks in `art`: sst2; `--layout shared`" in words
+    assert "`model` is not an artifact" in refused("export", "model", "--onnx", "-o", "graph")
+
+
 def test_an_export_without_a_format(refused):
     words = refused("export", "art", "-t", "sst2", "-o", "graph")
     assert "expected one format" in words
