@@ -121,10 +121,10 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         other = "utf-16" if data[:2] in _UTF_16 else "latin1"
         raise DataError(
-            f"row {row} of `{path}` is not UTF-8: byte 0x{data[error.start]:02x} "
+            f"line {line} of `{path}` is not UTF-8: byte 0x{data[error.start]:02x} "
             f"at offset {error.start}",
             f"convert it first: `iconv -f {other} -t utf-8 IN > OUT`",
         ) from error

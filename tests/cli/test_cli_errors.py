@@ -143,7 +143,7 @@ def test_bytes_that_are_not_utf8_are_named_with_their_row(refused, place):
     lines[4] = b"caf\xe9 was good\t1"
     (place / "data" / "dev.tsv").write_bytes(b"\n".join(lines))
     words = refused(*fit())
-    assert "row 5 of `data/dev.tsv` is not UTF-8: byte 0xe9 at offset" in words
+    assert "line 5 of `data/dev.tsv` is not UTF-8: byte 0xe9 at offset" in words
     assert "iconv" in words
 
 
