@@ -122,7 +122,8 @@ def bytes_of(work: Path, name: str, route: Route, units: tuple[str, ...]) -> int
         files += [folder / typed(route.adapter, unit) for unit in units]
     else:
         files = [folder / typed(route.graph, unit) for unit in units]
-        files += [folder / other for other in route.with_it if (folder / other).is_file()]
+        # none is left out: a missing one would make a route look small
+        files += [folder / other for other in route.with_it]
     return sum(file.stat().st_size for file in files)
 
 

@@ -29,7 +29,11 @@ def dry_run(request: FitRequest, *, began: tuple[float, float], json: bool) -> N
     if json:
         render.data(codec.dumps({**plan, "estimate": asdict(estimate)}))
         return
-    shown = {**plan, **_words(estimate)}
+    sized = {
+        "backbone bytes": render.size(plan["backbone bytes"]),
+        "masked weights": f"{plan['masked weights']:,}",
+    }
+    shown = {**plan, **sized, **_words(estimate)}
     render.table("dry run", ("what", "value"), [(key, str(value)) for key, value in shown.items()])
     render.words("note: the estimate is of this machine as busy as it was just now")
 

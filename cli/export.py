@@ -131,7 +131,9 @@ def export(
         _export_shared(shared, json=json)
         return
     if task is None or len(task) != 1:
-        raise ConfigError("expected one `--task`", "`--layout shared` and `swap` take several")
+        have = ", ".join(sorted(open_artifact(artifact).manifest.tasks)) or "none yet"
+        hint = f"tasks in `{artifact}`: {have}; `--layout shared` and `swap` take several"
+        raise ConfigError("expected one `--task`", hint)
     if hf:
         _export_plain(artifact, task[0], out, json=json)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from maskpack.compressor.learning.news import Newsroom, Observe
 from maskpack.compressor.learning.objective import Objective, Teaching
 from maskpack.compressor.learning.student import Student, enroll, extra_bytes, masked_names
 from maskpack.compressor.learning.target import target_sparsity
-from maskpack.compressor.learning.teacher import teaching_of
+from maskpack.compressor.learning.teacher import TWIN, teaching_of
 from maskpack.compressor.learning.train import Plan, train, uses_bf16
 from maskpack.compressor.learning.watch import early_stopping, history_of
 from maskpack.compressor.material import encode_material, load_material
@@ -42,6 +43,8 @@ from maskpack.formats import (
 )
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free
+
+_LOG = logging.getLogger(__name__)
 
 _HOLD_OUT_SEED = 11  # the same rows for every seed of a run
 
@@ -121,7 +124,7 @@ def learn(run: Learning, *, observe: Observe) -> Learned:
     """Train scores and head on the frozen backbone."""
     checkpoints = _checkpoints(run)
     try:
-        objective = Objective(run.train.labels, teaching_for(run, run.plan))
+        objective = _objective(run)
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     student = student_of(run, objective)
@@ -183,6 +186,13 @@ def student_of(run: Learning, objective: Objective) -> Student:
         objective=objective,
         sparsity=run.sparsity,
     )
+
+
+def _objective(run: Learning) -> Objective:
+    """What a step minimises; a teacher that is trained first is announced, it shows no progress."""
+    if run.request.config.teacher == TWIN:
+        _LOG.info("a dense teacher is trained first, in %d steps; then the mask", run.plan.steps)
+    return Objective(run.train.labels, teaching_for(run, run.plan))
 
 
 def teaching_for(run: Learning, plan: Plan) -> Teaching | None:

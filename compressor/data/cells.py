@@ -45,7 +45,7 @@ class Wanted:
             if column not in values:
                 raise DataError(
                     f"row {number} of `{self.path}` has no field '{column}'",
-                    f"{_nearest(column, list(values))}its fields: {', '.join(values)}",
+                    f"{_nearest(column, list(values))}its fields: {column_list(list(values))}",
                 )
         last = self.columns[-1]
         return tuple(
@@ -90,7 +90,7 @@ def check_columns(wanted: Wanted, names: Sequence[str]) -> None:
     if missing:
         raise DataError(
             f"`{wanted.path}` has no column `{missing[0]}`",
-            f"{_nearest(missing[0], names)}its columns: {', '.join(names) or 'none, it is empty'}; "
+            f"{_nearest(missing[0], names)}its columns: {column_list(names) or 'none, it is empty'}; "
             "choose with `--text-field` and `--label-field` (`fit`, `baseline`, `predict`), or rename them",
         )
     twice = [column for column in wanted.columns if names.count(column) > 1]
@@ -121,13 +121,23 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        row = data[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         other = "utf-16" if data[:2] in _UTF_16 else "latin1"
         raise DataError(
-            f"row {row} of `{path}` is not UTF-8: byte 0x{data[error.start]:02x} "
+            f"line {line} of `{path}` is not UTF-8: byte 0x{data[error.start]:02x} "
             f"at offset {error.start}",
             f"convert it first: `iconv -f {other} -t utf-8 IN > OUT`",
         ) from error
+
+
+def column_list(names: Sequence[str]) -> str:
+    """Names of columns as words; what would be read wrongly stands in quotes.
+
+    >>> column_list(["id", "Text ", "a, b"])
+    "id, 'Text ', 'a, b'"
+    """
+    plain = {name for name in names if name and name == name.strip() and "," not in name}
+    return ", ".join(name if name in plain else repr(name) for name in names)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from maskpack.compressor.data.cells import column_list
 from maskpack.compressor.data.hub import hub_columns, is_hub
 from maskpack.compressor.data.load import TRAIN, find_file
 from maskpack.compressor.data.tables import column_names
@@ -169,9 +170,9 @@ def columns_hint(columns: Sequence[str], data: Path) -> str:
     """The columns to choose from, and how."""
     if not columns:
         return f"`{data.as_posix()}` is empty"
-    names = [*columns[:_SHOWN], *([f"{len(columns) - _SHOWN} more"] if columns[_SHOWN:] else [])]
+    more = f", {len(columns) - _SHOWN} more" if columns[_SHOWN:] else ""
     return (
-        f"`{data.as_posix()}` has the columns {', '.join(names)}; "
+        f"`{data.as_posix()}` has the columns {column_list(columns[:_SHOWN])}{more}; "
         "choose with `--text-field` and `--label-field`"
     )
 

@@ -1,7 +1,7 @@
 """What a task is: its columns, its labels and its metric. A dict is the registry.
 
 The nine GLUE tasks by name (Wang et al. 2018, arXiv 1804.07461), two sample tasks whose data ships
-with the package, and `own_task` for anything else. Reading the data is `data.py`.
+with the package, and `own_task` for anything else. Reading the data is `load.py`.
 """
 
 from __future__ import annotations

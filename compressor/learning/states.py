@@ -1,7 +1,7 @@
 """What a model says of every token after each layer, and how far two models are apart in it.
 
 A student that copies a teacher from inside learns from every token of every layer, not from one label
-a row: a narrow backbone copies the float model (`refine.py`), a mask its fine-tuned teacher
+a row: a narrow backbone copies the float model (`quantizers/refine.py`), a mask its fine-tuned teacher
 (`teacher.py`). As in TinyBERT (Jiao et al. 2020, arXiv 1909.10351, eq. 8), whose projection is not
 needed between models of one shape, and with each layer's error over its own variance, so that no
 layer speaks louder than another.

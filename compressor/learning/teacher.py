@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,13 +56,24 @@ def teaching_of(
     if config.teacher == TWIN:
         teacher = _twin(model, revision, rows, outputs=student.num_labels, plan=plan)
     else:
-        teacher = load_finetuned(config.teacher)
+        teacher = _named(config.teacher)
     _check_fits(teacher.config, config.teacher, rows, student)
     readable = rows.read_by(teacher.config.to_dict())
     logits = predict_all(torch_predict(heed_padding(teacher, rows.pad)), readable)
     return Teaching(
         logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
     )
+
+
+def _named(teacher: str) -> Any:
+    """The fine-tuned model of that name; where there is none, the one that needs no name is told."""
+    try:
+        return load_finetuned(teacher)
+    except ModelError as error:
+        if Path(teacher).exists():
+            raise
+        hint = f"`--teacher {TWIN}` trains one first" + (f"; or {error.hint}" if error.hint else "")
+        raise ModelError(str(error), hint) from error
 
 
 def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:

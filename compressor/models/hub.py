@@ -1,6 +1,6 @@
 """Load pretrained models and tokenizers by folder, hub id or alias; turn failures into our errors.
 
-The only file that loads models from a hub and knows how that fails; artifacts travel through `remote.py`.
+The only file that loads models from a hub and knows how that fails; artifacts travel through `share/remote.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a sweep will run, as frozen values: models x tasks x arms x seeds. Pure; imports no torch.
 
 An *arm* is one way to adapt a model (a mask or a baseline, with its options), a *run* is one arm on
-one model, task and seed. Reading a plan from YAML is `file.py`, running it `sweep.py`.
+one model, task and seed. Reading a plan from YAML is `file.py`, running it `run.py`.
 """
 
 from __future__ import annotations

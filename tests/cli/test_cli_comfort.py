@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -218,6 +219,7 @@ def test_an_estimate_is_made_of_its_parts(main, work, tiny_model, sentiment, sho
     shown = main(*fit(tiny_model, sentiment, "a", *short, "--dry-run"))
     for words in ("time, estimated", "basis", "4 steps measured", "peak of this rehearsal"):
         assert words in shown.out
+    assert re.search(r"backbone bytes +[0-9.]+ KB", shown.out)
 
 
 def test_a_teacher_that_is_trained_first_is_counted(main, work, tiny_model, sentiment, monkeypatch):

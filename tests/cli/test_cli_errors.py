@@ -143,7 +143,7 @@ def test_bytes_that_are_not_utf8_are_named_with_their_row(refused, place):
     lines[4] = b"caf\xe9 was good\t1"
     (place / "data" / "dev.tsv").write_bytes(b"\n".join(lines))
     words = refused(*fit())
-    assert "row 5 of `data/dev.tsv` is not UTF-8: byte 0xe9 at offset" in words
+    assert "line 5 of `data/dev.tsv` is not UTF-8: byte 0xe9 at offset" in words
     assert "iconv" in words
 
 
@@ -396,6 +396,13 @@ def test_an_evaluation_without_data(refused):
     words = refused("eval", "art", "-t", "sst2")
     assert "the evaluation data of `sst2` is not at hand" in words
     assert "--data" in words
+
+
+def test_an_export_without_a_task_names_those_at_hand(refused):
+    words = refused("export", "art", "--onnx", "-o", "graph")
+    assert "expected one `--task`" in words
+    assert "tasks in `art`: sst2; `--layout shared`" in words
+    assert "`model` is not an artifact" in refused("export", "model", "--onnx", "-o", "graph")
 
 
 def test_an_export_without_a_format(refused):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -87,6 +88,14 @@ def test_columns_that_are_not_plain_are_asked_for(main, work, table, tiny_model,
     assert error == "error: which columns of `My Tickets.csv` are the text and the label?"
     assert hint.startswith("hint: `My Tickets.csv` has the columns id, body, queue; choose with")
     assert sorted(path.name for path in work.iterdir()) == [table]
+
+
+def test_a_teacher_that_is_trained_first_is_announced(main, table, tiny_model):
+    fit = main("fit", tiny_model, "--data", table, *COLUMNS, *SHORT, "--teacher", "twin")
+    assert fit.code == 0, fit.err
+    assert re.search(
+        r"note: a dense teacher is trained first, in \d+ steps; then the mask", fit.err
+    )
 
 
 def test_several_labels_a_row_go_all_the_way(main, work, tiny_model):

@@ -213,3 +213,9 @@ def test_a_wide_or_empty_table_is_told_in_short(write):
 def test_a_task_that_nobody_knows_without_data_is_refused_as_ever():
     with pytest.raises(ConfigError, match="no task `mine`"):
         task_of_said(Said("mine"))
+
+
+def test_a_blank_at_the_end_of_a_column_at_hand_is_seen(write):
+    with pytest.raises(ConfigError) as problem:
+        task_of_said(Said(name="mine", data=write("t.csv", "Text ,Queue\na,b\n")))
+    assert "has the columns 'Text ', Queue; choose with" in problem.value.hint

@@ -131,6 +131,18 @@ def test_a_teacher_of_another_task_is_refused(rows, tiny_model, tmp_path):
         opinion_of(str(tmp_path / "t"), rows, tiny_model)
 
 
+def test_a_teacher_that_is_not_there_is_told_of_the_one_without_a_folder(
+    rows, tiny_model, tmp_path
+):
+    with pytest.raises(ModelError, match="no-teacher") as caught:
+        opinion_of(str(tmp_path / "no-teacher"), rows, tiny_model)
+    assert caught.value.hint.startswith("`--teacher twin` trains one first; or give a folder")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError) as caught:
+        opinion_of(str(tmp_path / "empty"), rows, tiny_model)
+    assert "twin" not in caught.value.hint
+
+
 def test_a_twin_learns_the_rows_always_the_same_way(rows, tiny_model):
     plan = replace(PLAN, steps=60)
     first, again = (opinion_of("twin", rows, tiny_model, plan) for _ in range(2))

@@ -106,6 +106,12 @@ def test_tsv_without_quoting_comes_back_as_it_was(tmp_path_factory, rows):
     assert read_rows(path, COLUMNS) == rows
 
 
+def test_a_blank_at_the_end_of_a_column_is_seen(write):
+    with pytest.raises(DataError, match="has no column `text`") as caught:
+        read_rows(write("a.csv", 'id,text ,"a, b"\n1,one,2\n'), ("text", "id"))
+    assert "its columns: id, 'text ', 'a, b'; choose" in caught.value.hint
+
+
 def test_a_missing_column_is_named_and_the_columns_are_listed(write):
     with pytest.raises(DataError, match="has no column `label`") as caught:
         read_rows(write("a.tsv", "text\tstars\none\t1\n"), COLUMNS)
@@ -131,9 +137,9 @@ def test_a_row_with_too_few_fields_is_named(write, name, content, header, row, f
         read_rows(write(name, content), COLUMNS, header=header)
 
 
-def test_bytes_that_are_not_utf_8_are_named_by_row_and_offset(write):
+def test_bytes_that_are_not_utf_8_are_named_by_line_and_offset(write):
     with pytest.raises(
-        DataError, match="row 3 of .* is not UTF-8: byte 0xe9 at offset 20"
+        DataError, match="line 3 of .* is not UTF-8: byte 0xe9 at offset 20"
     ) as caught:
         read_rows(write("a.tsv", b"text\tlabel\none\t1\ncaf\xe9\t0\n"), COLUMNS)
     assert "iconv" in caught.value.hint
@@ -141,7 +147,7 @@ def test_bytes_that_are_not_utf_8_are_named_by_row_and_offset(write):
 
 def test_bytes_that_are_not_utf_8_are_found_inside_gzip_too(write):
     path = write("a.tsv.gz", gzip.compress(b"text\tlabel\n\xff\t1\n"))
-    with pytest.raises(DataError, match="row 2 of .* is not UTF-8"):
+    with pytest.raises(DataError, match="line 2 of .* is not UTF-8"):
         read_rows(path, COLUMNS)
 
 
