@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from maskpack.compressor.learning.news import Newsroom, Observe
 from maskpack.compressor.learning.objective import Objective, Teaching
 from maskpack.compressor.learning.student import Student, enroll, extra_bytes, masked_names
 from maskpack.compressor.learning.target import target_sparsity
-from maskpack.compressor.learning.teacher import TWIN, teaching_of
+from maskpack.compressor.learning.teacher import TWIN, Answers, teaching_of
 from maskpack.compressor.learning.train import Plan, train, uses_bf16
 from maskpack.compressor.learning.watch import early_stopping, history_of
 from maskpack.compressor.material import encode_material, load_material
@@ -28,6 +30,7 @@ from maskpack.compressor.models.families import check_length, family_of
 from maskpack.compressor.models.hub import load_config, resolve
 from maskpack.compressor.request import FitRequest, Learned, Learning
 from maskpack.compressor.restore import build_classifier, classifier_config
+from maskpack.compressor.scores.evaluate import score
 from maskpack.compressor.shape import Shape, shape_of
 from maskpack.formats import (
     ConfigError,
@@ -192,11 +195,20 @@ def _objective(run: Learning) -> Objective:
     """What a step minimises; a teacher that is trained first is announced, it shows no progress."""
     if run.request.config.teacher == TWIN:
         _LOG.info("a dense teacher is trained first, in %d steps; then the mask", run.plan.steps)
-    return Objective(run.train.labels, teaching_for(run, run.plan))
+    return Objective(run.train.labels, teaching_for(run, run.plan, heard=partial(_tell, run)))
 
 
-def teaching_for(run: Learning, plan: Plan) -> Teaching | None:
-    """What the teacher has to say; one that is trained first learns by `plan`."""
+def _tell(run: Learning, teacher: Answers) -> None:
+    """How good the teacher is: a mask that is weak may have a weak one."""
+    metric = run.data.task.metric
+    value = score(teacher(run.dev), run.dev.labels, [metric])[metric]
+    _LOG.info("the teacher has %s %.4f on the evaluation rows", metric, value)
+
+
+def teaching_for(
+    run: Learning, plan: Plan, *, heard: Callable[[Answers], None] = lambda _: None
+) -> Teaching | None:
+    """What the teacher has to say, see `teaching_of`; one that is trained first learns by `plan`."""
     return teaching_of(
         run.request.config,
         run.train,
@@ -204,6 +216,7 @@ def teaching_for(run: Learning, plan: Plan) -> Teaching | None:
         model=run.request.model,
         revision=run.request.revision,
         plan=plan,
+        heard=heard,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from maskpack.compressor.config import BaselineConfig, TeacherConfig
 from maskpack.compressor.data.batches import Encoded
@@ -25,6 +28,9 @@ from maskpack.formats import ModelError
 TWIN = "twin"
 """As `teacher`: fine-tune a dense twin first, with the same data and budget."""
 
+Answers = Callable[[Encoded], NDArray[np.float32]]
+"""Rows to a teacher's logits `(rows, c)`."""
+
 _STATES = 3.0  # usual weight of hidden states; 1 and 10 were worse, see docs/RESULTS.md
 
 
@@ -36,6 +42,7 @@ def teaching_of(
     model: str,
     revision: str | None,
     plan: Plan,
+    heard: Callable[[Answers], None] = lambda _: None,
 ) -> Teaching | None:
     """What the teacher that `config` names has to say, or None without one.
 
@@ -46,6 +53,7 @@ def teaching_of(
         model: the pretrained model, for a twin.
         revision: of the model.
         plan: steps and order of a twin's training.
+        heard: given the way to ask the teacher, for whoever wants to know how good it is.
 
     Raises:
         ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states
@@ -57,12 +65,23 @@ def teaching_of(
         teacher = _twin(model, revision, rows, outputs=student.num_labels, plan=plan)
     else:
         teacher = _named(config.teacher)
-    _check_fits(teacher.config, config.teacher, rows, student)
-    readable = rows.read_by(teacher.config.to_dict())
-    logits = predict_all(torch_predict(heed_padding(teacher, rows.pad)), readable)
+    ask = _answers(teacher, config.teacher, student, pad=rows.pad)
+    logits = ask(rows)
+    heard(ask)
     return Teaching(
         logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
     )
+
+
+def _answers(teacher: Any, name: str, student: Any, *, pad: int) -> Answers:
+    """The way to ask a teacher, which refuses rows that it cannot read."""
+    predict = torch_predict(heed_padding(teacher, pad))
+
+    def ask(split: Encoded) -> NDArray[np.float32]:
+        _check_fits(teacher.config, name, split, student)
+        return predict_all(predict, split.read_by(teacher.config.to_dict()))
+
+    return ask
 
 
 def _named(teacher: str) -> Any:

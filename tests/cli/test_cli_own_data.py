@@ -94,8 +94,19 @@ def test_a_teacher_that_is_trained_first_is_announced(main, table, tiny_model):
     fit = main("fit", tiny_model, "--data", table, *COLUMNS, *SHORT, "--teacher", "twin")
     assert fit.code == 0, fit.err
     assert re.search(
-        r"note: a dense teacher is trained first, in \d+ steps; then the mask", fit.err
+        r"note: a dense teacher is trained first, in \d+ steps; then the mask\n"
+        r"note: the teacher has accuracy [01]\.\d{4} on the evaluation rows\n",
+        fit.err,
     )
+
+
+def test_a_teachers_score_is_the_one_it_was_trained_to(main, table, tiny_model):
+    options = ("--data", table, *COLUMNS, *SHORT)
+    twin = main("baseline", tiny_model, *options, "--method", "full", "-o", "dense", "--json")
+    fit = main("fit", tiny_model, *options, "--bits", "8", "--teacher", "dense", "-o", "a")
+    assert fit.code == 0, fit.err
+    told = twin.json["scores"]["accuracy"]
+    assert f"note: the teacher has accuracy {told:.4f} on the evaluation rows\n" in fit.err
 
 
 def test_several_labels_a_row_go_all_the_way(main, work, tiny_model):
