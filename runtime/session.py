@@ -133,7 +133,7 @@ class Session:
             return next(iter(self._places))
         if task not in self._places:
             what = "several tasks are here" if task is None else f"no task `{task}` here"
-            raise ConfigError(what, f"name one with `--task`: {', '.join(self._places)}")
+            raise ConfigError(what, f"name one with `task=` or `--task`: {', '.join(self._places)}")
         return task
 
     def _load(self, task: str) -> _Loaded:
