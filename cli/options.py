@@ -203,12 +203,21 @@ def find_named_task(
     from maskpack.compressor.data.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
 
     kind = _kind(regression, several=multi_label or separator is not None)
-    between = None if separator is None else separator.replace("\\t", "\t")
+    between = typed_separator(separator)
     columns = (text_field, pair_field, label_field)
     named = name is not None
     said = Said(name or _name_of(data), named, data, *columns, kind, metric, between)
     with render.hushed() if quiet else nullcontext():
         return task_of_said(said)
+
+
+def typed_separator(text: str | None) -> str | None:
+    r"""What `--label-separator` means: a tab is hard to type, so `\t` stands for it.
+
+    >>> typed_separator(r"\t") == "\t"
+    True
+    """
+    return None if text is None else text.replace("\\t", "\t")
 
 
 def _kind(regression: bool, *, several: bool) -> Kind | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError
 
@@ -75,7 +76,8 @@ def predict(
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
 
     session = Session(folder, threads=threads)
-    columns = Columns(text_field, pair_field, label_field, label_separator)
+    separator = opt.typed_separator(label_separator)
+    columns = Columns(text_field, pair_field, label_field, separator)
     if data is None:
         if columns != Columns():
             raise ConfigError("columns are of `--data`", f"`compress predict {folder} --data FILE`")

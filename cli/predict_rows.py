@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskpack.cli import render
-from maskpack.compressor.data.columns import columns_hint, plain_columns, plain_texts
+from maskpack.compressor.data.columns import columns_hint, plain_columns, plain_texts, taken
 from maskpack.compressor.data.labels import labels_of_cell
 from maskpack.compressor.data.tables import column_names, read_rows
 from maskpack.compressor.data.tasks import Kind, Task
@@ -110,7 +110,5 @@ def _plain(data: Path) -> Columns:
         raise ConfigError(f"which column of `{data}` is the text?", columns_hint(names, data))
     first, second = (*texts, None)[:2]
     columns = Columns(first, second, plain[-1] if plain else None)
-    shown = " and ".join(f"`{one}`" for one in texts)
-    label = "" if columns.label is None else f", `{columns.label}` as the label"
-    render.words(f"note: of `{data}` {shown} taken as the text{label}")
+    render.words(f"note: {taken(data, texts, columns.label)}")
     return columns

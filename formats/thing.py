@@ -1,6 +1,6 @@
 """What lies at a path, for the hint of an error: somebody gave an export where an artifact was wanted.
 
-A look at names and first bytes. It says nothing about anybody's health, and raises nothing.
+A look at names and first bytes: whether the thing is sound is not looked at, and nothing is raised.
 """
 
 from __future__ import annotations

@@ -59,9 +59,10 @@ def test_ci_runs_every_guard():
     assert "set -euo pipefail" in script
 
 
-def test_the_page_of_the_command_line_is_up_to_date():
+@pytest.mark.parametrize("script", ["make_cli.py", "make_api.py"])
+def test_a_page_that_a_script_makes_is_up_to_date(script):
     done = subprocess.run(
-        [sys.executable, "docs/make_cli.py", "--check"],
+        [sys.executable, f"docs/{script}", "--check"],
         cwd=ROOT,
         capture_output=True,
         text=True,

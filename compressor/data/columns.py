@@ -97,13 +97,19 @@ def task_of_said(said: Said) -> Task:
     if plain is None:
         raise _asked(said, columns)
     *texts, label = plain
-    shown = " and ".join(f"`{text}`" for text in texts) + (" are" if len(texts) == 2 else " is")
-    told = (
-        f"of `{said.data.as_posix()}` {shown} taken as the text, `{label}` as the label"
-        f"{_or_known(said)}"
-    )
-    _LOG.info(told)
+    _LOG.info("%s%s", taken(said.data, texts, label), _or_known(said))
     return said.task(texts, label)
+
+
+def taken(data: Path, texts: Sequence[str], label: str | None) -> str:
+    """The words for columns that were taken without being told.
+
+    >>> taken(Path("a.csv"), ["text"], "label")
+    'of `a.csv` `text` is taken as the text, `label` as the label'
+    """
+    shown = " and ".join(f"`{text}`" for text in texts) + (" are" if len(texts) == 2 else " is")
+    also = "" if label is None else f", `{label}` as the label"
+    return f"of `{data.as_posix()}` {shown} taken as the text{also}"
 
 
 def columns_of(data: Path) -> tuple[str, ...]:

@@ -159,6 +159,16 @@ def test_pairs_of_a_table_are_pairs(main, folder, work):
     assert found.json == main("predict", folder, "--texts", "texts", "--pair").json
 
 
+def test_a_tab_between_labels_is_typed_as_in_fit(main, folder, work, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "maskpack.cli.predict_rows.rows_of", lambda _, columns, __: asked.append(columns) or []
+    )
+    columns = ["--text-field", "body", "--label-field", "queue", "--label-separator", "\\t"]
+    main("predict", folder, "--data", "rows.csv", *columns)
+    assert [one.separator for one in asked] == ["\t"]
+
+
 @pytest.mark.parametrize(
     ("args", "fact"),
     [
