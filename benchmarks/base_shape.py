@@ -9,17 +9,9 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from maskpack.compressor.models.hub import load_pretrained
-from maskpack.compressor.quantize import quantize_model
-from maskpack.formats import (
-    BitMask,
-    Patch,
-    Scheme,
-    Source,
-    TaskEntry,
-    add_task,
-    create_artifact,
-)
+from maskpack.compressor.quantization.quantize import quantize_model
+from maskpack.formats import BitMask, Patch, Scheme, Source, TaskEntry, add_task, create_artifact
+from maskpack.models.load import load_pretrained
 
 FLIPS = 0.01  # share of weights that each mask removes, at random
 LABELS = ("no", "yes")

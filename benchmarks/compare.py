@@ -25,24 +25,33 @@ from pathlib import Path
 import numpy as np
 from compare_routes import COUNTS, DATA, HERE, OLIVE, ROUTES, TRAINING, UNITS, Route, routes, typed
 
-from maskpack.compressor import find_task, load_data
-from maskpack.compressor.data.batches import Encoded, encode
-from maskpack.compressor.models.hub import load_tokenizer, resolve
-from maskpack.compressor.scores.evaluate import majority, predict_all, score
-from maskpack.exporters.bench.machine import load_average, this_machine
-from maskpack.exporters.session import AdaptedSession, make_session, ort_predict
-from maskpack.exporters.timing import quantile, speedup, take_turns, token_feeds
+from maskpack.exporters.bench.result import load_average, this_machine
+from maskpack.exporters.session import (
+    AdaptedSession,
+    make_session,
+    ort_predict,
+    quantile,
+    speedup,
+    take_turns,
+    token_feeds,
+)
 from maskpack.formats import open_artifact, pack_task
+from maskpack.models.load import load_tokenizer, resolve
 from maskpack.runtime.graph import task_run
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
+from maskpack.tasks import find_task, load_data
+from maskpack.tasks.batches import Encoded
+from maskpack.tasks.evaluation.metrics import majority, score
+from maskpack.tasks.evaluation.predict import predict_all
+from maskpack.tasks.preprocess import encode
 
 SHAPES = ((1, 16), (1, 128))
 MEMORY = """
 import json, sys
 from pathlib import Path
-from maskpack.exporters.bench.machine import memory_now
+from maskpack.exporters.bench.result import memory_now
 from maskpack.exporters.session import make_session
-from maskpack.exporters.timing import token_feeds
+from maskpack.exporters.session import token_feeds
 from maskpack.runtime.graph import give_back, task_run
 from maskpack.runtime.task import ADAPTER_SUFFIX
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from base_shape import write_artifact, write_model
 
-from maskpack.exporters.bench.machine import load_average, this_machine
+from maskpack.exporters.bench.result import load_average, this_machine
 
 START = """
 import json, logging, sys, time, warnings
@@ -28,7 +28,7 @@ logging.disable(logging.WARNING)
 warnings.simplefilter("ignore")
 import onnx, onnxruntime, torch, transformers
 from transformers import AutoModelForSequenceClassification
-from maskpack.exporters.bench.machine import forget_peak, memory_now, peak_memory
+from maskpack.exporters.bench.result import forget_peak, memory_now, peak_memory
 torch.set_num_threads(1)
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 """

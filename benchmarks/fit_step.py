@@ -1,7 +1,7 @@
 """Time of one training step, in alternation, and peak memory: mask, dense, LoRA r=8, BitFit.
 
 The baselines run as transformers and peft make them; `-quick` gives them the dropout of
-`compressor/learning/dropout.py`, which masks (and `compress baseline`) train with. `-taught` follows the hidden
+`compressor/training/callbacks.py`, which masks (and `compress baseline`) train with. `-taught` follows the hidden
 states of a dense teacher, which runs along.
 
 python benchmarks/fit_step.py --out docs/results/fit-step.json
@@ -33,18 +33,15 @@ def build(method: str, model_name: str):
     """A callable that takes one step; what may stand behind a method's name is told above."""
     import torch
 
+    from maskpack.compressor.baseline import trained_groups
     from maskpack.compressor.config import BaselineConfig, FitConfig
-    from maskpack.compressor.ground import quantized_ground
-    from maskpack.compressor.learning.dropout import Noise, quicken_dropout
-    from maskpack.compressor.learning.objective import Objective
-    from maskpack.compressor.learning.optimizer import FlooredAdam
-    from maskpack.compressor.learning.states import Guide
-    from maskpack.compressor.learning.student import enroll
-    from maskpack.compressor.learning.train import Plan, take_step
-    from maskpack.compressor.methods import trained_groups
-    from maskpack.compressor.models.hub import load_classifier, load_pretrained
-    from maskpack.compressor.restore import build_classifier, classifier_config
-    from maskpack.compressor.shape import shape_of
+    from maskpack.compressor.masking.model import enroll
+    from maskpack.compressor.quantization.backbone import quantized_ground
+    from maskpack.compressor.training.callbacks import Noise, quicken_dropout
+    from maskpack.compressor.training.loss import Guide, Objective
+    from maskpack.compressor.training.train import FlooredAdam, Plan, take_step
+    from maskpack.models.build import build_classifier, classifier_config, shape_of
+    from maskpack.models.load import load_classifier, load_pretrained
 
     torch.manual_seed(0)
     noise = Noise(0)

@@ -41,8 +41,8 @@ from maskpack.formats import (
     open_artifact,
     pack_task,
 )
-from maskpack.formats.artifact import Backbone
 from maskpack.formats.packed import decode_packed
+from maskpack.formats.tensors import Backbone
 
 HEADROOM = 256 << 20
 FILES = ("maskpack.json", "backbone.safetensors", "tasks/a.safetensors", "a.patch", "b.patch")

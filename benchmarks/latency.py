@@ -17,8 +17,8 @@ from pathlib import Path
 import onnxruntime
 
 from maskpack.exporters import make_session
-from maskpack.exporters.bench.twin import dense_graph, write_peers
-from maskpack.exporters.timing import interleaved
+from maskpack.exporters.bench.reference import dense_graph, write_peers
+from maskpack.exporters.session import interleaved
 
 SHAPES = ((1, 16), (1, 128), (8, 128))
 

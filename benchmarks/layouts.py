@@ -23,8 +23,7 @@ from base_shape import write_artifact
 
 from maskpack.exporters.export import export_onnx, export_shared
 from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
-from maskpack.exporters.session import make_session
-from maskpack.exporters.timing import take_turns, token_feeds
+from maskpack.exporters.session import make_session, take_turns, token_feeds
 from maskpack.formats import open_artifact
 from maskpack.runtime import materialize
 from maskpack.runtime.task import ADAPTER_SUFFIX

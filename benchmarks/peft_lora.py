@@ -12,8 +12,8 @@ import argparse
 import math
 from pathlib import Path
 
-from maskpack.compressor import find_task, load_data
-from maskpack.compressor.models.hub import resolve
+from maskpack.models.load import resolve
+from maskpack.tasks import find_task, load_data
 
 
 def main() -> None:

@@ -27,10 +27,10 @@ def run_one(method: str, args: argparse.Namespace, seed: int, keep: Path | None)
         BaselineRequest,
         FitConfig,
         FitRequest,
-        find_task,
         fit_task,
         run_baseline,
     )
+    from maskpack.tasks import find_task
 
     task = find_task(args.task)
     budget = {

@@ -20,14 +20,14 @@ QUANTIZERS = ("minmax-tensor", "minmax", "mse", "gptq")
 
 def main() -> None:
     from maskpack.compressor.config import FitConfig
-    from maskpack.compressor.models.hub import load_pretrained
-    from maskpack.compressor.quantize import quantize_model, scheme_of
-    from maskpack.compressor.quantizers import output_error
-    from maskpack.compressor.quantizers.calibration import (
+    from maskpack.compressor.quantization import output_error
+    from maskpack.compressor.quantization.calibration import (
         Calibration,
         Calibrator,
         calibration_texts,
     )
+    from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
+    from maskpack.models.load import load_pretrained
 
     args = arguments()
     pretrained = load_pretrained(args.model)

@@ -25,15 +25,11 @@ from maskpack.cli import (
     demo,
     export,
     fit,
-    materialize,
-    package,
     predict,
-    quantize,
     render,
     report,
     share,
     sweep,
-    tasks,
 )
 from maskpack.formats import MaskpackError
 
@@ -50,7 +46,7 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("quantize")(quantize.quantize)
+app.command("quantize")(baseline.quantize)
 app.command("fit")(fit.fit)
 app.command("baseline")(baseline.baseline)
 app.command("sweep")(sweep.sweep)
@@ -58,19 +54,19 @@ app.command("eval")(artifact.evaluate)
 app.command("inspect")(artifact.inspect)
 app.command("check")(artifact.check)
 app.command("tasks")(artifact.tasks)
-app.command("pack")(tasks.pack)
-app.command("unpack")(tasks.unpack)
-app.command("remove")(tasks.remove)
-app.command("rename")(tasks.rename)
-app.command("merge")(tasks.merge)
-app.command("diff")(tasks.diff)
-app.command("overlap")(tasks.overlap)
+app.command("pack")(artifact.pack)
+app.command("unpack")(artifact.unpack)
+app.command("remove")(artifact.remove)
+app.command("rename")(artifact.rename)
+app.command("merge")(artifact.merge)
+app.command("diff")(artifact.diff)
+app.command("overlap")(artifact.overlap)
 app.command("push")(share.push)
 app.command("pull")(share.pull)
 app.command("export")(export.export)
 app.command("verify")(export.verify)
-app.command("package")(package.package)
-app.command("materialize")(materialize.materialize)
+app.command("package")(share.package)
+app.command("materialize")(share.materialize)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
 app.command("report")(report.report)

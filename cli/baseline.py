@@ -1,7 +1,8 @@
-"""`compress baseline`: train what a mask is compared with."""
+"""`compress baseline`: train what a mask is compared with. `compress quantize`: the backbone alone."""
 
 from __future__ import annotations
 
+import json as codec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,11 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.cli.replay import ConfigFile, SaveConfig, remembered
-from maskpack.cli.result import show_result
-from maskpack.compressor.config import BaselineConfig
+from maskpack.cli.fit import show_result
+from maskpack.cli.options import ConfigFile, SaveConfig, remembered
+from maskpack.compressor.config import BackboneConfig, BaselineConfig
 from maskpack.compressor.options import save_options
+from maskpack.formats.schema import BACKBONE
 
 
 def baseline(
@@ -73,32 +75,7 @@ def baseline(
 
     Example: compress baseline demo --task reviews --method full -o twin
     """
-    given = {
-        "method": method,
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "lr": lr,
-        "head_lr": head_lr,
-        "warmup": warmup,
-        "rank": rank,
-        "bits": bits,
-        "group": group,
-        "quantizer": quantizer,
-        "calibration": calibration,
-        "refine": refine,
-        "embedding_bits": embedding_bits,
-        "teacher": teacher,
-        "teacher_share": teacher_share,
-        "temperature": temperature,
-        "teacher_states": teacher_states,
-        "dropout": dropout,
-        "seed": seed,
-        "train_rows": train_rows,
-        "precision": precision,
-    }
-    chosen = opt.resolve(BaselineConfig, config, given)
+    chosen = opt.resolve(BaselineConfig, config, opt.given_options(ctx, BaselineConfig))
     if save_config is not None:
         save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
     from maskpack.compressor import BaselineRequest, run_baseline  # noqa: PLC0415 - imports torch
@@ -126,3 +103,52 @@ def baseline(
     with render.progress(f"{request.task.name} {method}", quiet=quiet) as observe:
         result = run_baseline(request, observe=observe)
     show_result(result, json=json)
+
+
+def quantize(
+    ctx: typer.Context,
+    model: opt.Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Artifact to write.")],
+    bits: opt.Bits = None,
+    bits_override: opt.BitsOverride = None,
+    group: opt.Group = None,
+    quantizer: opt.Quantizer = None,
+    calibration: opt.Calibration = None,
+    refine: opt.Refine = None,
+    embedding_bits: opt.EmbeddingBits = None,
+    config: ConfigFile = None,
+    save_config: SaveConfig = None,
+    revision: opt.Revision = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Quantise an encoder into an artifact without tasks; `fit` with the same --out adds them.
+
+    `fit` does this by itself. Alone it is of use where the backbone takes long (2 and 1 bits), or
+    where several runs should start from the same one.
+
+    Example: compress quantize demo --bits 2 -o artifact
+    """
+    chosen = opt.resolve(BackboneConfig, config, opt.given_options(ctx, BackboneConfig))
+    if save_config is not None:
+        save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
+    from maskpack.compressor.quantization.backbone import make_backbone  # noqa: PLC0415 - imports torch
+
+    with render.progress("backbone", quiet=quiet) as observe:
+        artifact = make_backbone(model, out, chosen, revision=revision, observe=observe)
+    scheme = artifact.manifest.scheme
+    facts = {
+        "source": artifact.manifest.source.model,
+        "bits": scheme.bits,
+        "group": scheme.group,
+        "quantizer": scheme.quantizer,
+        "embedding_bits": scheme.embedding_bits,
+        "masked_weights": artifact.backbone.maskable,
+        "backbone_bytes": artifact.size(BACKBONE),
+        "backbone_sha256": artifact.manifest.backbone_sha256,
+    }
+    if json:
+        render.data(codec.dumps(facts))
+    else:
+        rows = [(name.replace("_", " "), str(value)) for name, value in facts.items()]
+        render.table("backbone", ("what", "value"), rows)

@@ -21,7 +21,7 @@ from maskpack.formats import MaskpackError, open_artifact, pack_task
 from maskpack.formats.schema import BACKBONE
 
 if TYPE_CHECKING:
-    from maskpack.compressor.results import RunResult
+    from maskpack.compressor.types import RunResult
     from maskpack.exporters.report import Report
 
 TASKS = ("tickets", "reviews")
@@ -79,7 +79,7 @@ def demo(
 
 def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
     """Dense twin, mask, graph and timing of one task."""
-    from maskpack.exporters.bench.latency import compare_latency  # noqa: PLC0415 - imports torch
+    from maskpack.exporters.bench.reference import compare_latency  # noqa: PLC0415 - imports torch
 
     dense, masked = _learn(name, work, seed=seed, quiet=quiet)
     if not quiet:
@@ -99,10 +99,10 @@ def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult,
         BaselineRequest,
         FitConfig,
         FitRequest,
-        find_task,
         fit_task,
         run_baseline,
     )
+    from maskpack.tasks import find_task  # noqa: PLC0415 - imports torch
 
     task = find_task(name)
     budget: dict[str, Any] = {

@@ -11,7 +11,7 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.cli.task_data import data_by_task
+from maskpack.cli.options import data_by_task
 from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
 from maskpack.formats import ConfigError, open_artifact
 
@@ -200,7 +200,7 @@ def _export_shared(request: SharedRequest, *, json: bool) -> None:
 
 
 def _export_plain(artifact: Path, task: str, out: Path, *, json: bool) -> None:
-    from maskpack.compressor.plain import write_plain  # noqa: PLC0415 - imports torch
+    from maskpack.exporters.hf import write_plain  # noqa: PLC0415 - imports torch
 
     found = write_plain(open_artifact(artifact), task, out)
     if json:

@@ -1,21 +1,32 @@
-"""`compress fit`: learn a mask for one task."""
+"""`compress fit`: learn a mask for one task. With `--dry-run`: the plan, and an estimate of time and memory."""
 
 from __future__ import annotations
 
+import json as codec
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.cli.dry_run import dry_run as rehearse
 from maskpack.cli.logs import LogDir, LogFile, check_tensorboard, logged
-from maskpack.cli.replay import ConfigFile, SaveConfig, remembered
-from maskpack.cli.result import show_next, show_result
+from maskpack.cli.options import ConfigFile, SaveConfig, remembered
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.options import save_options
+
+if TYPE_CHECKING:
+    from maskpack.compressor.estimate import Estimate
+    from maskpack.compressor.fit import Learning
+    from maskpack.compressor.types import FitRequest
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maskpack.compressor.types import RunResult
 
 
 def fit(
@@ -166,48 +177,7 @@ def fit(
     """
     began = time.perf_counter(), time.process_time()
     check_tensorboard(log_dir)
-    given = {
-        "bits": bits,
-        "group": group,
-        "quantizer": quantizer,
-        "calibration": calibration,
-        "refine": refine,
-        "embedding_bits": embedding_bits,
-        "epochs": epochs,
-        "steps": steps,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "lr": lr,
-        "head_lr": head_lr,
-        "warmup": warmup,
-        "estimator": estimator,
-        "init": init,
-        "margin": margin,
-        "boundary": boundary,
-        "floor": floor,
-        "sparsity": sparsity,
-        "target_bpp": target_bpp,
-        "target_bytes": target_bytes,
-        "layers": layers,
-        "modules": modules,
-        "train_bias": train_bias,
-        "train_norm": train_norm,
-        "train_scales": train_scales,
-        "dense_lr": dense_lr,
-        "teacher": teacher,
-        "teacher_share": teacher_share,
-        "temperature": temperature,
-        "teacher_states": teacher_states,
-        "ema": ema,
-        "patience": patience,
-        "dropout": dropout,
-        "seed": seed,
-        "train_rows": train_rows,
-        "precision": precision,
-        "checkpoint_every": checkpoint_every,
-        "bits_override": opt.overrides(bits_override),
-    }
-    chosen = opt.resolve(FitConfig, config, given)
+    chosen = opt.resolve(FitConfig, config, opt.given_options(ctx, FitConfig))
     if save_config is not None:
         save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
     from maskpack.compressor import FitRequest, fit_task  # noqa: PLC0415 - imports torch
@@ -237,7 +207,7 @@ def fit(
         revision=revision,
     )
     if dry_run:
-        rehearse(request, began=began, json=json)
+        show_dry_run(request, began=began, json=json)
         return
     with (
         render.progress(request.stored_name, quiet=quiet) as shown,
@@ -247,3 +217,146 @@ def fit(
     show_result(result, json=json)
     if not quiet:
         show_next(out, request.stored_name, eval_data or data)
+
+
+def show_dry_run(request: FitRequest, *, began: tuple[float, float], json: bool) -> None:
+    """Rehearse a run and print its plan.
+
+    Args:
+        request: what would be learned.
+        began: the clock on the wall and that of the process when the command began.
+        json: print one JSON value.
+    """
+    from maskpack.compressor.estimate import Cost, rehearse  # noqa: PLC0415 - imports torch
+
+    run, estimate = rehearse(request, began=Cost(*began))
+    plan = _plan(run)
+    if json:
+        render.data(codec.dumps({**plan, "estimate": asdict(estimate)}))
+        return
+    sized = {
+        "backbone bytes": render.size(plan["backbone bytes"]),
+        "masked weights": f"{plan['masked weights']:,}",
+    }
+    shown = {**plan, **sized, **_words(estimate)}
+    render.table("dry run", ("what", "value"), [(key, str(value)) for key, value in shown.items()])
+    render.words("note: the estimate is of this machine as busy as it was just now")
+
+
+def _plan(run: Learning) -> Mapping[str, Any]:
+    return {
+        "model": run.ground.source.model,
+        "backbone": "already there" if run.ground.artifact else "to be quantised",
+        "bits": run.ground.scheme.bits,
+        "backbone bytes": run.ground.backbone_bytes(),
+        "masked weights": run.ground.backbone.maskable,
+        "training rows": len(run.data.train),
+        "evaluation rows": len(run.data.dev),
+        "labels": ", ".join(run.data.labels) or "a number",
+        "steps": run.plan.steps,
+        "arithmetic": "bf16" if run.plan.bf16 else "fp32",
+        "out": str(run.request.out),
+    }
+
+
+def _words(estimate: Estimate) -> Mapping[str, str]:
+    """The estimate and its basis."""
+    parts = [
+        f"{duration(estimate.load_seconds)} until the first step",
+        *(
+            [f"{duration(estimate.teacher_seconds)} teacher"]
+            if estimate.teacher_seconds > 1
+            else []
+        ),
+        f"{estimate.steps:,} steps of {1000 * estimate.step_seconds:.0f} ms",
+        f"{estimate.looks} scorings of {estimate.look_seconds:.1f} s",
+    ]
+    memory = estimate.memory_bytes
+    return {
+        "time, estimated": duration(estimate.seconds),
+        "of the processor": f"{duration(estimate.busy_seconds)}, all cores together",
+        "made of": ", ".join(parts),
+        "basis": f"{estimate.measured} steps measured, on batches of every size",
+        "memory": "unknown" if memory is None else f"{render.size(memory)}, peak of this rehearsal",
+        "checkpoint": render.size(estimate.disk_bytes) if estimate.disk_bytes else "none",
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(7.4), duration(100), duration(4000)
+    ('7 s', '1 min 40 s', '1 h 07 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+_ADVICE = (
+    "try more `--epochs`, a larger `--head-lr`, `--teacher twin`, or a larger `--margin`; "
+    "with rare labels add rows of them and judge by `--metric macro_f1`"
+)
+
+
+def show_result(result: RunResult, *, json: bool) -> None:
+    """Print what a run measured."""
+    if json:
+        render.data(result.to_json())
+        return
+    _show_scores(result)
+    count = result.count
+    rows = [("head", render.size(result.head_bytes)), ("patch", render.size(result.patch_bytes))]
+    if result.extra_bytes:
+        rows.insert(1, ("biases, norms, scales", render.size(result.extra_bytes)))
+    if count.weights:
+        rows = [
+            ("zeros", f"{count.zeros:,} of {count.weights:,} ({count.sparsity:.2%})"),
+            ("mask, packed", render.size(result.mask_bytes)),
+            (
+                "mask, entropy",
+                f"{render.size(count.entropy_bytes)} ({count.entropy_bpp:.3f} bits a weight)",
+            ),
+            *rows,
+        ]
+    render.table("", ("part", "size"), [*rows, ("backbone", render.size(result.backbone_bytes))])
+    if result.collapsed:
+        render.words(
+            f"warning: {result.metric} is no better than always giving the same answer; {_ADVICE}"
+        )
+
+
+def _show_scores(result: RunResult) -> None:
+    """Every metric beside its floor and, where there was one, the model that it started from."""
+    original = result.original
+    scores = [
+        (
+            name,
+            f"{value:.4f}",
+            f"{result.majority[name]:.4f}",
+            *([] if original is None else [f"{original[name]:.4f}"]),
+        )
+        for name, value in result.scores.items()
+    ]
+    render.table(
+        f"{result.task}: {result.method}, {result.steps} steps in {result.seconds:.0f} s",
+        (
+            "metric",
+            "value",
+            "same answer always",
+            *([] if original is None else ["original model"]),
+        ),
+        scores,
+    )
+
+
+def show_next(out: Path, task: str, data: Path | None) -> None:
+    """Say where a task lies now, and what comes next."""
+    rows = "" if data is None else f" --data {shlex.quote(data.as_posix())}"
+    place = shlex.quote(str(out))
+    render.words(
+        f"`{task}` is in {out}; next: compress export {place} -t {task} --onnx -o {task}-onnx{rows}"
+    )

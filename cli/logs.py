@@ -16,7 +16,7 @@ import typer
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
-    from maskpack.compressor.learning.news import News
+    from maskpack.compressor.training.progress import News
 
     Observe = Callable[[News], None]
 

@@ -1,7 +1,8 @@
 """Options that several commands share, and how an option finds its value.
 
 Order: what stands on the command line, then `--config FILE`, then the default of the frozen config
-class. Every option is None until somebody gives it.
+class. Every option is None until somebody gives it. `--save-config` writes a whole run: options at the top
+level, and under `run` what stands beside them on the command line (model, task, data, place).
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from maskpack.compressor.options import RUN, Options, load_options
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
-    from maskpack.compressor.data.tasks import Kind, Task
+    from maskpack.tasks.task import Kind, Task
+from difflib import get_close_matches
+from enum import Enum
+
+from maskpack.formats import DataError
 
 Config = TypeVar("Config", bound=Options)
 
@@ -151,9 +156,18 @@ def resolve(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> 
     known = {field.name for field in fields(kind)}
     assert set(given) <= known, set(given) - known
     from_file = load_options(file) if file is not None else {}
-    from_file.pop(RUN, None)  # `replay.py` has read it
+    from_file.pop(RUN, None)  # `recall` has read it
     chosen = {name: value for name, value in given.items() if value is not None}
     return kind.from_dict({**from_file, **chosen})
+
+
+def given_options(ctx: typer.Context, kind: type[Options]) -> dict[str, Any]:
+    """Option of a config class -> what the command line says of it, None where it says nothing."""
+    names = {field.name for field in fields(kind)} & ctx.params.keys()
+    said = {name: ctx.params[name] for name in names}
+    if "bits_override" in said:
+        said["bits_override"] = overrides(said["bits_override"])
+    return said
 
 
 def overrides(given: Sequence[str] | None) -> dict[str, int] | None:
@@ -200,7 +214,7 @@ def find_named_task(
         data: where the rows are; looked into for its columns where none are given.
         quiet: whether to keep to ourselves which columns were taken.
     """
-    from maskpack.compressor.data.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
+    from maskpack.tasks.data.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
 
     kind = _kind(regression, several=multi_label or separator is not None)
     between = typed_separator(separator)
@@ -222,7 +236,7 @@ def typed_separator(text: str | None) -> str | None:
 
 def _kind(regression: bool, *, several: bool) -> Kind | None:
     """What the head predicts; None leaves it to the task."""
-    from maskpack.compressor.data.tasks import Kind  # noqa: PLC0415 - keeps --help fast
+    from maskpack.tasks.task import Kind  # noqa: PLC0415 - keeps --help fast
 
     if regression and several:
         raise ConfigError("`--regression` and `--multi-label` contradict each other")
@@ -240,3 +254,128 @@ def _name_of(data: Path | None) -> str:
     if not name:
         raise ConfigError(f"`{data}` gives the task no name", "name it with `--task`")
     return name
+
+
+_OF_ONE_CALL = {
+    *("config", "save_config", "dry_run", "json", "quiet", "resume", "replace", "log", "log_dir"),
+}
+"""What a file does not repeat: how to answer, and whether what is there may be touched."""
+
+
+def recall(ctx: typer.Context, file: Path | None) -> Path | None:
+    """Take from the file's `run` what the command line leaves out; called before all other options.
+
+    Raises:
+        ConfigError: `run` is no mapping, or holds what the command does not have.
+    """
+    if file is None or ctx.resilient_parsing:  # that is: while a shell completes a word
+        return file
+    run = load_options(file).get(RUN) or {}
+    if not isinstance(run, Mapping):
+        raise ConfigError(f"`{RUN}` in `{file}` is no mapping")
+    names = {str(parameter.name) for parameter in ctx.command.params} - _OF_ONE_CALL
+    unknown = sorted(map(str, set(run) - names))
+    if unknown:
+        raise ConfigError(
+            f"`{RUN}` in `{file}` has `{unknown[0]}`, which `compress {ctx.info_name}` does not take",
+            f"it takes: {', '.join(sorted(names))}",
+        )
+    ctx.default_map = {**(ctx.default_map or {}), **run}
+    return file
+
+
+def remembered(ctx: typer.Context, known: set[str]) -> dict[str, Any]:
+    """What a command line says beside the options of `known`, as plain YAML values.
+
+    Args:
+        ctx: of the call.
+        known: names of the config class's fields, which are kept apart, but for what must be given.
+    """
+    needed = {parameter.name for parameter in ctx.command.params if parameter.required}
+    given = {
+        name: _plain(value)
+        for name, value in ctx.params.items()
+        if name not in (known - needed) | _OF_ONE_CALL and value is not None and value is not False
+    }
+    return dict(sorted(given.items()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Path | Enum):
+        return str(value)
+    return value
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        callback=recall,
+        is_eager=True,
+        help="YAML file of options, or a whole run of --save-config; the command line wins.",
+    ),
+]
+SaveConfig = Annotated[
+    Path | None,
+    typer.Option("--save-config", help="Write this run as YAML, to be repeated with --config."),
+]
+
+
+def data_by_task(given: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
+    """Task -> where its data lies, from `PATH` or `TASK=PATH` texts.
+
+    A path that is there is a path, even if it holds an equals sign.
+
+    Args:
+        given: values of `--data`.
+        tasks: names of the tasks at hand; a bare path is that of the only one.
+
+    Raises:
+        ConfigError: a bare path among several tasks, a task that is not at hand or named twice.
+        DataError: nothing lies there.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        task, place = _parted(text, tasks)
+        if task in found:
+            raise ConfigError(
+                f"`--data` names `{task}` twice: `{found[task].as_posix()}` and `{place.as_posix()}`",
+                "one file or folder a task",
+            )
+        found[task] = place
+    return found
+
+
+def _parted(text: str, tasks: Sequence[str]) -> tuple[str, Path]:
+    """The task of one text, and its place."""
+    task, equals, path = text.partition("=")
+    if not equals or _is_there(text):
+        if len(tasks) != 1:
+            raise ConfigError(
+                f"`--data {text}` does not say of which task it is",
+                f"give `--data TASK=PATH`; tasks: {', '.join(tasks)}",
+            )
+        task, path = tasks[0], text
+    elif task not in tasks:
+        close = get_close_matches(task, tasks, n=1)
+        raise ConfigError(
+            f"`--data {text}`: there is no task `{task}` here, and no such file or folder",
+            f"{f'did you mean `{close[0]}`? ' if close else ''}tasks: {', '.join(tasks)}",
+        )
+    if not path:
+        raise ConfigError(f"`--data {text}` has no path", f"like `--data {task}=rows.csv`")
+    if not _is_there(path):
+        raise DataError(
+            f"no such file or folder: `{path}`", f"`--data {text}` was to be that of `{task}`"
+        )
+    return task, Path(path)
+
+
+def _is_there(path: str) -> bool:
+    """Whether it names a data set of the Hub, or something on disk."""
+    from maskpack.tasks.data.hub import is_hub  # noqa: PLC0415 - keeps --help fast
+
+    place = Path(path)
+    return is_hub(place) or place.exists()

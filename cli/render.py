@@ -22,8 +22,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from maskpack.report.charts import size as size  # noqa: PLC0414 - part of how we print
+
 if TYPE_CHECKING:
-    from maskpack.compressor.learning.news import News
+    from maskpack.compressor.training.progress import News
+
 
 _PLAIN_WIDTH = 150  # of a table that goes to a file or a pipe
 _OUT = Console(
@@ -131,19 +134,6 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [head, ["-" * width for width in wide], *rows]
     for row in lines:
         data(f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, wide, strict=True))} |")
-
-
-def size(count: int) -> str:
-    """Bytes in decimal units.
-
-    >>> size(134_553), size(23_100_000), size(4_543_710_000)
-    ('134.6 KB', '23.10 MB', '4.54 GB')
-    """
-    if count < 1000:
-        return f"{count} B"
-    if count < 1_000_000:
-        return f"{count / 1e3:.1f} KB"
-    return f"{count / 1e6:.2f} MB" if count < 1_000_000_000 else f"{count / 1e9:.2f} GB"
 
 
 @contextmanager

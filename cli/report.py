@@ -12,7 +12,7 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.cli.task_data import data_by_task
+from maskpack.cli.options import data_by_task
 from maskpack.formats import (
     Artifact,
     ConfigError,
@@ -24,10 +24,10 @@ from maskpack.formats import (
 from maskpack.formats.writer import write_bytes
 
 if TYPE_CHECKING:
-    from maskpack.compressor.report_view import ArtifactView
-    from maskpack.compressor.scores.judgement import Judgement
     from maskpack.compressor.sweep.table import Table
     from maskpack.exporters.report import Report
+    from maskpack.report.view import ArtifactView
+    from maskpack.tasks.evaluation.confusion import Judgement
 
 _PAGES = {".html", ".htm"}
 
@@ -75,7 +75,7 @@ def report(
     if out.suffix.lower() not in _PAGES:
         raise ConfigError(f"`{out}` is no name of a page", "give one like `-o report.html`")
     if png is not None:
-        from maskpack.cli.plots import check_installed  # noqa: PLC0415 - keeps --help fast
+        from maskpack.report.plots import check_installed  # noqa: PLC0415 - keeps --help fast
 
         check_installed()
     if not out.parent.is_dir():  # tasks are evaluated for minutes before the page is written
@@ -107,8 +107,8 @@ def _open(source: Path) -> Artifact:
 def _report_sweep(
     source: Path, out: Path, reference: str | None, *, png: Path | None, json: bool
 ) -> None:
-    from maskpack.cli.report_page import sweep_page  # noqa: PLC0415 - keeps --help fast
-    from maskpack.cli.sweep_table import as_tree  # noqa: PLC0415
+    from maskpack.report.page import sweep_page  # noqa: PLC0415 - keeps --help fast
+    from maskpack.report.table import as_tree  # noqa: PLC0415
 
     tables = _tables(source, reference)
     write_bytes(out, sweep_page(tables, source.stem).encode())
@@ -128,13 +128,13 @@ def _report_artifact(
     png: Path | None,
     json: bool,
 ) -> None:
-    from maskpack.cli.report_page import artifact_page  # noqa: PLC0415 - keeps --help fast
-    from maskpack.compressor.report_view import view_artifact  # noqa: PLC0415
+    from maskpack.report.page import artifact_page  # noqa: PLC0415 - keeps --help fast
+    from maskpack.report.view import view_artifact  # noqa: PLC0415
 
     view = view_artifact(opened)
     write_bytes(out, artifact_page(view, judgements, verdicts, tables).encode())
     if png is not None:
-        from maskpack.cli.plots_task import draw_tasks  # noqa: PLC0415 - matplotlib
+        from maskpack.report.plots import draw_tasks  # noqa: PLC0415 - matplotlib
 
         for path in draw_tasks(view, png):
             render.words(f"wrote {path}")
@@ -145,15 +145,15 @@ def _report_artifact(
 
 
 def _draw_sweep(tables: Sequence[Table], folder: Path) -> None:
-    from maskpack.cli.plots import draw  # noqa: PLC0415 - matplotlib
+    from maskpack.report.plots import draw  # noqa: PLC0415 - matplotlib
 
     for path in draw(tables, folder, kinds=("png",)):
         render.words(f"wrote {path}")
 
 
 def _tables(source: Path, reference: str | None) -> tuple[Table, ...]:
-    from maskpack.compressor.sweep.lines import tables_of_lines  # noqa: PLC0415
     from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
+    from maskpack.compressor.sweep.table import tables_of_lines  # noqa: PLC0415
 
     if not source.is_file():
         raise ConfigError(f"no file `{source}`", "give the .jsonl that `compress sweep` wrote")
@@ -202,7 +202,7 @@ def _judgements(
     places = data_by_task(data, tasks)
     if not evaluate:
         return dict.fromkeys(tasks, "Not measured: the report was made with `--no-evaluate`")
-    from maskpack.compressor.scores.judgement import judge  # noqa: PLC0415 - imports torch
+    from maskpack.tasks.evaluation.confusion import judge  # noqa: PLC0415 - imports torch
 
     found: dict[str, Judgement | str] = {}
     for task in tasks:
@@ -223,7 +223,7 @@ def _as_tree(
     verdicts: Sequence[Report],
     tables: Sequence[Table],
 ) -> dict[str, Any]:
-    from maskpack.cli.sweep_table import as_tree  # noqa: PLC0415 - keeps --help fast
+    from maskpack.report.table import as_tree  # noqa: PLC0415 - keeps --help fast
 
     told = {
         task: {"missing": found} if isinstance(found, str) else asdict(found)

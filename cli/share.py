@@ -1,4 +1,7 @@
-"""`compress push` and `compress pull`: artifacts to and from the Hub. Imports no torch."""
+"""What is handed on: `push` and `pull` (the Hub), `package` (folders for a target), `materialize` (a device).
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import typer
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.exporters.package.target import PackageRequest, Target
 
 Repo = Annotated[str, typer.Argument(help="Repository on the Hub, OWNER/NAME.")]
 
@@ -52,11 +56,7 @@ def push(
 
     Example: compress push artifact me/tickets --public --license apache-2.0
     """
-    from maskpack.compressor.share.push import (  # noqa: PLC0415 - imports the library
-        PushRequest,
-        plan_push,
-        push_artifact,
-    )
+    from maskpack.hub.transfer import PushRequest, plan_push, push_artifact  # noqa: PLC0415 - imports the library
 
     request = PushRequest(
         artifact, repo, private, revision, message, license, tuple(language or ())
@@ -94,10 +94,7 @@ def pull(
 
     Example: compress pull me/tickets -o artifact --task reviews
     """
-    from maskpack.compressor.share.pull import (  # noqa: PLC0415 - imports the library
-        PullRequest,
-        pull_artifact,
-    )
+    from maskpack.hub.transfer import PullRequest, pull_artifact  # noqa: PLC0415 - imports the library
 
     request = PullRequest(repo, out, tuple(task or ()), revision)
     found = pull_artifact(request, lambda name: None if quiet else render.words(f"fetching {name}"))
@@ -113,3 +110,77 @@ def pull(
 
 def _rows(files: Mapping[str, int]) -> list[tuple[str, str]]:
     return [(name, f"{size:,}") for name, size in files.items()]
+
+
+def package(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder that `compress export --onnx` wrote, or one of several.")
+    ],
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write, or a .zip or .tar.gz file.")
+    ],
+    target: Annotated[
+        Target,
+        typer.Option(
+            help="ort: any ONNX Runtime; web: browser and Node.js; mobile: .ort files for phones."
+        ),
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option("--task", "-t", help="Task; repeatable. [all]")
+    ] = None,
+    json: opt.Json = False,
+) -> None:
+    """Pack exported tasks with tokenizer, checksums and a runnable example for one target.
+
+    Every packed graph is run in ONNX Runtime and must give the logits of the one it was made from.
+    The same tasks make the same bytes, in an archive too.
+
+    Example: compress package reviews-onnx -o reviews-web --target web
+
+    Example: compress package all -o all.tar.gz --target ort
+    """
+    from maskpack.exporters.package.write import write_package  # noqa: PLC0415 - imports ONNX Runtime
+
+    found = write_package(PackageRequest(folder, out, target, tuple(task or ())))
+    if json:
+        tree = {
+            "out": str(found.out),
+            "target": str(found.target),
+            "tasks": dict(found.differences),
+            "files": dict(found.files),
+            "sha256": found.sha256,
+        }
+        render.data(codec.dumps(tree, ensure_ascii=False))
+        return
+    render.table(
+        f"{found.out}, for {found.target}: {render.size(sum(found.files.values()))}",
+        ("file", "bytes"),
+        [(name, f"{size:,}") for name, size in found.files.items()],
+    )
+    for name, difference in found.differences.items():
+        render.words(f"{name}: logits as before, largest difference {difference:.1e}")
+    render.words(f"wrote {found.out}" + (f", SHA-256 {found.sha256}" if found.sha256 else ""))
+
+
+def materialize(
+    folder: Annotated[Path, typer.Argument(help="Folder that `compress export --onnx` wrote.")],
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Which, of several.")] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    json: opt.Json = False,
+) -> None:
+    """Write one task with its weights unpacked and masked, so that sessions are made with less memory.
+
+    For devices: the download stays small, folding is done once and not for every session. The folder
+    serves `compress predict` and `maskpack.runtime` as any exported one.
+
+    Example: compress materialize all --task tickets -o tickets-ready
+    """
+    from maskpack.runtime import materialize as write  # noqa: PLC0415 - imports ONNX Runtime
+
+    graph = write(folder, out, task=task)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    if json:
+        render.data(codec.dumps({"graph": str(graph), "bytes": size}))
+    render.words(f"wrote {out}, {render.size(size)}")

@@ -15,9 +15,10 @@ from maskpack.cli import render
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from maskpack.compressor.learning.news import News
     from maskpack.compressor.sweep.plan import Run, SweepPlan
     from maskpack.compressor.sweep.run import Failure
+    from maskpack.compressor.training.progress import News
+from maskpack.compressor.sweep.table import Table
 
 
 def sweep(
@@ -54,7 +55,7 @@ def sweep(
     from maskpack.compressor.sweep.plan import choose  # noqa: PLC0415
 
     if plots is not None:
-        from maskpack.cli.plots import check_installed  # noqa: PLC0415
+        from maskpack.report.plots import check_installed  # noqa: PLC0415
 
         check_installed()
     plan = read_plan(file, out=out)
@@ -126,19 +127,44 @@ def _describe(run: Run, *, done: bool) -> dict[str, Any]:
 
 def _show_results(plan: SweepPlan, plots: Path | None, *, json: bool) -> None:
     """The table, then the plots if they are wanted."""
-    from maskpack.cli import sweep_table as words  # noqa: PLC0415
     from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
     from maskpack.compressor.sweep.table import tabulate  # noqa: PLC0415
+    from maskpack.report.table import as_tree  # noqa: PLC0415
 
     tables = tabulate(plan, read_log(plan.out).lines)
     if json:
-        render.data(codec.dumps([words.as_tree(table) for table in tables]))
+        render.data(codec.dumps([as_tree(table) for table in tables]))
     elif not tables:
         render.words("no run is finished yet")
     for table in () if json else tables:
-        words.show(table)
+        show(table)
     if plots is not None and tables:
-        from maskpack.cli.plots import draw  # noqa: PLC0415
+        from maskpack.report.plots import draw  # noqa: PLC0415
 
         for path in draw(tables, plots):
             render.words(f"wrote {path}")
+
+
+def show(table: Table) -> None:
+    """Print the table, Matthews correlations, and who collapsed."""
+    from maskpack.report.table import head_of, notes_of, rows_of, spread_text  # noqa: PLC0415
+
+    render.data(f"### {table.model}\n\n")
+    render.markdown(head_of(table), rows_of(table))
+    correlated = [
+        task
+        for task in table.metrics
+        if any(task in row.cells and row.cells[task].mcc is not None for row in table.rows)
+    ]
+    if correlated:
+        render.data("\nMatthews correlation: 0 is a constant answer, 1 is right every time.\n\n")
+        rows = [
+            [spread_text(row.cells[t].mcc) if t in row.cells else "-" for t in correlated]
+            for row in table.rows
+        ]
+        named = [(row.arm.label, *cells) for row, cells in zip(table.rows, rows, strict=True)]
+        render.markdown(("method", *correlated), named)
+    notes = notes_of(table)
+    if notes:
+        render.data("\n" + "\n".join(notes))
+    render.data("")

@@ -1,78 +1,52 @@
 """What a mask is compared with, on the same data and budget: on floats, or on a quantised backbone.
 
-What each method trains is in `methods.py`.
+`full` trains every weight, `head` only the task-specific layers, `head-pooler` those and the pooler
+(the stricter floor: a pooler that was never trained for anything is a poor input for a linear
+classifier), `bitfit` and `lora` the head and a small patch of their own.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from maskpack.compressor.config import BaselineConfig
-from maskpack.compressor.data.batches import Encoded
-from maskpack.compressor.data.load import TaskData
-from maskpack.compressor.data.tasks import Task
-from maskpack.compressor.ground import quantized_ground
-from maskpack.compressor.learning.dropout import Noise, quicken_dropout
-from maskpack.compressor.learning.news import Newsroom, Observe
-from maskpack.compressor.learning.objective import Objective
-from maskpack.compressor.learning.teacher import teaching_of
-from maskpack.compressor.learning.train import NoCheckpoints, Plan, train, uses_bf16
-from maskpack.compressor.material import encode_material, load_material
-from maskpack.compressor.methods import fold_factors, trained_groups
-from maskpack.compressor.models.families import check_length, longest_input, token_kinds
-from maskpack.compressor.models.hub import (
-    Pretrained,
-    heed_padding,
-    load_classifier,
-    load_pretrained,
+from maskpack.compressor.config import BaselineConfig, Method
+from maskpack.compressor.quantization.backbone import quantized_ground
+from maskpack.compressor.training.callbacks import Noise, quicken_dropout
+from maskpack.compressor.training.loss import Objective
+from maskpack.compressor.training.progress import Newsroom, Observe
+from maskpack.compressor.training.teacher import teaching_of
+from maskpack.compressor.training.train import (
+    Group,
+    NoCheckpoints,
+    Plan,
+    every_weight,
+    train,
+    uses_bf16,
 )
-from maskpack.compressor.models.linearize import plain_state
-from maskpack.compressor.own_head import Finding, original_scores, renew_head
-from maskpack.compressor.restore import (
-    PROBLEM_TYPES,
-    base_of,
-    build_classifier,
-    classifier_config,
-    head_parameters,
-)
-from maskpack.compressor.results import RunResult
-from maskpack.compressor.scores.evaluate import majority, predict_all, score
-from maskpack.compressor.scores.predict import torch_predict
-from maskpack.formats import Interrupted, ModelError, open_artifact
+from maskpack.compressor.types import BaselineRequest, RunResult
+from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 from maskpack.formats.codec import encode_backbone
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, new_folder
-
-
-@dataclass(frozen=True)
-class BaselineRequest:
-    """What to train, on what, and where to keep it.
-
-    Attributes:
-        model: folder, hub id or alias of the pretrained encoder.
-        task: the task, from `find_task`.
-        config: method, budget and rates.
-        out: folder for the trained model, or None to keep only the figures.
-        data, eval_data: files of the task, see `load_data`.
-        revision: branch, tag or commit of a hub model.
-        backbone: artifact whose backbone to start from, where `config.bits` asks for one; None
-            quantises the model anew.
-    """
-
-    model: str
-    task: Task
-    config: BaselineConfig = field(default_factory=BaselineConfig)
-    out: Path | None = None
-    data: Path | None = None
-    eval_data: Path | None = None
-    revision: str | None = None
-    backbone: Path | None = None
+from maskpack.models.build import base_of, build_classifier, head_parameters
+from maskpack.models.families import check_length, family_of, longest_input, token_kinds
+from maskpack.models.linears import plain_state
+from maskpack.models.load import Pretrained, heed_padding, load_classifier, load_pretrained
+from maskpack.tasks.batches import Encoded
+from maskpack.tasks.context import described
+from maskpack.tasks.data.splits import TaskData
+from maskpack.tasks.evaluation.metrics import majority, score
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.preprocess import encode_material, load_material
+from maskpack.tasks.pretrained_head import Finding, original_scores, renew_head
+from maskpack.tasks.task import PROBLEM_TYPES
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +125,8 @@ def _load(request: BaselineRequest) -> _Loaded:
         token_types=token_kinds(reads) > 0,
         longest=longest,
     )
-    described = classifier_config(
-        pretrained.files[CONFIG], data.labels, outputs=data.outputs, kind=data.task.kind
-    )
-    return _Loaded(data, found, pretrained, described, rows, dev)
+    config_of_task = described(pretrained.files[CONFIG], data)
+    return _Loaded(data, found, pretrained, config_of_task, rows, dev)
 
 
 def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResult:
@@ -210,7 +182,13 @@ def _train(
     noise = Noise(config.seed)
     quicken_dropout(model, noise, p=config.dropout)
     per_epoch = -(-len(rows) // config.batch_size)
-    news = Newsroom(observe, model=model, layers=(), dev=dev, metric=metric, per_epoch=per_epoch)
+
+    def judge() -> float:
+        logits = predict_all(torch_predict(model), dev)
+        model.train()
+        return score(logits, dev.labels, [metric])[metric]
+
+    news = Newsroom(observe, metric=metric, judge=judge, count=None, per_epoch=per_epoch)
     model_name, revision = request.model, request.revision
     try:
         teaching = teaching_of(
@@ -251,3 +229,72 @@ def _save(model: Any, tokenizer: Any, data: TaskData, out: Path) -> None:
     with new_folder(out) as build:
         model.save_pretrained(str(build), state_dict=plain_state(model))
         tokenizer.save_pretrained(str(build))
+
+
+def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
+    """Freeze what the method does not train, and group the rest by learning rate.
+
+    Raises:
+        ConfigError: `head-pooler` for an encoder without a pooler, `bitfit` for one without biases.
+    """
+    if config.method is Method.FULL:
+        return every_weight(model, lr=config.peak_lr, head_lr=config.head_lr)
+    head, base = Group(list(head_parameters(model).values()), config.head_lr), base_of(model)
+    base.requires_grad_(requires_grad=False)
+    if config.method is Method.HEAD:
+        return [head]
+    trained = list(_TRAINED[config.method](base, config))
+    for parameter in trained:
+        parameter.requires_grad = True
+    return [Group(trained, config.peak_lr), head]
+
+
+def _pooler(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
+    """All of the pooler."""
+    pooler = getattr(base, "pooler", None)
+    if not isinstance(pooler, nn.Module):
+        raise ConfigError(
+            f"`{base.config.model_type}` has no pooler to train", "use `--method head`"
+        )
+    del config
+    return pooler.parameters()
+
+
+def _biases(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
+    """Every bias, LayerNorm's too: BitFit (Ben Zaken et al. 2022, arXiv 2106.10199)."""
+    del config
+    biases = [p for name, p in base.named_parameters() if name.endswith("bias")]
+    if not biases:
+        raise ConfigError(
+            f"`{base.config.model_type}` has no biases to train", "use `--method lora`"
+        )
+    return biases
+
+
+def _factors(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
+    """Low-rank factors beside query and value: LoRA (Hu et al. 2021, arXiv 2106.09685)."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
+    except ImportError:
+        raise ConfigError("`lora` needs the package peft", "pip install peft") from None
+    targets = list(family_of(base.config.model_type).projections)
+    options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
+    inject_adapter_in_model(options, base)
+    return (p for name, p in base.named_parameters() if "lora_" in name)
+
+
+def fold_factors(model: nn.Module) -> None:
+    """Add the factors of `lora` to their weights, so that what is measured and saved is plain."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "get_base_layer"):
+                layer: Any = child  # peft ships no types
+                layer.merge()
+                setattr(module, name, layer.get_base_layer())
+
+
+_TRAINED: dict[Method, Callable[[Any, BaselineConfig], Iterable[nn.Parameter]]] = {
+    Method.HEAD_POOLER: _pooler,
+    Method.BITFIT: _biases,
+    Method.LORA: _factors,
+}

@@ -46,7 +46,7 @@ _REFINE_STEPS = 600
 QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
 START_NAMES = ("auto", "constant", "magnitude", "soft-magnitude", "snip", "random")
 
-# of a threshold's scores it cancels, see `learning/masked.py`; logits of drawn masks need it
+# of a threshold's scores it cancels, see `masking/linear.py`; logits of drawn masks need it
 _USUAL_MARGIN, _MARGIN = 1.6, {1: 0.8}  # by bits; chosen in docs/RESULTS.md
 _SCORE_LR = {
     Estimator.THRESHOLD: 3e-4,
@@ -112,13 +112,13 @@ class BackboneConfig(Options):
     Attributes:
         bits: width of a backbone code; fixed once an artifact exists.
         group: weights that share a scale; 0 picks one scale a row at 8 bits, else 64.
-        quantizer: `minmax`, `minmax-tensor`, `mse`, `gptq`, or `auto` (see `quantize.py`).
+        quantizer: `minmax`, `minmax-tensor`, `mse`, `gptq`, or `auto` (see `quantization/quantize.py`).
         embedding_bits: width of an embedding's codes, 8 or 4.
         bits_override: pattern of parameter names -> bits, such as `encoder.layer.0.*`: 4.
         calibration: text file, one sentence a line, for quantisers that look at activations; None
             takes the shipped sample sentences.
         refine: steps in which codes of 2 and 1 bits learn to copy the float model on that text,
-            see `quantizers/refine.py`; None: 600 at these widths; 0: none.
+            see `quantization/refine.py`; None: 600 at these widths; 0: none.
     """
 
     bits: int = 8
@@ -164,7 +164,7 @@ class TeacherConfig(Options):
         teacher: folder of a fine-tuned classifier to learn from; `twin` trains one first.
         teacher_share: weight of the teacher's opinion against the labels.
         temperature: softening of both opinions.
-        teacher_states: weight of the distance to the teacher's hidden states, see `learning/states.py`; 0:
+        teacher_states: weight of the distance to the teacher's hidden states, see `training/loss.py`; 0:
             none; None: 3 where student and teacher have layers of the same number and width.
     """
 
@@ -188,14 +188,14 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
     Attributes:
         estimator: `threshold` (flips where gradients insist), `topk` (a fixed share a kind of
             matrix), `bernoulli` (drawn masks), `fixed` (the start is the mask, nothing is learned).
-        init: first scores, see `learning/starts.py`; `auto` is constant, or magnitude for a sparsity.
+        init: first scores, see `masking/score_init.py`; `auto` is constant, or magnitude for a sparsity.
         lr: peak learning rate of the scores; None: the estimator's own.
         margin: how far a score must travel to flip its weight, in standard deviations of the
             distance that noise alone would drive it. Smaller means more flips. None: 1.6, and 0.8
             at 1 bit, where a mask has rounding to make up for.
         boundary: least share of that way in early steps, when noise has not driven far yet; 1: the
             whole way from the start.
-        floor: how much the size of a gradient counts, see `learning/optimizer.py`; 0 is plain Adam.
+        floor: how much the size of a gradient counts, see `training/train.py`; 0 is plain Adam.
         sparsity: share of zeros to end with (of `bernoulli`: to start with); None lets the margin
             decide.
         target_bpp: entropy of the mask to stay within, in bits per masked weight.

@@ -17,18 +17,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.data.batches import Encoded, evaluation_batches, training_batches
-from maskpack.compressor.learning.companion import Company
-from maskpack.compressor.learning.news import News
-from maskpack.compressor.learning.objective import Objective, Teaching
-from maskpack.compressor.learning.optimizer import FlooredAdam
-from maskpack.compressor.learning.student import Student
-from maskpack.compressor.learning.teacher import TWIN
-from maskpack.compressor.learning.train import take_step
-from maskpack.compressor.request import FitRequest, Learning
-from maskpack.compressor.scores.evaluate import EVAL_BATCH
-from maskpack.compressor.scores.predict import torch_predict
-from maskpack.compressor.steps import prepare, student_of, teaching_for
+from maskpack.compressor.fit import Learning, prepare, student_of, teaching_for
+from maskpack.compressor.masking.model import Student
+from maskpack.compressor.training.callbacks import Company
+from maskpack.compressor.training.loss import Objective, Teaching
+from maskpack.compressor.training.progress import News
+from maskpack.compressor.training.teacher import TWIN
+from maskpack.compressor.training.train import FlooredAdam, take_step
+from maskpack.compressor.types import FitRequest
+from maskpack.tasks.batches import Encoded, evaluation_batches, training_batches
+from maskpack.tasks.evaluation.predict import EVAL_BATCH, torch_predict
 
 _STEPS = 8  # of the student that are measured
 _LOOKS = 6  # batches of the evaluation rows that are measured

@@ -28,7 +28,8 @@ order. Whatever is not on this page is not public and may change.
 
 Letters in shapes: `o` rows (outputs), `i` columns (inputs), `g` scales a row, `b` texts, `c` labels. Whatever goes wrong
 because of input is a `MaskpackError` (`str(error)` is the fact, `error.hint` the next step or None); anything else is a bug.
-Importing a package loads no framework: `maskpack.compressor` and `maskpack.exporters` import torch on first use,
+Importing a package loads no framework: `maskpack.compressor`, `maskpack.tasks` and `maskpack.exporters` import torch on
+first use,
 `maskpack.formats` and `maskpack.runtime` never do.
 """
 
@@ -39,7 +40,8 @@ PAGES: Sequence[tuple[str, str, str]] = (
         """\
 from pathlib import Path
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.tasks import find_task
 
 own = find_task("support", text_field="body", label_field="queue")  # columns of support.csv
 config = FitConfig(bits=4, steps=400, seed=0)
@@ -48,6 +50,16 @@ result = fit_task(request)
 print(result.metric, result.score, result.majority[result.metric], result.collapsed)
 print(result.count.zeros, "of", result.count.weights, "weights are left out")
 print(result.patch_bytes, "bytes on disk,", result.coded_bytes, "when packed, about")
+""",
+    ),
+    (
+        "maskpack.tasks",
+        "What a task is: its columns, its labels, its rows.",
+        """\
+from maskpack.tasks import load_data
+
+rows = load_data(own, data=Path("support.csv"))
+print(rows.labels, len(rows.train), "rows to learn from,", len(rows.dev), "to evaluate on")
 """,
     ),
     (

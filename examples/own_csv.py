@@ -13,9 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
 from maskpack.runtime import Session
+from maskpack.tasks import find_task
 
 
 def main(

@@ -9,10 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
 from maskpack.formats import MaskpackError, check_artifact, open_artifact, pack_task
 from maskpack.runtime import Session
+from maskpack.tasks import find_task
 
 
 def main(model: str = "demo", steps: int = 400) -> None:

@@ -9,11 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import Compute, Layout, SharedRequest, Tolerance, export_shared
 from maskpack.formats import open_artifact
 from maskpack.formats.schema import BACKBONE
 from maskpack.runtime import Session
+from maskpack.tasks import find_task
 
 
 def main(model: str = "demo", steps: int = 300) -> None:

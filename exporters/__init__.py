@@ -1,22 +1,17 @@
-"""Floor 2: graphs. Trace, rewrite, write, verify. Start at `export.py`.
+"""Graphs. Trace, rewrite, write, verify. Start at `export.py`.
 
 The names below are loaded on first use, so that reading an option never imports torch.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
     from maskpack.exporters.export import export_onnx, export_shared
-    from maskpack.exporters.options import (
-        Compute,
-        ExportRequest,
-        Layout,
-        SharedRequest,
-        Tolerance,
-    )
+    from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
     from maskpack.exporters.package.target import PackageRequest, Target
     from maskpack.exporters.package.write import Package, write_package
     from maskpack.exporters.report import Report
@@ -60,7 +55,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOME, {})

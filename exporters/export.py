@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.models.hub import artifact_tokenizer
-from maskpack.compressor.restore import task_config
-from maskpack.exporters.graph.surgery import serialize
-from maskpack.exporters.graphs import Grapher
-from maskpack.exporters.layout import BACKBONE_FILE, SharedBackbone, TaskGraph, write_graphs
+from maskpack.exporters.graph.builder import Grapher, serialize
+from maskpack.exporters.layouts.shared import BACKBONE_FILE, SharedBackbone, TaskGraph, write_graphs
+from maskpack.exporters.layouts.swap import write_swap
 from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
-from maskpack.exporters.swap import write_swap
 from maskpack.exporters.verify import GRAPH, Subject, verify
 from maskpack.formats import Artifact, ConfigError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.writer import check_free, new_folder, write_bytes
+from maskpack.models.load import artifact_tokenizer
 from maskpack.runtime.task import CARD, TaskCard
+from maskpack.tasks.context import task_config
 
 FAILED_SUFFIX = ".failed"
 LAYOUTS = {Layout.SHARED: write_graphs, Layout.SWAP: write_swap}

@@ -1,13 +1,13 @@
 """Compare an exported graph with the masked torch model it came from, in ONNX Runtime.
 
-In this order: names, axes, shapes, values, accuracy. All findings are collected, not the first.
-Raising is the caller's choice.
+In this order: names, axes, shapes, values, accuracy; zeros are counted from the file's own bytes. All
+findings are collected, not the first. Raising is the caller's choice.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,45 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx.numpy_helper import to_array
 
-from maskpack.compressor.models.families import family_of, longest_input, token_kinds
-from maskpack.compressor.models.hub import heed_padding, load_finetuned
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.assess import encode_for, evaluation_split
-from maskpack.compressor.scores.evaluate import Predict, predict_all, score
-from maskpack.compressor.scores.predict import torch_predict
-from maskpack.exporters.compare import agreement, relative_error, same_answers
-from maskpack.exporters.facts import graph_facts
-from maskpack.exporters.graph.nbits import NBITS_OP
+from maskpack.exporters.arithmetic.nbits import NBITS_OP, blocking_of, from_blocks
+from maskpack.exporters.graph.builder import module_of
+from maskpack.exporters.graph.editor import MASKS
+from maskpack.exporters.graph.external_masks import Form, unstack_bits, unstack_flips
 from maskpack.exporters.graph.trace import input_names
 from maskpack.exporters.options import Compute, Tolerance
-from maskpack.exporters.report import AccuracyCheck, Report, ValueCheck
-from maskpack.exporters.session import make_session, ort_predict, session_facts
-from maskpack.exporters.timing import Feeds
-from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
+from maskpack.exporters.report import AccuracyCheck, GraphFacts, Report, ValueCheck
+from maskpack.exporters.session import (
+    Feeds,
+    agreement,
+    make_session,
+    ort_predict,
+    relative_error,
+    same_answers,
+    session_facts,
+)
+from maskpack.formats import (
+    Artifact,
+    DataError,
+    ExportError,
+    Patch,
+    QuantTensor,
+    TaskEntry,
+    VerifyError,
+)
+from maskpack.formats.bits import unpack_codes
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.tensorfile import Arrays, read_tensors
+from maskpack.models.families import family_of, longest_input, token_kinds
+from maskpack.models.load import heed_padding, load_finetuned
 from maskpack.runtime.session import check_task, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, pick_task
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.evaluation.evaluate import encode_for, evaluation_split
+from maskpack.tasks.evaluation.metrics import score
+from maskpack.tasks.evaluation.predict import Predict, predict_all, torch_predict
 
 GRAPH = "model.onnx"
 
@@ -287,3 +306,73 @@ def _check_reference(model: Any, subject: Subject) -> None:
             f"the reference `{subject.reference}` has {model.config.num_labels} outputs, "
             f"the task has {subject.entry.outputs}"
         )
+
+
+def graph_facts(
+    graph: Path, artifact: Artifact, task: str, inputs: Mapping[str, NDArray[np.generic]]
+) -> GraphFacts:
+    """Sizes and counts, read from the file itself.
+
+    Args:
+        graph: its file.
+        artifact: where it came from.
+        task: its task.
+        inputs: what the task gives the graph in place of its own constants.
+    """
+    model = onnx.load(str(graph))
+    patch: Patch = artifact.patch(task)
+    base = family_of(artifact.manifest.source.model_type).base
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    linears = {module_of(base, name): tensor for name, tensor in artifact.backbone.linears.items()}
+    own = {name: to_array(tensors[name]) for name in tensors if name.startswith(f"{MASKS}.")}
+    sizes = {name: tensor.codes.size for name, tensor in linears.items()}
+    beside = _removed_beside({**own, **inputs}, sizes)
+    zeros = removed = 0
+    for name, mask in patch.masks.items():
+        module = module_of(base, name)
+        found = _zeros_of(tensors, module, linears[module])
+        if found is None:
+            continue
+        if module in beside:
+            found = found | beside[module]
+        zeros += int(found.sum())
+        removed += int((found & ~np.ascontiguousarray(mask.to_bool().T).reshape(-1)).sum())
+    return GraphFacts(
+        bytes=graph.stat().st_size,
+        nodes=len(model.graph.node),
+        opset=next(item.version for item in model.opset_import if item.domain == ""),
+        ir_version=model.ir_version,
+        masked_weights=patch.count.weights,
+        mask_zeros=patch.count.zeros,
+        code_zeros=zeros,
+        removed=removed,
+    )
+
+
+def _zeros_of(
+    tensors: Mapping[str, onnx.TensorProto], module: str, tensor: QuantTensor
+) -> NDArray[np.bool_] | None:
+    """Where a module's constant codes are 0, flat in the graph's order; None if they are not there."""
+    if f"{module}.blocks" in tensors:
+        blocking = blocking_of(module, tensor)
+        codes = from_blocks(to_array(tensors[f"{module}.blocks"]), blocking).reshape(-1)
+    elif f"{module}.codes" in tensors:
+        codes = to_array(tensors[f"{module}.codes"]).reshape(-1)
+    elif f"{module}.fields" in tensors:
+        packed = to_array(tensors[f"{module}.fields"])[None]
+        codes = unpack_codes(packed, tensor.bits, tensor.codes.size, zero_free=tensor.zero_free)[0]
+    else:
+        return None
+    if codes.size != tensor.codes.size:
+        return None
+    zeros: NDArray[np.bool_] = codes == 0
+    return zeros
+
+
+def _removed_beside(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+    """What a graph removes from codes that it shares, by module; nothing in a folded one."""
+    if (flips := arrays.get(f"{MASKS}.{Form.FLIPS}")) is not None:
+        return unstack_flips(flips, sizes)
+    if (bits := arrays.get(f"{MASKS}.{Form.BITS}")) is not None:
+        return unstack_bits(bits, sizes)
+    return {}

@@ -16,7 +16,6 @@ from maskpack.formats.algebra import (
     rename_task,
     unpack_task,
 )
-from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.errors import (
     ArtifactError,
     ConfigError,
@@ -29,7 +28,7 @@ from maskpack.formats.errors import (
 )
 from maskpack.formats.reader import Artifact, check_artifact, is_artifact, open_artifact
 from maskpack.formats.schema import FORMAT_VERSION, Manifest, Scheme, Source, TaskEntry
-from maskpack.formats.tensors import BitMask, MaskCount, QuantTensor
+from maskpack.formats.tensors import Backbone, BitMask, MaskCount, Patch, QuantTensor
 from maskpack.formats.writer import add_task, check_vacant, create_artifact
 
 __all__ = [

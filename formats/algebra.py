@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.packed import decode_packed, encode_packed
 from maskpack.formats.reader import Artifact, open_artifact
 from maskpack.formats.schema import Manifest, check_task_name, portable_entry
-from maskpack.formats.tensors import QuantTensor
+from maskpack.formats.tensors import Backbone, Patch, QuantTensor
 from maskpack.formats.writer import add_task, check_vacant, locked, write_manifest, write_patch
 
 

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.bits import pack_codes, unpack_codes
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.tensorfile import Arrays, Buffer, no_key_twice, read_tensors
-from maskpack.formats.tensors import BitMask, QuantTensor
+from maskpack.formats.tensors import Backbone, BitMask, Patch, QuantTensor
 
 
 def encode_backbone(backbone: Backbone) -> bytes:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.codec import (
     decode_with_text,
     encode_tensors,
@@ -35,7 +34,7 @@ from maskpack.formats.schema import (
     portable_entry,
 )
 from maskpack.formats.tensorfile import Arrays, Buffer
-from maskpack.formats.tensors import BitMask
+from maskpack.formats.tensors import Backbone, BitMask, Patch
 
 _STREAM = "masks.stream"
 _BARE = "-"  # a linear without a mask

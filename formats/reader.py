@@ -12,11 +12,11 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from maskpack.formats import schema
-from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.codec import decode_backbone, decode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.schema import Manifest, TaskEntry
 from maskpack.formats.tensorfile import Buffer
+from maskpack.formats.tensors import Backbone, Patch
 from maskpack.formats.thing import instead_of_artifact
 
 _LOG = logging.getLogger(__name__)

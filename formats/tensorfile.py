@@ -2,13 +2,16 @@
 
 The library's own reader copies every tensor. The rules checked here are the format's: a header of
 JSON that fits, no key twice, tensors that lie side by side without holes and have the bytes that dtype
-and shape ask for. `tests/formats/test_tensorfile.py` compares every verdict with the library's.
+and shape ask for. `tests/formats/test_tensorfile.py` compares every verdict with the library's. SHA-256 of a
+file is taken a piece at a time: a file may be larger than what a device has to spare.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,3 +101,9 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) != len(pairs):
         raise ValueError("a key twice")
     return tree
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file's bytes, in hex; OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from maskpack.formats import schema
-from maskpack.formats.artifact import Backbone, Patch
 from maskpack.formats.card import render_card
 from maskpack.formats.codec import encode_backbone, encode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.reader import Artifact, open_artifact
 from maskpack.formats.schema import Manifest, Scheme, Source, TaskEntry
+from maskpack.formats.tensors import Backbone, Patch
 
 _LOG = logging.getLogger(__name__)
 

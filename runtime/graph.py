@@ -1,10 +1,16 @@
-"""A graph in ONNX Runtime: one way to open it, for answers, verdicts and timings alike."""
+"""A graph in ONNX Runtime: one way to open it, and what is looked at before ONNX Runtime sees it.
+
+ONNX Runtime would follow a graph to any file that it names. Here the protobuf messages are read first: weights
+in a file that the task's configuration does not name, and a link out of the folder, are our errors.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import mmap
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ from typing import Any
 import onnxruntime
 
 from maskpack.formats.errors import ExportError
+from maskpack.runtime.task import Place, TaskCard
 
 OLDEST = (1, 17)
 """The first ONNX Runtime that runs every exported graph."""
@@ -96,3 +103,107 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
     if trim is not None:
         trim(0)
+
+
+_WITHIN = {  # message -> number of a field -> message in it; numbers from onnx.proto
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+_DEEPEST = 64  # messages in one another; our graphs need 5
+_AGAIN = "export the task again"
+
+
+def check_external(place: Place, card: TaskCard) -> None:
+    """Raise ExportError if a graph wants other files than the weights that its card names.
+
+    Nor may these be a link out of the folder, unless the graph is one to the same place, as in the hub's
+    cache: ONNX Runtime 1.31 refuses such links, older releases follow them.
+    """
+    try:
+        named = external_files(place.graph)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"cannot load `{place.graph}`: {error}", _AGAIN) from error
+    allowed = set() if card.weights is None else {card.weights[0]}
+    if named - allowed:
+        known = f"only `{min(allowed)}`" if allowed else "no such file"
+        raise ExportError(
+            f"`{place.graph}` has weights in `{min(named - allowed)}`, its card names {known}",
+            _AGAIN,
+        )
+    homes = (place.graph.parent.resolve(), place.graph.resolve().parent)
+    if named and not any(place.weights.resolve().is_relative_to(home) for home in homes):
+        raise ExportError(
+            f"`{place.weights}` is a link out of its folder, to `{place.weights.resolve()}`",
+            "put the file itself there, or a hard link",
+        )
+
+
+def external_files(graph: Path) -> set[str]:
+    """Names of the files that hold tensors of an ONNX graph, as the graph spells them.
+
+    Raises:
+        ValueError: the file is not a protobuf message.
+        OSError: it cannot be read.
+    """
+    with graph.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return {place for place in _locations(data, "model", 0) if place is not None}
+
+
+def _locations(data: memoryview, kind: str, depth: int) -> Iterator[str | None]:
+    """Values of `location` in the external data of every tensor inside a message."""
+    if depth > _DEEPEST:
+        raise ValueError(f"messages are nested more than {_DEEPEST} deep")
+    for number, inner in _fields(data):
+        within = _WITHIN[kind].get(number)
+        if within == "entry":
+            yield _location(inner)
+        elif within is not None:
+            yield from _locations(inner, within, depth + 1)
+
+
+def _location(entry: memoryview) -> str | None:
+    """The value of a key-value pair whose key is `location`."""
+    pair = {number: bytes(value) for number, value in _fields(entry)}
+    return pair.get(2, b"").decode() if pair.get(1) == b"location" else None
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Numbers and bytes of a message's fields that have a length; numbers among them are skipped."""
+    place, size = 0, len(data)
+    while place < size:
+        key, place = _varint(data, place)
+        width = {0: None, 1: 8, 2: -1, 5: 4}.get(key & 7, 0)
+        if width is None:
+            _, place = _varint(data, place)
+            continue
+        if width == 0:
+            raise ValueError(f"field {key >> 3} is of the unknown kind {key & 7}")
+        if width == -1:
+            width, place = _varint(data, place)
+        if place + width > size:
+            raise ValueError(f"field {key >> 3} is cut off")
+        if key & 7 == 2:
+            yield key >> 3, data[place : place + width]
+        place += width
+
+
+def _varint(data: memoryview, place: int) -> tuple[int, int]:
+    """A number of seven bits a byte, lowest first, and where it ends.
+
+    >>> _varint(memoryview(bytes([0xAC, 0x02])), 0)
+    (300, 2)
+    """
+    value = shift = 0
+    while place < len(data) and shift < 70:
+        byte = data[place]
+        value, place = value | (byte & 0x7F) << shift, place + 1
+        if byte < 0x80:
+            return value, place
+        shift += 7
+    raise ValueError("a number is cut off")

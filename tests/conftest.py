@@ -226,7 +226,8 @@ def sentiment(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_artifact(tmp_path_factory, tiny_model, sentiment) -> Path:
     """A 4-bit artifact with one learned task, `sst2`. Read only: copy it to change it."""
-    from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+    from maskpack.compressor import FitConfig, FitRequest, fit_task
+    from maskpack.tasks import find_task
 
     out = tmp_path_factory.mktemp("artifact") / "artifact"
     config = FitConfig(bits=4, group=16, steps=40, batch_size=16, max_length=16, precision="fp32")

@@ -30,7 +30,7 @@ def test_the_page_names_no_place_in_memory():
 def test_the_examples_run_in_order(tiny_model, tmp_path, monkeypatch, capsys):
     """On a tiny model and for four steps; what they assert themselves must hold."""
     monkeypatch.chdir(tmp_path)
-    sample = files("maskpack.compressor.data") / "samples" / "tickets" / "train.tsv"
+    sample = files("maskpack.tasks") / "samples" / "tickets" / "train.tsv"
     rows = [line.split("\t") for line in sample.read_text(encoding="utf-8").splitlines()[1:]]
     with (tmp_path / "support.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("body", "queue"), *rows])

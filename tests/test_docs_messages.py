@@ -13,7 +13,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/troubleshooting.md"
-FLOORS = ("formats", "compressor", "exporters", "runtime", "cli")
+FLOORS = (
+    "formats",
+    "models",
+    "hub",
+    "runtime",
+    "tasks",
+    "compressor",
+    "exporters",
+    "report",
+    "cli",
+)
 KINDS = ("error", "hint", "warning", "note", "wrong")
 LEAST = 10  # letters that a pattern must bring itself, or it would match anything
 

@@ -86,7 +86,7 @@ def test_the_wheel_holds_every_module_and_type_marker(names):
 
 def test_the_wheel_holds_the_specification_and_the_sample_tasks(names):
     assert "maskpack/formats/SPEC.md" in names
-    samples = in_wheel("maskpack.compressor.data", ROOT / "compressor/data", "samples/*/*.tsv")
+    samples = in_wheel("maskpack.tasks", ROOT / "tasks", "samples/*/*.tsv")
     assert len(samples) == 4  # two tasks, two splits
     assert samples <= names
 
@@ -98,15 +98,15 @@ def test_the_wheel_holds_the_examples_of_packages(names):
 
 
 def test_the_wheel_holds_the_page_of_reports(names):
-    templates = in_wheel("maskpack.cli", ROOT / "cli", "templates/*")
-    assert "maskpack/cli/templates/report.html" in templates
+    templates = in_wheel("maskpack.report", ROOT / "report", "templates/*")
+    assert "maskpack/report/templates/report.html" in templates
     assert len(templates) == 9
     assert templates <= names
 
 
 def test_the_wheel_holds_nothing_else(names):
     allowed = (".py", "/py.typed", "/SPEC.md", ".tsv")
-    own = ("maskpack/exporters/package/templates/", "maskpack/cli/templates/")
+    own = ("maskpack/exporters/package/templates/", "maskpack/report/templates/")
     names = {name for name in names if not name.startswith(own)}
     odd = [n for n in names if ".dist-info/" not in n and not n.endswith(allowed)]
     assert odd == []

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ["maskpack.formats", "maskpack.compressor", "maskpack.exporters"]
-LAZY = ["maskpack.compressor", "maskpack.exporters"]
+PACKAGES = ["maskpack.formats", "maskpack.tasks", "maskpack.compressor", "maskpack.exporters"]
+LAZY = ["maskpack.tasks", "maskpack.compressor", "maskpack.exporters"]
 
 
 def package(name):

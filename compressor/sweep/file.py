@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from maskpack.compressor.data.hub import is_hub
-from maskpack.compressor.data.tables import READERS
-from maskpack.compressor.data.tasks import Kind, Task, find_task
 from maskpack.compressor.sweep.plan import PATHS, Arm, SweepModel, SweepPlan, SweepTask
 from maskpack.formats import ConfigError, DataError
-from maskpack.formats.digest import file_sha256
+from maskpack.formats.tensorfile import file_sha256
+from maskpack.tasks.data.hub import is_hub
+from maskpack.tasks.data.tables import READERS
+from maskpack.tasks.task import Kind, Task, find_task
 
 _KEYS = ("models", "tasks", "seeds", "options", "methods", "reference", "out")
 _FIELDS = ("text_field", "pair_field", "label_field", "metric")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.compressor.config import BaselineConfig, FitConfig, Method
-from maskpack.compressor.data.tasks import Task
 from maskpack.formats import ConfigError
+from maskpack.tasks.task import Task
 
 PATHS = ("teacher", "calibration")
 """Options that name files: relative to the plan's file, and known to a key by their content."""

@@ -1,28 +1,70 @@
-"""Run a sweep's plan: what is missing in the file of results, one line each, failures set aside.
+"""Run a sweep's plan: each missing run adds one line to the file of results, a failure stops only its own run.
 
-A run is finished when its key is in the file. A teacher whose model is gone is trained again when a
-student needs it.
+A run is finished when its key is in the file. A teacher whose model is gone is trained again when a run
+needs it. A backbone is quantised once and copied for every run that learns a mask on it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from maskpack.compressor.baseline import BaselineRequest, run_baseline
-from maskpack.compressor.config import BaselineConfig
+from maskpack.compressor.baseline import run_baseline
+from maskpack.compressor.config import BackboneConfig, BaselineConfig
 from maskpack.compressor.fit import FitRequest, fit_task
-from maskpack.compressor.learning.news import Observe
-from maskpack.compressor.results import RunResult
-from maskpack.compressor.sweep.backbone import lay_backbone, shared_backbone
+from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.sweep.log import append, claim, read_log
-from maskpack.compressor.sweep.plan import Run
-from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackError
+from maskpack.compressor.sweep.plan import Run, slug
+from maskpack.compressor.training.progress import Observe
+from maskpack.compressor.types import BaselineRequest, RunResult
+from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackError, is_artifact
+
+
+def lay_backbone(run: Run, out: Path, *, observe: Observe) -> None:
+    """Put an artifact at `out` that holds the run's backbone and no task.
+
+    Raises:
+        ArtifactError: no permission or space.
+    """
+    made = shared_backbone(run, observe=observe)
+    try:
+        shutil.copytree(made, out)
+    except OSError as error:
+        raise ArtifactError(f"cannot copy `{made}` to `{out}`: {error}") from error
+
+
+def shared_backbone(run: Run, *, observe: Observe) -> Path:
+    """The artifact that holds the run's backbone and no task; made now if it is not there."""
+    made = backbone_folder(run)
+    if not is_artifact(made):
+        with claim(made.with_name(f".{made.name}.running") / "claim", wait=True):
+            if not is_artifact(made):  # another process may have made it meanwhile
+                make_backbone(run.model.source, made, _options(run), observe=observe)
+    return made
+
+
+def backbone_folder(run: Run) -> Path:
+    """Where the backbone of this run, and of all that share it, stays."""
+    options = {**asdict(_options(run)), "calibration": run.arm.digests.get("calibration")}
+    told = json.dumps([run.model.digest, options], sort_keys=True).encode()
+    digest = hashlib.sha256(told).hexdigest()[:12]
+    return run.home / "backbones" / f"{slug(run.model.name)}-{options['bits']}-{digest}"
+
+
+def _options(run: Run) -> BackboneConfig:
+    config = run.config()
+    if isinstance(config, BaselineConfig):
+        return config.backbone()
+    return BackboneConfig(
+        **{each.name: getattr(config, each.name) for each in fields(BackboneConfig)}
+    )
+
 
 Watch = Callable[[Run], AbstractContextManager[Observe]]
 

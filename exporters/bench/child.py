@@ -20,10 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from maskpack.exporters.bench.machine import Memory, forget_peak, memory_now, peak_memory
-from maskpack.exporters.compare import agreement, relative_error
-from maskpack.exporters.session import make_session
-from maskpack.exporters.timing import Feeds, Spent, take_turns, token_feeds
+from maskpack.exporters.bench.result import Memory, forget_peak, memory_now, peak_memory
+from maskpack.exporters.session import (
+    Feeds,
+    Spent,
+    agreement,
+    make_session,
+    relative_error,
+    take_turns,
+    token_feeds,
+)
 from maskpack.formats.errors import DataError, ExportError, MaskpackError
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime import Session

@@ -2,7 +2,7 @@
 
 Every figure of memory is of a fresh process, and all latencies of a number of threads are of one
 process in which the graphs take turns. Both are `child.py`; this file prepares the graphs and
-gathers. The reference is a dense float32 graph (`twin.py`); quantize_dynamic's graphs are made of it.
+gathers. The reference is a dense float32 graph (`reference.py`); quantize_dynamic's graphs are made of it.
 Whatever is made lies in a temporary folder that is removed.
 """
 
@@ -22,7 +22,13 @@ import onnx
 from tokenizers import Tokenizer
 
 from maskpack.exporters.bench.child import read_lines
-from maskpack.exporters.bench.machine import load_average, this_machine
+from maskpack.exporters.bench.reference import (
+    PEERS,
+    dense_graph,
+    float_twin,
+    masked_graph,
+    write_peers,
+)
 from maskpack.exporters.bench.result import (
     BenchResult,
     Cell,
@@ -31,9 +37,10 @@ from maskpack.exporters.bench.result import (
     TaskMemory,
     Variant,
     cells_of,
+    load_average,
     memory_of,
+    this_machine,
 )
-from maskpack.exporters.bench.twin import PEERS, dense_graph, float_twin, masked_graph, write_peers
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, Place, TaskCard, find_tasks, pick_task

@@ -1,1 +1,1 @@
-"""Graphs: traced, then rewritten to masked integers. Start at `surgery.py`."""
+"""Graphs: traced, then rewritten to masked integers. Start at `builder.py`."""

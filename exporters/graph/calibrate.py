@@ -23,12 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskpack.compressor.data.load import Split, load_data
-from maskpack.compressor.data.tasks import TASKS
-from maskpack.compressor.scores.assess import encode_for
-from maskpack.compressor.scores.evaluate import predict_all
-from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import Artifact, TaskEntry
+from maskpack.tasks.data.splits import Split, load_data
+from maskpack.tasks.evaluation.evaluate import encode_for
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.task import TASKS
 
 _SAMPLES = ("reviews", "tickets")
 _ROWS = 64  # of each sample task

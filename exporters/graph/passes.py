@@ -26,15 +26,9 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from maskpack.exporters.graph.calibrate import Divisors
 from maskpack.exporters.graph.editor import GraphEditor
-from maskpack.exporters.graph.masks import FoldedMasks, Masks, Unpack, emit_table
+from maskpack.exporters.graph.external_masks import FoldedMasks, Masks, Unpack, emit_table
 from maskpack.exporters.graph.trace import PREFIX
-from maskpack.exporters.graph.weights import (
-    Fields,
-    Rescaling,
-    channel_weights,
-    fields_of,
-    group_scales,
-)
+from maskpack.exporters.graph.weights import Fields, Rescaling, fields_of
 from maskpack.formats import ExportError, QuantTensor
 
 
@@ -74,12 +68,12 @@ def _emit_unpacked(
     flat = emit_table(editor, packed, fields.table, label, fields.count)
     if rescaling is None:
         return flat
-    (grouped,) = editor.op("Reshape", flat, editor.shape(*_grouped(tensor)), label="grouped")
-    wide = editor.cast(grouped, ir.DataType.FLOAT, label="float")
-    ratio = _emit_spread(editor, rescaling.ratio, tensor, "ratio")
+    (rows,) = editor.op("Reshape", flat, editor.shape(*grouped(tensor)), label="grouped")
+    wide = editor.cast(rows, ir.DataType.FLOAT, label="float")
+    ratio = emit_spread(editor, rescaling.ratio, tensor, "ratio")
     (wide,) = editor.op("Mul", wide, ratio, label="even_scale")
     if rescaling.divisor is not None:
-        column = rescaling.divisor.reshape(*_grouped(tensor)[:-1], 1)
+        column = rescaling.divisor.reshape(*grouped(tensor)[:-1], 1)
         (wide,) = editor.op("Mul", wide, editor.constant(column, "divisor"), label="divided")
     (whole,) = editor.op("Round", wide, label="rounded")
     codes = editor.cast(whole, ir.DataType.INT8, label="rescaled")
@@ -87,16 +81,16 @@ def _emit_unpacked(
     return result
 
 
-def _grouped(tensor: QuantTensor) -> tuple[int, ...]:
+def grouped(tensor: QuantTensor) -> tuple[int, ...]:
     """`(g, group, o)` if all groups of a row are of one size, else `(i, o)`."""
     outputs, inputs = tensor.shape
     return (inputs, outputs) if inputs % tensor.group else (-1, tensor.group, outputs)
 
 
-def _emit_spread(
+def emit_spread(
     editor: GraphEditor, scales: NDArray[np.float32], tensor: QuantTensor, label: str
 ) -> ir.Value:
-    """Scales `(g, 1, o)` such that they fit codes of the shape `_grouped`."""
+    """Scales `(g, 1, o)` such that they fit codes of the shape `grouped`."""
     if not tensor.shape[1] % tensor.group:
         return editor.constant(scales, label)
     places = np.arange(tensor.shape[1], dtype=np.int64) // tensor.group
@@ -107,53 +101,6 @@ def _emit_spread(
 
 EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, Shared], ir.Value]
 """Emits `x @ W.T` without bias before a node and returns its value."""
-
-
-def emit_int8(
-    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
-) -> ir.Value:
-    """Integer arithmetic: activations are quantised on the fly, once for all that read them."""
-    divisor = shared.divisors.get(f"{editor.name}.weight")
-    weights = channel_weights(tensor, divisor)
-    key = (inputs, b"" if divisor is None else divisor.tobytes())
-    if key not in shared.quantized:
-        even = inputs
-        if divisor is not None:
-            factor = editor.constant(np.float32(1) / divisor, "factor")
-            (even,) = editor.op("Mul", inputs, factor, label="even")
-        shared.quantized[key] = editor.op("DynamicQuantizeLinear", even, label="input", outputs=3)
-    codes, scale, zero = shared.quantized[key]
-    unpack = shared.unpack(tensor, weights.rescaling)
-    matrix = shared.masks.matrix(editor, weights.codes, weights.codes.shape, unpack)
-    (product,) = editor.op("MatMulInteger", codes, matrix, zero, label="product")
-    wide = editor.cast(product, ir.DataType.FLOAT, label="wide")
-    (scales,) = editor.op("Mul", scale, editor.constant(weights.scales, "scales"), label="scale")
-    (result,) = editor.op("Mul", wide, scales, label="linear")
-    return result
-
-
-def emit_fp32(
-    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
-) -> ir.Value:
-    """Float arithmetic on weights that are stored as integers and widened when a session is made."""
-    if editor.name not in shared.ready:
-        shared.ready[editor.name] = _emit_floats(editor, tensor, shared)
-    (result,) = editor.op("MatMul", inputs, shared.ready[editor.name], label="linear")
-    return result
-
-
-def _emit_floats(editor: GraphEditor, tensor: QuantTensor, shared: Shared) -> ir.Value:
-    """The masked weights as floats, `(i, o)`."""
-    shape = _grouped(tensor)
-    codes = np.ascontiguousarray(tensor.codes.T)
-    matrix = shared.masks.matrix(editor, codes, shape, shared.unpack(tensor, None))
-    wide = editor.cast(matrix, ir.DataType.FLOAT, label="wide")
-    scales = _emit_spread(editor, group_scales(tensor), tensor, "scales")
-    (scaled,) = editor.op("Mul", wide, scales, label="scaled")
-    if len(shape) == 2:
-        return scaled
-    (matrix,) = editor.op("Reshape", scaled, editor.shape(*tensor.shape[::-1]), label="weight")
-    return matrix
 
 
 class MaskLinears(InPlacePass):

@@ -17,9 +17,9 @@ import torch
 from onnx_ir.passes import InPlacePass, PassResult, common
 from torch import Tensor, nn
 
-from maskpack.compressor.models.families import family_of, token_kinds
 from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
+from maskpack.models.families import family_of, token_kinds
 
 PREFIX = "model."
 """What the tracer puts before every parameter name."""

@@ -1,35 +1,213 @@
-"""An exported folder to one that can be handed on: graphs, tokenizer, cards, checksums, an example.
+"""The recipe of a package: open the sources, fill a hidden folder, compare logits, write checksums, rename.
 
-The files of a task are found through its card (`maskpack.runtime.task`) and keep their places. What is
-built is checked before it gets its name: every packaged graph must give the logits of the graph it was
-made from, and every file must have its checksum. Imports no torch.
+A package must answer as the folder it was made from, and hold what its checksums say. An archive is byte for
+byte the same whenever and wherever it is packed.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
+import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from maskpack.exporters.package.archive import archive_bytes, archive_kind, check_archive
-from maskpack.exporters.package.check import (
-    answers,
-    check_files,
-    check_graph,
-    folder_digests,
-    judge,
-)
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
 from maskpack.exporters.package.example import example_files
 from maskpack.exporters.package.mobile import convert, required_operators
-from maskpack.exporters.package.source import Source, find_sources
-from maskpack.exporters.package.target import PackageRequest, Target
-from maskpack.exporters.package.web import check_tokenizer
-from maskpack.formats import ExportError
+from maskpack.exporters.package.source import Source, check_tokenizer, find_sources
+from maskpack.exporters.package.target import ARCHIVES, PackageRequest, Target
+from maskpack.exporters.session import Feeds, ort_predict
+from maskpack.formats import ExportError, VerifyError
+from maskpack.formats.tensorfile import file_sha256
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.graph import open_graph
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What the examples feed; a graph that asks for more is none of theirs."""
+
+LARGEST_DIFFERENCE = 1e-5
+"""Of a logit, between a packaged graph and the one it was made from."""
+
+_SHAPES = (
+    (1, 1),
+    (1, 7),
+    (3, 33),
+    (2, 128),
+)  # rows, tokens; each row is a token shorter than the last
+
+Logits = list[NDArray[np.float32]]
+
+
+def check_graph(session: Any, source: Source, target: Target) -> None:
+    """Raise ExportError unless the examples can feed a graph and find its answer."""
+    names = {value.name for value in session.get_inputs()}
+    more = names - set(INPUTS)
+    if source.place.adapter is None or target is not Target.ORT:
+        more |= {value.name for value in session.get_overridable_initializers()}
+    if more:
+        raise ExportError(
+            f"`{source.place.graph.name}` takes `{min(more)}` as an input, packages for {target} are "
+            "of graphs that take tokens alone",
+            "export with `--layout folded` or `--layout shared`",
+        )
+    if "logits" not in {value.name for value in session.get_outputs()}:
+        raise ExportError(f"`{source.place.graph.name}` has no output `logits`")
+
+
+def probes(source: Source) -> list[Feeds]:
+    """Random tokens of a task, padded, within what its texts are cut to: the same in every call.
+
+    Raises:
+        ExportError: its tokenizer cannot be loaded.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(source.place.tokenizer))
+    except Exception as error:  # the library raises bare `Exception`
+        raise ExportError(f"cannot load `{source.place.tokenizer}`: {error}") from error
+    rng, vocabulary = np.random.default_rng(0), tokenizer.get_vocab_size()
+    found = []
+    for rows, width in _SHAPES:
+        size = min(width, source.card.max_length)
+        ids = rng.integers(0, vocabulary, (rows, size), dtype=np.int64)
+        kept = np.maximum(size - np.arange(rows), 1)[:, None]
+        attention = (np.arange(size) < kept).astype(np.int64)
+        ids[attention == 0] = source.card.pad[0]
+        types = rng.integers(0, 2, ids.shape, dtype=np.int64) * attention
+        found.append(dict(zip(INPUTS, (ids, attention, types), strict=True)))
+    return found
+
+
+def answers(session: Any, source: Source) -> Logits:
+    """Logits of a graph on the probes of its task."""
+    return [ort_predict(session)(feeds) for feeds in probes(source)]
+
+
+def judge(wanted: Logits, found: Logits, task: str) -> float:
+    """The largest difference of a logit.
+
+    Raises:
+        VerifyError: it is larger than a package may have, or no number.
+    """
+    pairs = zip(wanted, found, strict=True)
+    largest = max(float(np.abs(first - second).max()) for first, second in pairs)
+    if not largest <= LARGEST_DIFFERENCE:
+        raise VerifyError(
+            f"the packaged graph of `{task}` is off by {largest:.2g}, at most {LARGEST_DIFFERENCE} "
+            "is allowed"
+        )
+    return largest
+
+
+def read_checksums(text: str) -> dict[str, str]:
+    """Name -> SHA-256 of a file in the form of `sha256sum`."""
+    return {line[66:]: line[:64] for line in text.splitlines()}
+
+
+def check_files(folder: Path, checksums: str) -> None:
+    """Raise VerifyError unless the files on disk are those that the checksums name.
+
+    Args:
+        folder: of the package.
+        checksums: name of the file with them.
+    """
+    wanted = read_checksums((folder / checksums).read_text(encoding="utf-8"))
+    compare(wanted, folder_digests(folder), checksums)
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """Name of a file inside a folder -> SHA-256, in the order of the names."""
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    return {name: file_sha256(folder / name) for name in names}
+
+
+def compare(wanted: dict[str, str], found: dict[str, str], checksums: str) -> None:
+    """Raise VerifyError unless all files but that of the checksums are those that it names."""
+    found = {name: digest for name, digest in found.items() if name != checksums}
+    wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    if wrong:
+        raise VerifyError(f"`{wrong[0]}` is not what `{checksums}` says", "is the disk full?")
+
+
+_MODE = 0o644
+_FIRST = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip file can hold
+
+
+def archive_kind(out: Path) -> str | None:
+    """The ending of an archive, or None for a folder."""
+    return next((ending for ending in ARCHIVES if out.name.endswith(ending)), None)
+
+
+def archive_bytes(folder: Path, kind: str, *, root: str) -> bytes:
+    """The files of a folder, sorted, without times and owners, below one name. Inverse: `unpack`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {f"{root}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in paths}
+    return _WRITE[kind](dict(sorted(files.items())))
+
+
+def unpack(data: bytes, kind: str) -> dict[str, bytes]:
+    """Name -> bytes of an archive, without the name that all are below."""
+    return {name.partition("/")[2]: content for name, content in _READ[kind](data).items()}
+
+
+def check_archive(data: bytes, kind: str, checksums: str) -> None:
+    """Raise VerifyError unless the files of an archive are those that its checksums name."""
+    files = unpack(data, kind)
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    compare(read_checksums(files[checksums].decode()), found, checksums)
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name, _FIRST)
+            entry.create_system, entry.external_attr = 3, _MODE << 16  # Unix, whatever this is
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 6)
+    return target.getvalue()
+
+
+def _unzip(data: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with (
+        gzip.GzipFile("", "wb", 6, target, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), _MODE
+            archive.addfile(entry, io.BytesIO(content))
+    return target.getvalue()
+
+
+def _untar(data: bytes) -> dict[str, bytes]:
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        for entry in archive:
+            file = archive.extractfile(entry)
+            assert file is not None, entry.name
+            found[entry.name] = file.read()
+    return found
+
+
+_WRITE: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {".zip": _zip, ".tar.gz": _tar}
+_READ: dict[str, Callable[[bytes], dict[str, bytes]]] = {".zip": _unzip, ".tar.gz": _untar}
 
 CHECKSUMS = "SHA256SUMS"
 OPERATORS = "required_operators.config"

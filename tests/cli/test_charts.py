@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from maskpack.cli.charts import Level, Line, Value, chart, ticks_between
+from maskpack.report.charts import Level, Line, Value, chart, ticks_between
 
 
 def line(*points, **more):

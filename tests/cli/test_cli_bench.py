@@ -48,7 +48,7 @@ def test_json_is_all_of_stdout_and_quiet_is_quiet(main, folder, tiny_artifact):
 
 
 def test_another_model_is_remarked_on(main, folder, tiny_models, tmp_path):
-    from maskpack.compressor.models.hub import load_classifier, load_tokenizer
+    from maskpack.models.load import load_classifier, load_tokenizer
 
     load_classifier(str(tiny_models["bert"]), outputs=2).save_pretrained(tmp_path)
     load_tokenizer(str(tiny_models["bert"])).save_pretrained(tmp_path)

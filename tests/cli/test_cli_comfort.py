@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from maskpack.cli import render
-from maskpack.cli.dry_run import duration
+from maskpack.cli.fit import duration
 from maskpack.compressor import FitConfig, estimate
 from maskpack.compressor.estimate import Cost, RefineClock, spread
-from maskpack.compressor.learning.news import News
+from maskpack.compressor.training.progress import News
 
 SCRIPT = str(Path(sys.executable).parent / "compress")
 
@@ -278,7 +278,8 @@ def test_measured_batches_lie_evenly_among_the_sizes():
 def test_a_rehearsal_moves_nothing(tiny_model, sentiment, tmp_path):
     import torch
 
-    from maskpack.compressor import FitRequest, find_task
+    from maskpack.compressor import FitRequest
+    from maskpack.tasks import find_task
 
     kept = []
     real = estimate.student_of

@@ -437,7 +437,7 @@ def test_options_that_cannot_be_saved(refused):
 
 
 def test_a_checkpoint_of_another_run(main, place, refused, tiny_model):
-    from maskpack.compressor.learning.checkpoint import FolderCheckpoints
+    from maskpack.compressor.training.checkpoint import FolderCheckpoints
 
     folder = place / ".new.sst2.unfinished"
     folder.mkdir()

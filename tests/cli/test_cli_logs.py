@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from maskpack.cli.logs import logged
-from maskpack.compressor.learning.news import News
+from maskpack.compressor.training.progress import News
 
 
 def fit(model, data, out, *more):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from maskpack.cli.predict_rows import Columns, rows_of
-from maskpack.compressor.data.tasks import Kind
+from maskpack.cli.predict import Columns, rows_of
 from maskpack.formats import DataError
+from maskpack.tasks.task import Kind
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_pairs_of_a_table_are_pairs(main, folder, work):
 def test_a_tab_between_labels_is_typed_as_in_fit(main, folder, work, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "maskpack.cli.predict_rows.rows_of", lambda _, columns, __: asked.append(columns) or []
+        "maskpack.cli.predict.rows_of", lambda _, columns, __: asked.append(columns) or []
     )
     columns = ["--text-field", "body", "--label-field", "queue", "--label-separator", "\\t"]
     main("predict", folder, "--data", "rows.csv", *columns)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from maskpack.cli import render
-from maskpack.compressor.learning.news import News
+from maskpack.compressor.training.progress import News
 from maskpack.formats import MaskCount
 
 

@@ -14,7 +14,8 @@ import pytest
 from html_page import Page
 
 from maskpack.cli import render
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.tasks import find_task
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -44,7 +45,7 @@ def many(tmp_path_factory, tiny_model, sentiment):
     config = FitConfig(bits=1, bits_override={"*.layer.0.*": 4}, steps=8, **options)
     out = folder / "artifact"
     fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment))
-    from maskpack.compressor.data.tasks import Kind
+    from maskpack.tasks.task import Kind
 
     marks = find_task("marks", text_field="text", label_field="mark", kind=Kind.REGRESSION)
     fit_task(

@@ -79,12 +79,13 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_ends_in_the_same_bytes(
 
 
 def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(main, place, snapshot, monkeypatch):
-    from maskpack.compressor.learning import objective
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(objective, "_own_loss", stop)
+    from maskpack.compressor.training import loss
+
+    monkeypatch.setattr(loss, "_own_loss", stop)
     before = snapshot(place)
     found = main(*fit("new", "--steps", "3"))
     assert found.code == 1
@@ -126,7 +127,7 @@ def test_a_full_disk_exits_with_1_and_leaves_nothing(shell, place, snapshot, com
 
 
 def test_a_full_temporary_folder_is_not_called_a_bug(main, place, monkeypatch, snapshot):
-    from maskpack.compressor.models import hub
+    from maskpack.models import load
 
     class Full:
         def __init__(self, tokenizer):
@@ -138,8 +139,8 @@ def test_a_full_temporary_folder_is_not_called_a_bug(main, place, monkeypatch, s
         def save_pretrained(self, _):
             raise OSError(28, "No space left on device")
 
-    load = hub.load_tokenizer
-    monkeypatch.setattr(hub, "load_tokenizer", lambda *a, **k: Full(load(*a, **k)))
+    real = load.load_tokenizer
+    monkeypatch.setattr(load, "load_tokenizer", lambda *a, **k: Full(real(*a, **k)))
     found = main(*fit("new", "--steps", "1"))
     assert found.code == 1
     assert "No space left on device" in found.err.splitlines()[0]

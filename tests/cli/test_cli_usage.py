@@ -128,7 +128,7 @@ def test_wrong_usage_exits_with_2_as_a_process_too(shell, tmp_path):
 
 
 def test_tasks_are_listed_with_a_line_each(main):
-    from maskpack.compressor import TASKS
+    from maskpack.tasks import TASKS
 
     found = main("tasks")
     assert found.code == 0
@@ -138,7 +138,7 @@ def test_tasks_are_listed_with_a_line_each(main):
 
 
 def test_tasks_as_json_are_names_and_lines(main):
-    from maskpack.compressor import TASKS
+    from maskpack.tasks import TASKS
 
     found = main("tasks", "--json")
     assert found.json.keys() == TASKS.keys()
@@ -152,7 +152,7 @@ def test_tasks_of_an_artifact_are_listed_instead(main, tiny_artifact):
 
 
 def test_the_help_of_fit_names_every_family():
-    from maskpack.compressor.models.families import FAMILIES
+    from maskpack.models.families import FAMILIES
 
     told = CliRunner().invoke(app, ["fit", "--help"]).output
     words = "".join(told.lower().replace("-", "").split())

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from html_page import Page
 
-from maskpack.cli.report_charts import pair_chart
-from maskpack.cli.report_page import artifact_page
-from maskpack.compressor.report_view import view_artifact
-from maskpack.compressor.scores.assess import Assessment
-from maskpack.compressor.scores.judgement import Confusion, Judgement
 from maskpack.formats import open_artifact
+from maskpack.report.figures import pair_chart
+from maskpack.report.page import artifact_page
+from maskpack.report.view import view_artifact
+from maskpack.tasks.evaluation.confusion import Confusion, Judgement
+from maskpack.tasks.evaluation.evaluate import Assessment
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -76,7 +76,7 @@ def test_gaps_between_many_small_parts_do_not_lengthen_a_bar(tiny_artifact):
 
 def test_a_stop_while_a_picture_is_drawn_leaves_the_old_one(tiny_artifact, work, monkeypatch):
     figure = pytest.importorskip("matplotlib.figure")
-    from maskpack.cli.plots_task import draw_tasks
+    from maskpack.report.plots import draw_tasks
 
     view = view_artifact(open_artifact(tiny_artifact))
     before = {path: path.read_bytes() for path in draw_tasks(view, work)}
@@ -94,9 +94,8 @@ def test_a_stop_while_a_picture_is_drawn_leaves_the_old_one(tiny_artifact, work,
 
 def test_a_picture_has_no_panel_without_a_curve_and_takes_any_name(tiny_artifact, work):
     pytest.importorskip("matplotlib")
-    from maskpack.cli.plots import draw
-    from maskpack.cli.plots_task import draw_tasks
-    from maskpack.compressor.sweep.lines import tables_of_lines
+    from maskpack.compressor.sweep.table import tables_of_lines
+    from maskpack.report.plots import draw, draw_tasks
 
     view = view_artifact(open_artifact(tiny_artifact))
     curves = replace(view.tasks[0].curves, score_steps=(), scores=())
@@ -125,9 +124,9 @@ def test_a_legend_of_twenty_methods_lies_in_its_picture():
     pytest.importorskip("matplotlib")
     from matplotlib import rc_context
 
-    from maskpack.cli.plot_data import PLOTS
-    from maskpack.cli.plots import STYLE, _figure
-    from maskpack.compressor.sweep.lines import tables_of_lines
+    from maskpack.compressor.sweep.table import tables_of_lines
+    from maskpack.report.figures import PLOTS
+    from maskpack.report.plots import STYLE, _figure
 
     lines = [json.loads(line) for line in (RESULTS / "patches.jsonl").read_text().splitlines()]
     (table,) = tables_of_lines(lines, reference="dense")
@@ -143,8 +142,8 @@ def test_a_legend_of_twenty_methods_lies_in_its_picture():
 
 
 def test_a_family_of_methods_has_a_colour_of_its_own():
-    from maskpack.cli.plots import _looks
-    from maskpack.compressor.sweep.lines import tables_of_lines
+    from maskpack.compressor.sweep.table import tables_of_lines
+    from maskpack.report.plots import _looks
 
     lines = [json.loads(line) for line in (RESULTS / "patches.jsonl").read_text().splitlines()]
     (table,) = tables_of_lines(lines, reference="dense")

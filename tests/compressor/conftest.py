@@ -82,7 +82,8 @@ def write(tmp_path) -> Callable[..., Path]:
 def request_for(tiny_model, sentiment, quick, tmp_path):
     """A function: a request to learn `sst2` on the tiny BERT."""
 
-    from maskpack.compressor import FitRequest, find_task
+    from maskpack.compressor import FitRequest
+    from maskpack.tasks import find_task
 
     def make(out: str = "artifact", *, model=tiny_model, name=None, replacing=False, **options):
         config = quick(**options)

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from maskpack.compressor import FitRequest, find_task, fit_task
-from maskpack.compressor.data.tasks import TASKS, Kind
-from maskpack.compressor.scores.assess import assess, evaluation_split, task_of
+from maskpack.compressor import FitRequest, fit_task
 from maskpack.formats import ArtifactError, DataError, open_artifact
+from maskpack.tasks import find_task
+from maskpack.tasks.evaluation.evaluate import assess, evaluation_split, task_of
+from maskpack.tasks.task import TASKS, Kind
 
 
 def test_assessing_on_the_same_rows_gives_the_recorded_scores(tiny_artifact, sentiment):

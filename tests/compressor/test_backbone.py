@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskpack.compressor.backbone import make_backbone
-from maskpack.compressor.baseline import BaselineRequest, run_baseline
+from maskpack.compressor import fit
+from maskpack.compressor.baseline import run_baseline
 from maskpack.compressor.config import BackboneConfig, BaselineConfig, FitConfig
-from maskpack.compressor.data.tasks import find_task
-from maskpack.compressor.ground import prepare_ground
-from maskpack.compressor.models.hub import load_pretrained
-from maskpack.compressor.quantize import quantize_model, scheme_of
-from maskpack.compressor.restore import build_classifier, classifier_config, head_parameters
-from maskpack.compressor.shape import shape_of
+from maskpack.compressor.quantization.backbone import make_backbone, prepare_ground
+from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
+from maskpack.compressor.types import BaselineRequest
 from maskpack.formats import ArtifactError, ConfigError, check_artifact
+from maskpack.models.build import build_classifier, classifier_config, head_parameters, shape_of
+from maskpack.models.load import load_pretrained
+from maskpack.tasks.task import find_task
 
 
 def test_a_shape_names_what_a_backbone_holds(tiny_models):
@@ -64,13 +64,12 @@ def test_a_baseline_starts_from_the_backbone_it_is_given(tiny_model, sentiment, 
 def test_what_cannot_be_is_refused_before_anything_is_quantised(
     options, tiny_model, sentiment, tmp_path, monkeypatch
 ):
-    from maskpack.compressor import steps
 
     def never(*_args, **_options):
         raise AssertionError("quantised before it was refused")
 
-    monkeypatch.setattr(steps, "prepare_ground", never)
-    request = steps.FitRequest(
+    monkeypatch.setattr(fit, "prepare_ground", never)
+    request = fit.FitRequest(
         str(tiny_model),
         find_task("sst2"),
         tmp_path / "a",
@@ -78,7 +77,7 @@ def test_what_cannot_be_is_refused_before_anything_is_quantised(
         data=sentiment,
     )
     with pytest.raises(ConfigError):
-        steps.prepare(request)
+        fit.prepare(request)
 
 
 def test_an_override_is_quantised_as_its_width_wants(tiny_model):

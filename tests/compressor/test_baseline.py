@@ -7,14 +7,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from maskpack.compressor import BaselineConfig, BaselineRequest, find_task, load_data, run_baseline
+from maskpack.compressor import BaselineConfig, BaselineRequest, run_baseline
 from maskpack.compressor.config import Method
-from maskpack.compressor.data.batches import encode
-from maskpack.compressor.models.hub import load_classifier, load_finetuned
-from maskpack.compressor.restore import base_of, head_parameters
-from maskpack.compressor.scores.evaluate import predict_all, score
-from maskpack.compressor.scores.predict import torch_predict
 from maskpack.formats import ArtifactError, ConfigError, DataError, Interrupted
+from maskpack.models.build import base_of, head_parameters
+from maskpack.models.load import load_classifier, load_finetuned
+from maskpack.tasks import find_task, load_data
+from maskpack.tasks.evaluation.metrics import score
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.preprocess import encode
 
 SST2 = find_task("sst2")
 

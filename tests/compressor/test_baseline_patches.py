@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor import BaselineConfig, BaselineRequest, find_task, run_baseline
-from maskpack.compressor.ground import quantized_ground
-from maskpack.compressor.methods import fold_factors, trained_groups
-from maskpack.compressor.models.hub import load_classifier, load_finetuned, load_pretrained
-from maskpack.compressor.restore import base_of, head_parameters
+from maskpack.compressor import BaselineConfig, BaselineRequest, run_baseline
+from maskpack.compressor.baseline import fold_factors, trained_groups
+from maskpack.compressor.quantization.backbone import quantized_ground
 from maskpack.formats import ConfigError
+from maskpack.models.build import base_of, head_parameters
+from maskpack.models.load import load_classifier, load_finetuned, load_pretrained
+from maskpack.tasks import find_task
 
 SST2 = find_task("sst2")
 KINDS = ["bert", "roberta", "electra", "distilbert", "albert"]

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskpack.compressor.data.batches import Encoded, encode, evaluation_batches, training_batches
-from maskpack.compressor.data.load import Split
-from maskpack.compressor.models.hub import load_tokenizer
+from maskpack.models.load import load_tokenizer
+from maskpack.tasks.batches import Encoded, evaluation_batches, training_batches
+from maskpack.tasks.data.splits import Split
+from maskpack.tasks.preprocess import encode
 
 relaxed = settings(deadline=None, max_examples=60)
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=150).map(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from maskpack.compressor.learning.masked import MaskedLinear
-from maskpack.compressor.learning.size import Boundary
-from maskpack.compressor.learning.train import Plan
+from maskpack.compressor.masking.linear import MaskedLinear
+from maskpack.compressor.masking.sparsity import Boundary
+from maskpack.compressor.training.train import Plan
 
 
 def walked(least: float, steps: int = 100) -> tuple[MaskedLinear, Plan, list[float]]:

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.data.batches import Encoded
-from maskpack.compressor.models.hub import load_pretrained
-from maskpack.compressor.quantize import bits_of, quantize_model, scheme_of
-from maskpack.compressor.quantizers import quantize_gptq, quantize_minmax
-from maskpack.compressor.quantizers.calibration import (
+from maskpack.compressor.quantization import quantize_gptq, quantize_minmax
+from maskpack.compressor.quantization.calibration import (
     Calibration,
     Calibrator,
     blocks_of,
     calibration_texts,
 )
+from maskpack.compressor.quantization.quantize import bits_of, quantize_model, scheme_of
 from maskpack.formats import ConfigError, DataError, Scheme
+from maskpack.models.load import load_pretrained
+from maskpack.tasks.batches import Encoded
 
 TEXTS = ["the film was good", "bad", "we found the food very sad and this story quite nice", "it"]
 

@@ -9,11 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from maskpack.compressor.learning.checkpoint import FolderCheckpoints
-from maskpack.compressor.learning.companion import Companion
-from maskpack.compressor.learning.masked import MaskedLinear
-from maskpack.compressor.learning.optimizer import FlooredAdam
-from maskpack.compressor.learning.train import State
+from maskpack.compressor.masking.linear import MaskedLinear
+from maskpack.compressor.training.callbacks import Companion
+from maskpack.compressor.training.checkpoint import FolderCheckpoints
+from maskpack.compressor.training.train import FlooredAdam, State
 from maskpack.formats import ArtifactError
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from maskpack.compressor.data import columns
-from maskpack.compressor.data.columns import Said, columns_of, plain_columns, task_of_said
-from maskpack.compressor.data.tables import READERS, column_names
-from maskpack.compressor.data.tasks import TASKS, Kind
 from maskpack.formats import ConfigError, DataError
+from maskpack.tasks.data import columns
+from maskpack.tasks.data.columns import Said, columns_of, plain_columns, task_of_said
+from maskpack.tasks.data.tables import READERS, column_names
+from maskpack.tasks.task import TASKS, Kind
 
 NAMES = ["body", "queue", "id"]
 ROW = ["text, with a comma", "bug", "7"]
@@ -128,7 +128,7 @@ def test_the_examples_of_the_module_hold():
 @pytest.fixture
 def told(caplog):
     """`told(said)`: the task, and what was said about it."""
-    caplog.set_level(logging.INFO, "maskpack.compressor.data.columns")
+    caplog.set_level(logging.INFO, "maskpack.tasks.data.columns")
 
     def call(said):
         caplog.clear()

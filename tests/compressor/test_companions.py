@@ -5,12 +5,17 @@ import pytest
 import torch
 from torch import nn
 
-from maskpack.compressor.learning.average import ScoreAverage
-from maskpack.compressor.learning.companion import Companion, Company
-from maskpack.compressor.learning.dropout import ByteDropout, Noise, quicken_dropout
-from maskpack.compressor.learning.early import EarlyStopping
-from maskpack.compressor.learning.masked import MaskedLinear
-from maskpack.compressor.models.hub import load_classifier
+from maskpack.compressor.masking.linear import MaskedLinear
+from maskpack.compressor.masking.sparsity import ScoreAverage
+from maskpack.compressor.training.callbacks import (
+    ByteDropout,
+    Companion,
+    Company,
+    EarlyStopping,
+    Noise,
+    quicken_dropout,
+)
+from maskpack.models.load import load_classifier
 
 
 def test_a_company_tells_everybody_in_order_and_ends_when_one_wants_to():

@@ -8,13 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskpack.compressor.config import (
-    BaselineConfig,
-    FitConfig,
-    Method,
-    Precision,
-)
-from maskpack.compressor.learning.target import target_sparsity
+from maskpack.compressor.config import BaselineConfig, FitConfig, Method, Precision
+from maskpack.compressor.masking.sparsity import target_sparsity
 from maskpack.compressor.options import load_options, save_options
 from maskpack.formats import ConfigError
 from maskpack.formats.tensors import binary_entropy

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from maskpack.compressor.data import tables
-from maskpack.compressor.data.load import load_data, load_dev
-from maskpack.compressor.data.tasks import TASKS, Kind, find_task
 from maskpack.formats import DataError
+from maskpack.tasks.data import tables
+from maskpack.tasks.data.splits import load_data, load_dev
+from maskpack.tasks.task import TASKS, Kind, find_task
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"
 OWN = find_task("mine", text_field="text", label_field="label")
@@ -238,7 +238,7 @@ def test_a_file_is_read_once_whichever_of_its_rows_are_meant(write, monkeypatch)
     data = load_data(OWN, data=path)
     read, seen = tables.read_rows, []
     monkeypatch.setattr(
-        "maskpack.compressor.data.load.read_rows",
+        "maskpack.tasks.data.splits.read_rows",
         lambda place, *args, **options: seen.append(place) or read(place, *args, **options),
     )
     assert len(load_dev(OWN, data.labels, data=path, sha256=data.dev.sha256())) == 5

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskpack.compressor import fit_task, steps
-from maskpack.compressor.learning import watch
+from maskpack.compressor import fit, fit_task
 from maskpack.formats import ConfigError, open_artifact
 
 
@@ -16,8 +15,8 @@ def rows_of(encoded) -> list[bytes]:
 
 
 def test_rows_that_judge_are_a_tenth_that_is_not_trained_on_the_same_for_every_seed(request_for):
-    whole = steps.prepare(request_for())
-    run, other = (steps.prepare(request_for(patience=2, seed=seed)) for seed in (0, 1))
+    whole = fit.prepare(request_for())
+    run, other = (fit.prepare(request_for(patience=2, seed=seed)) for seed in (0, 1))
     assert whole.held_out is None
     assert (len(run.train), len(run.held_out)) == (87, 9)
     assert sorted(rows_of(run.train) + rows_of(run.held_out)) == rows_of(whole.train)
@@ -28,7 +27,7 @@ def test_rows_that_judge_are_a_tenth_that_is_not_trained_on_the_same_for_every_s
 
 
 def test_it_is_judged_by_the_held_out_rows_once_an_epoch_and_stops(request_for, monkeypatch):
-    run = steps.prepare(request_for(patience=2, steps=60))
+    run = fit.prepare(request_for(patience=2, steps=60))
     judged = []
 
     def score(logits, labels, metrics):
@@ -36,9 +35,9 @@ def test_it_is_judged_by_the_held_out_rows_once_an_epoch_and_stops(request_for, 
             judged.append(labels)
         return dict.fromkeys(metrics, -float(len(judged)))  # ever worse: the first look is best
 
-    monkeypatch.setattr(watch, "score", score)
+    monkeypatch.setattr(fit, "score", score)
     told = []
-    taken = steps.learn(run, observe=lambda news: told.append(news.step)).steps
+    taken = fit.learn(run, observe=lambda news: told.append(news.step)).steps
     assert taken == told[-1] == 18  # three looks, six steps apart
     assert len(judged) == 3
     assert all(np.array_equal(labels, run.held_out.labels) for labels in judged)
@@ -50,17 +49,17 @@ def test_the_patch_is_that_of_the_best_look_and_the_result_counts_the_steps_take
     early, short = request_for("a", patience=1, steps=60), request_for("b", patience=9, steps=60)
     patches = []
     for request, verdicts in ((early, (0.5, 0.4)), (short, (0.5, *[0.4] * 9))):
-        run, left = steps.prepare(request), iter(verdicts)
-        real, held_out = watch.score, len(run.held_out)
+        run, left = fit.prepare(request), iter(verdicts)
+        real, held_out = fit.score, len(run.held_out)
 
         def verdict(logits, labels, metrics, left=left, real=real, held_out=held_out):
             if len(labels) == held_out:
                 return {"accuracy": next(left)}
             return real(logits, labels, metrics)  # the run's history, of the evaluation rows
 
-        monkeypatch.setattr(watch, "score", verdict)
-        patches.append(steps.learn(run, observe=lambda _: None))
-        monkeypatch.setattr(watch, "score", real)
+        monkeypatch.setattr(fit, "score", verdict)
+        patches.append(fit.learn(run, observe=lambda _: None))
+        monkeypatch.setattr(fit, "score", real)
     assert [learned.steps for learned in patches] == [12, 60]
     first, second = (learned.patch for learned in patches)
     for name, value in first.head.items():
@@ -80,4 +79,4 @@ def test_the_figures_of_a_run_that_ended_early_are_those_of_what_was_done(reques
 
 def test_one_row_cannot_be_split(request_for):
     with pytest.raises(ConfigError, match="`patience` wants 2 training rows"):
-        steps.prepare(request_for(patience=1, train_rows=1))
+        fit.prepare(request_for(patience=1, train_rows=1))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.data.batches import Encoded
-from maskpack.compressor.scores.evaluate import majority, predict_all, score
-from maskpack.compressor.scores.predict import torch_predict
+from maskpack.tasks.batches import Encoded
+from maskpack.tasks.evaluation.metrics import majority, score
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])

@@ -11,30 +11,31 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
-from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, find_task, fit_task
+from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task
 from maskpack.compressor import run_baseline as run
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.data.batches import encode
-from maskpack.compressor.data.load import Split
-from maskpack.compressor.learning.dropout import Noise, quicken_dropout
-from maskpack.compressor.learning.states import Guide, states_of
-from maskpack.compressor.models.families import token_kinds
-from maskpack.compressor.models.hub import (
+from maskpack.compressor.quantization.calibration import Calibration, Calibrator
+from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
+from maskpack.compressor.quantization.refine import refine
+from maskpack.compressor.training.callbacks import Noise, quicken_dropout
+from maskpack.compressor.training.loss import Guide, states_of
+from maskpack.exporters.hf import write_plain
+from maskpack.formats import ConfigError, ModelError, open_artifact
+from maskpack.models.families import token_kinds
+from maskpack.models.linears import linearize, plain_state
+from maskpack.models.load import (
     artifact_tokenizer,
     load_classifier,
     load_pretrained,
     load_tokenizer,
     settle_padding,
 )
-from maskpack.compressor.models.linearize import linearize, plain_state
-from maskpack.compressor.plain import write_plain
-from maskpack.compressor.quantize import quantize_model, scheme_of
-from maskpack.compressor.quantizers.calibration import Calibration, Calibrator
-from maskpack.compressor.quantizers.refine import refine
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.assess import assess
-from maskpack.compressor.scores.predict import torch_predict
-from maskpack.formats import ConfigError, ModelError, open_artifact
+from maskpack.tasks import find_task
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.data.splits import Split
+from maskpack.tasks.evaluation.evaluate import assess
+from maskpack.tasks.evaluation.predict import torch_predict
+from maskpack.tasks.preprocess import encode
 
 # linears of two layers; DeBERTa and ModernBERT have their poolers in the head
 LINEARS = {

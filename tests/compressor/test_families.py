@@ -6,7 +6,8 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from maskpack.compressor.models.families import (
+from maskpack.formats import ModelError
+from maskpack.models.families import (
     FAMILIES,
     UNLIMITED,
     check_rotary,
@@ -14,7 +15,6 @@ from maskpack.compressor.models.families import (
     longest_input,
     token_kinds,
 )
-from maskpack.formats import ModelError
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -68,7 +68,7 @@ def test_an_input_of_that_length_runs_and_one_token_more_does_not(kind, family_m
 
     import torch
 
-    from maskpack.compressor.models.hub import load_pretrained
+    from maskpack.models.load import load_pretrained
 
     folder = family_models(kind)
     tokens = longest_input(json.loads((folder / "config.json").read_text()))

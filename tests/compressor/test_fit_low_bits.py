@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from maskpack.compressor import fit_task
-from maskpack.compressor.scores import assess
 from maskpack.formats import open_artifact
+from maskpack.tasks.evaluation import evaluate
 
 
 @pytest.mark.parametrize("bits", [2, 1])
@@ -32,7 +32,7 @@ def test_few_bits_are_learned_on_stored_and_scored_as_stored(
     own = artifact.patch("sst2").over(artifact.backbone)
     zeros = sum(int((tensor.codes == 0).sum()) for tensor in own.linears.values())
     assert zeros == result.zeros  # every zero is the mask's work
-    assert assess.assess(artifact, "sst2", data=sentiment).scores == result.scores
+    assert evaluate.assess(artifact, "sst2", data=sentiment).scores == result.scores
 
 
 @pytest.mark.parametrize("bits", [2, 1])

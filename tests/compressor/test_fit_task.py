@@ -8,23 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor import FitConfig, FitRequest, TaskData, find_task, fit_task, load_data
-from maskpack.compressor.data.tasks import Kind
-from maskpack.compressor.restore import (
-    apply_patch,
-    build_classifier,
-    classifier_config,
-    restore_task,
-)
-from maskpack.compressor.scores.assess import encode_for
-from maskpack.compressor.scores.evaluate import predict_all, score
-from maskpack.compressor.scores.predict import torch_predict
-from maskpack.formats import (
-    BitMask,
-    Patch,
-    check_artifact,
-    open_artifact,
-)
+from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.formats import BitMask, Patch, check_artifact, open_artifact
+from maskpack.models.build import apply_patch, build_classifier, classifier_config
+from maskpack.tasks import TaskData, find_task, load_data
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.evaluation.evaluate import encode_for
+from maskpack.tasks.evaluation.metrics import score
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.task import Kind
 
 SST2 = find_task("sst2")
 
@@ -163,7 +155,7 @@ def test_the_result_counts_what_lies_on_disk(request_for, tiny_model):
 
 
 def test_the_artifact_records_its_source_and_scheme(request_for, tiny_model):
-    from maskpack.compressor.models.hub import load_pretrained
+    from maskpack.models.load import load_pretrained
 
     request = request_for(quantizer="minmax")
     fit_task(request)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskpack.compressor.ground import prepare_ground
+from maskpack.compressor.quantization.backbone import prepare_ground
 from maskpack.formats import ArtifactError, open_artifact
 from maskpack.formats.codec import encode_backbone
 

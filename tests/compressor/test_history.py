@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from maskpack.compressor import fit_task
-from maskpack.compressor.learning.curves import MOST_POINTS, Curves, curves_of
-from maskpack.compressor.learning.history import History
+from maskpack.compressor.training.callbacks import History
+from maskpack.compressor.types import MOST_POINTS, Curves, curves_of
 from maskpack.formats import open_artifact, pack_task, unpack_task
 from maskpack.formats.writer import create_artifact
 

@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from maskpack.compressor.models.hub import (
+from maskpack.formats import ModelError
+from maskpack.models.load import (
     load_classifier,
     load_finetuned,
     load_pretrained,
     load_tokenizer,
     resolve,
 )
-from maskpack.formats import ModelError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/tiny-bert"
@@ -194,7 +194,7 @@ def serving(folder: Path):
 
 CLIENT = """
 import json, sys
-from maskpack.compressor.models.hub import load_pretrained
+from maskpack.models.load import load_pretrained
 from maskpack.formats import ModelError
 
 model = load_pretrained(sys.argv[1])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from maskpack.compressor.data.load import load_data, load_dev
-from maskpack.compressor.data.tasks import Kind, find_task
 from maskpack.formats import DataError
+from maskpack.tasks.data.splits import load_data, load_dev
+from maskpack.tasks.task import Kind, find_task
 
 datasets = pytest.importorskip("datasets")
 

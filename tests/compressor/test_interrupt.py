@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from maskpack.compressor.learning.interrupt import deferred_interrupt
+from maskpack.compressor.training.checkpoint import deferred_interrupt
 
 
 def test_the_first_ctrl_c_is_noted_and_the_second_stops_at_once():

@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskpack.compressor.quantizers import (
+from maskpack.compressor.quantization import (
     DATA_FREE,
     Quantizer,
     quantize_minmax,
     quantize_minmax_tensor,
     quantize_mse,
 )
-from maskpack.compressor.quantizers.grid import Levels
+from maskpack.compressor.quantization.rounding import Levels
 
 
 def levels_by_hand(levels: Levels) -> np.ndarray:

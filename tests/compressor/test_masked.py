@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from maskpack.compressor.learning.freeze import freeze
-from maskpack.compressor.learning.masked import MaskedLinear
-from maskpack.compressor.learning.surgery import mask_linears
+from maskpack.compressor.masking.linear import MaskedLinear, mask_linears
+from maskpack.compressor.masking.model import freeze
 from maskpack.formats import ModelError
 
 HAS_BIAS = pytest.mark.parametrize("bias", [True, False])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from maskpack.compressor.learning.masked import MaskedLinear
+from maskpack.compressor.masking.linear import MaskedLinear
 
 PARTS = pytest.mark.parametrize(("bias", "gains"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 ARITHMETIC = pytest.mark.parametrize("bf16", [False, True])

@@ -9,7 +9,7 @@ import sklearn.metrics
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from maskpack.compressor.data.metrics import METRICS, accuracy, f1, matthews, pearson, spearman
+from maskpack.tasks.evaluation.metrics import METRICS, accuracy, f1, matthews, pearson, spearman
 
 relaxed = settings(deadline=None, max_examples=150)
 

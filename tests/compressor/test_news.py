@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from maskpack.compressor.data.batches import Encoded
-from maskpack.compressor.learning.masked import MaskedLinear
-from maskpack.compressor.learning.news import Newsroom, count_zeros
-from maskpack.compressor.learning.train import Progress
+from maskpack.compressor.masking.linear import MaskedLinear, count_zeros
+from maskpack.compressor.training.progress import Newsroom
+from maskpack.compressor.training.train import Progress
 from maskpack.formats import MaskCount
+from maskpack.tasks.batches import Encoded
 
 
 class Always(nn.Module):

@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.data.batches import encode
-from maskpack.compressor.learning.objective import Objective, Teaching
-from maskpack.compressor.learning.teacher import teaching_of
-from maskpack.compressor.learning.train import Plan
-from maskpack.compressor.models.hub import load_classifier, load_pretrained
-from maskpack.compressor.restore import classifier_config
-from maskpack.compressor.scores.evaluate import predict_all
-from maskpack.compressor.scores.predict import torch_predict
+from maskpack.compressor.training.loss import Objective, Teaching
+from maskpack.compressor.training.teacher import teaching_of
+from maskpack.compressor.training.train import Plan
 from maskpack.formats import ModelError
+from maskpack.models.build import classifier_config
+from maskpack.models.load import load_classifier, load_pretrained
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.preprocess import encode
 
 ROWS = np.array([3, 0, 5])
 PLAN = Plan(12, 16, 0.1, 4, bf16=False)
@@ -74,7 +73,7 @@ def test_numbers_are_learned_by_squared_error_from_labels_and_teacher(share):
 
 @pytest.fixture(scope="module")
 def rows(tiny_model, sentiment):
-    from maskpack.compressor import find_task, load_data
+    from maskpack.tasks import find_task, load_data
 
     data = load_data(find_task("sst2"), data=sentiment)
     tokenizer = load_pretrained(str(tiny_model)).tokenizer

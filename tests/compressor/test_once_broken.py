@@ -16,14 +16,9 @@ from maskpack.compressor import (
     BaselineRequest,
     FitConfig,
     FitRequest,
-    find_task,
     fit_task,
     run_baseline,
 )
-from maskpack.compressor.data.metrics import pearson
-from maskpack.compressor.data.tables import read_rows
-from maskpack.compressor.models.hub import load_pretrained, load_tokenizer
-from maskpack.compressor.scores.assess import assess
 from maskpack.formats import (
     ArtifactError,
     ConfigError,
@@ -32,6 +27,11 @@ from maskpack.formats import (
     ModelError,
     open_artifact,
 )
+from maskpack.models.load import load_pretrained, load_tokenizer
+from maskpack.tasks import find_task
+from maskpack.tasks.data.tables import read_rows
+from maskpack.tasks.evaluation.evaluate import assess
+from maskpack.tasks.evaluation.metrics import pearson
 
 
 # test_hub.py
@@ -147,7 +147,7 @@ def test_json_lines_end_at_line_feeds_only(write, mark):
 
 @pytest.mark.parametrize("label", ["\u00b2", "--5"])
 def test_a_label_that_only_looks_like_a_number_is_a_word(write, label):
-    from maskpack.compressor import load_data
+    from maskpack.tasks import load_data
 
     path = write("a.tsv", f"text\tlabel\na\t1\nb\t{label}\n")
     task = find_task("mine", text_field="text", label_field="label")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskpack.compressor.learning.optimizer import FlooredAdam
+from maskpack.compressor.training.train import FlooredAdam
 
 
 def drive(optimizer, parameters, gradients):

@@ -12,12 +12,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
-from maskpack.compressor.data.load import load_data
-from maskpack.compressor.data.tasks import Kind, find_task
-from maskpack.compressor.own_head import find_head, label_order
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.assess import assess, task_of
 from maskpack.formats import open_artifact
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.data.splits import load_data
+from maskpack.tasks.evaluation.evaluate import assess, task_of
+from maskpack.tasks.pretrained_head import find_head, label_order
+from maskpack.tasks.task import Kind, find_task
 
 SST2 = find_task("sst2")
 

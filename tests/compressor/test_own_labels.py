@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskpack.compressor.data.held_out import groups_of, held_out_places
-from maskpack.compressor.data.labels import labels_of_cell
-from maskpack.compressor.data.load import load_data, load_dev
-from maskpack.compressor.data.tasks import Kind, find_task
 from maskpack.formats import DataError
+from maskpack.tasks.data.labels import labels_of_cell
+from maskpack.tasks.data.splits import groups_of, held_out_places, load_data, load_dev
+from maskpack.tasks.task import Kind, find_task
 
 FIELDS = {"text_field": "text", "label_field": "label"}
 OWN = find_task("mine", **FIELDS)

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from maskpack.compressor.data.cells import as_text
-from maskpack.compressor.data.tables import read_rows
 from maskpack.formats import DataError
+from maskpack.tasks.data.cells import as_text
+from maskpack.tasks.data.tables import read_rows
 
 COLUMNS = ("text", "label")
 ROWS = [{"text": "one", "label": "a", "more": 1}, {"text": "two", "label": "b", "more": None}]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from maskpack.compressor.plain import _check_same, write_plain
-from maskpack.compressor.restore import restore_task
+from maskpack.exporters.hf import _check_same, write_plain
 from maskpack.formats import ArtifactError, VerifyError, open_artifact
+from maskpack.tasks.context import restore_task
 
 
 def test_transformers_reads_the_masked_model_bit_for_bit(tiny_artifact, tmp_path):

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.models.hub import load_pretrained
-from maskpack.compressor.quantize import quantize_model, scheme_of
+from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
 from maskpack.formats import ModelError, Scheme
+from maskpack.models.load import load_pretrained
 
 SCHEME = Scheme(8, None, "minmax", 8)
 LINEAR = {

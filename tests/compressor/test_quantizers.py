@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from maskpack.compressor.quantizers import DATA_FREE, Quantizer, quantize_minmax, quantize_mse
+from maskpack.compressor.quantization import DATA_FREE, Quantizer, quantize_minmax, quantize_mse
 
 relaxed = settings(deadline=None, max_examples=80)
 weights = arrays(

@@ -10,20 +10,19 @@ import torch
 from torch import nn
 
 from maskpack.compressor.config import BackboneConfig
-from maskpack.compressor.learning.states import Guide
-from maskpack.compressor.learning.train import Plan
-from maskpack.compressor.models.hub import load_pretrained
-from maskpack.compressor.quantize import quantize_model, scheme_of
-from maskpack.compressor.quantizers.calibration import Calibration, calibration_texts
-from maskpack.compressor.quantizers.grid import Levels
-from maskpack.compressor.quantizers.mse import quantize_mse
-from maskpack.compressor.quantizers.refine import (
+from maskpack.compressor.quantization.calibration import Calibration, calibration_texts
+from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
+from maskpack.compressor.quantization.refine import (
     RoundedLinear,
     _distance,
     _feeds,
     refinable,
     refine,
 )
+from maskpack.compressor.quantization.rounding import Levels, quantize_mse
+from maskpack.compressor.training.loss import Guide
+from maskpack.compressor.training.train import Plan
+from maskpack.models.load import load_pretrained
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import MPNetConfig, MPNetModel
 
-from maskpack.compressor import FitRequest, find_task, fit_task
+from maskpack.compressor import FitRequest, fit_task
 from maskpack.formats import ArtifactError, ConfigError, DataError, MaskpackError, ModelError
+from maskpack.tasks import find_task
 
 SST2 = find_task("sst2")
 

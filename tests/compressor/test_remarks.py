@@ -8,10 +8,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from maskpack.compressor import FitRequest, fit_task
-from maskpack.compressor.data.batches import encode
-from maskpack.compressor.data.load import load_data
-from maskpack.compressor.data.tasks import Kind, find_task
-from maskpack.compressor.remarks import remarks_on, remarks_on_length
+from maskpack.tasks.data.splits import load_data
+from maskpack.tasks.data_warnings import remarks_on, remarks_on_length
+from maskpack.tasks.preprocess import encode
+from maskpack.tasks.task import Kind, find_task
 
 FIELDS = {"text_field": "text", "label_field": "label"}
 OWN = find_task("mine", **FIELDS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from maskpack.compressor.share.remote import asking, check_names, check_repo, may_travel
 from maskpack.formats import ArtifactError, ConfigError
+from maskpack.hub.remote import asking, check_names, check_repo, may_travel
 
 GOOD = ["maskpack.json", "backbone.safetensors", "README.md", "config.json", "vocab.txt"]
 GOOD += ["tasks/sst2.safetensors", "tasks/a.b.r2.safetensors", "spiece.model", "merges.txt"]

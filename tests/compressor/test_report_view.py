@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from maskpack.compressor import FitConfig
-from maskpack.compressor.report_view import heat_map, place_of, told_options, view_artifact
-from maskpack.compressor.scores.judgement import Confusion, confusion
 from maskpack.formats import open_artifact
-from maskpack.formats.artifact import Patch
-from maskpack.formats.tensors import BitMask
+from maskpack.formats.tensors import BitMask, Patch
+from maskpack.report.view import heat_map, place_of, told_options, view_artifact
+from maskpack.tasks.evaluation.confusion import Confusion, confusion
 
 
 @pytest.mark.parametrize(

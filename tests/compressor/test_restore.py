@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.models.hub import load_pretrained
-from maskpack.compressor.quantize import quantize_model
-from maskpack.compressor.restore import (
+from maskpack.compressor.quantization.quantize import quantize_model
+from maskpack.formats import ArtifactError, Backbone, BitMask, Patch, Scheme, open_artifact
+from maskpack.models.build import (
     apply_patch,
     base_of,
     build_classifier,
     classifier_config,
     head_parameters,
-    restore_task,
 )
-from maskpack.formats import ArtifactError, Backbone, BitMask, Patch, Scheme, open_artifact
+from maskpack.models.load import load_pretrained
+from maskpack.tasks.context import restore_task
 
 HEADS = {
     "bert": {"classifier.weight", "classifier.bias"},

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from maskpack.compressor.results import RunResult
+from maskpack.compressor.types import RunResult
 
 RESULT = RunResult(
     method="mask",

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from maskpack.compressor import FitRequest, find_task, fit_task
+from maskpack.compressor import FitRequest, fit_task
 from maskpack.formats import ArtifactError, Interrupted, check_artifact, open_artifact
+from maskpack.tasks import find_task
 
 PATCH = "tasks/sst2.safetensors"
 
@@ -183,7 +184,8 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 import torch
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.tasks import find_task
 from maskpack.compressor.options import load_options
 
 torch.set_num_threads(1)

@@ -16,14 +16,20 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
-from maskpack.compressor.data.metrics import accuracy, macro_f1, micro_f1
-from maskpack.compressor.data.tasks import Kind, find_task
-from maskpack.compressor.learning.objective import Objective, Teaching
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.assess import assess, task_of
-from maskpack.compressor.scores.by_class import class_scores
-from maskpack.compressor.scores.evaluate import answers, majority, score
+from maskpack.compressor.training.loss import Objective, Teaching
 from maskpack.formats import ModelError, open_artifact
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.evaluation.evaluate import assess, task_of
+from maskpack.tasks.evaluation.metrics import (
+    accuracy,
+    answers,
+    class_scores,
+    macro_f1,
+    majority,
+    micro_f1,
+    score,
+)
+from maskpack.tasks.task import Kind, find_task
 
 TASK = find_task(
     "tones", text_field="text", label_field="label", kind=Kind.MULTI_LABEL, separator="|"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from maskpack.compressor.learning.masked import MaskedLinear
-from maskpack.compressor.learning.size import FlipCost, GlobalShare, MatrixShare, risen
+from maskpack.compressor.masking.linear import MaskedLinear
+from maskpack.compressor.masking.sparsity import FlipCost, GlobalShare, MatrixShare, risen
 
 SHARES = [0.001, 0.01, 0.1, 0.5, 0.9, 0.999]
 

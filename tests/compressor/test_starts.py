@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskpack.compressor.learning.starts import Start, _ranks, first_scores, worth_of
+from maskpack.compressor.masking.score_init import Start, _ranks, first_scores, worth_of
 
 RANKED = (Start.MAGNITUDE, Start.SNIP, Start.RANDOM)
 SHARES = [0.0, 0.1, 1 / 3, 0.5, 0.9, 0.997]

@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor import BaselineConfig, BaselineRequest, find_task, run_baseline
+from maskpack.compressor import BaselineConfig, BaselineRequest, run_baseline
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.learning.objective import Objective, Teaching
-from maskpack.compressor.learning.optimizer import FlooredAdam
-from maskpack.compressor.learning.states import Guide, distance, states_of
-from maskpack.compressor.learning.teacher import _guide, teaching_of
-from maskpack.compressor.learning.train import take_step
-from maskpack.compressor.models.hub import load_classifier
-from maskpack.compressor.restore import classifier_config
-from maskpack.compressor.steps import learn, prepare
+from maskpack.compressor.fit import learn, prepare
+from maskpack.compressor.training.loss import Guide, Objective, Teaching, distance, states_of
+from maskpack.compressor.training.teacher import _guide, teaching_of
+from maskpack.compressor.training.train import FlooredAdam, take_step
 from maskpack.formats import ConfigError, ModelError
+from maskpack.models.build import classifier_config
+from maskpack.models.load import load_classifier
+from maskpack.tasks import find_task
 
 FEEDS = {
     "input_ids": np.array([[2, 7, 9, 3], [2, 8, 3, 0]]),

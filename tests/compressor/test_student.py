@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor import fit_task, restore_task, steps
+from maskpack.compressor import fit, fit_task
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.data.batches import training_batches
-from maskpack.compressor.learning.objective import Objective
-from maskpack.compressor.learning.student import enroll, extra_bytes, masked_names, trained_dense
-from maskpack.compressor.learning.target import least_mask_bytes, share_of_entropy, target_sparsity
-from maskpack.compressor.restore import apply_patch, base_of, build_classifier, head_parameters
-from maskpack.compressor.scores.predict import to_tensors
+from maskpack.compressor.masking.model import enroll, extra_bytes, masked_names, trained_dense
+from maskpack.compressor.masking.sparsity import least_mask_bytes, share_of_entropy, target_sparsity
+from maskpack.compressor.training.loss import Objective
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.tensors import binary_entropy
+from maskpack.models.build import apply_patch, base_of, build_classifier, head_parameters
+from maskpack.tasks import restore_task
+from maskpack.tasks.batches import training_batches
+from maskpack.tasks.evaluation.predict import to_tensors
 
 NAMES = [
     *(
@@ -64,7 +65,7 @@ def test_a_choice_that_names_nothing_is_refused(options, message):
 
 def prepared(request, **changes):
     """A run made ready, its classifier as it was before, and its student."""
-    run = steps.prepare(request)
+    run = fit.prepare(request)
     plain = build_classifier(run.ground.backbone, run.described, seed=request.config.seed)
     student = enroll(
         copy.deepcopy(plain),
@@ -127,15 +128,15 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
     wanted, request_for, monkeypatch
 ):
     request = request_for(margin=0.5, dense_lr=0.02, **dict.fromkeys(wanted, True))
-    kept, run = {}, steps.prepare(request)
+    kept, run = {}, fit.prepare(request)
 
     def freeze(model, masked, dense):
         kept.update(model=model, masked=masked)
         return freeze_for_real(model, masked, dense)
 
-    freeze_for_real = steps.freeze
-    monkeypatch.setattr(steps, "freeze", freeze)
-    patch = steps.learn(run, observe=lambda _: None).patch
+    freeze_for_real = fit.freeze
+    monkeypatch.setattr(fit, "freeze", freeze)
+    patch = fit.learn(run, observe=lambda _: None).patch
     trained, backbone = dict(base_of(kept["model"]).named_parameters()), run.ground.backbone
     assert set(patch.dense) == set(trained_dense(run.shape, request.config))
     for name, value in patch.dense.items():
@@ -169,7 +170,7 @@ def test_bytes_of_the_parts_are_counted_as_they_are_stored(wanted, request_for):
     assert (
         result.extra_bytes
         == stored
-        == extra_bytes(steps.prepare(replace(request, name="again")).shape, request.config)
+        == extra_bytes(fit.prepare(replace(request, name="again")).shape, request.config)
     )
     assert (stored > 0) is bool(wanted)
     assert len(patch.masks) == 4

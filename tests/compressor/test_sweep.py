@@ -13,10 +13,9 @@ import yaml
 
 from maskpack.compressor.fit import FitRequest, fit_task
 from maskpack.compressor.sweep import run as module
-from maskpack.compressor.sweep.backbone import backbone_folder
 from maskpack.compressor.sweep.file import read_plan
 from maskpack.compressor.sweep.log import append, claim, read_log
-from maskpack.compressor.sweep.run import run_sweep
+from maskpack.compressor.sweep.run import backbone_folder, run_sweep
 from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 
 METHODS = {

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from maskpack.compressor.sweep.lines import tables_of_lines
+from maskpack.compressor.sweep.table import tables_of_lines
 from maskpack.formats import ConfigError
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskpack.compressor.data.tasks import Kind
 from maskpack.compressor.sweep.file import read_plan
 from maskpack.compressor.sweep.plan import choose, slug
 from maskpack.formats import ConfigError, DataError
+from maskpack.tasks.task import Kind
 
 PLAN = {
     "models": ["some/encoder"],

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskpack.compressor.data.tables import read_rows
 from maskpack.formats import DataError
+from maskpack.tasks.data.tables import read_rows
 
 COLUMNS = ("text", "label")
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from maskpack.compressor.data.tasks import TASKS, Kind, Task, find_task
 from maskpack.formats import ConfigError
 from maskpack.formats.schema import check_task_name
+from maskpack.tasks.task import TASKS, Kind, Task, find_task
 
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 

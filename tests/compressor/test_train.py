@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from maskpack.compressor.config import Precision
-from maskpack.compressor.data.batches import Encoded, training_batches
-from maskpack.compressor.learning.companion import Companion
-from maskpack.compressor.learning.objective import Objective
-from maskpack.compressor.learning.train import Group, NoCheckpoints, Plan, train, uses_bf16
+from maskpack.compressor.training.callbacks import Companion
+from maskpack.compressor.training.loss import Objective
+from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, train, uses_bf16
+from maskpack.tasks.batches import Encoded, training_batches
 
 WORDS = 12
 

@@ -38,7 +38,7 @@ class Exported:
 
     @property
     def base(self) -> str:
-        from maskpack.compressor.models.families import family_of
+        from maskpack.models.families import family_of
 
         return family_of(self.artifact.manifest.source.model_type).base
 
@@ -64,7 +64,8 @@ def artifacts(tmp_path_factory, tiny_models, tiny_artifact, sentiment) -> dict[s
     The narrow margin lets the masks remove about a weight in ten, so that a zero at the wrong place
     shows. The BERT holds a second task, `other`.
     """
-    from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+    from maskpack.compressor import FitConfig, FitRequest, fit_task
+    from maskpack.tasks import find_task
 
     root = tmp_path_factory.mktemp("artifacts")
     found = {"grouped": tiny_artifact}
@@ -146,9 +147,9 @@ def traced(artifacts) -> Callable[[str], onnx.ModelProto]:
     """`traced(kind)`: the float graph as the tracer leaves it, before any rewrite."""
     import onnx_ir as ir
 
-    from maskpack.compressor.restore import restore_task
     from maskpack.exporters.graph.trace import trace
     from maskpack.formats import open_artifact
+    from maskpack.tasks.context import restore_task
 
     @cache
     def make(kind: str) -> bytes:

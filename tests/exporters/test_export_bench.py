@@ -15,7 +15,9 @@ import pytest
 
 from maskpack.exporters import Compute, Tolerance
 from maskpack.exporters.bench import run as benching
-from maskpack.exporters.bench.machine import (
+from maskpack.exporters.bench.reference import PEERS
+from maskpack.exporters.bench.result import (
+    Cell,
     forget_peak,
     memory_now,
     peak_memory,
@@ -23,13 +25,10 @@ from maskpack.exporters.bench.machine import (
     read_memory,
     this_machine,
 )
-from maskpack.exporters.bench.result import Cell
 from maskpack.exporters.bench.run import REFERENCE, BenchRequest, bench, weight_files
-from maskpack.exporters.bench.twin import PEERS
-from maskpack.exporters.compare import agreement
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import SharedRequest
-from maskpack.exporters.timing import Spent
+from maskpack.exporters.session import Spent, agreement
 from maskpack.formats import ConfigError, DataError, ExportError
 from maskpack.formats.errors import ArtifactError
 
@@ -144,7 +143,7 @@ def test_nothing_is_left_behind(exported, tmp_path, monkeypatch):
 
 
 def test_a_float32_graph_may_be_the_reference(exported, tmp_path):
-    from maskpack.exporters.bench.twin import masked_graph
+    from maskpack.exporters.bench.reference import masked_graph
 
     one = exported("roberta", "int8")
     (tmp_path / "own.onnx").write_bytes(masked_graph(one.artifact, "sst2"))
@@ -156,7 +155,7 @@ def test_a_float32_graph_may_be_the_reference(exported, tmp_path):
 
 
 def test_a_fine_tuned_folder_may_be_the_reference(exported, tmp_path, artifacts):
-    from maskpack.compressor.plain import write_plain
+    from maskpack.exporters.hf import write_plain
 
     one = exported("bert", "fp32")
     write_plain(one.artifact, "sst2", tmp_path / "plain")

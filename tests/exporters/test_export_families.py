@@ -13,21 +13,22 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
-from maskpack.compressor.data.batches import encode
-from maskpack.compressor.data.load import Split
-from maskpack.compressor.models.families import token_kinds
-from maskpack.compressor.models.hub import artifact_tokenizer
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.predict import torch_predict
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.graph import surgery
+from maskpack.exporters.graph import builder
 from maskpack.exporters.graph.trace import PREFIX, trace
 from maskpack.exporters.options import Compute, Layout, SharedRequest
 from maskpack.exporters.verify import SHAPES
 from maskpack.formats import open_artifact
+from maskpack.models.families import token_kinds
+from maskpack.models.load import artifact_tokenizer
 from maskpack.runtime import Session
+from maskpack.tasks import find_task
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.data.splits import Split
+from maskpack.tasks.evaluation.predict import torch_predict
+from maskpack.tasks.preprocess import encode
 
 FIVE = ("bert", "roberta", "electra", "distilbert", "albert")
 MORE = ("deberta-v2", "deberta-v2-own", "modernbert", "xlnet", "gpt2", "llama")
@@ -86,7 +87,7 @@ def traced_once():
 
 @pytest.fixture
 def quick_tracer(traced_once, monkeypatch):
-    monkeypatch.setattr(surgery, "trace", traced_once)
+    monkeypatch.setattr(builder, "trace", traced_once)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_the_real_tracer_gives_the_graph_that_the_tests_above_filled(
 ):
     """So that what they show is true of the export as it is."""
     folder, _ = exported(kind, 8, "folded", "fp32")
-    monkeypatch.setattr(surgery, "trace", trace)
+    monkeypatch.setattr(builder, "trace", trace)
     request = ExportRequest(
         learned(kind, 8), "sst2", tmp_path / "x", Compute.FP32, Tolerance.of(Compute.FP32)
     )

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
-from maskpack.compressor.data.tasks import Kind
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import (
     Compute,
     ExportRequest,
@@ -22,6 +21,8 @@ from maskpack.exporters import (
 )
 from maskpack.exporters import export as exporting
 from maskpack.formats import ArtifactError, DataError
+from maskpack.tasks import find_task
+from maskpack.tasks.task import Kind
 
 LOOSE = Tolerance(1e6, 100.0)
 LABELS = {"0": "negative", "1": "positive"}

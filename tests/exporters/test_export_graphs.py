@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.predict import torch_predict
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx, make_session, ort_predict
+from maskpack.exporters.graph.builder import Grapher
 from maskpack.exporters.graph.weights import channel_weights
-from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.options import Compute
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.evaluation.predict import torch_predict
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 COMPUTES = ("int8", "fp32")

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from maskpack.exporters import make_session, ort_predict, timing
-from maskpack.exporters.bench.twin import dense_graph
-from maskpack.exporters.session import session_facts
-from maskpack.exporters.timing import interleaved, speedup, take_turns, token_feeds
+from maskpack.exporters import make_session, ort_predict, session
+from maskpack.exporters.bench.reference import dense_graph
+from maskpack.exporters.session import interleaved, session_facts, speedup, take_turns, token_feeds
 from maskpack.formats import ExportError
 
 
@@ -53,7 +52,7 @@ class Scripted:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(session, "time", clock)
     return clock
 
 
@@ -124,8 +123,8 @@ def test_feeds_are_made_for_the_inputs_a_session_names(exported):
 
 
 def test_the_dense_graph_is_the_float_model_itself(tiny_models, tokens, tmp_path):
-    from maskpack.compressor.models.hub import load_classifier
-    from maskpack.compressor.scores.predict import torch_predict
+    from maskpack.models.load import load_classifier
+    from maskpack.tasks.evaluation.predict import torch_predict
 
     model = load_classifier(str(tiny_models["distilbert"]), outputs=3)
     model.save_pretrained(tmp_path)

@@ -9,8 +9,6 @@ import numpy as np
 import onnx
 import pytest
 
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.predict import torch_predict
 from maskpack.exporters import (
     Compute,
     ExportRequest,
@@ -20,9 +18,9 @@ from maskpack.exporters import (
     make_session,
     ort_predict,
 )
-from maskpack.exporters.graph.blocks import blocking_of, from_blocks
+from maskpack.exporters.arithmetic.nbits import blocking_of, from_blocks
+from maskpack.exporters.graph.builder import Grapher
 from maskpack.exporters.graph.weights import channel_weights
-from maskpack.exporters.graphs import Grapher
 from maskpack.exporters.verify import verify
 from maskpack.formats import (
     BitMask,
@@ -32,6 +30,8 @@ from maskpack.formats import (
     create_artifact,
     open_artifact,
 )
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.evaluation.predict import torch_predict
 
 LAST = "encoder.layer.1.output.dense.weight"
 EXACT = Tolerance(1e-4, 100.0)

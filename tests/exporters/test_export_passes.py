@@ -7,15 +7,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from maskpack.exporters.arithmetic.fp32 import emit_fp32
+from maskpack.exporters.arithmetic.int8 import emit_int8
 from maskpack.exporters.export import serialize
-from maskpack.exporters.graph.masks import BitsBeside, FlipsBeside, FoldedMasks
-from maskpack.exporters.graph.passes import (
-    MaskLinears,
-    QuantizeEmbeddings,
-    Shared,
-    emit_fp32,
-    emit_int8,
-)
+from maskpack.exporters.graph.external_masks import BitsBeside, FlipsBeside, FoldedMasks
+from maskpack.exporters.graph.passes import MaskLinears, QuantizeEmbeddings, Shared
 from maskpack.exporters.session import make_session
 from maskpack.formats import BitMask, ExportError, QuantTensor
 

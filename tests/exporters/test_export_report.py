@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from maskpack.exporters import Compute, Report, Tolerance
-from maskpack.exporters.compare import relative_error
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, ValueCheck
+from maskpack.exporters.session import relative_error
 from maskpack.exporters.verify import judge
 from maskpack.formats import ConfigError, DataError
 

@@ -14,18 +14,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
-from maskpack.compressor.data.tasks import Kind
-from maskpack.compressor.restore import restore_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
-from maskpack.exporters.compare import agreement, same_answers
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import Layout, SharedRequest
 from maskpack.exporters.package.target import PackageRequest, Target
 from maskpack.exporters.package.write import write_package
+from maskpack.exporters.session import agreement, same_answers
 from maskpack.formats import ExportError, open_artifact
 from maskpack.runtime import Session
-from maskpack.runtime.task import TaskCard, predictions
+from maskpack.runtime.outputs import predictions
+from maskpack.runtime.task import TaskCard
+from maskpack.tasks import find_task
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.task import Kind
 
 TASK = find_task("tones", text_field="text", label_field="tones", kind=Kind.MULTI_LABEL)
 LABELS = ("bad", "good", "quite")

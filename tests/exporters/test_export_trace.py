@@ -10,11 +10,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.predict import torch_predict
 from maskpack.exporters import make_session, ort_predict
 from maskpack.exporters.graph.trace import PREFIX, input_names, trace
 from maskpack.formats import ExportError, ModelError, open_artifact
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.evaluation.predict import torch_predict
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 

@@ -10,17 +10,17 @@ import numpy as np
 import onnx
 import pytest
 
-from maskpack.compressor.restore import restore_task
-from maskpack.compressor.scores.predict import torch_predict
 from maskpack.exporters import Compute, Tolerance, make_session, ort_predict
-from maskpack.exporters.bench import twin as twin_module
-from maskpack.exporters.bench.twin import PEERS, float_twin, masked_graph, write_peers
+from maskpack.exporters.bench import reference as twin_module
+from maskpack.exporters.bench.reference import PEERS, float_twin, masked_graph, write_peers
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.graph.constants import Constants
+from maskpack.exporters.graph.dequantize import Constants
 from maskpack.exporters.graph.trace import input_names
 from maskpack.exporters.options import SharedRequest
 from maskpack.formats import ExportError
 from maskpack.formats.schema import CONFIG
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.evaluation.predict import torch_predict
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
 COMPUTES = ("fp32", "int8")

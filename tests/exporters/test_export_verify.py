@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from maskpack.compressor.models.hub import load_classifier
 from maskpack.exporters import Compute, Subject, Tolerance
 from maskpack.exporters.verify import SHAPES, compute_of, verify
 from maskpack.formats import ArtifactError, DataError, ExportError, VerifyError
+from maskpack.models.load import load_classifier
 
 STRICT = Tolerance(1e-4, 100.0)
 LOOSE = Tolerance(1e6, 100.0)

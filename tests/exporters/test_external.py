@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from maskpack.exporters.session import make_session
 from maskpack.formats import ExportError
 from maskpack.runtime import Session
-from maskpack.runtime.external import external_files
+from maskpack.runtime.graph import external_files
 
 
 def elsewhere(name, location):

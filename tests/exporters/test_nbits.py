@@ -10,21 +10,22 @@ from export_kit import shared_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
-from maskpack.exporters.bench.twin import float_twin
-from maskpack.exporters.export import export_onnx, export_shared
-from maskpack.exporters.graph.blocks import (
+from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.exporters.arithmetic.nbits import (
+    NBITS_OP,
     Blocking,
     blocking_of,
     float_weight,
     from_blocks,
     to_blocks,
 )
-from maskpack.exporters.graph.nbits import NBITS_OP
+from maskpack.exporters.bench.reference import float_twin
+from maskpack.exporters.export import export_onnx, export_shared
 from maskpack.exporters.options import Compute, ExportRequest, Layout, Tolerance
 from maskpack.exporters.session import make_session, ort_predict
 from maskpack.formats import ConfigError, ExportError, QuantTensor
 from maskpack.runtime import Session
+from maskpack.tasks import find_task
 
 TEXTS = ["the good film", "bad", "we were very happy and the food was great"]
 
@@ -78,7 +79,7 @@ def test_blocks_are_the_largest_with_one_scale(inputs, bits, group, size, stored
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize(("inputs", "group"), [(64, 16), (60, 32), (33, 33)])
 def test_blocks_stand_for_the_weights(bits, inputs, group):
-    from maskpack.exporters.graph.blocks import block_scales
+    from maskpack.exporters.arithmetic.nbits import block_scales
 
     one = tensor(5, inputs, bits, group)
     blocking = blocking_of("w", one)

@@ -19,11 +19,9 @@ import onnx
 import pytest
 
 from maskpack.exporters.package import write as packaging
-from maskpack.exporters.package.archive import unpack
-from maskpack.exporters.package.check import check_files, judge
-from maskpack.exporters.package.ort_format import settle
+from maskpack.exporters.package.mobile import settle
 from maskpack.exporters.package.target import PackageRequest, Target
-from maskpack.exporters.package.write import write_package
+from maskpack.exporters.package.write import check_files, judge, unpack, write_package
 from maskpack.formats import ArtifactError, ConfigError, ExportError, VerifyError
 from maskpack.runtime import Session
 

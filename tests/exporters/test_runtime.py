@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor.models.hub import load_tokenizer
-from maskpack.compressor.restore import restore_task
 from maskpack.formats import ConfigError, ExportError
+from maskpack.models.load import load_tokenizer
 from maskpack.runtime import Prediction, Session
-from maskpack.runtime.task import TaskCard, predictions
+from maskpack.runtime.outputs import predictions
+from maskpack.runtime.task import TaskCard
+from maskpack.tasks.context import restore_task
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 TEXTS = ["the good film", "bad", "", "we were very happy and the food was great " * 3, "nice bad"]

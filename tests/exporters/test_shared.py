@@ -13,9 +13,10 @@ from export_kit import shared_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.graph.flips import (
+from maskpack.exporters.graph.external_masks import (
+    Form,
     decode_flips,
     encode_flips,
     stack_bits,
@@ -23,11 +24,11 @@ from maskpack.exporters.graph.flips import (
     unstack_bits,
     unstack_flips,
 )
-from maskpack.exporters.graph.masks import Form
 from maskpack.exporters.options import Compute, Layout, SharedRequest, Tolerance
 from maskpack.formats import ArtifactError, ConfigError, ExportError, open_artifact
 from maskpack.formats.algebra import rename_task
 from maskpack.runtime import Session
+from maskpack.tasks import find_task
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
 COMPUTES = ("fp32", "int8")

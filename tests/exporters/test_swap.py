@@ -13,7 +13,7 @@ import pytest
 from export_kit import shared_request
 from safetensors.numpy import load_file
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import Layout
 from maskpack.exporters.session import make_session, ort_predict
@@ -21,6 +21,7 @@ from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.runtime import Session
 from maskpack.runtime import session as serving
 from maskpack.runtime.task import TaskCard
+from maskpack.tasks import find_task
 
 WORDS = ("good", "bad", "word1", "fine", "film")
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")

@@ -8,10 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskpack.formats import ArtifactError, BitMask, QuantTensor
-from maskpack.formats.coded import LANES, Coding, decode_masks, encode_masks
-from maskpack.formats.contexts import ONE, Counts, MatrixModel
-from maskpack.formats.gaps import decode_gaps, encode_gaps
-from maskpack.formats.rans import BitReader, write_bits
+from maskpack.formats.coded import (
+    LANES,
+    Coding,
+    decode_gaps,
+    decode_masks,
+    encode_gaps,
+    encode_masks,
+)
+from maskpack.formats.entropy import ONE, BitReader, Counts, MatrixModel, write_bits
 
 
 def drawn(count, chances, seed=0):

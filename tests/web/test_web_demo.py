@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 from devtools import Page, browsing
 
-from maskpack.compressor import FitConfig, FitRequest, find_task, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import Compute, SharedRequest, Tolerance
 from maskpack.exporters.package.target import PackageRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.runtime import Session
+from maskpack.tasks import find_task
 
 CHROMIUM = os.environ.get("MASKPACK_CHROMIUM") or shutil.which("chromium") or ""
 MODULES = os.environ.get("MASKPACK_NODE_MODULES", "")

@@ -1,0 +1,257 @@
+"""A classifier over a backbone, made ready to learn a mask, and its scores back to bits.
+
+Which layers have masks, what else is trained, and what accompanies the run; `freeze` is its end: what it
+returns is what is measured and stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from maskpack.compressor.config import Estimator, FitConfig
+from maskpack.compressor.masking.linear import MaskedLinear, mask_linears
+from maskpack.compressor.masking.score_init import Start, first_scores, worth_of
+from maskpack.compressor.masking.sparsity import (
+    Boundary,
+    FlipCost,
+    GlobalShare,
+    MatrixShare,
+    ScoreAverage,
+)
+from maskpack.compressor.training.callbacks import Companion, Noise, quicken_dropout
+from maskpack.compressor.training.loss import Objective
+from maskpack.compressor.training.train import Group, Plan
+from maskpack.formats import BitMask, ConfigError, ModelError, Patch
+from maskpack.models.build import Shape, base_of, head_parameters
+from maskpack.models.linears import layer_of
+from maskpack.tasks.batches import Encoded, training_batches
+from maskpack.tasks.evaluation.predict import to_tensors
+
+_SNIP_BATCHES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """A model with masks, and how its parts are trained.
+
+    Attributes:
+        model: the classifier.
+        masked: parameter name -> masked linear.
+        dense: names of the base model's other parameters that are trained.
+        groups: all that is trained, by learning rate.
+        company: noise, averages, and steering of the size.
+    """
+
+    model: Any
+    masked: Mapping[str, MaskedLinear]
+    dense: tuple[str, ...]
+    groups: list[Group]
+    company: list[Companion]
+
+
+def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
+    """The linears that the options `layers` and `modules` leave to be masked.
+
+    Raises:
+        ConfigError: none is left, or a part names nothing.
+    """
+    chosen, numbers = list(names), config.layer_numbers()
+    if numbers is not None:
+        missing = sorted(numbers - {layer_of(name) for name in chosen})
+        if missing:
+            raise ConfigError(f"`layers` names layer {missing[0]}, which the encoder does not have")
+        chosen = [name for name in chosen if layer_of(name) in numbers]
+    if config.modules is not None:
+        parts = [part.strip() for part in config.modules.split(",")]
+        for part in parts:
+            if not any(part in name.split(".") for name in chosen):
+                raise ConfigError(
+                    f"`modules` names `{part}`, which is part of no linear's name",
+                    f"one is `{next(iter(names), '')}`",
+                )
+        chosen = [name for name in chosen if set(parts) & set(name.split("."))]
+    if not chosen:
+        raise ConfigError(f"`layers` is `{config.layers}`, which leaves no linear to mask")
+    return chosen
+
+
+def trained_dense(shape: Shape, config: FitConfig) -> tuple[str, ...]:
+    """Names of the biases and LayerNorm parameters that the options train."""
+    return tuple(
+        name
+        for name in shape.dense
+        if (config.train_bias if name in shape.biases_of_linears else config.train_norm)
+    )
+
+
+def extra_bytes(shape: Shape, config: FitConfig) -> int:
+    """Bytes that trained biases, LayerNorm parameters and scales add to a patch."""
+    dense = sum(2 * shape.dense[name] for name in trained_dense(shape, config))
+    if not config.train_scales:
+        return dense
+    return dense + sum(2 * shape.linears[n][0] for n in masked_names(shape.linears, config))
+
+
+def enroll(
+    model: Any,
+    shape: Shape,
+    config: FitConfig,
+    *,
+    plan: Plan,
+    rows: Encoded,
+    objective: Objective,
+    sparsity: float | None,
+) -> Student:
+    """Put masks into a classifier of `build_classifier`, in place.
+
+    Args:
+        model: the classifier.
+        shape: its linears and the rest by name.
+        config: the options.
+        plan: a score's first height is stated in the noise of its rates.
+        rows: for starts that look at gradients.
+        objective: for the same.
+        sparsity: share of zeros to reach, or None.
+    """
+    noise = Noise(config.seed)
+    quicken_dropout(model, noise, p=config.dropout)
+    height = config.flip_margin * config.score_lr * plan.drift()
+    drawn = config.estimator is Estimator.BERNOULLI
+    names = masked_names(shape.linears, config)
+    masked = mask_linears(
+        base_of(model), dict.fromkeys(names, height), drawn=drawn, gains=config.train_scales
+    )
+    if config.start != Start.CONSTANT or drawn:
+        gradients = {}
+        if config.start == Start.SNIP:
+            gradients = _gradients(model, masked, plan, rows, objective)
+        _set_scores(masked, config, gradients, height=height, sparsity=sparsity or 0.0)
+    dense = trained_dense(shape, config)
+    groups = _groups(model, masked, dense, config)
+    company = [noise, *_steering(masked, config, plan, sparsity=sparsity, height=height)]
+    return Student(model, masked, dense, groups, company)
+
+
+@torch.no_grad()
+def _set_scores(
+    masked: Mapping[str, MaskedLinear],
+    config: FitConfig,
+    gradients: Mapping[str, Tensor],
+    *,
+    height: float,
+    sparsity: float,
+) -> None:
+    """Give every score the value that the start wants."""
+    start, drawn = Start(config.start), config.estimator is Estimator.BERNOULLI
+    weights = {name: layer.weight for name, layer in masked.items()}
+    worth = worth_of(start, weights, gradients=gradients, seed=config.seed)
+    scores = first_scores(start, worth, height=height, sparsity=sparsity, drawn=drawn)
+    for name, layer in masked.items():
+        layer.score.copy_(scores[name])
+
+
+def _groups(
+    model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str], config: FitConfig
+) -> list[Group]:
+    """Scores, head, and the rest; everything is frozen but these."""
+    parameters = dict(base_of(model).named_parameters())
+    rest: list[nn.Parameter] = [parameters[name] for name in dense]
+    rest += [layer.gain for layer in masked.values() if layer.gain is not None]
+    for parameter in rest:
+        parameter.requires_grad = True
+    scores = [layer.score for layer in masked.values()]
+    groups = [Group(list(head_parameters(model).values()), config.head_lr)]
+    if config.estimator is Estimator.FIXED:
+        for score in scores:
+            score.requires_grad = False
+    else:
+        groups.insert(0, Group(scores, config.score_lr, config.floor))
+    return [*groups, Group(rest, config.dense_lr)] if rest else groups
+
+
+def _steering(
+    masked: Mapping[str, MaskedLinear],
+    config: FitConfig,
+    plan: Plan,
+    *,
+    sparsity: float | None,
+    height: float,
+) -> list[Companion]:
+    """Companions that look after the scores, in the order in which they act."""
+    layers = list(masked.values())
+    company: list[Companion] = [ScoreAverage(layers, config.ema)] if config.ema else []
+    if config.estimator in (Estimator.FIXED, Estimator.BERNOULLI):
+        return company
+    if sparsity is None:
+        drifts = torch.tensor(plan.drifts()) / plan.drift()
+        return [*company, Boundary(layers, height=height, drifts=drifts, least=config.boundary)]
+    first = 0.0 if config.start == Start.CONSTANT else sparsity
+    if config.estimator is Estimator.TOPK:
+        return [*company, MatrixShare(masked, sparsity, first)]
+    if config.sparsity is not None:
+        return [*company, GlobalShare(layers, sparsity, first)]
+    rates = torch.tensor([config.score_lr * plan.rate(step) for step in range(plan.steps)])
+    return [*company, FlipCost(layers, sparsity, height=height, rates=rates)]
+
+
+def _gradients(
+    model: Any,
+    masked: Mapping[str, MaskedLinear],
+    plan: Plan,
+    rows: Encoded,
+    objective: Objective,
+) -> dict[str, Tensor]:
+    """`dL/dw * w` of every masked weight, summed over some batches; leaves no gradient behind."""
+    model.eval()
+    batches = training_batches(rows.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
+    for batch in batches[:_SNIP_BATCHES]:
+        logits = model(**to_tensors(rows.feeds(batch))).logits
+        objective(logits.float(), np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
+    found = {}
+    for name, layer in masked.items():
+        assert layer.score.grad is not None
+        found[name] = layer.score.grad.clone()
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+_LEAST_GAIN = 2.0**-14  # smallest normal float16
+
+
+def freeze(model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str] = ()) -> Patch:
+    """The learned masks as bits; the head, and what else was trained, as float16.
+
+    Args:
+        model: the trained classifier.
+        masked: parameter name -> masked linear, from `surgery.mask_linears`.
+        dense: names of the base model's biases and LayerNorm parameters that were trained.
+
+    Raises:
+        ModelError: training diverged: a value is not finite.
+    """
+    base = dict(base_of(model).named_parameters())
+    masks = {name: BitMask.from_bool(layer.keep().numpy()) for name, layer in masked.items()}
+    gains = {
+        name: _half(name, layer.gain.clamp(min=_LEAST_GAIN))
+        for name, layer in masked.items()
+        if layer.gain is not None
+    }
+    head = {name: _half(name, value) for name, value in head_parameters(model).items()}
+    return Patch(masks, head, {name: _half(name, base[name]) for name in dense}, gains)
+
+
+def _half(name: str, tensor: Tensor) -> NDArray[np.float16]:
+    value = tensor.detach().numpy().astype(np.float16)
+    if not np.isfinite(value).all():
+        raise ModelError(
+            f"training diverged: `{name}` holds a value that is not finite",
+            "lower `--lr` or `--head-lr`",
+        )
+    return value

@@ -1,0 +1,115 @@
+"""First scores: which weights a mask would rather keep before it has seen a label.
+
+A *rank* of a weight is its place among the weights of its own matrix, from 0 (least worth keeping)
+to 1. A weight that is zero anyway ranks above all and counts as kept, here as in `sparsity.py`. A start turns ranks into scores around the threshold 0, `height` apart from it:
+
+    constant        h                                          all weights kept, none preferred
+    magnitude       +h where rank >= s, else -h                s: share of zeros aimed at
+    soft-magnitude  h * clip((rank - s) / 0.25, -1, 1)         weights near the border move easily
+    snip            like magnitude, ranked by |w dL/dw|        Lee et al. 2018, arXiv 1810.02340
+    random          like magnitude, ranked by chance           a control
+
+For drawn masks (Radiya-Dixit & Wang 2020, arXiv 2004.14129; their soft start is described, not given
+as a formula, so this one is ours) a score is the logit of a keep-probability
+`p = clip(1 - 2 s (1 - rank), .01, .99)`, whose mean is `1 - s`; a constant start has `p = 1 - s`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+
+class Start(StrEnum):
+    """Names of the starts."""
+
+    CONSTANT = "constant"
+    MAGNITUDE = "magnitude"
+    SOFT_MAGNITUDE = "soft-magnitude"
+    SNIP = "snip"
+    RANDOM = "random"
+
+
+_SOFT_WIDTH = 0.25  # of ranks on either side of the border
+
+
+def first_scores(
+    start: Start,
+    worth: Mapping[str, Tensor],
+    *,
+    height: float,
+    sparsity: float,
+    drawn: bool,
+) -> dict[str, Tensor]:
+    """First scores of every matrix.
+
+    Args:
+        start: which.
+        worth: parameter name -> what its weights are ranked by, `(o, i)`; infinite for one that is
+            zero anyway; see `worth_of`.
+        height: distance from the threshold.
+        sparsity: share of weights that start below it.
+        drawn: whether scores are logits of keep-probabilities.
+    """
+    return {
+        name: _scores(start, values, height=height, sparsity=sparsity, drawn=drawn)
+        for name, values in worth.items()
+    }
+
+
+def worth_of(
+    start: Start, weights: Mapping[str, Tensor], *, gradients: Mapping[str, Tensor], seed: int
+) -> dict[str, Tensor]:
+    """What a start ranks weights by.
+
+    Args:
+        start: which.
+        weights: parameter name -> dequantised weights.
+        gradients: parameter name -> `dL/dw * w` of some batches; used by `snip` only.
+        seed: of the `random` one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    worth = {}
+    for name, weight in weights.items():
+        if start is Start.SNIP:
+            values = gradients[name].abs()
+        elif start is Start.RANDOM:
+            values = torch.rand(weight.shape, generator=generator)
+        else:
+            values = weight.abs()
+        worth[name] = values.masked_fill(weight == 0, torch.inf)
+    return worth
+
+
+def _scores(start: Start, worth: Tensor, *, height: float, sparsity: float, drawn: bool) -> Tensor:
+    if start is Start.CONSTANT:
+        return torch.full_like(worth, _logit(1.0 - sparsity) if drawn else height)
+    ranks, present = _ranks(worth), max(1, int(torch.isfinite(worth).sum()))
+    zeros = min(round(sparsity * worth.numel()), present)
+    border = (zeros - 0.5) / present  # between two ranks
+    if drawn:
+        keep = (1.0 - 2.0 * zeros / present * (1.0 - ranks)).clamp_(0.01, 0.99)
+        return torch.logit(keep)
+    if start is Start.SOFT_MAGNITUDE:
+        return height * ((ranks - border) / _SOFT_WIDTH).clamp_(-1.0, 1.0)
+    return torch.where(ranks >= border, height, -height)
+
+
+def _ranks(worth: Tensor) -> Tensor:
+    """Places of the finite values in their order, 0 to just under 1; ties in order of position.
+
+    >>> _ranks(torch.tensor([[5.0, 1.0], [3.0, 2.0]])).tolist()
+    [[0.75, 0.0], [0.5, 0.25]]
+    """
+    flat = worth.flatten()
+    ranks = torch.empty_like(flat)
+    places = torch.arange(len(flat), dtype=flat.dtype)
+    ranks[torch.argsort(flat, stable=True)] = places / max(1, int(torch.isfinite(flat).sum()))
+    return ranks.view_as(worth)
+
+
+def _logit(share: float) -> float:
+    return float(torch.logit(torch.tensor(share).clamp(0.01, 0.99)))

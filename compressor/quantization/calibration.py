@@ -1,0 +1,169 @@
+"""What the linears of an encoder see on unlabelled text, as Gram matrices of their inputs.
+
+Texts come from a file of the user or from the shipped samples; labels and tasks play no part, so a
+backbone that is quantised against them stays fit to be shared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maskpack.compressor.quantization import Gram
+from maskpack.formats import DataError, QuantTensor
+from maskpack.models.families import family_of
+from maskpack.models.linears import layer_of
+from maskpack.tasks.batches import Encoded, evaluation_batches, joined
+from maskpack.tasks.data.splits import Split, load_data
+from maskpack.tasks.evaluation.predict import to_tensors
+from maskpack.tasks.preprocess import encode
+from maskpack.tasks.task import TASKS
+
+_SAMPLES = ("reviews", "tickets")
+_ROWS = 20_000  # more than any use of them looks at
+_TOKENS = 32_768  # behind a Gram matrix: some twenty an input of a wide layer
+_LENGTH = 64
+_PAIR_EVERY, _PAIR_LENGTH = 3, 128
+_BATCH = 32
+
+
+def calibration_texts(path: Path | None) -> tuple[str, ...]:
+    """Lines of a text file, or the sentences of the shipped samples.
+
+    Raises:
+        DataError: the file cannot be read, or holds no text.
+    """
+    if path is None:
+        splits = [load_data(TASKS[name]).train for name in _SAMPLES]
+        return tuple(row[0] for split in splits for row in split.texts)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the calibration text `{path}`: {error}") from error
+    texts = tuple(line.strip() for line in lines if line.strip())
+    if not texts:
+        raise DataError(f"the calibration text `{path}` is empty", "one sentence or more a line")
+    return texts
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Texts as tokens, ready to be run through an encoder.
+
+    Attributes:
+        encoded: the rows; their labels mean nothing.
+    """
+
+    encoded: Encoded
+
+    @classmethod
+    def of(
+        cls, tokenizer: Any, texts: Iterable[str], *, token_types: bool, pairs: bool = False
+    ) -> Calibration:
+        """Tokenise texts taken evenly from the whole collection, in a fixed random order.
+
+        Args:
+            tokenizer: of the encoder.
+            texts: a sentence each.
+            token_types: whether the encoder tells two texts of a row apart.
+            pairs: whether every third row is a text and the one after it, as tasks on pairs have
+                them: what never had a second text or a far position knows nothing of them.
+        """
+        rows = list(texts)
+        order = np.random.default_rng(0).permutation(len(rows))[:_ROWS]
+        paired = (np.arange(len(order)) % _PAIR_EVERY == 0) & pairs
+        told = [(rows[place],) for place in order[~paired]]
+        double = [(rows[place], rows[(place + 1) % len(rows)]) for place in order[paired]]
+        parts = [
+            encode(
+                tokenizer,
+                Split(tuple(part), np.zeros(len(part), dtype=np.int64)),
+                max_length=length,
+                token_types=token_types,
+            )
+            for part, length in ((told, _LENGTH), (double, _PAIR_LENGTH))
+            if part
+        ]
+        return cls(joined(parts))
+
+    def first(self, tokens: int) -> Encoded:
+        """The first rows that hold so many tokens together, or all."""
+        enough = int(np.searchsorted(np.cumsum(self.encoded.lengths), tokens)) + 1
+        return self.encoded.take(np.arange(min(enough, len(self.encoded))))
+
+
+def blocks_of(names: Iterable[str]) -> list[list[str]]:
+    """Parameter names by the encoder layer they lie in, first layer first.
+
+    Others come first if they stand before every layer, as a projection of the embeddings, else last.
+
+    >>> blocks_of(["project.weight", "layer.1.q.weight", "pooler.weight", "layer.0.k.weight"])
+    [['project.weight'], ['layer.0.k.weight'], ['layer.1.q.weight'], ['pooler.weight']]
+    """
+    blocks: dict[float, list[str]] = {}
+    for name in names:
+        layer = layer_of(name)
+        outside = float("inf") if any(place >= 0 for place in blocks) else -1.0
+        blocks.setdefault(outside if layer is None else layer, []).append(name)
+    return [blocks[place] for place in sorted(blocks)]
+
+
+class Calibrator:
+    """Hands out Gram matrices block by block, while the blocks before are replaced.
+
+    Quantising a block changes what the next one sees; its codes should make up for that too
+    (Frantar et al. 2022, section 4).
+    """
+
+    def __init__(self, base: nn.Module, calibration: Calibration) -> None:
+        self._base = copy.deepcopy(base).float().eval()
+        self._encoded = calibration.first(_TOKENS)
+        config: Any = base.config
+        self._time_first = family_of(config.model_type).time_first
+
+    def blocks(self, names: Iterable[str]) -> Iterator[dict[str, Gram]]:
+        """For each block of `names`, parameter name -> Gram matrix; `settle` it before the next."""
+        for block in blocks_of(names):
+            yield self._grams(block)
+
+    def settle(self, tensors: Mapping[str, QuantTensor]) -> None:
+        """Put the quantised weights of a block in place."""
+        parameters = dict(self._base.named_parameters())
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
+
+    @torch.no_grad()
+    def _grams(self, names: Iterable[str]) -> dict[str, Gram]:
+        grams: dict[str, Tensor] = {}
+        present: list[Tensor] = []
+
+        def watch(name: str, module: nn.Module) -> Any:
+            def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                seen = inputs[0]
+                # a linear of a layer sees padding too; a pooler one row a text, and a projection of
+                # relative positions no text at all
+                told = seen.shape[:2] == present[-1].shape
+                rows = seen[present[-1]] if told else seen.flatten(0, -2)
+                grams[name] = grams[name].addmm_(rows.T, rows) if name in grams else rows.T @ rows
+
+            return module.register_forward_pre_hook(note)
+
+        hooks = [watch(n, self._base.get_submodule(n.removesuffix(".weight"))) for n in names]
+        try:
+            for rows in evaluation_batches(self._encoded.lengths, batch_size=_BATCH):
+                feeds = to_tensors(self._encoded.feeds(rows))
+                here = feeds["attention_mask"].bool()
+                present.append(here.T if self._time_first else here)
+                self._base(**feeds)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {name: gram.numpy() for name, gram in grams.items()}

@@ -1,0 +1,190 @@
+"""Let a quantised backbone copy the float model on unlabelled text: few bits, still every task's.
+
+Below 4 bits rounding each layer by itself is not enough: errors of the layers add up. Here all codes
+are learned together, against the hidden states of the float model after every layer (as in
+TernaryBERT, Zhang et al. 2020, arXiv 2009.12812, and BinaryBERT, Bai et al. 2021, arXiv 2012.15701,
+but without a task: no label is seen, so the backbone stays shared):
+
+    forward    w' = s * level(w / s),   s = c * mean |w| of the group
+    backward   the gradient of w' goes to w (straight-through) and, through s, to the whole group
+
+Biases and LayerNorm parameters are learned along with the codes; they belong to the backbone too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskpack.compressor.quantization.calibration import Calibration
+from maskpack.compressor.quantization.quantize import to_half
+from maskpack.compressor.quantization.rounding import Levels, encode
+from maskpack.compressor.training.loss import Guide, distance, states_of
+from maskpack.compressor.training.progress import News, Observe
+from maskpack.compressor.training.train import (
+    FlooredAdam,
+    Plan,
+    planned_batches,
+    training_arithmetic,
+)
+from maskpack.formats import Backbone, QuantTensor
+from maskpack.models.linears import swap_linear
+from maskpack.tasks.batches import Encoded
+from maskpack.tasks.evaluation.predict import to_tensors
+
+_BATCH = 32
+_LR = 1e-3
+_WARMUP = 0.1
+_LEAST_SCALE = 2.0**-14  # smallest normal float16
+
+# scale over mean magnitude that loses least on normal weights; mse's grid finds the same
+_SCALE_OF_MEAN = {1: 1.0, 2: 0.6246}
+
+
+class _Rounded(torch.autograd.Function):
+    """`scale * level(weight / scale)`; the gradient goes to the weight as if nothing were rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, limit: int) -> Tensor:
+        level = (2 * torch.floor(weight / (2 * scale)) + 1).clamp_(-limit, limit)
+        ctx.save_for_backward(level)
+        return level * scale
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (level,) = ctx.saved_tensors
+        return gradient, (gradient * level).sum(dim=-1, keepdim=True), None
+
+
+class RoundedLinear(nn.Module):
+    """A linear that computes with zero-free codes of its float weights.
+
+    Attributes:
+        weight: learned `(o, i)`.
+        bias: learned `(o)`, or None.
+        group: inputs that share a scale.
+        bits: width of a code.
+    """
+
+    _present: Tensor
+
+    def __init__(self, linear: nn.Linear, *, bits: int, group: int) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.bits, self.group = bits, group
+        width = self.weight.shape[1]
+        sizes = [min(group, width - start) for start in range(0, width, group)]
+        self.register_buffer("_present", torch.tensor(sizes, dtype=torch.float32))
+
+    def scales(self) -> Tensor:
+        """`(o, g)`, from the weights."""
+        means = self._blocks().abs().sum(dim=-1) / self._present
+        return _SCALE_OF_MEAN[self.bits] * means + _LEAST_SCALE
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`(..., i)` to `(..., o)`."""
+        limit = Levels(self.bits, zero_free=True).limit
+        rounded = _Rounded.apply(  # type: ignore[no-untyped-call]
+            self._blocks(), self.scales()[:, :, None], limit
+        )
+        weight = rounded.flatten(1)[:, : self.weight.shape[1]]
+        return functional.linear(inputs, weight, self.bias)
+
+    def _blocks(self) -> Tensor:
+        """The weights by groups, `(o, g, group)`; a short last group is filled with zeros."""
+        missing = -self.weight.shape[1] % self.group
+        padded = functional.pad(self.weight, (0, missing)) if missing else self.weight
+        return padded.view(self.weight.shape[0], -1, self.group)
+
+    def freeze(self) -> QuantTensor:
+        """The codes and scales it computes with."""
+        weight = self.weight.detach().numpy()
+        levels = Levels(self.bits, zero_free=True)
+        return encode(weight, self.scales().detach().numpy(), levels, self.group)
+
+
+def refine(
+    base: nn.Module,
+    backbone: Backbone,
+    calibration: Calibration,
+    *,
+    steps: int,
+    bf16: bool,
+    observe: Observe = lambda _: None,
+) -> Backbone:
+    """Learn codes, biases and LayerNorm parameters of `backbone` against `base`.
+
+    Args:
+        base: the float encoder; not modified.
+        backbone: its quantised form; zero-free linears are learned, others stay as they are.
+        calibration: the text.
+        steps: optimiser steps.
+        bf16: whether matrix products run in bfloat16.
+        observe: called after every step, for progress bars.
+    """
+    teacher = Guide(copy.deepcopy(base).float().eval(), 1.0)
+    student = copy.deepcopy(teacher.model)
+    rounded = _round_linears(student, backbone)
+    plan = Plan(steps, _BATCH, _WARMUP, 0, bf16)
+    optimizer = FlooredAdam([{"params": _learned(student, rounded), "lr": _LR}])
+    for step, feeds in _feeds(calibration.encoded, plan):
+        optimizer.set_rates(plan.rate(step))
+        loss = _distance(student, teacher, feeds, bf16=bf16)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        observe(News(step + 1, steps, float(loss.detach()), "distance", None, None, "backbone"))
+    parameters = dict(student.named_parameters())
+    linears = {**backbone.linears, **{name: layer.freeze() for name, layer in rounded.items()}}
+    halves = {n: to_half(n, parameters[n].detach().numpy()) for n in backbone.dense}
+    return replace(backbone, linears=linears, dense=halves)
+
+
+def refinable(backbone: Backbone) -> bool:
+    """Whether there is a linear whose codes `refine` would learn."""
+    return any(tensor.zero_free for tensor in backbone.linears.values())
+
+
+def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedLinear]:
+    """Put the learned linears in place, start at the float weights; others get the backbone's."""
+    rounded = {}
+    parameters: Mapping[str, nn.Parameter] = dict(student.named_parameters())
+    with torch.no_grad():
+        for name, tensor in {**backbone.linears, **backbone.embeddings}.items():
+            if not tensor.zero_free:
+                parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
+                continue
+            make = partial(RoundedLinear, bits=tensor.bits, group=tensor.group)
+            rounded[name] = swap_linear(student, name, make)
+    return rounded
+
+
+def _learned(student: nn.Module, rounded: Mapping[str, RoundedLinear]) -> list[nn.Parameter]:
+    """Freeze all but the rounded weights, biases and LayerNorm parameters; return these."""
+    weights = {id(layer.weight) for layer in rounded.values()}
+    for parameter in student.parameters():
+        parameter.requires_grad = parameter.ndim == 1 or id(parameter) in weights
+    return [parameter for parameter in student.parameters() if parameter.requires_grad]
+
+
+def _feeds(encoded: Encoded, plan: Plan) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """(step, batch) for all steps of the plan."""
+    for step, rows in planned_batches(encoded.lengths, plan):
+        yield step, to_tensors(encoded.feeds(rows))
+
+
+def _distance(
+    student: nn.Module, teacher: Guide, feeds: dict[str, Tensor], *, bf16: bool
+) -> Tensor:
+    """How far the student's states of a batch are from the teacher's."""
+    with training_arithmetic(bf16=bf16):
+        wanted = teacher.states(feeds)
+        found = states_of(student(**feeds, output_hidden_states=True), feeds)
+    return distance(found, wanted)

@@ -1,0 +1,176 @@
+"""Round to nearest on symmetric codes: groups of a row, storable scales, and two ways to choose a scale.
+
+* `minmax`: `scale = max|w| / limit`, the full range.
+* `mse`: the share of the full range that gives the least squared error, by grid search. At 4 bits the full
+  range wastes codes on rare large weights: on heavy-tailed weights its relative error is several times
+  larger. Clipping the range is the standard remedy (for example Q-BERT, arXiv 1909.05840). At 2 bits and
+  below the codes are zero-free, and at 1 bit the best scale has a closed form, the mean magnitude
+  (Rastegari et al. 2016, "XNOR-Net", section 3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats import QuantTensor
+from maskpack.formats.bits import ZERO_FREE_BITS, code_limit
+
+SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The values that a code may have.
+
+    Attributes:
+        bits: width of a code.
+        zero_free: the odd numbers up to the limit instead of all whole ones. A mask supplies the 0,
+            so at 2 bits and below none of the few levels is spent on it: 2 bits and a mask make 5
+            levels, 1 bit and a mask make 3.
+    """
+
+    bits: int
+    zero_free: bool = False
+
+    @property
+    def limit(self) -> int:
+        """Largest magnitude: 127, 7, 1 for 8, 4, 2 bits; 3, 1 for 2, 1 zero-free bits."""
+        return code_limit(self.bits, zero_free=self.zero_free)
+
+    def round(self, ratio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The nearest level of each weight over scale, of any shape; nothing is spent on -0."""
+        level = 2 * np.floor(ratio / 2) + 1 if self.zero_free else np.rint(ratio)
+        return np.asarray(np.clip(level, -self.limit, self.limit), dtype=np.float32)
+
+
+def to_groups(weight: NDArray[np.float32], group: int) -> NDArray[np.float32]:
+    """Split rows `(o, i)` into `(o, g, group)`; a short last group is filled with zeros."""
+    rows, width = weight.shape
+    groups = -(-width // group)
+    padded = np.zeros((rows, groups * group), dtype=np.float32)
+    padded[:, :width] = weight
+    return padded.reshape(rows, groups, group)
+
+
+def from_groups(blocks: NDArray[np.int8], width: int) -> NDArray[np.int8]:
+    """Join `(o, g, group)` to rows `(o, width)`; inverse of `to_groups`."""
+    return np.ascontiguousarray(blocks.reshape(blocks.shape[0], -1)[:, :width])
+
+
+def storable_scales(scales: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Round scales to float16, or keep float32 where float16 would lose digits or overflow.
+
+    Codes are chosen *after* this rounding, so that they fit the scale a reader will see.
+    """
+    positive = scales[scales > 0]
+    fits = positive.size == 0 or (
+        float(positive.min()) >= SMALLEST_NORMAL and float(positive.max()) < 65504.0
+    )
+    return scales.astype(np.float16) if fits else scales.astype(np.float32)
+
+
+def round_to_codes(
+    blocks: NDArray[np.float32], scales: NDArray[np.floating], levels: Levels
+) -> NDArray[np.int8]:
+    """Nearest code of each weight: `blocks (o, g, group)`, `scales (o, g)`.
+
+    A zero scale gives 0, or the code nearest to it.
+    """
+    wide = scales.astype(np.float32)[:, :, None]
+    ratio = np.divide(blocks, wide, out=np.zeros_like(blocks), where=wide > 0)
+    return levels.round(ratio).astype(np.int8)
+
+
+def encode(
+    weight: NDArray[np.float32], scales: NDArray[np.float32], levels: Levels, group: int
+) -> QuantTensor:
+    """`weight (o, i)` as its nearest codes under `scales (o, g)`."""
+    stored = storable_scales(scales)
+    codes = round_to_codes(to_groups(weight, group), stored, levels)
+    return QuantTensor(
+        from_groups(codes, weight.shape[1]), stored, levels.bits, group, levels.zero_free
+    )
+
+
+def quantize_minmax(weight: NDArray[np.float32], bits: int, group: int | None) -> QuantTensor:
+    """Quantise `weight (o, i)`; the largest weight of each group gets the largest code.
+
+    At 2 bits the codes are -1, 0 and 1; at 1 bit, where there is no other choice, -1 and 1.
+
+    Args:
+        weight: float32 `(o, i)`; not modified.
+        bits: width of a code.
+        group: weights that share a scale, or None for one scale a row.
+    """
+    size, levels = min(group or weight.shape[1], weight.shape[1]), Levels(bits, bits == 1)
+    scales = np.abs(to_groups(weight, size)).max(axis=-1) / np.float32(levels.limit)
+    return encode(weight, scales, levels, size)
+
+
+def quantize_minmax_tensor(
+    weight: NDArray[np.float32], bits: int, group: int | None
+) -> QuantTensor:
+    """The same with one scale for the whole matrix, stored once a row; `group` has no say.
+
+    Probably what Wang 2020 used ("The curious case of developmental BERTology", table 1; the essay
+    does not state it): at 2 bits nearly every weight of a trained matrix rounds to 0.
+    """
+    del group
+    levels = Levels(bits, bits == 1)
+    scale = np.abs(weight).max(initial=0.0) / np.float32(levels.limit)
+    scales = np.full((weight.shape[0], 1), scale, dtype=np.float32)
+    return encode(weight, scales, levels, weight.shape[1])
+
+
+_SHARES = np.linspace(1.0, 0.42, 40, dtype=np.float32)
+_LOW_BIT_SHARES = np.linspace(1.0, 0.1, 91, dtype=np.float32)  # tails are clipped far harder
+_ROWS = 256  # rows a pass: bounds the memory, changes no result
+
+
+def quantize_mse(weight: NDArray[np.float32], bits: int, group: int | None) -> QuantTensor:
+    """Quantise `weight (o, i)` with the scale of least squared error for each group.
+
+    Args:
+        weight: float32 `(o, i)`; not modified.
+        bits: width of a code; 2 and 1 give zero-free codes.
+        group: weights that share a scale, or None for one scale a row.
+    """
+    size, levels = min(group or weight.shape[1], weight.shape[1]), best_levels(bits)
+    return encode(weight, best_scales(weight, levels, size), levels, size)
+
+
+def best_levels(bits: int) -> Levels:
+    """The levels that lose least beside a mask: zero-free where levels are few."""
+    return Levels(bits, bits in ZERO_FREE_BITS)
+
+
+def best_scales(weight: NDArray[np.float32], levels: Levels, group: int) -> NDArray[np.float32]:
+    """`weight (o, i)` to the scale `(o, g)` of least squared error for each group."""
+    if levels.limit == 1 and levels.zero_free:
+        return _mean_magnitudes(weight, group)
+    blocks = to_groups(weight, group)
+    passes = range(0, len(blocks), _ROWS)
+    return np.concatenate([_searched(blocks[row : row + _ROWS], levels) for row in passes])
+
+
+def _mean_magnitudes(weight: NDArray[np.float32], group: int) -> NDArray[np.float32]:
+    present = to_groups(np.ones_like(weight[:1]), group).sum(axis=-1)  # a last group may be short
+    return np.asarray(np.abs(to_groups(weight, group)).sum(axis=-1) / present, dtype=np.float32)
+
+
+def _searched(blocks: NDArray[np.float32], levels: Levels) -> NDArray[np.float32]:
+    """`(o, g, group)` to scales `(o, g)` on the grid; ties keep the wider range."""
+    full = np.abs(blocks).max(axis=-1) / np.float32(levels.limit)
+    best, least = full, np.full(full.shape, np.inf, dtype=np.float32)
+    for share in _LOW_BIT_SHARES if levels.zero_free else _SHARES:
+        scale = (full * share)[:, :, None]
+        ratio = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)
+        # where a short last group is filled up there is no weight to be wrong about
+        error = np.where(blocks == 0, np.float32(0), blocks - levels.round(ratio) * scale)
+        squared = np.square(error).sum(axis=-1)
+        better = squared < least
+        best, least = np.where(better, scale[:, :, 0], best), np.where(better, squared, least)
+    return np.asarray(best, dtype=np.float32)

@@ -1,1 +1,0 @@
-"""Scores: what a model answers, held against labels."""

@@ -1,0 +1,261 @@
+"""Callbacks of the training loop: hooks around a step, early stopping, learning curves, dropout's noise.
+
+* `EarlyStopping` looks at training rows that are held out for it: the evaluation split is for the report, and
+  choosing an epoch by it would flatter the result.
+* `History` keeps a few points of a run for the manifest, through checkpoints too.
+* `ByteDropout` draws one random byte a value instead of one random float: torch draws dropout on a CPU one
+  value after another, a fifth of a step on a small encoder; bytes from numpy's SFC64 come five times
+  faster. The price is a probability in steps of 1/256.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maskpack.compressor.types import MOST_POINTS, Curves, spacing
+
+
+class Companion:
+    """Does nothing at any moment; companions override the moments they care about."""
+
+    def before_step(self, step: int) -> None:
+        """Called before step `step` (from 0)."""
+
+    def hear_loss(self, loss: float) -> None:
+        """Called with the training loss of a step, before `after_step`."""
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Called after the optimiser's update, with the number of finished steps and of all."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Tensors that a checkpoint keeps; a resumed run writes into them in place."""
+        return {}
+
+    def done(self) -> bool:
+        """Whether training should end now."""
+        return False
+
+    def finish(self) -> None:
+        """Called once after the last step."""
+
+
+class Company(Companion):
+    """Several companions as one, in a fixed order."""
+
+    def __init__(self, members: Sequence[Companion] = ()) -> None:
+        self._members = members
+
+    def before_step(self, step: int) -> None:
+        """Tell every member."""
+        for member in self._members:
+            member.before_step(step)
+
+    def hear_loss(self, loss: float) -> None:
+        """Tell every member."""
+        for member in self._members:
+            member.hear_loss(loss)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Tell every member."""
+        for member in self._members:
+            member.after_step(step, steps)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Everybody's tensors, by place."""
+        return {
+            f"{place}/{name}": tensor
+            for place, member in enumerate(self._members)
+            for name, tensor in member.state().items()
+        }
+
+    def done(self) -> bool:
+        """Whether one of them wants to end."""
+        return any(member.done() for member in self._members)
+
+    def finish(self) -> None:
+        """Tell every member."""
+        for member in self._members:
+            member.finish()
+
+
+class EarlyStopping(Companion):
+    """Keeps the best state and ends a run that has not improved for `patience` looks.
+
+    Args:
+        tensors: what is trained, thresholds included; the best values are put back at the end.
+        judge: the metric of the model as it stands, higher is better.
+        every: steps between looks.
+        patience: looks without a new best before the end.
+    """
+
+    def __init__(
+        self, tensors: Sequence[Tensor], judge: Callable[[], float], *, every: int, patience: int
+    ) -> None:
+        self._tensors, self._judge = tensors, judge
+        self._every, self._patience = every, patience
+        self._best = [tensor.detach().clone() for tensor in tensors]
+        self._record = torch.tensor([-torch.inf, 0.0], dtype=torch.float64)  # metric, looks since
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The best values and the record."""
+        best = {str(place): tensor for place, tensor in enumerate(self._best)}
+        return {"record": self._record, **best}
+
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int) -> None:
+        """Look, if it is time."""
+        if step % self._every and step != steps:
+            return
+        metric = self._judge()
+        if metric > float(self._record[0]):
+            self._record[0], self._record[1] = metric, 0.0
+            for kept, tensor in zip(self._best, self._tensors, strict=True):
+                kept.copy_(tensor)
+        else:
+            self._record[1] += 1.0
+
+    def done(self) -> bool:
+        """Whether patience is over."""
+        return float(self._record[1]) >= self._patience
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Put the best values back."""
+        for kept, tensor in zip(self._best, self._tensors, strict=True):
+            tensor.copy_(kept)
+
+
+class History(Companion):
+    """Mean loss and zeros at even distances, the metric at the end of epochs.
+
+    A resumed run tells the same history, because a checkpoint keeps the points.
+
+    Args:
+        judge: the metric of the model as it stands.
+        count: weights that its mask removes as it stands.
+        steps: of the whole run.
+        per_epoch: steps of an epoch.
+    """
+
+    def __init__(
+        self, judge: Callable[[], float], count: Callable[[], int], *, steps: int, per_epoch: int
+    ) -> None:
+        self._judge, self._count, self._per_epoch = judge, count, per_epoch
+        self._every = spacing(steps)
+        self._every_score = per_epoch * spacing(steps // per_epoch)
+        self._points = torch.full((MOST_POINTS, 3), torch.nan, dtype=torch.float64)
+        self._scores = torch.full((MOST_POINTS, 2), torch.nan, dtype=torch.float64)
+        self._running = torch.tensor(
+            [0.0, 0.0, torch.nan], dtype=torch.float64
+        )  # loss, steps, metric
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All points so far."""
+        return {"points": self._points, "scores": self._scores, "running": self._running}
+
+    def hear_loss(self, loss: float) -> None:
+        """Add the loss of a step."""
+        self._running[0] += loss
+        self._running[1] += 1.0
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Take a point, if it is time."""
+        if step % self._every == 0 or step == steps:
+            mean = float(self._running[0] / self._running[1].clamp(min=1.0))
+            self._note(self._points, -(-step // self._every), (step, mean, self._count()))
+            self._running[:2] = 0.0
+        if step % self._per_epoch == 0:
+            self._running[2] = self._judge()
+            if step % self._every_score == 0:
+                place = step // self._every_score
+                self._note(self._scores, place, (step, float(self._running[2])))
+
+    def score(self) -> float:
+        """The metric at the end of the last epoch; NaN in the first."""
+        return float(self._running[2])
+
+    def curves(self) -> Curves:
+        """What was kept."""
+        points = [row for row in self._points.tolist() if all(map(math.isfinite, row))]
+        scores = [row for row in self._scores.tolist() if all(map(math.isfinite, row))]
+        return Curves(
+            steps=tuple(int(row[0]) for row in points),
+            loss=tuple(row[1] for row in points),
+            zeros=tuple(int(row[2]) for row in points),
+            score_steps=tuple(int(row[0]) for row in scores),
+            scores=tuple(row[1] for row in scores),
+        )
+
+    @staticmethod
+    def _note(table: Tensor, place: int, row: tuple[float, ...]) -> None:
+        table[place - 1] = torch.tensor(row, dtype=torch.float64)
+
+
+_LEVELS = 256
+
+
+class Noise(Companion):
+    """Random bytes that follow from seed and step alone, so that a checkpoint need not keep them."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self.before_step(0)
+
+    def before_step(self, step: int) -> None:
+        """Begin the bytes of a step."""
+        self._generator = np.random.Generator(np.random.SFC64([self._seed, step]))
+
+    def bytes(self, shape: torch.Size) -> Tensor:
+        """The next bytes as uint8 of any shape."""
+        drawn = np.frombuffer(bytearray(self._generator.bytes(shape.numel())), dtype=np.uint8)
+        return torch.from_numpy(drawn).view(shape)
+
+
+class ByteDropout(nn.Module):
+    """A drop-in for `nn.Dropout`.
+
+    Attributes:
+        p: probability of a zero, rounded to a multiple of 1/256.
+    """
+
+    def __init__(self, p: float, noise: Noise) -> None:
+        super().__init__()
+        self._cut = min(round(p * _LEVELS), _LEVELS - 1)  # at 1 nothing would be left to scale
+        self.p = self._cut / _LEVELS
+        self._noise = noise
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Zero each value with probability `p` while training, and scale up the others."""
+        if not self.training or self._cut == 0:
+            return inputs
+        with torch.no_grad():
+            keep = self._noise.bytes(inputs.shape) >= self._cut
+            factor = keep.to(inputs.dtype).mul_(1.0 / (1.0 - self.p))
+        return inputs * factor
+
+
+def quicken_dropout(model: nn.Module, noise: Noise, *, p: float | None = None) -> None:
+    """Replace every `nn.Dropout` of `model` in place, and leave out dropout inside attention.
+
+    Dropout of attention probabilities costs a square of the length, and keeps torch from its fused
+    kernel; what it is worth is in docs/RESULTS.md.
+
+    Args:
+        model: the classifier.
+        noise: where random bytes come from.
+        p: probability for all of them; None leaves each its own.
+    """
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Dropout):
+                inside = hasattr(module, "num_attention_heads") or hasattr(module, "n_heads")
+                rate = child.p if p is None else p
+                setattr(module, name, ByteDropout(0.0 if inside else rate, noise))
+        for name in ("dropout_prob", "attention_dropout"):  # what fused attention reads
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

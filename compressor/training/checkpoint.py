@@ -1,0 +1,157 @@
+"""Keep a run's state on disk so that it can go on after any stop, with the same result.
+
+One safetensors file holds trained parameters, Adam's moments, thresholds, what callbacks keep and torch's
+random state; it is replaced atomically. The data order needs no state: it follows from seed, epoch and step.
+Ctrl-C waits for the end of a step, where the state is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from maskpack.compressor.training.train import State
+from maskpack.formats import ArtifactError
+from maskpack.formats.writer import write_bytes
+
+_FILE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class FolderCheckpoints:
+    """Checkpoints of one run in one folder.
+
+    Attributes:
+        folder: made on the first save, removed by `clear`.
+        every: steps between saves.
+        key: digest of everything that determines the run; a state of another run is refused.
+        resume: whether `load` may use a state that is there.
+    """
+
+    folder: Path
+    every: int
+    key: str
+    resume: bool
+
+    @property
+    def file(self) -> Path:
+        """Where the state lies."""
+        return self.folder / _FILE
+
+    def found(self) -> bool:
+        """Whether there is a state to go on from."""
+        return self.file.is_file()
+
+    def load(self, state: State) -> int:
+        """Restore the state and return its step; 0 if there is none or `resume` is off.
+
+        Raises:
+            ArtifactError: the state is damaged or belongs to a run with other options.
+        """
+        if not (self.resume and self.found()):
+            return 0
+        try:
+            with safe_open(self.file, framework="pt") as kept:
+                meta = json.loads(kept.metadata()["maskpack"])
+                self._check(meta)
+                with torch.no_grad():
+                    for name, tensor in _tensors(state, create=True):
+                        tensor.copy_(kept.get_tensor(name))
+                torch.set_rng_state(kept.get_tensor("rng"))
+                for group, eps in zip(state.optimizer.param_groups, meta["eps"], strict=True):
+                    group["eps"] = eps
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise ArtifactError(
+                f"the checkpoint `{self.file}` is damaged: {error}",
+                "start over without `--resume`",
+            ) from error
+        return int(meta["step"])
+
+    def save(self, state: State, step: int, *, now: bool = False) -> None:
+        """Keep the state if `step` is a multiple of `every`, or `now`; never if `every` is 0."""
+        if self.every and (now or step % self.every == 0):
+            self._write(state, step)
+
+    def _write(self, state: State, step: int) -> None:
+        tensors = {name: tensor.detach() for name, tensor in _tensors(state)}
+        tensors["rng"] = torch.get_rng_state()
+        eps = [group["eps"] for group in state.optimizer.param_groups]
+        meta = json.dumps({"step": step, "key": self.key, "eps": eps})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"cannot make `{self.folder}`: {error.strerror}") from error
+        write_bytes(self.file, save(tensors, metadata={"maskpack": meta}))
+
+    def clear(self) -> None:
+        """Remove the folder; nothing happens if there is none."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check(self, meta: dict[str, Any]) -> None:
+        if meta["key"] != self.key:
+            raise ArtifactError(
+                f"the checkpoint `{self.file}` belongs to a run with other options or data",
+                "repeat the first command's options, or start over without `--resume`",
+            )
+
+
+def _tensors(state: State, *, create: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the state by name: trained parameters, moments, thresholds, companions'.
+
+    With `create`, moments that do not exist yet are made, so that they can be filled.
+    """
+    model, optimizer = state.model, state.optimizer
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in trained:
+            continue
+        moments = optimizer.state[parameter]
+        if create and not moments:
+            moments["step"] = torch.zeros((), dtype=torch.float32)
+            moments["exp_avg"] = torch.zeros_like(parameter)
+            moments["exp_avg_sq"] = torch.zeros_like(parameter)
+        yield f"parameter/{name}", parameter
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            if key in moments:
+                yield f"{key}/{name}", moments[key]
+    for name, buffer in model.named_buffers():
+        if name.endswith(".threshold"):
+            yield f"threshold/{name}", buffer
+    for name, tensor in state.company.state().items():
+        yield f"companion/{name}", tensor
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C was pressed; a second Ctrl-C stops at once.
+
+    Outside the main thread, where Python delivers no signals, it always says no.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    pressed = threading.Event()
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,157 @@
+"""What a step minimises: the error against the labels and, with a teacher, distance to its logits and states.
+
+Distillation as in Hinton et al. 2015 (arXiv 1503.02531), mixed as in SMP (Jiang et al. 2023):
+
+    (1 - a) CE(labels) + a T^2 KL(teacher / T || model / T)
+
+The teacher runs over the training rows once, before the first step, without dropout: its logits are a small
+table, and a step costs no more than without it. Hidden states are no small table: where they are followed too,
+the teacher runs along, and the loss gains the squared error of every layer over that layer's variance, so that
+all layers count alike. As in TinyBERT (Jiao et al. 2020, arXiv 1909.10351, eq. 8), whose projection is not
+needed between models of one shape. A narrow backbone follows the float model's states in the same way
+(`quantization/refine.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from maskpack.models.families import token_kinds
+
+
+@dataclass(frozen=True, eq=False)
+class Teaching:
+    """A teacher's opinion of every training row.
+
+    Attributes:
+        logits: float32 `(rows, c)`.
+        share: weight `a` of the teacher against the labels.
+        temperature: `T`.
+        guide: the teacher itself, where its hidden states are followed.
+    """
+
+    logits: NDArray[np.float32]
+    share: float
+    temperature: float
+    guide: Guide | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Maps logits of some rows to a loss.
+
+    Attributes:
+        labels: of all training rows: class numbers, float targets of a regression, or 0 and 1
+            `(rows, c)` where a row may have several labels.
+        teaching: the teacher, or None.
+    """
+
+    labels: NDArray[Any]
+    teaching: Teaching | None = None
+
+    @property
+    def guide(self) -> Guide | None:
+        """Whose hidden states a step follows, or None."""
+        return None if self.teaching is None else self.teaching.guide
+
+    def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
+        """Loss of `logits (b, c)` for these rows."""
+        labels = torch.from_numpy(self.labels[rows])
+        own = _own_loss(logits, labels)
+        if self.teaching is None:
+            return own
+        wanted = torch.from_numpy(self.teaching.logits[rows])
+        share = self.teaching.share
+        taught = _taught_coins if labels.ndim == 2 else _taught
+        return (1.0 - share) * own + share * taught(logits, wanted, self.teaching.temperature)
+
+
+def _own_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error for one output, cross-entropy for more, binary for several labels a row."""
+    if labels.ndim == 2:
+        return functional.binary_cross_entropy_with_logits(logits, labels.float())
+    if logits.shape[1] == 1:
+        return functional.mse_loss(logits[:, 0], labels.float())
+    return functional.cross_entropy(logits, labels)
+
+
+def _taught(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    if logits.shape[1] == 1:
+        return functional.mse_loss(logits, wanted)
+    divergence = functional.kl_div(
+        functional.log_softmax(logits / temperature, dim=1),
+        functional.log_softmax(wanted / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return temperature**2 * divergence
+
+
+def _taught_coins(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """Divergence of yes-or-no answers, one a label, from the teacher's."""
+    own, other = logits / temperature, wanted / temperature
+    yes = other.sigmoid() * (functional.logsigmoid(other) - functional.logsigmoid(own))
+    no = (-other).sigmoid() * (functional.logsigmoid(-other) - functional.logsigmoid(-own))
+    return temperature**2 * (yes + no).mean()
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """A teacher whose hidden states a student follows.
+
+    Attributes:
+        model: the teacher, in evaluation mode.
+        weight: of the distance in a step's loss.
+    """
+
+    model: Any
+    weight: float
+
+    def states(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """The teacher's states of a batch, without gradients; it is fed what its family reads."""
+        known = inputs
+        if not self._reads_types:
+            known = {name: value for name, value in inputs.items() if name != "token_type_ids"}
+        with torch.no_grad():
+            return states_of(self.model(**known, output_hidden_states=True), inputs)
+
+    @cached_property
+    def _reads_types(self) -> bool:
+        return token_kinds(self.model.config.to_dict()) > 0
+
+
+def states_of(outputs: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """What each layer says of the tokens that are no padding.
+
+    Args:
+        outputs: of a model that was asked for its hidden states.
+        inputs: the batch, with `attention_mask`.
+
+    Returns:
+        float32 `(tokens, i)` for each layer; last the pooler's `(b, i)`, where the model shows it.
+    """
+    present = inputs["attention_mask"].bool()
+    states = [state[present].float() for state in outputs.hidden_states[1:]]
+    pooled = getattr(outputs, "pooler_output", None)
+    return states if pooled is None else [*states, pooled.float()]
+
+
+def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Squared error over the variance of what is wanted, a mean over layers.
+
+    >>> wanted = [torch.tensor([[1.0, -1.0]]), torch.tensor([[10.0, -10.0]])]
+    >>> found = [torch.zeros(1, 2), torch.tensor([[10.0, -10.0]])]
+    >>> distance(found, wanted)  # 1 / 2 at the first layer (torch's variance is 2), 0 at the second
+    tensor(0.2500)
+    """
+    pairs = zip(found, wanted, strict=True)
+    return torch.stack([functional.mse_loss(a, b) / b.var() for a, b in pairs]).mean()

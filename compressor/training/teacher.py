@@ -1,0 +1,165 @@
+"""A fine-tuned float model that a run learns from: its opinion of the rows, and its hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskpack.compressor.config import BaselineConfig, TeacherConfig
+from maskpack.compressor.training.callbacks import Noise, quicken_dropout
+from maskpack.compressor.training.loss import Guide, Objective, Teaching
+from maskpack.compressor.training.train import NoCheckpoints, Plan, every_weight, train
+from maskpack.formats import ModelError
+from maskpack.models.families import longest_input, token_kinds
+from maskpack.models.load import heed_padding, load_classifier, load_finetuned
+from maskpack.tasks.batches import Encoded
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.task import PROBLEM_TYPES, Kind
+
+TWIN = "twin"
+"""As `teacher`: fine-tune a dense twin first, with the same data and budget."""
+
+Answers = Callable[[Encoded], NDArray[np.float32]]
+"""Rows to a teacher's logits `(rows, c)`."""
+
+_STATES = 3.0  # usual weight of hidden states; 1 and 10 were worse, see docs/RESULTS.md
+
+
+def teaching_of(
+    config: TeacherConfig,
+    rows: Encoded,
+    student: Any,
+    *,
+    model: str,
+    revision: str | None,
+    plan: Plan,
+    heard: Callable[[Answers], None] = lambda _: None,
+) -> Teaching | None:
+    """What the teacher that `config` names has to say, or None without one.
+
+    Args:
+        config: names the teacher.
+        rows: the training rows.
+        student: configuration of the classifier that will learn, from `classifier_config`.
+        model: the pretrained model, for a twin.
+        revision: of the model.
+        plan: steps and order of a twin's training.
+        heard: given the way to ask the teacher, for whoever wants to know how good it is.
+
+    Raises:
+        ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states
+            that the student could follow.
+    """
+    if config.teacher is None:
+        return None
+    if config.teacher == TWIN:
+        teacher = _twin(model, revision, rows, outputs=student.num_labels, plan=plan)
+    else:
+        teacher = _named(config.teacher)
+    ask = _answers(teacher, config.teacher, student, pad=rows.pad)
+    logits = ask(rows)
+    heard(ask)
+    return Teaching(
+        logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
+    )
+
+
+def _answers(teacher: Any, name: str, student: Any, *, pad: int) -> Answers:
+    """The way to ask a teacher, which refuses rows that it cannot read."""
+    predict = torch_predict(heed_padding(teacher, pad))
+
+    def ask(split: Encoded) -> NDArray[np.float32]:
+        _check_fits(teacher.config, name, split, student)
+        return predict_all(predict, split.read_by(teacher.config.to_dict()))
+
+    return ask
+
+
+def _named(teacher: str) -> Any:
+    """The fine-tuned model of that name; where there is none, the one that needs no name is told."""
+    try:
+        return load_finetuned(teacher)
+    except ModelError as error:
+        if Path(teacher).exists():
+            raise
+        hint = f"`--teacher {TWIN}` trains one first" + (f"; or {error.hint}" if error.hint else "")
+        raise ModelError(str(error), hint) from error
+
+
+def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
+    """Raise ModelError unless the teacher reads these tokens and means these labels."""
+    outputs = student.num_labels
+    if config.num_labels != outputs:
+        raise ModelError(f"the teacher `{name}` has {config.num_labels} logits, the task {outputs}")
+    several = PROBLEM_TYPES[Kind.MULTI_LABEL]
+    problem = getattr(config, "problem_type", None)
+    if problem is not None and (problem == several) != (student.problem_type == several):
+        raise ModelError(
+            f"the teacher `{name}` is one of `{problem}`, not of {student.problem_type}"
+        )
+    highest = max(int(row.max()) for row in rows.ids)
+    if highest >= config.vocab_size:
+        raise ModelError(
+            f"the teacher `{name}` has {config.vocab_size} tokens, the data holds token {highest}",
+            "teacher and backbone must share a tokenizer",
+        )
+    longest = longest_input(config.to_dict())
+    if int(rows.lengths.max()) > longest:
+        raise ModelError(
+            f"the teacher `{name}` reads {longest} tokens, a row has {int(rows.lengths.max())}",
+            f"give `--max-length {longest}`",
+        )
+    kinds = 1 + max((int(row.max()) for row in rows.types or ()), default=0)
+    if 0 < token_kinds(config.to_dict()) < kinds:
+        raise ModelError(f"the teacher `{name}` cannot tell the two texts of a pair apart")
+    told, wanted = (
+        [str(each.id2label.get(place)).casefold() for place in range(outputs)]
+        for each in (config, student)
+    )
+    if set(told) == set(wanted) and told != wanted:
+        raise ModelError(
+            f"the teacher `{name}` has its labels in another order: {told}, the task {wanted}"
+        )
+
+
+def _guide(config: TeacherConfig, teacher: Any, student: Any) -> Guide | None:
+    """The teacher's hidden states, if they are wanted and have the student's shape."""
+    weight = _STATES if config.teacher_states is None else config.teacher_states
+    if weight == 0.0:
+        return None
+    own, other = (
+        f"{each.num_hidden_layers} layers of {each.hidden_size}"
+        for each in (student, teacher.config)
+    )
+    if own != other:
+        if config.teacher_states is None:
+            return None
+        raise ModelError(
+            f"the teacher `{config.teacher}` has {other}, the student {own}: no hidden states to follow",
+            "leave `--teacher-states` out",
+        )
+    return Guide(teacher, weight)
+
+
+def _twin(model: str, revision: str | None, rows: Encoded, *, outputs: int, plan: Plan) -> Any:
+    """Fine-tune every weight of the float model."""
+    torch.manual_seed(plan.seed)
+    twin = heed_padding(load_classifier(model, outputs=outputs, revision=revision), rows.pad)
+    noise, usual = Noise(plan.seed), BaselineConfig()
+    quicken_dropout(twin, noise)
+    train(
+        twin,
+        rows,
+        plan=plan,
+        groups=every_weight(twin, lr=usual.peak_lr, head_lr=usual.head_lr),
+        objective=Objective(rows.labels),
+        company=noise,
+        checkpoints=NoCheckpoints(),
+        observe=lambda _: None,
+    )
+    return twin

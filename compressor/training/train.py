@@ -1,0 +1,277 @@
+"""The training loop: batches in, trained parameters out. No files, no printing, no task names.
+
+It is the same for masks and dense baselines: what differs is which parameters it is given. The optimiser is
+Adam with a floor: weights that matter move their scores, the others stay where they are. Plain Adam divides
+each gradient by its own size, so that a score with a tiny gradient moves as far as one with a large gradient:
+most flips are then noise. Flipping a weight changes the loss by about `-w dL/dw`, the score's gradient
+itself, so its size is worth keeping:
+
+    step = lr * m / (sqrt(v) + floor * R),   R = sqrt(mean of v over the whole group)
+
+`floor = 0` is Adam (Kingma & Ba 2015); a large floor is momentum SGD with one normalised rate, which is what
+movement scores are (Sanh et al. 2020). Between them, at 1, a score of typical gradient moves at half of Adam's
+speed and one of a tenth of it at a tenth.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from maskpack.compressor.config import Precision
+from maskpack.compressor.training.callbacks import Companion
+from maskpack.compressor.training.loss import Guide, Objective, distance, states_of
+from maskpack.models.build import base_of, head_parameters
+from maskpack.tasks.batches import Encoded, Feeds, training_batches
+from maskpack.tasks.evaluation.predict import to_tensors
+
+_EVERY = 20  # steps between looks at R; each of the first `_EVERY` steps looks
+_TINY = 1e-12  # score gradients are products of small numbers: Adam's usual 1e-8 would stall them
+
+
+class FlooredAdam(torch.optim.Adam):
+    """Adam whose parameter groups may carry a `floor`."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        filled = [{"floor": 0.0, "peak": group["lr"], **group} for group in groups]
+        super().__init__(filled, eps=_TINY, fused=True)
+
+    def set_rates(self, share: float) -> None:
+        """Set every group's rate to a share of its peak."""
+        for group in self.param_groups:
+            group["lr"] = group["peak"] * share
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step, then a look at the size of the gradients every `_EVERY` steps."""
+        loss: float | None = super().step(closure)
+        for group in self.param_groups:
+            if group["floor"] > 0:
+                self._raise_floor(group)
+        return loss
+
+    def _raise_floor(self, group: dict[str, Any]) -> None:
+        """Set the group's `eps` from the mean of its second moments, bias corrected."""
+        states = [self.state[parameter] for parameter in group["params"]]
+        taken = int(states[0]["step"])
+        if taken > _EVERY and taken % _EVERY:
+            return
+        squares = sum(float(state["exp_avg_sq"].sum()) for state in states)
+        count = sum(state["exp_avg_sq"].numel() for state in states)
+        correction = 1.0 - group["betas"][1] ** taken
+        group["eps"] = max(_TINY, group["floor"] * (squares / count / correction) ** 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that share a peak learning rate and a floor (see above)."""
+
+    parameters: Sequence[nn.Parameter]
+    lr: float
+    floor: float = 0.0
+
+    def settings(self) -> dict[str, Any]:
+        """The group as an optimiser takes it."""
+        return {"params": list(self.parameters), "lr": self.lr, "floor": self.floor}
+
+
+def every_weight(model: Any, *, lr: float, head_lr: float) -> list[Group]:
+    """All parameters of a classifier: those of its encoder, and its head's with a rate of its own."""
+    base, head = base_of(model).parameters(), head_parameters(model).values()
+    return [Group(list(base), lr), Group(list(head), head_lr)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, in what order and at what rate.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: rows a step.
+        warmup: share of the steps in which the rate rises.
+        seed: of the data order.
+        bf16: whether matrix products of the step run in bfloat16.
+    """
+
+    steps: int
+    batch_size: int
+    warmup: float
+    seed: int
+    bf16: bool
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate at `step` (from 0): a linear rise, a linear fall."""
+        rise = math.ceil(self.steps * self.warmup)
+        if step < rise:
+            return (step + 1) / rise
+        return (self.steps - step) / (self.steps - rise)
+
+    def drift(self) -> float:
+        """How far noise alone drives a score, as a standard deviation in peak learning rates.
+
+        Adam's steps have about unit size; with random signs their sum over the run has a variance
+        of the sum of squared rates.
+        """
+        return self.drifts()[-1]
+
+    def drifts(self) -> list[float]:
+        """The same after 0, 1, 2, ... steps."""
+        squares = (self.rate(step) ** 2 for step in range(self.steps))
+        return [math.sqrt(total) for total in itertools.accumulate(squares, initial=0.0)]
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """One step's news for whoever watches."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """All that changes while training, for a checkpoint to keep."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    company: Companion
+
+
+class Checkpoints(Protocol):
+    """Where a run keeps its state; see `checkpoint.py`."""
+
+    def load(self, state: State) -> int:
+        """Restore the newest state in place and return its step, or 0 if there is none."""
+
+    def save(self, state: State, step: int, *, now: bool) -> None:
+        """Keep the state after `step`, if one is due or wanted `now`."""
+
+
+class NoCheckpoints:
+    """Keep nothing."""
+
+    def load(self, state: State) -> int:
+        """Start at 0."""
+        del state
+        return 0
+
+    def save(self, state: State, step: int, *, now: bool) -> None:
+        """Do nothing."""
+
+
+def train(
+    model: nn.Module,
+    encoded: Encoded,
+    *,
+    plan: Plan,
+    groups: Sequence[Group],
+    objective: Objective,
+    company: Companion,
+    checkpoints: Checkpoints,
+    observe: Callable[[Progress], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Train `groups` in place with Adam; return the number of steps taken.
+
+    Everything but `groups` must be frozen already. `company` is called around every step, `observe`
+    last in it. A run goes on from what `checkpoints` load; when `stop` says yes, they keep the state
+    and KeyboardInterrupt is raised.
+    """
+    optimizer = FlooredAdam(group.settings() for group in groups)
+    state = State(model, optimizer, company)
+    done = checkpoints.load(state)
+    model.train()
+    for step, rows in planned_batches(encoded.lengths, plan, done):
+        if company.done():
+            break
+        optimizer.set_rates(plan.rate(step))
+        company.before_step(step)
+        loss_of, feeds = partial(objective, rows=rows), encoded.feeds(rows)
+        loss = take_step(model, optimizer, feeds, loss_of, bf16=plan.bf16, guide=objective.guide)
+        done = step + 1
+        company.hear_loss(loss)
+        company.after_step(done, plan.steps)
+        stopping = stop()
+        checkpoints.save(state, done, now=stopping)
+        observe(Progress(done, plan.steps, loss))
+        if stopping:
+            raise KeyboardInterrupt
+    company.finish()
+    model.eval()
+    return done
+
+
+def take_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    feeds: Feeds,
+    loss_of: Callable[[Tensor], Tensor],
+    *,
+    bf16: bool,
+    guide: Guide | None = None,
+) -> float:
+    """One optimiser step on one batch; returns its loss.
+
+    Args:
+        model: in training mode.
+        optimizer: of all that is trained.
+        feeds: the batch.
+        loss_of: its loss from float32 logits `(b, c)`.
+        bf16: whether matrix products run in bfloat16.
+        guide: whose hidden states the model is drawn to, or None.
+    """
+    inputs = to_tensors(feeds)
+    asked = {} if guide is None else {"output_hidden_states": True}
+    with training_arithmetic(bf16=bf16):
+        wanted = [] if guide is None else guide.states(inputs)
+        outputs = model(**inputs, **asked)
+    loss = loss_of(outputs.logits.float())
+    if guide is not None:
+        loss = loss + guide.weight * distance(states_of(outputs, inputs), wanted)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+@contextmanager
+def training_arithmetic(*, bf16: bool) -> Iterator[None]:
+    """How forward passes of training compute.
+
+    Attention is written out: the backward pass of torch's fused kernel takes several times as long on
+    a CPU at the lengths of sentences, a third of a whole step.
+    """
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        yield
+
+
+def uses_bf16(precision: Precision) -> bool:
+    """Whether to train in bfloat16: `auto` says yes where the processor multiplies it natively."""
+    if precision is not Precision.AUTO:
+        return precision is Precision.BF16
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in probes)
+
+
+def planned_batches(
+    lengths: NDArray[np.int64], plan: Plan, first: int = 0
+) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """(step, rows) from step `first` on; the order depends on seed and epoch only."""
+    per_epoch = -(-len(lengths) // plan.batch_size)
+    for epoch in range(first // per_epoch, -(-plan.steps // per_epoch)):
+        batches = training_batches(lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch)
+        for place, rows in enumerate(batches):
+            step = epoch * per_epoch + place
+            if first <= step < plan.steps:
+                yield step, rows

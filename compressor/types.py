@@ -1,0 +1,246 @@
+"""What passes between the steps of a run and their callers: requests, results, learning curves. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskpack.compressor.config import BaselineConfig, FitConfig
+from maskpack.formats import MaskCount
+from maskpack.formats.schema import check_task_name
+from maskpack.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What to learn, from what, and where to write it.
+
+    Attributes:
+        model: folder, hub id or alias of the pretrained encoder.
+        task: the task, from `find_task`.
+        out: artifact to make, or to add the task to.
+        config: how to learn.
+        data, eval_data: files of the task, see `load_data`.
+        name: name of the task in the artifact; None takes the task's own.
+        replace: whether a task of that name may be learned again.
+        resume: whether to go on from a checkpoint of the same run.
+        bits_given: False if `config.bits` is only the default and an artifact may overrule it.
+        revision: branch, tag or commit of a hub model.
+    """
+
+    model: str
+    task: Task
+    out: Path
+    config: FitConfig = field(default_factory=FitConfig)
+    data: Path | None = None
+    eval_data: Path | None = None
+    name: str | None = None
+    replace: bool = False
+    resume: bool = False
+    bits_given: bool = True
+    revision: str | None = None
+
+    @property
+    def stored_name(self) -> str:
+        """Name of the task in the artifact."""
+        return check_task_name(self.name or self.task.name)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where an unfinished run keeps its state: beside the artifact, never inside it."""
+        return self.out.parent / f".{self.out.name}.{self.stored_name}.unfinished"
+
+
+@dataclass(frozen=True)
+class BaselineRequest:
+    """What to train, on what, and where to keep it.
+
+    Attributes:
+        model: folder, hub id or alias of the pretrained encoder.
+        task: the task, from `find_task`.
+        config: method, budget and rates.
+        out: folder for the trained model, or None to keep only the figures.
+        data, eval_data: files of the task, see `load_data`.
+        revision: branch, tag or commit of a hub model.
+        backbone: artifact whose backbone to start from, where `config.bits` asks for one; None
+            quantises the model anew.
+    """
+
+    model: str
+    task: Task
+    config: BaselineConfig = field(default_factory=BaselineConfig)
+    out: Path | None = None
+    data: Path | None = None
+    eval_data: Path | None = None
+    revision: str | None = None
+    backbone: Path | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Figures of one run, all measured.
+
+    Attributes:
+        method: `mask`, or the baseline: `full`, `head`, `head-pooler`, `bitfit`, `lora`.
+        model: name of the source model.
+        task: name of the task.
+        bits: width of a backbone code; 32 for baselines on the float model.
+        seed: of the run.
+        train_rows, eval_rows: rows used.
+        steps: optimiser steps.
+        seconds: of training alone.
+        metric: name of the main metric.
+        scores: metric name -> value on the evaluation split, for the model as it is stored.
+        majority: the same for always answering the commonest class: the floor under any result.
+        weights, zeros: of the mask; 0 for the baselines.
+        mask_bytes: of the packed mask.
+        head_bytes: of the head as stored.
+        extra_bytes: of biases, LayerNorm parameters and scales that the task trained besides.
+        patch_bytes: of the task's file; for a baseline, of all weights it trained, in float32.
+        backbone_bytes: of the shared weights.
+        original: scores of the source model, where it was fine-tuned for this task before; else None.
+        options: every option of the run.
+    """
+
+    method: str
+    model: str
+    task: str
+    bits: int
+    seed: int
+    train_rows: int
+    eval_rows: int
+    steps: int
+    seconds: float
+    metric: str
+    scores: Mapping[str, float]
+    majority: Mapping[str, float]
+    weights: int = 0
+    zeros: int = 0
+    mask_bytes: int = 0
+    head_bytes: int = 0
+    extra_bytes: int = 0
+    patch_bytes: int = 0
+    backbone_bytes: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    original: Mapping[str, float] | None = None
+
+    @property
+    def score(self) -> float:
+        """The main metric's value."""
+        return self.scores[self.metric]
+
+    @property
+    def count(self) -> MaskCount:
+        """Size of the mask."""
+        return MaskCount(self.weights, self.zeros)
+
+    @property
+    def coded_bytes(self) -> int:
+        """What the task adds when its mask is coded: entropy of the mask, head and the rest.
+
+        For a baseline: its trained values in float16.
+        """
+        if self.weights == 0:
+            return self.patch_bytes // 2
+        return self.count.entropy_bytes + self.head_bytes + self.extra_bytes
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the result is no better than always giving the same answer."""
+        return self.score <= self.majority[self.metric]
+
+    def to_json(self) -> str:
+        """One line of JSON, derived sizes included."""
+        count = self.count
+        derived = {
+            "sparsity": count.sparsity,
+            "entropy_bpp": count.entropy_bpp,
+            "entropy_bytes": count.entropy_bytes,
+            "coded_bytes": self.coded_bytes,
+            "collapsed": self.collapsed,
+        }
+        return json.dumps({**asdict(self), **derived}, sort_keys=True)
+
+
+MOST_POINTS = 40
+"""Of each curve: enough to see a run's shape, and a line of text in the manifest."""
+
+HISTORY = "history"
+"""Key of the curves in a task's `training`."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Loss, mask and metric over the steps of a run.
+
+    Attributes:
+        steps: after which a point was taken.
+        loss: mean training loss since the point before.
+        zeros: weights that the mask removed then.
+        score_steps: steps at the end of an epoch, thinned.
+        scores: the main metric on the evaluation rows then.
+    """
+
+    steps: tuple[int, ...] = ()
+    loss: tuple[float, ...] = ()
+    zeros: tuple[int, ...] = ()
+    score_steps: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not len(self.steps) == len(self.loss) == len(self.zeros):
+            raise ValueError("curves of steps, loss and zeros have different lengths")
+        if len(self.score_steps) != len(self.scores):
+            raise ValueError("curves of scores and their steps have different lengths")
+        if not all(math.isfinite(value) for value in (*self.loss, *self.scores)):
+            raise ValueError("a point of a curve is not finite")
+
+    def to_tree(self) -> dict[str, str]:
+        """A line of text a curve, so that the manifest stays readable. Inverse of `from_tree`.
+
+        >>> Curves((10, 20), (0.69314, 0.5), (0, 12), (20,), (0.75,)).to_tree()["loss"]
+        '0.6931 0.5'
+        """
+        return {
+            "steps": _line(self.steps),
+            "loss": _line(self.loss),
+            "zeros": _line(self.zeros),
+            "score_steps": _line(self.score_steps),
+            "scores": _line(self.scores),
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Any) -> Curves | None:
+        """The curves in a task's `training`; None where they are missing or of another form."""
+        try:
+            return cls(
+                steps=tuple(int(word) for word in tree["steps"].split()),
+                loss=tuple(float(word) for word in tree["loss"].split()),
+                zeros=tuple(int(word) for word in tree["zeros"].split()),
+                score_steps=tuple(int(word) for word in tree["score_steps"].split()),
+                scores=tuple(float(word) for word in tree["scores"].split()),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError):
+            return None  # free keys of a manifest may hold anything
+
+
+def curves_of(training: Mapping[str, Any]) -> Curves | None:
+    """The curves that a manifest keeps of a task, or None."""
+    return Curves.from_tree(training.get(HISTORY))
+
+
+def spacing(count: int) -> int:
+    """Every how many of `count` events to keep so that `MOST_POINTS` are enough.
+
+    >>> spacing(40), spacing(41), spacing(1)
+    (1, 2, 1)
+    """
+    return max(1, -(-count // MOST_POINTS))
+
+
+def _line(values: tuple[float, ...]) -> str:
+    return " ".join(str(v) if isinstance(v, int) else f"{v:.4g}" for v in values)

@@ -1,0 +1,40 @@
+"""Exact float arithmetic on weights that are stored as integers.
+
+    Cast(codes) -> Mul(scales) -> Reshape = W;  x -> MatMul(W) -> Add(b)
+
+All but the product folds to a float matrix when a session is made.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from maskpack.exporters.graph.editor import GraphEditor
+from maskpack.exporters.graph.passes import Shared, emit_spread, grouped
+from maskpack.exporters.graph.weights import group_scales
+from maskpack.formats import QuantTensor
+
+
+def emit_fp32(
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
+) -> ir.Value:
+    """Float arithmetic on weights that are stored as integers and widened when a session is made."""
+    if editor.name not in shared.ready:
+        shared.ready[editor.name] = _emit_floats(editor, tensor, shared)
+    (result,) = editor.op("MatMul", inputs, shared.ready[editor.name], label="linear")
+    return result
+
+
+def _emit_floats(editor: GraphEditor, tensor: QuantTensor, shared: Shared) -> ir.Value:
+    """The masked weights as floats, `(i, o)`."""
+    shape = grouped(tensor)
+    codes = np.ascontiguousarray(tensor.codes.T)
+    matrix = shared.masks.matrix(editor, codes, shape, shared.unpack(tensor, None))
+    wide = editor.cast(matrix, ir.DataType.FLOAT, label="wide")
+    scales = emit_spread(editor, group_scales(tensor), tensor, "scales")
+    (scaled,) = editor.op("Mul", wide, scales, label="scaled")
+    if len(shape) == 2:
+        return scaled
+    (matrix,) = editor.op("Reshape", scaled, editor.shape(*tensor.shape[::-1]), label="weight")
+    return matrix

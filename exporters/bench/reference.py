@@ -1,0 +1,182 @@
+"""The dense float32 graph that an exported one is measured against, and its quantize_dynamic forms.
+
+Three ways to the same ordinary graph, none of them with our workarounds for ONNX Runtime:
+
+    an exported graph   its integers as floats: `float_graph`
+    an artifact's task  the masked model, traced without quantisation: `masked_graph`
+    a fine-tuned model  traced as it is: `dense_graph`
+
+Whatever is traced gets what other exporters give for free (stored transposes, GELU in the order that is
+fused), so that it is no weaker than theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes import Sequential, common
+from onnxruntime.quantization import quantize_dynamic
+
+from maskpack.exporters.arithmetic.nbits import NBITS_OP
+from maskpack.exporters.graph.builder import serialize
+from maskpack.exporters.graph.dequantize import (
+    Constants,
+    StoreProducts,
+    WidenBlocks,
+    WidenLinears,
+    WidenLookUps,
+)
+from maskpack.exporters.graph.ort_workarounds import GeluInFusedOrder, PlainResiduals
+from maskpack.exporters.graph.trace import trace
+from maskpack.exporters.session import interleaved, make_session
+from maskpack.formats import Artifact, ExportError
+from maskpack.formats.writer import write_bytes
+from maskpack.models.load import load_finetuned
+from maskpack.tasks.context import restore_task
+
+PEERS = {
+    "quantize_dynamic": {"per_channel": False},
+    "quantize_dynamic per channel": {"per_channel": True},
+}
+"""Name -> options of `onnxruntime.quantization.quantize_dynamic`."""
+
+_MOST_BYTES = 2**31
+
+
+def float_twin(graph: Path) -> bytes:
+    """An exported graph, folded or shared, as the float32 graph of the weights it computes with.
+
+    Codes are widened with their scales, so that what remains is the difference of the arithmetic. What
+    an export rounds (grouped codes to one scale a channel) is in the twin too; the masked model itself
+    is `masked_graph`.
+
+    Raises:
+        ExportError: no graph there, or one with an integer product of another form.
+    """
+    proto = load_whole(graph)
+    model = ir.serde.deserialize_model(proto)
+    constants = Constants(proto)
+    passes = Sequential(
+        WidenLinears(constants),
+        WidenBlocks(constants),
+        WidenLookUps(constants),
+        StoreProducts(constants),
+        PlainResiduals(),
+        common.RemoveUnusedNodesPass(),
+    )
+    model = passes(model).model
+    kinds = {node.op_type for node in model.graph}
+    if left := sorted(kind for kind in kinds if "Integer" in kind or kind == NBITS_OP):
+        raise ExportError(f"`{graph}` has `{left[0]}` of a form that cannot be widened", _OTHERWISE)
+    return _without_shapes(model)
+
+
+def masked_graph(artifact: Artifact, task: str) -> bytes:
+    """A task's masked model in float32.
+
+    Raises:
+        MaskpackError: no such task, or torch cannot trace it.
+    """
+    return _traced(restore_task(artifact, task, attention="eager"))
+
+
+def dense_graph(model: str) -> bytes:
+    """A fine-tuned model, folder or hub id, as the float32 graph its user would deploy.
+
+    Raises:
+        MaskpackError: no such model, no head, or torch cannot trace it.
+    """
+    return _traced(load_finetuned(model, attention="eager").float().eval())
+
+
+def _traced(model: Any) -> bytes:
+    return stored(serialize(GeluInFusedOrder()(trace(model)).model))
+
+
+def stored(data: bytes) -> bytes:
+    """A graph whose products read stored weights: quantize_dynamic sees none behind a `Transpose`."""
+    proto = onnx.load_from_string(data)
+    model = ir.serde.deserialize_model(proto)
+    passes = Sequential(StoreProducts(Constants(proto)), common.RemoveUnusedNodesPass())
+    return _without_shapes(passes(model).model)
+
+
+def _without_shapes(model: ir.Model) -> bytes:
+    """A graph without the shapes between its nodes, as other exporters leave them out.
+
+    With them ONNX Runtime fuses residuals into a kernel that makes a dense graph a tenth slower
+    (`exporters/graph/ort_workarounds.py`), and quantize_dynamic, which turns `Gemm` into `MatMul` and keeps the old
+    shapes, trips over them.
+    """
+    proto = onnx.load_from_string(serialize(model))
+    del proto.graph.value_info[:]
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def write_peers(dense: Path, folder: Path) -> dict[str, Path]:
+    """quantize_dynamic's graphs of a dense one, written into `folder`.
+
+    Returns:
+        Name of `PEERS` -> file.
+
+    Raises:
+        ExportError: quantize_dynamic fails.
+    """
+    source = folder / "stored.onnx"
+    write_bytes(source, stored(load_whole(dense).SerializeToString()))
+    found = {}
+    for name, options in PEERS.items():
+        found[name] = folder / f"{name.replace(' ', '-')}.onnx"
+        try:
+            with _quiet():
+                quantize_dynamic(source, found[name], **options)
+        except Exception as error:  # it raises what it meets
+            raise ExportError(f"quantize_dynamic fails on `{dense.name}`: {error!r}") from error
+    return found
+
+
+def load_whole(graph: Path) -> onnx.ModelProto:
+    """A graph with the weights that lie beside it.
+
+    Raises:
+        ExportError: a file is missing or damaged, or all of it passes protobuf's 2 GB.
+    """
+    try:
+        proto = onnx.load(str(graph))
+    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"cannot read the graph `{graph}`: {said}") from error
+    if proto.ByteSize() >= _MOST_BYTES:
+        raise ExportError(f"`{graph}` has {proto.ByteSize()} bytes, too many to make others of it")
+    return proto
+
+
+_OTHERWISE = "give the dense model with `--artifact ARTIFACT` or `--against MODEL`"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """quantize_dynamic advises on the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def compare_latency(dense: Path, graph: Path, *, length: int, runs: int) -> tuple[float, float]:
+    """Milliseconds of a dense model's float32 graph and of an exported graph, batch 1, one thread."""
+    sessions = {
+        "dense": make_session(dense_graph(str(dense)), threads=1),
+        "graph": make_session(graph, threads=1),
+    }
+    times = interleaved(sessions, batch=1, length=length, runs=runs)
+    return times["dense"], times["graph"]

@@ -1,0 +1,211 @@
+"""The graphs of an artifact's tasks: trace a classifier, put masked integers in place of its floats, write it.
+
+What an export derives from the weights, scales and divisors of outlier channels, is measured and made on the
+whole backbone. So it is the same for all tasks, and a task's graph is the same function in every layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import PassError, Sequential, common
+
+from maskpack.exporters.arithmetic.fp32 import emit_fp32
+from maskpack.exporters.arithmetic.int8 import emit_int8
+from maskpack.exporters.arithmetic.nbits import emit_nbits
+from maskpack.exporters.graph.calibrate import Divisors, input_divisors
+from maskpack.exporters.graph.external_masks import BESIDE, FoldedMasks, Form, Masks, Removed
+from maskpack.exporters.graph.ort_workarounds import GeluInFusedOrder, ResidualAsSum
+from maskpack.exporters.graph.passes import EmitLinear, MaskLinears, QuantizeEmbeddings, Shared
+from maskpack.exporters.graph.trace import PREFIX, trace
+from maskpack.exporters.options import Compute
+from maskpack.formats import Artifact, Backbone, ExportError, Patch, QuantTensor, TaskEntry
+from maskpack.formats.writer import write_bytes
+from maskpack.models.build import build_classifier, head_parameters
+from maskpack.models.families import family_of
+from maskpack.tasks.context import restore_task, task_config
+
+_LENGTH = 64  # tokens that the sentences behind the divisors are cut to
+
+
+class Grapher:
+    """Makes graphs of the tasks of one artifact.
+
+    Args:
+        artifact: the artifact.
+        compute: arithmetic of the linears.
+        packed: whether codes narrower than a byte stay so in graphs that hold their masks beside them.
+
+    Attributes:
+        base: attribute of the classifier that holds the encoder.
+    """
+
+    def __init__(self, artifact: Artifact, compute: Compute, *, packed: bool = False) -> None:
+        self.artifact, self._compute, self._packed = artifact, compute, packed
+        self.base = family_of(artifact.manifest.source.model_type).base
+        self._some = artifact.entry(min(artifact.manifest.tasks))
+
+    @cached_property
+    def _bare(self) -> Any:
+        """A classifier with the backbone's weights and a head of no task."""
+        config = task_config(self.artifact, self._some)
+        return build_classifier(self.artifact.backbone, config, seed=0, attention="eager").eval()
+
+    @cached_property
+    def heads(self) -> frozenset[str]:
+        """Constants of a graph that are parameters of the head.
+
+        Their names tell nothing: a base may be called `model`, as what the tracer puts before all.
+        """
+        return frozenset(f"{PREFIX}{name}" for name in head_parameters(self._bare))
+
+    @cached_property
+    def divisors(self) -> Divisors:
+        """Of outlier channels, measured on the backbone; none for floats."""
+        if self._compute is not Compute.INT8:
+            return {}
+        neutral = replace(self._some, max_length=_LENGTH, data={"texts": ["text"]})
+        names = under(self.base, self.artifact.backbone.linears)
+        return input_divisors(self._bare, names, self.artifact, neutral)
+
+    def folded(self, entry: TaskEntry) -> ir.Model:
+        """The graph of a task with its masked weights."""
+        return self._of_task(entry, FoldedMasks(self.removed(entry)))
+
+    def beside(self, entry: TaskEntry, removed: Removed, form: Form) -> ir.Model:
+        """The graph of a task with the backbone's weights and its masks, `removed`, beside them."""
+        return self._of_task(entry, BESIDE[form](removed))
+
+    def bare(self) -> ir.Model:
+        """The same with masks that remove nothing, of no task: its encoder is the backbone's."""
+        tensors = self.artifact.backbone.linears
+        nothing = {
+            module_of(self.base, name): np.zeros(tensor.codes.size, dtype=np.bool_)
+            for name, tensor in tensors.items()
+        }
+        return self._graph(self._bare, self.artifact.backbone, BESIDE[Form.FLIPS](nothing))
+
+    def removed(self, entry: TaskEntry) -> Removed:
+        """Name of every linear's module -> what the task removes from it, in a graph's order."""
+        patch = self.artifact.patch(entry.name)
+        return {
+            module_of(self.base, name): (
+                np.ascontiguousarray(patch.masks[name].removed(tensor).T).reshape(-1)
+                if name in patch.masks
+                else np.zeros(tensor.codes.size, dtype=np.bool_)
+            )
+            for name, tensor in self.artifact.backbone.linears.items()
+        }
+
+    def _of_task(self, entry: TaskEntry, masks: Masks) -> ir.Model:
+        patch: Patch = self.artifact.patch(entry.name)
+        own = replace(patch, masks={}).over(self.artifact.backbone)
+        return self._graph(restore_task(self.artifact, entry.name, attention="eager"), own, masks)
+
+    def _graph(self, model: Any, backbone: Backbone, masks: Masks) -> ir.Model:
+        return rewrite(
+            model,
+            linears=under(self.base, backbone.linears),
+            embeddings=under(self.base, backbone.embeddings),
+            compute=self._compute,
+            shared=Shared(masks, self.divisors, self._packed),
+        )
+
+
+Value = TypeVar("Value")
+
+EMIT: dict[Compute, EmitLinear] = {
+    Compute.INT8: emit_int8,
+    Compute.FP32: emit_fp32,
+    Compute.NBITS: emit_nbits,
+}
+
+
+def rewrite(
+    model: Any,
+    *,
+    linears: Mapping[str, QuantTensor],
+    embeddings: Mapping[str, QuantTensor],
+    compute: Compute,
+    shared: Shared,
+) -> ir.Model:
+    """Trace a classifier and put integer weights in place of its floats.
+
+    Args:
+        model: the classifier, in evaluation mode.
+        linears: parameter name in the classifier -> weights, not masked.
+        embeddings: the same for the tables.
+        compute: arithmetic of the linears.
+        shared: masks and what else the linears share.
+    """
+    passes = Sequential(
+        MaskLinears(linears, EMIT[compute], shared),
+        QuantizeEmbeddings(embeddings),
+        ResidualAsSum(),
+        GeluInFusedOrder(),
+        common.RemoveUnusedNodesPass(),
+        common.TopologicalSortPass(),  # what all linears share may stand after its first reader
+    )
+    traced = trace(model)
+    try:
+        return passes(traced).model
+    except PassError as error:
+        if isinstance(error.__cause__, ExportError):
+            raise error.__cause__ from None
+        raise
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The graph as checked ONNX bytes.
+
+    Raises:
+        ExportError: the checker refuses it, or it passes protobuf's 2 GB.
+    """
+    data = _bytes_of(model)
+    _check(data)
+    return data
+
+
+def write_graph(model: ir.Model, path: Path) -> None:
+    """Write a graph beside the file that its shared tensors lie in, and check both.
+
+    Raises:
+        ExportError: as `serialize`; or the shared file does not hold what the graph points to.
+    """
+    write_bytes(path, _bytes_of(model))
+    _check(str(path))
+
+
+def _bytes_of(model: ir.Model) -> bytes:
+    proto = ir.serde.serialize_model(model)
+    if proto.ByteSize() >= 2**31:
+        raise ExportError(f"the graph has {proto.ByteSize()} bytes, more than a file may hold")
+    told = {tensor.name for tensor in proto.graph.initializer}
+    values = [value for value in proto.graph.value_info if value.name not in told]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(values)  # a constant says itself what it is
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _check(graph: bytes | str) -> None:
+    try:
+        onnx.checker.check_model(graph)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+
+
+def module_of(base: str, parameter: str) -> str:
+    """Name of the module inside the classifier that a weight inside the encoder belongs to."""
+    return f"{base}.{parameter.removesuffix('.weight')}"
+
+
+def under(base: str, tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """Names inside the encoder to names inside the classifier."""
+    return {f"{base}.{name}": tensor for name, tensor in tensors.items()}

@@ -1,0 +1,283 @@
+"""How masks enter a graph: folded into its codes, or beside them, so that tasks share the codes.
+
+    flips   steps u8 -> positions in all matrices -> Split -> ScatterElements(flat codes, times 0)
+    bits    bytes u8 -> Split -> Gather(table 256 x 8) -> BitwiseAnd(flat codes)
+
+All matrices of a graph lie one after the other, flat, in the order the graph names them. *Flips* are a
+byte for each removed weight, and one more wherever the next is far: a step of 1 to 255 goes on so many
+positions and removes the weight there, a step of 0 goes on 255 and removes nothing. *Bits* are an eighth of
+a byte for each weight; every matrix starts on a byte.
+
+Beside constant codes both fold when a session is made: running costs nothing. Where the steps or bits
+are an input of the graph instead, they are applied in every run and a task is nothing but its inputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from maskpack.exporters.graph.editor import MASKS, GraphEditor
+
+FAR = 255
+
+Removed = Mapping[str, NDArray[np.bool_]]
+"""Name of a matrix -> flat positions in the graph's order, true where a weight is removed."""
+
+
+def encode_flips(removed: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Steps to the positions that are True, in order. Inverse of `decode_flips`.
+
+    >>> encode_flips(np.array([False, True, True, False])).tolist()
+    [2, 1]
+    >>> far = np.zeros(600, dtype=bool); far[[254, 599]] = True
+    >>> encode_flips(far).tolist()
+    [255, 0, 90]
+    """
+    gaps = np.diff(np.flatnonzero(removed.ravel()), prepend=-1)
+    jumps = (gaps - 1) // FAR
+    steps = np.zeros(len(gaps) + int(jumps.sum()), dtype=np.uint8)
+    steps[np.cumsum(jumps + 1) - 1] = gaps - FAR * jumps
+    return steps
+
+
+def decode_flips(steps: NDArray[np.uint8], length: int) -> NDArray[np.bool_]:
+    """True where a weight is removed, `(length)`; inverse of `encode_flips`.
+
+    >>> decode_flips(np.array([2, 1], dtype=np.uint8), 4).tolist()
+    [False, True, True, False]
+    """
+    removed = np.zeros(length, dtype=np.bool_)
+    removed[_ends(steps)[steps != 0]] = True
+    return removed
+
+
+def stack_flips(removed: Removed) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Steps through all matrices as one, and how many of them end in each matrix.
+
+    >>> steps, counts = stack_flips({"a": np.array([True, False]), "b": np.array([True, True])})
+    >>> steps.tolist(), counts.tolist()
+    ([1, 2, 1], [1, 2])
+    """
+    steps = encode_flips(np.concatenate(list(removed.values())))
+    borders = np.cumsum([gone.size for gone in removed.values()])
+    before = np.searchsorted(_ends(steps), borders)
+    return steps, np.diff(before, prepend=0).astype(np.int64)
+
+
+def _ends(steps: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Position that each step ends at."""
+    return np.cumsum(np.where(steps == 0, FAR, steps.astype(np.int64))) - 1
+
+
+def unstack_flips(
+    steps: NDArray[np.uint8], sizes: Mapping[str, int]
+) -> dict[str, NDArray[np.bool_]]:
+    """Inverse of `stack_flips`, with the weights of each matrix."""
+    whole = decode_flips(steps, sum(sizes.values()))
+    borders = np.cumsum(list(sizes.values()))[:-1]
+    return dict(zip(sizes, np.split(whole, borders), strict=True))
+
+
+def stack_bits(removed: Removed) -> NDArray[np.uint8]:
+    """A bit a weight, 1 for kept; least significant first, every matrix on a byte of its own."""
+    return np.concatenate([np.packbits(~gone, bitorder="little") for gone in removed.values()])
+
+
+def unstack_bits(
+    packed: NDArray[np.uint8], sizes: Mapping[str, int]
+) -> dict[str, NDArray[np.bool_]]:
+    """Inverse of `stack_bits`, with the weights of each matrix."""
+    borders = np.cumsum([byte_count(size) for size in sizes.values()])[:-1]
+    return {
+        name: ~np.unpackbits(part, count=size, bitorder="little").astype(np.bool_)
+        for (name, size), part in zip(sizes.items(), np.split(packed, borders), strict=True)
+    }
+
+
+def byte_count(weights: int) -> int:
+    """Bytes of a bit a weight."""
+    return -(-weights // 8)
+
+
+COUNTS = "counts"
+"""Name of the constant, or input, that says how many steps of the flips end in each matrix."""
+
+Codes = NDArray[np.int8]
+Unpack = Callable[[GraphEditor], ir.Value]
+"""Emits flat codes from something smaller."""
+
+
+class Form(StrEnum):
+    """What a mask beside its codes is told as; the names of the graph's constants and inputs."""
+
+    FLIPS = "flips"
+    BITS = "bits"
+
+
+def form_bytes(removed: Removed, form: Form) -> int:
+    """Bytes of all masks in a form."""
+    if form is Form.FLIPS:
+        return len(stack_flips(removed)[0])
+    return sum(byte_count(gone.size) for gone in removed.values())
+
+
+def smaller_form(removed: Removed) -> Form:
+    """The form that takes fewer bytes."""
+    return min(Form, key=lambda form: form_bytes(removed, form))
+
+
+class Masks(ABC):
+    """Puts codes into a graph, masked."""
+
+    def known(self, name: str, codes: Codes) -> Codes | None:
+        """The masked codes `(i, o)` of a module if they can be constants of the graph, else None."""
+        del name, codes
+        return None
+
+    @abstractmethod
+    def matrix(
+        self, editor: GraphEditor, codes: Codes, shape: tuple[int, ...], unpack: Unpack | None
+    ) -> ir.Value:
+        """The masked codes of a module.
+
+        Args:
+            editor: at the module.
+            codes: int8 `(i, o)`, not masked.
+            shape: of the result.
+            unpack: emits the same codes, flat, from a smaller constant.
+        """
+
+
+class FoldedMasks(Masks):
+    """Masked codes as one constant.
+
+    Args:
+        removed: name of a module -> what its mask removes; a module that is missing loses nothing.
+    """
+
+    def __init__(self, removed: Removed) -> None:
+        self._removed = removed
+
+    def known(self, name: str, codes: Codes) -> Codes:
+        """See `Masks`."""
+        gone = self._removed.get(name)
+        return codes if gone is None else np.where(gone.reshape(codes.shape), np.int8(0), codes)
+
+    def matrix(
+        self, editor: GraphEditor, codes: Codes, shape: tuple[int, ...], unpack: Unpack | None
+    ) -> ir.Value:
+        """See `Masks`; nothing is unpacked: a graph that stands alone is for runtimes of all ages."""
+        del unpack
+        return editor.constant(self.known(editor.name, codes).reshape(shape), "codes")
+
+
+class MasksBeside(Masks):
+    """Codes as a task-free constant, and the masks of all modules as one more.
+
+    Args:
+        removed: name of a module -> what its mask removes, for every module of the graph.
+    """
+
+    def __init__(self, removed: Removed) -> None:
+        self._removed = removed
+        self._parts: dict[str, tuple[ir.Value, ...]] = {}
+        self._made: dict[str, ir.Value] = {}
+
+    def matrix(
+        self, editor: GraphEditor, codes: Codes, shape: tuple[int, ...], unpack: Unpack | None
+    ) -> ir.Value:
+        """See `Masks`; the uses of one module share a matrix."""
+        name = editor.name
+        if name not in self._made:
+            if not self._parts:
+                self._parts = self._split(GraphEditor(editor.graph, editor.before, MASKS))
+            flat = editor.constant(codes.reshape(-1), "codes") if unpack is None else unpack(editor)
+            masked = self._apply(editor, flat, self._parts[name])
+            (self._made[name],) = editor.op("Reshape", masked, editor.shape(*shape), label="matrix")
+        return self._made[name]
+
+    @abstractmethod
+    def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
+        """Emit what all modules need once; its parts by module."""
+
+    @abstractmethod
+    def _apply(
+        self, editor: GraphEditor, flat: ir.Value, part: tuple[ir.Value, ...]
+    ) -> ir.Value: ...
+
+
+class FlipsBeside(MasksBeside):
+    """Masks as the positions they remove."""
+
+    def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
+        told, counts = stack_flips(self._removed)
+        steps, shares = editor.constant(told, Form.FLIPS), editor.constant(counts, COUNTS)
+        axis = editor.constant(np.array(0, dtype=np.int32), "axis")
+        far = editor.constant(np.array(FAR, dtype=np.int32), "far")
+        removes = editor.cast(steps, ir.DataType.BOOL, label="removes")
+        wide = editor.cast(steps, ir.DataType.INT32, label="wide")
+        (lengths,) = editor.op("Where", removes, wide, far, label="lengths")
+        (places,) = editor.op("CumSum", lengths, axis, label="places")
+        (passes,) = editor.op("Not", removes, label="passes")
+        factors = editor.cast(passes, ir.DataType.UINT8, label="factors")
+        count = len(self._removed)
+        parts = editor.op("Split", places, shares, label="part", outputs=count)
+        ones = editor.op("Split", factors, shares, label="one", outputs=count)
+        return dict(zip(self._removed, zip(parts, ones, strict=True), strict=True))
+
+    def _apply(self, editor: GraphEditor, flat: ir.Value, part: tuple[ir.Value, ...]) -> ir.Value:
+        places, ones = part
+        first = editor.constant(np.array(self._first(editor.name), dtype=np.int32), "first")
+        (own,) = editor.op("Sub", places, first, label="places")
+        factors = editor.cast(ones, ir.DataType.INT8, label="factors")
+        times = {"reduction": "mul"}
+        (masked,) = editor.op(
+            "ScatterElements", flat, own, factors, label="masked", attributes=times
+        )
+        return masked
+
+    def _first(self, name: str) -> int:
+        """Where a module's weights begin among all, counted from 1 as the ends of steps are."""
+        names = list(self._removed)
+        return 1 + sum(self._removed[each].size for each in names[: names.index(name)])
+
+
+class BitsBeside(MasksBeside):
+    """Masks as a bit a weight."""
+
+    def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
+        told = editor.constant(stack_bits(self._removed), Form.BITS)
+        sizes = [byte_count(gone.size) for gone in self._removed.values()]
+        shares = editor.constant(np.array(sizes, dtype=np.int64), "shares")
+        parts = editor.op("Split", told, shares, label="part", outputs=len(sizes))
+        return {name: (part,) for name, part in zip(self._removed, parts, strict=True)}
+
+    def _apply(self, editor: GraphEditor, flat: ir.Value, part: tuple[ir.Value, ...]) -> ir.Value:
+        every = -((np.arange(256)[:, None] >> np.arange(8)) & 1).astype(np.int8)
+        keep = emit_table(editor, part[0], every, "table", self._removed[editor.name].size)
+        (masked,) = editor.op("BitwiseAnd", flat, keep, label="masked")
+        return masked
+
+
+BESIDE: Mapping[Form, type[MasksBeside]] = {Form.FLIPS: FlipsBeside, Form.BITS: BitsBeside}
+
+
+def emit_table(
+    editor: GraphEditor, packed: ir.Value, table: NDArray[np.int8], label: str, count: int
+) -> ir.Value:
+    """Flat values that packed bytes stand for: `Gather(table (256, n), byte)`, cut to `count`."""
+    index = editor.cast(packed, ir.DataType.INT32, label=f"{label}_index")
+    rows = editor.shared_constant(table, f"{label}{table.shape[1]}")
+    (values,) = editor.op("Gather", rows, index, label=f"{label}_rows")
+    (flat,) = editor.op("Reshape", values, editor.shape(-1), label=f"{label}_flat")
+    if count % table.shape[1]:
+        none = editor.shared_constant(np.array([0], dtype=np.int64), "none")
+        last = editor.constant(np.array([count], dtype=np.int64), f"{label}_count")
+        (flat,) = editor.op("Slice", flat, none, last, label=f"{label}_cut")
+    return flat

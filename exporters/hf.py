@@ -1,0 +1,68 @@
+"""An artifact's task as a plain transformers model: what the mask and the codes say, as floats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskpack.formats import Artifact, VerifyError
+from maskpack.formats.writer import check_free, new_folder
+from maskpack.models.linears import plain_state
+from maskpack.models.load import artifact_tokenizer, load_finetuned
+from maskpack.tasks.context import restore_task
+
+
+@dataclass(frozen=True)
+class PlainModel:
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        parameters: in all.
+        zeros: parameters that are 0.
+        bytes: of the folder.
+    """
+
+    path: Path
+    parameters: int
+    zeros: int
+    bytes: int
+
+
+def write_plain(artifact: Artifact, task: str, out: Path) -> PlainModel:
+    """Write one task as `AutoModelForSequenceClassification.from_pretrained` reads it, in float32.
+
+    The weights are `code * scale * mask`, exactly; they are read back and compared before the folder
+    gets its name.
+
+    Raises:
+        ArtifactError: no such task, a damaged artifact, or something is at `out`.
+        VerifyError: what was read back differs.
+    """
+    check_free(out)
+    model = restore_task(artifact, task)
+    with new_folder(out) as build:
+        model.save_pretrained(str(build), state_dict=plain_state(model))
+        artifact_tokenizer(artifact).save_pretrained(str(build))
+        _check_same(model, load_finetuned(str(build)))
+    values = list(model.parameters())
+    return PlainModel(
+        path=out,
+        parameters=sum(value.numel() for value in values),
+        zeros=sum(int((value == 0).sum()) for value in values),
+        bytes=sum(path.stat().st_size for path in out.iterdir()),
+    )
+
+
+def _check_same(model: Any, found: Any) -> None:
+    """Raise VerifyError unless both models hold the same bits."""
+    wanted, read = model.state_dict(), found.state_dict()
+    odd = sorted(wanted.keys() ^ read.keys())
+    odd += [
+        name for name in wanted.keys() & read.keys() if not torch.equal(wanted[name], read[name])
+    ]
+    if odd:
+        raise VerifyError(f"`{odd[0]}` was not read back as it was written")

@@ -1,0 +1,1 @@
+"""Where the weights of a graph lie. One file and one line here for each layout."""

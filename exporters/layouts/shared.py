@@ -1,0 +1,146 @@
+"""Several tasks over one file of weights: `backbone.bin` and a small graph a task.
+
+    OUT/backbone.bin          everything of the encoder that tasks share, page-aligned
+    OUT/<task>.onnx           masks as flips or bits, the head, and what else is the task's own
+    OUT/<task>.json           card for `maskpack.runtime`, with the digest of backbone.bin
+    OUT/tokenizer.json, ...   of all tasks
+
+What is shared is found by comparison: the graph of a task that changes nothing is built once, and
+whatever another graph holds with the same name and bytes is its own no longer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from maskpack.exporters.graph.builder import Grapher, write_graph
+from maskpack.exporters.graph.external_masks import smaller_form
+from maskpack.exporters.graph.trace import PREFIX
+from maskpack.formats import TaskEntry
+from maskpack.formats.writer import write_bytes
+from maskpack.runtime.task import SwapDigests
+
+BACKBONE_FILE = "backbone.bin"
+_PAGE = 4096
+_WORTH_IT = 1024  # bytes from which a tensor is worth a place in the shared file
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class SharedBackbone:
+    """The weights that all graphs of an export share.
+
+    Args:
+        grapher: makes the graphs.
+
+    Attributes:
+        bare: constants of the graph of no task, by name.
+        data: of `backbone.bin`.
+        sha256: its digest.
+    """
+
+    def __init__(self, grapher: Grapher) -> None:
+        prefixes = (f"{grapher.base}.", f"{PREFIX}{grapher.base}.")
+        self.bare = arrays_of(grapher.bare())
+        self._arrays = {
+            name: array
+            for name, array in sorted(self.bare.items())
+            if name.startswith(prefixes) and name not in grapher.heads and array.nbytes >= _WORTH_IT
+        }
+        self._places: dict[str, int] = {}
+        self.data = self._lay()
+        self.sha256 = hashlib.sha256(self.data).hexdigest()
+
+    def point(self, model: ir.Model) -> ir.Model:
+        """Let whatever a graph shares point into `backbone.bin`."""
+        for name, value in model.graph.initializers.items():
+            assert value.const_value is not None
+            array = value.const_value.numpy()
+            shared = self._arrays.get(name)
+            if shared is not None and same_array(shared, array):
+                value.const_value = ir.ExternalTensor(
+                    BACKBONE_FILE,
+                    self._places[name],
+                    array.nbytes,
+                    value.const_value.dtype,
+                    shape=ir.Shape(array.shape),
+                    name=name,
+                )
+        _shorten(model.graph)
+        return model
+
+    def write(self, folder: Path) -> None:
+        """Write `backbone.bin`."""
+        write_bytes(folder / BACKBONE_FILE, self.data)
+
+    def _lay(self) -> bytes:
+        """All shared tensors, each on a page of its own."""
+        data = bytearray()
+        for name, array in self._arrays.items():
+            data.extend(bytes(-len(data) % _PAGE))
+            self._places[name] = len(data)
+            data.extend(np.ascontiguousarray(array).tobytes())
+        return bytes(data)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskGraph:
+    """A task as a layout wrote it.
+
+    Attributes:
+        entry: what the manifest says of it.
+        graph: its own, or that of all tasks.
+        inputs: in the latter case its adapter, and the values in it by name.
+        digests: and those of its files.
+    """
+
+    entry: TaskEntry
+    graph: Path
+    inputs: tuple[Path, Arrays] | None = None
+    digests: SwapDigests | None = None
+
+
+def write_graphs(
+    grapher: Grapher, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
+) -> Iterator[TaskGraph]:
+    """Write a graph for each task beside backbone.bin."""
+    for entry in entries:
+        removed = grapher.removed(entry)
+        model = grapher.beside(entry, removed, smaller_form(removed))
+        path = folder / f"{entry.name}.onnx"
+        write_graph(backbone.point(model), path)
+        yield TaskGraph(entry, path)
+
+
+def _shorten(graph: ir.Graph) -> None:
+    """Give what runs through the graph short names and no shapes: most of a small graph otherwise."""
+    outputs = set(graph.outputs)
+    for place, node in enumerate(graph):
+        node.name = None
+        for number, value in enumerate(node.outputs):
+            if value not in outputs and value.name:
+                value.name = f"{place:x}.{number}" if number else f"{place:x}"
+                value.shape = value.type = None  # a runtime infers them
+
+
+def arrays_of(model: ir.Model) -> Arrays:
+    """Initialisers of a graph by name."""
+    found = {}
+    for name, value in model.graph.initializers.items():
+        assert value.const_value is not None
+        found[name] = value.const_value.numpy()
+    return found
+
+
+def same_array(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether type, shape and bytes agree."""
+    kinds = (first.dtype, first.shape) == (second.dtype, second.shape)
+    return kinds and first.tobytes() == second.tobytes()

@@ -1,0 +1,141 @@
+"""One graph for all tasks, whose masks and heads come with every run.
+
+    OUT/base.onnx               the encoder over backbone.bin; alone it answers as the first task
+    OUT/backbone.bin            as in the shared layout
+    OUT/<task>.onnx_adapter     what makes the graph this task: masks, head, whatever is its own;
+                                for ONNX Runtime from 1.20 on
+    OUT/<task>.safetensors      the same as plain inputs, for runtimes without adapters
+    OUT/<task>.json             card for `maskpack.runtime`, with the digests of all of these
+
+One session serves all tasks and switching costs nothing. But what folds to constants in the other
+layouts, applying the mask to the codes, is done in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime
+from safetensors.numpy import save
+
+from maskpack.exporters.graph.builder import Grapher, write_graph
+from maskpack.exporters.graph.editor import MASKS
+from maskpack.exporters.graph.external_masks import COUNTS, Form, Removed, form_bytes
+from maskpack.exporters.layouts.shared import (
+    Arrays,
+    SharedBackbone,
+    TaskGraph,
+    arrays_of,
+    same_array,
+)
+from maskpack.formats import ExportError, TaskEntry
+from maskpack.formats.tensorfile import file_sha256
+from maskpack.formats.writer import write_bytes
+from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, FEEDS_SUFFIX, SwapDigests
+
+_CLASSES = "classes"
+_VERSION = 1  # of adapter and model, in the adapter's header
+
+
+def write_swap(
+    grapher: Grapher, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
+) -> Iterator[TaskGraph]:
+    """Write the graph of all tasks beside backbone.bin, and each task's inputs.
+
+    Raises:
+        ExportError: the tasks' graphs are not one.
+    """
+    model, inputs = swap_graph(grapher, backbone, entries)
+    graph = folder / BASE
+    write_graph(model, graph)
+    shared = file_sha256(graph)
+    for entry in entries:
+        arrays = inputs[entry.name]
+        feeds, adapter = (folder / f"{entry.name}{end}" for end in (FEEDS_SUFFIX, ADAPTER_SUFFIX))
+        write_bytes(feeds, save(arrays))
+        _write_adapter(adapter, arrays)
+        digests = SwapDigests(shared, file_sha256(adapter), file_sha256(feeds))
+        yield TaskGraph(entry, graph, (adapter, arrays), digests)
+
+
+def swap_graph(
+    grapher: Grapher, backbone: SharedBackbone, entries: Sequence[TaskEntry]
+) -> tuple[ir.Model, dict[str, Arrays]]:
+    """The graph of several tasks, and what each of them feeds it by name.
+
+    Raises:
+        ExportError: the tasks' graphs are not one.
+    """
+    removed = [grapher.removed(entry) for entry in entries]
+    form = _form(removed)
+    models = [grapher.beside(entry, own, form) for entry, own in zip(entries, removed, strict=True)]
+    arrays = [arrays_of(model) for model in models]
+    for entry, model in zip(entries, models, strict=True):
+        if _structure(model) != _structure(models[0]):
+            raise ExportError(
+                f"the graphs of `{entries[0].name}` and `{entry.name}` differ in their operators",
+                "export them with `--layout shared`",
+            )
+    names = _own_names(grapher, backbone, arrays)
+    _make_inputs(models[0].graph, names, arrays)
+    inputs = {
+        entry.name: {name: each[name] for name in names}
+        for entry, each in zip(entries, arrays, strict=True)
+    }
+    return backbone.point(models[0]), inputs
+
+
+def _write_adapter(path: Path, arrays: Arrays) -> None:
+    adapter = onnxruntime.AdapterFormat()
+    adapter.set_adapter_version(_VERSION)
+    adapter.set_model_version(_VERSION)
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        for name, array in sorted(arrays.items())
+    }
+    adapter.set_parameters(values)
+    adapter.export_adapter(str(path))
+
+
+def _form(removed: Sequence[Removed]) -> Form:
+    """The form that takes fewer bytes for all tasks together."""
+    return min(Form, key=lambda form: sum(form_bytes(own, form) for own in removed))
+
+
+def _structure(model: ir.Model) -> list[object]:
+    """All of a graph but the values of its constants."""
+    nodes: list[object] = [
+        (node.op_type, [value and value.name for value in node.inputs]) for node in model.graph
+    ]
+    return [*nodes, *sorted(model.graph.initializers)]
+
+
+def _own_names(grapher: Grapher, backbone: SharedBackbone, arrays: Sequence[Arrays]) -> list[str]:
+    """Constants that are a task's own: its masks, its head, and whatever is not as in the backbone."""
+    parts = {f"{MASKS}.{name}" for name in (*Form, COUNTS)}
+
+    def own(name: str) -> bool:
+        if name in parts or name in grapher.heads:
+            return True
+        held = [each[name] for each in arrays]
+        held += [backbone.bare[name]] if name in backbone.bare else []
+        return any(not same_array(held[0], other) for other in held[1:])
+
+    return [name for name in arrays[0] if own(name)]
+
+
+def _make_inputs(graph: ir.Graph, names: Sequence[str], arrays: Sequence[Arrays]) -> None:
+    """Let constants be inputs too; the number of flips is the task's, and so may that of classes be."""
+    for name in names:
+        value, first = graph.initializers[name], arrays[0][name].shape
+        dims: list[int | str] = list(first)
+        if name == f"{MASKS}.{Form.FLIPS}":
+            dims = [str(Form.FLIPS)]
+        for axis in range(len(first)):
+            if len({each[name].shape[axis] for each in arrays}) > 1 and dims[axis] == first[axis]:
+                dims[axis] = _CLASSES  # a head's, the only shape besides that tasks may differ in
+                graph.outputs[0].shape = ir.Shape(["batch", _CLASSES])
+        value.shape = ir.Shape(dims)
+        graph.inputs.append(value)

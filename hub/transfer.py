@@ -1,0 +1,289 @@
+"""An artifact to the Hub and back. Imports no torch.
+
+Push checks first and sends the artifact as it is, in one commit. Pull looks at all names before it takes a
+byte, and at digests before the folder gets its name; downloads go through the cache of `huggingface_hub`, which
+resumes what was interrupted and fetches nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+from maskpack.formats import Artifact, ArtifactError, check_artifact, open_artifact
+from maskpack.formats.card import CardFacts, is_ours, render_card
+from maskpack.formats.schema import BACKBONE, CARD, MANIFEST, PATCH_FILE, TASK_FOLDER, Manifest
+from maskpack.formats.writer import check_free, locked, new_folder, write_bytes, write_manifest
+from maskpack.hub.remote import PASSED_OVER, asking, check_names, check_repo, check_token, hub
+
+
+@dataclass(frozen=True)
+class PushRequest:
+    """What to send where.
+
+    Attributes:
+        artifact: its folder.
+        repo: `owner/name`.
+        private: of a repository that is made now; one that is there stays as it is.
+        revision: branch to commit to, made if it is not there; None: the main one.
+        message: of the commit; None: one that names the tasks.
+        license, languages: for the card; what the artifact tells, if not given.
+    """
+
+    artifact: Path
+    repo: str
+    private: bool = True
+    revision: str | None = None
+    message: str | None = None
+    license: str | None = None
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_repo(self.repo)
+        _ = self.facts  # checks what it is told
+
+    @property
+    def facts(self) -> CardFacts:
+        """What the card says that the manifest does not know."""
+        return CardFacts(self.repo, self.license, self.languages)
+
+
+@dataclass(frozen=True)
+class Push:
+    """What is sent, or would be.
+
+    Attributes:
+        files: name in the repository -> bytes.
+        message: of the commit.
+        contents: name -> file to read, or what it holds.
+        commit, url: of the commit; None before there is one.
+    """
+
+    files: Mapping[str, int]
+    message: str
+    contents: Mapping[str, Path | bytes] = field(repr=False)
+    commit: str | None = None
+    url: str | None = None
+
+
+def plan_push(request: PushRequest) -> Push:
+    """Check an artifact and list what would be sent; asks no network.
+
+    Raises:
+        ArtifactError: it is damaged, or holds a file that may not travel.
+    """
+    if findings := check_artifact(request.artifact):
+        raise ArtifactError(
+            f"`{request.artifact}` is not sound: {findings[0]}",
+            "`compress check` lists all that is wrong",
+        )
+    opened = open_artifact(request.artifact)
+    patches = [entry.file for entry in opened.manifest.tasks.values()]
+    names = [BACKBONE, *opened.manifest.files, *patches, MANIFEST]
+    check_names(names, str(request.artifact))
+    contents: dict[str, Path | bytes] = {name: request.artifact / name for name in names}
+    contents[CARD] = _card(opened, patches, request.facts)
+    files = {name: _size(source) for name, source in sorted(contents.items())}
+    tasks = ", ".join(sorted(opened.manifest.tasks)) or "no task yet"
+    return Push(files, request.message or f"maskpack artifact: {tasks}", contents)
+
+
+def push_artifact(request: PushRequest) -> Push:
+    """Send an artifact; the repository then holds it and no patch of an older one.
+
+    Raises:
+        ArtifactError: it is damaged; no token, no network, or no right to write there; or there is a
+            file that is no part of an artifact.
+    """
+    check_token()
+    with locked(request.artifact):
+        plan = plan_push(request)
+        additions = [
+            CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
+            for name, source in sorted(plan.contents.items())
+        ]
+        with asking(request.repo, request.revision):
+            api = hub()
+            api.create_repo(request.repo, private=request.private, exist_ok=True)
+            if request.revision is not None:
+                api.create_branch(request.repo, branch=request.revision, exist_ok=True)
+            found = api.model_info(request.repo, revision=request.revision)
+            there = [file.rfilename for file in found.siblings or ()]
+            check_names(there, request.repo)  # nobody could pull it
+            patches = [name for name in there if PATCH_FILE.fullmatch(name)]
+            stale = [name for name in patches if name not in plan.contents]
+            done = api.create_commit(
+                request.repo,
+                [*additions, *(CommitOperationDelete(name) for name in stale)],
+                commit_message=plan.message,
+                revision=request.revision,
+            )
+    return Push(plan.files, plan.message, plan.contents, done.oid, done.commit_url)
+
+
+def _card(opened: Artifact, patches: list[str], facts: CardFacts) -> bytes:
+    """The card, with what is known now; one that somebody wrote stays as it is."""
+    sizes: dict[str, int | None] = {name: opened.size(name) for name in (BACKBONE, *patches)}
+    path = opened.path / CARD
+    own = path.read_bytes() if path.is_file() else b""
+    if own and not is_ours(own.decode("utf-8", errors="replace")):
+        return own
+    return render_card(opened.manifest, sizes, facts).encode()
+
+
+def _size(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+Told = Callable[[str], None]
+"""Called with the name of each file before it is fetched."""
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    """What to take from where.
+
+    Attributes:
+        repo: `owner/name`.
+        out: folder to write.
+        tasks: to take; none: all.
+        revision: branch, tag or commit; None: the main branch.
+    """
+
+    repo: str
+    out: Path
+    tasks: tuple[str, ...] = ()
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        check_repo(self.repo)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """What was written.
+
+    Attributes:
+        out: the artifact.
+        commit: it was at.
+        tasks: in it.
+        files: name -> bytes.
+    """
+
+    out: Path
+    commit: str
+    tasks: tuple[str, ...]
+    files: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository at one commit, its names already looked at."""
+
+    repo: str
+    commit: str
+    names: frozenset[str]
+
+    def fetch(self, name: str, sha256: str | None = None) -> bytes:
+        """A file; taken anew if the cached one is not what the manifest says.
+
+        Raises:
+            ArtifactError: it is not there, or not what the manifest says.
+        """
+        if name not in self.names:
+            raise ArtifactError(f"`{self.repo}` has no file `{name}`", _ASK)
+        for force in (False, True):
+            with asking(self.repo, self.commit):
+                path = hub().hf_hub_download(
+                    self.repo, name, revision=self.commit, force_download=force
+                )
+                data = Path(path).read_bytes()
+            found = hashlib.sha256(data).hexdigest()
+            if sha256 in {None, found}:
+                return data
+        raise ArtifactError(
+            f"`{name}` of `{self.repo}` is damaged: its SHA-256 is {found[:12]}, "
+            f"the manifest says {(sha256 or '')[:12]}",
+            _ASK,
+        )
+
+
+_ASK = "tell whoever published it, or give another `--revision`"
+
+
+def pull_artifact(request: PullRequest, told: Told = lambda _: None) -> Pull:
+    """Write an artifact of the Hub, or some of its tasks, as a folder.
+
+    Raises:
+        ArtifactError: it cannot be reached, is no artifact, holds what may not be taken, is damaged, or
+            has no such task; or the folder is taken.
+    """
+    check_free(request.out)
+    remote = find_remote(request.repo, request.revision)
+    told(MANIFEST)
+    text = remote.fetch(MANIFEST)
+    manifest = _chosen(_read(text, request.repo), request)
+    whole = not request.tasks
+    with new_folder(request.out) as build:
+        (build / TASK_FOLDER).mkdir()
+        for name, sha256 in _wanted(manifest).items():
+            told(name)
+            write_bytes(build / name, remote.fetch(name, sha256))
+        write_manifest(build, manifest)
+        if whole and CARD in remote.names:
+            told(CARD)
+            write_bytes(build / CARD, remote.fetch(CARD))
+        if findings := check_artifact(build):
+            raise ArtifactError(f"`{request.repo}` is not sound: {findings[0]}", _ASK)
+        files = {
+            path.relative_to(build).as_posix(): path.stat().st_size
+            for path in sorted(build.rglob("*"))
+            if path.is_file()
+        }
+    return Pull(request.out, remote.commit, tuple(sorted(manifest.tasks)), files)
+
+
+def find_remote(repo: str, revision: str | None) -> Remote:
+    """The repository at a revision, if everything in it may be taken.
+
+    Raises:
+        ArtifactError: it cannot be reached, or holds a file that is no part of an artifact.
+    """
+    with asking(repo, revision):
+        info = hub().model_info(repo, revision=revision)
+    names = frozenset(file.rfilename for file in info.siblings or ())
+    if MANIFEST not in names:
+        raise ArtifactError(
+            f"`{repo}` is no artifact: it has no `{MANIFEST}`",
+            "a plain model goes to `compress fit` by its id",
+        )
+    check_names(names, repo)
+    assert info.sha is not None  # it is there for every repository with a file
+    return Remote(repo, info.sha, names - PASSED_OVER)
+
+
+def _read(text: bytes, repo: str) -> Manifest:
+    try:
+        return Manifest.from_json(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"`{MANIFEST}` of `{repo}` is not UTF-8", _ASK) from error
+
+
+def _chosen(manifest: Manifest, request: PullRequest) -> Manifest:
+    """The manifest with the tasks that were asked for."""
+    for name in request.tasks:
+        if name not in manifest.tasks:
+            have = ", ".join(sorted(manifest.tasks)) or "none"
+            raise ArtifactError(f"`{request.repo}` has no task `{name}`", f"tasks in it: {have}")
+    wanted = request.tasks or tuple(manifest.tasks)
+    return replace(manifest, tasks={name: manifest.tasks[name] for name in wanted})
+
+
+def _wanted(manifest: Manifest) -> dict[str, str]:
+    """Name of a file -> its SHA-256, the largest first."""
+    patches = {entry.file: entry.sha256 for entry in manifest.tasks.values()}
+    return {BACKBONE: manifest.backbone_sha256, **patches, **manifest.files}

@@ -1,0 +1,161 @@
+"""Architectures this release supports, as data.
+
+The rule is the same for all of them: every linear inside the base model (the layers and, where there
+is one, the pooler) is masked, every embedding is quantised, what else the base model holds stays
+float16, and everything outside the base model is the head. What differs is what a model is fed, and
+`Family` says it. Weights that are no `nn.Linear` become one on loading, see `linears.py`.
+
+Decoders are read as classifiers, as transformers does: the logits are those of the last token that is
+no padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from maskpack.formats import ConfigError, ModelError
+
+UNLIMITED = 2**31 - 1
+"""Longest input of a model without a table of positions that could end."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        base: attribute of the classification model that holds the base model.
+        token_types: token types it tells apart where its configuration has no `type_vocab_size`; 0:
+            it never reads `token_type_ids`.
+        last_token: whether the last token that is no padding is classified, so that the
+            configuration must name the padding token.
+        pad_left: whether padding stands before the text: what is classified is at the very end.
+        time_first: whether its layers see `(s, b, i)`, not `(b, s, i)`.
+        float_mask: whether torch can trace it with a float `attention_mask` only.
+        relative: whether it has no table of positions, so that any length can be read.
+        settings: of its configuration, for a model that only classifies.
+        projections: last names of the linears beside which LoRA puts its factors.
+    """
+
+    base: str
+    token_types: int = 0
+    last_token: bool = False
+    pad_left: bool = False
+    time_first: bool = False
+    float_mask: bool = False
+    relative: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    projections: tuple[str, ...] = ("query", "value")
+
+
+FAMILIES: dict[str, Family] = {
+    "albert": Family("albert", token_types=2),  # layers shared: one mask for all repeats
+    "bert": Family("bert", token_types=2),
+    "camembert": Family("roberta"),
+    "deberta-v2": Family("deberta", token_types=2, projections=("query_proj", "value_proj")),
+    "distilbert": Family("distilbert", projections=("q_lin", "v_lin")),
+    "electra": Family("electra", token_types=2),
+    "gpt2": Family(
+        "transformer", last_token=True, settings={"use_cache": False}, projections=("c_attn",)
+    ),
+    "llama": Family(
+        "model", last_token=True, settings={"use_cache": False}, projections=("q_proj", "v_proj")
+    ),
+    "modernbert": Family("model", settings={"reference_compile": False}, projections=("Wqkv",)),
+    "roberta": Family("roberta"),
+    "xlm-roberta": Family("roberta"),
+    "xlnet": Family(
+        "transformer",
+        token_types=4,  # only compared with each other; its tokenizer gives 0 to 3
+        pad_left=True,
+        time_first=True,
+        float_mask=True,
+        relative=True,
+        settings={"use_mems_eval": False, "use_mems_train": False},
+        projections=("q", "v"),
+    ),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a configuration's `model_type`.
+
+    Raises:
+        ModelError: not an architecture this release supports.
+    """
+    try:
+        return FAMILIES[model_type]
+    except KeyError:
+        raise ModelError(
+            f"`{model_type}` is not an architecture this release supports",
+            f"supported: {', '.join(FAMILIES)}",
+        ) from None
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """What to set in a configuration of a model that only classifies; none is made up.
+
+    Release 5 of transformers no longer knows some of the settings.
+    """
+    family = family_of(config.model_type)
+    return {name: value for name, value in family.settings.items() if hasattr(config, name)}
+
+
+def token_kinds(config: Mapping[str, Any]) -> int:
+    """Token types a model tells apart, 0 if it reads none; from its configuration as a mapping.
+
+    >>> token_kinds({"model_type": "bert"}), token_kinds({"model_type": "gpt2"})
+    (2, 0)
+    >>> token_kinds({"model_type": "deberta-v2", "type_vocab_size": 0})  # as DeBERTa-v3 has it
+    0
+    """
+    usual = family_of(config["model_type"]).token_types
+    return int(config.get("type_vocab_size", usual)) if usual else 0
+
+
+def longest_input(config: Mapping[str, Any]) -> int:
+    """Tokens a model has positions for, from its configuration as a mapping.
+
+    Rotary and bucketed positions could go further; what a model was made for is the limit there.
+    """
+    family = family_of(config["model_type"])
+    if family.relative:
+        return UNLIMITED
+    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512)
+    if family.base != "roberta":
+        return positions
+    # RoBERTa numbers positions from one past the padding token's id.
+    return positions - int(config.get("pad_token_id") or 0) - 1
+
+
+def check_rotary(config: Any) -> None:
+    """Refuse rotary positions that the installed transformers would silently read as others.
+
+    Release 5 writes `rope_parameters`; 4.57 reads `rope_theta` and takes its default without it.
+
+    Raises:
+        ModelError: what is written and what is read differ.
+    """
+    told = getattr(config, "rope_parameters", None) or {}
+    for name, part in (
+        ("rope_theta", told),
+        ("global_rope_theta", told.get("full_attention", {})),
+        ("local_rope_theta", told.get("sliding_attention", {})),
+    ):
+        read = getattr(config, name, None)
+        if read is None or "rope_theta" not in part:
+            continue
+        scaled = part.get("rope_type", "default") != "default"
+        if part["rope_theta"] != read or (scaled and not config.rope_scaling):
+            raise ModelError(
+                f"`rope_parameters` says {part}, the installed transformers reads `{name}` {read}",
+                "install transformers 5, with which this configuration was written",
+            )
+
+
+def check_length(max_length: int, longest: int) -> None:
+    """Raise ConfigError if texts may have more tokens than the encoder has positions."""
+    if max_length > longest:
+        raise ConfigError(f"`max_length` is {max_length}, the encoder has {longest} positions")

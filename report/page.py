@@ -1,0 +1,219 @@
+"""A report as one page of HTML: what is shown, in which order. No numbers are made here.
+
+The page holds its style and its pictures, so that it can be mailed, printed and archived; it names no
+other file and no address. Everything that comes from outside is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from maskpack.compressor.sweep.table import Table
+from maskpack.exporters.report import Report
+from maskpack.report.charts import COLOURS, Chart, size
+from maskpack.report.figures import Figure, curve_charts, pair_chart, sweep_figures
+from maskpack.report.table import head_of, notes_of, rows_of
+from maskpack.report.view import ArtifactView, Part, TaskView
+
+if TYPE_CHECKING:
+    from maskpack.tasks.evaluation.confusion import Judgement  # imports torch
+
+
+_MOST_CLASSES = 20  # that a matrix of classes is readable with
+_MOST_MISTAKES = 12
+_THIN = 0.6  # percent: a few pixels of a wide page
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a bar: its width in percent of the longest bar, and the number of its colour."""
+
+    part: Part
+    width: float
+    colour: int
+
+    @property
+    def thin(self) -> bool:
+        """Whether the gap before it would be wider than it; fifty such gaps would be a bar of their own."""
+        return self.width < _THIN
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A stacked bar of bytes."""
+
+    name: str
+    bytes: int
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class TaskPage:
+    """What the page shows of one task.
+
+    Attributes:
+        view: its numbers.
+        curves: how it was learned; empty if that was not kept.
+        judgement: on the evaluation rows, or None.
+        missing: why there is no judgement.
+        pairs: chart of a regression, or None.
+        verdicts: on its exported graphs.
+    """
+
+    view: TaskView
+    curves: tuple[Chart, ...]
+    judgement: Judgement | None
+    missing: str
+    pairs: Chart | None
+    verdicts: tuple[Report, ...]
+
+
+@dataclass(frozen=True)
+class SweepPage:
+    """What the page shows of one model's sweep: the table in words, and figures."""
+
+    table: Table
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    figures: tuple[Figure, ...]
+
+
+def artifact_page(
+    view: ArtifactView,
+    judgements: Mapping[str, Judgement | str],
+    verdicts: Sequence[Report] = (),
+    tables: Sequence[Table] = (),
+) -> str:
+    """The page of an artifact.
+
+    Args:
+        view: its numbers.
+        judgements: task -> how it does on its evaluation rows, or why that is not known.
+        verdicts: on exported graphs.
+        tables: of a sweep, to compare with.
+    """
+    tasks = tuple(_task_page(task, judgements[task.name], verdicts) for task in view.tasks)
+    return _render(
+        title=f"{view.model}, {view.widths}",
+        artifact=view,
+        tasks=tasks,
+        bars=_size_bars(view),
+        inside=_inside(view),
+        sweeps=_sweep_pages(tables),
+    )
+
+
+def sweep_page(tables: Sequence[Table], name: str) -> str:
+    """The page of a sweep.
+
+    Args:
+        tables: one a model.
+        name: of the file of results.
+    """
+    return _render(
+        title=name, artifact=None, tasks=(), bars=(), inside=(), sweeps=_sweep_pages(tables)
+    )
+
+
+def _render(**content: object) -> str:
+    environment = Environment(
+        loader=PackageLoader("maskpack.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["size"] = size
+    environment.filters["code"] = _code
+    template = environment.get_template("report.html")
+    return template.render(
+        **content,
+        version=version("maskpack"),
+        most_classes=_MOST_CLASSES,
+        most_mistakes=_MOST_MISTAKES,
+    )
+
+
+def _code(text: str) -> Markup:
+    """Words with `backticks` as HTML; everything in it is escaped."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without its twin
+        return escape(text)
+    wrapped = (Markup("<code>{}</code>").format(part) for part in parts[1::2])
+    return Markup("").join(
+        piece
+        for pair in zip_longest(map(escape, parts[::2]), wrapped, fillvalue="")
+        for piece in pair
+    )
+
+
+def _task_page(task: TaskView, judgement: Judgement | str, verdicts: Sequence[Report]) -> TaskPage:
+    found = None if isinstance(judgement, str) else judgement
+    return TaskPage(
+        view=task,
+        curves=curve_charts(task),
+        judgement=found,
+        missing=judgement if isinstance(judgement, str) else "",
+        pairs=None if found is None or not found.pairs else pair_chart(found),
+        verdicts=tuple(report for report in verdicts if report.task == task.name),
+    )
+
+
+def _size_bars(view: ArtifactView) -> tuple[Bar, ...]:
+    """The artifact beside what it stands in for, on one scale."""
+    if not view.tasks:
+        return ()
+    copies = [Part(f"copy for {task.name}", task.dense_bytes) for task in view.tasks]
+    patches = [Part(f"task {task.name}", task.patch_bytes) for task in view.tasks]
+    packed = [Part(f"task {task.name}, packed", task.packed_bytes) for task in view.tasks]
+    backbone = Part("backbone", view.backbone_bytes)
+    stacks = {
+        f"{len(copies)} dense float32 {'copy' if len(copies) == 1 else 'copies'}": copies,
+        "this artifact": [backbone, *patches],
+        "as downloaded, tasks packed": [backbone, *packed],
+    }
+    longest = max(sum(part.bytes for part in parts) for parts in stacks.values())
+    return tuple(
+        _bar(name, parts, longest, shaded=parts is copies) for name, parts in stacks.items()
+    )
+
+
+def _inside(view: ArtifactView) -> tuple[Bar, ...]:
+    """What the files are made of, each file on its own scale."""
+    files = [("backbone", view.parts), *((f"task {t.name}", t.parts) for t in view.tasks)]
+    return tuple(_bar(name, parts, sum(part.bytes for part in parts)) for name, parts in files)
+
+
+def _bar(name: str, parts: Sequence[Part], longest: int, *, shaded: bool = False) -> Bar:
+    """A bar whose parts have colours in turn, or all the grey one if it is shaded."""
+    segments = tuple(
+        Segment(
+            part,
+            width=round(100 * part.bytes / max(1, longest), 3),
+            colour=0 if shaded else 1 + place % COLOURS,
+        )
+        for place, part in enumerate(parts)
+    )
+    return Bar(name, sum(part.bytes for part in parts), segments)
+
+
+def _sweep_pages(tables: Sequence[Table]) -> tuple[SweepPage, ...]:
+    return tuple(
+        SweepPage(
+            table,
+            tuple(head_of(table)),
+            tuple(tuple(row) for row in rows_of(table)),
+            tuple(notes_of(table)),
+            sweep_figures(table),
+        )
+        for table in tables
+    )

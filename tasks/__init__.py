@@ -1,0 +1,28 @@
+"""What a task is: its rows, its tokens, its type, and how it is evaluated. Start at `task.py`.
+
+The names below are loaded on first use, so that reading an option never imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maskpack.formats.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from maskpack.tasks.context import restore_task
+    from maskpack.tasks.data.splits import TaskData, load_data
+    from maskpack.tasks.task import TASKS, Task, find_task
+
+_HOME = {
+    "restore_task": "context",
+    "TaskData": "data.splits",
+    "load_data": "data.splits",
+    "TASKS": "task",
+    "Task": "task",
+    "find_task": "task",
+}
+
+__all__ = ["TASKS", "Task", "TaskData", "find_task", "load_data", "restore_task"]
+
+__getattr__ = lazy_names(__name__, _HOME, {})

@@ -1,0 +1,116 @@
+"""Tokens of a split, and padded batches of them as numpy arrays: what torch is trained with and a graph is fed.
+
+Training order comes from (seed, epoch) alone, so a resumed run sees the batches it would have seen. Rows of
+similar length share a batch: within a window of batches rows are sorted by length, then the batches are
+shuffled. That halves the padding and leaves the order random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.models.families import family_of, token_kinds
+
+Feeds = dict[str, NDArray[np.int64]]
+"""Input name -> int64 `(b, s)`."""
+
+_WINDOW = 50  # batches that are sorted by length together
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A split as token ids.
+
+    Attributes:
+        ids: token ids of each row, without padding.
+        types: token type ids of each row, or None for models without them.
+        labels: one a row.
+        pad: id of the padding token.
+        pad_left: whether padding stands before a row.
+    """
+
+    ids: tuple[NDArray[np.int64], ...]
+    types: tuple[NDArray[np.int64], ...] | None
+    labels: NDArray[Any]
+    pad: int
+    pad_left: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return np.array([len(row) for row in self.ids], dtype=np.int64)
+
+    def take(self, rows: NDArray[np.intp]) -> Encoded:
+        """Some of the rows, in the order given."""
+        types = None if self.types is None else tuple(self.types[row] for row in rows)
+        ids = tuple(self.ids[row] for row in rows)
+        return replace(self, ids=ids, types=types, labels=self.labels[rows])
+
+    def read_by(self, config: Mapping[str, Any]) -> Encoded:
+        """The same rows as the model of a configuration wants them: its padding, no unread types."""
+        types = self.types if token_kinds(config) else None
+        return replace(self, types=types, pad_left=family_of(config["model_type"]).pad_left)
+
+    def feeds(self, rows: NDArray[np.intp]) -> Feeds:
+        """The rows as one padded batch."""
+        width = max(len(self.ids[row]) for row in rows)
+        batch: Feeds = {
+            "input_ids": np.full((len(rows), width), self.pad, dtype=np.int64),
+            "attention_mask": np.zeros((len(rows), width), dtype=np.int64),
+        }
+        if self.types is not None:
+            batch["token_type_ids"] = np.zeros((len(rows), width), dtype=np.int64)
+        for place, row in enumerate(rows):
+            size = len(self.ids[row])
+            span = slice(width - size, width) if self.pad_left else slice(size)
+            batch["input_ids"][place, span] = self.ids[row]
+            batch["attention_mask"][place, span] = 1
+            if self.types is not None:
+                batch["token_type_ids"][place, span] = self.types[row]
+        return batch
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """The rows of all parts, one part after the other; all are of one tokenizer."""
+    types = None
+    if parts[0].types is not None:
+        types = tuple(row for part in parts for row in part.types or ())
+    return Encoded(
+        tuple(row for part in parts for row in part.ids),
+        types,
+        np.concatenate([part.labels for part in parts]),
+        parts[0].pad,
+        parts[0].pad_left,
+    )
+
+
+def training_batches(
+    lengths: NDArray[np.int64], *, batch_size: int, seed: int, epoch: int
+) -> list[NDArray[np.intp]]:
+    """Row indices of every batch of one epoch; each row once, a short last batch is kept."""
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    batches: list[NDArray[np.intp]] = []
+    window = _WINDOW * batch_size
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def evaluation_batches(
+    lengths: NDArray[np.int64], *, batch_size: int
+) -> Iterator[NDArray[np.intp]]:
+    """Row indices in order of length, always the same."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

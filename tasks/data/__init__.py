@@ -1,0 +1,1 @@
+"""Rows of a task: files, tables, the Hub; columns, labels and splits."""

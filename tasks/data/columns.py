@@ -1,0 +1,193 @@
+"""Which columns of the user's own data are meant, where nobody says so.
+
+Plain names are taken, and said; anything else is a question, asked with the names of the columns at hand.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from maskpack.formats import ConfigError
+from maskpack.tasks.data.cells import column_list
+from maskpack.tasks.data.hub import hub_columns, is_hub
+from maskpack.tasks.data.splits import TRAIN, find_file
+from maskpack.tasks.data.tables import column_names
+from maskpack.tasks.task import TASKS, Kind, Task, find_task
+
+_LOG = logging.getLogger(__name__)
+_LABEL = "label"
+_TEXTS = (
+    ("text",),
+    ("sentence",),
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+)
+"""Names of texts that most data sets of the Hub have beside their `label`."""
+_IDLE = {"", "id", "idx", "index", "unnamed: 0", "label_text"}
+"""What stands beside them and is no text: numbers of rows as GLUE and pandas write them, a label's name."""
+_SHOWN = 12  # columns that a hint spells out
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the user says of a task.
+
+    Attributes:
+        name: of the task.
+        named: False if it is only the name of the data.
+        data: where the rows are, or None.
+        text_field, pair_field, label_field: columns.
+        kind: what the head predicts; None leaves it to the task.
+        metric: the main metric.
+        separator: what stands between the labels of a cell.
+    """
+
+    name: str
+    named: bool = True
+    data: Path | None = None
+    text_field: str | None = None
+    pair_field: str | None = None
+    label_field: str | None = None
+    kind: Kind | None = None
+    metric: str | None = None
+    separator: str | None = None
+
+    def task(self, texts: Sequence[str] = (), label: str | None = None) -> Task:
+        """The task, over these columns instead of those that are said."""
+        first, second = (*texts, None, None)[:2] if texts else (self.text_field, self.pair_field)
+        return find_task(
+            self.name,
+            text_field=first,
+            pair_field=second,
+            label_field=label or self.label_field,
+            kind=self.kind,
+            metric=self.metric,
+            separator=self.separator,
+        )
+
+
+def task_of_said(said: Said) -> Task:
+    """The task that is meant: a known one, or one over columns that are told or have plain names.
+
+    A name that somebody gave is that of a known task, if there is one. The name of a file is not:
+    `tickets.csv` is hardly the sample that ships with the package.
+
+    Raises:
+        ConfigError: nobody says which columns, or only one of them, or options contradict each other.
+        DataError: the data cannot be read.
+    """
+    given = (said.text_field, said.pair_field, said.label_field)
+    if said.data is None or None not in (said.text_field, said.label_field):
+        return said.task()
+    known = TASKS.get(said.name)
+    if said.named and known is not None and given == (None, None, None):
+        return said.task()
+    columns = columns_of(said.data)
+    if given != (None, None, None):
+        fact = "your own data needs both `--text-field` and `--label-field`"
+        raise ConfigError(fact, columns_hint(columns, said.data))
+    if known is not None and known.folder is None and _holds(columns, known):
+        return said.task()
+    plain = plain_columns(columns)
+    if plain is None:
+        raise _asked(said, columns)
+    *texts, label = plain
+    _LOG.info("%s%s", taken(said.data, texts, label), _or_known(said))
+    return said.task(texts, label)
+
+
+def taken(data: Path, texts: Sequence[str], label: str | None) -> str:
+    """The words for columns that were taken without being told.
+
+    >>> taken(Path("a.csv"), ["text"], "label")
+    'of `a.csv` `text` is taken as the text, `label` as the label'
+    """
+    shown = " and ".join(f"`{text}`" for text in texts) + (" are" if len(texts) == 2 else " is")
+    also = "" if label is None else f", `{label}` as the label"
+    return f"of `{data.as_posix()}` {shown} taken as the text{also}"
+
+
+def columns_of(data: Path) -> tuple[str, ...]:
+    """Names of the columns of a file, of the training file of a folder, or of a data set of the Hub.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    if is_hub(data):
+        return hub_columns(data)
+    return column_names(find_file(data, TRAIN) if data.is_dir() else data)
+
+
+def plain_columns(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Columns of the texts and, last, of the label, if their names leave no doubt; else None.
+
+    >>> plain_columns(["idx", "Text", "Label"])
+    ('Text', 'Label')
+    >>> plain_columns(["text", "title", "label"])
+    """
+    return _chosen(names, (_LABEL,))
+
+
+def plain_texts(names: Sequence[str]) -> tuple[str, ...] | None:
+    """The same of a table without labels.
+
+    >>> plain_texts(["id", "premise", "hypothesis"])
+    ('premise', 'hypothesis')
+    """
+    return _chosen(names, ())
+
+
+def _chosen(names: Sequence[str], label: tuple[str, ...]) -> tuple[str, ...] | None:
+    folded = {name.strip().casefold(): name for name in names}
+    left = set(folded) - _IDLE
+    if len(folded) != len(names):  # twice, or in two letter cases
+        return None
+    for texts in _TEXTS:
+        if left == {*texts, *label}:
+            return tuple(folded[one] for one in (*texts, *label))
+    return None
+
+
+def _holds(columns: Sequence[str], task: Task) -> bool:
+    """Whether data may be that of a task; one without a header line says nothing."""
+    return bool(task.header) or {*task.texts, task.label} <= set(columns)
+
+
+def _asked(said: Said, columns: Sequence[str]) -> ConfigError:
+    """The question which columns are meant."""
+    assert said.data is not None
+    if not said.named:
+        fact = f"which columns of `{said.data.as_posix()}` are the text and the label?"
+        return ConfigError(fact, columns_hint(columns, said.data))
+    fact = f"no task `{said.name}`, and no columns for one of your own"
+    close = _close(said.name)
+    hint = f"did you mean `{close}`? " if close else ""
+    return ConfigError(
+        fact, f"{hint}{columns_hint(columns, said.data)}; known tasks: {', '.join(TASKS)}"
+    )
+
+
+def columns_hint(columns: Sequence[str], data: Path) -> str:
+    """The columns to choose from, and how."""
+    if not columns:
+        return f"`{data.as_posix()}` is empty"
+    more = f", {len(columns) - _SHOWN} more" if columns[_SHOWN:] else ""
+    return (
+        f"`{data.as_posix()}` has the columns {column_list(columns[:_SHOWN])}{more}; "
+        "choose with `--text-field` and `--label-field`"
+    )
+
+
+def _or_known(said: Said) -> str:
+    """For somebody who means a known task, and did not write its name."""
+    close = _close(said.name)
+    return f" of a task of your own; for the known task give `--task {close}`" if close else ""
+
+
+def _close(name: str) -> str | None:
+    return next(iter(get_close_matches(name, TASKS, n=1)), None)

@@ -1,0 +1,156 @@
+"""Rows through the package `datasets`: GLUE by name, and any data set as `hub:NAME[:CONFIG]`.
+
+NAME is a data set on the Hub or a local folder that `datasets` reads. It travels as a path, because
+`--data` is one everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskpack.formats import DataError
+from maskpack.tasks.data.cells import Row, Wanted, check_columns
+from maskpack.tasks.data.tables import named
+from maskpack.tasks.task import HubData, Kind, Task
+
+_PREFIX = "hub:"
+_SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a data set.
+
+    Attributes:
+        train: of its training split, or of its only one.
+        dev: of its evaluation split; None if it has none.
+        names: class names in the data set's own order, where it keeps them.
+    """
+
+    train: list[Row]
+    dev: list[Row] | None
+    names: tuple[str, ...] = ()
+
+
+def is_hub(data: Path) -> bool:
+    """Whether a place of data names a data set."""
+    return data.as_posix().startswith(_PREFIX)
+
+
+def glue_rows(task: Task) -> Rows:
+    """Rows of a task that is known by name; integer labels become the raw labels that files hold.
+
+    Raises:
+        DataError: the task has no data on the Hub, `datasets` is missing or cannot load it.
+    """
+    hub = task.hub
+    if hub is None:
+        raise DataError(f"task `{task.name}` has no data of its own", "give it with `--data PATH`")
+
+    def read(datasets: Any) -> Rows:
+        loaded = datasets.load_dataset(hub.path, hub.config)
+        return Rows(
+            _glue_split(task, hub, loaded["train"]), _glue_split(task, hub, loaded[hub.dev])
+        )
+
+    rows: Rows = _load(read, hub.path, hub.config)
+    return rows
+
+
+def hub_rows(task: Task, data: Path) -> Rows:
+    """Rows of a data set that is named as `hub:NAME[:CONFIG]`.
+
+    Raises:
+        DataError: `datasets` is missing or cannot load it, a column or a cell is missing.
+    """
+    loaded, train = _splits(data)
+    splits = [str(split) for split in loaded]
+    dev = next((split for split in task.dev if split in splits and split != train), None)
+    names = class_names(loaded[train].features.get(task.label))
+    rows = [
+        None if split is None else _own_split(task, data, loaded[split], names)
+        for split in (train, dev)
+    ]
+    return Rows(rows[0] or [], rows[1], names)
+
+
+def hub_columns(data: Path) -> tuple[str, ...]:
+    """Names of the columns of a data set that is named as `hub:NAME[:CONFIG]`.
+
+    Raises:
+        DataError: `datasets` is missing or cannot load it.
+    """
+    loaded, train = _splits(data)
+    return tuple(str(name) for name in loaded[train].column_names)
+
+
+def _splits(data: Path) -> tuple[Any, str]:
+    """A data set's splits by name, and which of them is for training."""
+    name, _, config = data.as_posix().removeprefix(_PREFIX).partition(":")
+    loaded = _load(lambda datasets: _load_any(datasets, name, config or None), name, config or None)
+    splits = [str(split) for split in loaded]
+    return loaded, "train" if "train" in splits else splits[0]
+
+
+def class_names(feature: Any) -> tuple[str, ...]:
+    """Names of a `ClassLabel`, or of a list of them; of anything else none."""
+    inner = getattr(feature, "feature", feature)
+    return tuple(getattr(inner, "names", None) or ())
+
+
+def _load(read: Callable[[Any], Any], name: str, config: str | None) -> Any:
+    """What `read` makes of the package; its failures become ours."""
+    try:
+        import datasets  # noqa: PLC0415 - an optional extra
+    except ImportError as error:
+        raise DataError(
+            f"reading `{name}` from the Hub needs the package `datasets`",
+            "pip install 'maskpack[data]', or give local files with `--data PATH`",
+        ) from error
+    own = getattr(getattr(datasets, "exceptions", None), "DatasetsError", OSError)
+    try:
+        return read(datasets)
+    except (OSError, ValueError, KeyError, RuntimeError, own) as error:
+        which = "" if config is None else f" ({config})"
+        raise DataError(
+            f"cannot load `{name}`{which} from the Hub: {_first_line(error)}",
+            "check name and network, or give local files with `--data PATH`",
+        ) from error
+
+
+def _load_any(datasets: Any, name: str, config: str | None) -> Any:
+    """A mapping of split names to splits."""
+    if any((Path(name) / file).is_file() for file in _SAVED):
+        loaded = datasets.load_from_disk(name)
+    else:
+        loaded = datasets.load_dataset(name, config)
+    return {"train": loaded} if hasattr(loaded, "features") else loaded
+
+
+def _own_split(task: Task, data: Path, rows: Any, names: Sequence[str]) -> list[Row]:
+    """The task's columns of a split, classes by their names."""
+    columns = (*task.texts, task.label)
+    wanted = Wanted(data, columns, lists=task.kind is Kind.MULTI_LABEL)
+    check_columns(wanted, list(rows.column_names))
+    found = []
+    for number, cells in enumerate(zip(*(rows[one] for one in columns), strict=True), start=1):
+        row = dict(zip(columns, cells, strict=True))
+        if names:
+            row[task.label] = named(row[task.label], names)
+        found.append(wanted.row(row, number))
+    return found
+
+
+def _glue_split(task: Task, hub: HubData, rows: Any) -> list[Row]:
+    raw = task.raw_labels
+    texts = zip(*(rows[column] for column in hub.texts), strict=True)
+    labels = [raw[value] if raw else str(value) for value in rows["label"]]
+    return [(*text, value) for text, value in zip(texts, labels, strict=True)]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,285 @@
+"""A task's rows in two splits: from files, from the samples in the package, or from the Hub.
+
+Where the data has no evaluation split of its own, a tenth of every label is held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats import DataError
+from maskpack.tasks.data.hub import Rows, glue_rows, hub_rows, is_hub
+from maskpack.tasks.data.labels import checked_rows, label_array, label_names, labels_of_cell
+from maskpack.tasks.data.tables import NOWHERE, READERS, Row, read_rows
+from maskpack.tasks.task import Kind, Task
+
+SHARE = 10  # one row in so many
+SEED = 0  # the same rows for every run: runs differ, data does not
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What was kept back of one file or split.
+
+    Attributes:
+        rows, total: kept back, and in all.
+        by_label: whether every label was given its share.
+    """
+
+    rows: int
+    total: int
+    by_label: bool
+
+
+def held_out_places(groups: Sequence[str]) -> NDArray[np.intp]:
+    """Places of the rows that are kept back, in order.
+
+    A tenth of all, divided among the groups by their size; a group of two rows or more is on both
+    sides whatever its size, and a group of one stays in training.
+
+    Args:
+        groups: what each row belongs to; rows that are all alike are one group.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for place in np.random.default_rng(SEED).permutation(len(groups)):
+        places[groups[place]].append(int(place))
+    sizes = {group: len(places[group]) for group in sorted(places)}
+    quota = {group: size // SHARE for group, size in sizes.items()}
+    left = len(groups) // SHARE - sum(quota.values())
+    for group in sorted(sizes, key=lambda one: -(sizes[one] % SHARE))[:left]:
+        quota[group] += 1
+    for group, size in sizes.items():
+        quota[group] = min(max(quota[group], 1), size - 1)
+    kept = [place for group in sizes for place in places[group][: quota[group]]]
+    return np.sort(np.array(kept, dtype=np.intp))
+
+
+def groups_of(labels: Sequence[Sequence[str]]) -> list[str]:
+    """For each row its rarest label, so that rare ones are dealt out first; `` for a row of none."""
+    counts = Counter(label for row in labels for label in row)
+    return [min(row, key=lambda label: (counts[label], label), default="") for row in labels]
+
+
+TRAIN = ("train", "msr_paraphrase_train")
+"""Names of training files; the second is MRPC's."""
+_SUBSET_SEED = 0  # subsets do not depend on the run's seed: runs differ, data does not
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of one split.
+
+    Attributes:
+        texts: one or two texts a row.
+        labels: class indices (int64) or values (float32), one a row; where a row may have several
+            labels, 0 and 1 (int8) `(rows, c)`.
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: NDArray[np.intp]) -> Split:
+        """The rows at `indices`, in that order."""
+        return Split(tuple(self.texts[i] for i in indices), self.labels[indices])
+
+    def sha256(self) -> str:
+        """Digest of texts and labels."""
+        digest = hashlib.sha256()
+        for texts, label in zip(self.texts, self.labels.tolist(), strict=True):
+            digest.update(repr((texts, label)).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """Both splits of a task.
+
+    Attributes:
+        task: what was read.
+        labels: names in the order of the logits; empty for a regression.
+        train, dev: the rows.
+        held_out: how `dev` was taken from the training rows; None if it is a split of its own.
+    """
+
+    task: Task
+    labels: tuple[str, ...]
+    train: Split
+    dev: Split
+    held_out: HeldOut | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Width of the logits."""
+        return 1 if self.task.kind is Kind.REGRESSION else len(self.labels)
+
+    def in_order(self, labels: tuple[str, ...]) -> TaskData:
+        """The same with its labels, and so the logits, in another order."""
+        if labels == self.labels:
+            return self
+        places = np.array([self.labels.index(label) for label in labels])
+        train, dev = (
+            replace(
+                split,
+                labels=split.labels[:, places]
+                if split.labels.ndim == 2
+                else np.argsort(places)[split.labels],
+            )
+            for split in (self.train, self.dev)
+        )
+        return replace(self, labels=labels, train=train, dev=dev)
+
+    def limit_train(self, rows: int | None) -> TaskData:
+        """At most `rows` training rows, chosen at random but the same for every run seed."""
+        if rows is None or rows >= len(self.train):
+            return self
+        order = np.random.default_rng(_SUBSET_SEED).permutation(len(self.train))
+        return replace(self, train=self.train.take(np.sort(order[:rows])))
+
+
+def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = None) -> TaskData:
+    """Read both splits of `task`.
+
+    Without an evaluation split a tenth of the rows is held out, of each label as many.
+
+    Args:
+        task: what to read.
+        data: folder with train and dev files, one file, or `hub:NAME[:CONFIG]`; None for samples and
+            the Hub.
+        eval_data: file of the evaluation split, if it is not found beside the training file.
+
+    Raises:
+        DataError: missing file or column, unknown label, wrong encoding, empty split.
+    """
+    data = data or task.folder
+    if data is None:
+        found = _checked(task, glue_rows(task), "the Hub")
+    elif is_hub(data):
+        found = _checked(task, hub_rows(task, data), f"`{data.as_posix()}`")
+    else:
+        found = _file_rows(task, data, eval_data)
+    if eval_data is not None and (data is None or is_hub(data)):
+        found = Rows(found.train, _read(task, eval_data), found.names)
+    return _assemble(task, found, str(data or "the Hub"))
+
+
+def load_dev(
+    task: Task, labels: Sequence[str], *, data: Path | None = None, sha256: str | None = None
+) -> Split:
+    """Read the evaluation split alone, for label names that are already fixed.
+
+    Args:
+        task: what to read.
+        labels: label names in the order of the logits.
+        data: folder with a dev file, that file, or `hub:NAME[:CONFIG]`; None for samples and the Hub.
+        sha256: of the rows that are looked for. A single file may hold them as those that `load_data`
+            held out of it; if neither they nor all of its rows are meant, all are given.
+    """
+    data = data or task.folder
+    if data is None or is_hub(data):
+        found = glue_rows(task) if data is None else hub_rows(task, data)
+        rows = _divided(task, found.train)[1] if found.dev is None else found.dev
+        rows = checked_rows(task, rows, str(data or "the Hub"))
+    elif data.is_dir():
+        rows = _read(task, find_file(data, task.dev))
+    else:
+        rows = _read(task, data)
+        split = _dev_split(task, labels, rows)
+        if sha256 is None or split.sha256() == sha256 or not (held := _divided(task, rows)[1]):
+            return split
+        held_out = _dev_split(task, labels, held)
+        return held_out if held_out.sha256() == sha256 else split
+    return _dev_split(task, labels, rows)
+
+
+def _dev_split(task: Task, labels: Sequence[str], rows: list[Row]) -> Split:
+    raw = task.raw_labels or tuple(labels)
+    return _to_split(task, raw, rows, f"evaluation split of `{task.name}`")
+
+
+def _assemble(task: Task, found: Rows, where: str) -> TaskData:
+    train, dev, held_out = found.train, found.dev, None
+    if not train:
+        raise DataError(f"the training split of `{task.name}` is empty in {where}")
+    raw = task.raw_labels or found.names or label_names(task, train)
+    if dev is None:
+        train, dev = _divided(task, found.train)
+        held_out = HeldOut(len(dev), len(found.train), by_label=task.kind is not Kind.REGRESSION)
+    if not dev:
+        hint = "too few rows to hold some out: give `--eval-data`" if held_out is not None else None
+        raise DataError(f"the evaluation split of `{task.name}` is empty in {where}", hint)
+    return TaskData(
+        task,
+        () if task.kind is Kind.REGRESSION else (task.labels or raw),
+        _to_split(task, raw, train, f"training split of `{task.name}`"),
+        _to_split(task, raw, dev, f"evaluation split of `{task.name}`"),
+        held_out,
+    )
+
+
+def _to_split(task: Task, raw: Sequence[str], rows: list[Row], where: str) -> Split:
+    if not rows:
+        raise DataError(f"the {where} is empty")
+    return Split(tuple(row[:-1] for row in rows), label_array(task, raw, rows, where))
+
+
+def _file_rows(task: Task, data: Path, eval_data: Path | None) -> Rows:
+    if not data.exists():
+        raise DataError(
+            f"no such file or folder: `{data}`",
+            NOWHERE,
+        )
+    if data.is_dir():
+        train = _read(task, find_file(data, TRAIN))
+        return Rows(train, _read(task, eval_data or find_file(data, task.dev)))
+    return Rows(_read(task, data), None if eval_data is None else _read(task, eval_data))
+
+
+def _divided(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Training rows and the tenth that is held out, in the file's order."""
+    told = task.kind is not Kind.REGRESSION
+    groups = groups_of([labels_of_cell(task, row[-1]) if told else () for row in rows])
+    held = set(held_out_places(groups).tolist())
+    return (
+        [row for place, row in enumerate(rows) if place not in held],
+        [row for place, row in enumerate(rows) if place in held],
+    )
+
+
+def _checked(task: Task, found: Rows, where: str) -> Rows:
+    dev = None if found.dev is None else checked_rows(task, found.dev, where)
+    return Rows(checked_rows(task, found.train, where), dev, found.names)
+
+
+def _read(task: Task, path: Path) -> list[Row]:
+    lists = task.kind is Kind.MULTI_LABEL
+    rows = read_rows(path, (*task.texts, task.label), header=task.header, lists=lists)
+    return checked_rows(task, rows, f"`{path}`")
+
+
+def find_file(folder: Path, stems: Sequence[str]) -> Path:
+    """The first file in a folder with one of these names and an ending that is read.
+
+    Raises:
+        DataError: there is none.
+    """
+    for stem in stems:
+        for ending in READERS:
+            for zipped in ("", ".gz"):
+                path = folder / f"{stem}{ending}{zipped}"
+                if path.is_file():
+                    return path
+    raise DataError(
+        f"`{folder}` has no file `{stems[0]}` with one of the endings {', '.join(READERS)}",
+        f"looked for: {', '.join(stems)}",
+    )

@@ -1,0 +1,169 @@
+"""Evaluate an artifact's task in torch: the masked model on the task's evaluation split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats import Artifact, DataError, TaskEntry
+from maskpack.formats.schema import CONFIG
+from maskpack.models.families import token_kinds
+from maskpack.models.load import artifact_tokenizer
+from maskpack.tasks.batches import Encoded
+from maskpack.tasks.context import restore_task
+from maskpack.tasks.data.splits import Split, load_dev
+from maskpack.tasks.evaluation.metrics import ClassScore, class_scores, majority, score
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.preprocess import encode
+from maskpack.tasks.task import TASKS, Kind, Task
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Scores of one task.
+
+    Attributes:
+        task: its name in the artifact.
+        rows: evaluation rows.
+        scores, majority, recorded: metric name -> value: now, for the commonest class, and as the
+            manifest recorded it when the task was learned.
+        same_data: whether the rows are those of the recorded scores.
+        classes: precision and recall of each class; empty for a regression.
+        original: scores of the source model when the task was learned, where it was a classifier of
+            this task already; else None.
+    """
+
+    task: str
+    rows: int
+    scores: Mapping[str, float]
+    majority: Mapping[str, float]
+    recorded: Mapping[str, float]
+    same_data: bool
+    classes: tuple[ClassScore, ...] = ()
+    original: Mapping[str, float] | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a task's masked model says of its evaluation rows: logits `(rows, c)`."""
+
+    split: Split
+    logits: NDArray[np.float32]
+
+
+def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assessment:
+    """Score `task` on its evaluation split.
+
+    Raises:
+        DataError: the data does not ship with the package and none was given.
+    """
+    return assessed(artifact.entry(task), answer(artifact, task, data=data))
+
+
+def assessed(entry: TaskEntry, answers: Answers) -> Assessment:
+    """Scores of what was answered."""
+    split, metrics = answers.split, task_of(entry).metrics
+    return Assessment(
+        task=entry.name,
+        rows=len(split),
+        scores=score(answers.logits, split.labels, metrics),
+        majority=majority(split.labels, metrics),
+        recorded=dict(entry.scores),
+        same_data=split.sha256() == entry.data.get("eval_sha256"),
+        classes=class_scores(answers.logits, split.labels, entry.labels),
+        original=entry.data.get("original"),
+    )
+
+
+def answer(artifact: Artifact, task: str, *, data: Path | None = None) -> Answers:
+    """Ask `task` about its evaluation split.
+
+    Raises:
+        DataError: the data does not ship with the package and none was given.
+    """
+    entry = artifact.entry(task)
+    split = evaluation_split(entry, data=data)
+    if split is None:
+        raise DataError(
+            f"the evaluation data of `{task}` is not at hand", "give it with `--data PATH`"
+        )
+    encoded = encode_for(artifact, entry, split)
+    logits = predict_all(torch_predict(restore_task(artifact, task)), encoded)
+    return Answers(split, logits)
+
+
+def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
+    """The evaluation rows of a task; None if no data was given and none ships with the package.
+
+    A file that the task was learned from gives the tenth that was held out of it then, not the rows
+    it was trained on.
+    """
+    task = task_of(entry)
+    if data is None and task.folder is None:
+        return None
+    return load_dev(task, entry.labels, data=data, sha256=entry.data.get("eval_sha256"))
+
+
+def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:
+    """Tokenise a split as the task was learned."""
+    return encode(
+        artifact_tokenizer(artifact),
+        split,
+        max_length=entry.max_length,
+        token_types=token_kinds(json.loads(artifact.file(CONFIG))) > 0,
+    )
+
+
+def task_of(entry: TaskEntry) -> Task:
+    """The task an entry was learned from: one we know, or one made from its recorded columns.
+
+    Raises:
+        DataError: the entry does not say; these keys are free, and other writers may leave them out.
+    """
+    name = str(entry.data.get("task", entry.name))
+    known = TASKS.get(name)
+    try:
+        if known is not None and _is_of(known, entry):
+            return _as_recorded(known, entry)
+        return Task(
+            name,
+            kind=Kind(entry.kind),
+            texts=tuple(entry.data["texts"]),
+            label=str(entry.data["label"]),
+            metrics=tuple(entry.data["metrics"]),
+            separator=entry.data.get("separator"),
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"the manifest does not say from which columns `{entry.name}` was learned",
+            "learn it again with `compress fit --replace`",
+        ) from error
+
+
+def _is_of(task: Task, entry: TaskEntry) -> bool:
+    """Whether an entry was learned from `task`, not from own data under its name."""
+    labels = sorted(task.labels or task.raw_labels)
+    wanted = (list(task.texts), task.label, str(task.kind), labels)
+    data = entry.data
+    found = (list(data.get("texts", ())), data.get("label"), entry.kind, sorted(entry.labels))
+    return wanted == found
+
+
+def _as_recorded(task: Task, entry: TaskEntry) -> Task:
+    """A known task with an entry's main metric, and its labels in the order of the entry's logits."""
+    shown = task.labels or task.raw_labels
+    metric = entry.metric if entry.metric != task.metric else None
+    if shown == entry.labels:
+        return task.judged_by(metric)
+    raw = dict(zip(shown, task.raw_labels, strict=True))
+    order = tuple(raw[label] for label in entry.labels)
+    return replace(task, labels=entry.labels, raw_labels=order).judged_by(metric)

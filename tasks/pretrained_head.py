@@ -1,0 +1,179 @@
+"""A fine-tuned classifier as the model of a run: its head is where the task's head starts.
+
+Only if it means the same: as many labels of the same names. The task's labels then stand in the
+model's order, so that a logit keeps its meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from maskpack.formats import ArtifactError, ModelError
+from maskpack.models.build import head_parameters
+from maskpack.models.families import FAMILIES
+from maskpack.models.load import heed_padding, load_config, load_finetuned, resolve
+from maskpack.tasks.batches import Encoded
+from maskpack.tasks.data.splits import TaskData
+from maskpack.tasks.evaluation.metrics import score
+from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.task import PROBLEM_TYPES, Kind
+
+_CLASSIFIER = "ForSequenceClassification"
+_UNNAMED = re.compile(r"label_[0-9]+")
+_MANY = 6  # labels that a remark spells out
+
+
+@dataclass(frozen=True, eq=False)
+class OwnHead:
+    """A head that a model brings.
+
+    Attributes:
+        model: where it lies: folder, hub id or alias.
+        revision: of a hub model.
+        labels: the task's labels in the order of its logits; empty for a regression.
+        parameters: name -> value.
+    """
+
+    model: str
+    revision: str | None
+    labels: tuple[str, ...]
+    parameters: Mapping[str, Tensor]
+
+    def give_to(self, classifier: Any) -> None:
+        """Put the head into a classifier of the same architecture, in place."""
+        own = head_parameters(classifier)
+        if {name: p.shape for name, p in own.items()} != {
+            name: value.shape for name, value in self.parameters.items()
+        }:
+            raise ArtifactError(f"the head of `{self.model}` is not that of its architecture")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(self.parameters[name])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a model brings to a task.
+
+    Attributes:
+        head: the head, or None: a fresh one is made.
+        remark: one line about it; None where the model is no classifier.
+    """
+
+    head: OwnHead | None = None
+    remark: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether there is a head, which is not the task's."""
+        return self.head is None and self.remark is not None
+
+
+def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Finding:
+    """The head of a model, if it is a classifier of this task's labels.
+
+    Args:
+        model: folder, hub id or alias.
+        data: the task's rows and labels.
+        revision: of a hub model.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+    config = load_config(resolve(model), revision=revision)
+    named = any(str(name).endswith(_CLASSIFIER) for name in config.architectures or ())
+    if not named or config.model_type not in FAMILIES:
+        return Finding()
+    kind = data.task.kind
+    if problem := _mismatch(config, data):
+        return Finding(
+            None, f"`{model}` is a classifier, but {problem}: the task gets a fresh head"
+        )
+    try:
+        classifier = load_finetuned(model, revision=revision)
+    except ModelError:
+        return Finding(None, f"`{model}` was saved without its head: the task gets a fresh one")
+    kept = {name: p.detach().clone() for name, p in head_parameters(classifier).items()}
+    if kind is Kind.REGRESSION:
+        remark = f"`{model}` brings a head for one number, which is where the task's head starts"
+        return Finding(OwnHead(model, revision, (), kept), remark)
+    names = _names(config)
+    labels = label_order(names, data.labels)
+    assert labels is not None
+    told = ", ".join(f"{left} = {right}" for left, right in zip(names, labels, strict=True))
+    what = told if _unnamed(names) and len(names) <= _MANY else f"{len(names)} labels match"
+    remark = f"`{model}` brings a head ({what}), which is where the task's head starts"
+    return Finding(OwnHead(model, revision, labels, kept), remark)
+
+
+def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
+    """A task's labels in a model's order; None if they are not the same.
+
+    Letter case, blanks and hyphens do not count. A model that names none of its labels, and labels
+    that are the numbers 0, 1, 2, ..., go by their places.
+
+    >>> label_order(["NEGATIVE", "POSITIVE"], ["positive", "negative"])
+    ('negative', 'positive')
+    """
+    if len(names) != len(labels):
+        return None
+    found = {_plain(label): label for label in labels}
+    wanted = [_plain(name) for name in names]
+    if len(found) == len(labels) and set(found) == set(wanted):
+        return tuple(found[name] for name in wanted)
+    numbers = [str(place) for place in range(len(labels))]
+    return tuple(labels) if _unnamed(names) or list(labels) == numbers else None
+
+
+def original_scores(head: OwnHead, dev: Encoded, metrics: Sequence[str]) -> dict[str, float]:
+    """Metric name -> value of the model as it came, in float32, on the evaluation rows."""
+    classifier = load_finetuned(head.model, revision=head.revision)
+    readable = dev.read_by(classifier.config.to_dict())
+    logits = predict_all(torch_predict(heed_padding(classifier, dev.pad)), readable)
+    return score(logits, dev.labels, metrics)
+
+
+def renew_head(classifier: Any, config: Any) -> None:
+    """Put a fresh head, as of a classifier of this configuration, into a classifier, in place."""
+    fresh = head_parameters(AutoModelForSequenceClassification.from_config(config).float())
+    with torch.no_grad():
+        for name, parameter in head_parameters(classifier).items():
+            parameter.copy_(fresh[name])
+
+
+def _mismatch(config: Any, data: TaskData) -> str | None:
+    """Why a classifier is not one of this task, or None."""
+    kind, problem = data.task.kind, config.problem_type
+    if config.num_labels != data.outputs:
+        return f"has {config.num_labels} logits where the task has {data.outputs}"
+    several = PROBLEM_TYPES[Kind.MULTI_LABEL]
+    if (problem == several) != (kind is Kind.MULTI_LABEL):
+        return f"is one for `{problem or 'one label a text'}`, not for {kind}"
+    names = _names(config)
+    if kind is not Kind.REGRESSION and label_order(names, data.labels) is None:
+        return f"has the labels {_listed(names)} where the task has {_listed(data.labels)}"
+    return None
+
+
+def _names(config: Any) -> list[str]:
+    return [str(config.id2label.get(place)) for place in range(config.num_labels)]
+
+
+def _unnamed(names: Sequence[str]) -> bool:
+    return all(_UNNAMED.fullmatch(name.casefold()) for name in names)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = "" if len(names) <= _MANY else f" and {len(names) - _MANY} more"
+    return ", ".join(names[:_MANY]) + more

@@ -1,0 +1,270 @@
+"""A task: its columns, its labels and its metric. A dict is the registry.
+
+The nine GLUE tasks by name (Wang et al. 2018, arXiv 1804.07461), two sample tasks whose data ships with the
+package, and `find_task` for anything else. Reading the data is `data/splits.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+
+from maskpack.formats import ConfigError
+from maskpack.tasks.evaluation.metrics import METRICS
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+class Kind(StrEnum):
+    """What the head predicts."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    MULTI_LABEL = "multi-label"
+
+
+USUAL_METRICS = {
+    Kind.CLASSIFICATION: ("accuracy", "macro_f1", "matthews"),
+    Kind.REGRESSION: ("spearman", "pearson"),
+    Kind.MULTI_LABEL: ("micro_f1", "macro_f1", "accuracy"),
+}
+"""Metrics of the user's own data; the first is the main one."""
+
+_FITTING = {**USUAL_METRICS, Kind.CLASSIFICATION: ("accuracy", "f1", "macro_f1", "matthews")}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task by name: how to read it and how to score it.
+
+    Attributes:
+        name: key in `TASKS`; also the default name in an artifact.
+        kind: what the head predicts.
+        texts: one column of text, or two for sentence pairs.
+        label: column of the label.
+        raw_labels: values of that column in the order of the logits; empty: taken from the data.
+        labels: names shown for them; empty: the raw ones.
+        metrics: names in `METRICS`; the first is the main one.
+        header: column names of files that have no header line, or empty.
+        dev: file stems of the evaluation split, first found wins.
+        hub: data set, configuration, text columns and evaluation split on the Hub.
+        folder: where the data ships with the package, or None.
+        separator: what stands between the labels of a cell, where a row may have several; None: a
+            cell is a list, or one label.
+        summary: one line for `compress tasks`.
+    """
+
+    name: str
+    kind: Kind = Kind.CLASSIFICATION
+    texts: tuple[str, ...] = ("sentence",)
+    label: str = "label"
+    raw_labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy",)
+    header: tuple[str, ...] = ()
+    dev: tuple[str, ...] = ("dev", "validation", "valid", "test")
+    hub: HubData | None = None
+    folder: Path | None = None
+    separator: str | None = None
+    summary: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.texts) <= 2:
+            raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise ConfigError(f"no metric `{metric}`", f"metrics: {', '.join(METRICS)}")
+            if metric not in _FITTING[self.kind]:
+                raise ConfigError(
+                    f"`{metric}` is no metric of a {self.kind} task",
+                    f"metrics of one: {', '.join(_FITTING[self.kind])}",
+                )
+        if self.separator is not None and (self.kind is not Kind.MULTI_LABEL or not self.separator):
+            raise ConfigError("`--label-separator` needs a text, and rows with several labels")
+
+    @property
+    def metric(self) -> str:
+        """The main metric."""
+        return self.metrics[0]
+
+    def judged_by(self, metric: str | None) -> Task:
+        """The same task with another main metric; None changes nothing."""
+        if metric in {None, self.metric}:
+            return self
+        assert metric is not None
+        others = (name for name in self.metrics if name != metric)
+        return replace(self, metrics=(metric, *others))
+
+
+@dataclass(frozen=True)
+class HubData:
+    """Where a task lies on the Hub; its labels are integers in the order of the logits."""
+
+    path: str
+    config: str | None = None
+    texts: tuple[str, ...] = ("sentence",)
+    dev: str = "validation"
+
+
+def _glue(config: str, *texts: str, dev: str = "validation") -> HubData:
+    return HubData("nyu-mll/glue", config, texts or ("sentence",), dev)
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_BINARY = ("0", "1")
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            "cola",
+            texts=("sentence",),
+            raw_labels=_BINARY,
+            labels=("unacceptable", "acceptable"),
+            metrics=("matthews", "accuracy"),
+            header=("source", "label", "mark", "sentence"),
+            hub=_glue("cola"),
+            summary="is the sentence grammatical (GLUE)",
+        ),
+        Task(
+            "mnli",
+            texts=("sentence1", "sentence2"),
+            label="gold_label",
+            raw_labels=("entailment", "neutral", "contradiction"),
+            dev=("dev_matched",),
+            hub=_glue("mnli", "premise", "hypothesis", dev="validation_matched"),
+            summary="does the first text imply the second, three classes (GLUE)",
+        ),
+        Task(
+            "mrpc",
+            texts=("#1 String", "#2 String"),
+            label="Quality",
+            raw_labels=_BINARY,
+            labels=("not_equivalent", "equivalent"),
+            metrics=("f1", "accuracy", "matthews"),
+            dev=("dev", "msr_paraphrase_test"),
+            hub=_glue("mrpc", "sentence1", "sentence2"),
+            summary="do two sentences say the same (GLUE)",
+        ),
+        Task(
+            "qnli",
+            texts=("question", "sentence"),
+            raw_labels=_ENTAILMENT,
+            metrics=("accuracy", "matthews"),
+            hub=_glue("qnli", "question", "sentence"),
+            summary="does the sentence answer the question (GLUE)",
+        ),
+        Task(
+            "qqp",
+            texts=("question1", "question2"),
+            label="is_duplicate",
+            raw_labels=_BINARY,
+            labels=("different", "duplicate"),
+            metrics=("f1", "accuracy", "matthews"),
+            hub=_glue("qqp", "question1", "question2"),
+            summary="do two questions ask the same (GLUE)",
+        ),
+        Task(
+            "rte",
+            texts=("sentence1", "sentence2"),
+            raw_labels=_ENTAILMENT,
+            metrics=("accuracy", "matthews"),
+            hub=_glue("rte", "sentence1", "sentence2"),
+            summary="does the first text imply the second (GLUE)",
+        ),
+        Task(
+            "sst2",
+            raw_labels=_BINARY,
+            labels=("negative", "positive"),
+            metrics=("accuracy", "matthews"),
+            hub=_glue("sst2"),
+            summary="sentiment of a film review's sentence (GLUE)",
+        ),
+        Task(
+            "stsb",
+            kind=Kind.REGRESSION,
+            texts=("sentence1", "sentence2"),
+            label="score",
+            metrics=("spearman", "pearson"),
+            hub=_glue("stsb", "sentence1", "sentence2"),
+            summary="how alike are two sentences, 0 to 5 (GLUE)",
+        ),
+        Task(
+            "wnli",
+            texts=("sentence1", "sentence2"),
+            raw_labels=_BINARY,
+            labels=("not_entailment", "entailment"),
+            metrics=("accuracy", "matthews"),
+            hub=_glue("wnli", "sentence1", "sentence2"),
+            summary="what does the pronoun refer to (GLUE)",
+        ),
+        Task(
+            "reviews",
+            texts=("text",),
+            raw_labels=("negative", "positive"),
+            metrics=("accuracy", "matthews"),
+            folder=SAMPLES / "reviews",
+            summary="sentiment of a short review (sample, ships with the package)",
+        ),
+        Task(
+            "tickets",
+            texts=("text",),
+            raw_labels=("account", "billing", "bug", "delivery", "question"),
+            metrics=("accuracy", "macro_f1", "matthews"),
+            folder=SAMPLES / "tickets",
+            summary="intent of a support ticket (sample, ships with the package)",
+        ),
+    )
+}
+
+
+def find_task(
+    name: str,
+    *,
+    text_field: str | None = None,
+    pair_field: str | None = None,
+    label_field: str | None = None,
+    kind: Kind | None = None,
+    metric: str | None = None,
+    separator: str | None = None,
+) -> Task:
+    """A task of `TASKS`, or one of the user's own when `text_field` and `label_field` are given.
+
+    Raises:
+        ConfigError: the name is not known and no columns are given, or only one of them is; a metric
+            that does not fit the kind.
+    """
+    if text_field is None and label_field is None and pair_field is None:
+        if name not in TASKS:
+            close = get_close_matches(name, TASKS, n=1)
+            raise ConfigError(
+                f"no task `{name}`",
+                f"{f'did you mean `{close[0]}`? ' if close else ''}known: {', '.join(TASKS)}; "
+                "for your own data give `--text-field` and `--label-field`",
+            )
+        if kind not in {None, TASKS[name].kind} or separator is not None:
+            raise ConfigError(
+                f"`{name}` is a {TASKS[name].kind} task",
+                "for your own data give `--text-field` and `--label-field`",
+            )
+        return TASKS[name].judged_by(metric)
+    if text_field is None or label_field is None:
+        raise ConfigError("your own data needs both `--text-field` and `--label-field`")
+    kind = kind or Kind.CLASSIFICATION
+    texts = (text_field,) if pair_field is None else (text_field, pair_field)
+    metrics = USUAL_METRICS[kind]
+    task = Task(
+        name, kind=kind, texts=texts, label=label_field, metrics=metrics, separator=separator
+    )
+    return task.judged_by(metric)
+
+
+PROBLEM_TYPES = {
+    Kind.CLASSIFICATION: "single_label_classification",
+    Kind.REGRESSION: "regression",
+    Kind.MULTI_LABEL: "multi_label_classification",
+}
+"""What transformers calls each kind in `config.json`."""
