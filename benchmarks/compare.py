@@ -41,7 +41,7 @@ from maskpack.runtime.graph import task_run
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
 from maskpack.tasks import find_task, load_data
 from maskpack.tasks.batches import Encoded
-from maskpack.tasks.evaluation.metrics import majority, score
+from maskpack.tasks.evaluation.metrics import compute_metrics, majority
 from maskpack.tasks.evaluation.predict import predict_all
 from maskpack.tasks.preprocess import encode
 
@@ -177,7 +177,7 @@ def score_all(
         encoded, logits = rows[task.name], {}
         for name, route in routes(olive).items():
             logits[name] = predict_all(ort_predict(session_of(work, name, route, unit)), encoded)
-            figures = score(logits[name], encoded.labels, task.metrics)
+            figures = compute_metrics(logits[name], encoded.labels, task.metrics)
             if route.whole:
                 same = logits[name].argmax(axis=1) == logits[route.whole].argmax(axis=1)
                 figures["changed"] = float(1 - same.mean())

@@ -35,50 +35,52 @@ def build(method: str, model_name: str):
 
     from maskpack.compressor.baseline import trained_groups
     from maskpack.compressor.config import BaselineConfig, FitConfig
-    from maskpack.compressor.masking.model import enroll
-    from maskpack.compressor.quantization.backbone import quantized_ground
-    from maskpack.compressor.training.callbacks import Noise, quicken_dropout
-    from maskpack.compressor.training.loss import Guide, Objective
+    from maskpack.compressor.masking.model import build_masked_model
+    from maskpack.compressor.quantization.backbone import prepare_backbone
+    from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
+    from maskpack.compressor.training.loss import HiddenStateTeacher, TaskLoss
     from maskpack.compressor.training.train import FlooredAdam, Plan, take_step
-    from maskpack.models.build import build_classifier, classifier_config, shape_of
+    from maskpack.models.build import build_classifier, classifier_config, parameter_shapes
     from maskpack.models.load import load_classifier, load_pretrained
 
     torch.manual_seed(0)
     noise = Noise(0)
     name, _, addition = method.partition("-")
     labels = np.arange(BATCH, dtype=np.int64) % 2
-    objective = Objective(labels)
+    task_loss = TaskLoss(labels)
     if name.startswith("mask"):
         config = FitConfig(bits=int(name[4:]), quantizer="minmax" if name == "mask8" else "mse")
-        ground = quantized_ground(load_pretrained(model_name), config)
-        tree = classifier_config(ground.files["config.json"], ("a", "b"), outputs=2)
-        student = enroll(
-            build_classifier(ground.backbone, tree, seed=0),
-            shape_of(tree),
+        prepared = prepare_backbone(load_pretrained(model_name), config)
+        tree = classifier_config(prepared.files["config.json"], ("a", "b"), outputs=2)
+        student = build_masked_model(
+            build_classifier(prepared.backbone, tree, seed=0),
+            parameter_shapes(tree),
             config,
             plan=Plan(1000, BATCH, 0.1, 0, ARGS.bf16),
             rows=None,
-            objective=objective,
+            task_loss=task_loss,
             sparsity=None,
         )
-        model, groups, noise = student.model, student.groups, student.company[0]
+        model, groups, noise = student.model, student.groups, student.callbacks[0]
     else:
         model = load_classifier(model_name, outputs=2)
         groups = trained_groups(model, BaselineConfig(method=BASELINES[name]))
         if addition == "quick":
-            quicken_dropout(model, noise)
+            use_fast_dropout(model, noise)
     optimizer = FlooredAdam(group.settings() for group in groups)
-    guide = None
+    state_teacher = None
     if addition == "taught":
-        guide = Guide(load_classifier(model_name, outputs=2).eval(), 3.0)
+        state_teacher = HiddenStateTeacher(load_classifier(model_name, outputs=2).eval(), 3.0)
     model.train()
     rows, count = np.arange(BATCH), [0]
 
     def step(feeds):
-        noise.before_step(count[0])
+        noise.on_step_begin(count[0])
         count[0] += 1
-        loss_of = lambda logits: objective(logits, rows)  # noqa: E731
-        return take_step(model, optimizer, feeds, loss_of, bf16=ARGS.bf16, guide=guide)
+        loss_of = lambda logits: task_loss(logits, rows)  # noqa: E731
+        return take_step(
+            model, optimizer, feeds, loss_of, bf16=ARGS.bf16, state_teacher=state_teacher
+        )
 
     return step
 

@@ -34,8 +34,8 @@ def repeat_tasks(folder: Path, wanted: int) -> None:
     for number in range(wanted - len(places)):
         place, name = places[number % len(places)], f"copy{number}"
         shutil.copy(place.graph, folder / f"{name}.onnx")
-        card = replace(place.read_card(), name=name)
-        (folder / f"{name}.json").write_text(card.to_json())
+        config = replace(place.read_config(), name=name)
+        (folder / f"{name}.json").write_text(config.to_json())
 
 
 def measure(artifact: Path, task: str, work: Path, arguments: argparse.Namespace) -> str:

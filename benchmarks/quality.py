@@ -45,11 +45,11 @@ def run_one(method: str, args: argparse.Namespace, seed: int, keep: Path | None)
         out = (keep or Path(tempfile.mkdtemp())) / f"{method}-{seed}"
         config = FitConfig(bits=int(method[4:]), **budget, **dict(args.option))
         request = FitRequest(args.model, task, out, config, data=args.data)
-        return fit_task(request, observe=watch).to_json()
+        return fit_task(request, on_progress=watch).to_json()
     config = BaselineConfig(method=method, **budget)
     out = keep / f"{args.task}-{method}-{seed}" if keep else None
     request = BaselineRequest(args.model, task, config, out=out, data=args.data)
-    return run_baseline(request, observe=watch).to_json()
+    return run_baseline(request, on_progress=watch).to_json()
 
 
 def watcher(label):

@@ -28,7 +28,7 @@ from maskpack.cli import (
     predict,
     render,
     report,
-    share,
+    publish,
     sweep,
 )
 from maskpack.formats import MaskpackError
@@ -61,12 +61,12 @@ app.command("rename")(artifact.rename)
 app.command("merge")(artifact.merge)
 app.command("diff")(artifact.diff)
 app.command("overlap")(artifact.overlap)
-app.command("push")(share.push)
-app.command("pull")(share.pull)
+app.command("push")(publish.push)
+app.command("pull")(publish.pull)
 app.command("export")(export.export)
 app.command("verify")(export.verify)
-app.command("package")(share.package)
-app.command("materialize")(share.materialize)
+app.command("package")(publish.package)
+app.command("materialize")(publish.materialize)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
 app.command("report")(report.report)

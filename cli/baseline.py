@@ -100,8 +100,8 @@ def baseline(
         eval_data=eval_data,
         revision=revision,
     )
-    with render.progress(f"{request.task.name} {method}", quiet=quiet) as observe:
-        result = run_baseline(request, observe=observe)
+    with render.progress(f"{request.task.name} {method}", quiet=quiet) as on_progress:
+        result = run_baseline(request, on_progress=on_progress)
     show_result(result, json=json)
 
 
@@ -134,8 +134,8 @@ def quantize(
         save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
     from maskpack.compressor.quantization.backbone import make_backbone  # noqa: PLC0415 - imports torch
 
-    with render.progress("backbone", quiet=quiet) as observe:
-        artifact = make_backbone(model, out, chosen, revision=revision, observe=observe)
+    with render.progress("backbone", quiet=quiet) as on_progress:
+        artifact = make_backbone(model, out, chosen, revision=revision, on_progress=on_progress)
     scheme = artifact.manifest.scheme
     facts = {
         "source": artifact.manifest.source.model,

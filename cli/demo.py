@@ -112,13 +112,13 @@ def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult,
         "seed": seed,
     }
     place = work / f"{name}-dense"
-    twin = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=place)
-    with render.progress(f"{name}, dense twin", quiet=quiet) as observe:
-        dense = run_baseline(twin, observe=observe)
+    teacher = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=place)
+    with render.progress(f"{name}, dense twin", quiet=quiet) as on_progress:
+        dense = run_baseline(teacher, on_progress=on_progress)
     config = FitConfig(bits=BITS, teacher=str(place), **budget)
     mask = FitRequest(MODEL, task, work / "artifact", config)
-    with render.progress(f"{name}, mask", quiet=quiet) as observe:
-        masked = fit_task(mask, observe=observe)
+    with render.progress(f"{name}, mask", quiet=quiet) as on_progress:
+        masked = fit_task(mask, on_progress=on_progress)
     return dense, masked
 
 
@@ -129,9 +129,9 @@ def _export(name: str, work: Path) -> tuple[Report, Path]:
 
     out = work / f"{name}-onnx"
     tolerance = Tolerance.of(Compute.INT8)
-    twin = str(work / f"{name}-dense")
+    dense = str(work / f"{name}-dense")
     report = export_onnx(
-        ExportRequest(work / "artifact", name, out, Compute.INT8, tolerance, reference=twin)
+        ExportRequest(work / "artifact", name, out, Compute.INT8, tolerance, reference=dense)
     )
     assert report is not None
     return report, out if report.ok else failed_folder(out)

@@ -135,7 +135,7 @@ def export(
         hint = f"tasks in `{artifact}`: {have}; `--layout shared` and `swap` take several"
         raise ConfigError("expected one `--task`", hint)
     if hf:
-        _export_plain(artifact, task[0], out, json=json)
+        _export_hf(artifact, task[0], out, json=json)
         return
     from maskpack.exporters.export import export_onnx, failed_folder  # noqa: PLC0415 - torch
 
@@ -199,10 +199,10 @@ def _export_shared(request: SharedRequest, *, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _export_plain(artifact: Path, task: str, out: Path, *, json: bool) -> None:
-    from maskpack.exporters.hf import write_plain  # noqa: PLC0415 - imports torch
+def _export_hf(artifact: Path, task: str, out: Path, *, json: bool) -> None:
+    from maskpack.exporters.hf import write_hf  # noqa: PLC0415 - imports torch
 
-    found = write_plain(open_artifact(artifact), task, out)
+    found = write_hf(open_artifact(artifact), task, out)
     if json:
         tree = {
             "out": str(out),

@@ -20,7 +20,7 @@ from maskpack.compressor.options import save_options
 
 if TYPE_CHECKING:
     from maskpack.compressor.estimate import Estimate
-    from maskpack.compressor.fit import Learning
+    from maskpack.compressor.fit import PreparedRun
     from maskpack.compressor.types import FitRequest
 import shlex
 from typing import TYPE_CHECKING
@@ -211,9 +211,9 @@ def fit(
         return
     with (
         render.progress(request.stored_name, quiet=quiet) as shown,
-        logged(shown, request.stored_name, log_dir, log) as observe,
+        logged(shown, request.stored_name, log_dir, log) as on_progress,
     ):
-        result = fit_task(request, observe=observe)
+        result = fit_task(request, on_progress=on_progress)
     show_result(result, json=json)
     if not quiet:
         show_next(out, request.stored_name, eval_data or data)
@@ -243,13 +243,13 @@ def show_dry_run(request: FitRequest, *, began: tuple[float, float], json: bool)
     render.words("note: the estimate is of this machine as busy as it was just now")
 
 
-def _plan(run: Learning) -> Mapping[str, Any]:
+def _plan(run: PreparedRun) -> Mapping[str, Any]:
     return {
-        "model": run.ground.source.model,
-        "backbone": "already there" if run.ground.artifact else "to be quantised",
-        "bits": run.ground.scheme.bits,
-        "backbone bytes": run.ground.backbone_bytes(),
-        "masked weights": run.ground.backbone.maskable,
+        "model": run.prepared.source.model,
+        "backbone": "already there" if run.prepared.artifact else "to be quantised",
+        "bits": run.prepared.scheme.bits,
+        "backbone bytes": run.prepared.backbone_bytes(),
+        "masked weights": run.prepared.backbone.maskable,
         "training rows": len(run.data.train),
         "evaluation rows": len(run.data.dev),
         "labels": ", ".join(run.data.labels) or "a number",

@@ -16,9 +16,9 @@ import typer
 from maskpack.formats import ConfigError
 
 if TYPE_CHECKING:
-    from maskpack.compressor.training.progress import News
+    from maskpack.compressor.training.progress import Progress
 
-    Observe = Callable[[News], None]
+    OnProgress = Callable[[Progress], None]
 
 LogDir = Annotated[
     Path | None,
@@ -43,12 +43,12 @@ def check_tensorboard(folder: Path | None) -> None:
 
 @contextmanager
 def logged(
-    observe: Observe, name: str, folder: Path | None, file: Path | None
-) -> Iterator[Observe]:
+    on_progress: OnProgress, name: str, folder: Path | None, file: Path | None
+) -> Iterator[OnProgress]:
     """An observer that also writes logs.
 
     Args:
-        observe: the observer as it was.
+        on_progress: the observer as it was.
         name: of the task; its events lie in a folder of that name.
         folder: for TensorBoard, or None.
         file: for lines of JSON, or None.
@@ -57,7 +57,7 @@ def logged(
         ConfigError: a log cannot be written.
     """
     with ExitStack() as stack:
-        watchers = [observe]
+        watchers = [on_progress]
         try:
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +67,14 @@ def logged(
         except OSError as error:
             raise _no_log(error.filename, error) from error
 
-        def tell(news: News) -> None:
+        def tell(now: Progress) -> None:
             for watcher in watchers:
-                watcher(news)
+                watcher(now)
 
         yield tell
 
 
-def _lines(file: Path, name: str, stack: ExitStack) -> Observe:
+def _lines(file: Path, name: str, stack: ExitStack) -> OnProgress:
     """One JSON object a step; what is no number, as the loss of a run that diverges, is null."""
     stream = file.open("a", encoding="utf-8", buffering=1)
     began = time.monotonic()
@@ -84,18 +84,18 @@ def _lines(file: Path, name: str, stack: ExitStack) -> Observe:
         with suppress(OSError):  # the last line, of which `write` has told
             stream.close()
 
-    def write(news: News) -> None:
+    def write(now: Progress) -> None:
         line = {
             "task": name,
-            "stage": news.stage,
-            "step": news.step,
-            "steps": news.steps,
+            "stage": now.stage,
+            "step": now.step,
+            "steps": now.steps,
             "seconds": round(time.monotonic() - began, 3),
-            "loss": news.loss if math.isfinite(news.loss) else None,
-            "metric": news.metric,
-            "score": news.score,
-            "zeros": None if news.count is None else news.count.zeros,
-            "weights": None if news.count is None else news.count.weights,
+            "loss": now.loss if math.isfinite(now.loss) else None,
+            "metric": now.metric,
+            "score": now.value,
+            "zeros": None if now.count is None else now.count.zeros,
+            "weights": None if now.count is None else now.count.weights,
         }
         try:
             stream.write(json.dumps(line) + "\n")
@@ -109,7 +109,7 @@ def _no_log(place: Path | str, error: OSError) -> ConfigError:
     return ConfigError(f"cannot write a log at `{place}`: {error.strerror}")
 
 
-def _events(folder: Path, stack: ExitStack) -> Observe:
+def _events(folder: Path, stack: ExitStack) -> OnProgress:
     """Scalars: the loss every step, the metric and the mask whenever they are measured anew."""
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
 
@@ -117,16 +117,16 @@ def _events(folder: Path, stack: ExitStack) -> Observe:
     stack.callback(writer.close)
     last: dict[str, float] = {}
 
-    def write(news: News) -> None:
-        figures: dict[str, float | None] = {f"{news.stage}/loss": news.loss}
-        told = {f"{news.stage}/{news.metric}": news.score}
-        if news.count is not None:
-            told[f"{news.stage}/zeros"] = news.count.sparsity
-            told[f"{news.stage}/bits a weight"] = news.count.entropy_bpp
+    def write(now: Progress) -> None:
+        figures: dict[str, float | None] = {f"{now.stage}/loss": now.loss}
+        told = {f"{now.stage}/{now.metric}": now.value}
+        if now.count is not None:
+            told[f"{now.stage}/zeros"] = now.count.sparsity
+            told[f"{now.stage}/bits a weight"] = now.count.entropy_bpp
         figures |= {name: value for name, value in told.items() if last.get(name) != value}
         for name, value in figures.items():
             if value is not None:
                 last[name] = value
-                writer.add_scalar(name, value, news.step)
+                writer.add_scalar(name, value, now.step)
 
     return write

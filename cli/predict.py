@@ -113,7 +113,7 @@ def _of_table(
     # DROPPED
     from maskpack.tasks.task import Kind  # noqa: PLC0415
 
-    rows = rows_of(data, columns, Kind(session.card(task).kind))
+    rows = rows_of(data, columns, Kind(session.config(task).kind))
     if not rows:
         raise DataError(f"`{data}` has no rows", "a file with a line of names and a line a row")
     return iter(rows)

@@ -11,21 +11,14 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from maskpack.report.charts import size as size  # noqa: PLC0414 - part of how we print
 
 if TYPE_CHECKING:
-    from maskpack.compressor.training.progress import News
+    from maskpack.compressor.training.progress import Progress
 
 
 _PLAIN_WIDTH = 150  # of a table that goes to a file or a pipe
@@ -137,60 +130,60 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 @contextmanager
-def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[News], None]]:
+def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
     """A bar on stderr with loss, metric, sparsity, bits and time left; lines without a terminal."""
     if quiet or _loudness is Loudness.QUIET:
         with hushed():
             yield lambda _: None
     elif _ERR.is_terminal and not _ERR.is_dumb_terminal:
         with _bar() as bar:
-            handle = bar.add_task(label, total=None, news="")
-            yield lambda news: bar.update(
+            handle = bar.add_task(label, total=None, figures="")
+            yield lambda now: bar.update(
                 handle,
-                description=label if news.stage == "task" else f"{label} ({news.stage})",
-                total=news.steps,
-                completed=news.step,
-                news=_summary(news),
+                description=label if now.stage == "task" else f"{label} ({now.stage})",
+                total=now.steps,
+                completed=now.step,
+                figures=_summary(now),
             )
     else:
         yield _lines(label)
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[news]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+def _bar() -> bars.Progress:
+    return bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(bar_width=24),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[figures]}"),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
         console=_ERR,
     )
 
 
-def _lines(label: str) -> Callable[[News], None]:
+def _lines(label: str) -> Callable[[Progress], None]:
     """One line every tenth of the run, for logs."""
     began: dict[str, float] = {}
 
-    def show(news: News) -> None:
-        started = began.setdefault(news.stage, time.monotonic())
-        every = max(1, news.steps // 10)
-        if news.step % every and news.step != news.steps:
+    def show(now: Progress) -> None:
+        started = began.setdefault(now.stage, time.monotonic())
+        every = max(1, now.steps // 10)
+        if now.step % every and now.step != now.steps:
             return
         spent = time.monotonic() - started
-        left = spent / news.step * (news.steps - news.step)
-        what = label if news.stage == "task" else f"{label} ({news.stage})"
-        words(f"{what} {news.step}/{news.steps} {_summary(news)}, {left:.0f} s left")
+        left = spent / now.step * (now.steps - now.step)
+        what = label if now.stage == "task" else f"{label} ({now.stage})"
+        words(f"{what} {now.step}/{now.steps} {_summary(now)}, {left:.0f} s left")
 
     return show
 
 
-def _summary(news: News) -> str:
-    parts = [f"loss {news.loss:.3f}"]
-    if news.score is not None:
-        parts.append(f"{news.metric} {news.score:.4f}")
-    if news.count is not None:
-        parts.append(f"zeros {news.count.sparsity:.2%}, {news.count.entropy_bpp:.3f} bpp")
+def _summary(now: Progress) -> str:
+    parts = [f"loss {now.loss:.3f}"]
+    if now.value is not None:
+        parts.append(f"{now.metric} {now.value:.4f}")
+    if now.count is not None:
+        parts.append(f"zeros {now.count.sparsity:.2%}, {now.count.entropy_bpp:.3f} bpp")
     return ", ".join(parts)
 
 

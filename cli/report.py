@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from maskpack.compressor.sweep.table import Table
     from maskpack.exporters.report import Report
     from maskpack.report.view import ArtifactView
-    from maskpack.tasks.evaluation.confusion import Judgement
+    from maskpack.tasks.evaluation.confusion import ErrorAnalysis
 
 _PAGES = {".html", ".htm"}
 
@@ -90,8 +90,8 @@ def report(
         opened = _open(source)
         tables = _tables(sweep, reference) if sweep is not None else ()
         verdicts = [each for folder in exported or [] for each in _verdicts(folder, opened)]
-        judgements = _judgements(opened, data or [], evaluate=evaluate, quiet=quiet)
-        _report_artifact(opened, out, judgements, verdicts, tables, png=png, json=json)
+        analyses = _analyses(opened, data or [], evaluate=evaluate, quiet=quiet)
+        _report_artifact(opened, out, analyses, verdicts, tables, png=png, json=json)
     render.words(f"wrote {out}")
 
 
@@ -121,7 +121,7 @@ def _report_sweep(
 def _report_artifact(
     opened: Artifact,
     out: Path,
-    judgements: dict[str, Judgement | str],
+    analyses: dict[str, ErrorAnalysis | str],
     verdicts: Sequence[Report],
     tables: Sequence[Table],
     *,
@@ -132,7 +132,7 @@ def _report_artifact(
     from maskpack.report.view import view_artifact  # noqa: PLC0415
 
     view = view_artifact(opened)
-    write_bytes(out, artifact_page(view, judgements, verdicts, tables).encode())
+    write_bytes(out, artifact_page(view, analyses, verdicts, tables).encode())
     if png is not None:
         from maskpack.report.plots import draw_tasks  # noqa: PLC0415 - matplotlib
 
@@ -140,7 +140,7 @@ def _report_artifact(
             render.words(f"wrote {path}")
         _draw_sweep(tables, png)
     if json:
-        tree = _as_tree(view, judgements, verdicts, tables)
+        tree = _as_tree(view, analyses, verdicts, tables)
         render.data(codec.dumps(tree, sort_keys=True))
 
 
@@ -194,22 +194,22 @@ def _verdicts(folder: Path, opened: Artifact) -> list[Report]:
     return found
 
 
-def _judgements(
+def _analyses(
     opened: Artifact, data: Sequence[str], *, evaluate: bool, quiet: bool
-) -> dict[str, Judgement | str]:
+) -> dict[str, ErrorAnalysis | str]:
     """Each task on its evaluation rows, or why not."""
     tasks = sorted(opened.manifest.tasks)
     places = data_by_task(data, tasks)
     if not evaluate:
         return dict.fromkeys(tasks, "Not measured: the report was made with `--no-evaluate`")
-    from maskpack.tasks.evaluation.confusion import judge  # noqa: PLC0415 - imports torch
+    from maskpack.tasks.evaluation.confusion import analyze_errors  # noqa: PLC0415 - imports torch
 
-    found: dict[str, Judgement | str] = {}
+    found: dict[str, ErrorAnalysis | str] = {}
     for task in tasks:
         try:
             if not quiet:
                 render.words(f"{task}: evaluating")
-            found[task] = judge(opened, task, data=places.get(task))
+            found[task] = analyze_errors(opened, task, data=places.get(task))
         except DataError as error:
             if task in places:
                 raise
@@ -219,7 +219,7 @@ def _judgements(
 
 def _as_tree(
     view: ArtifactView,
-    judgements: dict[str, Judgement | str],
+    analyses: dict[str, ErrorAnalysis | str],
     verdicts: Sequence[Report],
     tables: Sequence[Table],
 ) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _as_tree(
 
     told = {
         task: {"missing": found} if isinstance(found, str) else asdict(found)
-        for task, found in judgements.items()
+        for task, found in analyses.items()
     }
     return {
         **asdict(view),

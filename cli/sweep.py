@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from maskpack.compressor.sweep.plan import Run, SweepPlan
     from maskpack.compressor.sweep.run import Failure
-    from maskpack.compressor.training.progress import News
+    from maskpack.compressor.training.progress import Progress
 from maskpack.compressor.sweep.table import Table
 
 
@@ -93,7 +93,7 @@ def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure,
 
     places = {run.key: place for place, run in enumerate(runs, 1)}
 
-    def watch(run: Run) -> AbstractContextManager[Callable[[News], None]]:
+    def watch(run: Run) -> AbstractContextManager[Callable[[Progress], None]]:
         return render.progress(f"[{places[run.key]}/{len(runs)}] {run.title}", quiet=quiet)
 
     def failed(failure: Failure) -> None:

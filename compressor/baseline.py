@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from maskpack.compressor.config import BaselineConfig, Method
-from maskpack.compressor.quantization.backbone import quantized_ground
-from maskpack.compressor.training.callbacks import Noise, quicken_dropout
-from maskpack.compressor.training.loss import Objective
-from maskpack.compressor.training.progress import Newsroom, Observe
-from maskpack.compressor.training.teacher import teaching_of
+from maskpack.compressor.quantization.backbone import prepare_backbone
+from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
+from maskpack.compressor.training.loss import TaskLoss
+from maskpack.compressor.training.progress import OnProgress, ProgressReporter
+from maskpack.compressor.training.teacher import distillation_targets
 from maskpack.compressor.training.train import (
     Group,
     NoCheckpoints,
@@ -33,19 +33,20 @@ from maskpack.compressor.training.train import (
 from maskpack.compressor.types import BaselineRequest, RunResult
 from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 from maskpack.formats.codec import encode_backbone
+from maskpack.formats.lazy import renamed_argument
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, new_folder
 from maskpack.models.build import base_of, build_classifier, head_parameters
 from maskpack.models.families import check_length, family_of, longest_input, token_kinds
 from maskpack.models.linears import plain_state
-from maskpack.models.load import Pretrained, heed_padding, load_classifier, load_pretrained
+from maskpack.models.load import Pretrained, load_classifier, load_pretrained, set_pad_token
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import described
 from maskpack.tasks.data.splits import TaskData
-from maskpack.tasks.evaluation.metrics import majority, score
+from maskpack.tasks.evaluation.metrics import compute_metrics, majority
 from maskpack.tasks.evaluation.predict import predict_all, torch_predict
-from maskpack.tasks.preprocess import encode_material, load_material
-from maskpack.tasks.pretrained_head import Finding, original_scores, renew_head
+from maskpack.tasks.preprocess import load_splits, preprocess_splits
+from maskpack.tasks.pretrained_head import Finding, original_metrics, renew_head
 from maskpack.tasks.task import PROBLEM_TYPES
 
 
@@ -69,7 +70,10 @@ class _Loaded:
     dev: Encoded
 
 
-def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None) -> RunResult:
+@renamed_argument("observe", "on_progress")
+def run_baseline(
+    request: BaselineRequest, *, on_progress: OnProgress = lambda _: None
+) -> RunResult:
     """Train one baseline and score it; save it as a plain model folder if asked to.
 
     Raises:
@@ -80,9 +84,9 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
         check_free(request.out)
     loaded = _load(request)
     data, dev, head = loaded.data, loaded.dev, loaded.found.head
-    model, backbone_bytes = _start(request, loaded, observe)
+    model, backbone_bytes = _start(request, loaded, on_progress)
     started = time.perf_counter()
-    trained = _train(request, model, loaded, observe=observe)
+    trained = _train(request, model, loaded, on_progress=on_progress)
     seconds = time.perf_counter() - started
     fold_factors(model)
     logits = predict_all(torch_predict(_check_finite(model)), dev)
@@ -92,20 +96,20 @@ def run_baseline(request: BaselineRequest, *, observe: Observe = lambda _: None)
         config,
         data,
         model=loaded.pretrained.name,
-        scores=score(logits, dev.labels, data.task.metrics),
+        scores=compute_metrics(logits, dev.labels, data.task.metrics),
         majority=majority(dev.labels, data.task.metrics),
         seconds=round(seconds, 2),
         head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
         patch_bytes=4 * trained,
         backbone_bytes=backbone_bytes,
-        original=None if head is None else original_scores(head, dev, data.task.metrics),
+        original=None if head is None else original_metrics(head, dev, data.task.metrics),
     )
 
 
 def _load(request: BaselineRequest) -> _Loaded:
     """Data, model and tokenizer."""
     config = request.config
-    data, found = load_material(
+    data, found = load_splits(
         request.model,
         request.task,
         data=request.data,
@@ -117,7 +121,7 @@ def _load(request: BaselineRequest) -> _Loaded:
     reads = pretrained.model.config.to_dict()
     longest = longest_input(reads)
     check_length(config.max_length, longest)
-    rows, dev = encode_material(
+    rows, dev = preprocess_splits(
         pretrained.tokenizer,
         data,
         found,
@@ -145,24 +149,24 @@ def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResul
     )
 
 
-def _start(request: BaselineRequest, loaded: _Loaded, observe: Observe) -> tuple[Any, int]:
+def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -> tuple[Any, int]:
     """The classifier before its first step, and the bytes of its encoder as stored."""
     config, pretrained, described = request.config, loaded.pretrained, loaded.described
     torch.manual_seed(config.seed)
     if config.bits is None:
         outputs = described.num_labels
         model = load_classifier(request.model, outputs=outputs, revision=request.revision)
-        heed_padding(model, pretrained.model.config.pad_token_id)
+        set_pad_token(model, pretrained.model.config.pad_token_id)
         if loaded.found.refused:
             renew_head(model, described)
         return model, 4 * sum(p.numel() for p in base_of(model).parameters())
     if request.backbone is not None:
         backbone = open_artifact(request.backbone).backbone
     else:
-        backbone = quantized_ground(pretrained, config.backbone(), observe=observe).backbone
+        backbone = prepare_backbone(pretrained, config.backbone(), on_progress=on_progress).backbone
     model = build_classifier(backbone, described, seed=config.seed)
     if loaded.found.head is not None:
-        loaded.found.head.give_to(model)
+        loaded.found.head.copy_to(model)
     return model, len(encode_backbone(backbone))
 
 
@@ -171,7 +175,7 @@ def _train(
     model: Any,
     loaded: _Loaded,
     *,
-    observe: Observe,
+    on_progress: OnProgress,
 ) -> int:
     """Train in place what the method trains; return how many parameters that is."""
     config, rows, described = request.config, loaded.rows, loaded.described
@@ -180,18 +184,20 @@ def _train(
     plan = Plan(steps, config.batch_size, config.warmup, config.seed, uses_bf16(config.precision))
     groups = trained_groups(model, config)
     noise = Noise(config.seed)
-    quicken_dropout(model, noise, p=config.dropout)
+    use_fast_dropout(model, noise, p=config.dropout)
     per_epoch = -(-len(rows) // config.batch_size)
 
-    def judge() -> float:
+    def evaluate() -> float:
         logits = predict_all(torch_predict(model), dev)
         model.train()
-        return score(logits, dev.labels, [metric])[metric]
+        return compute_metrics(logits, dev.labels, [metric])[metric]
 
-    news = Newsroom(observe, metric=metric, judge=judge, count=None, per_epoch=per_epoch)
+    reporter = ProgressReporter(
+        on_progress, metric=metric, evaluate=evaluate, count=None, per_epoch=per_epoch
+    )
     model_name, revision = request.model, request.revision
     try:
-        teaching = teaching_of(
+        targets = distillation_targets(
             config, rows, described, model=model_name, revision=revision, plan=plan
         )
         train(
@@ -199,10 +205,10 @@ def _train(
             rows,
             plan=plan,
             groups=groups,
-            objective=Objective(rows.labels, teaching),
-            company=noise,
+            task_loss=TaskLoss(rows.labels, targets),
+            callbacks=noise,
             checkpoints=NoCheckpoints(),
-            observe=news.report,
+            on_progress=reporter.report,
         )
     except KeyboardInterrupt:
         raise Interrupted("stopped; a baseline keeps no checkpoint, nothing was written") from None

@@ -10,6 +10,7 @@ from enum import StrEnum
 from maskpack.compressor.options import Options, check_positive, check_whole, given
 from maskpack.formats import ConfigError
 from maskpack.formats.bits import CODE_BITS
+from maskpack.formats.lazy import renamed
 
 _USUAL_EPOCHS = 3
 _LEAST_STEPS = 400
@@ -44,7 +45,7 @@ class Estimator(StrEnum):
 
 _REFINE_STEPS = 600
 QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
-START_NAMES = ("auto", "constant", "magnitude", "soft-magnitude", "snip", "random")
+INIT_NAMES = ("auto", "constant", "magnitude", "soft-magnitude", "snip", "random")
 
 # of a threshold's scores it cancels, see `masking/linear.py`; logits of drawn masks need it
 _USUAL_MARGIN, _MARGIN = 1.6, {1: 0.8}  # by bits; chosen in docs/RESULTS.md
@@ -265,8 +266,8 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
             raise ConfigError(f"`sparsity` is {self.sparsity}, expected a share in (0, 1)")
         if self.target_bpp is not None and not 0.0 < self.target_bpp <= 1.0:
             raise ConfigError(f"`target_bpp` is {self.target_bpp}, expected (0, 1] bits a weight")
-        if self.init not in START_NAMES:
-            raise ConfigError(f"no init `{self.init}`", f"inits: {', '.join(START_NAMES)}")
+        if self.init not in INIT_NAMES:
+            raise ConfigError(f"no init `{self.init}`", f"inits: {', '.join(INIT_NAMES)}")
         ranked = self.init not in {"auto", "constant"} or self.estimator is not Estimator.THRESHOLD
         if ranked and self.sparsity is None:
             what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
@@ -277,9 +278,11 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
         """Whether the size of the mask is asked for."""
         return bool(given(self, "sparsity", "target_bpp", "target_bytes"))
 
+    start = renamed("start", "score_init")
+
     @property
-    def start(self) -> str:
-        """Name of the first scores, with `auto` resolved."""
+    def score_init(self) -> str:
+        """Name of the score initialisation, with `auto` resolved."""
         if self.init != "auto":
             return self.init
         if self.estimator is Estimator.TOPK or self.sparsity is None:

@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.fit import Learning, prepare, student_of, teaching_for
-from maskpack.compressor.masking.model import Student
-from maskpack.compressor.training.callbacks import Company
-from maskpack.compressor.training.loss import Objective, Teaching
-from maskpack.compressor.training.progress import News
-from maskpack.compressor.training.teacher import TWIN
+from maskpack.compressor.fit import PreparedRun, masked_model_of, prepare, targets_for
+from maskpack.compressor.masking.model import MaskedModel
+from maskpack.compressor.training.callbacks import CallbackList
+from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
+from maskpack.compressor.training.progress import Progress
+from maskpack.compressor.training.teacher import DENSE_TEACHER
 from maskpack.compressor.training.train import FlooredAdam, take_step
 from maskpack.compressor.types import FitRequest
 from maskpack.tasks.batches import Encoded, evaluation_batches, training_batches
@@ -30,7 +30,7 @@ from maskpack.tasks.evaluation.predict import EVAL_BATCH, torch_predict
 
 _STEPS = 8  # of the student that are measured
 _LOOKS = 6  # batches of the evaluation rows that are measured
-_TWIN_STEPS = (2, 8)  # of a teacher that is trained first: the difference is measured
+_TEACHER_STEPS = (2, 8)  # of a teacher that is trained first: the difference is measured
 _REFINE_STEPS = 6
 
 Rows = NDArray[np.intp]
@@ -107,9 +107,9 @@ class RefineClock:
     def __init__(self) -> None:
         self._times: list[Cost] = []
 
-    def observe(self, news: News) -> None:
+    def on_progress(self, now: Progress) -> None:
         """Note when a step of the backbone ended."""
-        if news.stage == "backbone":
+        if now.stage == "backbone":
             self._times.append(Cost.so_far())
 
     def missing(self, steps: int) -> Cost:
@@ -120,7 +120,7 @@ class RefineClock:
         return each * max(0, steps - len(self._times))
 
 
-def rehearse(request: FitRequest, *, began: Cost) -> tuple[Learning, Estimate]:
+def rehearse(request: FitRequest, *, began: Cost) -> tuple[PreparedRun, Estimate]:
     """Prepare a run as `fit` would, try a few steps, and foretell the rest.
 
     Args:
@@ -132,19 +132,24 @@ def rehearse(request: FitRequest, *, began: Cost) -> tuple[Learning, Estimate]:
     """
     clock, config = RefineClock(), request.config
     short = replace(config, refine=min(config.refine_steps, _REFINE_STEPS))
-    run = prepare(replace(request, config=short), observe=clock.observe)
+    run = prepare(replace(request, config=short), on_progress=clock.on_progress)
     load = Cost.so_far() - began + clock.missing(config.refine_steps)
-    teaching, teacher = _teaching(run)
-    student, making = _timed(lambda: student_of(run, Objective(run.train.labels, teaching)))
-    return run, _total(run, student, teaching, load=load + making, teacher=teacher)
+    targets, teacher = _targets(run)
+    student, making = _timed(lambda: masked_model_of(run, TaskLoss(run.train.labels, targets)))
+    return run, _total(run, student, targets, load=load + making, teacher=teacher)
 
 
 def _total(
-    run: Learning, student: Student, teaching: Teaching | None, *, load: Cost, teacher: Cost
+    run: PreparedRun,
+    student: MaskedModel,
+    targets: DistillationTargets | None,
+    *,
+    load: Cost,
+    teacher: Cost,
 ) -> Estimate:
     """The parts that come once, and as much of a step and a look as there are."""
     steps = run.plan.steps
-    step, look = _step(run, student, teaching), _look(student.model, run.dev)
+    step, look = _step(run, student, targets), _look(student.model, run.dev)
     looks = 1 + steps // run.per_epoch
     whole = load + teacher + step * steps + look * looks
     trained = sum(p.numel() for group in student.groups for p in group.parameters)
@@ -174,22 +179,22 @@ def spread(sizes: Sequence[int], count: int) -> list[int]:
     return [int(order[int(pick)]) for pick in picks]
 
 
-def _teaching(run: Learning) -> tuple[Teaching | None, Cost]:
+def _targets(run: PreparedRun) -> tuple[DistillationTargets | None, Cost]:
     """The teacher, and what it will take; a twin learns a few steps only."""
 
-    def teach(steps: int) -> Teaching | None:
-        return teaching_for(run, replace(run.plan, steps=steps))
+    def teach(steps: int) -> DistillationTargets | None:
+        return targets_for(run, replace(run.plan, steps=steps))
 
     teacher = run.request.config.teacher
     if teacher is None:
         return None, Cost()
-    if teacher != TWIN:
+    if teacher != DENSE_TEACHER:
         return _timed(partial(teach, run.plan.steps))
-    few, many = (min(steps, run.plan.steps) for steps in _TWIN_STEPS)
+    few, many = (min(steps, run.plan.steps) for steps in _TEACHER_STEPS)
     _, first = _timed(partial(teach, few))
-    teaching, second = _timed(partial(teach, many))
+    targets, second = _timed(partial(teach, many))
     each = each_step(first, second, few=few, many=many) * _typical(run, few, many)
-    return teaching, second + each * (run.plan.steps - many)
+    return targets, second + each * (run.plan.steps - many)
 
 
 def each_step(first: Cost, second: Cost, *, few: int, many: int) -> Cost:
@@ -209,26 +214,26 @@ def each_step(first: Cost, second: Cost, *, few: int, many: int) -> Cost:
     )
 
 
-def _typical(run: Learning, first: int, last: int) -> float:
+def _typical(run: PreparedRun, first: int, last: int) -> float:
     """How much larger a batch is in the mean than batches `first` to `last` of the run."""
     sizes = [_tokens(run.train, rows) for rows in _batches(run)]
     some = sizes[first:last]
     return float(np.mean(sizes) / np.mean(some)) if some else 1.0
 
 
-def _step(run: Learning, student: Student, teaching: Teaching | None) -> Cost:
+def _step(run: PreparedRun, student: MaskedModel, targets: DistillationTargets | None) -> Cost:
     """A step in the mean, over batches of every size."""
-    objective, company = Objective(run.train.labels, teaching), Company(student.company)
+    task_loss, callbacks = TaskLoss(run.train.labels, targets), CallbackList(student.callbacks)
     optimizer = FlooredAdam(group.settings() for group in student.groups)
     optimizer.set_rates(0.0)  # a rehearsal moves nothing
     student.model.train()
 
     def take(rows: Rows) -> None:
-        company.before_step(0)
-        loss_of, feeds = partial(objective, rows=rows), run.train.feeds(rows)
-        guide, bf16 = objective.guide, run.plan.bf16
-        take_step(student.model, optimizer, feeds, loss_of, bf16=bf16, guide=guide)
-        company.after_step(1, run.plan.steps)
+        callbacks.on_step_begin(0)
+        loss_of, feeds = partial(task_loss, rows=rows), run.train.feeds(rows)
+        state_teacher, bf16 = task_loss.state_teacher, run.plan.bf16
+        take_step(student.model, optimizer, feeds, loss_of, bf16=bf16, state_teacher=state_teacher)
+        callbacks.on_step_end(1, run.plan.steps)
 
     batches = _batches(run)
     sizes = [_tokens(run.train, rows) for rows in batches]
@@ -247,7 +252,7 @@ def _look(model: Any, rows: Encoded) -> Cost:
     return Cost.mean(times) * len(batches)
 
 
-def _batches(run: Learning) -> list[Rows]:
+def _batches(run: PreparedRun) -> list[Rows]:
     """Those of the first epoch, as far as the run goes."""
     plan = run.plan
     batches = training_batches(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskpack.exporters.graph.builder import Grapher, serialize
+from maskpack.exporters.graph.builder import GraphBuilder, serialize
 from maskpack.exporters.layouts.shared import BACKBONE_FILE, SharedBackbone, TaskGraph, write_graphs
 from maskpack.exporters.layouts.swap import write_swap
 from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
@@ -21,7 +21,7 @@ from maskpack.exporters.verify import GRAPH, Subject, verify
 from maskpack.formats import Artifact, ConfigError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.models.load import artifact_tokenizer
-from maskpack.runtime.task import CARD, TaskCard
+from maskpack.runtime.task import TASK_CONFIG, TaskConfig
 from maskpack.tasks.context import task_config
 
 FAILED_SUFFIX = ".failed"
@@ -75,15 +75,15 @@ def _set_aside(out: Path) -> None:
 def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Compute) -> None:
     """Write graph, configuration, tokenizer and card of one task into an existing folder."""
     entry = artifact.entry(task)
-    write_bytes(folder / GRAPH, serialize(Grapher(artifact, compute).folded(entry)))
+    write_bytes(folder / GRAPH, serialize(GraphBuilder(artifact, compute).folded(entry)))
     task_config(artifact, entry).save_pretrained(str(folder))
     tokenizer = artifact_tokenizer(artifact)
     tokenizer.save_pretrained(str(folder))
-    card = card_of(entry, tokenizer)
-    write_bytes(folder / CARD, card.to_json().encode())
+    config = task_config_of(entry, tokenizer)
+    write_bytes(folder / TASK_CONFIG, config.to_json().encode())
 
 
-def card_of(entry: TaskEntry, tokenizer: Any, **belongings: Any) -> TaskCard:
+def task_config_of(entry: TaskEntry, tokenizer: Any, **belongings: Any) -> TaskConfig:
     """What `maskpack.runtime` must know of a task.
 
     Args:
@@ -93,7 +93,7 @@ def card_of(entry: TaskEntry, tokenizer: Any, **belongings: Any) -> TaskCard:
     """
     pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))
     left = tokenizer.padding_side == "left"
-    return TaskCard(
+    return TaskConfig(
         entry.name, entry.kind, entry.labels, entry.max_length, pad, pad_left=left, **belongings
     )
 
@@ -108,17 +108,19 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     artifact = open_artifact(request.artifact)
     check_free(request.out)
     entries = _entries(request, artifact)
-    grapher = Grapher(artifact, request.compute, packed=request.packed)
-    backbone, tokenizer = SharedBackbone(grapher), artifact_tokenizer(artifact)
+    builder = GraphBuilder(artifact, request.compute, packed=request.packed)
+    backbone, tokenizer = SharedBackbone(builder), artifact_tokenizer(artifact)
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:
         backbone.write(build)
         tokenizer.save_pretrained(str(build))
         _check_names(entries, build)
-        for exported in LAYOUTS[request.layout](grapher, backbone, entries, build):
+        for exported in LAYOUTS[request.layout](builder, backbone, entries, build):
             task, weights = exported.entry.name, (BACKBONE_FILE, backbone.sha256)
-            card = card_of(exported.entry, tokenizer, weights=weights, swap=exported.digests)
-            write_bytes(build / f"{task}.json", card.to_json().encode())
+            config = task_config_of(
+                exported.entry, tokenizer, weights=weights, swap=exported.digests
+            )
+            write_bytes(build / f"{task}.json", config.to_json().encode())
             if request.verify:
                 reports[task] = verify(_subject(request, artifact, exported))
                 write_bytes(build / f"{task}.{REPORT_FILE}", reports[task].to_json().encode())

@@ -16,7 +16,7 @@ from maskpack.tasks.context import restore_task
 
 
 @dataclass(frozen=True)
-class PlainModel:
+class HfModel:
     """What was written.
 
     Attributes:
@@ -32,7 +32,7 @@ class PlainModel:
     bytes: int
 
 
-def write_plain(artifact: Artifact, task: str, out: Path) -> PlainModel:
+def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     """Write one task as `AutoModelForSequenceClassification.from_pretrained` reads it, in float32.
 
     The weights are `code * scale * mask`, exactly; they are read back and compared before the folder
@@ -49,7 +49,7 @@ def write_plain(artifact: Artifact, task: str, out: Path) -> PlainModel:
         artifact_tokenizer(artifact).save_pretrained(str(build))
         _check_same(model, load_finetuned(str(build)))
     values = list(model.parameters())
-    return PlainModel(
+    return HfModel(
         path=out,
         parameters=sum(value.numel() for value in values),
         zeros=sum(int((value == 0).sum()) for value in values),

@@ -47,12 +47,12 @@ from maskpack.formats.bits import unpack_codes
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.tensorfile import Arrays, read_tensors
 from maskpack.models.families import family_of, longest_input, token_kinds
-from maskpack.models.load import heed_padding, load_finetuned
+from maskpack.models.load import load_finetuned, set_pad_token
 from maskpack.runtime.session import check_task, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, pick_task
 from maskpack.tasks.context import restore_task
 from maskpack.tasks.evaluation.evaluate import encode_for, evaluation_split
-from maskpack.tasks.evaluation.metrics import score
+from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.evaluation.predict import Predict, predict_all, torch_predict
 
 GRAPH = "model.onnx"
@@ -119,11 +119,11 @@ def exported(folder: Path, task: str) -> tuple[Path, tuple[Path, Arrays] | None]
         ExportError: no exported task there, or files that do not belong together.
     """
     place = pick_task(folder, task)
-    card = place.read_card()
-    check_task(place, card)
+    config = place.read_config()
+    check_task(place, config)
     if place.adapter is None:
         return place.graph, None
-    load_inputs(place, card)  # the adapter is the one that the card tells of
+    load_inputs(place, config)  # the adapter is the one that the card tells of
     feeds = place.adapter.with_suffix(FEEDS_SUFFIX)
     try:
         return place.graph, (place.adapter, dict(read_tensors(feeds.read_bytes())[0]))
@@ -158,7 +158,7 @@ def verify(subject: Subject) -> Report:
         kind = subject.entry.kind
         values = tuple(_check_values(graph, masked, model.config, kind, one) for one in SHAPES)
         accuracy = _check_accuracy(subject, graph, masked)
-        findings += judge(subject.tolerance, values, accuracy)
+        findings += check_tolerance(subject.tolerance, values, accuracy)
     return Report(
         task=subject.task,
         compute=str(subject.compute),
@@ -176,7 +176,7 @@ def verify(subject: Subject) -> Report:
 _ROUNDING = 1e-9  # .68 - .67, one row of a hundred, is 1.0000000000000009 points
 
 
-def judge(
+def check_tolerance(
     tolerance: Tolerance, values: Sequence[ValueCheck], accuracy: AccuracyCheck | None
 ) -> list[str]:
     """What lies outside the tolerance, one line each."""
@@ -286,13 +286,13 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
         finetuned = load_finetuned(subject.reference)
         _check_reference(finetuned, subject)
         readable = encoded.read_by(finetuned.config.to_dict())
-        logits = predict_all(torch_predict(heed_padding(finetuned, encoded.pad)), readable)
-        reference = score(logits, encoded.labels, [metric])[metric]
+        logits = predict_all(torch_predict(set_pad_token(finetuned, encoded.pad)), readable)
+        reference = compute_metrics(logits, encoded.labels, [metric])[metric]
     return AccuracyCheck(
         rows=len(encoded),
         metric=metric,
-        graph=score(left, encoded.labels, [metric])[metric],
-        torch=score(right, encoded.labels, [metric])[metric],
+        graph=compute_metrics(left, encoded.labels, [metric])[metric],
+        torch=compute_metrics(right, encoded.labels, [metric])[metric],
         agreement=agreement(left, right, kind=subject.entry.kind),
         max_diff=float(np.abs(left - right).max()),
         reference=reference,
@@ -326,7 +326,7 @@ def graph_facts(
     linears = {module_of(base, name): tensor for name, tensor in artifact.backbone.linears.items()}
     own = {name: to_array(tensors[name]) for name in tensors if name.startswith(f"{MASKS}.")}
     sizes = {name: tensor.codes.size for name, tensor in linears.items()}
-    beside = _removed_beside({**own, **inputs}, sizes)
+    beside = _removed_by_masks({**own, **inputs}, sizes)
     zeros = removed = 0
     for name, mask in patch.masks.items():
         module = module_of(base, name)
@@ -369,7 +369,7 @@ def _zeros_of(
     return zeros
 
 
-def _removed_beside(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
+def _removed_by_masks(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
     """What a graph removes from codes that it shares, by module; nothing in a folded one."""
     if (flips := arrays.get(f"{MASKS}.{Form.FLIPS}")) is not None:
         return unstack_flips(flips, sizes)

@@ -125,7 +125,7 @@ def _integers(backbone: Backbone) -> Mapping[str, QuantTensor]:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ParameterShapes:
     """Names and sizes, as a backbone has them.
 
     Attributes:
@@ -144,7 +144,7 @@ class Shape:
         return frozenset(name.removesuffix("weight") + "bias" for name in self.linears)
 
 
-def shape_of(config: Any) -> Shape:
+def parameter_shapes(config: Any) -> ParameterShapes:
     """The shape of the classifier that a transformers configuration describes."""
     with torch.device("meta"):
         model = linearize(AutoModelForSequenceClassification.from_config(config))
@@ -156,4 +156,4 @@ def shape_of(config: Any) -> Shape:
     }
     dense = {name: p.numel() for name, p in base.named_parameters() if p.ndim == 1}
     head = sum(2 * parameter.numel() for parameter in head_parameters(model).values())
-    return Shape(linears, dense, head)
+    return ParameterShapes(linears, dense, head)

@@ -165,7 +165,7 @@ def settle_padding(tokenizer: Any, config: Any) -> None:
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
 
 
-def heed_padding(model: Any, pad: int | None) -> Any:
+def set_pad_token(model: Any, pad: int | None) -> Any:
     """Tell a model that classifies the last token with which token rows are padded; return it."""
     if family_of(model.config.model_type).last_token:
         model.config.pad_token_id = pad

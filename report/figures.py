@@ -15,7 +15,7 @@ from maskpack.report.charts import Chart, Level, Line, Value, chart
 from maskpack.report.view import TaskView
 
 if TYPE_CHECKING:
-    from maskpack.tasks.evaluation.confusion import Judgement  # imports torch
+    from maskpack.tasks.evaluation.confusion import ErrorAnalysis  # imports torch
 
 
 MEAN = "mean over tasks"
@@ -95,7 +95,7 @@ PLOTS = (
 )
 
 
-def score_in(row: TableRow, panel: str) -> Spread | None:
+def metric_in(row: TableRow, panel: str) -> Spread | None:
     """A row's score in a panel; None where it has no finished run."""
     if panel == MEAN:
         return row.score
@@ -120,7 +120,7 @@ def majority_in(table: Table, panel: str) -> float | None:
 def reference_in(table: Table, panel: str) -> Spread | None:
     """The reference's score in a panel; None without a reference, or where it has no finished run."""
     row = next((row for row in table.rows if row.arm.label == table.reference), None)
-    return None if row is None else score_in(row, panel)
+    return None if row is None else metric_in(row, panel)
 
 
 def deviation(spread: Spread) -> float:
@@ -152,7 +152,7 @@ def points_of(
     """Series -> its points in one panel."""
     points: dict[str, list[Point]] = {}
     for row, name in shown:
-        score = score_in(row, panel)
+        score = metric_in(row, panel)
         if score is not None:
             place = plot.x(row, panel)
             points.setdefault(name, []).append(Point(place, score, collapsed_in(row, panel)))
@@ -213,15 +213,15 @@ def _curve(curve: Curve, slot: int) -> Chart | None:
     return chart(curve.title, [line], x_label="step")
 
 
-def pair_chart(judgement: Judgement) -> Chart | None:
+def pair_chart(analysis: ErrorAnalysis) -> Chart | None:
     """Given against true values of a regression, on the same scale: a line where both are one."""
     points = tuple(
         Value(true, given, words=f"true {true:g}, given {given:.3g}")
-        for true, given in judgement.pairs
+        for true, given in analysis.pairs
     )
     if not points:
         return None
-    ends = [end(value for pair in judgement.pairs for value in pair) for end in (min, max)]
+    ends = [end(value for pair in analysis.pairs for value in pair) for end in (min, max)]
     exact = Line("exact", tuple(Value(end, end) for end in ends), slot=1, dots=False)
     rows = Line("rows", points, joined=False)
     return chart("value given, by true value", [exact, rows], x_label="true value")

@@ -23,7 +23,7 @@ from maskpack.report.table import head_of, notes_of, rows_of
 from maskpack.report.view import ArtifactView, Part, TaskView
 
 if TYPE_CHECKING:
-    from maskpack.tasks.evaluation.confusion import Judgement  # imports torch
+    from maskpack.tasks.evaluation.confusion import ErrorAnalysis  # imports torch
 
 
 _MOST_CLASSES = 20  # that a matrix of classes is readable with
@@ -61,7 +61,7 @@ class TaskPage:
     Attributes:
         view: its numbers.
         curves: how it was learned; empty if that was not kept.
-        judgement: on the evaluation rows, or None.
+        analysis: on the evaluation rows, or None.
         missing: why there is no judgement.
         pairs: chart of a regression, or None.
         verdicts: on its exported graphs.
@@ -69,7 +69,7 @@ class TaskPage:
 
     view: TaskView
     curves: tuple[Chart, ...]
-    judgement: Judgement | None
+    analysis: ErrorAnalysis | None
     missing: str
     pairs: Chart | None
     verdicts: tuple[Report, ...]
@@ -88,7 +88,7 @@ class SweepPage:
 
 def artifact_page(
     view: ArtifactView,
-    judgements: Mapping[str, Judgement | str],
+    analyses: Mapping[str, ErrorAnalysis | str],
     verdicts: Sequence[Report] = (),
     tables: Sequence[Table] = (),
 ) -> str:
@@ -96,11 +96,11 @@ def artifact_page(
 
     Args:
         view: its numbers.
-        judgements: task -> how it does on its evaluation rows, or why that is not known.
+        analyses: task -> how it does on its evaluation rows, or why that is not known.
         verdicts: on exported graphs.
         tables: of a sweep, to compare with.
     """
-    tasks = tuple(_task_page(task, judgements[task.name], verdicts) for task in view.tasks)
+    tasks = tuple(_task_page(task, analyses[task.name], verdicts) for task in view.tasks)
     return _render(
         title=f"{view.model}, {view.widths}",
         artifact=view,
@@ -156,13 +156,15 @@ def _code(text: str) -> Markup:
     )
 
 
-def _task_page(task: TaskView, judgement: Judgement | str, verdicts: Sequence[Report]) -> TaskPage:
-    found = None if isinstance(judgement, str) else judgement
+def _task_page(
+    task: TaskView, analysis: ErrorAnalysis | str, verdicts: Sequence[Report]
+) -> TaskPage:
+    found = None if isinstance(analysis, str) else analysis
     return TaskPage(
         view=task,
         curves=curve_charts(task),
-        judgement=found,
-        missing=judgement if isinstance(judgement, str) else "",
+        analysis=found,
+        missing=analysis if isinstance(analysis, str) else "",
         pairs=None if found is None or not found.pairs else pair_chart(found),
         verdicts=tuple(report for report in verdicts if report.task == task.name),
     )

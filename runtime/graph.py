@@ -18,7 +18,7 @@ from typing import Any
 import onnxruntime
 
 from maskpack.formats.errors import ExportError
-from maskpack.runtime.task import Place, TaskCard
+from maskpack.runtime.task import TaskConfig, TaskFiles
 
 OLDEST = (1, 17)
 """The first ONNX Runtime that runs every exported graph."""
@@ -118,7 +118,7 @@ _DEEPEST = 64  # messages in one another; our graphs need 5
 _AGAIN = "export the task again"
 
 
-def check_external(place: Place, card: TaskCard) -> None:
+def check_external(place: TaskFiles, config: TaskConfig) -> None:
     """Raise ExportError if a graph wants other files than the weights that its card names.
 
     Nor may these be a link out of the folder, unless the graph is one to the same place, as in the hub's
@@ -128,7 +128,7 @@ def check_external(place: Place, card: TaskCard) -> None:
         named = external_files(place.graph)
     except (OSError, ValueError) as error:
         raise ExportError(f"cannot load `{place.graph}`: {error}", _AGAIN) from error
-    allowed = set() if card.weights is None else {card.weights[0]}
+    allowed = set() if config.weights is None else {config.weights[0]}
     if named - allowed:
         known = f"only `{min(allowed)}`" if allowed else "no such file"
         raise ExportError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.runtime.task import TaskCard
+from maskpack.runtime.task import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,17 @@ class Prediction:
         return {"label": self.label, "score": self.score, "scores": self.scores}
 
 
-def predictions(card: TaskCard, logits: NDArray[np.float32]) -> list[Prediction]:
+def predictions(config: TaskConfig, logits: NDArray[np.float32]) -> list[Prediction]:
     """Logits `(b, c)` as what they mean."""
-    if card.kind == "regression":
+    if config.kind == "regression":
         return [Prediction(None, float(row[0]), {}) for row in logits]
-    if card.kind == "multi-label":
-        return [_several(card.labels, [float(share) for share in row]) for row in _sigmoid(logits)]
+    if config.kind == "multi-label":
+        return [
+            _several(config.labels, [float(share) for share in row]) for row in _sigmoid(logits)
+        ]
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares = shifted / shifted.sum(axis=1, keepdims=True)
-    return [_best(card.labels, [float(share) for share in row]) for row in shares]
+    return [_best(config.labels, [float(share) for share in row]) for row in shares]
 
 
 def _best(labels: Sequence[str], shares: Sequence[float]) -> Prediction:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from maskpack.formats.errors import ConfigError, ExportError
+from maskpack.formats.lazy import renamed
 from maskpack.formats.tensorfile import file_sha256, read_tensors
 from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.graph import (
@@ -37,8 +38,8 @@ from maskpack.runtime.task import (
     FEEDS_SUFFIX,
     TOKENIZER,
     WEIGHTS,
-    Place,
-    TaskCard,
+    TaskConfig,
+    TaskFiles,
     find_tasks,
     pick_task,
 )
@@ -66,8 +67,8 @@ class TaskInputs:
 class _Loaded:
     """A task in memory."""
 
-    place: Place
-    card: TaskCard
+    place: TaskFiles
+    config: TaskConfig
     tokenizer: Any
     graph: Any
     own: TaskInputs
@@ -104,9 +105,11 @@ class Session:
         """Names of the tasks at hand."""
         return tuple(self._places)
 
-    def card(self, task: str | None = None) -> TaskCard:
+    card = renamed("card", "config")
+
+    def config(self, task: str | None = None) -> TaskConfig:
         """What is known of a task."""
-        return self._places[self._name(task)].read_card()
+        return self._places[self._name(task)].read_config()
 
     def predict(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
@@ -134,7 +137,7 @@ class Session:
         for start in range(0, len(order), batch_size):
             places = [int(place) for place in order[start : start + batch_size]]
             logits = _run(loaded, [rows[place] for place in places])
-            found.update(zip(places, predictions(loaded.card, logits), strict=True))
+            found.update(zip(places, predictions(loaded.config, logits), strict=True))
         return [found[place] for place in range(len(rows))]
 
     def _name(self, task: str | None) -> str:
@@ -149,21 +152,23 @@ class Session:
         """The task, loaded now if it is not; the one used longest ago makes room."""
         if task not in self._loaded:
             place = self._places[task]
-            card = place.read_card()
-            graph = self._same_graph(place, card)
+            config = place.read_config()
+            graph = self._same_graph(place, config)
             while len(self._loaded) >= self._keep:
                 self._loaded.popitem(last=False)
-            tokenizer = self._tokenizer(place.tokenizer, card.max_length)
-            graph = graph or load_graph(place, card, threads=self._threads)
-            self._loaded[task] = _Loaded(place, card, tokenizer, graph, load_inputs(place, card))
+            tokenizer = self._tokenizer(place.tokenizer, config.max_length)
+            graph = graph or load_graph(place, config, threads=self._threads)
+            self._loaded[task] = _Loaded(
+                place, config, tokenizer, graph, load_inputs(place, config)
+            )
         self._loaded.move_to_end(task)
         return self._loaded[task]
 
-    def _same_graph(self, place: Place, card: TaskCard) -> Any:
+    def _same_graph(self, place: TaskFiles, config: TaskConfig) -> Any:
         """The graph of a task if a task in memory has the same; None otherwise."""
         for loaded in self._loaded.values():
-            own, other = card.swap, loaded.card.swap
-            if own is None or other is None or card.weights != loaded.card.weights:
+            own, other = config.swap, loaded.config.swap
+            if own is None or other is None or config.weights != loaded.config.weights:
                 continue
             if (place.graph, own.graph) == (loaded.place.graph, other.graph):
                 return loaded.graph
@@ -182,14 +187,14 @@ class Session:
         return self._tokenizers[path, length]
 
 
-def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
+def load_graph(place: TaskFiles, config: TaskConfig, *, threads: int) -> Any:
     """A task's graph in ONNX Runtime.
 
     Raises:
         ExportError: it is damaged, it names other weights than its card or those beside it are not
             those it was made for, or ONNX Runtime is too old.
     """
-    check_task(place, card)
+    check_task(place, config)
     try:
         graph = open_graph(place.graph, threads=threads)
     except Exception as error:
@@ -198,40 +203,40 @@ def load_graph(place: Place, card: TaskCard, *, threads: int) -> Any:
     return graph
 
 
-def check_task(place: Place, card: TaskCard) -> None:
+def check_task(place: TaskFiles, config: TaskConfig) -> None:
     """Raise ExportError if a task's files do not belong together, or the runtime is too old for them."""
     check_version()
-    _check_belongings(place, card)
-    check_external(place, card)
+    _check_belongings(place, config)
+    check_external(place, config)
 
 
-def load_inputs(place: Place, card: TaskCard) -> TaskInputs:
+def load_inputs(place: TaskFiles, config: TaskConfig) -> TaskInputs:
     """What a task feeds a graph that it shares: an adapter where the runtime knows them.
 
     Raises:
         ExportError: it is damaged, or not the one that was made for this graph.
     """
-    if place.adapter is None or card.swap is None:
+    if place.adapter is None or config.swap is None:
         return TaskInputs()
     if not knows_adapters():
         feeds = place.adapter.with_suffix(FEEDS_SUFFIX)
-        _check(feeds, card.swap.feeds, card.name)
+        _check(feeds, config.swap.feeds, config.name)
         return TaskInputs(feeds=dict(read_tensors(feeds.read_bytes())[0]))
-    _check(place.adapter, card.swap.adapter, card.name)
+    _check(place.adapter, config.swap.adapter, config.name)
     try:
         return TaskInputs(task_run(place.adapter))
     except Exception as error:
         raise ExportError(f"cannot load `{place.adapter}`: {first_line(error)}", _AGAIN) from error
 
 
-def _check_belongings(place: Place, card: TaskCard) -> None:
+def _check_belongings(place: TaskFiles, config: TaskConfig) -> None:
     """Raise ExportError unless weights and graph are those that the task was made for."""
-    if (place.adapter is None) != (card.swap is None):
-        raise ExportError(f"`{place.card}` is not the card of `{place.graph}`", _AGAIN)
-    if card.weights is not None:
-        _check(place.weights, card.weights[1], place.graph.name)
-    if card.swap is not None:
-        _check(place.graph, card.swap.graph, card.name)
+    if (place.adapter is None) != (config.swap is None):
+        raise ExportError(f"`{place.config}` is not the card of `{place.graph}`", _AGAIN)
+    if config.weights is not None:
+        _check(place.weights, config.weights[1], place.graph.name)
+    if config.swap is not None:
+        _check(place.graph, config.swap.graph, config.name)
 
 
 def _check(path: Path, digest: str, owner: str) -> None:
@@ -252,14 +257,14 @@ def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
     """Logits `(b, c)` of tokenised texts; one of no tokens is one of padding, as in training."""
     width = max(1, *(len(row.ids) for row in rows))
     feeds = {
-        "input_ids": np.full((len(rows), width), loaded.card.pad[0], dtype=np.int64),
+        "input_ids": np.full((len(rows), width), loaded.config.pad[0], dtype=np.int64),
         "attention_mask": np.zeros((len(rows), width), dtype=np.int64),
         "token_type_ids": np.zeros((len(rows), width), dtype=np.int64),
     }
     for place, row in enumerate(rows):
         size = max(1, len(row.ids))
-        span = slice(width - size, width) if loaded.card.pad_left else slice(size)
-        feeds["input_ids"][place, span] = row.ids or loaded.card.pad[0]
+        span = slice(width - size, width) if loaded.config.pad_left else slice(size)
+        feeds["input_ids"][place, span] = row.ids or loaded.config.pad[0]
         feeds["attention_mask"][place, span] = 1
         feeds["token_type_ids"][place, span] = row.type_ids or 0
     told = {name: feeds[name] for name in loaded.inputs} | loaded.own.feeds
@@ -287,15 +292,15 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
         ExportError: its files do not belong together, or ONNX Runtime refuses the graph.
     """
     place = pick_task(folder, task)
-    card = place.read_card()
+    config = place.read_config()
     if place.adapter is not None:
         raise ConfigError(
-            f"`{card.name}` is an adapter: its mask comes with every run and cannot be folded",
+            f"`{config.name}` is an adapter: its mask comes with every run and cannot be folded",
             "export it with `--layout shared`",
         )
-    check_task(place, card)
+    check_task(place, config)
     with new_folder(out) as build:
-        graph = build / f"{card.name}.onnx"
+        graph = build / f"{config.name}.onnx"
         options = session_options(threads=1)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(graph)
@@ -306,7 +311,7 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
             onnxruntime.InferenceSession(str(place.graph), options, ["CPUExecutionProvider"])
         except Exception as error:
             raise ExportError(f"cannot fold `{place.graph}`: {first_line(error)}") from error
-        own = replace(card, weights=(WEIGHTS, file_sha256(build / WEIGHTS)))
-        write_bytes(build / f"{card.name}.json", own.to_json().encode())
+        own = replace(config, weights=(WEIGHTS, file_sha256(build / WEIGHTS)))
+        write_bytes(build / f"{config.name}.json", own.to_json().encode())
         shutil.copy(place.tokenizer, build / TOKENIZER)
-    return out / f"{card.name}.onnx"
+    return out / f"{config.name}.onnx"

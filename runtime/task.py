@@ -11,7 +11,7 @@ from maskpack.formats.schema import KINDS
 from maskpack.formats.thing import instead_of_export
 
 GRAPH = "model.onnx"
-CARD = "task.json"
+TASK_CONFIG = "task.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "backbone.bin"
 BASE = "base.onnx"
@@ -38,11 +38,11 @@ class SwapDigests:
     def __post_init__(self) -> None:
         for name, digest in vars(self).items():
             if len(digest) != 64:
-                raise ExportError(f"`{CARD}` has the digest `{digest}` for `{name}`")
+                raise ExportError(f"`{TASK_CONFIG}` has the digest `{digest}` for `{name}`")
 
 
 @dataclass(frozen=True)
-class TaskCard:
+class TaskConfig:
     """`task.json` of an exported folder.
 
     Attributes:
@@ -69,13 +69,13 @@ class TaskCard:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ExportError(
-                f"`{CARD}` is of the unknown kind `{self.kind}`",
+                f"`{TASK_CONFIG}` is of the unknown kind `{self.kind}`",
                 f"this release answers: {', '.join(KINDS)}",
             )
         if (self.kind != "regression") != (len(self.labels) > 1):
-            raise ExportError(f"`{CARD}` has {len(self.labels)} labels for a {self.kind}")
+            raise ExportError(f"`{TASK_CONFIG}` has {len(self.labels)} labels for a {self.kind}")
         if type(self.max_length) is not int or self.max_length < 1:
-            raise ExportError(f"`{CARD}` has the length {self.max_length!r}")
+            raise ExportError(f"`{TASK_CONFIG}` has the length {self.max_length!r}")
 
     def to_json(self) -> str:
         """Sorted, indented, with a final line feed. Inverse of `from_json`."""
@@ -98,7 +98,7 @@ class TaskCard:
         return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> TaskCard:
+    def from_json(cls, text: str) -> TaskConfig:
         """Read and check a card; inverse of `to_json`.
 
         Raises:
@@ -108,7 +108,7 @@ class TaskCard:
             tree = json.loads(text)
             if tree["format"] != "maskpack-task" or tree["format_version"] != 1:
                 raise ExportError(
-                    f"`{CARD}` is of format `{tree['format']}` {tree['format_version']!r}, "
+                    f"`{TASK_CONFIG}` is of format `{tree['format']}` {tree['format_version']!r}, "
                     "this release reads `maskpack-task` 1"
                 )
             labels = tuple(str(label) for label in tree["labels"])
@@ -125,26 +125,26 @@ class TaskCard:
             name, kind = str(tree["name"]), str(tree["kind"])
             side = tree.get("pad_side", "right")
             if side not in {"left", "right"}:
-                raise ExportError(f"`{CARD}` pads on the side {side!r}")
+                raise ExportError(f"`{TASK_CONFIG}` pads on the side {side!r}")
             left = side == "left"
             return cls(name, kind, labels, tree["max_length"], pad, weights, swap, left)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ExportError(f"`{CARD}` is damaged: {error!r}", _HINT) from error
+            raise ExportError(f"`{TASK_CONFIG}` is damaged: {error!r}", _HINT) from error
 
 
 @dataclass(frozen=True)
-class Place:
+class TaskFiles:
     """Where the files of a task lie.
 
     Attributes:
         graph: its own, or that of all tasks.
-        card: its own.
+        config: its own.
         tokenizer: its own, or that of all tasks.
         adapter: what makes a graph of all tasks this task; None where the graph is its own.
     """
 
     graph: Path
-    card: Path
+    config: Path
     tokenizer: Path
     adapter: Path | None = None
 
@@ -153,20 +153,20 @@ class Place:
         """Weights that it shares with others, if it does."""
         return self.graph.with_name(WEIGHTS)
 
-    def read_card(self) -> TaskCard:
+    def read_config(self) -> TaskConfig:
         """The card.
 
         Raises:
             ExportError: it is missing or damaged.
         """
         try:
-            text = self.card.read_text(encoding="utf-8")
+            text = self.config.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ExportError(f"cannot read `{self.card}`: {error}", _HINT) from error
-        return TaskCard.from_json(text)
+            raise ExportError(f"cannot read `{self.config}`: {error}", _HINT) from error
+        return TaskConfig.from_json(text)
 
 
-def find_tasks(folder: Path) -> dict[str, Place]:
+def find_tasks(folder: Path) -> dict[str, TaskFiles]:
     """Exported tasks at `folder`: itself, tasks that share weights or a graph in it, or folders in it.
 
     Returns:
@@ -178,19 +178,19 @@ def find_tasks(folder: Path) -> dict[str, Place]:
     adapters = sorted(folder.glob(f"*{ADAPTER_SUFFIX}"))
     if adapters:
         places = [
-            Place(folder / BASE, one.with_suffix(".json"), folder / TOKENIZER, one)
+            TaskFiles(folder / BASE, one.with_suffix(".json"), folder / TOKENIZER, one)
             for one in adapters
         ]
     elif (folder / WEIGHTS).is_file():
         graphs = sorted(folder.glob("*.onnx"))
-        places = [Place(one, one.with_suffix(".json"), folder / TOKENIZER) for one in graphs]
+        places = [TaskFiles(one, one.with_suffix(".json"), folder / TOKENIZER) for one in graphs]
     else:
         alone = [folder] if (folder / GRAPH).is_file() else []
         homes = alone or [graph.parent for graph in sorted(folder.glob(f"*/{GRAPH}"))]
-        places = [Place(home / GRAPH, home / CARD, home / TOKENIZER) for home in homes]
-    found: dict[str, Place] = {}
+        places = [TaskFiles(home / GRAPH, home / TASK_CONFIG, home / TOKENIZER) for home in homes]
+    found: dict[str, TaskFiles] = {}
     for place in places:
-        name = place.read_card().name
+        name = place.read_config().name
         if name in found:
             raise ExportError(f"`{found[name].graph}` and `{place.graph}` both hold `{name}`")
         found[name] = place
@@ -201,7 +201,7 @@ def find_tasks(folder: Path) -> dict[str, Place]:
     return found
 
 
-def pick_task(folder: Path, task: str | None) -> Place:
+def pick_task(folder: Path, task: str | None) -> TaskFiles:
     """The place of a task in an exported folder; of the only one, if none is named.
 
     Raises:

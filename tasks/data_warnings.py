@@ -29,25 +29,25 @@ _NAMED = 8  # labels that a line spells out
 
 
 @dataclass(frozen=True)
-class Remark:
+class DataWarning:
     """One line for people.
 
     Attributes:
         text: the line.
-        grave: whether it is a warning rather than a note.
+        serious: whether it is a warning rather than a note.
     """
 
     text: str
-    grave: bool = True
+    serious: bool = True
 
 
-def tell(remarks: Iterable[Remark]) -> None:
+def log_warnings(remarks: Iterable[DataWarning]) -> None:
     """Hand remarks to the log."""
     for remark in remarks:
-        _LOG.log(logging.WARNING if remark.grave else logging.INFO, "%s", remark.text)
+        _LOG.log(logging.WARNING if remark.serious else logging.INFO, "%s", remark.text)
 
 
-def remarks_on(data: TaskData) -> list[Remark]:
+def find_warnings(data: TaskData) -> list[DataWarning]:
     """All there is to say of a task's rows and labels."""
     found = [*_split(data), *_texts(data)]
     if data.task.kind is not Kind.REGRESSION:
@@ -55,9 +55,9 @@ def remarks_on(data: TaskData) -> list[Remark]:
     return [*found, *_few(data), *_repeated(data)]
 
 
-def remarks_on_length(
+def length_warnings(
     tokenizer: Any, splits: Sequence[tuple[Split, Encoded]], *, max_length: int, longest: int
-) -> list[Remark]:
+) -> list[DataWarning]:
     """How many texts were cut, and which length would hold them.
 
     Args:
@@ -80,7 +80,7 @@ def remarks_on_length(
         f"`--max-length {enough}` would hold {held}" if enough > max_length else "it reads no more"
     )
     return [
-        Remark(
+        DataWarning(
             f"{len(cut)} of {total} texts are longer than {max_length} tokens and are cut; {would}"
         )
     ]
@@ -98,24 +98,26 @@ def _full_lengths(
     return np.array([len(row) for row in told["input_ids"]], dtype=np.int64)
 
 
-def _split(data: TaskData) -> list[Remark]:
+def _split(data: TaskData) -> list[DataWarning]:
     """How the evaluation rows were come by."""
     held = data.held_out
     if held is None:
         return []
     how = "the same share of each label" if held.by_label else "drawn at random"
     return [
-        Remark(
+        DataWarning(
             f"held out {held.rows} of {held.total} rows ({held.rows / held.total:.0%}) for evaluation, "
             f"{how}, seed {SEED}; `--eval-data` gives rows of your own",
-            grave=False,
+            serious=False,
         )
     ]
 
 
-def _texts(data: TaskData) -> list[Remark]:
+def _texts(data: TaskData) -> list[DataWarning]:
     empty = sum(not any(text.strip() for text in row) for row in data.train.texts)
-    return [Remark(f"training rows with an empty text: {empty}; leave them out")] if empty else []
+    return (
+        [DataWarning(f"training rows with an empty text: {empty}; leave them out")] if empty else []
+    )
 
 
 def label_counts(split: Split, labels: int) -> NDArray[np.int64]:
@@ -125,42 +127,46 @@ def label_counts(split: Split, labels: int) -> NDArray[np.int64]:
     return np.bincount(split.labels, minlength=labels)
 
 
-def _counts(data: TaskData) -> list[Remark]:
+def _counts(data: TaskData) -> list[DataWarning]:
     train, dev = (label_counts(split, len(data.labels)) for split in (data.train, data.dev))
     shown = [f"{name} {a} + {b}" for name, a, b in zip(data.labels, train, dev, strict=True)]
     if len(shown) > _NAMED:
         order = np.argsort(-train, kind="stable")
         ends = [shown[place] for place in (*order[:3], *order[-3:])]
         shown = [*ends[:3], f"... {len(shown) - 6} more ...", *ends[3:]]
-    found = [Remark(f"rows of each label, training + evaluation: {', '.join(shown)}", grave=False)]
+    found = [
+        DataWarning(f"rows of each label, training + evaluation: {', '.join(shown)}", serious=False)
+    ]
     for counts, where in ((train, "training"), (dev, "evaluation")):
         absent = [name for name, count in zip(data.labels, counts, strict=True) if not count]
         what = "is never learned" if where == "training" else "is not scored"
         if absent:
             found.append(
-                Remark(f"without a row in the {where} split, and so it {what}: {_some(absent)}")
+                DataWarning(
+                    f"without a row in the {where} split, and so it {what}: {_some(absent)}"
+                )
             )
     if data.task.kind is Kind.MULTI_LABEL and data.train.labels.sum(axis=1).max() < 2:
         found.append(
-            Remark(
+            DataWarning(
                 "no row has more than one label; is something else than `--label-separator` needed?"
             )
         )
     return found
 
 
-def _names(labels: Sequence[str]) -> list[Remark]:
+def _names(labels: Sequence[str]) -> list[DataWarning]:
     """Labels that are probably one."""
     alike = Counter(label.strip().casefold() for label in labels)
     twins = [label for label in labels if alike[label.strip().casefold()] > 1]
     return (
-        [Remark(f"labels differ in letter case only: {_some(twins)}; make them one")]
+        [DataWarning(f"labels differ in letter case only: {_some(twins)}; make them one")]
         if twins
         else []
     )
 
 
-def _lopsided(data: TaskData) -> list[Remark]:
+def _lopsided(data: TaskData) -> list[DataWarning]:
     counts = label_counts(data.train, len(data.labels))
     present = counts[counts > 0]
     if data.task.kind is not Kind.CLASSIFICATION or present.max() < _LOPSIDED * present.min():
@@ -169,18 +175,18 @@ def _lopsided(data: TaskData) -> list[Remark]:
     floor = majority(data.dev.labels, ["accuracy"])["accuracy"]
     advice = "" if data.task.metric == "macro_f1" else "; judge by `--metric macro_f1`"
     return [
-        Remark(
+        DataWarning(
             f"`{most}` has {present.max() / present.min():.0f} times the rows of the rarest label: "
             f"always answering it is {floor:.0%} accurate{advice}"
         )
     ]
 
 
-def _few(data: TaskData) -> list[Remark]:
+def _few(data: TaskData) -> list[DataWarning]:
     found = []
     if len(data.train) < _FEW_ROWS:
         found.append(
-            Remark(
+            DataWarning(
                 f"training rows: {len(data.train)}, which is few (under {_FEW_ROWS}): results differ from seed "
                 "to seed; label more rows, or try several `--seed` and more `--epochs`"
             )
@@ -194,13 +200,13 @@ def _few(data: TaskData) -> list[Remark]:
         ]
         if rare:
             found.append(
-                Remark(
+                DataWarning(
                     f"under {_FEW_OF_A_LABEL} training rows: {_some(rare)}; add rows or merge labels"
                 )
             )
     if len(data.dev) < _FEW_TO_SCORE:
         found.append(
-            Remark(
+            DataWarning(
                 f"evaluation rows: {len(data.dev)}, each is {100 / len(data.dev):.1f} points of the score; "
                 "give more with `--eval-data`"
             )
@@ -208,14 +214,14 @@ def _few(data: TaskData) -> list[Remark]:
     return found
 
 
-def _repeated(data: TaskData) -> list[Remark]:
+def _repeated(data: TaskData) -> list[DataWarning]:
     """Texts that stand on both sides, and texts under two labels."""
     known = set(data.train.texts)
     both = sum(row in known for row in data.dev.texts)
     found = []
     if both:
         found.append(
-            Remark(
+            DataWarning(
                 f"evaluation rows that are training rows too: {both} of {len(data.dev)}; they flatter "
                 "the score, leave duplicates out"
             )
@@ -225,7 +231,7 @@ def _repeated(data: TaskData) -> list[Remark]:
         answers.setdefault(texts, set()).add(repr(label))
     torn = sum(len(labels) > 1 for labels in answers.values())
     if torn and data.task.kind is not Kind.REGRESSION:
-        found.append(Remark(f"training texts under different labels: {torn}; correct them"))
+        found.append(DataWarning(f"training texts under different labels: {torn}; correct them"))
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import Split, TaskData, load_data
-from maskpack.tasks.data_warnings import Remark, remarks_on, remarks_on_length, tell
+from maskpack.tasks.data_warnings import DataWarning, find_warnings, length_warnings, log_warnings
 from maskpack.tasks.pretrained_head import Finding, find_head
 from maskpack.tasks.task import Task
 
@@ -39,7 +39,7 @@ def encode(tokenizer: Any, split: Split, *, max_length: int, token_types: bool) 
     return Encoded(ids, types, split.labels, pad, pad_left=tokenizer.padding_side == "left")
 
 
-def load_material(
+def load_splits(
     model: str,
     task: Task,
     *,
@@ -65,7 +65,7 @@ def load_material(
     return rows.limit_train(train_rows), found
 
 
-def encode_material(
+def preprocess_splits(
     tokenizer: Any,
     data: TaskData,
     found: Finding,
@@ -88,9 +88,9 @@ def encode_material(
         encode(tokenizer, split, max_length=max_length, token_types=token_types)
         for split in (data.train, data.dev)
     )
-    tell(remarks_on(data))
-    if found.remark is not None:
-        tell([Remark(found.remark, grave=False)])
+    log_warnings(find_warnings(data))
+    if found.note is not None:
+        log_warnings([DataWarning(found.note, serious=False)])
     splits = ((data.train, train), (data.dev, dev))
-    tell(remarks_on_length(tokenizer, splits, max_length=max_length, longest=longest))
+    log_warnings(length_warnings(tokenizer, splits, max_length=max_length, longest=longest))
     return train, dev

@@ -18,10 +18,10 @@ from transformers import AutoModelForSequenceClassification
 from maskpack.formats import ArtifactError, ModelError
 from maskpack.models.build import head_parameters
 from maskpack.models.families import FAMILIES
-from maskpack.models.load import heed_padding, load_config, load_finetuned, resolve
+from maskpack.models.load import load_config, load_finetuned, resolve, set_pad_token
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import TaskData
-from maskpack.tasks.evaluation.metrics import score
+from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.evaluation.predict import predict_all, torch_predict
 from maskpack.tasks.task import PROBLEM_TYPES, Kind
 
@@ -31,7 +31,7 @@ _MANY = 6  # labels that a remark spells out
 
 
 @dataclass(frozen=True, eq=False)
-class OwnHead:
+class PretrainedHead:
     """A head that a model brings.
 
     Attributes:
@@ -46,7 +46,7 @@ class OwnHead:
     labels: tuple[str, ...]
     parameters: Mapping[str, Tensor]
 
-    def give_to(self, classifier: Any) -> None:
+    def copy_to(self, classifier: Any) -> None:
         """Put the head into a classifier of the same architecture, in place."""
         own = head_parameters(classifier)
         if {name: p.shape for name, p in own.items()} != {
@@ -64,16 +64,16 @@ class Finding:
 
     Attributes:
         head: the head, or None: a fresh one is made.
-        remark: one line about it; None where the model is no classifier.
+        note: one line about it; None where the model is no classifier.
     """
 
-    head: OwnHead | None = None
-    remark: str | None = None
+    head: PretrainedHead | None = None
+    note: str | None = None
 
     @property
     def refused(self) -> bool:
         """Whether there is a head, which is not the task's."""
-        return self.head is None and self.remark is not None
+        return self.head is None and self.note is not None
 
 
 def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Finding:
@@ -102,15 +102,15 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
         return Finding(None, f"`{model}` was saved without its head: the task gets a fresh one")
     kept = {name: p.detach().clone() for name, p in head_parameters(classifier).items()}
     if kind is Kind.REGRESSION:
-        remark = f"`{model}` brings a head for one number, which is where the task's head starts"
-        return Finding(OwnHead(model, revision, (), kept), remark)
+        note = f"`{model}` brings a head for one number, which is where the task's head starts"
+        return Finding(PretrainedHead(model, revision, (), kept), note)
     names = _names(config)
     labels = label_order(names, data.labels)
     assert labels is not None
     told = ", ".join(f"{left} = {right}" for left, right in zip(names, labels, strict=True))
     what = told if _unnamed(names) and len(names) <= _MANY else f"{len(names)} labels match"
-    remark = f"`{model}` brings a head ({what}), which is where the task's head starts"
-    return Finding(OwnHead(model, revision, labels, kept), remark)
+    note = f"`{model}` brings a head ({what}), which is where the task's head starts"
+    return Finding(PretrainedHead(model, revision, labels, kept), note)
 
 
 def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
@@ -132,12 +132,14 @@ def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] 
     return tuple(labels) if _unnamed(names) or list(labels) == numbers else None
 
 
-def original_scores(head: OwnHead, dev: Encoded, metrics: Sequence[str]) -> dict[str, float]:
+def original_metrics(
+    head: PretrainedHead, dev: Encoded, metrics: Sequence[str]
+) -> dict[str, float]:
     """Metric name -> value of the model as it came, in float32, on the evaluation rows."""
     classifier = load_finetuned(head.model, revision=head.revision)
     readable = dev.read_by(classifier.config.to_dict())
-    logits = predict_all(torch_predict(heed_padding(classifier, dev.pad)), readable)
-    return score(logits, dev.labels, metrics)
+    logits = predict_all(torch_predict(set_pad_token(classifier, dev.pad)), readable)
+    return compute_metrics(logits, dev.labels, metrics)
 
 
 def renew_head(classifier: Any, config: Any) -> None:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from maskpack.formats import ConfigError
+from maskpack.formats.lazy import renamed
 from maskpack.tasks.evaluation.metrics import METRICS
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -90,7 +91,9 @@ class Task:
         """The main metric."""
         return self.metrics[0]
 
-    def judged_by(self, metric: str | None) -> Task:
+    judged_by = renamed("judged_by", "with_metric")
+
+    def with_metric(self, metric: str | None) -> Task:
         """The same task with another main metric; None changes nothing."""
         if metric in {None, self.metric}:
             return self
@@ -250,7 +253,7 @@ def find_task(
                 f"`{name}` is a {TASKS[name].kind} task",
                 "for your own data give `--text-field` and `--label-field`",
             )
-        return TASKS[name].judged_by(metric)
+        return TASKS[name].with_metric(metric)
     if text_field is None or label_field is None:
         raise ConfigError("your own data needs both `--text-field` and `--label-field`")
     kind = kind or Kind.CLASSIFICATION
@@ -259,7 +262,7 @@ def find_task(
     task = Task(
         name, kind=kind, texts=texts, label=label_field, metrics=metrics, separator=separator
     )
-    return task.judged_by(metric)
+    return task.with_metric(metric)
 
 
 PROBLEM_TYPES = {

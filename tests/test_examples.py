@@ -136,7 +136,7 @@ class Counting:
 
     def __init__(self, session):
         self.session, self.batches, self.inside = session, [], 0
-        self.tasks, self.card = session.tasks, session.card
+        self.tasks, self.config = session.tasks, session.config
 
     def predict(self, texts, *, task):
         self.inside += 1

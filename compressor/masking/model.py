@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from maskpack.compressor.config import Estimator, FitConfig
 from maskpack.compressor.masking.linear import MaskedLinear, mask_linears
-from maskpack.compressor.masking.score_init import Start, first_scores, worth_of
+from maskpack.compressor.masking.score_init import ScoreInit, initial_scores, worth_of
 from maskpack.compressor.masking.sparsity import (
-    Boundary,
-    FlipCost,
-    GlobalShare,
-    MatrixShare,
+    FlipPenalty,
+    GlobalSparsity,
+    MatrixSparsity,
+    NoiseThreshold,
     ScoreAverage,
 )
-from maskpack.compressor.training.callbacks import Companion, Noise, quicken_dropout
-from maskpack.compressor.training.loss import Objective
+from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
+from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Group, Plan
 from maskpack.formats import BitMask, ConfigError, ModelError, Patch
-from maskpack.models.build import Shape, base_of, head_parameters
+from maskpack.models.build import ParameterShapes, base_of, head_parameters
 from maskpack.models.linears import layer_of
 from maskpack.tasks.batches import Encoded, training_batches
 from maskpack.tasks.evaluation.predict import to_tensors
@@ -38,7 +38,7 @@ _SNIP_BATCHES = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Student:
+class MaskedModel:
     """A model with masks, and how its parts are trained.
 
     Attributes:
@@ -46,14 +46,14 @@ class Student:
         masked: parameter name -> masked linear.
         dense: names of the base model's other parameters that are trained.
         groups: all that is trained, by learning rate.
-        company: noise, averages, and steering of the size.
+        callbacks: noise, averages, and steering of the size.
     """
 
     model: Any
     masked: Mapping[str, MaskedLinear]
     dense: tuple[str, ...]
     groups: list[Group]
-    company: list[Companion]
+    callbacks: list[TrainerCallback]
 
 
 def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
@@ -82,7 +82,7 @@ def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
     return chosen
 
 
-def trained_dense(shape: Shape, config: FitConfig) -> tuple[str, ...]:
+def trained_dense(shape: ParameterShapes, config: FitConfig) -> tuple[str, ...]:
     """Names of the biases and LayerNorm parameters that the options train."""
     return tuple(
         name
@@ -91,7 +91,7 @@ def trained_dense(shape: Shape, config: FitConfig) -> tuple[str, ...]:
     )
 
 
-def extra_bytes(shape: Shape, config: FitConfig) -> int:
+def extra_bytes(shape: ParameterShapes, config: FitConfig) -> int:
     """Bytes that trained biases, LayerNorm parameters and scales add to a patch."""
     dense = sum(2 * shape.dense[name] for name in trained_dense(shape, config))
     if not config.train_scales:
@@ -99,16 +99,16 @@ def extra_bytes(shape: Shape, config: FitConfig) -> int:
     return dense + sum(2 * shape.linears[n][0] for n in masked_names(shape.linears, config))
 
 
-def enroll(
+def build_masked_model(
     model: Any,
-    shape: Shape,
+    shape: ParameterShapes,
     config: FitConfig,
     *,
     plan: Plan,
     rows: Encoded,
-    objective: Objective,
+    task_loss: TaskLoss,
     sparsity: float | None,
-) -> Student:
+) -> MaskedModel:
     """Put masks into a classifier of `build_classifier`, in place.
 
     Args:
@@ -117,26 +117,26 @@ def enroll(
         config: the options.
         plan: a score's first height is stated in the noise of its rates.
         rows: for starts that look at gradients.
-        objective: for the same.
+        task_loss: for the same.
         sparsity: share of zeros to reach, or None.
     """
     noise = Noise(config.seed)
-    quicken_dropout(model, noise, p=config.dropout)
+    use_fast_dropout(model, noise, p=config.dropout)
     height = config.flip_margin * config.score_lr * plan.drift()
     drawn = config.estimator is Estimator.BERNOULLI
     names = masked_names(shape.linears, config)
     masked = mask_linears(
         base_of(model), dict.fromkeys(names, height), drawn=drawn, gains=config.train_scales
     )
-    if config.start != Start.CONSTANT or drawn:
+    if config.score_init != ScoreInit.CONSTANT or drawn:
         gradients = {}
-        if config.start == Start.SNIP:
-            gradients = _gradients(model, masked, plan, rows, objective)
+        if config.score_init == ScoreInit.SNIP:
+            gradients = _gradients(model, masked, plan, rows, task_loss)
         _set_scores(masked, config, gradients, height=height, sparsity=sparsity or 0.0)
     dense = trained_dense(shape, config)
     groups = _groups(model, masked, dense, config)
-    company = [noise, *_steering(masked, config, plan, sparsity=sparsity, height=height)]
-    return Student(model, masked, dense, groups, company)
+    callbacks = [noise, *_steering(masked, config, plan, sparsity=sparsity, height=height)]
+    return MaskedModel(model, masked, dense, groups, callbacks)
 
 
 @torch.no_grad()
@@ -149,10 +149,10 @@ def _set_scores(
     sparsity: float,
 ) -> None:
     """Give every score the value that the start wants."""
-    start, drawn = Start(config.start), config.estimator is Estimator.BERNOULLI
+    start, drawn = ScoreInit(config.score_init), config.estimator is Estimator.BERNOULLI
     weights = {name: layer.weight for name, layer in masked.items()}
     worth = worth_of(start, weights, gradients=gradients, seed=config.seed)
-    scores = first_scores(start, worth, height=height, sparsity=sparsity, drawn=drawn)
+    scores = initial_scores(start, worth, height=height, sparsity=sparsity, drawn=drawn)
     for name, layer in masked.items():
         layer.score.copy_(scores[name])
 
@@ -183,22 +183,25 @@ def _steering(
     *,
     sparsity: float | None,
     height: float,
-) -> list[Companion]:
+) -> list[TrainerCallback]:
     """Companions that look after the scores, in the order in which they act."""
     layers = list(masked.values())
-    company: list[Companion] = [ScoreAverage(layers, config.ema)] if config.ema else []
+    callbacks: list[TrainerCallback] = [ScoreAverage(layers, config.ema)] if config.ema else []
     if config.estimator in (Estimator.FIXED, Estimator.BERNOULLI):
-        return company
+        return callbacks
     if sparsity is None:
         drifts = torch.tensor(plan.drifts()) / plan.drift()
-        return [*company, Boundary(layers, height=height, drifts=drifts, least=config.boundary)]
-    first = 0.0 if config.start == Start.CONSTANT else sparsity
+        return [
+            *callbacks,
+            NoiseThreshold(layers, height=height, drifts=drifts, least=config.boundary),
+        ]
+    first = 0.0 if config.score_init == ScoreInit.CONSTANT else sparsity
     if config.estimator is Estimator.TOPK:
-        return [*company, MatrixShare(masked, sparsity, first)]
+        return [*callbacks, MatrixSparsity(masked, sparsity, first)]
     if config.sparsity is not None:
-        return [*company, GlobalShare(layers, sparsity, first)]
+        return [*callbacks, GlobalSparsity(layers, sparsity, first)]
     rates = torch.tensor([config.score_lr * plan.rate(step) for step in range(plan.steps)])
-    return [*company, FlipCost(layers, sparsity, height=height, rates=rates)]
+    return [*callbacks, FlipPenalty(layers, sparsity, height=height, rates=rates)]
 
 
 def _gradients(
@@ -206,14 +209,14 @@ def _gradients(
     masked: Mapping[str, MaskedLinear],
     plan: Plan,
     rows: Encoded,
-    objective: Objective,
+    task_loss: TaskLoss,
 ) -> dict[str, Tensor]:
     """`dL/dw * w` of every masked weight, summed over some batches; leaves no gradient behind."""
     model.eval()
     batches = training_batches(rows.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
     for batch in batches[:_SNIP_BATCHES]:
         logits = model(**to_tensors(rows.feeds(batch))).logits
-        objective(logits.float(), np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
+        task_loss(logits.float(), np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
     found = {}
     for name, layer in masked.items():
         assert layer.score.grad is not None

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 
-class Start(StrEnum):
+class ScoreInit(StrEnum):
     """Names of the starts."""
 
     CONSTANT = "constant"
@@ -36,8 +36,8 @@ class Start(StrEnum):
 _SOFT_WIDTH = 0.25  # of ranks on either side of the border
 
 
-def first_scores(
-    start: Start,
+def initial_scores(
+    start: ScoreInit,
     worth: Mapping[str, Tensor],
     *,
     height: float,
@@ -61,7 +61,7 @@ def first_scores(
 
 
 def worth_of(
-    start: Start, weights: Mapping[str, Tensor], *, gradients: Mapping[str, Tensor], seed: int
+    start: ScoreInit, weights: Mapping[str, Tensor], *, gradients: Mapping[str, Tensor], seed: int
 ) -> dict[str, Tensor]:
     """What a start ranks weights by.
 
@@ -74,9 +74,9 @@ def worth_of(
     generator = torch.Generator().manual_seed(seed)
     worth = {}
     for name, weight in weights.items():
-        if start is Start.SNIP:
+        if start is ScoreInit.SNIP:
             values = gradients[name].abs()
-        elif start is Start.RANDOM:
+        elif start is ScoreInit.RANDOM:
             values = torch.rand(weight.shape, generator=generator)
         else:
             values = weight.abs()
@@ -84,8 +84,10 @@ def worth_of(
     return worth
 
 
-def _scores(start: Start, worth: Tensor, *, height: float, sparsity: float, drawn: bool) -> Tensor:
-    if start is Start.CONSTANT:
+def _scores(
+    start: ScoreInit, worth: Tensor, *, height: float, sparsity: float, drawn: bool
+) -> Tensor:
+    if start is ScoreInit.CONSTANT:
         return torch.full_like(worth, _logit(1.0 - sparsity) if drawn else height)
     ranks, present = _ranks(worth), max(1, int(torch.isfinite(worth).sum()))
     zeros = min(round(sparsity * worth.numel()), present)
@@ -93,7 +95,7 @@ def _scores(start: Start, worth: Tensor, *, height: float, sparsity: float, draw
     if drawn:
         keep = (1.0 - 2.0 * zeros / present * (1.0 - ranks)).clamp_(0.01, 0.99)
         return torch.logit(keep)
-    if start is Start.SOFT_MAGNITUDE:
+    if start is ScoreInit.SOFT_MAGNITUDE:
         return height * ((ranks - border) / _SOFT_WIDTH).clamp_(-1.0, 1.0)
     return torch.where(ranks >= border, height, -height)
 

@@ -1,15 +1,15 @@
 """How many weights a mask removes: a target as a share of zeros, and thresholds steered towards it.
 
-Without a target of size, `Boundary` lets the threshold follow the noise. With one there are three
+Without a target of size, `NoiseThreshold` lets the threshold follow the noise. With one there are three
 ways, one for each regime:
 
-* `GlobalShare` lets the threshold follow the quantile of *all* scores, so that matrices compete and
+* `GlobalSparsity` lets the threshold follow the quantile of *all* scores, so that matrices compete and
   the budget moves to where removing weights helps. With a target of the first scores' own share it holds
   the count while weights swap.
-* `MatrixShare` ranks each matrix by itself, with the soft allocation of SMP-S (Jiang et al. 2023,
+* `MatrixSparsity` ranks each matrix by itself, with the soft allocation of SMP-S (Jiang et al. 2023,
   arXiv 2210.06210, eq. 6): within one kind of matrix a matrix keeps in proportion to its mean
   `sigmoid(score)`.
-* `FlipCost` charges every weight near the threshold for leaving it, at a price that rises while the
+* `FlipPenalty` charges every weight near the threshold for leaving it, at a price that rises while the
   mask is too large (a Lagrangian, as in Wang et al. 2020, "FLOP", arXiv 1910.04732). Only weights
   whose gradients pay the price flip.
 
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.masking.linear import MaskedLinear
-from maskpack.compressor.training.callbacks import Companion
+from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.formats import ConfigError
 from maskpack.formats.tensors import binary_entropy
 
@@ -92,7 +92,7 @@ def risen(start: float, target: float, step: int, steps: int) -> float:
     return target - (target - start) * (1.0 - progress) ** 3
 
 
-class Boundary(Companion):
+class NoiseThreshold(TrainerCallback):
     """Let the distance to a flip grow with the noise, instead of standing at its end from the start.
 
     After `t` steps noise has driven a score by `drift(t)`, less than at the end. The same margin in
@@ -114,7 +114,7 @@ class Boundary(Companion):
         self._layers, self._height, self._least = layers, height, least
         self._drifts = drifts
 
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Set all thresholds for the next steps."""
         if step % self._EVERY and step != steps:
             return
@@ -123,7 +123,7 @@ class Boundary(Companion):
             layer.threshold.fill_(self._height * (1.0 - distance))
 
 
-class GlobalShare(Companion):
+class GlobalSparsity(TrainerCallback):
     """Reach `sparsity` zeros over all layers together.
 
     Args:
@@ -135,7 +135,7 @@ class GlobalShare(Companion):
     def __init__(self, layers: Sequence[MaskedLinear], sparsity: float, start: float = 0.0) -> None:
         self._layers, self._sparsity, self._start = layers, sparsity, start
 
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Set all thresholds for the next step."""
         last = step == steps
         if step % _EVERY and not last:
@@ -167,7 +167,7 @@ def global_threshold(
     return _quantile(sample, share * total / max(1, scores.numel()), above=above)
 
 
-class MatrixShare(Companion):
+class MatrixSparsity(TrainerCallback):
     """Reach `sparsity` zeros in each kind of matrix.
 
     Args:
@@ -185,7 +185,7 @@ class MatrixShare(Companion):
             self._kinds.setdefault(kind, []).append(layer)
         self._sparsity, self._start = sparsity, start
 
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Set every matrix's threshold for the next step."""
         if step % _EVERY and step != steps:
             return
@@ -205,7 +205,7 @@ def _allocated(kind: Sequence[MaskedLinear], keep: float) -> list[float]:
     return shares
 
 
-class FlipCost(Companion):
+class FlipPenalty(TrainerCallback):
     """Hold the share of zeros at `sparsity` or below by a price on every flip.
 
     After every few updates a score within reach of the threshold is pushed up by
@@ -238,7 +238,7 @@ class FlipCost(Companion):
         return {"price": self._price}
 
     @torch.no_grad()
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Push scores, adjust the price, and cut at the end."""
         if step == steps:
             self._cut()
@@ -291,7 +291,7 @@ def _quantile(scores: Tensor, share: float, *, above: bool = True) -> float:
 _AVERAGE_EVERY = 5  # steps between updates: an average over hundreds of steps needs no more
 
 
-class ScoreAverage(Companion):
+class ScoreAverage(TrainerCallback):
     """Keeps the average and puts it in place of the scores at the end.
 
     Args:
@@ -309,7 +309,7 @@ class ScoreAverage(Companion):
         return {str(place): average for place, average in enumerate(self._averages)}
 
     @torch.no_grad()
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Take in the scores; after the last step, stand in for them."""
         for average, layer in zip(self._averages, self._layers, strict=True):
             if step % _AVERAGE_EVERY == 0:

@@ -15,7 +15,7 @@ from maskpack.compressor.config import BackboneConfig, FitConfig, Precision
 from maskpack.compressor.quantization.calibration import Calibration, calibration_texts
 from maskpack.compressor.quantization.quantize import is_calibrated, quantize_model, scheme_of
 from maskpack.compressor.quantization.refine import refinable, refine
-from maskpack.compressor.training.progress import Observe
+from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.training.train import uses_bf16
 from maskpack.formats import (
     Artifact,
@@ -36,7 +36,7 @@ from maskpack.models.load import Pretrained, artifact_tokenizer, load_pretrained
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class PreparedBackbone:
     """A backbone ready to learn on.
 
     Attributes:
@@ -69,15 +69,15 @@ class Ground:
         return len(encode_backbone(self.backbone))
 
 
-def prepare_ground(
+def load_or_quantize(
     model: str,
     out: Path,
     config: FitConfig,
     *,
     bits_given: bool = True,
     revision: str | None = None,
-    observe: Observe = lambda _: None,
-) -> Ground:
+    on_progress: OnProgress = lambda _: None,
+) -> PreparedBackbone:
     """Read the backbone at `out`, or quantise `model` if there is none yet.
 
     Raises:
@@ -87,12 +87,14 @@ def prepare_ground(
         return _from_artifact(
             model, open_artifact(out), config, bits_given=bits_given, revision=revision
         )
-    return quantized_ground(load_pretrained(model, revision=revision), config, observe=observe)
+    return prepare_backbone(
+        load_pretrained(model, revision=revision), config, on_progress=on_progress
+    )
 
 
-def quantized_ground(
-    pretrained: Pretrained, config: BackboneConfig, *, observe: Observe = lambda _: None
-) -> Ground:
+def prepare_backbone(
+    pretrained: Pretrained, config: BackboneConfig, *, on_progress: OnProgress = lambda _: None
+) -> PreparedBackbone:
     """Quantise a pretrained model; at 2 and 1 bits, let the codes copy it on unlabelled text."""
     scheme, base = scheme_of(config), pretrained.model
     calibration = _calibration(pretrained, config, scheme)
@@ -101,9 +103,11 @@ def quantized_ground(
         assert calibration is not None
         bf16 = uses_bf16(Precision.AUTO)
         steps = config.refine_steps
-        backbone = refine(base, backbone, calibration, steps=steps, bf16=bf16, observe=observe)
+        backbone = refine(
+            base, backbone, calibration, steps=steps, bf16=bf16, on_progress=on_progress
+        )
         scheme = replace(scheme, quantizer=f"{scheme.quantizer}, refined")
-    return Ground(
+    return PreparedBackbone(
         backbone=backbone,
         source=Source(
             pretrained.name,
@@ -136,7 +140,7 @@ def _calibration(
 
 def _from_artifact(
     model: str, artifact: Artifact, config: FitConfig, *, bits_given: bool, revision: str | None
-) -> Ground:
+) -> PreparedBackbone:
     manifest = artifact.manifest
     pretrained = load_pretrained(model, revision=revision)
     if pretrained.weights_sha256() != manifest.source.weights_sha256:
@@ -152,7 +156,7 @@ def _from_artifact(
             "leave `--bits` out, or choose another place with `-o`",
         )
     files = {name: artifact.file(name) for name in manifest.files}
-    return Ground(
+    return PreparedBackbone(
         artifact.backbone,
         manifest.source,
         manifest.scheme,
@@ -168,7 +172,7 @@ def make_backbone(
     config: BackboneConfig,
     *,
     revision: str | None = None,
-    observe: Observe = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Artifact:
     """Quantise a pretrained encoder and write it as an artifact without tasks.
 
@@ -177,13 +181,15 @@ def make_backbone(
         out: folder to create.
         config: how to quantise.
         revision: branch, tag or commit of a hub model.
-        observe: called after every step of a refinement, for progress bars.
+        on_progress: called after every step of a refinement, for progress bars.
 
     Raises:
         MaskpackError: no such model, or something is at `out` already.
     """
     check_free(out)
-    ground = quantized_ground(load_pretrained(model, revision=revision), config, observe=observe)
+    prepared = prepare_backbone(
+        load_pretrained(model, revision=revision), config, on_progress=on_progress
+    )
     return create_artifact(
-        out, ground.backbone, source=ground.source, scheme=ground.scheme, files=ground.files
+        out, prepared.backbone, source=prepared.source, scheme=prepared.scheme, files=prepared.files
     )

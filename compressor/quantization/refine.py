@@ -26,8 +26,8 @@ from torch.nn import functional
 from maskpack.compressor.quantization.calibration import Calibration
 from maskpack.compressor.quantization.quantize import to_half
 from maskpack.compressor.quantization.rounding import Levels, encode
-from maskpack.compressor.training.loss import Guide, distance, states_of
-from maskpack.compressor.training.progress import News, Observe
+from maskpack.compressor.training.loss import HiddenStateTeacher, distance, states_of
+from maskpack.compressor.training.progress import OnProgress, Progress
 from maskpack.compressor.training.train import (
     FlooredAdam,
     Plan,
@@ -117,7 +117,7 @@ def refine(
     *,
     steps: int,
     bf16: bool,
-    observe: Observe = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Backbone:
     """Learn codes, biases and LayerNorm parameters of `backbone` against `base`.
 
@@ -127,9 +127,9 @@ def refine(
         calibration: the text.
         steps: optimiser steps.
         bf16: whether matrix products run in bfloat16.
-        observe: called after every step, for progress bars.
+        on_progress: called after every step, for progress bars.
     """
-    teacher = Guide(copy.deepcopy(base).float().eval(), 1.0)
+    teacher = HiddenStateTeacher(copy.deepcopy(base).float().eval(), 1.0)
     student = copy.deepcopy(teacher.model)
     rounded = _round_linears(student, backbone)
     plan = Plan(steps, _BATCH, _WARMUP, 0, bf16)
@@ -140,7 +140,9 @@ def refine(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        observe(News(step + 1, steps, float(loss.detach()), "distance", None, None, "backbone"))
+        on_progress(
+            Progress(step + 1, steps, float(loss.detach()), "distance", None, None, "backbone")
+        )
     parameters = dict(student.named_parameters())
     linears = {**backbone.linears, **{name: layer.freeze() for name, layer in rounded.items()}}
     halves = {n: to_half(n, parameters[n].detach().numpy()) for n in backbone.dense}
@@ -181,7 +183,7 @@ def _feeds(encoded: Encoded, plan: Plan) -> Iterator[tuple[int, dict[str, Tensor
 
 
 def _distance(
-    student: nn.Module, teacher: Guide, feeds: dict[str, Tensor], *, bf16: bool
+    student: nn.Module, teacher: HiddenStateTeacher, feeds: dict[str, Tensor], *, bf16: bool
 ) -> Tensor:
     """How far the student's states of a batch are from the teacher's."""
     with training_arithmetic(bf16=bf16):

@@ -21,31 +21,31 @@ from maskpack.compressor.fit import FitRequest, fit_task
 from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.sweep.log import append, claim, read_log
 from maskpack.compressor.sweep.plan import Run, slug
-from maskpack.compressor.training.progress import Observe
+from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import BaselineRequest, RunResult
 from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackError, is_artifact
 
 
-def lay_backbone(run: Run, out: Path, *, observe: Observe) -> None:
+def lay_backbone(run: Run, out: Path, *, on_progress: OnProgress) -> None:
     """Put an artifact at `out` that holds the run's backbone and no task.
 
     Raises:
         ArtifactError: no permission or space.
     """
-    made = shared_backbone(run, observe=observe)
+    made = shared_backbone(run, on_progress=on_progress)
     try:
         shutil.copytree(made, out)
     except OSError as error:
         raise ArtifactError(f"cannot copy `{made}` to `{out}`: {error}") from error
 
 
-def shared_backbone(run: Run, *, observe: Observe) -> Path:
+def shared_backbone(run: Run, *, on_progress: OnProgress) -> Path:
     """The artifact that holds the run's backbone and no task; made now if it is not there."""
     made = backbone_folder(run)
     if not is_artifact(made):
         with claim(made.with_name(f".{made.name}.running") / "claim", wait=True):
             if not is_artifact(made):  # another process may have made it meanwhile
-                make_backbone(run.model.source, made, _options(run), observe=observe)
+                make_backbone(run.model.source, made, _options(run), on_progress=on_progress)
     return made
 
 
@@ -66,7 +66,7 @@ def _options(run: Run) -> BackboneConfig:
     )
 
 
-Watch = Callable[[Run], AbstractContextManager[Observe]]
+Watch = Callable[[Run], AbstractContextManager[OnProgress]]
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def _try(
             return True
         try:
             _check_teacher(run, failures)
-            with watch(run) as observe:
-                result = do(run, observe=observe)
+            with watch(run) as on_progress:
+                result = do(run, on_progress=on_progress)
             append(out, describe(run, result))
         except Interrupted:
             raise
@@ -172,7 +172,7 @@ def is_kept(run: Run) -> bool:
     return run.folder.is_dir() and note.is_file() and note.read_text().strip() == run.key
 
 
-def do(run: Run, *, observe: Observe) -> RunResult:
+def do(run: Run, *, on_progress: OnProgress) -> RunResult:
     """Train and measure one run; leave its model or artifact behind if it is to be kept.
 
     Raises:
@@ -180,11 +180,13 @@ def do(run: Run, *, observe: Observe) -> RunResult:
     """
     if not run.arm.keep:
         with tempfile.TemporaryDirectory(prefix="maskpack-sweep-") as folder:
-            return _learn(run, None if run.arm.is_baseline else Path(folder) / "artifact", observe)
+            return _learn(
+                run, None if run.arm.is_baseline else Path(folder) / "artifact", on_progress
+            )
     try:
         run.home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=run.home) as folder:
-            result = _learn(run, Path(folder) / "model", observe)
+            result = _learn(run, Path(folder) / "model", on_progress)
             _note(run).unlink(missing_ok=True)
             shutil.rmtree(run.folder, ignore_errors=True)  # a killed run's, or of other options
             (Path(folder) / "model").replace(run.folder)
@@ -206,7 +208,7 @@ def describe(run: Run, result: RunResult) -> dict[str, object]:
     }
 
 
-def _learn(run: Run, out: Path | None, observe: Observe) -> RunResult:
+def _learn(run: Run, out: Path | None, on_progress: OnProgress) -> RunResult:
     config, task = run.config(), run.task
     if isinstance(config, BaselineConfig):
         baseline = BaselineRequest(
@@ -216,15 +218,15 @@ def _learn(run: Run, out: Path | None, observe: Observe) -> RunResult:
             out=out,
             data=task.data,
             eval_data=task.eval_data,
-            backbone=None if config.bits is None else shared_backbone(run, observe=observe),
+            backbone=None if config.bits is None else shared_backbone(run, on_progress=on_progress),
         )
-        return run_baseline(baseline, observe=observe)
+        return run_baseline(baseline, on_progress=on_progress)
     assert out is not None
-    lay_backbone(run, out, observe=observe)
+    lay_backbone(run, out, on_progress=on_progress)
     mask = FitRequest(
         run.model.source, task.task, out, config, data=task.data, eval_data=task.eval_data
     )
-    return fit_task(mask, observe=observe)
+    return fit_task(mask, on_progress=on_progress)
 
 
 def _check_teacher(run: Run, failures: Mapping[str, Failure]) -> None:

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 from maskpack.compressor.types import MOST_POINTS, Curves, spacing
 
 
-class Companion:
+class TrainerCallback:
     """Does nothing at any moment; companions override the moments they care about."""
 
-    def before_step(self, step: int) -> None:
+    def on_step_begin(self, step: int) -> None:
         """Called before step `step` (from 0)."""
 
-    def hear_loss(self, loss: float) -> None:
-        """Called with the training loss of a step, before `after_step`."""
+    def on_loss(self, loss: float) -> None:
+        """Called with the training loss of a step, before `on_step_end`."""
 
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Called after the optimiser's update, with the number of finished steps and of all."""
 
     def state(self) -> Mapping[str, Tensor]:
@@ -44,26 +44,26 @@ class Companion:
         """Called once after the last step."""
 
 
-class Company(Companion):
+class CallbackList(TrainerCallback):
     """Several companions as one, in a fixed order."""
 
-    def __init__(self, members: Sequence[Companion] = ()) -> None:
+    def __init__(self, members: Sequence[TrainerCallback] = ()) -> None:
         self._members = members
 
-    def before_step(self, step: int) -> None:
+    def on_step_begin(self, step: int) -> None:
         """Tell every member."""
         for member in self._members:
-            member.before_step(step)
+            member.on_step_begin(step)
 
-    def hear_loss(self, loss: float) -> None:
+    def on_loss(self, loss: float) -> None:
         """Tell every member."""
         for member in self._members:
-            member.hear_loss(loss)
+            member.on_loss(loss)
 
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Tell every member."""
         for member in self._members:
-            member.after_step(step, steps)
+            member.on_step_end(step, steps)
 
     def state(self) -> Mapping[str, Tensor]:
         """Everybody's tensors, by place."""
@@ -83,20 +83,20 @@ class Company(Companion):
             member.finish()
 
 
-class EarlyStopping(Companion):
+class EarlyStopping(TrainerCallback):
     """Keeps the best state and ends a run that has not improved for `patience` looks.
 
     Args:
         tensors: what is trained, thresholds included; the best values are put back at the end.
-        judge: the metric of the model as it stands, higher is better.
+        evaluate: the metric of the model as it stands, higher is better.
         every: steps between looks.
         patience: looks without a new best before the end.
     """
 
     def __init__(
-        self, tensors: Sequence[Tensor], judge: Callable[[], float], *, every: int, patience: int
+        self, tensors: Sequence[Tensor], evaluate: Callable[[], float], *, every: int, patience: int
     ) -> None:
-        self._tensors, self._judge = tensors, judge
+        self._tensors, self._evaluate = tensors, evaluate
         self._every, self._patience = every, patience
         self._best = [tensor.detach().clone() for tensor in tensors]
         self._record = torch.tensor([-torch.inf, 0.0], dtype=torch.float64)  # metric, looks since
@@ -107,11 +107,11 @@ class EarlyStopping(Companion):
         return {"record": self._record, **best}
 
     @torch.no_grad()
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Look, if it is time."""
         if step % self._every and step != steps:
             return
-        metric = self._judge()
+        metric = self._evaluate()
         if metric > float(self._record[0]):
             self._record[0], self._record[1] = metric, 0.0
             for kept, tensor in zip(self._best, self._tensors, strict=True):
@@ -130,22 +130,22 @@ class EarlyStopping(Companion):
             tensor.copy_(kept)
 
 
-class History(Companion):
+class History(TrainerCallback):
     """Mean loss and zeros at even distances, the metric at the end of epochs.
 
     A resumed run tells the same history, because a checkpoint keeps the points.
 
     Args:
-        judge: the metric of the model as it stands.
+        evaluate: the metric of the model as it stands.
         count: weights that its mask removes as it stands.
         steps: of the whole run.
         per_epoch: steps of an epoch.
     """
 
     def __init__(
-        self, judge: Callable[[], float], count: Callable[[], int], *, steps: int, per_epoch: int
+        self, evaluate: Callable[[], float], count: Callable[[], int], *, steps: int, per_epoch: int
     ) -> None:
-        self._judge, self._count, self._per_epoch = judge, count, per_epoch
+        self._evaluate, self._count, self._per_epoch = evaluate, count, per_epoch
         self._every = spacing(steps)
         self._every_score = per_epoch * spacing(steps // per_epoch)
         self._points = torch.full((MOST_POINTS, 3), torch.nan, dtype=torch.float64)
@@ -158,19 +158,19 @@ class History(Companion):
         """All points so far."""
         return {"points": self._points, "scores": self._scores, "running": self._running}
 
-    def hear_loss(self, loss: float) -> None:
+    def on_loss(self, loss: float) -> None:
         """Add the loss of a step."""
         self._running[0] += loss
         self._running[1] += 1.0
 
-    def after_step(self, step: int, steps: int) -> None:
+    def on_step_end(self, step: int, steps: int) -> None:
         """Take a point, if it is time."""
         if step % self._every == 0 or step == steps:
             mean = float(self._running[0] / self._running[1].clamp(min=1.0))
             self._note(self._points, -(-step // self._every), (step, mean, self._count()))
             self._running[:2] = 0.0
         if step % self._per_epoch == 0:
-            self._running[2] = self._judge()
+            self._running[2] = self._evaluate()
             if step % self._every_score == 0:
                 place = step // self._every_score
                 self._note(self._scores, place, (step, float(self._running[2])))
@@ -199,14 +199,14 @@ class History(Companion):
 _LEVELS = 256
 
 
-class Noise(Companion):
+class Noise(TrainerCallback):
     """Random bytes that follow from seed and step alone, so that a checkpoint need not keep them."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self.before_step(0)
+        self.on_step_begin(0)
 
-    def before_step(self, step: int) -> None:
+    def on_step_begin(self, step: int) -> None:
         """Begin the bytes of a step."""
         self._generator = np.random.Generator(np.random.SFC64([self._seed, step]))
 
@@ -239,7 +239,7 @@ class ByteDropout(nn.Module):
         return inputs * factor
 
 
-def quicken_dropout(model: nn.Module, noise: Noise, *, p: float | None = None) -> None:
+def use_fast_dropout(model: nn.Module, noise: Noise, *, p: float | None = None) -> None:
     """Replace every `nn.Dropout` of `model` in place, and leave out dropout inside attention.
 
     Dropout of attention probabilities costs a square of the length, and keeps torch from its fused

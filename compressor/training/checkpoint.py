@@ -130,7 +130,7 @@ def _tensors(state: State, *, create: bool = False) -> Iterator[tuple[str, Tenso
     for name, buffer in model.named_buffers():
         if name.endswith(".threshold"):
             yield f"threshold/{name}", buffer
-    for name, tensor in state.company.state().items():
+    for name, tensor in state.callbacks.state().items():
         yield f"companion/{name}", tensor
 
 

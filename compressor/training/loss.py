@@ -29,50 +29,50 @@ from maskpack.models.families import token_kinds
 
 
 @dataclass(frozen=True, eq=False)
-class Teaching:
+class DistillationTargets:
     """A teacher's opinion of every training row.
 
     Attributes:
         logits: float32 `(rows, c)`.
         share: weight `a` of the teacher against the labels.
         temperature: `T`.
-        guide: the teacher itself, where its hidden states are followed.
+        state_teacher: the teacher itself, where its hidden states are followed.
     """
 
     logits: NDArray[np.float32]
     share: float
     temperature: float
-    guide: Guide | None = None
+    state_teacher: HiddenStateTeacher | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
+class TaskLoss:
     """Maps logits of some rows to a loss.
 
     Attributes:
         labels: of all training rows: class numbers, float targets of a regression, or 0 and 1
             `(rows, c)` where a row may have several labels.
-        teaching: the teacher, or None.
+        targets: the teacher, or None.
     """
 
     labels: NDArray[Any]
-    teaching: Teaching | None = None
+    targets: DistillationTargets | None = None
 
     @property
-    def guide(self) -> Guide | None:
+    def state_teacher(self) -> HiddenStateTeacher | None:
         """Whose hidden states a step follows, or None."""
-        return None if self.teaching is None else self.teaching.guide
+        return None if self.targets is None else self.targets.state_teacher
 
     def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Loss of `logits (b, c)` for these rows."""
         labels = torch.from_numpy(self.labels[rows])
         own = _own_loss(logits, labels)
-        if self.teaching is None:
+        if self.targets is None:
             return own
-        wanted = torch.from_numpy(self.teaching.logits[rows])
-        share = self.teaching.share
+        wanted = torch.from_numpy(self.targets.logits[rows])
+        share = self.targets.share
         taught = _taught_coins if labels.ndim == 2 else _taught
-        return (1.0 - share) * own + share * taught(logits, wanted, self.teaching.temperature)
+        return (1.0 - share) * own + share * taught(logits, wanted, self.targets.temperature)
 
 
 def _own_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def _taught_coins(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Guide:
+class HiddenStateTeacher:
     """A teacher whose hidden states a student follows.
 
     Attributes:

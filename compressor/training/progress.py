@@ -1,11 +1,11 @@
-"""What a watcher of a run is told: loss every step, mask size often, the metric every epoch."""
+"""The state of a run for callers: loss every step, mask size often, the metric every epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from maskpack.compressor.training.train import Progress
+from maskpack.compressor.training.train import TrainStep
 from maskpack.formats import MaskCount
 
 _COUNT_EVERY = 20
@@ -13,14 +13,14 @@ _SMOOTHING = 0.05
 
 
 @dataclass(frozen=True)
-class News:
+class Progress:
     """The state of a run after a step.
 
     Attributes:
         step, steps: finished, and in all.
         loss: smoothed training loss.
         metric: name of the main metric.
-        score: its value at the end of the last epoch, or None in the first.
+        value: of the metric at the end of the last epoch, or None in the first.
         count: size of the mask, or None for a dense baseline.
         stage: what is being trained: the `task`, or before it the `backbone`.
     """
@@ -29,40 +29,40 @@ class News:
     steps: int
     loss: float
     metric: str
-    score: float | None
+    value: float | None
     count: MaskCount | None
     stage: str = "task"
 
 
-Observe = Callable[[News], None]
+OnProgress = Callable[[Progress], None]
 
 
-class Newsroom:
+class ProgressReporter:
     """Turns the loop's progress into news; it changes nothing of a run.
 
     Args:
-        observe: told of every step.
+        on_progress: told of every step.
         metric: name of the main metric.
-        judge: its value as the model stands; asked at the end of each epoch.
+        evaluate: its value as the model stands; asked at the end of each epoch.
         count: size of the mask as it stands, or None for a dense baseline.
         per_epoch: steps of an epoch.
     """
 
     def __init__(
         self,
-        observe: Observe,
+        on_progress: OnProgress,
         *,
         metric: str,
-        judge: Callable[[], float],
+        evaluate: Callable[[], float],
         count: Callable[[], MaskCount] | None,
         per_epoch: int,
     ) -> None:
-        self._observe, self._judge, self._count = observe, judge, count
+        self._observe, self._evaluate, self._count = on_progress, evaluate, count
         self._per_epoch = per_epoch
         size = None if count is None else count()
-        self._last = News(0, 0, float("nan"), metric, None, size)
+        self._last = Progress(0, 0, float("nan"), metric, None, size)
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: TrainStep) -> None:
         """Pass on the news of one step."""
         old, step = self._last, progress.step
         smooth = progress.loss
@@ -73,7 +73,7 @@ class Newsroom:
             step=step,
             steps=progress.steps,
             loss=smooth,
-            score=self._judge() if step % self._per_epoch == 0 else old.score,
+            value=self._evaluate() if step % self._per_epoch == 0 else old.value,
             count=self._count() if self._count and step % _COUNT_EVERY == 0 else old.count,
         )
         self._observe(self._last)

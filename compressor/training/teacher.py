@@ -11,26 +11,26 @@ import torch
 from numpy.typing import NDArray
 
 from maskpack.compressor.config import BaselineConfig, TeacherConfig
-from maskpack.compressor.training.callbacks import Noise, quicken_dropout
-from maskpack.compressor.training.loss import Guide, Objective, Teaching
+from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
+from maskpack.compressor.training.loss import DistillationTargets, HiddenStateTeacher, TaskLoss
 from maskpack.compressor.training.train import NoCheckpoints, Plan, every_weight, train
 from maskpack.formats import ModelError
 from maskpack.models.families import longest_input, token_kinds
-from maskpack.models.load import heed_padding, load_classifier, load_finetuned
+from maskpack.models.load import load_classifier, load_finetuned, set_pad_token
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.evaluation.predict import predict_all, torch_predict
 from maskpack.tasks.task import PROBLEM_TYPES, Kind
 
-TWIN = "twin"
+DENSE_TEACHER = "twin"
 """As `teacher`: fine-tune a dense twin first, with the same data and budget."""
 
-Answers = Callable[[Encoded], NDArray[np.float32]]
+TeacherPredict = Callable[[Encoded], NDArray[np.float32]]
 """Rows to a teacher's logits `(rows, c)`."""
 
 _STATES = 3.0  # usual weight of hidden states; 1 and 10 were worse, see docs/RESULTS.md
 
 
-def teaching_of(
+def distillation_targets(
     config: TeacherConfig,
     rows: Encoded,
     student: Any,
@@ -38,8 +38,8 @@ def teaching_of(
     model: str,
     revision: str | None,
     plan: Plan,
-    heard: Callable[[Answers], None] = lambda _: None,
-) -> Teaching | None:
+    heard: Callable[[TeacherPredict], None] = lambda _: None,
+) -> DistillationTargets | None:
     """What the teacher that `config` names has to say, or None without one.
 
     Args:
@@ -57,21 +57,21 @@ def teaching_of(
     """
     if config.teacher is None:
         return None
-    if config.teacher == TWIN:
-        teacher = _twin(model, revision, rows, outputs=student.num_labels, plan=plan)
+    if config.teacher == DENSE_TEACHER:
+        teacher = _dense_teacher(model, revision, rows, outputs=student.num_labels, plan=plan)
     else:
         teacher = _named(config.teacher)
-    ask = _answers(teacher, config.teacher, student, pad=rows.pad)
+    ask = _teacher_predict(teacher, config.teacher, student, pad=rows.pad)
     logits = ask(rows)
     heard(ask)
-    return Teaching(
-        logits, config.teacher_share, config.temperature, _guide(config, teacher, student)
+    return DistillationTargets(
+        logits, config.teacher_share, config.temperature, _state_teacher(config, teacher, student)
     )
 
 
-def _answers(teacher: Any, name: str, student: Any, *, pad: int) -> Answers:
+def _teacher_predict(teacher: Any, name: str, student: Any, *, pad: int) -> TeacherPredict:
     """The way to ask a teacher, which refuses rows that it cannot read."""
-    predict = torch_predict(heed_padding(teacher, pad))
+    predict = torch_predict(set_pad_token(teacher, pad))
 
     def ask(split: Encoded) -> NDArray[np.float32]:
         _check_fits(teacher.config, name, split, student)
@@ -87,7 +87,9 @@ def _named(teacher: str) -> Any:
     except ModelError as error:
         if Path(teacher).exists():
             raise
-        hint = f"`--teacher {TWIN}` trains one first" + (f"; or {error.hint}" if error.hint else "")
+        hint = f"`--teacher {DENSE_TEACHER}` trains one first" + (
+            f"; or {error.hint}" if error.hint else ""
+        )
         raise ModelError(str(error), hint) from error
 
 
@@ -127,7 +129,7 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
         )
 
 
-def _guide(config: TeacherConfig, teacher: Any, student: Any) -> Guide | None:
+def _state_teacher(config: TeacherConfig, teacher: Any, student: Any) -> HiddenStateTeacher | None:
     """The teacher's hidden states, if they are wanted and have the student's shape."""
     weight = _STATES if config.teacher_states is None else config.teacher_states
     if weight == 0.0:
@@ -143,23 +145,25 @@ def _guide(config: TeacherConfig, teacher: Any, student: Any) -> Guide | None:
             f"the teacher `{config.teacher}` has {other}, the student {own}: no hidden states to follow",
             "leave `--teacher-states` out",
         )
-    return Guide(teacher, weight)
+    return HiddenStateTeacher(teacher, weight)
 
 
-def _twin(model: str, revision: str | None, rows: Encoded, *, outputs: int, plan: Plan) -> Any:
+def _dense_teacher(
+    model: str, revision: str | None, rows: Encoded, *, outputs: int, plan: Plan
+) -> Any:
     """Fine-tune every weight of the float model."""
     torch.manual_seed(plan.seed)
-    twin = heed_padding(load_classifier(model, outputs=outputs, revision=revision), rows.pad)
+    dense = set_pad_token(load_classifier(model, outputs=outputs, revision=revision), rows.pad)
     noise, usual = Noise(plan.seed), BaselineConfig()
-    quicken_dropout(twin, noise)
+    use_fast_dropout(dense, noise)
     train(
-        twin,
+        dense,
         rows,
         plan=plan,
-        groups=every_weight(twin, lr=usual.peak_lr, head_lr=usual.head_lr),
-        objective=Objective(rows.labels),
-        company=noise,
+        groups=every_weight(dense, lr=usual.peak_lr, head_lr=usual.head_lr),
+        task_loss=TaskLoss(rows.labels),
+        callbacks=noise,
         checkpoints=NoCheckpoints(),
-        observe=lambda _: None,
+        on_progress=lambda _: None,
     )
-    return twin
+    return dense

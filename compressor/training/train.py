@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskpack.compressor.config import Precision
-from maskpack.compressor.training.callbacks import Companion
-from maskpack.compressor.training.loss import Guide, Objective, distance, states_of
+from maskpack.compressor.training.callbacks import TrainerCallback
+from maskpack.compressor.training.loss import HiddenStateTeacher, TaskLoss, distance, states_of
 from maskpack.models.build import base_of, head_parameters
 from maskpack.tasks.batches import Encoded, Feeds, training_batches
 from maskpack.tasks.evaluation.predict import to_tensors
@@ -131,7 +131,7 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class Progress:
+class TrainStep:
     """One step's news for whoever watches."""
 
     step: int
@@ -145,7 +145,7 @@ class State:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    company: Companion
+    callbacks: TrainerCallback
 
 
 class Checkpoints(Protocol):
@@ -176,10 +176,10 @@ def train(
     *,
     plan: Plan,
     groups: Sequence[Group],
-    objective: Objective,
-    company: Companion,
+    task_loss: TaskLoss,
+    callbacks: TrainerCallback,
     checkpoints: Checkpoints,
-    observe: Callable[[Progress], None],
+    on_progress: Callable[[TrainStep], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Train `groups` in place with Adam; return the number of steps taken.
@@ -189,25 +189,27 @@ def train(
     and KeyboardInterrupt is raised.
     """
     optimizer = FlooredAdam(group.settings() for group in groups)
-    state = State(model, optimizer, company)
+    state = State(model, optimizer, callbacks)
     done = checkpoints.load(state)
     model.train()
     for step, rows in planned_batches(encoded.lengths, plan, done):
-        if company.done():
+        if callbacks.done():
             break
         optimizer.set_rates(plan.rate(step))
-        company.before_step(step)
-        loss_of, feeds = partial(objective, rows=rows), encoded.feeds(rows)
-        loss = take_step(model, optimizer, feeds, loss_of, bf16=plan.bf16, guide=objective.guide)
+        callbacks.on_step_begin(step)
+        loss_of, feeds = partial(task_loss, rows=rows), encoded.feeds(rows)
+        loss = take_step(
+            model, optimizer, feeds, loss_of, bf16=plan.bf16, state_teacher=task_loss.state_teacher
+        )
         done = step + 1
-        company.hear_loss(loss)
-        company.after_step(done, plan.steps)
+        callbacks.on_loss(loss)
+        callbacks.on_step_end(done, plan.steps)
         stopping = stop()
         checkpoints.save(state, done, now=stopping)
-        observe(Progress(done, plan.steps, loss))
+        on_progress(TrainStep(done, plan.steps, loss))
         if stopping:
             raise KeyboardInterrupt
-    company.finish()
+    callbacks.finish()
     model.eval()
     return done
 
@@ -219,7 +221,7 @@ def take_step(
     loss_of: Callable[[Tensor], Tensor],
     *,
     bf16: bool,
-    guide: Guide | None = None,
+    state_teacher: HiddenStateTeacher | None = None,
 ) -> float:
     """One optimiser step on one batch; returns its loss.
 
@@ -229,16 +231,16 @@ def take_step(
         feeds: the batch.
         loss_of: its loss from float32 logits `(b, c)`.
         bf16: whether matrix products run in bfloat16.
-        guide: whose hidden states the model is drawn to, or None.
+        state_teacher: whose hidden states the model is drawn to, or None.
     """
     inputs = to_tensors(feeds)
-    asked = {} if guide is None else {"output_hidden_states": True}
+    asked = {} if state_teacher is None else {"output_hidden_states": True}
     with training_arithmetic(bf16=bf16):
-        wanted = [] if guide is None else guide.states(inputs)
+        wanted = [] if state_teacher is None else state_teacher.states(inputs)
         outputs = model(**inputs, **asked)
     loss = loss_of(outputs.logits.float())
-    if guide is not None:
-        loss = loss + guide.weight * distance(states_of(outputs, inputs), wanted)
+    if state_teacher is not None:
+        loss = loss + state_teacher.weight * distance(states_of(outputs, inputs), wanted)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -11,26 +11,26 @@ import numpy as np
 import onnx_ir as ir
 
 from maskpack.exporters.graph.editor import GraphEditor
-from maskpack.exporters.graph.passes import Shared, emit_spread, grouped
+from maskpack.exporters.graph.passes import RewriteContext, emit_spread, grouped
 from maskpack.exporters.graph.weights import group_scales
 from maskpack.formats import QuantTensor
 
 
 def emit_fp32(
-    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, context: RewriteContext
 ) -> ir.Value:
     """Float arithmetic on weights that are stored as integers and widened when a session is made."""
-    if editor.name not in shared.ready:
-        shared.ready[editor.name] = _emit_floats(editor, tensor, shared)
-    (result,) = editor.op("MatMul", inputs, shared.ready[editor.name], label="linear")
+    if editor.name not in context.ready:
+        context.ready[editor.name] = _emit_floats(editor, tensor, context)
+    (result,) = editor.op("MatMul", inputs, context.ready[editor.name], label="linear")
     return result
 
 
-def _emit_floats(editor: GraphEditor, tensor: QuantTensor, shared: Shared) -> ir.Value:
+def _emit_floats(editor: GraphEditor, tensor: QuantTensor, context: RewriteContext) -> ir.Value:
     """The masked weights as floats, `(i, o)`."""
     shape = grouped(tensor)
     codes = np.ascontiguousarray(tensor.codes.T)
-    matrix = shared.masks.matrix(editor, codes, shape, shared.unpack(tensor, None))
+    matrix = context.masks.matrix(editor, codes, shape, context.unpack(tensor, None))
     wide = editor.cast(matrix, ir.DataType.FLOAT, label="wide")
     scales = emit_spread(editor, group_scales(tensor), tensor, "scales")
     (scaled,) = editor.op("Mul", wide, scales, label="scaled")

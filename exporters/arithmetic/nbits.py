@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from maskpack.exporters.graph.editor import GraphEditor
-from maskpack.exporters.graph.passes import Shared
+from maskpack.exporters.graph.passes import RewriteContext
 from maskpack.formats import ExportError, QuantTensor
 
 _SMALLEST, _LARGEST = 16, 128  # sizes that ONNX Runtime has kernels for; powers of two between
@@ -144,19 +144,19 @@ _INT8_ACTIVATIONS = 4  # the operator's `accuracy_level`
 
 
 def emit_nbits(
-    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, shared: Shared
+    editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, context: RewriteContext
 ) -> ir.Value:
     """Arithmetic of the operator; a module that is used several times has one set of blocks."""
     blocking = blocking_of(f"{editor.name}.weight", tensor)
     codes = np.ascontiguousarray(tensor.codes.T)
-    known = shared.masks.known(editor.name, codes)
+    known = context.masks.known(editor.name, codes)
     if known is not None:
         blocks = editor.constant(to_blocks(known, blocking), "blocks")
     else:
-        if editor.name not in shared.ready:
-            matrix = shared.masks.matrix(editor, codes, codes.shape, shared.unpack(tensor, None))
-            shared.ready[editor.name] = _emit_blocks(editor, matrix, blocking)
-        blocks = shared.ready[editor.name]
+        if editor.name not in context.ready:
+            matrix = context.masks.matrix(editor, codes, codes.shape, context.unpack(tensor, None))
+            context.ready[editor.name] = _emit_blocks(editor, matrix, blocking)
+        blocks = context.ready[editor.name]
     scales = editor.constant(block_scales(tensor, blocking), "scales")
     editor.graph.opset_imports[_DOMAIN] = 1
     (result,) = editor.op(

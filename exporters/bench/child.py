@@ -41,10 +41,10 @@ _ROWS = 32  # of random tokens, at least, for each shape
 _TEXTS_A_RUN = 8
 _SENTENCE = "the parcel came late and one of the two cups in it was broken"
 
-Shape = tuple[int, int]
+BatchShape = tuple[int, int]
 
 
-def load(graph: str, shape: Shape, vocabulary: int) -> dict[str, Any]:
+def load(graph: str, shape: BatchShape, vocabulary: int) -> dict[str, Any]:
     """Time and memory of a session: made, trimmed, and after some runs.
 
     Args:
@@ -85,7 +85,7 @@ def tasks(folder: str, names: Sequence[str]) -> dict[str, Any]:
 def times(
     graphs: Mapping[str, str],
     threads: int,
-    shapes: Sequence[Shape],
+    shapes: Sequence[BatchShape],
     runs: int,
     seconds: float,
     vocabulary: int,
@@ -111,7 +111,7 @@ def times(
 def errors(
     graphs: Mapping[str, str],
     reference: str,
-    shapes: Sequence[Shape],
+    shapes: Sequence[BatchShape],
     vocabulary: int,
     texts: str | None,
     tokenizer: str,
@@ -153,7 +153,7 @@ def _distances(left: NDArray[np.float32], right: NDArray[np.float32]) -> dict[st
 _OTHER_MODEL = "compare graphs of one model and one task: name the right one with `--against`"
 
 
-def _random_batches(session: Any, shapes: Sequence[Shape], vocabulary: int) -> Iterator[Feeds]:
+def _random_batches(session: Any, shapes: Sequence[BatchShape], vocabulary: int) -> Iterator[Feeds]:
     for batch, length in shapes:
         for seed in range(-(-_ROWS // batch)):
             yield token_feeds(session, batch=batch, length=length, vocabulary=vocabulary, seed=seed)

@@ -28,10 +28,10 @@ from maskpack.exporters.arithmetic.nbits import NBITS_OP
 from maskpack.exporters.graph.builder import serialize
 from maskpack.exporters.graph.dequantize import (
     Constants,
+    DequantizeBlocks,
+    DequantizeLinears,
+    DequantizeLookUps,
     StoreProducts,
-    WidenBlocks,
-    WidenLinears,
-    WidenLookUps,
 )
 from maskpack.exporters.graph.ort_workarounds import GeluInFusedOrder, PlainResiduals
 from maskpack.exporters.graph.trace import trace
@@ -50,7 +50,7 @@ PEERS = {
 _MOST_BYTES = 2**31
 
 
-def float_twin(graph: Path) -> bytes:
+def float_graph(graph: Path) -> bytes:
     """An exported graph, folded or shared, as the float32 graph of the weights it computes with.
 
     Codes are widened with their scales, so that what remains is the difference of the arithmetic. What
@@ -64,9 +64,9 @@ def float_twin(graph: Path) -> bytes:
     model = ir.serde.deserialize_model(proto)
     constants = Constants(proto)
     passes = Sequential(
-        WidenLinears(constants),
-        WidenBlocks(constants),
-        WidenLookUps(constants),
+        DequantizeLinears(constants),
+        DequantizeBlocks(constants),
+        DequantizeLookUps(constants),
         StoreProducts(constants),
         PlainResiduals(),
         common.RemoveUnusedNodesPass(),

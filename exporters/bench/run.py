@@ -25,7 +25,7 @@ from maskpack.exporters.bench.child import read_lines
 from maskpack.exporters.bench.reference import (
     PEERS,
     dense_graph,
-    float_twin,
+    float_graph,
     masked_graph,
     write_peers,
 )
@@ -43,7 +43,7 @@ from maskpack.exporters.bench.result import (
 )
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.writer import write_bytes
-from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, Place, TaskCard, find_tasks, pick_task
+from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TaskConfig, TaskFiles, find_tasks, pick_task
 
 REFERENCE = "dense fp32"
 _ONNX = ".onnx"
@@ -111,8 +111,8 @@ class _Bench:
     """A request with its graphs made."""
 
     request: BenchRequest
-    place: Place
-    card: TaskCard
+    place: TaskFiles
+    config: TaskConfig
     vocabulary: int
     graphs: Mapping[str, Path]
     work: Path
@@ -130,21 +130,21 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
             outputs; a file of weights that is not the graph's.
     """
     place = pick_task(request.folder, request.task)
-    card = place.read_card()
+    config = place.read_config()
     if request.texts is not None:
         read_lines(request.texts)  # an unreadable file is better known now than in minutes
     load_before = load_average()
     with tempfile.TemporaryDirectory(prefix="maskpack-bench-") as root:
         work = Path(root)
         say("making the dense graph and its quantize_dynamic forms")
-        reference = _write_reference(request, place, card, work)
-        graphs = _graphs(request, place, card, work)
-        prepared = _Bench(request, place, card, _vocabulary(place), graphs, work)
+        reference = _write_reference(request, place, config, work)
+        graphs = _graphs(request, place, config, work)
+        prepared = _Bench(request, place, config, _vocabulary(place), graphs, work)
         say("memory of tasks in one process")
         tasks = _task_memory(prepared)
         rows, variants = _variants(prepared, say)
     return BenchResult(
-        task=card.name,
+        task=config.name,
         machine=this_machine(load_before),
         reference=reference,
         rows=rows,
@@ -175,7 +175,9 @@ def _variants(prepared: _Bench, say: Say) -> tuple[int, tuple[Variant, ...]]:
     )
 
 
-def _write_reference(request: BenchRequest, place: Place, card: TaskCard, work: Path) -> str:
+def _write_reference(
+    request: BenchRequest, place: TaskFiles, config: TaskConfig, work: Path
+) -> str:
     """Write or link the dense graph as `work/dense.onnx`; say where it came from."""
     dense = work / f"dense{_ONNX}"
     against = request.against
@@ -190,24 +192,26 @@ def _write_reference(request: BenchRequest, place: Place, card: TaskCard, work: 
         write_bytes(dense, dense_graph(against))
         return f"the model {Path(against).name}"
     if request.artifact is not None:
-        write_bytes(dense, masked_graph(open_artifact(request.artifact), card.name))
+        write_bytes(dense, masked_graph(open_artifact(request.artifact), config.name))
         return f"the masked model of {request.artifact.name}"
     if place.adapter is not None:
         raise ConfigError(
             f"`{place.graph.name}` alone is no task, so no dense graph can be made of it",
             "give the dense model with `--artifact ARTIFACT` or `--against MODEL`",
         )
-    write_bytes(dense, float_twin(place.graph))
+    write_bytes(dense, float_graph(place.graph))
     return "the exported graph with its weights as floats"
 
 
-def _graphs(request: BenchRequest, place: Place, card: TaskCard, work: Path) -> dict[str, Path]:
+def _graphs(
+    request: BenchRequest, place: TaskFiles, config: TaskConfig, work: Path
+) -> dict[str, Path]:
     """Name -> file of everything that is measured, the reference first."""
     own = request.against if (request.against or "").endswith(_ONNX) else None
     dense = work / f"dense{_ONNX}" if own is None else Path(own)
     graphs = {REFERENCE: dense.resolve(), **write_peers(dense, work)}
     folders = [request.folder, *request.beside]
-    places = [place, *(pick_task(folder, request.task or card.name) for folder in request.beside)]
+    places = [place, *(pick_task(folder, request.task or config.name) for folder in request.beside)]
     names = [folder.resolve().name for folder in folders]
     for number, (name, one) in enumerate(zip(names, places, strict=True)):
         twice = names.count(name) > 1 or name in graphs
@@ -215,7 +219,7 @@ def _graphs(request: BenchRequest, place: Place, card: TaskCard, work: Path) -> 
     return graphs
 
 
-def _vocabulary(place: Place) -> int:
+def _vocabulary(place: TaskFiles) -> int:
     """Tokens that the tokenizer beside a graph knows."""
     try:
         return int(Tokenizer.from_file(str(place.tokenizer)).get_vocab_size())
@@ -227,7 +231,7 @@ def _vocabulary(place: Place) -> int:
 
 def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
     """Of the measured task alone, and of all tasks at hand."""
-    folder, name = prepared.request.folder, prepared.card.name
+    folder, name = prepared.request.folder, prepared.config.name
     others = sorted(set(find_tasks(folder)) - {name})
     found = []
     for names in [[name], [name, *others]] if others else [[name]]:
@@ -248,7 +252,7 @@ def _errors(prepared: _Bench) -> dict[str, Any]:
         vocabulary=prepared.vocabulary,
         texts=None if request.texts is None else str(request.texts),
         tokenizer=str(prepared.place.tokenizer),
-        max_length=prepared.card.max_length,
+        max_length=prepared.config.max_length,
     )
     return found
 

@@ -21,9 +21,20 @@ from maskpack.exporters.arithmetic.fp32 import emit_fp32
 from maskpack.exporters.arithmetic.int8 import emit_int8
 from maskpack.exporters.arithmetic.nbits import emit_nbits
 from maskpack.exporters.graph.calibrate import Divisors, input_divisors
-from maskpack.exporters.graph.external_masks import BESIDE, FoldedMasks, Form, Masks, Removed
+from maskpack.exporters.graph.external_masks import (
+    EXTERNAL_MASKS,
+    FoldedMasks,
+    Form,
+    Masks,
+    Removed,
+)
 from maskpack.exporters.graph.ort_workarounds import GeluInFusedOrder, ResidualAsSum
-from maskpack.exporters.graph.passes import EmitLinear, MaskLinears, QuantizeEmbeddings, Shared
+from maskpack.exporters.graph.passes import (
+    EmitLinear,
+    MaskLinears,
+    QuantizeEmbeddings,
+    RewriteContext,
+)
 from maskpack.exporters.graph.trace import PREFIX, trace
 from maskpack.exporters.options import Compute
 from maskpack.formats import Artifact, Backbone, ExportError, Patch, QuantTensor, TaskEntry
@@ -35,7 +46,7 @@ from maskpack.tasks.context import restore_task, task_config
 _LENGTH = 64  # tokens that the sentences behind the divisors are cut to
 
 
-class Grapher:
+class GraphBuilder:
     """Makes graphs of the tasks of one artifact.
 
     Args:
@@ -81,7 +92,7 @@ class Grapher:
 
     def beside(self, entry: TaskEntry, removed: Removed, form: Form) -> ir.Model:
         """The graph of a task with the backbone's weights and its masks, `removed`, beside them."""
-        return self._of_task(entry, BESIDE[form](removed))
+        return self._of_task(entry, EXTERNAL_MASKS[form](removed))
 
     def bare(self) -> ir.Model:
         """The same with masks that remove nothing, of no task: its encoder is the backbone's."""
@@ -90,7 +101,7 @@ class Grapher:
             module_of(self.base, name): np.zeros(tensor.codes.size, dtype=np.bool_)
             for name, tensor in tensors.items()
         }
-        return self._graph(self._bare, self.artifact.backbone, BESIDE[Form.FLIPS](nothing))
+        return self._graph(self._bare, self.artifact.backbone, EXTERNAL_MASKS[Form.FLIPS](nothing))
 
     def removed(self, entry: TaskEntry) -> Removed:
         """Name of every linear's module -> what the task removes from it, in a graph's order."""
@@ -115,7 +126,7 @@ class Grapher:
             linears=under(self.base, backbone.linears),
             embeddings=under(self.base, backbone.embeddings),
             compute=self._compute,
-            shared=Shared(masks, self.divisors, self._packed),
+            context=RewriteContext(masks, self.divisors, self._packed),
         )
 
 
@@ -134,7 +145,7 @@ def rewrite(
     linears: Mapping[str, QuantTensor],
     embeddings: Mapping[str, QuantTensor],
     compute: Compute,
-    shared: Shared,
+    context: RewriteContext,
 ) -> ir.Model:
     """Trace a classifier and put integer weights in place of its floats.
 
@@ -143,10 +154,10 @@ def rewrite(
         linears: parameter name in the classifier -> weights, not masked.
         embeddings: the same for the tables.
         compute: arithmetic of the linears.
-        shared: masks and what else the linears share.
+        context: masks and what else the linears share.
     """
     passes = Sequential(
-        MaskLinears(linears, EMIT[compute], shared),
+        MaskLinears(linears, EMIT[compute], context),
         QuantizeEmbeddings(embeddings),
         ResidualAsSum(),
         GeluInFusedOrder(),

@@ -114,7 +114,7 @@ class _IntegerLinear:
     result: ir.Value
 
 
-class WidenLinears(InPlacePass):
+class DequantizeLinears(InPlacePass):
     """Replace every integer product of a known form by a float one."""
 
     def __init__(self, constants: Constants) -> None:
@@ -182,7 +182,7 @@ def _undivided(even: ir.Value, constants: Constants) -> tuple[ir.Value, ir.Value
     return inputs, factor
 
 
-class WidenBlocks(InPlacePass):
+class DequantizeBlocks(InPlacePass):
     """Replace every product on blocks of codes by a float one."""
 
     def __init__(self, constants: Constants) -> None:
@@ -218,7 +218,7 @@ class WidenBlocks(InPlacePass):
         return constant and len(node.inputs) == 3
 
 
-class WidenLookUps(InPlacePass):
+class DequantizeLookUps(InPlacePass):
     """Replace look-ups in tables of 8-bit rows by look-ups in float tables."""
 
     def __init__(self, constants: Constants) -> None:

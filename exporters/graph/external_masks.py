@@ -177,7 +177,7 @@ class FoldedMasks(Masks):
         return editor.constant(self.known(editor.name, codes).reshape(shape), "codes")
 
 
-class MasksBeside(Masks):
+class ExternalMasks(Masks):
     """Codes as a task-free constant, and the masks of all modules as one more.
 
     Args:
@@ -212,7 +212,7 @@ class MasksBeside(Masks):
     ) -> ir.Value: ...
 
 
-class FlipsBeside(MasksBeside):
+class ExternalFlips(ExternalMasks):
     """Masks as the positions they remove."""
 
     def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
@@ -248,7 +248,7 @@ class FlipsBeside(MasksBeside):
         return 1 + sum(self._removed[each].size for each in names[: names.index(name)])
 
 
-class BitsBeside(MasksBeside):
+class ExternalBits(ExternalMasks):
     """Masks as a bit a weight."""
 
     def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
@@ -265,7 +265,10 @@ class BitsBeside(MasksBeside):
         return masked
 
 
-BESIDE: Mapping[Form, type[MasksBeside]] = {Form.FLIPS: FlipsBeside, Form.BITS: BitsBeside}
+EXTERNAL_MASKS: Mapping[Form, type[ExternalMasks]] = {
+    Form.FLIPS: ExternalFlips,
+    Form.BITS: ExternalBits,
+}
 
 
 def emit_table(

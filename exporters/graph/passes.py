@@ -33,7 +33,7 @@ from maskpack.formats import ExportError, QuantTensor
 
 
 @dataclass
-class Shared:
+class RewriteContext:
     """What the linears of one graph share.
 
     Attributes:
@@ -99,7 +99,7 @@ def emit_spread(
     return rows
 
 
-EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, Shared], ir.Value]
+EmitLinear = Callable[[GraphEditor, ir.Value, QuantTensor, RewriteContext], ir.Value]
 """Emits `x @ W.T` without bias before a node and returns its value."""
 
 
@@ -109,17 +109,17 @@ class MaskLinears(InPlacePass):
     Args:
         linears: parameter name -> weights, not masked.
         emit: the arithmetic.
-        shared: masks and what else they share; used up by one graph.
+        context: masks and what else they share; used up by one graph.
     """
 
     def __init__(
         self,
         linears: Mapping[str, QuantTensor],
         emit: EmitLinear,
-        shared: Shared | None = None,
+        context: RewriteContext | None = None,
     ) -> None:
         super().__init__()
-        self.shared = shared or Shared()
+        self.context = context or RewriteContext()
         self.linears = linears
         self.emit = emit
 
@@ -139,7 +139,7 @@ class MaskLinears(InPlacePass):
                 editor = GraphEditor(graph, product, name.removesuffix(".weight"), place)
                 inputs = product.inputs[0]
                 assert inputs is not None
-                result = self.emit(editor, inputs, tensor, self.shared)
+                result = self.emit(editor, inputs, tensor, self.context)
                 if product.op_type == "Gemm" and len(product.inputs) == 3:
                     bias = product.inputs[2]
                     assert bias is not None

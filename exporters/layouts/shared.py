@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from maskpack.exporters.graph.builder import Grapher, write_graph
+from maskpack.exporters.graph.builder import GraphBuilder, write_graph
 from maskpack.exporters.graph.external_masks import smaller_form
 from maskpack.exporters.graph.trace import PREFIX
 from maskpack.formats import TaskEntry
@@ -39,7 +39,7 @@ class SharedBackbone:
     """The weights that all graphs of an export share.
 
     Args:
-        grapher: makes the graphs.
+        builder: makes the graphs.
 
     Attributes:
         bare: constants of the graph of no task, by name.
@@ -47,13 +47,13 @@ class SharedBackbone:
         sha256: its digest.
     """
 
-    def __init__(self, grapher: Grapher) -> None:
-        prefixes = (f"{grapher.base}.", f"{PREFIX}{grapher.base}.")
-        self.bare = arrays_of(grapher.bare())
+    def __init__(self, builder: GraphBuilder) -> None:
+        prefixes = (f"{builder.base}.", f"{PREFIX}{builder.base}.")
+        self.bare = arrays_of(builder.bare())
         self._arrays = {
             name: array
             for name, array in sorted(self.bare.items())
-            if name.startswith(prefixes) and name not in grapher.heads and array.nbytes >= _WORTH_IT
+            if name.startswith(prefixes) and name not in builder.heads and array.nbytes >= _WORTH_IT
         }
         self._places: dict[str, int] = {}
         self.data = self._lay()
@@ -109,12 +109,12 @@ class TaskGraph:
 
 
 def write_graphs(
-    grapher: Grapher, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
+    builder: GraphBuilder, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
 ) -> Iterator[TaskGraph]:
     """Write a graph for each task beside backbone.bin."""
     for entry in entries:
-        removed = grapher.removed(entry)
-        model = grapher.beside(entry, removed, smaller_form(removed))
+        removed = builder.removed(entry)
+        model = builder.beside(entry, removed, smaller_form(removed))
         path = folder / f"{entry.name}.onnx"
         write_graph(backbone.point(model), path)
         yield TaskGraph(entry, path)

@@ -20,7 +20,7 @@ import onnx_ir as ir
 import onnxruntime
 from safetensors.numpy import save
 
-from maskpack.exporters.graph.builder import Grapher, write_graph
+from maskpack.exporters.graph.builder import GraphBuilder, write_graph
 from maskpack.exporters.graph.editor import MASKS
 from maskpack.exporters.graph.external_masks import COUNTS, Form, Removed, form_bytes
 from maskpack.exporters.layouts.shared import (
@@ -40,14 +40,14 @@ _VERSION = 1  # of adapter and model, in the adapter's header
 
 
 def write_swap(
-    grapher: Grapher, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
+    builder: GraphBuilder, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
 ) -> Iterator[TaskGraph]:
     """Write the graph of all tasks beside backbone.bin, and each task's inputs.
 
     Raises:
         ExportError: the tasks' graphs are not one.
     """
-    model, inputs = swap_graph(grapher, backbone, entries)
+    model, inputs = swap_graph(builder, backbone, entries)
     graph = folder / BASE
     write_graph(model, graph)
     shared = file_sha256(graph)
@@ -61,16 +61,16 @@ def write_swap(
 
 
 def swap_graph(
-    grapher: Grapher, backbone: SharedBackbone, entries: Sequence[TaskEntry]
+    builder: GraphBuilder, backbone: SharedBackbone, entries: Sequence[TaskEntry]
 ) -> tuple[ir.Model, dict[str, Arrays]]:
     """The graph of several tasks, and what each of them feeds it by name.
 
     Raises:
         ExportError: the tasks' graphs are not one.
     """
-    removed = [grapher.removed(entry) for entry in entries]
+    removed = [builder.removed(entry) for entry in entries]
     form = _form(removed)
-    models = [grapher.beside(entry, own, form) for entry, own in zip(entries, removed, strict=True)]
+    models = [builder.beside(entry, own, form) for entry, own in zip(entries, removed, strict=True)]
     arrays = [arrays_of(model) for model in models]
     for entry, model in zip(entries, models, strict=True):
         if _structure(model) != _structure(models[0]):
@@ -78,7 +78,7 @@ def swap_graph(
                 f"the graphs of `{entries[0].name}` and `{entry.name}` differ in their operators",
                 "export them with `--layout shared`",
             )
-    names = _own_names(grapher, backbone, arrays)
+    names = _own_names(builder, backbone, arrays)
     _make_inputs(models[0].graph, names, arrays)
     inputs = {
         entry.name: {name: each[name] for name in names}
@@ -112,12 +112,14 @@ def _structure(model: ir.Model) -> list[object]:
     return [*nodes, *sorted(model.graph.initializers)]
 
 
-def _own_names(grapher: Grapher, backbone: SharedBackbone, arrays: Sequence[Arrays]) -> list[str]:
+def _own_names(
+    builder: GraphBuilder, backbone: SharedBackbone, arrays: Sequence[Arrays]
+) -> list[str]:
     """Constants that are a task's own: its masks, its head, and whatever is not as in the backbone."""
     parts = {f"{MASKS}.{name}" for name in (*Form, COUNTS)}
 
     def own(name: str) -> bool:
-        if name in parts or name in grapher.heads:
+        if name in parts or name in builder.heads:
             return True
         held = [each[name] for each in arrays]
         held += [backbone.bare[name]] if name in backbone.bare else []

@@ -28,11 +28,11 @@ EXAMPLES = {
 
 def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]:
     """The example and its page: name in the package -> bytes."""
-    table = {source.card.name: task_files(source, target) for source in sources}
+    table = {source.config.name: task_files(source, target) for source in sources}
     known = {
         "TASKS": json.dumps(table, indent=2, ensure_ascii=False),
         "TABLE": "\n".join(_row(source, target) for source in sources),
-        "FIRST": sources[0].card.name,
+        "FIRST": sources[0].config.name,
         "MADE": f"maskpack {version('maskpack')}, checked in ONNX Runtime {onnxruntime.__version__}",
         "RUNTIME": onnxruntime.__version__,
         "OLDEST": shown(OLDEST),
@@ -45,27 +45,29 @@ def task_files(source: Source, target: Target) -> dict[str, str]:
     place = source.place
     found = {
         "graph": source.graph_name(target),
-        "card": source.name(place.card),
+        "card": source.name(place.config),
         "tokenizer": source.name(place.tokenizer),
     }
     if place.adapter is not None:
         found["adapter"] = source.name(place.adapter)
     if target is Target.WEB:
         found["tokenizer_config"] = source.name(place.tokenizer.with_name(TOKENIZER_CONFIG))
-        if source.card.weights is not None:
+        if source.config.weights is not None:
             found["weights"] = source.name(place.weights)
     return found
 
 
 def _row(source: Source, target: Target) -> str:
     """A task in the page's table."""
-    card = source.card
-    labels = ", ".join(card.labels) or "a number"
-    weights = "" if card.weights is None or target is Target.MOBILE else f" + `{card.weights[0]}`"
+    config = source.config
+    labels = ", ".join(config.labels) or "a number"
+    weights = (
+        "" if config.weights is None or target is Target.MOBILE else f" + `{config.weights[0]}`"
+    )
     adapter = source.place.adapter
     own = "" if adapter is None else f" + `{source.name(adapter)}`"
     graph = f"`{source.graph_name(target)}`{weights}{own}"
-    return f"| {card.name} | {graph} | {labels} | {card.max_length} |"
+    return f"| {config.name} | {graph} | {labels} | {config.max_length} |"
 
 
 def _filled(template: str, known: dict[str, str]) -> bytes:

@@ -14,7 +14,7 @@ from maskpack.exporters.session import AdaptedSession
 from maskpack.formats import ConfigError, ExportError
 from maskpack.formats.schema import CONFIG
 from maskpack.runtime.session import load_graph, load_inputs
-from maskpack.runtime.task import FEEDS_SUFFIX, Place, TaskCard, find_tasks
+from maskpack.runtime.task import FEEDS_SUFFIX, TaskConfig, TaskFiles, find_tasks
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -37,12 +37,12 @@ class Source:
     Attributes:
         folder: the exported folder, or the one that holds it.
         place: where its files lie.
-        card: what is known of it.
+        config: what is known of it.
     """
 
     folder: Path
-    place: Place
-    card: TaskCard
+    place: TaskFiles
+    config: TaskConfig
 
     def name(self, path: Path) -> str:
         """The name of one of its files inside the package: where it lies in the folder."""
@@ -53,27 +53,27 @@ class Source:
         graph = self.place.graph
         return self.name(graph.with_suffix(".ort") if target is Target.MOBILE else graph)
 
-    def place_in(self, folder: Path) -> Place:
+    def place_in(self, folder: Path) -> TaskFiles:
         """Where its files lie in a folder that holds them by the same names."""
         place = self.place
         return replace(
             place,
             graph=folder / self.name(place.graph),
-            card=folder / self.name(place.card),
+            config=folder / self.name(place.config),
             tokenizer=folder / self.name(place.tokenizer),
             adapter=None if place.adapter is None else folder / self.name(place.adapter),
         )
 
-    def open(self, place: Place) -> Any:
+    def open(self, place: TaskFiles) -> Any:
         """Its graph in ONNX Runtime, at one of its places, as this task.
 
         Raises:
             ExportError: it is damaged, or what lies beside it is not what it was made for.
         """
-        graph = load_graph(place, self.card, threads=1)
+        graph = load_graph(place, self.config, threads=1)
         if place.adapter is None:
             return graph
-        return AdaptedSession(graph, load_inputs(place, self.card).run)
+        return AdaptedSession(graph, load_inputs(place, self.config).run)
 
     @property
     def companions(self) -> list[Path]:
@@ -102,8 +102,8 @@ class Source:
         files += [] if self.report is None else [self.report]
         if target is not Target.MOBILE:
             config = self.place.graph.with_name(CONFIG)
-            files += [self.place.graph, self.place.card, *([config] if config.is_file() else [])]
-            files += [] if self.card.weights is None else [self.place.weights]
+            files += [self.place.graph, self.place.config, *([config] if config.is_file() else [])]
+            files += [] if self.config.weights is None else [self.place.weights]
             adapter = self.place.adapter
             files += [] if adapter is None else [adapter, adapter.with_suffix(FEEDS_SUFFIX)]
         try:
@@ -111,7 +111,9 @@ class Source:
         except OSError as error:
             raise ExportError(f"cannot read `{error.filename}`: {error.strerror}") from error
         if target is Target.MOBILE:
-            found[self.name(self.place.card)] = replace(self.card, weights=None).to_json().encode()
+            found[self.name(self.place.config)] = (
+                replace(self.config, weights=None).to_json().encode()
+            )
         return found
 
 
@@ -127,7 +129,7 @@ def find_sources(folder: Path, names: Sequence[str]) -> list[Source]:
         if name not in places:
             raise ConfigError(f"no task `{name}` at `{folder}`", f"tasks: {', '.join(places)}")
     chosen = sorted(names or places)
-    sources = [Source(folder, places[name], places[name].read_card()) for name in chosen]
+    sources = [Source(folder, places[name], places[name].read_config()) for name in chosen]
     for source in sources:
         _check_report(source)
     return sources
@@ -143,14 +145,14 @@ def _check_report(source: Source) -> None:
         raise ExportError(f"cannot read `{source.report}`: {error}") from error
     if not report.ok:
         raise ExportError(
-            f"`{source.report}` refuses `{source.card.name}`: {report.findings[0]}",
+            f"`{source.report}` refuses `{source.config.name}`: {report.findings[0]}",
             "export it again; a graph outside its tolerance is not packaged",
         )
     size = source.place.graph.stat().st_size
-    if (report.task, report.graph.bytes) != (source.card.name, size):
+    if (report.task, report.graph.bytes) != (source.config.name, size):
         raise ExportError(
             f"`{source.report}` is about a graph of `{report.task}` with {report.graph.bytes:,} bytes, "
-            f"`{source.place.graph.name}` is of `{source.card.name}` and has {size:,}",
+            f"`{source.place.graph.name}` is of `{source.config.name}` and has {size:,}",
             "export the task again",
         )
 

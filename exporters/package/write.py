@@ -77,22 +77,22 @@ def probes(source: Source) -> list[Feeds]:
     rng, vocabulary = np.random.default_rng(0), tokenizer.get_vocab_size()
     found = []
     for rows, width in _SHAPES:
-        size = min(width, source.card.max_length)
+        size = min(width, source.config.max_length)
         ids = rng.integers(0, vocabulary, (rows, size), dtype=np.int64)
         kept = np.maximum(size - np.arange(rows), 1)[:, None]
         attention = (np.arange(size) < kept).astype(np.int64)
-        ids[attention == 0] = source.card.pad[0]
+        ids[attention == 0] = source.config.pad[0]
         types = rng.integers(0, 2, ids.shape, dtype=np.int64) * attention
         found.append(dict(zip(INPUTS, (ids, attention, types), strict=True)))
     return found
 
 
-def answers(session: Any, source: Source) -> Logits:
+def probe_logits(session: Any, source: Source) -> Logits:
     """Logits of a graph on the probes of its task."""
     return [ort_predict(session)(feeds) for feeds in probes(source)]
 
 
-def judge(wanted: Logits, found: Logits, task: str) -> float:
+def check_difference(wanted: Logits, found: Logits, task: str) -> float:
     """The largest difference of a logit.
 
     Raises:
@@ -243,7 +243,7 @@ def write_package(request: PackageRequest) -> Package:
     check_free(request.out)
     sources = find_sources(request.folder, request.tasks)
     with _building(request.out) as build:
-        differences = {source.card.name: _pack(source, request, build) for source in sources}
+        differences = {source.config.name: _pack(source, request, build) for source in sources}
         if request.target is Target.MOBILE:
             graphs = [build / source.graph_name(request.target) for source in sources]
             write_bytes(build / OPERATORS, required_operators(graphs))
@@ -278,7 +278,9 @@ def _pack(source: Source, request: PackageRequest, build: Path) -> float:
         packed = open_graph(graph, threads=1)
     else:
         packed = source.open(source.place_in(build))
-    return judge(answers(session, source), answers(packed, source), source.card.name)
+    return check_difference(
+        probe_logits(session, source), probe_logits(packed, source), source.config.name
+    )
 
 
 def _write(build: Path, name: str, data: bytes) -> None:
@@ -293,7 +295,7 @@ def _archive(build: Path, request: PackageRequest, sources: list[Source]) -> str
     """Write the folder as an archive, read it back, and return its digest."""
     kind = archive_kind(request.out)
     assert kind is not None
-    some = sources[0].card.name if len(sources) == 1 else "tasks"
+    some = sources[0].config.name if len(sources) == 1 else "tasks"
     data = archive_bytes(build, kind, root=f"{some}-{request.target}")
     check_archive(data, kind, CHECKSUMS)
     write_bytes(request.out, data)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import Artifact, TaskEntry
-from maskpack.tasks.evaluation.evaluate import Answers, Assessment, answer, assessed
+from maskpack.tasks.evaluation.evaluate import Assessment, Predictions, assessed, predict_split
 from maskpack.tasks.evaluation.metrics import confusion_counts
 
 _MOST_PAIRS = 500  # of a regression's rows, evenly taken: a picture shows no more
@@ -62,7 +62,7 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ErrorAnalysis:
     """A task on its evaluation rows.
 
     Attributes:
@@ -76,27 +76,27 @@ class Judgement:
     pairs: tuple[tuple[float, float], ...] = ()
 
 
-def judge(artifact: Artifact, task: str, *, data: Path | None = None) -> Judgement:
+def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -> ErrorAnalysis:
     """Ask a task about its evaluation rows.
 
     Raises:
         DataError: the data does not ship with the package and none was given, or is not the task's.
     """
     entry = artifact.entry(task)
-    return judged(entry, answer(artifact, task, data=data))
+    return analyzed(entry, predict_split(artifact, task, data=data))
 
 
-def judged(entry: TaskEntry, answers: Answers) -> Judgement:
+def analyzed(entry: TaskEntry, predictions: Predictions) -> ErrorAnalysis:
     """What the answers say."""
-    labels, logits = answers.split.labels, answers.logits
-    assessment = assessed(entry, answers)
+    labels, logits = predictions.split.labels, predictions.logits
+    assessment = assessed(entry, predictions)
     if entry.kind == "regression":
         some = np.linspace(0, len(labels) - 1, min(len(labels), _MOST_PAIRS)).astype(int)
         pairs = tuple((float(labels[row]), float(logits[row, 0])) for row in some)
-        return Judgement(assessment, None, pairs)
+        return ErrorAnalysis(assessment, None, pairs)
     if entry.kind == "multi-label":  # no class is taken for another: each is a question of its own
-        return Judgement(assessment, None)
-    return Judgement(assessment, confusion(labels, logits.argmax(axis=1), entry.labels))
+        return ErrorAnalysis(assessment, None)
+    return ErrorAnalysis(assessment, confusion(labels, logits.argmax(axis=1), entry.labels))
 
 
 def confusion(

@@ -17,7 +17,7 @@ from maskpack.models.load import artifact_tokenizer
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import restore_task
 from maskpack.tasks.data.splits import Split, load_dev
-from maskpack.tasks.evaluation.metrics import ClassScore, class_scores, majority, score
+from maskpack.tasks.evaluation.metrics import ClassMetrics, class_metrics, compute_metrics, majority
 from maskpack.tasks.evaluation.predict import predict_all, torch_predict
 from maskpack.tasks.preprocess import encode
 from maskpack.tasks.task import TASKS, Kind, Task
@@ -44,7 +44,7 @@ class Assessment:
     majority: Mapping[str, float]
     recorded: Mapping[str, float]
     same_data: bool
-    classes: tuple[ClassScore, ...] = ()
+    classes: tuple[ClassMetrics, ...] = ()
     original: Mapping[str, float] | None = None
 
     def to_json(self) -> str:
@@ -53,7 +53,7 @@ class Assessment:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Predictions:
     """What a task's masked model says of its evaluation rows: logits `(rows, c)`."""
 
     split: Split
@@ -66,25 +66,25 @@ def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assess
     Raises:
         DataError: the data does not ship with the package and none was given.
     """
-    return assessed(artifact.entry(task), answer(artifact, task, data=data))
+    return assessed(artifact.entry(task), predict_split(artifact, task, data=data))
 
 
-def assessed(entry: TaskEntry, answers: Answers) -> Assessment:
+def assessed(entry: TaskEntry, predictions: Predictions) -> Assessment:
     """Scores of what was answered."""
-    split, metrics = answers.split, task_of(entry).metrics
+    split, metrics = predictions.split, task_of(entry).metrics
     return Assessment(
         task=entry.name,
         rows=len(split),
-        scores=score(answers.logits, split.labels, metrics),
+        scores=compute_metrics(predictions.logits, split.labels, metrics),
         majority=majority(split.labels, metrics),
         recorded=dict(entry.scores),
         same_data=split.sha256() == entry.data.get("eval_sha256"),
-        classes=class_scores(answers.logits, split.labels, entry.labels),
+        classes=class_metrics(predictions.logits, split.labels, entry.labels),
         original=entry.data.get("original"),
     )
 
 
-def answer(artifact: Artifact, task: str, *, data: Path | None = None) -> Answers:
+def predict_split(artifact: Artifact, task: str, *, data: Path | None = None) -> Predictions:
     """Ask `task` about its evaluation split.
 
     Raises:
@@ -98,7 +98,7 @@ def answer(artifact: Artifact, task: str, *, data: Path | None = None) -> Answer
         )
     encoded = encode_for(artifact, entry, split)
     logits = predict_all(torch_predict(restore_task(artifact, task)), encoded)
-    return Answers(split, logits)
+    return Predictions(split, logits)
 
 
 def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
@@ -163,7 +163,7 @@ def _as_recorded(task: Task, entry: TaskEntry) -> Task:
     shown = task.labels or task.raw_labels
     metric = entry.metric if entry.metric != task.metric else None
     if shown == entry.labels:
-        return task.judged_by(metric)
+        return task.with_metric(metric)
     raw = dict(zip(shown, task.raw_labels, strict=True))
     order = tuple(raw[label] for label in entry.labels)
-    return replace(task, labels=entry.labels, raw_labels=order).judged_by(metric)
+    return replace(task, labels=entry.labels, raw_labels=order).with_metric(metric)

@@ -112,7 +112,7 @@ def _ranks(values: Values) -> NDArray[np.float64]:
     return np.asarray((last - (counts - 1) / 2.0)[inverse], dtype=np.float64)
 
 
-def answers(
+def to_answers(
     logits: NDArray[np.float32], labels: NDArray[np.generic]
 ) -> NDArray[np.float32] | NDArray[np.intp] | NDArray[np.int8]:
     """What logits `(rows, c)` say, in the form of the labels.
@@ -125,11 +125,11 @@ def answers(
     return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
 
 
-def score(
+def compute_metrics(
     logits: NDArray[np.float32], labels: NDArray[np.generic], metrics: Sequence[str]
 ) -> dict[str, float]:
     """Metric name -> value. One column of logits is a regression, more are classes."""
-    predicted = answers(logits, labels)
+    predicted = to_answers(logits, labels)
     return {name: METRICS[name](predicted, labels) for name in metrics}
 
 
@@ -159,7 +159,7 @@ def _constant(labels: NDArray[np.generic], chosen: NDArray[np.intp]) -> NDArray[
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class ClassMetrics:
     """How well one class is told.
 
     Attributes:
@@ -179,9 +179,9 @@ class ClassScore:
     given: int
 
 
-def class_scores(
+def class_metrics(
     logits: NDArray[np.float32], labels: NDArray[np.generic], names: Sequence[str]
-) -> tuple[ClassScore, ...]:
+) -> tuple[ClassMetrics, ...]:
     """A score for each class; none for a regression.
 
     Args:
@@ -191,9 +191,9 @@ def class_scores(
     """
     if not names:
         return ()
-    counts = class_counts(answers(logits, labels), labels, len(names))
+    counts = class_counts(to_answers(logits, labels), labels, len(names))
     return tuple(
-        ClassScore(
+        ClassMetrics(
             name,
             precision=hits / given if given else 0.0,
             recall=hits / rows if rows else 0.0,

@@ -17,7 +17,7 @@ from maskpack.cli import render
 from maskpack.cli.fit import duration
 from maskpack.compressor import FitConfig, estimate
 from maskpack.compressor.estimate import Cost, RefineClock, spread
-from maskpack.compressor.training.progress import News
+from maskpack.compressor.training.progress import Progress
 
 SCRIPT = str(Path(sys.executable).parent / "compress")
 
@@ -224,7 +224,7 @@ def test_an_estimate_is_made_of_its_parts(main, work, tiny_model, sentiment, sho
 
 def test_a_teacher_that_is_trained_first_is_counted(main, work, tiny_model, sentiment, monkeypatch):
     taken = []
-    real = estimate.teaching_for
+    real = estimate.targets_for
 
     def teach(run, plan):
         taken.append(plan.steps)
@@ -261,8 +261,8 @@ def test_the_clock_of_refinement_multiplies(monkeypatch):
     clock, times = RefineClock(), iter([Cost(10.0, 5.0), Cost(12.0, 6.0), Cost(14.0, 7.0)])
     monkeypatch.setattr(Cost, "so_far", classmethod(lambda _: next(times)))
     for step in range(3):
-        clock.observe(News(step, 3, 0.0, "distance", None, None, "backbone"))
-    clock.observe(News(1, 3, 0.0, "accuracy", None, None, "task"))
+        clock.on_progress(Progress(step, 3, 0.0, "distance", None, None, "backbone"))
+    clock.on_progress(Progress(1, 3, 0.0, "accuracy", None, None, "task"))
     assert clock.missing(13) == Cost(20.0, 10.0)
     assert clock.missing(2) == Cost()
     assert RefineClock().missing(600) == Cost()
@@ -282,14 +282,14 @@ def test_a_rehearsal_moves_nothing(tiny_model, sentiment, tmp_path):
     from maskpack.tasks import find_task
 
     kept = []
-    real = estimate.student_of
+    real = estimate.masked_model_of
 
-    def remember(run, objective):
-        student = real(run, objective)
+    def remember(run, task_loss):
+        student = real(run, task_loss)
         kept.append((student, {n: p.clone() for n, p in student.model.named_parameters()}))
         return student
 
-    estimate.student_of = remember
+    estimate.masked_model_of = remember
     try:
         config = FitConfig(bits=8, steps=9, batch_size=16, max_length=16, precision="fp32")
         request = FitRequest(
@@ -297,7 +297,7 @@ def test_a_rehearsal_moves_nothing(tiny_model, sentiment, tmp_path):
         )
         estimate.rehearse(request, began=Cost.so_far())
     finally:
-        estimate.student_of = real
+        estimate.masked_model_of = real
     ((student, before),) = kept
     assert all(torch.equal(before[n], p) for n, p in student.model.named_parameters())
 

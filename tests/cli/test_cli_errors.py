@@ -10,7 +10,7 @@ import pytest
 
 from maskpack.formats import open_artifact, pack_task
 from maskpack.formats.codec import encode_patch
-from maskpack.runtime.task import TaskCard
+from maskpack.runtime.task import TaskConfig
 
 
 @pytest.fixture
@@ -425,7 +425,7 @@ def test_a_verification_without_a_graph(refused):
 def test_a_verification_of_garbage(refused, place):
     (place / "graph").mkdir()
     (place / "graph" / "model.onnx").write_bytes(b"garbage")
-    card = TaskCard("sst2", "classification", ("bad", "good"), 16, (0, "[PAD]"))
+    card = TaskConfig("sst2", "classification", ("bad", "good"), 16, (0, "[PAD]"))
     (place / "graph" / "task.json").write_text(card.to_json())
     words = refused("verify", "graph", "-a", "art", "-t", "sst2")
     assert "cannot load `graph/model.onnx`" in words

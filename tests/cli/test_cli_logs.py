@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from maskpack.cli.logs import logged
-from maskpack.compressor.training.progress import News
+from maskpack.compressor.training.progress import Progress
 
 
 def fit(model, data, out, *more):
@@ -76,7 +76,7 @@ def test_a_log_on_a_full_disk_is_told_as_that(main, work, tiny_model, sentiment,
 
 
 def test_the_loss_of_a_run_that_diverges_is_no_number_in_a_log(work):
-    news = News(1, 2, float("nan"), "accuracy", None, None)
+    news = Progress(1, 2, float("nan"), "accuracy", None, None)
     with logged(lambda _: None, "t", None, work / "l") as tell:
         tell(news)
         tell(replace(news, step=2, loss=0.5))

@@ -124,9 +124,9 @@ def test_several_labels_a_row_go_all_the_way(main, work, tiny_model):
     assert scored.json["same_data"] is True
     told = main("report", "art", "--data", "tones.csv", "--json")
     assert told.code == 0, told.err
-    judged = told.json["evaluation"]["tones"]
-    assert judged["confusion"] is None
-    assert judged["assessment"]["classes"] == scored.json["classes"]
+    analyzed = told.json["evaluation"]["tones"]
+    assert analyzed["confusion"] is None
+    assert analyzed["assessment"]["classes"] == scored.json["classes"]
     page = (work / "report.html").read_text()
     assert all(f">{name}</td><td>" in page for name in ("Praise", "Complaint"))
     loose = ["--max-drop", "100", "--rtol", "9"]

@@ -8,13 +8,13 @@ import shutil
 import pytest
 
 from maskpack.cli import render
-from maskpack.compressor.training.progress import News
+from maskpack.compressor.training.progress import Progress
 from maskpack.formats import MaskCount
 
 
 def news(step, steps=40, **changes):
     values = {"loss": 0.5, "metric": "accuracy", "score": None, "count": None, **changes}
-    return News(step, steps, **values)
+    return Progress(step, steps, **values)
 
 
 def test_data_goes_to_stdout_and_ends_its_line_once(capsys):
@@ -71,9 +71,9 @@ def test_sizes_are_in_decimal_units(count, text):
 
 
 def test_progress_without_a_terminal_is_a_line_a_tenth(capsys):
-    with render.progress("sst2") as observe:
+    with render.progress("sst2") as on_progress:
         for step in range(1, 42):
-            observe(news(step, 41, score=0.75, count=MaskCount(1000, 10)))
+            on_progress(news(step, 41, value=0.75, count=MaskCount(1000, 10)))
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
@@ -86,8 +86,8 @@ def test_progress_without_a_terminal_is_a_line_a_tenth(capsys):
 
 
 def test_a_quiet_run_says_nothing(capsys):
-    with render.progress("sst2", quiet=True) as observe:
-        observe(news(1))
+    with render.progress("sst2", quiet=True) as on_progress:
+        on_progress(news(1))
     assert capsys.readouterr() == ("", "")
 
 

@@ -86,8 +86,8 @@ def test_the_packed_size_is_that_of_the_file(report, main, tiny_artifact, work):
 
 def test_mistakes_are_counted_on_the_evaluation_rows(report, main, tiny_artifact, sentiment):
     page, _, done = report(tiny_artifact, "--data", sentiment, "--json")
-    judged = done.json["evaluation"]["sst2"]
-    counts = judged["confusion"]["counts"]
+    analyzed = done.json["evaluation"]["sst2"]
+    counts = analyzed["confusion"]["counts"]
     scores = main("eval", tiny_artifact, "-t", "sst2", "--data", sentiment, "--json").json["scores"]
     assert sum(map(sum, counts)) == 32
     assert (counts[0][0] + counts[1][1]) / 32 == scores["accuracy"]

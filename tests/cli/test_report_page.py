@@ -14,20 +14,20 @@ from maskpack.formats import open_artifact
 from maskpack.report.figures import pair_chart
 from maskpack.report.page import artifact_page
 from maskpack.report.view import view_artifact
-from maskpack.tasks.evaluation.confusion import Confusion, Judgement
+from maskpack.tasks.evaluation.confusion import Confusion, ErrorAnalysis
 from maskpack.tasks.evaluation.evaluate import Assessment
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def test_given_and_true_values_stand_on_one_scale_so_that_a_constant_answer_looks_like_one():
-    judgement = Judgement(None, None, pairs=((0.0, 2.56), (5.0, 2.57), (3.0, 2.565)))
-    chart = pair_chart(judgement)
+    analysis = ErrorAnalysis(None, None, pairs=((0.0, 2.56), (5.0, 2.57), (3.0, 2.565)))
+    chart = pair_chart(analysis)
     exact, rows = chart.drawn
     (first, last), marks = exact.marks, rows.marks
     assert (first.x, last.x) == (marks[0].x, marks[1].x)
     assert abs(marks[0].y - marks[1].y) < 0.01 * abs(first.y - last.y)
-    assert pair_chart(Judgement(None, None)) is None
+    assert pair_chart(ErrorAnalysis(None, None)) is None
 
 
 def test_classes_too_many_for_a_matrix_are_mistakes_or_none(tiny_artifact):
@@ -38,7 +38,7 @@ def test_classes_too_many_for_a_matrix_are_mistakes_or_none(tiny_artifact):
 
     def told(counts):
         confusion = Confusion(labels, tuple(map(tuple, counts)))
-        return Page(artifact_page(view, {"sst2": Judgement(assessment, confusion)})).text
+        return Page(artifact_page(view, {"sst2": ErrorAnalysis(assessment, confusion)})).text
 
     assert "30 classes; no row was taken for another" in told(right)
     right[3] = right[4]
@@ -66,8 +66,8 @@ def test_gaps_between_many_small_parts_do_not_lengthen_a_bar(tiny_artifact):
         replace(view.tasks[0], name=f"t{n}", dense_bytes=90_000_000, patch_bytes=1_350_000)
         for n in range(50)
     )
-    judgements = {task.name: "unknown" for task in tasks}
-    text = artifact_page(replace(view, tasks=tasks, backbone_bytes=23_000_000), judgements)
+    analyses = {task.name: "unknown" for task in tasks}
+    text = artifact_page(replace(view, tasks=tasks, backbone_bytes=23_000_000), analyses)
     bars = text.split('<div class="track"')[1:4]
     assert [bar.count('class="thin"') for bar in bars] == [0, 51, 51]
     assert "4.50 GB" in Page(text).text

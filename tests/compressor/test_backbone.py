@@ -8,11 +8,16 @@ import pytest
 from maskpack.compressor import fit
 from maskpack.compressor.baseline import run_baseline
 from maskpack.compressor.config import BackboneConfig, BaselineConfig, FitConfig
-from maskpack.compressor.quantization.backbone import make_backbone, prepare_ground
+from maskpack.compressor.quantization.backbone import load_or_quantize, make_backbone
 from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
 from maskpack.compressor.types import BaselineRequest
 from maskpack.formats import ArtifactError, ConfigError, check_artifact
-from maskpack.models.build import build_classifier, classifier_config, head_parameters, shape_of
+from maskpack.models.build import (
+    build_classifier,
+    classifier_config,
+    head_parameters,
+    parameter_shapes,
+)
 from maskpack.models.load import load_pretrained
 from maskpack.tasks.task import find_task
 
@@ -22,7 +27,7 @@ def test_a_shape_names_what_a_backbone_holds(tiny_models):
         pretrained = load_pretrained(str(path))
         backbone = quantize_model(pretrained.model, scheme_of(BackboneConfig(bits=4)))
         config = classifier_config(pretrained.files["config.json"], ("a", "b"), outputs=2)
-        shape = shape_of(config)
+        shape = parameter_shapes(config)
         assert shape.linears == {name: t.shape for name, t in backbone.linears.items()}
         assert shape.dense == {name: value.size for name, value in backbone.dense.items()}
         head = head_parameters(build_classifier(backbone, config, seed=0))
@@ -35,9 +40,9 @@ def test_a_backbone_alone_is_a_sound_artifact_that_fits_learn_on(tiny_model, tmp
     assert artifact.manifest.tasks == {}
     assert check_artifact(tmp_path / "a") == []
     assert artifact.manifest.scheme.quantizer == "mse, refined"
-    ground = prepare_ground(str(tiny_model), tmp_path / "a", FitConfig(bits=2))
+    prepared = load_or_quantize(str(tiny_model), tmp_path / "a", FitConfig(bits=2))
     for name, tensor in artifact.backbone.linears.items():
-        np.testing.assert_array_equal(ground.backbone.linears[name].codes, tensor.codes)
+        np.testing.assert_array_equal(prepared.backbone.linears[name].codes, tensor.codes)
     with pytest.raises(ArtifactError, match="already exists"):
         make_backbone(str(tiny_model), tmp_path / "a", config)
 

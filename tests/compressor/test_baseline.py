@@ -13,7 +13,7 @@ from maskpack.formats import ArtifactError, ConfigError, DataError, Interrupted
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.load import load_classifier, load_finetuned
 from maskpack.tasks import find_task, load_data
-from maskpack.tasks.evaluation.metrics import score
+from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.evaluation.predict import predict_all, torch_predict
 from maskpack.tasks.preprocess import encode
 
@@ -93,7 +93,7 @@ def test_a_saved_baseline_loads_in_transformers_with_its_label_names(
     assert model.config.id2label == {0: "negative", 1: "positive"}
     assert model.config.label2id == {"negative": 0, "positive": 1}
     dev = encode(tokenizer, load_data(SST2, data=sentiment).dev, max_length=16, token_types=True)
-    scores = score(predict_all(torch_predict(model), dev), dev.labels, SST2.metrics)
+    scores = compute_metrics(predict_all(torch_predict(model), dev), dev.labels, SST2.metrics)
     assert scores == result.scores
     assert str(tmp_path) not in (out / "config.json").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -141,7 +141,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(request_for
 
 def test_a_stopped_baseline_writes_nothing(request_for, stop_at, tmp_path):
     with pytest.raises(Interrupted, match="nothing was written"):
-        run_baseline(request_for(out=tmp_path / "model"), observe=stop_at(2))
+        run_baseline(request_for(out=tmp_path / "model"), on_progress=stop_at(2))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,7 +162,7 @@ def test_data_that_cannot_be_read_is_refused(request_for, tmp_path):
 
 def test_a_watcher_hears_of_every_step_and_of_no_mask(request_for):
     news = []
-    run_baseline(request_for(steps=7), observe=news.append)
+    run_baseline(request_for(steps=7), on_progress=news.append)
     assert [item.step for item in news] == list(range(1, 8))
     assert {item.count for item in news} == {None}
     assert [item.score is None for item in news] == [True] * 5 + [False] * 2  # 6 steps an epoch

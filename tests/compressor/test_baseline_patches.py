@@ -8,7 +8,7 @@ import torch
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, run_baseline
 from maskpack.compressor.baseline import fold_factors, trained_groups
-from maskpack.compressor.quantization.backbone import quantized_ground
+from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.formats import ConfigError
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.load import load_classifier, load_finetuned, load_pretrained
@@ -98,18 +98,18 @@ def test_on_a_quantised_backbone_the_codes_stay(bits, method, baseline_for, tiny
     request = baseline_for(method=method, bits=bits, group=16, quantizer="mse", refine=0)
     request = replace(request, out=tmp_path / "model")
     result = run_baseline(request)
-    ground = quantized_ground(load_pretrained(str(tiny_model)), request.config.backbone())
-    assert (result.bits, result.backbone_bytes) == (bits, ground.backbone_bytes())
+    prepared = prepare_backbone(load_pretrained(str(tiny_model)), request.config.backbone())
+    assert (result.bits, result.backbone_bytes) == (bits, prepared.backbone_bytes())
     saved = dict(base_of(load_finetuned(str(tmp_path / "model"))).named_parameters())
-    for name, tensor in {**ground.backbone.linears, **ground.backbone.embeddings}.items():
+    for name, tensor in {**prepared.backbone.linears, **prepared.backbone.embeddings}.items():
         same = np.array_equal(saved[name].detach().numpy(), tensor.dequantize())
         assert same is not (method == "lora" and name.endswith(("query.weight", "value.weight")))
     moved = {
         name
-        for name, value in ground.backbone.dense.items()
+        for name, value in prepared.backbone.dense.items()
         if not np.array_equal(saved[name].detach().numpy(), value.astype("f4"))
     }
-    biases = {name for name in ground.backbone.dense if name.endswith("bias")}
+    biases = {name for name in prepared.backbone.dense if name.endswith("bias")}
     assert moved == (biases if method == "bitfit" else set())
 
 

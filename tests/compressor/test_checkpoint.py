@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from maskpack.compressor.masking.linear import MaskedLinear
-from maskpack.compressor.training.callbacks import Companion
+from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.checkpoint import FolderCheckpoints
 from maskpack.compressor.training.train import FlooredAdam, State
 from maskpack.formats import ArtifactError
 
 
-class Purse(Companion):
+class Purse(TrainerCallback):
     """A companion that has something to lose."""
 
     def __init__(self, value: float):
@@ -63,7 +63,7 @@ def saved(tmp_path):
     run = make()
     take(run, 3)
     run.model[0].threshold.fill_(0.49)
-    run.company.kept.fill_(7.0)
+    run.callbacks.kept.fill_(7.0)
     keep(tmp_path).save(run, 3)
     return SimpleNamespace(folder=tmp_path, run=run)
 
@@ -80,7 +80,7 @@ def test_a_loaded_state_goes_on_as_if_nothing_had_happened(saved):
 
 def test_moments_thresholds_floors_and_what_companions_keep_are_part_of_the_state(saved):
     other = make(seed=9)
-    purse = other.company.kept
+    purse = other.callbacks.kept
     keep(saved.folder).load(other)
     assert float(other.model[0].threshold) == pytest.approx(0.49)
     assert purse.tolist() == [7.0]  # in place: whoever holds it sees it

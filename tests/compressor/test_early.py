@@ -28,19 +28,19 @@ def test_rows_that_judge_are_a_tenth_that_is_not_trained_on_the_same_for_every_s
 
 def test_it_is_judged_by_the_held_out_rows_once_an_epoch_and_stops(request_for, monkeypatch):
     run = fit.prepare(request_for(patience=2, steps=60))
-    judged = []
+    analyzed = []
 
     def score(logits, labels, metrics):
         if len(labels) == len(run.held_out):  # the others are for the run's history
-            judged.append(labels)
-        return dict.fromkeys(metrics, -float(len(judged)))  # ever worse: the first look is best
+            analyzed.append(labels)
+        return dict.fromkeys(metrics, -float(len(analyzed)))  # ever worse: the first look is best
 
     monkeypatch.setattr(fit, "score", score)
     told = []
-    taken = fit.learn(run, observe=lambda news: told.append(news.step)).steps
+    taken = fit.learn(run, on_progress=lambda news: told.append(news.step)).steps
     assert taken == told[-1] == 18  # three looks, six steps apart
-    assert len(judged) == 3
-    assert all(np.array_equal(labels, run.held_out.labels) for labels in judged)
+    assert len(analyzed) == 3
+    assert all(np.array_equal(labels, run.held_out.labels) for labels in analyzed)
 
 
 def test_the_patch_is_that_of_the_best_look_and_the_result_counts_the_steps_taken(
@@ -50,7 +50,7 @@ def test_the_patch_is_that_of_the_best_look_and_the_result_counts_the_steps_take
     patches = []
     for request, verdicts in ((early, (0.5, 0.4)), (short, (0.5, *[0.4] * 9))):
         run, left = fit.prepare(request), iter(verdicts)
-        real, held_out = fit.score, len(run.held_out)
+        real, held_out = fit.compute_metrics, len(run.held_out)
 
         def verdict(logits, labels, metrics, left=left, real=real, held_out=held_out):
             if len(labels) == held_out:
@@ -58,10 +58,10 @@ def test_the_patch_is_that_of_the_best_look_and_the_result_counts_the_steps_take
             return real(logits, labels, metrics)  # the run's history, of the evaluation rows
 
         monkeypatch.setattr(fit, "score", verdict)
-        patches.append(fit.learn(run, observe=lambda _: None))
+        patches.append(fit.learn(run, on_progress=lambda _: None))
         monkeypatch.setattr(fit, "score", real)
-    assert [learned.steps for learned in patches] == [12, 60]
-    first, second = (learned.patch for learned in patches)
+    assert [trained.steps for trained in patches] == [12, 60]
+    first, second = (trained.patch for trained in patches)
     for name, value in first.head.items():
         assert np.array_equal(value, second.head[name])
     for name, mask in first.masks.items():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from maskpack.tasks.batches import Encoded
-from maskpack.tasks.evaluation.metrics import majority, score
+from maskpack.tasks.evaluation.metrics import compute_metrics, majority
 from maskpack.tasks.evaluation.predict import predict_all, torch_predict
 
 
@@ -31,15 +31,15 @@ def test_logits_come_back_in_the_order_of_the_split(batch_size):
 def test_classes_are_scored_by_their_largest_logit():
     logits = np.array([[0.1, 0.9], [2.0, -1.0], [0.4, 0.5], [0.2, 0.1]], dtype=np.float32)
     labels = np.array([1, 0, 0, 0])
-    scores = score(logits, labels, ["accuracy", "f1"])
+    scores = compute_metrics(logits, labels, ["accuracy", "f1"])
     assert scores == {"accuracy": 0.75, "f1": pytest.approx(2 / 3)}
 
 
 def test_one_column_of_logits_is_scored_as_numbers():
     logits = np.array([[0.5], [1.5], [9.0]], dtype=np.float32)
     labels = np.array([1.0, 2.0, 3.0], dtype=np.float32)
-    assert score(logits, labels, ["spearman"]) == {"spearman": pytest.approx(1.0)}
-    assert score(logits, labels, ["pearson"])["pearson"] < 0.99
+    assert compute_metrics(logits, labels, ["spearman"]) == {"spearman": pytest.approx(1.0)}
+    assert compute_metrics(logits, labels, ["pearson"])["pearson"] < 0.99
 
 
 def test_the_majority_always_answers_the_commonest_class():

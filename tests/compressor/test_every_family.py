@@ -17,9 +17,9 @@ from maskpack.compressor.config import FitConfig
 from maskpack.compressor.quantization.calibration import Calibration, Calibrator
 from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
 from maskpack.compressor.quantization.refine import refine
-from maskpack.compressor.training.callbacks import Noise, quicken_dropout
-from maskpack.compressor.training.loss import Guide, states_of
-from maskpack.exporters.hf import write_plain
+from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
+from maskpack.compressor.training.loss import HiddenStateTeacher, states_of
+from maskpack.exporters.hf import write_hf
 from maskpack.formats import ConfigError, ModelError, open_artifact
 from maskpack.models.families import token_kinds
 from maskpack.models.linears import linearize, plain_state
@@ -59,7 +59,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory, family_models, sentiment):
+def trained(tmp_path_factory, family_models, sentiment):
     """`learned(kind)`: an artifact with one task, made on first use, and what was measured."""
     made = {}
 
@@ -85,8 +85,8 @@ def learned(tmp_path_factory, family_models, sentiment):
 
 
 @every_kind
-def test_a_task_is_learned_and_restored_to_what_was_measured(learned, kind, sentiment):
-    path, result = learned(kind)
+def test_a_task_is_learned_and_restored_to_what_was_measured(trained, kind, sentiment):
+    path, result = trained(kind)
     artifact = open_artifact(path)
     assert len(artifact.backbone.linears) == LINEARS[kind]
     assert 0 < result.count.zeros < result.count.weights / 2
@@ -95,16 +95,16 @@ def test_a_task_is_learned_and_restored_to_what_was_measured(learned, kind, sent
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_all_outside_the_base_is_the_head(learned, kind):
-    patch = open_artifact(learned(kind)[0]).patch("sst2")
+def test_all_outside_the_base_is_the_head(trained, kind):
+    patch = open_artifact(trained(kind)[0]).patch("sst2")
     assert HEADS[kind] <= set(patch.head)
     assert not any("layer" in name or name.startswith("h.") for name in patch.head)
 
 
 @every_kind
-def test_little_of_the_base_stays_float(learned, kind):
+def test_little_of_the_base_stays_float(trained, kind):
     """No weight matrix does, but for what is far smaller than one."""
-    backbone = open_artifact(learned(kind)[0]).backbone
+    backbone = open_artifact(trained(kind)[0]).backbone
     wide = {name: value.shape for name, value in backbone.dense.items() if value.ndim > 1}
     convolution = {"encoder.conv.conv.weight": (32, 32, 3)}
     assert wide == (convolution if kind == "deberta-v2-own" else {}) or kind == "xlnet"
@@ -120,9 +120,9 @@ def encoded(artifact, texts):
 
 
 @every_kind
-def test_an_answer_does_not_depend_on_padding(learned, kind):
+def test_an_answer_does_not_depend_on_padding(trained, kind):
     """Neither on its amount nor on what lies in it: the end of the text is found, or the start."""
-    artifact = open_artifact(learned(kind)[0])
+    artifact = open_artifact(trained(kind)[0])
     predict = torch_predict(restore_task(artifact, "sst2"))
     rows = encoded(artifact, TEXTS)
     together = predict(rows.feeds(np.arange(4)))
@@ -132,10 +132,10 @@ def test_an_answer_does_not_depend_on_padding(learned, kind):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_decoder_is_given_the_end_of_text_for_padding(learned, family_models, kind):
+def test_a_decoder_is_given_the_end_of_text_for_padding(trained, family_models, kind):
     given = json.loads((family_models(kind) / "config.json").read_text())
     assert given.get("pad_token_id") is None
-    artifact = open_artifact(learned(kind)[0])
+    artifact = open_artifact(trained(kind)[0])
     config = json.loads(artifact.file("config.json"))
     tokenizer = artifact_tokenizer(artifact)
     assert config["pad_token_id"] == tokenizer.pad_token_id == 3
@@ -196,8 +196,8 @@ def test_a_decoder_without_any_token_for_padding_is_refused(family_models, tmp_p
     assert "pad_token" in caught.value.hint
 
 
-def test_an_empty_text_is_a_token_of_padding(learned):
-    artifact = open_artifact(learned("gpt2")[0])
+def test_an_empty_text_is_a_token_of_padding(trained):
+    artifact = open_artifact(trained("gpt2")[0])
     rows = encoded(artifact, ("", "good"))
     feeds = rows.feeds(np.arange(2))
     assert feeds["input_ids"][0, 0] == 3
@@ -205,8 +205,8 @@ def test_an_empty_text_is_a_token_of_padding(learned):
     assert np.isfinite(torch_predict(restore_task(artifact, "sst2"))(feeds)).all()
 
 
-def test_xlnet_is_padded_before_the_text(learned):
-    artifact = open_artifact(learned("xlnet")[0])
+def test_xlnet_is_padded_before_the_text(trained):
+    artifact = open_artifact(trained("xlnet")[0])
     feeds = encoded(artifact, TEXTS).feeds(np.arange(4))
     lengths = feeds["attention_mask"].sum(axis=1)
     width = feeds["input_ids"].shape[1]
@@ -235,9 +235,9 @@ def test_linears_compute_what_stood_there_and_are_saved_as_it(family_models, kin
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "xlnet", "modernbert"])
-def test_a_task_as_a_plain_model_is_read_by_transformers_alone(learned, kind, tmp_path):
-    artifact = open_artifact(learned(kind)[0])
-    write_plain(artifact, "sst2", tmp_path / "plain")
+def test_a_task_as_a_plain_model_is_read_by_transformers_alone(trained, kind, tmp_path):
+    artifact = open_artifact(trained(kind)[0])
+    write_hf(artifact, "sst2", tmp_path / "plain")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
     feeds = encoded(artifact, TEXTS).feeds(np.arange(4))
     wanted = torch_predict(restore_task(artifact, "sst2"))(feeds)
@@ -248,7 +248,7 @@ def test_a_task_as_a_plain_model_is_read_by_transformers_alone(learned, kind, tm
 def test_dropout_is_replaced_and_a_training_step_reaches_every_linear(family_models, kind):
     model = load_classifier(str(family_models(kind)), outputs=2)
     model.config.pad_token_id = 0
-    quicken_dropout(model, Noise(0), p=0.1)
+    use_fast_dropout(model, Noise(0), p=0.1)
     assert not any(type(module) is nn.Dropout for module in model.modules())
     model.train()
     ids = torch.randint(5, 50, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -260,12 +260,12 @@ def test_dropout_is_replaced_and_a_training_step_reaches_every_linear(family_mod
 
 
 @every_kind
-def test_hidden_states_are_those_of_the_tokens_that_are_no_padding(learned, kind):
-    artifact = open_artifact(learned(kind)[0])
+def test_hidden_states_are_those_of_the_tokens_that_are_no_padding(trained, kind):
+    artifact = open_artifact(trained(kind)[0])
     model = restore_task(artifact, "sst2")
     rows = encoded(artifact, TEXTS)
     feeds = {name: torch.from_numpy(value) for name, value in rows.feeds(np.arange(4)).items()}
-    states = Guide(model, 1.0).states(feeds)
+    states = HiddenStateTeacher(model, 1.0).states(feeds)
     assert len(states) == 2
     for state in states:
         assert tuple(state.shape) == (int(rows.lengths.sum()), 32)
@@ -288,7 +288,7 @@ def test_a_narrow_backbone_comes_nearer_to_its_model_by_refinement(family_models
     backbone = quantize_model(base, scheme_of(FitConfig(bits=2, group=16)))
     told = []
     refined = refine(
-        base, backbone, text, steps=30, bf16=False, observe=lambda n: told.append(n.loss)
+        base, backbone, text, steps=30, bf16=False, on_progress=lambda n: told.append(n.loss)
     )
     assert refined.linears.keys() == backbone.linears.keys()
     assert np.mean(told[-5:]) < np.mean(told[:5])

@@ -14,7 +14,7 @@ from maskpack.models.build import apply_patch, build_classifier, classifier_conf
 from maskpack.tasks import TaskData, find_task, load_data
 from maskpack.tasks.context import restore_task
 from maskpack.tasks.evaluation.evaluate import encode_for
-from maskpack.tasks.evaluation.metrics import score
+from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.evaluation.predict import predict_all, torch_predict
 from maskpack.tasks.task import Kind
 
@@ -22,7 +22,7 @@ SST2 = find_task("sst2")
 
 
 @pytest.fixture(scope="session")
-def learned(tmp_path_factory, shared, tiny_model):
+def trained(tmp_path_factory, shared, tiny_model):
     """A mask learned for long enough to be worth something, with its data."""
     data = shared.write_sentiment(tmp_path_factory.mktemp("long"), train=1024, dev=256)
     out = tmp_path_factory.mktemp("learned") / "artifact"
@@ -48,17 +48,17 @@ def scores_with(out, masks, data: TaskData) -> float:
     model = build_classifier(artifact.backbone, config, seed=0)
     apply_patch(model, artifact.backbone, Patch(masks, patch.head))
     logits = predict_all(torch_predict(model), encode_for(artifact, entry, data.dev))
-    return score(logits, data.dev.labels, ["accuracy"])["accuracy"]
+    return compute_metrics(logits, data.dev.labels, ["accuracy"])["accuracy"]
 
 
-def test_a_learned_mask_is_far_better_than_the_commonest_answer(learned):
-    assert learned.result.majority["accuracy"] == 0.5
-    assert learned.result.score > 0.8
-    assert not learned.result.collapsed
+def test_a_learned_mask_is_far_better_than_the_commonest_answer(trained):
+    assert trained.result.majority["accuracy"] == 0.5
+    assert trained.result.score > 0.8
+    assert not trained.result.collapsed
 
 
-def test_a_random_mask_as_sparse_under_the_same_head_is_no_better_than_chance(learned):
-    masks = open_artifact(learned.out).patch("sst2").masks
+def test_a_random_mask_as_sparse_under_the_same_head_is_no_better_than_chance(trained):
+    masks = open_artifact(trained.out).patch("sst2").masks
     rng = np.random.default_rng(0)
     accuracies = []
     for _ in range(4):
@@ -67,24 +67,24 @@ def test_a_random_mask_as_sparse_under_the_same_head_is_no_better_than_chance(le
             for name, mask in masks.items()
         }
         assert all(shuffled[name].zeros == mask.zeros for name, mask in masks.items())
-        accuracies.append(scores_with(learned.out, shuffled, learned.data))
-    assert scores_with(learned.out, masks, learned.data) == learned.result.score
+        accuracies.append(scores_with(trained.out, shuffled, trained.data))
+    assert scores_with(trained.out, masks, trained.data) == trained.result.score
     assert np.mean(accuracies) < 0.62
-    assert max(accuracies) < learned.result.score - 0.15
+    assert max(accuracies) < trained.result.score - 0.15
 
 
-def test_few_weights_are_flipped(learned):
-    count = open_artifact(learned.out).patch("sst2").count
-    assert (count.zeros, count.weights) == (learned.result.zeros, learned.result.weights)
+def test_few_weights_are_flipped(trained):
+    count = open_artifact(trained.out).patch("sst2").count
+    assert (count.zeros, count.weights) == (trained.result.zeros, trained.result.weights)
     assert 0.0 < count.sparsity < 0.1
 
 
-def test_what_is_measured_is_what_is_written(learned):
-    artifact = open_artifact(learned.out)
-    encoded = encode_for(artifact, artifact.entry("sst2"), learned.data.dev)
+def test_what_is_measured_is_what_is_written(trained):
+    artifact = open_artifact(trained.out)
+    encoded = encode_for(artifact, artifact.entry("sst2"), trained.data.dev)
     logits = predict_all(torch_predict(restore_task(artifact, "sst2")), encoded)
-    scores = score(logits, learned.data.dev.labels, SST2.metrics)
-    assert scores == learned.result.scores == artifact.entry("sst2").scores
+    scores = compute_metrics(logits, trained.data.dev.labels, SST2.metrics)
+    assert scores == trained.result.scores == artifact.entry("sst2").scores
 
 
 def test_two_tasks_share_one_backbone_whose_bytes_never_change(

@@ -74,7 +74,7 @@ def test_rows_of_zeros_and_constant_rows_survive(bits):
     assert found[2] == pytest.approx(weight[2], rel=0.01)
 
 
-def objective(weight, codes, scales, gram, group) -> float:
+def task_loss(weight, codes, scales, gram, group) -> float:
     wide = np.repeat(scales, group, axis=1)[:, : weight.shape[1]]
     error = (weight - codes * wide).astype(np.float64)
     return float(np.einsum("oi,ij,oj->", error, gram, error))
@@ -87,10 +87,10 @@ def test_a_pass_over_the_codes_never_makes_the_outputs_worse(bits, group):
     wide, levels = _damped(gram), Levels(bits, zero_free=True)
     start = quantize_mse(weight, bits, group)
     scales, codes = start.scales.astype(np.float32), start.codes.astype(np.float32)
-    values = [objective(weight, codes, scales, wide, group)]
+    values = [task_loss(weight, codes, scales, wide, group)]
     for _ in range(4):
         codes = _descend(weight, codes, scales, wide, levels, group)
-        values.append(objective(weight, codes, scales, wide, group))
+        values.append(task_loss(weight, codes, scales, wide, group))
     assert values[1] < 0.9 * values[0]
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(values))
     assert (levels.round(codes) == codes).all()
@@ -105,14 +105,14 @@ def test_a_pass_ends_where_no_single_code_would_rather_be_another(bits):
     for _ in range(30):
         codes = _descend(weight, codes, scales, wide, levels, group)
     for row in range(4):
-        least = objective(
+        least = task_loss(
             weight[row : row + 1], codes[row : row + 1], scales[row : row + 1], wide, 6
         )
         for column in range(18):
             for level in range(-levels.limit, levels.limit + 1, 2):
                 other = codes[row : row + 1].copy()
                 other[0, column] = level
-                found = objective(weight[row : row + 1], other, scales[row : row + 1], wide, group)
+                found = task_loss(weight[row : row + 1], other, scales[row : row + 1], wide, group)
                 assert found >= least * (1 - 1e-5)
 
 

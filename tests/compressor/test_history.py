@@ -23,8 +23,8 @@ def watched(steps, per_epoch, until=None, losses=float):
         per_epoch=per_epoch,
     )
     for step in range(1, (until or steps) + 1):
-        history.hear_loss(losses(step))
-        history.after_step(step, steps)
+        history.on_loss(losses(step))
+        history.on_step_end(step, steps)
     return history
 
 
@@ -64,10 +64,10 @@ def test_a_resumed_run_tells_the_same_history():
     for name, tensor in rest.state().items():
         tensor.copy_(first.state()[name])
     assert rest.score() == first.score()
-    rest._judge, rest._count = whole_judge(4), lambda: 0
+    rest._evaluate, rest._count = whole_judge(4), lambda: 0
     for step in range(34, 91):
-        rest.hear_loss(float(step))
-        rest.after_step(step, 90)
+        rest.on_loss(float(step))
+        rest.on_step_end(step, 90)
     assert rest.curves().loss == whole.curves().loss
     assert rest.curves().scores == whole.curves().scores
 
@@ -75,11 +75,11 @@ def test_a_resumed_run_tells_the_same_history():
 def whole_judge(looks):
     counted = [looks]
 
-    def judge():
+    def evaluate():
         counted[0] += 1
         return counted[0] / 100
 
-    return judge
+    return evaluate
 
 
 def test_curves_survive_the_manifest():
@@ -110,14 +110,14 @@ def test_what_is_no_history_is_none(tree):
 def test_a_fit_keeps_its_curves_and_a_packed_task_leaves_them_behind(request_for, tmp_path):
     request = request_for(steps=18)
     heard = []
-    result = fit_task(request, observe=heard.append)
+    result = fit_task(request, on_progress=heard.append)
     artifact = open_artifact(request.out)
     curves = curves_of(artifact.entry("sst2").training)
     assert curves.steps == tuple(range(1, 19))
     assert curves.score_steps == (6, 12, 18)
     assert curves.zeros[-1] == result.zeros
-    assert curves.scores[-1] == pytest.approx(heard[-1].score, rel=1e-3)
-    assert [news.score for news in heard][5:11] == [heard[5].score] * 6
+    assert curves.scores[-1] == pytest.approx(heard[-1].value, rel=1e-3)
+    assert [news.value for news in heard][5:11] == [heard[5].value] * 6
     other = create_artifact(
         tmp_path / "other",
         artifact.backbone,

@@ -70,7 +70,7 @@ def test_a_broken_tokenizer_json_is_our_error(tiny_model, tmp_path):
 def test_going_on_over_another_model_is_refused(request_for, stop_at, tiny_model, shared, tmp_path):
     broken = request_for(checkpoint_every=10)
     with pytest.raises(Interrupted):
-        fit_task(broken, observe=stop_at(15))
+        fit_task(broken, on_progress=stop_at(15))
     shutil.copytree(tiny_model, tmp_path / "other")
     torch.manual_seed(5)
     shared.MODELS["bert"]().save_pretrained(tmp_path / "other")
@@ -94,7 +94,7 @@ def test_a_place_that_is_taken_is_refused_before_training(request_for, tmp_path,
     (tmp_path / "artifact" / "precious.txt").write_text("keep me")
     steps, before = [], snapshot(tmp_path)
     with pytest.raises(ArtifactError, match="already exists"):
-        fit_task(request_for(checkpoint_every=5), observe=lambda news: steps.append(news.step))
+        fit_task(request_for(checkpoint_every=5), on_progress=lambda news: steps.append(news.step))
     assert (steps, snapshot(tmp_path)) == ([], before)
 
 
@@ -120,7 +120,7 @@ def test_a_baseline_refuses_a_taken_place_before_training(tiny_model, sentiment,
     (tmp_path / "x").write_text("keep me")
     steps = []
     with pytest.raises(ArtifactError, match="already exists"):
-        run_baseline(baseline(tiny_model, sentiment, tmp_path), observe=steps.append)
+        run_baseline(baseline(tiny_model, sentiment, tmp_path), on_progress=steps.append)
     assert steps == []
 
 

@@ -20,13 +20,13 @@ from maskpack.compressor.quantization.refine import (
     refine,
 )
 from maskpack.compressor.quantization.rounding import Levels, quantize_mse
-from maskpack.compressor.training.loss import Guide
+from maskpack.compressor.training.loss import HiddenStateTeacher
 from maskpack.compressor.training.train import Plan
 from maskpack.models.load import load_pretrained
 
 
 @pytest.fixture(scope="module")
-def ground(tiny_model):
+def prepared(tiny_model):
     pretrained = load_pretrained(str(tiny_model))
     calibration = Calibration.of(pretrained.tokenizer, calibration_texts(None), token_types=True)
     return pretrained.model.eval(), calibration
@@ -47,17 +47,22 @@ def distance(base, backbone, calibration) -> float:
             parameters[name].copy_(torch.from_numpy(value.astype("f4")))
         feeds = _feeds(calibration.first(2000), Plan(4, 32, 0.0, 0, bf16=False))
         return float(
-            np.mean([float(_distance(student, Guide(base, 1.0), f, bf16=False)) for _, f in feeds])
+            np.mean(
+                [
+                    float(_distance(student, HiddenStateTeacher(base, 1.0), f, bf16=False))
+                    for _, f in feeds
+                ]
+            )
         )
 
 
 @pytest.mark.parametrize("bits", [2, 1])
-def test_the_stored_codes_come_nearer_to_the_float_model(ground, bits):
-    base, calibration = ground
+def test_the_stored_codes_come_nearer_to_the_float_model(prepared, bits):
+    base, calibration = prepared
     before = backbone_of(base, bits=bits)
     frozen = {name: parameter.clone() for name, parameter in base.named_parameters()}
     seen = []
-    after = refine(base, before, calibration, steps=40, bf16=False, observe=seen.append)
+    after = refine(base, before, calibration, steps=40, bf16=False, on_progress=seen.append)
     assert distance(base, after, calibration) < 0.7 * distance(base, before, calibration)
     assert [news.step for news in seen] == list(range(1, 41))
     assert {(news.steps, news.stage) for news in seen} == {(40, "backbone")}
@@ -73,8 +78,8 @@ def test_the_stored_codes_come_nearer_to_the_float_model(ground, bits):
         assert parameter.grad is None
 
 
-def test_the_same_steps_give_the_same_backbone(ground):
-    base, calibration = ground
+def test_the_same_steps_give_the_same_backbone(prepared):
+    base, calibration = prepared
     before = backbone_of(base, bits=2)
     left, right = (refine(base, before, calibration, steps=3, bf16=True) for _ in range(2))
     for name, tensor in left.linears.items():
@@ -82,16 +87,16 @@ def test_the_same_steps_give_the_same_backbone(ground):
         np.testing.assert_array_equal(tensor.scales, right.linears[name].scales)
 
 
-def test_wider_linears_of_a_mixed_backbone_stay_as_they_are(ground):
-    base, calibration = ground
+def test_wider_linears_of_a_mixed_backbone_stay_as_they_are(prepared):
+    base, calibration = prepared
     before = backbone_of(base, bits=1, bits_override={"*.layer.0.*": 8})
     after = refine(base, before, calibration, steps=2, bf16=False)
     for name, tensor in before.linears.items():
         assert (after.linears[name] is tensor) == (".layer.0." in name)
 
 
-def test_only_backbones_with_zero_free_codes_are_refinable(ground):
-    base, _ = ground
+def test_only_backbones_with_zero_free_codes_are_refinable(prepared):
+    base, _ = prepared
     assert refinable(backbone_of(base, bits=2))
     assert not refinable(backbone_of(base, bits=4))
 

@@ -20,7 +20,7 @@ def refused(request: FitRequest, snapshot, error: type[MaskpackError], message: 
     """The hint of a refusal that came before the first step and touched no file."""
     before, steps = snapshot(request.out.parent), []
     with pytest.raises(error, match=message) as caught:
-        fit_task(request, observe=lambda news: steps.append(news.step))
+        fit_task(request, on_progress=lambda news: steps.append(news.step))
     assert steps == []
     assert snapshot(request.out.parent) == before
     return caught.value.hint

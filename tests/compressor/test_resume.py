@@ -42,7 +42,7 @@ def requests(tmp_path, tiny_model, sentiment, quick):
 
 def stopped(request: FitRequest, watch) -> Interrupted:
     with pytest.raises(Interrupted) as caught:
-        fit_task(request, observe=watch)
+        fit_task(request, on_progress=watch)
     return caught.value
 
 
@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_scores(
     assert "--resume" in error.hint
     assert not broken.out.exists()
     seen = []
-    done = fit_task(replace(broken, resume=True), observe=lambda news: seen.append(news.step))
+    done = fit_task(replace(broken, resume=True), on_progress=lambda news: seen.append(news.step))
     assert seen[0] == step // 10 * 10 + 1
     assert seen[-1] == 40
     assert done.scores == twin.scores
@@ -84,7 +84,7 @@ def test_ctrl_c_loses_no_step_because_the_state_is_kept_then(requests):
     broken = requests("broken")
     stopped(broken, press_ctrl_c_at(13))
     seen = []
-    fit_task(replace(broken, resume=True), observe=lambda news: seen.append(news.step))
+    fit_task(replace(broken, resume=True), on_progress=lambda news: seen.append(news.step))
     assert seen == list(range(15, 41))  # pressed in step 13's news, noticed after step 14
     assert patch_of(broken) == patch_of(requests("twin"))
 
@@ -103,7 +103,7 @@ def test_a_run_stopped_after_its_last_step_needs_no_step_more(requests, stop_at)
     broken = requests("broken")
     stopped(broken, stop_at(40))
     seen = []
-    fit_task(replace(broken, resume=True), observe=lambda news: seen.append(news.step))
+    fit_task(replace(broken, resume=True), on_progress=lambda news: seen.append(news.step))
     assert seen == []
     assert patch_of(broken) == patch_of(requests("twin"))
 
@@ -243,7 +243,7 @@ def test_a_killed_process_leaves_the_artifact_sound_and_its_work_can_go_on(
     expected = fit_task(twin)
 
     seen = []
-    done = fit_task(replace(request, resume=True), observe=lambda news: seen.append(news.step))
+    done = fit_task(replace(request, resume=True), on_progress=lambda news: seen.append(news.step))
     assert seen == list(range(21, 41))
     assert done.scores == expected.scores
     assert check_artifact(out) == []

@@ -40,7 +40,7 @@ def test_a_run_that_goes_on_ends_with_the_bytes_of_one_that_was_never_stopped(
     whole, broken = (request_for(out, steps=48, **QUICKLY, **RUNS[kind]) for out in ("w", "b"))
     fit_task(whole)
     with pytest.raises(Interrupted, match="the checkpoint is kept"):
-        fit_task(broken, observe=stop_at(40))
+        fit_task(broken, on_progress=stop_at(40))
     state = load_file(broken.checkpoint_folder / "state.safetensors")
     for name in KEPT.get(kind, []):
         assert f"companion/{name}" in state
@@ -48,7 +48,7 @@ def test_a_run_that_goes_on_ends_with_the_bytes_of_one_that_was_never_stopped(
         assert max(float(state[name]) for name in state if name.endswith("price")) > 0
     torch.manual_seed(77)  # what happened in between must not matter
     told = []
-    fit_task(replace(broken, resume=True), observe=lambda news: told.append(news.step))
+    fit_task(replace(broken, resume=True), on_progress=lambda news: told.append(news.step))
     assert told[0] > 30
     assert snapshot(broken.out) == snapshot(whole.out)
     assert not broken.checkpoint_folder.exists()
@@ -63,7 +63,7 @@ def test_what_companions_kept_matters(request_for, stop_at, snapshot):
     whole, broken = request_for("w", **options), request_for("b", **options)
     fit_task(whole)
     with pytest.raises(Interrupted):
-        fit_task(broken, observe=stop_at(40))
+        fit_task(broken, on_progress=stop_at(40))
     file = broken.checkpoint_folder / "state.safetensors"
     with safe_open(file, framework="pt") as kept:
         meta = kept.metadata()

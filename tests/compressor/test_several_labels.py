@@ -16,18 +16,18 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
-from maskpack.compressor.training.loss import Objective, Teaching
+from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.formats import ModelError, open_artifact
 from maskpack.tasks.context import restore_task
 from maskpack.tasks.evaluation.evaluate import assess, task_of
 from maskpack.tasks.evaluation.metrics import (
     accuracy,
-    answers,
-    class_scores,
+    class_metrics,
+    compute_metrics,
     macro_f1,
     majority,
     micro_f1,
-    score,
+    to_answers,
 )
 from maskpack.tasks.task import Kind, find_task
 
@@ -70,8 +70,11 @@ def test_macro_f1_of_one_label_a_row_agrees_with_scikit_learn(rows):
 def test_a_label_is_given_where_its_sigmoid_is_above_a_half():
     logits = np.array([[0.1, -0.1, 0.0]], dtype=np.float32)
     labels = np.array([[1, 0, 0]], dtype=np.int8)
-    assert answers(logits, labels).tolist() == [[1, 0, 0]]
-    assert score(logits, labels, ["micro_f1", "accuracy"]) == {"micro_f1": 1.0, "accuracy": 1.0}
+    assert to_answers(logits, labels).tolist() == [[1, 0, 0]]
+    assert compute_metrics(logits, labels, ["micro_f1", "accuracy"]) == {
+        "micro_f1": 1.0,
+        "accuracy": 1.0,
+    }
 
 
 def test_the_floor_is_the_best_that_always_the_same_labels_can_do():
@@ -88,7 +91,7 @@ def test_the_loss_is_binary_cross_entropy_of_each_label():
     labels = rng.integers(0, 2, size=(6, 3)).astype(np.int8)
     rows = np.array([5, 0, 2, 3])
     wanted = functional.binary_cross_entropy_with_logits(logits, torch.tensor(labels[rows]).float())
-    torch.testing.assert_close(Objective(labels)(logits, rows), wanted)
+    torch.testing.assert_close(TaskLoss(labels)(logits, rows), wanted)
 
 
 def test_a_teacher_is_followed_label_by_label():
@@ -96,7 +99,7 @@ def test_a_teacher_is_followed_label_by_label():
     labels = rng.integers(0, 2, size=(4, 3)).astype(np.int8)
     opinion = rng.normal(size=(4, 3)).astype(np.float32) * 3
     rows = np.arange(4)
-    alone = Objective(labels, Teaching(opinion, share=1.0, temperature=2.0))
+    alone = TaskLoss(labels, DistillationTargets(opinion, share=1.0, temperature=2.0))
     assert float(alone(torch.from_numpy(opinion), rows)) == pytest.approx(0.0, abs=1e-6)
     student = torch.zeros((4, 3), requires_grad=True)
     found = alone(student, rows)
@@ -111,7 +114,7 @@ def test_a_teacher_is_followed_label_by_label():
 def test_precision_and_recall_are_told_label_by_label():
     labels = np.array([[1, 0], [1, 1], [0, 0]], dtype=np.int8)
     logits = np.array([[2.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=np.float32)
-    first, second = class_scores(logits, labels, ("a", "b"))
+    first, second = class_metrics(logits, labels, ("a", "b"))
     assert (first.label, first.precision, first.recall, first.rows, first.given) == (
         "a",
         1.0,
@@ -120,9 +123,9 @@ def test_precision_and_recall_are_told_label_by_label():
         1,
     )
     assert (second.precision, second.recall, second.f1) == (0.5, 1.0, pytest.approx(2 / 3))
-    (_, unseen) = class_scores(np.array([[1.0, 0.0]], "f4"), np.array([0]), ("a", "b"))
+    (_, unseen) = class_metrics(np.array([[1.0, 0.0]], "f4"), np.array([0]), ("a", "b"))
     assert (unseen.precision, unseen.recall, unseen.f1, unseen.rows) == (0.0, 0.0, 0.0, 0)
-    assert class_scores(np.ones((2, 1), "f4"), np.ones(2, "f4"), ()) == ()
+    assert class_metrics(np.ones((2, 1), "f4"), np.ones(2, "f4"), ()) == ()
 
 
 @pytest.fixture(scope="session")
@@ -141,15 +144,15 @@ def tones(tmp_path_factory, shared):
 
 
 @pytest.fixture(scope="session")
-def learned(tmp_path_factory, tiny_model, tones, quick):
+def trained(tmp_path_factory, tiny_model, tones, quick):
     """A 4-bit artifact with that task, and the result of its run."""
     out = tmp_path_factory.mktemp("several") / "artifact"
     config = quick(steps=400, head_lr=1e-2, margin=0.5)
     return out, fit_task(FitRequest(str(tiny_model), TASK, out, config, data=tones))
 
 
-def test_a_mask_is_learned_for_several_labels(learned):
-    out, result = learned
+def test_a_mask_is_learned_for_several_labels(trained):
+    out, result = trained
     entry = open_artifact(out).entry("tones")
     assert (entry.kind, entry.labels, entry.outputs) == ("multi-label", ("bad", "good"), 2)
     assert entry.data["separator"] == "|"
@@ -159,8 +162,8 @@ def test_a_mask_is_learned_for_several_labels(learned):
     assert config.id2label == {0: "bad", 1: "good"}
 
 
-def test_it_is_scored_again_from_its_file_with_a_line_a_label(learned, tones):
-    out, result = learned
+def test_it_is_scored_again_from_its_file_with_a_line_a_label(trained, tones):
+    out, result = trained
     found = assess(open_artifact(out), "tones", data=tones)
     assert found.scores == result.scores
     assert found.same_data

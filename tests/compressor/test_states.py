@@ -13,8 +13,14 @@ import torch
 from maskpack.compressor import BaselineConfig, BaselineRequest, run_baseline
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.fit import learn, prepare
-from maskpack.compressor.training.loss import Guide, Objective, Teaching, distance, states_of
-from maskpack.compressor.training.teacher import _guide, teaching_of
+from maskpack.compressor.training.loss import (
+    DistillationTargets,
+    HiddenStateTeacher,
+    TaskLoss,
+    distance,
+    states_of,
+)
+from maskpack.compressor.training.teacher import _state_teacher, distillation_targets
 from maskpack.compressor.training.train import FlooredAdam, take_step
 from maskpack.formats import ConfigError, ModelError
 from maskpack.models.build import classifier_config
@@ -76,14 +82,14 @@ def test_a_step_adds_the_weighed_distance_to_its_loss(model):
     def loss(weight):
         student = copy.deepcopy(model)
         optimizer = FlooredAdam([{"params": list(student.parameters()), "lr": 1e-3}])
-        guide = Guide(other, weight) if weight else None
+        state_teacher = HiddenStateTeacher(other, weight) if weight else None
         return take_step(
             student,
             optimizer,
             FEEDS,
             lambda logits: logits.square().mean(),
             bf16=False,
-            guide=guide,
+            state_teacher=state_teacher,
         )
 
     assert loss(2.0) - loss(0.0) == pytest.approx(2.0 * expected, rel=1e-3)
@@ -97,10 +103,15 @@ def test_a_student_comes_nearer_to_its_guide_and_the_guide_stays(model, tiny_mod
             parameter.mul_(1.2)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     optimizer = FlooredAdam([{"params": list(model.parameters()), "lr": 1e-3}])
-    guide = Guide(teacher, 1.0)
+    state_teacher = HiddenStateTeacher(teacher, 1.0)
     losses = [
         take_step(
-            model, optimizer, FEEDS, lambda logits: 0.0 * logits.sum(), bf16=False, guide=guide
+            model,
+            optimizer,
+            FEEDS,
+            lambda logits: 0.0 * logits.sum(),
+            bf16=False,
+            state_teacher=state_teacher,
         )
         for _ in range(30)
     ]
@@ -129,14 +140,14 @@ def config_of(model, **changes):
 )
 def test_states_are_followed_where_shapes_agree(asked, changes, weight, model, tiny_model):
     student = config_of(tiny_model, **changes)
-    guide = _guide(FitConfig(teacher="t", teacher_states=asked), model, student)
-    assert (None if guide is None else guide.weight) == weight
+    state_teacher = _state_teacher(FitConfig(teacher="t", teacher_states=asked), model, student)
+    assert (None if state_teacher is None else state_teacher.weight) == weight
 
 
 def test_states_of_another_shape_cannot_be_asked_for(model, tiny_model):
     student = config_of(tiny_model, num_hidden_layers=99)
     with pytest.raises(ModelError, match="the student 99 layers of"):
-        _guide(FitConfig(teacher="t", teacher_states=1.0), model, student)
+        _state_teacher(FitConfig(teacher="t", teacher_states=1.0), model, student)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
@@ -151,7 +162,7 @@ def test_a_fit_s_masks_come_from_the_guide_too(request_for, tiny_model, tmp_path
     for weight in (0.0, 3.0):
         name = f"a{weight}"
         request = request_for(name, teacher=str(tmp_path / "t"), teacher_states=weight)
-        patch = learn(prepare(request), observe=lambda _: None).patch
+        patch = learn(prepare(request), on_progress=lambda _: None).patch
         found.append(patch.head["classifier.weight"])
     assert not np.array_equal(*found)
 
@@ -166,7 +177,7 @@ def test_a_baseline_has_a_teacher_too(tiny_model, sentiment, tmp_path):
     for each in (config, taught):
         seen = []
         request = BaselineRequest(str(tiny_model), find_task("sst2"), each, data=sentiment)
-        run_baseline(request, observe=lambda news, seen=seen: seen.append(news.loss))
+        run_baseline(request, on_progress=lambda news, seen=seen: seen.append(news.loss))
         losses.append(seen)
     assert losses[0] != losses[1]
 
@@ -174,15 +185,18 @@ def test_a_baseline_has_a_teacher_too(tiny_model, sentiment, tmp_path):
 def test_an_objective_names_its_guide(model):
     opinions = np.zeros((2, 2), dtype=np.float32)
     labels = np.array([0, 1])
-    guide = Guide(model, 1.0)
-    assert Objective(labels).guide is None
-    assert Objective(labels, Teaching(opinions, 0.5, 2.0)).guide is None
-    assert Objective(labels, Teaching(opinions, 0.5, 2.0, guide)).guide is guide
+    state_teacher = HiddenStateTeacher(model, 1.0)
+    assert TaskLoss(labels).state_teacher is None
+    assert TaskLoss(labels, DistillationTargets(opinions, 0.5, 2.0)).state_teacher is None
+    assert (
+        TaskLoss(labels, DistillationTargets(opinions, 0.5, 2.0, state_teacher)).state_teacher
+        is state_teacher
+    )
 
 
 def test_without_a_teacher_nothing_is_followed(tiny_model):
     student = config_of(tiny_model)
-    teaching = teaching_of(
+    targets = distillation_targets(
         FitConfig(teacher_states=3.0), None, student, model="x", revision=None, plan=None
     )
-    assert teaching is None
+    assert targets is None

@@ -156,7 +156,7 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(plan):
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as stop:
-        go(made, observe=press)
+        go(made, on_progress=press)
     assert "mask bits=4" in str(stop.value)
     assert "same command" in stop.value.hint
     assert not read_log(made.out).torn
@@ -185,7 +185,7 @@ def test_what_another_process_is_at_comes_last_and_is_not_done_twice(plan):
     thread = threading.Thread(target=other)
     thread.start()
     held.wait(60)
-    assert go(made, observe=lambda _: release.set())[0] == ["mask bits=4"]
+    assert go(made, on_progress=lambda _: release.set())[0] == ["mask bits=4"]
     thread.join()
     assert read_log(made.out).keys == {run.key for run in made.runs}
 

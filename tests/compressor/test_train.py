@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from maskpack.compressor.config import Precision
-from maskpack.compressor.training.callbacks import Companion
-from maskpack.compressor.training.loss import Objective
+from maskpack.compressor.training.callbacks import TrainerCallback
+from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, train, uses_bf16
 from maskpack.tasks.batches import Encoded, training_batches
 
@@ -54,10 +54,10 @@ def run(
         encoded,
         plan=Plan(steps, batch_size, 0.1, seed=3, bf16=bf16),
         groups=groups or [Group(list(model.parameters()), lr)],
-        objective=Objective(encoded.labels),
-        company=Companion(),
+        task_loss=TaskLoss(encoded.labels),
+        callbacks=TrainerCallback(),
         checkpoints=checkpoints or NoCheckpoints(),
-        observe=lambda progress: losses.append(progress.loss),
+        on_progress=lambda progress: losses.append(progress.loss),
     )
     return losses
 
@@ -150,11 +150,11 @@ def test_a_run_that_goes_on_sees_the_batches_it_would_have_seen(first):
 def test_after_a_step_come_the_company_then_the_checkpoint_then_the_watcher():
     told = []
 
-    class Talker(Companion):
-        def before_step(self, step):
+    class Talker(TrainerCallback):
+        def on_step_begin(self, step):
             told.append(("before", step))
 
-        def after_step(self, step, steps):
+        def on_step_end(self, step, steps):
             told.append(("after", step, steps))
 
         def finish(self):
@@ -171,10 +171,10 @@ def test_after_a_step_come_the_company_then_the_checkpoint_then_the_watcher():
         encoded,
         plan=Plan(2, 8, 0.0, 0, bf16=False),
         groups=[Group(list(model.parameters()), 0.1)],
-        objective=Objective(encoded.labels),
-        company=Talker(),
+        task_loss=TaskLoss(encoded.labels),
+        callbacks=Talker(),
         checkpoints=Record(),
-        observe=lambda news: told.append(("watch", news.step, news.steps)),
+        on_progress=lambda news: told.append(("watch", news.step, news.steps)),
     )
     assert told == [
         ("before", 0), ("after", 1, 2), ("save", 1), ("watch", 1, 2),
@@ -197,10 +197,10 @@ def test_a_run_told_to_stop_keeps_its_state_at_the_end_of_that_step():
             encoded,
             plan=Plan(9, 8, 0.0, 0, bf16=False),
             groups=[Group(list(model.parameters()), 0.1)],
-            objective=Objective(encoded.labels),
-            company=Companion(),
+            task_loss=TaskLoss(encoded.labels),
+            callbacks=TrainerCallback(),
             checkpoints=Record(),
-            observe=lambda news: told.append(news.step),
+            on_progress=lambda news: told.append(news.step),
             stop=lambda: len(told) == 4,
         )
     assert told == [(1, False), 1, (2, False), 2, (3, True), 3]

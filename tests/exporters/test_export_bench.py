@@ -155,10 +155,10 @@ def test_a_float32_graph_may_be_the_reference(exported, tmp_path):
 
 
 def test_a_fine_tuned_folder_may_be_the_reference(exported, tmp_path, artifacts):
-    from maskpack.exporters.hf import write_plain
+    from maskpack.exporters.hf import write_hf
 
     one = exported("bert", "fp32")
-    write_plain(one.artifact, "sst2", tmp_path / "plain")
+    write_hf(one.artifact, "sst2", tmp_path / "plain")
     result = bench(BenchRequest(one.folder, against=str(tmp_path / "plain"), **SMALL))
     assert result.reference == "the model plain"
     assert result.variants[3].error.relative < 1e-5  # the same model: only the form differs

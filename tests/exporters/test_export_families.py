@@ -40,7 +40,7 @@ every_new_kind = pytest.mark.parametrize("kind", MORE)
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory, family_models, sentiment):
+def trained(tmp_path_factory, family_models, sentiment):
     """`learned(kind, bits)`: an artifact of three steps, enough for masks that remove something."""
     made: dict[tuple[str, int], Path] = {}
 
@@ -91,7 +91,7 @@ def quick_tracer(traced_once, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def exported(learned, tmp_path_factory):
+def exported(trained, tmp_path_factory):
     """`exported(kind, bits, layout, compute)`: folder and verdict, made on first use."""
     made = {}
 
@@ -99,7 +99,7 @@ def exported(learned, tmp_path_factory):
         key = (kind, bits, layout, compute)
         if key not in made:
             out, way = tmp_path_factory.mktemp("graphs") / "out", Compute(compute)
-            artifact, tolerance = learned(kind, bits), Tolerance.of(way)
+            artifact, tolerance = trained(kind, bits), Tolerance.of(way)
             if layout == "folded":
                 report = export_onnx(ExportRequest(artifact, "sst2", out, way, tolerance))
             else:
@@ -135,9 +135,9 @@ TEXTS = ["the good film", "bad", "", "we were very happy and the food was great 
 
 @every_new_kind
 @pytest.mark.parametrize("layout", ["folded", "shared", "swap"])
-def test_the_runtime_answers_as_torch_does(exported, learned, quick_tracer, kind, layout):
+def test_the_runtime_answers_as_torch_does(exported, trained, quick_tracer, kind, layout):
     """Fed by `tokenizers` alone: padding, its side, token types, an empty text, one too long."""
-    artifact = open_artifact(learned(kind, 8))
+    artifact = open_artifact(trained(kind, 8))
     model, entry = restore_task(artifact, "sst2"), artifact.entry("sst2")
     rows = encode(
         artifact_tokenizer(artifact),
@@ -157,13 +157,13 @@ def test_the_runtime_answers_as_torch_does(exported, learned, quick_tracer, kind
 
 @pytest.mark.parametrize("kind", ["deberta-v2-own", "gpt2"])
 def test_the_real_tracer_gives_the_graph_that_the_tests_above_filled(
-    exported, learned, quick_tracer, monkeypatch, tmp_path, kind
+    exported, trained, quick_tracer, monkeypatch, tmp_path, kind
 ):
     """So that what they show is true of the export as it is."""
     folder, _ = exported(kind, 8, "folded", "fp32")
     monkeypatch.setattr(builder, "trace", trace)
     request = ExportRequest(
-        learned(kind, 8), "sst2", tmp_path / "x", Compute.FP32, Tolerance.of(Compute.FP32)
+        trained(kind, 8), "sst2", tmp_path / "x", Compute.FP32, Tolerance.of(Compute.FP32)
     )
     assert export_onnx(request).ok
     assert (tmp_path / "x" / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
@@ -186,24 +186,24 @@ def test_a_graph_asks_for_what_its_family_reads(exported, quick_tracer, kind, ex
 
 
 @every_new_kind
-def test_no_float_weight_is_left_but_what_is_no_linear(exported, learned, quick_tracer, kind):
-    backbone = open_artifact(learned(kind, 8)).backbone
+def test_no_float_weight_is_left_but_what_is_no_linear(exported, trained, quick_tracer, kind):
+    backbone = open_artifact(trained(kind, 8)).backbone
     taken = {tensor.shape for tensor in backbone.linears.values()}
     graph = onnx.load(str(exported(kind, 8, "folded", "int8")[0] / "model.onnx")).graph
-    heads = {f"{PREFIX}{name}" for name in open_artifact(learned(kind, 8)).patch("sst2").head}
+    heads = {f"{PREFIX}{name}" for name in open_artifact(trained(kind, 8)).patch("sst2").head}
     for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in heads:
             shape = tuple(tensor.dims)
             assert shape not in taken | {shape[::-1] for shape in taken}, tensor.name
 
 
-def test_a_head_is_never_among_what_tasks_share(exported, learned, quick_tracer):
+def test_a_head_is_never_among_what_tasks_share(exported, trained, quick_tracer):
     """The base of Llama and ModernBERT is called `model`, as what the tracer puts before all names."""
     folder, _ = exported("modernbert", 8, "shared", "fp32")
     graph = onnx.load(str(folder / "sst2.onnx"), load_external_data=False).graph
     outside = {tensor.name for tensor in graph.initializer if tensor.external_data}
     heads = {
-        f"{PREFIX}{name}" for name in open_artifact(learned("modernbert", 8)).patch("sst2").head
+        f"{PREFIX}{name}" for name in open_artifact(trained("modernbert", 8)).patch("sst2").head
     }
     assert outside
     assert not outside & heads

@@ -165,7 +165,9 @@ def quick_graph(monkeypatch, exported):
     import onnx_ir as ir
 
     proto = exported("bert", "int8").proto()
-    monkeypatch.setattr(exporting.Grapher, "folded", lambda *_: ir.serde.deserialize_model(proto))
+    monkeypatch.setattr(
+        exporting.GraphBuilder, "folded", lambda *_: ir.serde.deserialize_model(proto)
+    )
 
 
 def test_outside_its_tolerance_the_graph_is_kept_under_a_name_that_says_so(

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx, make_session, ort_predict
-from maskpack.exporters.graph.builder import Grapher
+from maskpack.exporters.graph.builder import GraphBuilder
 from maskpack.exporters.graph.weights import channel_weights
 from maskpack.exporters.options import Compute
 from maskpack.tasks.context import restore_task
@@ -128,7 +128,7 @@ def test_embeddings_are_stored_as_codes_alone(exported, kind, compute):
 
 
 def divisors_of(one):
-    return Grapher(one.artifact, Compute.INT8).divisors
+    return GraphBuilder(one.artifact, Compute.INT8).divisors
 
 
 @every_row_kind

@@ -19,7 +19,7 @@ from maskpack.exporters import (
     ort_predict,
 )
 from maskpack.exporters.arithmetic.nbits import blocking_of, from_blocks
-from maskpack.exporters.graph.builder import Grapher
+from maskpack.exporters.graph.builder import GraphBuilder
 from maskpack.exporters.graph.weights import channel_weights
 from maskpack.exporters.verify import verify
 from maskpack.formats import (
@@ -252,7 +252,7 @@ def test_the_integer_graph_keeps_codes_wherever_a_row_has_one_scale(made, graph,
     arrays, artifact = arrays_of(graph(case, Compute.INT8)[0]), made(case)
     patch = artifact.patch("sst2")
     own = replace(patch, masks={}).over(artifact.backbone)
-    divisors = Grapher(artifact, Compute.INT8).divisors
+    divisors = GraphBuilder(artifact, Compute.INT8).divisors
     kept = 0
     for name, tensor in own.linears.items():
         divisor = divisors.get(f"bert.{name}")

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from maskpack.exporters.arithmetic.fp32 import emit_fp32
 from maskpack.exporters.arithmetic.int8 import emit_int8
 from maskpack.exporters.export import serialize
-from maskpack.exporters.graph.external_masks import BitsBeside, FlipsBeside, FoldedMasks
-from maskpack.exporters.graph.passes import MaskLinears, QuantizeEmbeddings, Shared
+from maskpack.exporters.graph.external_masks import ExternalBits, ExternalFlips, FoldedMasks
+from maskpack.exporters.graph.passes import MaskLinears, QuantizeEmbeddings, RewriteContext
 from maskpack.exporters.session import make_session
 from maskpack.formats import BitMask, ExportError, QuantTensor
 
@@ -80,7 +80,7 @@ def removed(tensor):
 
 
 def rewrite(model, emit, tensor, masks=FoldedMasks, **shared):
-    how = Shared(masks({"fc": removed(tensor)}), **shared)
+    how = RewriteContext(masks({"fc": removed(tensor)}), **shared)
     return MaskLinears({"fc.weight": tensor}, emit, how)(model)
 
 
@@ -130,7 +130,7 @@ def test_uneven_groups_are_stored_as_masked_codes_too():
     np.testing.assert_array_equal(stored, np.where(KEEP, tensor.codes, 0).T)
 
 
-@pytest.mark.parametrize("masks", [FoldedMasks, FlipsBeside, BitsBeside])
+@pytest.mark.parametrize("masks", [FoldedMasks, ExternalFlips, ExternalBits])
 @pytest.mark.parametrize("emit", [emit_int8, emit_fp32])
 @pytest.mark.parametrize("group", [WIDTH, 4, 3])
 @pytest.mark.parametrize("bits", [4, 2, 1])
@@ -146,11 +146,11 @@ def test_wherever_the_mask_is_and_however_narrow_the_codes_the_product_is_the_sa
     np.testing.assert_array_equal(run(model), wanted)
 
 
-@pytest.mark.parametrize("masks", [FlipsBeside, BitsBeside])
+@pytest.mark.parametrize("masks", [ExternalFlips, ExternalBits])
 def test_a_mask_that_removes_nothing_or_everything_is_fine(masks):
     tensor = make_tensor(bits=4)
     for gone in (np.zeros(tensor.codes.size, bool), np.ones(tensor.codes.size, bool)):
-        how = Shared(masks({"fc": gone}))
+        how = RewriteContext(masks({"fc": gone}))
         found = run(MaskLinears({"fc.weight": tensor}, emit_fp32, how)(linear("gemm")).model)
         weight = np.where(gone.all(), 0, tensor.dequantize())
         np.testing.assert_allclose(found, X @ weight.T + BIAS, rtol=1e-5, atol=1e-5)
@@ -231,7 +231,7 @@ def test_linears_with_one_input_and_two_divisors_do_not_share_its_rounding():
     tensor = make_tensor()
     divisor = np.linspace(1, 4, WIDTH, dtype=np.float32)
     tensors = {f"{name}.weight": tensor for name in names}
-    passed = MaskLinears(tensors, emit_int8, Shared(divisors={"fd.weight": divisor}))
+    passed = MaskLinears(tensors, emit_int8, RewriteContext(divisors={"fd.weight": divisor}))
     model = passed(ir.serde.deserialize_model(proto)).model
     assert sum(node.op_type == "DynamicQuantizeLinear" for node in model.graph) == 2
     (found,) = make_session(serialize(model)).run(None, {"x": X})

@@ -24,7 +24,7 @@ from maskpack.exporters.session import agreement, same_answers
 from maskpack.formats import ExportError, open_artifact
 from maskpack.runtime import Session
 from maskpack.runtime.outputs import predictions
-from maskpack.runtime.task import TaskCard
+from maskpack.runtime.task import TaskConfig
 from maskpack.tasks import find_task
 from maskpack.tasks.context import restore_task
 from maskpack.tasks.task import Kind
@@ -33,7 +33,7 @@ TASK = find_task("tones", text_field="text", label_field="tones", kind=Kind.MULT
 LABELS = ("bad", "good", "quite")
 TEXTS = ["the good film", "bad and good food", "", "we were very sad " * 5]
 LOOSE = Tolerance.of(Compute.INT8, max_drop=100.0, rtol=0.5)
-CARD = TaskCard("tones", "multi-label", LABELS, 16, (0, "[PAD]"))
+CARD = TaskConfig("tones", "multi-label", LABELS, 16, (0, "[PAD]"))
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +165,10 @@ def test_rows_agree_where_all_labels_do():
 
 
 def test_a_card_of_several_labels_comes_back_and_an_unknown_kind_is_refused_by_name():
-    assert TaskCard.from_json(CARD.to_json()) == CARD
+    assert TaskConfig.from_json(CARD.to_json()) == CARD
     odd = CARD.to_json().replace("multi-label", "ranking")
     with pytest.raises(ExportError, match="unknown kind `ranking`") as caught:
-        TaskCard.from_json(odd)
+        TaskConfig.from_json(odd)
     assert "multi-label" in caught.value.hint
     with pytest.raises(ExportError, match="1 labels for a multi-label"):
-        TaskCard("tones", "multi-label", ("one",), 16, (0, ""))
+        TaskConfig("tones", "multi-label", ("one",), 16, (0, ""))

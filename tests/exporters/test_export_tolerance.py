@@ -4,7 +4,7 @@ import pytest
 
 from maskpack.exporters import Compute, Tolerance
 from maskpack.exporters.report import AccuracyCheck
-from maskpack.exporters.verify import judge
+from maskpack.exporters.verify import check_tolerance
 
 
 def accuracy(rows, drop):
@@ -13,23 +13,23 @@ def accuracy(rows, drop):
 
 @pytest.mark.parametrize(("rows", "drop", "fine"), [(100, 1.9, True), (100, 2.1, False)])
 def test_the_default_tolerates_two_rows_of_a_small_split(rows, drop, fine):
-    found = judge(Tolerance.of(Compute.INT8), (), accuracy(rows, drop))
+    found = check_tolerance(Tolerance.of(Compute.INT8), (), accuracy(rows, drop))
     assert (found == []) is fine
 
 
 @pytest.mark.parametrize(("drop", "fine"), [(0.4, True), (0.6, False)])
 def test_on_a_large_split_half_a_point_decides(drop, fine):
-    found = judge(Tolerance.of(Compute.INT8), (), accuracy(872, drop))
+    found = check_tolerance(Tolerance.of(Compute.INT8), (), accuracy(872, drop))
     assert (found == []) is fine
 
 
 def test_a_given_drop_means_what_it_says():
-    found = judge(Tolerance.of(Compute.INT8, max_drop=0.5), (), accuracy(100, 1.0))
+    found = check_tolerance(Tolerance.of(Compute.INT8, max_drop=0.5), (), accuracy(100, 1.0))
     assert found == ["accuracy drops by 1.00 points, tolerated 0.50"]
 
 
 def test_exact_arithmetic_has_no_rows_to_lose():
-    assert judge(Tolerance.of(Compute.FP32), (), accuracy(100, 1.0))
+    assert check_tolerance(Tolerance.of(Compute.FP32), (), accuracy(100, 1.0))
 
 
 @pytest.mark.parametrize(("graph", "given"), [(0.67, 1.0), (0.66, 2.0), (0.66, None)])
@@ -37,4 +37,4 @@ def test_a_drop_of_as_many_rows_as_are_tolerated_is_tolerated(graph, given):
     """In floats .68 - .67 is a little more than a point."""
     one = AccuracyCheck(100, "accuracy", graph, 0.68, 0.99, 0.1)
     assert one.drop > round(one.drop)
-    assert judge(Tolerance.of(Compute.INT8, max_drop=given), (), one) == []
+    assert check_tolerance(Tolerance.of(Compute.INT8, max_drop=given), (), one) == []

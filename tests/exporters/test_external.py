@@ -103,9 +103,9 @@ def test_a_graph_that_reads_other_files_than_its_card_names_is_refused(folder, l
 
 
 def test_a_graph_that_should_stand_alone_is_refused_if_it_does_not(folder, tmp_path):
-    card = json.loads((folder / "sst2.json").read_text())
-    card = {key: value for key, value in card.items() if not key.startswith("weights")}
-    (folder / "sst2.json").write_text(json.dumps(card))
+    config = json.loads((folder / "sst2.json").read_text())
+    config = {key: value for key, value in config.items() if not key.startswith("weights")}
+    (folder / "sst2.json").write_text(json.dumps(config))
     with pytest.raises(ExportError, match="its card names no such file"):
         Session(folder).predict(["good"], task="sst2")
 

@@ -19,7 +19,7 @@ from maskpack.exporters.arithmetic.nbits import (
     from_blocks,
     to_blocks,
 )
-from maskpack.exporters.bench.reference import float_twin
+from maskpack.exporters.bench.reference import float_graph
 from maskpack.exporters.export import export_onnx, export_shared
 from maskpack.exporters.options import Compute, ExportRequest, Layout, Tolerance
 from maskpack.exporters.session import make_session, ort_predict
@@ -143,7 +143,7 @@ def test_its_twin_is_the_masked_model(exported, shared, tokens, layout):
     exact = exported("grouped", "fp32").graph
     folder = shared("grouped", "nbits")[0]
     graph = exported("grouped", "nbits").graph if layout == "folded" else folder / "sst2.onnx"
-    twin, exact = make_session(float_twin(graph)), make_session(exact)
+    twin, exact = make_session(float_graph(graph)), make_session(exact)
     feeds = tokens([value.name for value in exact.get_inputs()], 3, 11, padded=True)
     np.testing.assert_allclose(ort_predict(twin)(feeds), ort_predict(exact)(feeds), atol=1e-5)
 

@@ -21,7 +21,7 @@ import pytest
 from maskpack.exporters.package import write as packaging
 from maskpack.exporters.package.mobile import settle
 from maskpack.exporters.package.target import PackageRequest, Target
-from maskpack.exporters.package.write import check_files, judge, unpack, write_package
+from maskpack.exporters.package.write import check_difference, check_files, unpack, write_package
 from maskpack.formats import ArtifactError, ConfigError, ExportError, VerifyError
 from maskpack.runtime import Session
 
@@ -367,10 +367,10 @@ def test_a_graph_that_answers_otherwise_is_refused(sources, tmp_path, monkeypatc
 
 def test_a_logit_that_is_no_number_is_no_agreement():
     one = [np.array([[0.5, 1.0]], np.float32)]
-    assert judge(one, one, "t") == 0.0
+    assert check_difference(one, one, "t") == 0.0
     for wrong in (0.5001, np.nan, np.inf):
         with pytest.raises(VerifyError, match="is off by"):
-            judge(one, [np.array([[wrong, 1.0]], np.float32)], "t")
+            check_difference(one, [np.array([[wrong, 1.0]], np.float32)], "t")
 
 
 def test_a_file_that_changed_or_came_later_is_noticed(packed, tmp_path):

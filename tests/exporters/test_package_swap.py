@@ -93,13 +93,13 @@ def test_a_folder_of_several_tasks_is_verified_task_by_task(laid_out, artifacts,
 @pytest.mark.parametrize("layout", ["shared", "swap"])
 def test_a_task_that_is_another_is_not_within_its_tolerance(laid_out, artifacts, tmp_path, layout):
     folder = shutil.copytree(laid_out("bert", "int8", layout)[0], tmp_path / "x")
-    card = json.loads((folder / "sst2.json").read_text())
+    config = json.loads((folder / "sst2.json").read_text())
     other = json.loads((folder / "other.json").read_text())
     ending = "onnx" if layout == "shared" else "onnx_adapter"
     shutil.copy(folder / f"other.{ending}", folder / f"sst2.{ending}")
     if layout == "swap":
         shutil.copy(folder / "other.safetensors", folder / "sst2.safetensors")
-        (folder / "sst2.json").write_text(json.dumps({**other, "name": card["name"]}))
+        (folder / "sst2.json").write_text(json.dumps({**other, "name": config["name"]}))
     result = verify(folder, artifacts["bert"], "sst2")
     assert result.exit_code == 1, result.output
     assert json.loads(result.stdout)["findings"]

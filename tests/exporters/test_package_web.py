@@ -138,8 +138,8 @@ TEXTS = [
 
 def native(place, text, pair):
     """Logits in the ONNX Runtime here."""
-    card, tokenizer = place.read_card(), Tokenizer.from_file(str(place.tokenizer))
-    tokenizer.enable_truncation(card.max_length)
+    config, tokenizer = place.read_config(), Tokenizer.from_file(str(place.tokenizer))
+    tokenizer.enable_truncation(config.max_length)
     tokenizer.no_padding()
     row = tokenizer.encode(text, pair)
     feeds = {
@@ -164,7 +164,7 @@ def test_the_example_in_node_gives_the_logits_of_native_onnx_runtime(sources, tm
         for (text, pair), answer in zip(TEXTS, found[task], strict=True):
             want = native(place, text, pair)
             assert answer["logits"] == pytest.approx(want, abs=1e-4 if "fp32" in name else 0.01)
-            assert answer["label"] == place.read_card().labels[int(want.argmax())]
+            assert answer["label"] == place.read_config().labels[int(want.argmax())]
             assert sum(answer["scores"].values()) == pytest.approx(1.0)
 
 

@@ -17,15 +17,15 @@ from maskpack.formats import ConfigError, ExportError
 from maskpack.models.load import load_tokenizer
 from maskpack.runtime import Prediction, Session
 from maskpack.runtime.outputs import predictions
-from maskpack.runtime.task import TaskCard
+from maskpack.runtime.task import TaskConfig
 from maskpack.tasks.context import restore_task
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 TEXTS = ["the good film", "bad", "", "we were very happy and the food was great " * 3, "nice bad"]
 
 
-def read_card(folder):
-    return TaskCard.from_json((folder / "task.json").read_text())
+def read_config(folder):
+    return TaskConfig.from_json((folder / "task.json").read_text())
 
 
 def torch_shares(one, texts):
@@ -70,7 +70,7 @@ def test_pairs_are_told_apart(exported):
 def several(exported, tmp_path):
     """A folder of two exported tasks."""
     for one in (exported("bert", "int8"), exported("bert", "int8", "other")):
-        shutil.copytree(one.folder, tmp_path / read_card(one.folder).name)
+        shutil.copytree(one.folder, tmp_path / read_config(one.folder).name)
     return tmp_path
 
 
@@ -146,21 +146,21 @@ def test_a_damaged_file_is_named_when_it_is_needed(exported, tmp_path, name):
     ],
 )
 def test_a_card_of_another_kind_is_refused(exported, change):
-    card = read_card(exported("bert", "int8").folder)
-    assert TaskCard.from_json(card.to_json()) == card
+    config = read_config(exported("bert", "int8").folder)
+    assert TaskConfig.from_json(config.to_json()) == config
     with pytest.raises(ExportError):
-        TaskCard.from_json(json.dumps({**json.loads(card.to_json()), **change}))
+        TaskConfig.from_json(json.dumps({**json.loads(config.to_json()), **change}))
 
 
 def test_a_number_is_answered_as_a_number():
-    card = TaskCard("stars", "regression", (), 16, (0, "[PAD]"))
-    assert predictions(card, np.array([[2.5]], np.float32)) == [Prediction(None, 2.5, {})]
-    assert predictions(card, np.array([[2.5]], np.float32))[0].to_dict() == {"score": 2.5}
+    config = TaskConfig("stars", "regression", (), 16, (0, "[PAD]"))
+    assert predictions(config, np.array([[2.5]], np.float32)) == [Prediction(None, 2.5, {})]
+    assert predictions(config, np.array([[2.5]], np.float32))[0].to_dict() == {"score": 2.5}
 
 
 def test_large_logits_are_no_trouble():
-    card = TaskCard("t", "classification", ("a", "b"), 16, (0, "[PAD]"))
-    (answer,) = predictions(card, np.array([[1000.0, -1000.0]], np.float32))
+    config = TaskConfig("t", "classification", ("a", "b"), 16, (0, "[PAD]"))
+    (answer,) = predictions(config, np.array([[1000.0, -1000.0]], np.float32))
     assert (answer.label, answer.score) == ("a", 1.0)
 
 
@@ -197,8 +197,8 @@ def test_a_text_is_cut_where_the_task_cut_it(exported, tmp_path):
     folder = shutil.copytree(exported("bert", "fp32").folder, tmp_path / "x")
     long, cut = "good bad film " * 20, "good bad film"
     whole = Session(folder).predict([long])[0].score
-    card = replace(read_card(folder), max_length=5)
-    (folder / "task.json").write_text(card.to_json())
+    config = replace(read_config(folder), max_length=5)
+    (folder / "task.json").write_text(config.to_json())
     session = Session(folder)
     assert session.predict([long])[0].score == pytest.approx(session.predict([cut])[0].score)
     assert session.predict([long])[0].score != pytest.approx(whole)

@@ -126,7 +126,7 @@ def test_one_task_alone_has_the_same_bytes_as_among_others(shared, artifacts, tm
 
 
 @pytest.fixture
-def learned(tiny_model, sentiment, tmp_path):
+def trained(tiny_model, sentiment, tmp_path):
     """`learned(**options)`: an artifact with a task learned with them."""
 
     def make(**options):
@@ -141,9 +141,9 @@ def learned(tiny_model, sentiment, tmp_path):
 
 
 @pytest.mark.parametrize("compute", COMPUTES)
-def test_no_where_is_of_a_type_that_the_runtime_has_no_kernel_for(learned, tmp_path, compute):
+def test_no_where_is_of_a_type_that_the_runtime_has_no_kernel_for(trained, tmp_path, compute):
     """ONNX Runtime has none for int8: 1.20 and older refuse such a graph."""
-    artifact = learned(margin=1.3)
+    artifact = trained(margin=1.3)
     export_shared(shared_request(artifact, tmp_path / "out", compute, verify=False))
     held = onnx.load(str(tmp_path / "out" / "sst2.onnx"), load_external_data=False)
     graph = onnx.shape_inference.infer_shapes(held, strict_mode=True).graph
@@ -172,8 +172,8 @@ OWN = {"train_scales": True, "train_bias": True, "train_norm": True, "margin": 1
         (OWN, Form.FLIPS, "int8"),
     ],
 )
-def test_every_kind_of_task_is_right(learned, tmp_path, options, form, compute):
-    artifact = learned(**options)
+def test_every_kind_of_task_is_right(trained, tmp_path, options, form, compute):
+    artifact = trained(**options)
     (report,) = export_shared(shared_request(artifact, tmp_path / "out", compute)).values()
     assert report.ok, report.findings
     held = onnx.load(str(tmp_path / "out" / "sst2.onnx"), load_external_data=False)
@@ -211,8 +211,8 @@ def test_what_does_not_belong_together_is_refused_before_the_runtime_sees_it(
 
 def test_weights_outside_the_folder_are_not_looked_for(shared, tmp_path):
     folder = shutil.copytree(shared("bert", "int8")[0], tmp_path / "x")
-    card = json.loads((folder / "sst2.json").read_text())
-    (folder / "sst2.json").write_text(json.dumps({**card, "weights_file": "../backbone.bin"}))
+    config = json.loads((folder / "sst2.json").read_text())
+    (folder / "sst2.json").write_text(json.dumps({**config, "weights_file": "../backbone.bin"}))
     with pytest.raises(ExportError, match="`weights_file` is not `backbone.bin`"):
         Session(folder)
 

@@ -20,7 +20,7 @@ from maskpack.exporters.session import make_session, ort_predict
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.runtime import Session
 from maskpack.runtime import session as serving
-from maskpack.runtime.task import TaskCard
+from maskpack.runtime.task import TaskConfig
 from maskpack.tasks import find_task
 
 WORDS = ("good", "bad", "word1", "fine", "film")
@@ -152,8 +152,8 @@ def test_a_runtime_without_adapters_gets_plain_inputs(swapped, monkeypatch):
 
 def damage_card(**changes):
     def change(folder):
-        card = json.loads((folder / "sst2.json").read_text())
-        (folder / "sst2.json").write_text(json.dumps({**card, **changes}))
+        config = json.loads((folder / "sst2.json").read_text())
+        (folder / "sst2.json").write_text(json.dumps({**config, **changes}))
 
     return change
 
@@ -199,7 +199,7 @@ def test_the_same_tasks_give_the_same_bytes(swapped, artifacts, tmp_path):
     export_shared(request(artifacts["bert"], tmp_path / "again", verify=False))
     for path in (tmp_path / "again").iterdir():
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
-    assert TaskCard.from_json((out / "sst2.json").read_text()).swap is not None
+    assert TaskConfig.from_json((out / "sst2.json").read_text()).swap is not None
 
 
 def test_the_graph_is_valid_onnx_and_points_into_its_own_folder(swapped):

@@ -142,7 +142,7 @@ def test_answers_are_those_of_the_runtime(page, exported):
     session = Session(exported)
     for task in TASKS:
         choose(page, task)
-        labels = session.card(task).labels
+        labels = session.config(task).labels
         page.until(f"document.querySelectorAll('.bar').length === {len(labels)}")
         for text in TEXTS[task]:
             (want,) = session.predict([text], task=task, batch_size=1)

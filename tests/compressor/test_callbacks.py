@@ -9,11 +9,11 @@ from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.sparsity import ScoreAverage
 from maskpack.compressor.training.callbacks import (
     ByteDropout,
-    Companion,
-    Company,
+    CallbackList,
     EarlyStopping,
     Noise,
-    quicken_dropout,
+    TrainerCallback,
+    use_fast_dropout,
 )
 from maskpack.models.load import load_classifier
 
@@ -21,14 +21,14 @@ from maskpack.models.load import load_classifier
 def test_a_company_tells_everybody_in_order_and_ends_when_one_wants_to():
     told = []
 
-    class Member(Companion):
+    class Member(TrainerCallback):
         def __init__(self, name, *, ends=False):
             self.name, self.ends, self.kept = name, ends, torch.zeros(1)
 
-        def before_step(self, step):
+        def on_step_begin(self, step):
             told.append((self.name, "before", step))
 
-        def after_step(self, step, steps):
+        def on_step_end(self, step, steps):
             told.append((self.name, "after", step, steps))
 
         def state(self):
@@ -41,18 +41,18 @@ def test_a_company_tells_everybody_in_order_and_ends_when_one_wants_to():
             told.append((self.name, "finish"))
 
     first, second = Member("a"), Member("b")
-    company = Company([first, second])
-    company.before_step(3)
-    company.after_step(4, 9)
-    company.finish()
+    callbacks = CallbackList([first, second])
+    callbacks.on_step_begin(3)
+    callbacks.on_step_end(4, 9)
+    callbacks.finish()
     assert told == [
         ("a", "before", 3), ("b", "before", 3), ("a", "after", 4, 9), ("b", "after", 4, 9),
         ("a", "finish"), ("b", "finish"),
     ]  # fmt: skip
-    assert company.state() == {"0/kept": first.kept, "1/kept": second.kept}
-    assert not company.done()
+    assert callbacks.state() == {"0/kept": first.kept, "1/kept": second.kept}
+    assert not callbacks.done()
     second.ends = True
-    assert company.done()
+    assert callbacks.done()
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
@@ -68,7 +68,7 @@ def test_the_average_forgets_at_its_rate_and_stands_in_at_the_end(decay):
             # five steps at once; in the first ones the past weighs less than `decay`
             share = 1 - min(decay, step / (step + 10)) ** 5
             expected = expected + share * (scores - expected)
-        average.after_step(step, 23)
+        average.on_step_end(step, 23)
         if step < 23:
             assert torch.equal(layer.score.detach(), scores)
         assert torch.allclose(average.state()["0"], expected, atol=1e-6)
@@ -83,7 +83,7 @@ def walk(metrics, *, patience, every=2, steps=None):
     taken = 0
     for step in range(1, steps + 1):
         value.fill_(float(step))
-        early.after_step(step, steps)
+        early.on_step_end(step, steps)
         taken = step
         if early.done():
             break
@@ -115,14 +115,14 @@ def test_what_a_resumed_run_needs_is_in_the_state():
     other = EarlyStopping([torch.zeros(2)], lambda: 0.45, every=2, patience=2)
     for name, tensor in other.state().items():
         tensor.copy_(early.state()[name])
-    other.after_step(8, 99)  # the second look in a row without a new best
+    other.on_step_end(8, 99)  # the second look in a row without a new best
     assert other.done()
     assert other.state()["0"].tolist() == [4.0, 4.0]
 
 
 def dropped(p, *, seed=0, step=0, shape=(400, 50)):
     noise = Noise(seed)
-    noise.before_step(step)
+    noise.on_step_begin(step)
     return ByteDropout(p, noise).train()(torch.ones(shape))
 
 
@@ -145,7 +145,7 @@ def test_the_bytes_follow_from_seed_and_step_alone():
     layer = ByteDropout(0.3, noise).train()
     first, second = layer(torch.ones(50, 50)), layer(torch.ones(50, 50))
     assert not torch.equal(first, second)  # every layer its own
-    noise.before_step(0)
+    noise.on_step_begin(0)
     assert torch.equal(layer(torch.ones(50, 50)), first)
 
 
@@ -171,7 +171,7 @@ def test_every_dropout_of_a_model_is_replaced_and_that_of_attention_is_off(
 ):
     model = load_classifier(str(tiny_models[kind]), outputs=2)
     model.set_attn_implementation(attention)
-    quicken_dropout(model, Noise(0), p=p)
+    use_fast_dropout(model, Noise(0), p=p)
     found = {n: m for n, m in model.named_modules() if isinstance(m, ByteDropout)}
     assert not [n for n, m in model.named_modules() if isinstance(m, nn.Dropout)]
     inside = {n for n in found if n.endswith(("attention.self.dropout", "attention.dropout"))}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from maskpack.compressor.masking.linear import MaskedLinear
-from maskpack.compressor.masking.sparsity import Boundary
+from maskpack.compressor.masking.sparsity import NoiseThreshold
 from maskpack.compressor.training.train import Plan
 
 
@@ -18,10 +18,10 @@ def walked(least: float, steps: int = 100) -> tuple[MaskedLinear, Plan, list[flo
     plan = Plan(steps, 8, 0.1, 0, bf16=False)
     layer = MaskedLinear(nn.Linear(4, 4), start=2.0)
     drifts = torch.tensor(plan.drifts()) / plan.drift()
-    boundary = Boundary([layer], height=2.0, drifts=drifts, least=least)
+    boundary = NoiseThreshold([layer], height=2.0, drifts=drifts, least=least)
     distances = []
     for step in range(1, steps + 1):
-        boundary.after_step(step, steps)
+        boundary.on_step_end(step, steps)
         distances.append(2.0 - float(layer.threshold))
     return layer, plan, distances
 

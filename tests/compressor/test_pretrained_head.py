@@ -77,13 +77,13 @@ def test_labels_are_put_in_the_order_of_a_models(names, labels, order):
 
 def test_a_plain_encoder_brings_nothing(tiny_model, sentiment):
     found = find_head(str(tiny_model), load_data(SST2, data=sentiment))
-    assert (found.head, found.remark, found.refused) == (None, None, False)
+    assert (found.head, found.note, found.refused) == (None, None, False)
 
 
 def test_the_head_of_a_classifier_of_the_task_is_found_and_orders_its_labels(tuned, sentiment):
     found = find_head(str(tuned), load_data(SST2, data=sentiment))
     assert found.head.labels == ("positive", "negative")
-    assert "2 labels match" in found.remark
+    assert "2 labels match" in found.note
     loaded = AutoModelForSequenceClassification.from_pretrained(tuned)
     assert torch.equal(found.head.parameters["classifier.weight"], loaded.classifier.weight)
 
@@ -100,16 +100,16 @@ def test_a_head_that_means_something_else_is_refused_in_a_line(
 ):
     found = find_head(relabelled(names, **config), load_data(SST2, data=sentiment))
     assert found.refused
-    assert word in found.remark
-    assert "fresh head" in found.remark
+    assert word in found.note
+    assert "fresh head" in found.note
 
 
 def test_a_head_of_another_width_is_refused(tuned, write):
     path = write("three.csv", "text,label\n" + "".join(f"t{i},{'abc'[i % 3]}\n" for i in range(30)))
     data = load_data(find_task("mine", text_field="text", label_field="label"), data=path)
-    assert "has 2 logits where the task has 3" in find_head(str(tuned), data).remark
+    assert "has 2 logits where the task has 3" in find_head(str(tuned), data).note
     numbers = replace(data, task=replace(data.task, kind=Kind.REGRESSION, metrics=("pearson",)))
-    assert "the task has 1" in find_head(str(tuned), numbers).remark
+    assert "the task has 1" in find_head(str(tuned), numbers).note
 
 
 def test_a_mask_learned_from_a_classifier_starts_from_its_head_and_says_what_it_scored(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.training.loss import Objective, Teaching
-from maskpack.compressor.training.teacher import teaching_of
+from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
+from maskpack.compressor.training.teacher import distillation_targets
 from maskpack.compressor.training.train import Plan
 from maskpack.formats import ModelError
 from maskpack.models.build import classifier_config
@@ -35,9 +35,9 @@ def softmax(values):
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_loss_and_gradient_are_those_of_the_formula(share, temperature):
     labels, opinions = classes()
-    teaching = Teaching(opinions, share, temperature) if share else None
+    targets = DistillationTargets(opinions, share, temperature) if share else None
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    loss = Objective(labels, teaching)(logits, ROWS)
+    loss = TaskLoss(labels, targets)(logits, ROWS)
     loss.backward()
     own = logits.detach().numpy().astype(np.float64)
     soft, wanted = softmax(own / temperature), softmax(opinions[ROWS] / temperature)
@@ -53,7 +53,7 @@ def test_loss_and_gradient_are_those_of_the_formula(share, temperature):
 def test_a_pupil_who_agrees_with_the_teacher_has_nothing_to_learn():
     labels, opinions = classes()
     logits = torch.from_numpy(opinions[ROWS] + 7.0).requires_grad_()  # a shift changes no softmax
-    loss = Objective(labels, Teaching(opinions, 1.0, 2.0))(logits, ROWS)
+    loss = TaskLoss(labels, DistillationTargets(opinions, 1.0, 2.0))(logits, ROWS)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6)
     assert logits.grad.abs().max() < 1e-6
@@ -63,11 +63,11 @@ def test_a_pupil_who_agrees_with_the_teacher_has_nothing_to_learn():
 def test_numbers_are_learned_by_squared_error_from_labels_and_teacher(share):
     labels = np.linspace(0, 5, 6)
     opinions = (labels[:, None] + 1.0).astype(np.float32)
-    teaching = Teaching(opinions, share, 2.0) if share else None
+    targets = DistillationTargets(opinions, share, 2.0) if share else None
     logits = torch.tensor([[1.0], [2.0], [3.0]])
     errors = np.square(logits[:, 0].numpy() - labels[ROWS]).mean()
     taught = np.square(logits.numpy() - opinions[ROWS]).mean()
-    found = float(Objective(labels, teaching)(logits, ROWS))
+    found = float(TaskLoss(labels, targets)(logits, ROWS))
     assert found == pytest.approx((1 - share) * errors + share * taught)
 
 
@@ -84,7 +84,7 @@ def opinion_of(teacher, rows, model, plan=PLAN, labels=("bad", "good"), states=N
     config = FitConfig(teacher=teacher, teacher_share=0.7, temperature=3.0, teacher_states=states)
     data = (Path(model) / "config.json").read_bytes()
     student = classifier_config(data, labels, outputs=2)
-    return teaching_of(config, rows, student, model=str(model), revision=None, plan=plan)
+    return distillation_targets(config, rows, student, model=str(model), revision=None, plan=plan)
 
 
 def save_teacher(model, outputs, folder):
@@ -149,7 +149,7 @@ def test_a_twin_learns_the_rows_always_the_same_way(rows, tiny_model):
     short = opinion_of("twin", rows, tiny_model, replace(plan, steps=1))
 
     def loss(found):
-        return float(Objective(rows.labels)(torch.from_numpy(found.logits), np.arange(len(rows))))
+        return float(TaskLoss(rows.labels)(torch.from_numpy(found.logits), np.arange(len(rows))))
 
     assert loss(first) < 0.95 * loss(short)
 
@@ -181,9 +181,9 @@ def test_a_teacher_may_be_of_another_architecture(kind, rows, tiny_models, tiny_
     save_teacher(tiny_models[kind], 2, tmp_path / "t")
     found = opinion_of(str(tmp_path / "t"), rows, tiny_model)
     assert found.logits.shape == (96, 2)
-    assert found.guide is not None  # layers of the same number and width
+    assert found.state_teacher is not None  # layers of the same number and width
     inputs = {name: torch.from_numpy(value) for name, value in rows.feeds(np.arange(4)).items()}
-    assert len(found.guide.states(inputs)) == 2
+    assert len(found.state_teacher.states(inputs)) == 2
 
 
 def test_a_teacher_with_too_few_positions_is_refused(rows, tiny_model, tmp_path):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from maskpack.compressor import FitRequest, fit_task
 from maskpack.tasks.data.splits import load_data
-from maskpack.tasks.data_warnings import remarks_on, remarks_on_length
+from maskpack.tasks.data_warnings import find_warnings, length_warnings
 from maskpack.tasks.preprocess import encode
 from maskpack.tasks.task import Kind, find_task
 
@@ -29,8 +29,8 @@ def told(write):
     def look(lines, *, dev=None, task=OWN):
         path = write("a.csv", "\n".join(["text,label", *lines]))
         other = None if dev is None else write("b.csv", "\n".join(["text,label", *dev]))
-        found = remarks_on(load_data(task, data=path, eval_data=other))
-        return [[one.text for one in found if one.grave is grave] for grave in (False, True)]
+        found = find_warnings(load_data(task, data=path, eval_data=other))
+        return [[one.text for one in found if one.serious is serious] for serious in (False, True)]
 
     return look
 
@@ -71,7 +71,7 @@ def test_a_label_that_outnumbers_another_is_told_with_its_floor(told):
         "`a` has 14 times the rows of the rarest label: always answering it is 93% accurate; "
         "judge by `--metric macro_f1`"
     )
-    other = told(rows(a=560, b=40), task=OWN.judged_by("macro_f1"))
+    other = told(rows(a=560, b=40), task=OWN.with_metric("macro_f1"))
     assert "judge by" not in only(other, "14 times the rows")
 
 
@@ -95,7 +95,7 @@ def test_a_class_of_a_known_task_without_a_training_row_is_named(write):
     line = "a film\t{}\n"
     train = write("train.tsv", "sentence\tlabel\n" + line.format(1) * 3)
     write("dev.tsv", "sentence\tlabel\n" + line.format(0))
-    texts = [one.text for one in remarks_on(load_data(find_task("sst2"), data=train.parent))]
+    texts = [one.text for one in find_warnings(load_data(find_task("sst2"), data=train.parent))]
     assert "without a row in the training split, and so it is never learned: negative" in texts
 
 
@@ -152,13 +152,13 @@ def test_texts_that_are_cut_are_counted_with_a_length_that_would_do(
         (split, encode(tokenizer, split, max_length=8, token_types=True))
         for split in (data.train, data.dev)
     ]
-    (remark,) = remarks_on_length(tokenizer, splits, max_length=8, longest=longest)
+    (remark,) = length_warnings(tokenizer, splits, max_length=8, longest=longest)
     assert remark.text == f"2 of 82 texts are longer than 8 tokens and are cut; {told}"
     splits = [
         (split, encode(tokenizer, split, max_length=30, token_types=True))
         for split in (data.train, data.dev)
     ]
-    assert remarks_on_length(tokenizer, splits, max_length=30, longest=512) == []
+    assert length_warnings(tokenizer, splits, max_length=30, longest=512) == []
 
 
 def test_a_run_hands_its_remarks_to_the_log(tiny_model, sentiment, quick, tmp_path, caplog):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from maskpack.compressor.masking.linear import MaskedLinear, count_zeros
-from maskpack.compressor.training.progress import Newsroom
-from maskpack.compressor.training.train import Progress
+from maskpack.compressor.training.progress import ProgressReporter
+from maskpack.compressor.training.train import TrainStep
 from maskpack.formats import MaskCount
 from maskpack.tasks.batches import Encoded
 
@@ -34,7 +34,7 @@ def room():
     layer = MaskedLinear(nn.Linear(5, 4), start=0.5)
     model = Always().train()
     dev = Encoded(tuple(np.array([[1], [2], [3], [4]])), None, np.array([1, 1, 1, 0]), pad=0)
-    newsroom = Newsroom(
+    newsroom = ProgressReporter(
         heard.append, model=model, layers=[layer], dev=dev, metric="accuracy", per_epoch=3
     )
     return SimpleNamespace(heard=heard, layer=layer, model=model, report=newsroom.report)
@@ -42,8 +42,8 @@ def room():
 
 def test_the_metric_comes_at_the_end_of_every_epoch_and_stays_until_the_next(room):
     for step in range(1, 8):
-        room.report(Progress(step, 7, 1.0))
-    assert [news.score for news in room.heard] == [None, None, 0.75, 0.75, 0.75, 0.75, 0.75]
+        room.report(TrainStep(step, 7, 1.0))
+    assert [news.value for news in room.heard] == [None, None, 0.75, 0.75, 0.75, 0.75, 0.75]
     assert [(news.step, news.steps) for news in room.heard] == [(n, 7) for n in range(1, 8)]
     assert {news.metric for news in room.heard} == {"accuracy"}
     assert room.model.modes == [False, False]  # asked twice, without dropout
@@ -54,7 +54,7 @@ def test_the_mask_is_counted_every_twenty_steps(room):
     for step in range(1, 41):
         with torch.no_grad():
             room.layer.score.view(-1)[: step // 4] = -1.0
-        room.report(Progress(step, 40, 1.0))
+        room.report(TrainStep(step, 40, 1.0))
     zeros = [news.count.zeros for news in room.heard]
     assert zeros == [0] * 19 + [5] * 20 + [10]
     assert {news.count.weights for news in room.heard} == {20}
@@ -62,7 +62,7 @@ def test_the_mask_is_counted_every_twenty_steps(room):
 
 def test_the_loss_is_smoothed_and_starts_at_the_first_one(room):
     for step, loss in enumerate((2.0, 1.0, 1.0), start=1):
-        room.report(Progress(step, 3, loss))
+        room.report(TrainStep(step, 3, loss))
     assert [news.loss for news in room.heard] == pytest.approx([2.0, 1.95, 1.9025])
     assert not math.isnan(room.heard[0].loss)
 

@@ -12,7 +12,7 @@ import pytest
 
 from maskpack.exporters import Compute, Tolerance, make_session, ort_predict
 from maskpack.exporters.bench import reference as twin_module
-from maskpack.exporters.bench.reference import PEERS, float_twin, masked_graph, write_peers
+from maskpack.exporters.bench.reference import PEERS, float_graph, masked_graph, write_peers
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.graph.dequantize import Constants
 from maskpack.exporters.graph.trace import input_names
@@ -57,7 +57,7 @@ def graph_of(layout, kind, compute, exported, shared):
 @pytest.mark.parametrize("layout", ["folded", "shared"])
 def test_the_twin_of_an_exact_graph_answers_as_torch_does(exported, shared, tokens, kind, layout):
     one = exported(kind, "fp32")
-    twin = ort_predict(make_session(float_twin(graph_of(layout, kind, "fp32", exported, shared))))
+    twin = ort_predict(make_session(float_graph(graph_of(layout, kind, "fp32", exported, shared))))
     feeds = feeds_of(one.artifact, tokens)
     wanted = torch_predict(restore_task(one.artifact, "sst2"))(feeds)
     np.testing.assert_allclose(twin(feeds), wanted, rtol=0, atol=1e-4)
@@ -68,7 +68,7 @@ def test_the_twin_of_an_exact_graph_answers_as_torch_does(exported, shared, toke
 def test_the_twin_of_an_integer_graph_holds_the_masked_weights(exported, shared, kind, layout):
     """Up to what requantising rounds: half a step of the largest weight over 127, and no mask's zero."""
     one = exported(kind, "int8")
-    graph = onnx.load_from_string(float_twin(graph_of(layout, kind, "int8", exported, shared)))
+    graph = onnx.load_from_string(float_graph(graph_of(layout, kind, "int8", exported, shared)))
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
     linears = one.artifact.patch("sst2").over(one.artifact.backbone).linears
     keeps = one.keeps()
@@ -86,7 +86,7 @@ def test_the_twin_of_an_integer_graph_holds_the_masked_weights(exported, shared,
 @pytest.mark.parametrize("compute", COMPUTES)
 @pytest.mark.parametrize("layout", ["folded", "shared"])
 def test_the_twin_is_an_ordinary_graph(exported, shared, compute, layout):
-    graph = onnx.load_from_string(float_twin(graph_of(layout, "bert", compute, exported, shared)))
+    graph = onnx.load_from_string(float_graph(graph_of(layout, "bert", compute, exported, shared)))
     kinds = Counter(node.op_type for node in graph.graph.node)
     assert not {"MatMulInteger", "DynamicQuantizeLinear", "ScatterElements", "Sum"} & set(kinds)
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
@@ -109,24 +109,24 @@ def test_an_integer_product_of_another_form_is_an_error(exported, tmp_path):
             break
     onnx.save(graph, tmp_path / "odd.onnx")
     with pytest.raises(ExportError, match="of a form that cannot be widened") as error:
-        float_twin(tmp_path / "odd.onnx")
+        float_graph(tmp_path / "odd.onnx")
     assert "--artifact" in error.value.hint
 
 
 def test_a_graph_without_its_weights_is_an_error(shared, tmp_path):
     shutil.copy(shared("bert", "int8"), tmp_path)
     with pytest.raises(ExportError, match="cannot read the graph"):
-        float_twin(tmp_path / "sst2.onnx")
+        float_graph(tmp_path / "sst2.onnx")
     (tmp_path / "no.onnx").write_text("nothing")
     with pytest.raises(ExportError, match="cannot read the graph"):
-        float_twin(tmp_path / "no.onnx")
+        float_graph(tmp_path / "no.onnx")
 
 
 def test_a_graph_beyond_what_protobuf_holds_is_an_error(exported, monkeypatch):
     graph = exported("bert", "int8").graph
     monkeypatch.setattr(twin_module, "_MOST_BYTES", graph.stat().st_size)
     with pytest.raises(ExportError, match=f"has {graph.stat().st_size} bytes, too many"):
-        float_twin(graph)
+        float_graph(graph)
 
 
 @pytest.mark.parametrize("kind", KINDS)

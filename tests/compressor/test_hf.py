@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from maskpack.exporters.hf import _check_same, write_plain
+from maskpack.exporters.hf import _check_same, write_hf
 from maskpack.formats import ArtifactError, VerifyError, open_artifact
 from maskpack.tasks.context import restore_task
 
 
 def test_transformers_reads_the_masked_model_bit_for_bit(tiny_artifact, tmp_path):
     artifact = open_artifact(tiny_artifact)
-    found = write_plain(artifact, "sst2", tmp_path / "plain")
+    found = write_hf(artifact, "sst2", tmp_path / "plain")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
     masked = restore_task(artifact, "sst2")
     assert plain.dtype == torch.float32
@@ -36,7 +36,7 @@ def test_transformers_reads_the_masked_model_bit_for_bit(tiny_artifact, tmp_path
 
 def test_every_removed_weight_is_an_exact_zero(tiny_artifact, tmp_path):
     artifact = open_artifact(tiny_artifact)
-    write_plain(artifact, "sst2", tmp_path / "plain")
+    write_hf(artifact, "sst2", tmp_path / "plain")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain")
     parameters = dict(plain.bert.named_parameters())
     for name, mask in artifact.patch("sst2").masks.items():
@@ -47,7 +47,7 @@ def test_a_place_that_is_taken_is_refused(tiny_artifact, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "mine").write_text("x")
     with pytest.raises(ArtifactError, match="already exists"):
-        write_plain(open_artifact(tiny_artifact), "sst2", tmp_path / "plain")
+        write_hf(open_artifact(tiny_artifact), "sst2", tmp_path / "plain")
 
 
 def test_a_difference_of_one_bit_is_noticed(tiny_artifact):
@@ -65,5 +65,5 @@ def test_a_tokenizer_that_was_changed_is_not_used(tiny_artifact, tmp_path):
     path = folder / "tokenizer.json"
     path.write_text(path.read_text().replace('"good"', '"GOOD"'))
     with pytest.raises(ArtifactError, match="is damaged"):
-        write_plain(open_artifact(folder), "sst2", tmp_path / "plain")
+        write_hf(open_artifact(folder), "sst2", tmp_path / "plain")
     assert not (tmp_path / "plain").exists()

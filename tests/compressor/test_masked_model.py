@@ -10,9 +10,14 @@ import torch
 
 from maskpack.compressor import fit, fit_task
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.masking.model import enroll, extra_bytes, masked_names, trained_dense
+from maskpack.compressor.masking.model import (
+    build_masked_model,
+    extra_bytes,
+    masked_names,
+    trained_dense,
+)
 from maskpack.compressor.masking.sparsity import least_mask_bytes, share_of_entropy, target_sparsity
-from maskpack.compressor.training.loss import Objective
+from maskpack.compressor.training.loss import TaskLoss
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.tensors import binary_entropy
 from maskpack.models.build import apply_patch, base_of, build_classifier, head_parameters
@@ -66,14 +71,14 @@ def test_a_choice_that_names_nothing_is_refused(options, message):
 def prepared(request, **changes):
     """A run made ready, its classifier as it was before, and its student."""
     run = fit.prepare(request)
-    plain = build_classifier(run.ground.backbone, run.described, seed=request.config.seed)
-    student = enroll(
+    plain = build_classifier(run.prepared.backbone, run.described, seed=request.config.seed)
+    student = build_masked_model(
         copy.deepcopy(plain),
         run.shape,
         request.config,
         plan=run.plan,
         rows=run.train,
-        objective=Objective(run.train.labels),
+        task_loss=TaskLoss(run.train.labels),
         sparsity=run.sparsity,
     )
     return run, plain.eval(), student
@@ -106,7 +111,7 @@ def test_what_is_trained_is_what_was_asked_for_and_no_more(wanted, request_for):
     names = {name for name, p in base.items() if id(p) in trained}
     assert names == {name for name, p in base.items() if p.requires_grad}
     assert {id(p) for p in head_parameters(student.model).values()} <= trained
-    dense = run.ground.backbone.dense
+    dense = run.prepared.backbone.dense
     norms = {name for name in dense if "LayerNorm" in name}
     expected = {name.replace(".weight", ".score") for name in student.masked}
     if "train_bias" in wanted:
@@ -136,8 +141,8 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
 
     freeze_for_real = fit.freeze
     monkeypatch.setattr(fit, "freeze", freeze)
-    patch = fit.learn(run, observe=lambda _: None).patch
-    trained, backbone = dict(base_of(kept["model"]).named_parameters()), run.ground.backbone
+    patch = fit.learn(run, on_progress=lambda _: None).patch
+    trained, backbone = dict(base_of(kept["model"]).named_parameters()), run.prepared.backbone
     assert set(patch.dense) == set(trained_dense(run.shape, request.config))
     for name, value in patch.dense.items():
         assert np.array_equal(value, half(trained[name]))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskpack.compressor.quantization.backbone import prepare_ground
+from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.formats import ArtifactError, open_artifact
 from maskpack.formats.codec import encode_backbone
 
@@ -10,8 +10,8 @@ from maskpack.formats.codec import encode_backbone
 def test_a_new_ground_and_that_of_an_artifact_cannot_be_told_apart(
     tiny_model, tiny_artifact, quick, tmp_path
 ):
-    new = prepare_ground(str(tiny_model), tmp_path / "nothing", quick())
-    old = prepare_ground(str(tiny_model), tiny_artifact, quick())
+    new = load_or_quantize(str(tiny_model), tmp_path / "nothing", quick())
+    old = load_or_quantize(str(tiny_model), tiny_artifact, quick())
     assert encode_backbone(new.backbone) == encode_backbone(old.backbone)
     assert (new.source, new.scheme, new.longest) == (old.source, old.scheme, old.longest)
     assert dict(new.files) == dict(old.files)
@@ -21,8 +21,8 @@ def test_a_new_ground_and_that_of_an_artifact_cannot_be_told_apart(
 
 
 def test_its_size_is_that_of_the_file_it_becomes(tiny_model, tiny_artifact, quick):
-    ground = prepare_ground(str(tiny_model), tiny_artifact, quick())
-    assert ground.backbone_bytes() == (tiny_artifact / "backbone.safetensors").stat().st_size
+    prepared = load_or_quantize(str(tiny_model), tiny_artifact, quick())
+    assert prepared.backbone_bytes() == (tiny_artifact / "backbone.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_its_size_is_that_of_the_file_it_becomes(tiny_model, tiny_artifact, quic
 def test_a_ground_knows_what_its_encoder_reads(
     kind, token_types, longest, tiny_models, quick, tmp_path
 ):
-    ground = prepare_ground(str(tiny_models[kind]), tmp_path / "a", quick())
-    assert (ground.token_types, ground.longest) == (token_types, longest)
+    prepared = load_or_quantize(str(tiny_models[kind]), tmp_path / "a", quick())
+    assert (prepared.token_types, prepared.longest) == (token_types, longest)
 
 
 def test_a_group_asked_for_later_does_not_change_the_backbone(tiny_model, tiny_artifact, quick):
-    ground = prepare_ground(str(tiny_model), tiny_artifact, quick(group=32))
-    assert ground.scheme.group == 16
+    prepared = load_or_quantize(str(tiny_model), tiny_artifact, quick(group=32))
+    assert prepared.scheme.group == 16
 
 
 def test_another_architecture_is_refused(tiny_models, tiny_artifact, quick):
     with pytest.raises(ArtifactError, match="was made from `bert` with other weights"):
-        prepare_ground(str(tiny_models["electra"]), tiny_artifact, quick())
+        load_or_quantize(str(tiny_models["electra"]), tiny_artifact, quick())
