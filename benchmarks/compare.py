@@ -40,10 +40,9 @@ from maskpack.models.load import load_tokenizer, resolve
 from maskpack.runtime.graph import task_run
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
 from maskpack.tasks import find_task, load_data
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, predict_all
 from maskpack.tasks.evaluation.metrics import compute_metrics, majority
-from maskpack.tasks.evaluation.predict import predict_all
-from maskpack.tasks.preprocess import encode
+from maskpack.tasks.preprocess import TextPreprocessor
 
 SHAPES = ((1, 16), (1, 128))
 MEMORY = """
@@ -160,11 +159,11 @@ def stored_bytes(work: Path) -> dict[str, dict[str, int]]:
 
 def dev_rows(glue: Path) -> dict[str, Encoded]:
     """Task -> tokens of its dev file."""
-    tokenizer = load_tokenizer(resolve("demo"))
+    preprocessor = TextPreprocessor(load_tokenizer(resolve("demo")), token_types=True)
     found = {}
     for task, data in DATA.items():
         split = load_data(find_task(task), data=glue / data.split()[0]).dev
-        found[task] = encode(tokenizer, split, max_length=MAX_LENGTH, token_types=True)
+        found[task] = preprocessor.encode(split, max_length=MAX_LENGTH)
     return found
 
 
@@ -177,7 +176,7 @@ def score_all(
         encoded, logits = rows[task.name], {}
         for name, route in routes(olive).items():
             logits[name] = predict_all(ort_predict(session_of(work, name, route, unit)), encoded)
-            figures = compute_metrics(logits[name], encoded.labels, task.metrics)
+            figures = compute_metrics(task.type, logits[name], encoded.labels, task.metrics)
             if route.whole:
                 same = logits[name].argmax(axis=1) == logits[route.whole].argmax(axis=1)
                 figures["changed"] = float(1 - same.mean())
@@ -220,7 +219,7 @@ def measure(work: Path, olive: str | None, runs: int) -> dict:
             for name in ("onnxruntime", "optimum", "optimum-onnx", "peft", "torch", "transformers")
         },
         "majority": {
-            task: majority(encoded.labels, find_task(task).metrics)
+            task: majority(find_task(task).type, encoded.labels, find_task(task).metrics)
             for task, encoded in rows.items()
         },
         "scores": scores,

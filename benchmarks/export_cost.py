@@ -34,7 +34,8 @@ source, out = Path(sys.argv[1]), Path(sys.argv[2])
 """
 OURS = """
 from maskpack.exporters.export import export_onnx, export_shared
-from maskpack.exporters.options import Compute, ExportRequest, SharedRequest, Tolerance
+from maskpack.exporters.arithmetic.base import Tolerance
+from maskpack.exporters.options import Compute, ExportRequest, SharedRequest
 tolerance = Tolerance.of(Compute.INT8)
 """
 WAYS = {

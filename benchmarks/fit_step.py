@@ -36,32 +36,42 @@ def build(method: str, model_name: str):
     from maskpack.compressor.baseline import trained_groups
     from maskpack.compressor.config import BaselineConfig, FitConfig
     from maskpack.compressor.masking.model import build_masked_model
+    from maskpack.compressor.masking.patterns import PATTERNS
     from maskpack.compressor.quantization.backbone import prepare_backbone
     from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
     from maskpack.compressor.training.loss import HiddenStateTeacher, TaskLoss
     from maskpack.compressor.training.train import FlooredAdam, Plan, take_step
-    from maskpack.models.build import build_classifier, classifier_config, parameter_shapes
+    from maskpack.formats.schema import CONFIG
+    from maskpack.models.build import build_classifier, parameter_shapes
     from maskpack.models.load import load_classifier, load_pretrained
+    from maskpack.models.placement import placement_of
+    from maskpack.tasks.context import described
+    from maskpack.tasks.types import TASK_TYPES
 
     torch.manual_seed(0)
     noise = Noise(0)
     name, _, addition = method.partition("-")
     labels = np.arange(BATCH, dtype=np.int64) % 2
-    task_loss = TaskLoss(labels)
+    kind = TASK_TYPES["classification"]
+    task_loss, placement = (
+        TaskLoss(kind, labels),
+        placement_of(None, "bf16" if ARGS.bf16 else "fp32"),
+    )
     if name.startswith("mask"):
         config = FitConfig(bits=int(name[4:]), quantizer="minmax" if name == "mask8" else "mse")
-        prepared = prepare_backbone(load_pretrained(model_name), config)
-        tree = classifier_config(prepared.files["config.json"], ("a", "b"), outputs=2)
-        student = build_masked_model(
+        prepared = prepare_backbone(load_pretrained(model_name), config, placement)
+        tree = described(prepared.context.files[CONFIG], kind, ("a", "b"))
+        masked = build_masked_model(
             build_classifier(prepared.backbone, tree, seed=0),
             parameter_shapes(tree),
             config,
-            plan=Plan(1000, BATCH, 0.1, 0, ARGS.bf16),
+            pattern=PATTERNS["weight"],
+            plan=Plan(1000, BATCH, 0.1, 0),
             rows=None,
             task_loss=task_loss,
             sparsity=None,
         )
-        model, groups, noise = student.model, student.groups, student.callbacks[0]
+        model, groups, noise = masked.model, masked.groups, masked.callbacks[0]
     else:
         model = load_classifier(model_name, outputs=2)
         groups = trained_groups(model, BaselineConfig(method=BASELINES[name]))
@@ -78,9 +88,7 @@ def build(method: str, model_name: str):
         noise.on_step_begin(count[0])
         count[0] += 1
         loss_of = lambda logits: task_loss(logits, rows)  # noqa: E731
-        return take_step(
-            model, optimizer, feeds, loss_of, bf16=ARGS.bf16, state_teacher=state_teacher
-        )
+        return take_step(model, optimizer, feeds, loss_of, placement, state_teacher=state_teacher)
 
     return step
 

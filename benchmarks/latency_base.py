@@ -21,9 +21,10 @@ from pathlib import Path
 
 from base_shape import write_artifact
 
+from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.bench.run import BenchRequest, bench
 from maskpack.exporters.export import export_onnx, export_shared
-from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
+from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
 from maskpack.formats import open_artifact
 from maskpack.runtime.task import find_tasks
 

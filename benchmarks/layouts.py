@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from base_shape import write_artifact
 
+from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.export import export_onnx, export_shared
-from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
+from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
 from maskpack.exporters.session import make_session, take_turns, token_feeds
 from maskpack.formats import open_artifact
 from maskpack.runtime import materialize

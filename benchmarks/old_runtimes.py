@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.export import export_onnx, export_shared
-from maskpack.exporters.options import Compute, ExportRequest, SharedRequest, Tolerance
+from maskpack.exporters.options import Compute, ExportRequest, SharedRequest
 from maskpack.formats import open_artifact
 from maskpack.runtime.task import find_tasks
 

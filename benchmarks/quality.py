@@ -56,7 +56,7 @@ def watcher(label):
     def watch(news):
         if news.step % 100 == 0 or news.step == news.steps:
             zeros = "" if news.count is None else f" zeros {news.count.sparsity:.3%}"
-            score = "" if news.score is None else f" {news.metric} {news.score:.4f}"
+            score = "" if news.value is None else f" {news.metric} {news.value:.4f}"
             print(
                 f"{label} {news.step}/{news.steps} loss {news.loss:.4f}{zeros}{score}", flush=True
             )

@@ -20,23 +20,25 @@ QUANTIZERS = ("minmax-tensor", "minmax", "mse", "gptq")
 
 def main() -> None:
     from maskpack.compressor.config import FitConfig
-    from maskpack.compressor.quantization import output_error
     from maskpack.compressor.quantization.calibration import (
         Calibration,
         Calibrator,
         calibration_texts,
     )
+    from maskpack.compressor.quantization.gptq import output_error
     from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
     from maskpack.models.load import load_pretrained
+    from maskpack.tasks.context import ModelContext
 
     args = arguments()
     pretrained = load_pretrained(args.model)
+    preprocessor = ModelContext.of_pretrained(pretrained).preprocessor()
     texts = calibration_texts(args.text)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(texts))
     cut = len(texts) * 4 // 5
     seen, unseen = (
-        Calibration.of(pretrained.tokenizer, [texts[i] for i in part], token_types=True)
+        Calibration.of(preprocessor, [texts[i] for i in part])
         for part in (order[:cut], order[cut:])
     )
     parameters = {n: p.detach().numpy() for n, p in pretrained.model.named_parameters()}

@@ -17,6 +17,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would drown our one line
 
 import typer
+from typer import Option
 
 from maskpack.cli import (
     artifact,
@@ -26,11 +27,12 @@ from maskpack.cli import (
     export,
     fit,
     predict,
+    publish,
     render,
     report,
-    publish,
     sweep,
 )
+from maskpack.cli.hints import in_commands
 from maskpack.formats import MaskpackError
 
 EXIT_ERROR = 1
@@ -85,16 +87,16 @@ def _print_version(wanted: bool) -> None:
 def _root(
     _: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Of any command: data and errors, nothing else.")
+        bool, Option("--quiet", "-q", help="Of any command: data and errors, nothing else.")
     ] = False,
     verbose: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--verbose",
             "-v",
             help="Of any command: also files read and written, and warnings of libraries.",
@@ -109,13 +111,9 @@ def _root(
         raise typer.BadParameter("--quiet and --verbose exclude each other")
     if verbose:
         os.environ["HF_HUB_VERBOSITY"] = "warning"
-    render.set_loudness(
-        render.Loudness.QUIET
-        if quiet
-        else render.Loudness.VERBOSE
-        if verbose
-        else render.Loudness.USUAL
-    )
+    loudness = render.Loudness
+    usual = loudness.VERBOSE if verbose else loudness.USUAL
+    render.set_loudness(loudness.QUIET if quiet else usual)
 
 
 def main() -> None:
@@ -123,7 +121,7 @@ def main() -> None:
     try:
         app()
     except MaskpackError as problem:
-        render.error(str(problem), problem.hint)
+        render.error(str(problem), in_commands(problem.advice))
         sys.exit(EXIT_ERROR)
     except SystemExit as leaving:
         if leaving.code != _CLICK_INTERRUPTED:

@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import json as codec
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.formats import Artifact, MaskCount, TaskEntry, check_artifact, open_artifact
-from maskpack.formats.schema import BACKBONE, CONFIG
-from maskpack.models.families import FAMILIES
-
-if TYPE_CHECKING:
-    from maskpack.tasks.evaluation.evaluate import Assessment
-from dataclasses import asdict
-
+from maskpack.cli.hints import PathKind, path_kind
 from maskpack.formats import (
+    Artifact,
     ArtifactError,
+    MaskCount,
+    TaskEntry,
+    check_artifact,
     difference,
     merge_tasks,
+    open_artifact,
     overlaps,
     pack_task,
     remove_task,
     rename_task,
     unpack_task,
 )
-from maskpack.formats.thing import Thing, what_is
+from maskpack.formats.schema import BACKBONE, CONFIG
 from maskpack.formats.writer import check_free, write_bytes
+from maskpack.models.families import FAMILIES
+from maskpack.tasks.card import card_facts
+from maskpack.tasks.types import type_of
+
+if TYPE_CHECKING:
+    from maskpack.tasks.evaluation.evaluate import Assessment
 
 
 def evaluate(
-    artifact: opt.ArtifactPath,
-    task: opt.TaskName,
-    data: opt.Data = None,
-    json: opt.Json = False,
+    artifact: opt.ArtifactPath, task: opt.TaskName, data: opt.Data = None, json: opt.Json = False
 ) -> None:
     """Score a task of an artifact in torch, on its evaluation split, in all and label by label.
 
@@ -50,20 +53,14 @@ def evaluate(
     if json:
         render.data(result.to_json())
         return
-    original = result.original or {}
+    columns = {"value": result.scores, "same answer always": result.majority}
+    columns["when learned"] = result.recorded
+    if result.original:
+        columns["original model"] = result.original
     rows = [
-        (
-            name,
-            f"{value:.4f}",
-            f"{result.majority[name]:.4f}",
-            f"{result.recorded.get(name, 0):.4f}",
-            *([f"{original.get(name, 0):.4f}"] if original else []),
-        )
-        for name, value in result.scores.items()
+        (name, *(f"{each.get(name, 0):.4f}" for each in columns.values())) for name in result.scores
     ]
-    last = ("original model",) if original else ()
-    head = ("metric", "value", "same answer always", "when learned", *last)
-    render.table(f"{task}: {result.rows} evaluation rows", head, rows)
+    render.table(f"{task}: {result.rows} evaluation rows", ("metric", *columns), rows)
     if result.classes:
         render.table("", ("label", "precision", "recall", "f1", "rows", "given"), _by_class(result))
     if not result.same_data:
@@ -75,8 +72,7 @@ def _by_class(result: Assessment) -> list[tuple[str, ...]]:
         (
             one.label,
             *(f"{value:.4f}" for value in (one.precision, one.recall, one.f1)),
-            str(one.rows),
-            str(one.given),
+            *map(str, (one.rows, one.given)),
         )
         for one in result.classes
     ]
@@ -114,6 +110,12 @@ def inspect(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
 def check(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
     """Validate an artifact: digests, headers, shapes, counts. Exit 1 if anything is wrong."""
     findings = check_artifact(artifact)
+    if not findings:
+        for entry in open_artifact(artifact).manifest.tasks.values():
+            try:
+                type_of(entry)
+            except ArtifactError as error:
+                findings.append(str(error))
     if json:
         render.data(codec.dumps({"ok": not findings, "findings": findings}))
     for finding in [] if json else findings:
@@ -126,7 +128,7 @@ def check(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
 
 def tasks(
     artifact: Annotated[
-        Path | None, typer.Argument(help="List the tasks of this artifact instead.")
+        Path | None, Argument(help="List the tasks of this artifact instead.")
     ] = None,
     json: opt.Json = False,
 ) -> None:
@@ -204,16 +206,14 @@ def _padding(opened: Artifact) -> int | None:
     return int(codec.loads(opened.file(CONFIG))["pad_token_id"])
 
 
-Other = Annotated[Path, typer.Argument(help="Another artifact.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Replace what is there.")]
+Other = Annotated[Path, Argument(help="Another artifact.")]
+Replace = Annotated[bool, Option("--replace", help="Replace what is there.")]
 
 
 def pack(
     artifact: opt.ArtifactPath,
     task: opt.TaskName,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write. [TASK.patch]")
-    ] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="File to write. [TASK.patch]")] = None,
     replace: Replace = False,
     json: opt.Json = False,
 ) -> None:
@@ -236,9 +236,9 @@ def pack(
 
 
 def unpack(
-    file: Annotated[Path, typer.Argument(help="File that `compress pack` wrote.")],
-    artifact: Annotated[Path, typer.Argument(help="Artifact with the same backbone.")],
-    name: Annotated[str | None, typer.Option(help="Call the task this. [as packed]")] = None,
+    file: Annotated[Path, Argument(help="File that `compress pack` wrote.")],
+    artifact: Annotated[Path, Argument(help="Artifact with the same backbone.")],
+    name: Annotated[str | None, Option(help="Call the task this. [as packed]")] = None,
     replace: Replace = False,
     json: opt.Json = False,
 ) -> None:
@@ -246,36 +246,38 @@ def unpack(
 
     Example: compress unpack reviews.patch artifact
     """
-    thing = what_is(file)
-    if thing not in {Thing.PATCH, Thing.OTHER}:
+    kind = path_kind(file)
+    if kind not in {PathKind.PATCH, PathKind.OTHER}:
         raise ArtifactError(
-            f"`{file}` is not a packed task: {thing}", "give the file that `compress pack` wrote"
+            f"`{file}` is not a packed task: {kind}", "give the file that `compress pack` wrote"
         )
     try:
         data = file.read_bytes()
     except OSError as error:
         raise ArtifactError(f"cannot read `{file}`: {error.strerror}") from error
-    _say_tasks(unpack_task(artifact, data, name=name, replacing=replace), json=json)
+    _say_tasks(
+        unpack_task(artifact, data, name=name, replacing=replace, describe=card_facts), json=json
+    )
 
 
 def remove(artifact: opt.ArtifactPath, task: opt.TaskName, json: opt.Json = False) -> None:
     """Take a task out of an artifact. Its patch is deleted: pack it first to keep it."""
-    _say_tasks(remove_task(artifact, task), json=json)
+    _say_tasks(remove_task(artifact, task, describe=card_facts), json=json)
 
 
 def rename(
     artifact: opt.ArtifactPath,
     task: opt.TaskName,
-    name: Annotated[str, typer.Option(help="What to call it from now on.")],
+    name: Annotated[str, Option(help="What to call it from now on.")],
     json: opt.Json = False,
 ) -> None:
     """Call a task something else."""
-    _say_tasks(rename_task(artifact, task, name), json=json)
+    _say_tasks(rename_task(artifact, task, name, describe=card_facts), json=json)
 
 
 def merge(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> None:
     """Add all tasks of another artifact with the same backbone: all, or none of them."""
-    _say_tasks(merge_tasks(artifact, open_artifact(other)), json=json)
+    _say_tasks(merge_tasks(artifact, open_artifact(other), describe=card_facts), json=json)
 
 
 def diff(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> None:
@@ -320,9 +322,7 @@ def overlap(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
     rows = [
         (
             f"{pair.first}, {pair.second}",
-            f"{pair.first_zeros:,}",
-            f"{pair.second_zeros:,}",
-            f"{pair.both:,}",
+            *(f"{zeros:,}" for zeros in (pair.first_zeros, pair.second_zeros, pair.both)),
             f"{pair.by_chance:,.0f}",
             f"{pair.jaccard:.3f}",
         )

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.fit import show_result
-from maskpack.cli.options import ConfigFile, SaveConfig, remembered
 from maskpack.compressor.config import BackboneConfig, BaselineConfig
-from maskpack.compressor.options import save_options
 from maskpack.formats.schema import BACKBONE
 
 
@@ -21,12 +20,11 @@ def baseline(
     ctx: typer.Context,
     model: opt.Model,
     method: Annotated[
-        str,
-        typer.Option(help="full, head, head-pooler, bitfit or lora: what is trained."),
+        str, Option(help="full, head, head-pooler, bitfit or lora: what is trained.")
     ],
     task: opt.OwnTaskName = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the trained model. [not kept]")
+        Path | None, Option("--out", "-o", help="Folder for the trained model. [not kept]")
     ] = None,
     data: opt.Data = None,
     eval_data: opt.EvalData = None,
@@ -43,12 +41,12 @@ def baseline(
     max_length: opt.MaxLength = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate beside the head. [full: 0.0001, others: 0.001]"),
+        Option(help="Peak learning rate beside the head. [full: 0.0001, others: 0.001]"),
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the factors of lora. [8]")] = None,
+    rank: Annotated[int | None, Option(help="Rank of the factors of lora. [8]")] = None,
     bits: Annotated[
         int | None,
-        typer.Option(help="Start from the linears quantised to so many bits. [the float model]"),
+        Option(help="Start from the linears quantised to so many bits. [the float model]"),
     ] = None,
     group: opt.Group = None,
     quantizer: opt.Quantizer = None,
@@ -65,35 +63,22 @@ def baseline(
     seed: opt.Seed = None,
     train_rows: opt.TrainRows = None,
     precision: opt.Precision = None,
-    config: ConfigFile = None,
-    save_config: SaveConfig = None,
+    config: opt.ConfigFile = None,
+    save_config: opt.SaveConfig = None,
     revision: opt.Revision = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Train what a mask is compared with: every weight, the head alone, BitFit or LoRA.
 
-    Example: compress baseline demo --task reviews --method full -o twin
+    Example: compress baseline demo --task reviews --method full -o dense
     """
-    chosen = opt.resolve(BaselineConfig, config, opt.given_options(ctx, BaselineConfig))
-    if save_config is not None:
-        save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
+    chosen = opt.config_of(ctx, BaselineConfig, config, save_config)
     from maskpack.compressor import BaselineRequest, run_baseline  # noqa: PLC0415 - imports torch
 
     request = BaselineRequest(
         model=model,
-        task=opt.find_named_task(
-            task,
-            text_field,
-            pair_field,
-            label_field,
-            regression,
-            metric,
-            multi_label=multi_label,
-            separator=label_separator,
-            data=data,
-            quiet=quiet,
-        ),
+        task=opt.find_named_task(ctx, data),
         config=chosen,
         out=out,
         data=data,
@@ -108,7 +93,7 @@ def baseline(
 def quantize(
     ctx: typer.Context,
     model: opt.Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Artifact to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="Artifact to write.")],
     bits: opt.Bits = None,
     bits_override: opt.BitsOverride = None,
     group: opt.Group = None,
@@ -116,8 +101,8 @@ def quantize(
     calibration: opt.Calibration = None,
     refine: opt.Refine = None,
     embedding_bits: opt.EmbeddingBits = None,
-    config: ConfigFile = None,
-    save_config: SaveConfig = None,
+    config: opt.ConfigFile = None,
+    save_config: opt.SaveConfig = None,
     revision: opt.Revision = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -129,9 +114,7 @@ def quantize(
 
     Example: compress quantize demo --bits 2 -o artifact
     """
-    chosen = opt.resolve(BackboneConfig, config, opt.given_options(ctx, BackboneConfig))
-    if save_config is not None:
-        save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
+    chosen = opt.config_of(ctx, BackboneConfig, config, save_config)
     from maskpack.compressor.quantization.backbone import make_backbone  # noqa: PLC0415 - imports torch
 
     with render.progress("backbone", quiet=quiet) as on_progress:

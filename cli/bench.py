@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
@@ -19,33 +19,33 @@ _SUSPICIOUS = 0.3  # relative error from which graphs are hardly of one model
 
 
 def bench(
-    folder: Annotated[Path, typer.Argument(help="Folder that `compress export --onnx` wrote.")],
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Which, of several.")] = None,
+    folder: Annotated[Path, Argument(help="Folder that `compress export --onnx` wrote.")],
+    task: Annotated[str | None, Option("--task", "-t", help="Which, of several.")] = None,
     beside: Annotated[
         list[Path] | None,
-        typer.Option(help="Another exported folder of the same task to measure; repeatable."),
+        Option(help="Another exported folder of the same task to measure; repeatable."),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Dense model to compare with: fine-tuned folder, hub id, or float32 .onnx file. "
             "[the graph itself with float weights]"
         ),
     ] = None,
     artifact: Annotated[
         Path | None,
-        typer.Option("--artifact", "-a", help="Compare with this artifact's task in float32."),
+        Option("--artifact", "-a", help="Compare with this artifact's task in float32."),
     ] = None,
     texts: Annotated[
         Path | None,
-        typer.Option(help="Texts to measure errors on, one a line, a tab in a pair. [random]"),
+        Option(help="Texts to measure errors on, one a line, a tab in a pair. [random]"),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Texts a run, with commas.")] = "1,8",
-    length: Annotated[str, typer.Option(help="Tokens a text, with commas.")] = "16,128",
-    threads: Annotated[str, typer.Option(help="Threads of an operator, with commas.")] = "1,2",
-    runs: Annotated[int, typer.Option(help="Runs of each graph on each shape, at most.")] = 21,
+    batch: Annotated[str, Option(help="Texts a run, with commas.")] = "1,8",
+    length: Annotated[str, Option(help="Tokens a text, with commas.")] = "16,128",
+    threads: Annotated[str, Option(help="Threads of an operator, with commas.")] = "1,2",
+    runs: Annotated[int, Option(help="Runs of each graph on each shape, at most.")] = 21,
     seconds: Annotated[
-        float, typer.Option(help="After which no run on a shape begins; three are made.")
+        float, Option(help="After which no run on a shape begins; three are made.")
     ] = 20.0,
     json: opt.Json = False,
     quiet: opt.Quiet = False,

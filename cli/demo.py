@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 
 TASKS = ("tickets", "reviews")
 MODEL = "demo"
-EPOCHS = 15
-BATCH_SIZE = 16
-MAX_LENGTH = 64
+BUDGET: dict[str, Any] = {"epochs": 15, "batch_size": 16, "max_length": 64}
 BITS = 4
 LATENCY_LENGTH = 128
 LATENCY_RUNS = 21
@@ -36,7 +35,7 @@ LATENCY_RUNS = 21
 
 @dataclass(frozen=True)
 class Row:
-    """One task's figures: its dense twin, its mask (in bytes also as packed), its graph."""
+    """One task's figures: its dense teacher, its mask (in bytes also as packed), its graph."""
 
     task: str
     dense: RunResult
@@ -49,9 +48,9 @@ class Row:
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Keep artifact and graphs in this folder.")
+        Path | None, Option("--out", "-o", help="Keep artifact and graphs in this folder.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all runs.")] = 0,
+    seed: Annotated[int, Option(help="Of all runs.")] = 0,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -78,7 +77,7 @@ def demo(
 
 
 def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
-    """Dense twin, mask, graph and timing of one task."""
+    """Dense teacher, mask, graph and timing of one task."""
     from maskpack.exporters.bench.reference import compare_latency  # noqa: PLC0415 - imports torch
 
     dense, masked = _learn(name, work, seed=seed, quiet=quiet)
@@ -93,7 +92,7 @@ def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
 
 
 def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult, RunResult]:
-    """The dense twin, and the mask that it teaches, on the same data and budget."""
+    """The dense teacher, and the mask that learns from it, on the same data and budget."""
     from maskpack.compressor import (  # noqa: PLC0415 - imports torch
         BaselineConfig,
         BaselineRequest,
@@ -105,15 +104,10 @@ def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult,
     from maskpack.tasks import find_task  # noqa: PLC0415 - imports torch
 
     task = find_task(name)
-    budget: dict[str, Any] = {
-        "epochs": EPOCHS,
-        "batch_size": BATCH_SIZE,
-        "max_length": MAX_LENGTH,
-        "seed": seed,
-    }
+    budget = {**BUDGET, "seed": seed}
     place = work / f"{name}-dense"
     teacher = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=place)
-    with render.progress(f"{name}, dense twin", quiet=quiet) as on_progress:
+    with render.progress(f"{name}, dense teacher", quiet=quiet) as on_progress:
         dense = run_baseline(teacher, on_progress=on_progress)
     config = FitConfig(bits=BITS, teacher=str(place), **budget)
     mask = FitRequest(MODEL, task, work / "artifact", config)
@@ -153,15 +147,14 @@ def _as_json(rows: list[Row]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    masked = row.masked
-    graph = row.report.accuracy.graph if row.report.accuracy else float("nan")
-    majority = masked.majority[masked.metric]
+    dense, masked, accuracy = row.dense, row.masked, row.report.accuracy
+    sizes = (dense.patch_bytes, masked.patch_bytes, row.packed)
+    graph = accuracy.graph if accuracy else float("nan")
+    scores = (masked.majority[masked.metric], dense.score, masked.score, graph)
     return (
         row.task,
-        render.size(row.dense.patch_bytes),
-        render.size(masked.patch_bytes),
-        render.size(row.packed),
-        *(f"{value:.3f}" for value in (majority, row.dense.score, masked.score, graph)),
+        *(render.size(each) for each in sizes),
+        *(f"{each:.3f}" for each in scores),
         f"{row.dense_ms:.1f}",
         f"{row.graph_ms:.1f}",
         f"{row.dense_ms / row.graph_ms:.1f}x",
@@ -169,20 +162,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _show(rows: list[Row], backbone: int) -> None:
-    """One table: what the dense models cost, and what the artifact costs."""
-    head = (
-        "task",
-        "dense fp32",
-        "patch",
-        "packed",
-        "majority",
-        "dense",
-        "mask",
-        "mask in ORT",
-        "dense ms",
-        "int8 ms",
-        "faster",
-    )
+    sizes, scores = ("dense fp32", "patch", "packed"), ("majority", "dense", "mask", "mask in ORT")
+    head = ("task", *sizes, *scores, "dense ms", "int8 ms", "faster")
     title = f"dense fp32 against one {BITS}-bit artifact: bytes, accuracy, ms for 1 x 128 tokens"
     render.table(title, head, [_cells(row) for row in rows])
     dense = sum(row.dense.patch_bytes for row in rows)

@@ -3,66 +3,60 @@
 from __future__ import annotations
 
 import json as codec
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.options import data_by_task
-from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
+from maskpack.exporters.arithmetic import ARITHMETICS
+from maskpack.exporters.arithmetic.base import Tolerance
+from maskpack.exporters.layouts import LAYOUTS
+from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
 from maskpack.formats import ConfigError, open_artifact
 
 if TYPE_CHECKING:
     from maskpack.exporters.report import Report
 
 ComputeName = Annotated[
-    Compute,
-    typer.Option(
+    str,
+    Option(
+        **opt.one_of(ARITHMETICS),
         help="int8: integer arithmetic, fastest; fp32: exact; nbits: blocks of 4 bits: the "
-        "smallest file, nearer to exact than int8, slower."
+        "smallest file, nearer to exact than int8, slower.",
     ),
 ]
 Atol = Annotated[
-    float | None,
-    typer.Option(help="Largest difference of a logit. [0.0001 for fp32, none for int8]"),
+    float | None, Option(help="Largest difference of a logit. [0.0001 for fp32, none for int8]")
 ]
 Rtol = Annotated[
     float | None,
-    typer.Option(
-        help="Largest error of the logits over their size. [0.25 for int8, none for fp32]"
-    ),
+    Option(help="Largest error of the logits over their size. [0.25 for int8, none for fp32]"),
 ]
 MaxDrop = Annotated[
     float | None,
-    typer.Option(help="Largest loss of the metric, in points. [0.5, for int8 at least 2 rows]"),
+    Option(help="Largest loss of the metric, in points. [0.5, for int8 at least 2 rows]"),
 ]
 Reference = Annotated[
-    str | None,
-    typer.Option(help="Fine-tuned model to compare with as well: folder or hub id."),
+    str | None, Option(help="Fine-tuned model to compare with as well: folder or hub id.")
 ]
 TaskData = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         help="Evaluation file, or a folder with a dev file; TASK=PATH where there are several tasks; "
         "repeatable."
     ),
 ]
-DevData = Annotated[Path | None, typer.Option(help="Evaluation file, or a folder with a dev file.")]
+DevData = Annotated[Path | None, Option(help="Evaluation file, or a folder with a dev file.")]
 
 
 _OF_GRAPHS = (
-    "layout",
-    "packed",
-    "compute",
-    "data",
-    "reference",
-    "atol",
-    "rtol",
-    "max_drop",
-    "verify",
+    *("layout", "packed", "compute", "data", "reference"),
+    *("atol", "rtol", "max_drop", "verify"),
 )
 
 
@@ -71,24 +65,25 @@ def export(
     artifact: opt.ArtifactPath,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", "-t", help="Task; repeatable but for --layout folded. [all]"),
+        Option("--task", "-t", help="Task; repeatable but for --layout folded. [all]"),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX graph.")] = False,
+    out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
+    onnx: Annotated[bool, Option("--onnx", help="Write an ONNX graph.")] = False,
     hf: Annotated[
-        bool, typer.Option("--hf", help="Write a plain transformers model, in float32.")
+        bool, Option("--hf", help="Write a plain transformers model, in float32.")
     ] = False,
     layout: Annotated[
-        Layout,
-        typer.Option(
+        str,
+        Option(
+            **opt.one_of(LAYOUTS),
             help="folded: a graph that stands alone; shared: tasks over one weight file; "
-            "swap: one graph for all tasks, an adapter each."
+            "swap: one graph for all tasks, an adapter each.",
         ),
     ] = Layout.FOLDED,
     packed: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--packed/--unpacked",
             help="Keep 4, 2 and 1 bits so narrow in the weight file; unpacked wants less memory.",
         ),
@@ -100,7 +95,7 @@ def export(
     rtol: Rtol = None,
     max_drop: MaxDrop = None,
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare with the masked torch model.")
+        bool, Option("--verify/--no-verify", help="Compare with the masked torch model.")
     ] = True,
     json: opt.Json = False,
 ) -> None:
@@ -120,7 +115,7 @@ def export(
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
     _refuse_idle(ctx, layout=None if hf else layout)
     tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
-    if onnx and layout is not Layout.FOLDED:
+    if onnx and layout != Layout.FOLDED:
         if reference is not None:
             raise ConfigError("`--reference` is for `--layout folded`")
         names = tuple(task or ())
@@ -161,21 +156,22 @@ def export(
         raise typer.Exit(1)
 
 
-def _refuse_idle(ctx: typer.Context, *, layout: Layout | None) -> None:
+def _refuse_idle(ctx: typer.Context, *, layout: str | None) -> None:
     """An option that would change nothing is a misunderstanding; say so before any work.
 
     Args:
         ctx: of the call.
         layout: of the graphs; None for a plain model.
     """
-    names: Sequence[str] = ()
+    if layout not in {None, Layout.FOLDED}:
+        return
+    names: Iterable[str] = ("packed",)
+    place = "for `--layout shared` and `swap`"
     if layout is None:
         names, place = (
             _OF_GRAPHS,
             "for `--onnx`; a plain model holds the masked weights as they are",
         )
-    elif layout is Layout.FOLDED:
-        names, place = ("packed",), "for `--layout shared` and `swap`"
     for name in names:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
@@ -183,7 +179,6 @@ def _refuse_idle(ctx: typer.Context, *, layout: Layout | None) -> None:
 
 
 def _export_shared(request: SharedRequest, *, json: bool) -> None:
-    """Several tasks over one file of weights."""
     from maskpack.exporters.export import export_shared, failed_folder  # noqa: PLC0415 - torch
 
     reports = export_shared(request)
@@ -204,13 +199,8 @@ def _export_hf(artifact: Path, task: str, out: Path, *, json: bool) -> None:
 
     found = write_hf(open_artifact(artifact), task, out)
     if json:
-        tree = {
-            "out": str(out),
-            "bytes": found.bytes,
-            "parameters": found.parameters,
-            "zeros": found.zeros,
-        }
-        render.data(codec.dumps(tree))
+        figures = {name: getattr(found, name) for name in ("bytes", "parameters", "zeros")}
+        render.data(codec.dumps({"out": str(out), **figures}))
     else:
         render.data(
             f"{out}: {render.size(found.bytes)}, {found.zeros:,} of {found.parameters:,} "
@@ -219,8 +209,8 @@ def _export_hf(artifact: Path, task: str, out: Path, *, json: bool) -> None:
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder that `compress export` wrote.")],
-    artifact: Annotated[Path, typer.Option("--artifact", "-a", help="Where it came from.")],
+    folder: Annotated[Path, Argument(help="Folder that `compress export` wrote.")],
+    artifact: Annotated[Path, Option("--artifact", "-a", help="Where it came from.")],
     task: opt.TaskName,
     data: DevData = None,
     reference: Reference = None,
@@ -292,13 +282,11 @@ def _show_accuracy(report: Report) -> None:
                 "give evaluation data with `--data`"
             )
         return
+    reference = accuracy.reference
     rows = [
         ("this graph in ONNX Runtime", f"{accuracy.graph:.4f}"),
         ("masked model in torch", f"{accuracy.torch:.4f}"),
-    ]
-    if accuracy.reference is not None:
-        rows.append(("reference", f"{accuracy.reference:.4f}"))
-    rows += [
+        *([] if reference is None else [("reference", f"{reference:.4f}")]),
         ("points lost", f"{accuracy.drop:.2f}"),
         ("same answer", f"{accuracy.agreement:.2%}"),
         ("max difference", f"{accuracy.max_diff:.2e}"),

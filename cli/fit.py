@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as codec
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,23 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.cli.logs import LogDir, LogFile, check_tensorboard, logged
-from maskpack.cli.options import ConfigFile, SaveConfig, remembered
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.options import save_options
 
 if TYPE_CHECKING:
     from maskpack.compressor.estimate import Estimate
     from maskpack.compressor.fit import PreparedRun
-    from maskpack.compressor.types import FitRequest
-import shlex
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from maskpack.compressor.types import RunResult
+    from maskpack.compressor.types import FitRequest, RunResult
 
 
 def fit(
@@ -35,7 +29,7 @@ def fit(
     task: opt.OwnTaskName = None,
     out: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--out",
             "-o",
             help="Artifact to write, or to add the task to. [artifact]",
@@ -52,7 +46,7 @@ def fit(
     label_separator: opt.LabelSeparator = None,
     metric: opt.Metric = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the task in the artifact. [the task's own]")
+        str | None, Option(help="Name of the task in the artifact. [the task's own]")
     ] = None,
     bits: opt.Bits = None,
     bits_override: opt.BitsOverride = None,
@@ -66,95 +60,94 @@ def fit(
     batch_size: opt.BatchSize = None,
     max_length: opt.MaxLength = None,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate of the scores. [the estimator's]")
+        float | None, Option(help="Peak learning rate of the scores. [the estimator's]")
     ] = None,
     head_lr: opt.HeadLr = None,
     warmup: opt.Warmup = None,
     estimator: Annotated[
-        str | None, typer.Option(help="threshold, topk, bernoulli or fixed. [threshold]")
+        str | None, Option(help="threshold, topk, bernoulli or fixed. [threshold]")
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(
-            help="First scores: constant, magnitude, soft-magnitude, snip, random. [auto]"
-        ),
+        Option(help="First scores: constant, magnitude, soft-magnitude, snip, random. [auto]"),
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(
-            help="Distance to a flip, in deviations of noise; smaller: more flips. [1.6; 1 bit: 0.8]"
+        Option(
+            help="Flip threshold in standard deviations of the score noise; lower flips more weights. "
+            "[1.6; 1 bit: 0.8]"
         ),
     ] = None,
     boundary: Annotated[
         float | None,
-        typer.Option(help="Least share of that distance in early steps; 1: all of it. [0.4]"),
+        Option(help="Smallest share of that threshold in early steps; 1: all of it. [0.4]"),
     ] = None,
     floor: Annotated[
-        float | None,
-        typer.Option(help="How much the size of a gradient counts; 0: not at all. [1]"),
+        float | None, Option(help="How much the size of a gradient counts; 0: not at all. [1]")
     ] = None,
     sparsity: Annotated[
-        float | None, typer.Option(help="Share of zeros to end with. [the margin decides]")
+        float | None, Option(help="Share of zeros to end with. [the margin decides]")
     ] = None,
     target_bpp: Annotated[
-        float | None, typer.Option(help="Entropy of the mask to stay within, in bits per weight.")
+        float | None, Option(help="Entropy of the mask to stay within, in bits per weight.")
     ] = None,
     target_bytes: Annotated[
-        int | None, typer.Option(help="Coded bytes of the whole patch to stay within.")
+        int | None, Option(help="Coded bytes of the whole patch to stay within.")
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Encoder layers to mask, such as 2-5 or 0,3. [all]")
+        str | None, Option(help="Encoder layers to mask, such as 2-5 or 0,3. [all]")
     ] = None,
     modules: Annotated[
-        str | None, typer.Option(help="Parts of linear names to mask: query,value. [all]")
+        str | None, Option(help="Parts of linear names to mask: query,value. [all]")
     ] = None,
     train_bias: Annotated[
-        bool | None, typer.Option(help="Train biases too; they join the patch. [no]")
+        bool | None, Option(help="Train biases too; they join the patch. [no]")
     ] = None,
-    train_norm: Annotated[
-        bool | None, typer.Option(help="Train LayerNorm parameters too. [no]")
-    ] = None,
+    train_norm: Annotated[bool | None, Option(help="Train LayerNorm parameters too. [no]")] = None,
     train_scales: Annotated[
-        bool | None, typer.Option(help="Train a factor for each row of weights too. [no]")
+        bool | None, Option(help="Train a factor for each row of weights too. [no]")
     ] = None,
     dense_lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate of those three. [0.0003]")
+        float | None, Option(help="Peak learning rate of those three. [0.0003]")
     ] = None,
     teacher: opt.Teacher = None,
     teacher_share: opt.TeacherShare = None,
     temperature: opt.Temperature = None,
     teacher_states: opt.TeacherStates = None,
     ema: Annotated[
-        float | None, typer.Option(help="Cut the mask from averaged scores; decay a step. [0: no]")
+        float | None,
+        Option(help="Decay a step of an average of the scores; the mask is cut from it. [0: none]"),
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Stop after so many epochs without a better score on held-out rows."),
+        Option(help="Stop after so many epochs without a better score on held-out rows."),
     ] = None,
     dropout: opt.Dropout = None,
     seed: opt.Seed = None,
     train_rows: opt.TrainRows = None,
     precision: opt.Precision = None,
     checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints; 0: none. [200]")
+        int | None, Option(help="Steps between checkpoints; 0: none. [200]")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Learn a task again that is already there.")
+        bool, Option("--replace", help="Learn a task again that is already there.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of a stopped run.")
+        bool, Option("--resume", help="Go on from the checkpoint of a stopped run.")
     ] = False,
-    config: ConfigFile = None,
-    save_config: SaveConfig = None,
+    config: opt.ConfigFile = None,
+    save_config: opt.SaveConfig = None,
     revision: opt.Revision = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Load everything, try a few steps, say what would be done, stop."
+        Option(
+            "--dry-run", help="Load everything, measure a few steps, estimate the run, and stop."
         ),
     ] = False,
-    log_dir: LogDir = None,
-    log: LogFile = None,
+    log_dir: Annotated[
+        Path | None, Option(help="Write events for TensorBoard into this folder.")
+    ] = None,
+    log: Annotated[Path | None, Option(help="Append a line of JSON a step to this file.")] = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -176,26 +169,13 @@ def fit(
     Own data: compress fit demo --data tickets.csv --text-field body --label-field queue
     """
     began = time.perf_counter(), time.process_time()
-    check_tensorboard(log_dir)
-    chosen = opt.resolve(FitConfig, config, opt.given_options(ctx, FitConfig))
-    if save_config is not None:
-        save_options(save_config, chosen, remembered(ctx, set(chosen.__dict__)))
+    render.check_tensorboard(log_dir)
+    chosen = opt.config_of(ctx, FitConfig, config, save_config)
     from maskpack.compressor import FitRequest, fit_task  # noqa: PLC0415 - imports torch
 
     request = FitRequest(
         model=model,
-        task=opt.find_named_task(
-            task,
-            text_field,
-            pair_field,
-            label_field,
-            regression,
-            metric,
-            multi_label=multi_label,
-            separator=label_separator,
-            data=data,
-            quiet=quiet,
-        ),
+        task=opt.find_named_task(ctx, data),
         out=out,
         config=chosen,
         data=data,
@@ -211,7 +191,7 @@ def fit(
         return
     with (
         render.progress(request.stored_name, quiet=quiet) as shown,
-        logged(shown, request.stored_name, log_dir, log) as on_progress,
+        render.logged(shown, request.stored_name, log_dir, log) as on_progress,
     ):
         result = fit_task(request, on_progress=on_progress)
     show_result(result, json=json)
@@ -254,20 +234,16 @@ def _plan(run: PreparedRun) -> Mapping[str, Any]:
         "evaluation rows": len(run.data.dev),
         "labels": ", ".join(run.data.labels) or "a number",
         "steps": run.plan.steps,
-        "arithmetic": "bf16" if run.plan.bf16 else "fp32",
+        "arithmetic": "bf16" if run.placement.bf16 else "fp32",
         "out": str(run.request.out),
     }
 
 
 def _words(estimate: Estimate) -> Mapping[str, str]:
-    """The estimate and its basis."""
+    teacher = f"{duration(estimate.teacher_seconds)} teacher"
     parts = [
         f"{duration(estimate.load_seconds)} until the first step",
-        *(
-            [f"{duration(estimate.teacher_seconds)} teacher"]
-            if estimate.teacher_seconds > 1
-            else []
-        ),
+        *([teacher] if estimate.teacher_seconds > 1 else []),
         f"{estimate.steps:,} steps of {1000 * estimate.step_seconds:.0f} ms",
         f"{estimate.looks} scorings of {estimate.look_seconds:.1f} s",
     ]
@@ -313,13 +289,11 @@ def show_result(result: RunResult, *, json: bool) -> None:
     if result.extra_bytes:
         rows.insert(1, ("biases, norms, scales", render.size(result.extra_bytes)))
     if count.weights:
+        entropy = f"{render.size(count.entropy_bytes)} ({count.entropy_bpp:.3f} bits a weight)"
         rows = [
             ("zeros", f"{count.zeros:,} of {count.weights:,} ({count.sparsity:.2%})"),
             ("mask, packed", render.size(result.mask_bytes)),
-            (
-                "mask, entropy",
-                f"{render.size(count.entropy_bytes)} ({count.entropy_bpp:.3f} bits a weight)",
-            ),
+            ("mask, entropy", entropy),
             *rows,
         ]
     render.table("", ("part", "size"), [*rows, ("backbone", render.size(result.backbone_bytes))])
@@ -331,25 +305,13 @@ def show_result(result: RunResult, *, json: bool) -> None:
 
 def _show_scores(result: RunResult) -> None:
     """Every metric beside its floor and, where there was one, the model that it started from."""
-    original = result.original
-    scores = [
-        (
-            name,
-            f"{value:.4f}",
-            f"{result.majority[name]:.4f}",
-            *([] if original is None else [f"{original[name]:.4f}"]),
-        )
-        for name, value in result.scores.items()
-    ]
+    columns = {"value": result.scores, "same answer always": result.majority}
+    if result.original is not None:
+        columns["original model"] = result.original
     render.table(
         f"{result.task}: {result.method}, {result.steps} steps in {result.seconds:.0f} s",
-        (
-            "metric",
-            "value",
-            "same answer always",
-            *([] if original is None else ["original model"]),
-        ),
-        scores,
+        ("metric", *columns),
+        [(name, *(f"{each[name]:.4f}" for each in columns.values())) for name in result.scores],
     )
 
 

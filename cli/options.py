@@ -11,34 +11,45 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
+from difflib import get_close_matches
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer import Argument, Option
 
 from maskpack.cli import render
-from maskpack.compressor.options import RUN, Options, load_options
-from maskpack.formats import ConfigError
+from maskpack.compressor.options import RUN, Options, load_options, save_options
+from maskpack.formats import ConfigError, DataError
 
 if TYPE_CHECKING:
     from maskpack.tasks.task import Kind, Task
-from difflib import get_close_matches
-from enum import Enum
-
-from maskpack.formats import DataError
 
 Config = TypeVar("Config", bound=Options)
 
+
+def one_of(table: Mapping[str, object]) -> dict[str, Any]:
+    """What makes an option take a name of a registry: its check, its place in the help, its completion."""
+
+    def check(value: str) -> str:
+        if value not in table:
+            raise typer.BadParameter(f"'{value}' is not one of {', '.join(map(repr, table))}.")
+        return value
+
+    return {"parser": check, "metavar": f"[{'|'.join(table)}]", "autocompletion": lambda: [*table]}
+
+
 Model = Annotated[
-    str, typer.Argument(help="Folder, hub id, or the alias `demo` of the pretrained model.")
+    str, Argument(help="Folder, hub id, or the alias `demo` of the pretrained model.")
 ]
-ArtifactPath = Annotated[Path, typer.Argument(help="Folder that `compress fit -o` wrote.")]
+ArtifactPath = Annotated[Path, Argument(help="Folder that `compress fit -o` wrote.")]
 TaskName = Annotated[
-    str, typer.Option("--task", "-t", help="Task, such as sst2. `compress tasks` lists them.")
+    str, Option("--task", "-t", help="Task, such as sst2. `compress tasks` lists them.")
 ]
 OwnTaskName = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--task",
         "-t",
         help="Task, such as sst2 (`compress tasks` lists them), or a name for your own data. "
@@ -47,102 +58,89 @@ OwnTaskName = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         help="CSV, TSV, JSON, JSONL or Parquet file (or .gz), folder with train and dev files, "
         "or hub:NAME[:CONFIG]."
     ),
 ]
 EvalData = Annotated[
     Path | None,
-    typer.Option(
-        help="Evaluation file; without one, a tenth of a single file is held out, by label."
-    ),
+    Option(help="Evaluation file; without one, a tenth of a single file is held out, by label."),
 ]
 TextField = Annotated[
     str | None,
-    typer.Option(help="Column of the text, for data of your own. [a plain name, such as text]"),
+    Option(help="Column of the text, for data of your own. [a plain name, such as text]"),
 ]
-PairField = Annotated[str | None, typer.Option(help="Column of a second text, for pairs.")]
+PairField = Annotated[str | None, Option(help="Column of a second text, for pairs.")]
 LabelField = Annotated[
-    str | None, typer.Option(help="Column of the label, for data of your own. [label]")
+    str | None, Option(help="Column of the label, for data of your own. [label]")
 ]
 Regression = Annotated[
-    bool, typer.Option("--regression", help="The label is a number, for data of your own.")
+    bool, Option("--regression", help="The label is a number, for data of your own.")
 ]
 MultiLabel = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--multi-label", help="A row may have several labels, or none: a list in JSON or Parquet."
     ),
 ]
 LabelSeparator = Annotated[
-    str | None,
-    typer.Option(help="What stands between the labels of a cell; implies --multi-label."),
+    str | None, Option(help="What stands between the labels of a cell; implies --multi-label.")
 ]
 Metric = Annotated[
     str | None,
-    typer.Option(
-        help="Main metric: accuracy, f1, macro_f1, micro_f1, matthews, pearson, spearman."
-    ),
+    Option(help="Main metric: accuracy, f1, macro_f1, micro_f1, matthews, pearson, spearman."),
 ]
 Epochs = Annotated[
-    float | None, typer.Option(help="Passes over the training rows. [3, but at least 400 steps]")
+    float | None, Option(help="Passes over the training rows. [3, but at least 400 steps]")
 ]
-Steps = Annotated[int | None, typer.Option(help="Optimiser steps; overrides --epochs.")]
-BatchSize = Annotated[int | None, typer.Option(help="Rows a step. [32]")]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens a text is cut to. [128]")]
-HeadLr = Annotated[float | None, typer.Option(help="Peak learning rate of the head. [0.001]")]
-Warmup = Annotated[float | None, typer.Option(help="Share of steps with a rising rate. [0.1]")]
-Seed = Annotated[int | None, typer.Option(help="Of head, data order and dropout. [0]")]
+Steps = Annotated[int | None, Option(help="Optimiser steps; overrides --epochs.")]
+BatchSize = Annotated[int | None, Option(help="Rows a step. [32]")]
+MaxLength = Annotated[int | None, Option(help="Tokens a text is cut to. [128]")]
+HeadLr = Annotated[float | None, Option(help="Peak learning rate of the head. [0.001]")]
+Warmup = Annotated[float | None, Option(help="Share of steps with a rising rate. [0.1]")]
+Seed = Annotated[int | None, Option(help="Of head, data order and dropout. [0]")]
 TrainRows = Annotated[
-    int | None, typer.Option(help="Use so many training rows, the same for every seed.")
+    int | None, Option(help="Use so many training rows, the same for every seed.")
 ]
 Precision = Annotated[
-    str | None,
-    typer.Option(help="Arithmetic of a training step: auto, bf16 or fp32. [auto]"),
+    str | None, Option(help="Arithmetic of a training step: auto, bf16 or fp32. [auto]")
 ]
 Bits = Annotated[
-    int | None,
-    typer.Option(help="Bits of a backbone weight: 8, 4, 2 or 1. [8, or the artifact's]"),
+    int | None, Option(help="Bits of a backbone weight: 8, 4, 2 or 1. [8, or the artifact's]")
 ]
 BitsOverride = Annotated[
     list[str] | None,
-    typer.Option(help="PATTERN=BITS for some linears, such as *.layer.0.*=4; repeatable."),
+    Option(help="PATTERN=BITS for some linears, such as *.layer.0.*=4; repeatable."),
 ]
 Refine = Annotated[
-    int | None,
-    typer.Option(help="Steps in which 2- and 1-bit codes copy the float model on text. [600]"),
+    int | None, Option(help="Steps in which 2- and 1-bit codes copy the float model on text. [600]")
 ]
 Group = Annotated[
-    int | None, typer.Option(help="Weights that share a scale; 0: a row at 8 bits, else 64. [0]")
+    int | None, Option(help="Weights that share a scale; 0: a row at 8 bits, else 64. [0]")
 ]
 Quantizer = Annotated[
-    str | None,
-    typer.Option(help="auto, minmax, minmax-tensor, mse or gptq. [auto: by bits]"),
+    str | None, Option(help="auto, minmax, minmax-tensor, mse or gptq. [auto: by bits]")
 ]
 Calibration = Annotated[
-    str | None,
-    typer.Option(help="Text for gptq, a sentence a line, of no task. [shipped samples]"),
+    str | None, Option(help="Text for gptq, a sentence a line, of no task. [shipped samples]")
 ]
-EmbeddingBits = Annotated[
-    int | None, typer.Option(help="Bits of an embedding's weight: 8 or 4. [8]")
-]
-Dropout = Annotated[float | None, typer.Option(help="Probability of dropout. [the model's own]")]
+EmbeddingBits = Annotated[int | None, Option(help="Bits of an embedding's weight: 8 or 4. [8]")]
+Dropout = Annotated[float | None, Option(help="Probability of dropout. [the model's own]")]
 Teacher = Annotated[
-    str | None,
-    typer.Option(help="Fine-tuned model to learn from: a folder; twin trains one first."),
+    str | None, Option(help="Fine-tuned model to learn from: a folder; twin trains one first.")
 ]
 TeacherShare = Annotated[
-    float | None, typer.Option(help="Weight of the teacher against the labels. [0.5]")
+    float | None, Option(help="Weight of the teacher against the labels. [0.5]")
 ]
-Temperature = Annotated[float | None, typer.Option(help="Softening of the teacher's opinion. [2]")]
+Temperature = Annotated[float | None, Option(help="Softening of the teacher's opinion. [2]")]
 TeacherStates = Annotated[
     float | None,
-    typer.Option(help="Weight of its hidden states; 0: only its logits. [3, if shapes agree]"),
+    Option(help="Weight of its hidden states; 0: only its logits. [3, if shapes agree]"),
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+Revision = Annotated[str | None, Option(help="Branch, tag or commit of a model on the Hub.")]
+Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress on stderr.")]
 
 
 def resolve(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> Config:
@@ -159,6 +157,23 @@ def resolve(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> 
     from_file.pop(RUN, None)  # `recall` has read it
     chosen = {name: value for name, value in given.items() if value is not None}
     return kind.from_dict({**from_file, **chosen})
+
+
+def config_of(
+    ctx: typer.Context, kind: type[Config], file: Path | None, kept: Path | None
+) -> Config:
+    """The config of a call.
+
+    Args:
+        ctx: of the call.
+        kind: the config class.
+        file: YAML of options, or None.
+        kept: where to write the whole run as YAML, or None.
+    """
+    config = resolve(kind, file, given_options(ctx, kind))
+    if kept is not None:
+        save_options(kept, config, remembered(ctx, set(config.__dict__)))
+    return config
 
 
 def given_options(ctx: typer.Context, kind: type[Options]) -> dict[str, Any]:
@@ -187,41 +202,23 @@ def overrides(given: Sequence[str] | None) -> dict[str, int] | None:
     return found
 
 
-def find_named_task(
-    name: str | None,
-    text_field: str | None,
-    pair_field: str | None,
-    label_field: str | None,
-    regression: bool,
-    metric: str | None,
-    *,
-    multi_label: bool = False,
-    separator: str | None = None,
-    data: Path | None = None,
-    quiet: bool = False,
-) -> Task:
-    """The task of that name, or one over columns of the user's own data.
+def find_named_task(ctx: typer.Context, data: Path | None) -> Task:
+    """The task that a call names, or one over columns of the user's own data.
 
     Args:
-        name: None takes that of the data file.
-        text_field: column of the text.
-        pair_field: column of a second text.
-        label_field: column of the label.
-        regression: whether the label is a number.
-        metric: the main metric.
-        multi_label: whether a row may have several labels.
-        separator: what stands between them.
-        data: where the rows are; looked into for its columns where none are given.
-        quiet: whether to keep to ourselves which columns were taken.
+        ctx: of a call with the options of a task.
+        data: where the rows are. It gives a task without a name its name, and is looked into for
+            columns where the call gives none.
     """
     from maskpack.tasks.data.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
 
-    kind = _kind(regression, several=multi_label or separator is not None)
-    between = typed_separator(separator)
-    columns = (text_field, pair_field, label_field)
-    named = name is not None
-    said = Said(name or _name_of(data), named, data, *columns, kind, metric, between)
-    with render.hushed() if quiet else nullcontext():
+    told, name = ctx.params, ctx.params["task"]
+    separator = typed_separator(told["label_separator"])
+    kind = _kind(told["regression"], several=told["multi_label"] or separator is not None)
+    columns = (told["text_field"], told["pair_field"], told["label_field"])
+    task = name or _name_of(data)
+    said = Said(task, name is not None, data, *columns, kind, told["metric"], separator)
+    with render.hushed() if told["quiet"] else nullcontext():
         return task_of_said(said)
 
 
@@ -257,7 +254,7 @@ def _name_of(data: Path | None) -> str:
 
 
 _OF_ONE_CALL = {
-    *("config", "save_config", "dry_run", "json", "quiet", "resume", "replace", "log", "log_dir"),
+    *("config", "save_config", "dry_run", "json", "quiet", "resume", "replace", "log", "log_dir")
 }
 """What a file does not repeat: how to answer, and whether what is there may be touched."""
 
@@ -310,7 +307,7 @@ def _plain(value: Any) -> Any:
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--config",
         callback=recall,
         is_eager=True,
@@ -319,7 +316,7 @@ ConfigFile = Annotated[
 ]
 SaveConfig = Annotated[
     Path | None,
-    typer.Option("--save-config", help="Write this run as YAML, to be repeated with --config."),
+    Option("--save-config", help="Write this run as YAML, to be repeated with --config."),
 ]
 
 

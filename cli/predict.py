@@ -5,28 +5,24 @@ from __future__ import annotations
 import io
 import json as codec
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
-import typer
+from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError
+from maskpack.tasks.data.columns import columns_hint, plain_columns, plain_texts, taken
+from maskpack.tasks.data.tables import column_names, read_rows
+from maskpack.tasks.types import TASK_TYPES
 
 if TYPE_CHECKING:
-    # DROPPED
     from maskpack.runtime import Session
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-from maskpack.tasks.data.columns import columns_hint, plain_columns, plain_texts, taken
-from maskpack.tasks.data.labels import labels_of_cell
-from maskpack.tasks.data.tables import column_names, read_rows
-from maskpack.tasks.task import Kind, Task
 
 _CHUNK = 1024  # lines that are answered together
 _TABLES = {".csv", ".json", ".jsonl", ".parquet", ".gz"}
@@ -35,38 +31,36 @@ _SEPARATORS = ",;\t"
 
 def predict(
     folder: Annotated[
-        Path, typer.Argument(help="Folder that `compress export --onnx` wrote, or one of several.")
+        Path, Argument(help="Folder that `compress export --onnx` wrote, or one of several.")
     ],
     texts: Annotated[
-        Path | None, typer.Option(help="File of texts, one a line. [standard input]")
+        Path | None, Option(help="File of texts, one a line. [standard input]")
     ] = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Instead: CSV, TSV, JSON, JSONL or Parquet file (or .gz) of rows."),
+        Path | None, Option(help="Instead: CSV, TSV, JSON, JSONL or Parquet file (or .gz) of rows.")
     ] = None,
     text_field: Annotated[
-        str | None, typer.Option(help="Column of the text in --data. [a plain name, such as text]")
+        str | None, Option(help="Column of the text in --data. [a plain name, such as text]")
     ] = None,
     pair_field: Annotated[
-        str | None, typer.Option(help="Column of a second text in --data, for pairs.")
+        str | None, Option(help="Column of a second text in --data, for pairs.")
     ] = None,
     label_field: Annotated[
-        str | None,
-        typer.Option(help="Column of the label in --data; it comes back as `expected`."),
+        str | None, Option(help="Column of the label in --data; it comes back as `expected`.")
     ] = None,
     label_separator: Annotated[
-        str | None, typer.Option(help="What stands between the labels of a cell of --data.")
+        str | None, Option(help="What stands between the labels of a cell of --data.")
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Which, of several.")] = None,
+    task: Annotated[str | None, Option("--task", "-t", help="Which, of several.")] = None,
     pair: Annotated[
-        bool, typer.Option("--pair", help="A tab parts a line into two texts of a pair.")
+        bool, Option("--pair", help="A tab parts a line into two texts of a pair.")
     ] = False,
     batch_size: Annotated[
-        int, typer.Option(help="Texts a run; 1: no text changes another's answer.")
+        int, Option(help="Texts a run; 1: no text changes another's answer.")
     ] = 32,
-    threads: Annotated[int, typer.Option(help="Of one operator; 0: ONNX Runtime's choice.")] = 0,
+    threads: Annotated[int, Option(help="Of one operator; 0: ONNX Runtime's choice.")] = 0,
     json: Annotated[
-        bool, typer.Option("--json", help="As always here: the output is lines of JSON.")
+        bool, Option("--json", help="As always here: the output is lines of JSON.")
     ] = True,
 ) -> None:
     """Answer texts with an exported task, a line of JSON each, in ONNX Runtime.
@@ -79,7 +73,6 @@ def predict(
     Example: compress predict tickets --data rows.csv --text-field body --label-field queue
     """
     del json
-    # DROPPED
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
 
     session = Session(folder, threads=threads)
@@ -97,7 +90,6 @@ def predict(
 
 
 def _answer(session: Session, asked: Iterator[Asked], *, task: str | None, batch_size: int) -> None:
-    """Print what a task says of each text."""
     while chunk := list(islice(asked, _CHUNK)):
         questions = [one.question for one in chunk]
         answers = session.predict(questions, task=task, batch_size=batch_size)
@@ -109,11 +101,7 @@ def _answer(session: Session, asked: Iterator[Asked], *, task: str | None, batch
 def _of_table(
     session: Session, data: Path, columns: Columns, *, task: str | None
 ) -> Iterator[Asked]:
-    """The rows of a file."""
-    # DROPPED
-    from maskpack.tasks.task import Kind  # noqa: PLC0415
-
-    rows = rows_of(data, columns, Kind(session.config(task).kind))
+    rows = rows_of(data, columns, session.config(task).kind)
     if not rows:
         raise DataError(f"`{data}` has no rows", "a file with a line of names and a line a row")
     return iter(rows)
@@ -121,8 +109,6 @@ def _of_table(
 
 def _of_lines(folder: Path, path: Path | None, *, pair: bool) -> Iterator[Asked]:
     """The lines of a file or of standard input; one that is a table is not taken for lines."""
-    # DROPPED
-
     if path is None and sys.stdin.isatty():
         render.words("note: texts are read from the terminal, one a line; Ctrl-D ends them")
     where = "standard input" if path is None else f"`{path}`"
@@ -140,7 +126,7 @@ def _of_lines(folder: Path, path: Path | None, *, pair: bool) -> Iterator[Asked]
 
 
 def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
-    """Somebody gave a table."""
+    """The error for a table where lines of text were expected."""
     place = "FILE" if path is None else path
     return DataError(
         f"{where} is a table, not a text a line",
@@ -150,8 +136,6 @@ def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
 
 def _is_header(line: str) -> bool:
     """Whether a line names the columns of a table: it has plain names and nothing else."""
-    from maskpack.tasks.data.columns import plain_columns  # noqa: PLC0415 - keeps --help fast
-
     names = ([name.strip('"') for name in line.split(one)] for one in _SEPARATORS)
     return any(plain_columns(each) is not None for each in names)
 
@@ -234,7 +218,7 @@ class Asked:
         return self.texts[0] if len(self.texts) == 1 else (self.texts[0], self.texts[1])
 
 
-def rows_of(data: Path, columns: Columns, kind: Kind) -> list[Asked]:
+def rows_of(data: Path, columns: Columns, kind: str) -> list[Asked]:
     """The rows of a file.
 
     Args:
@@ -248,31 +232,11 @@ def rows_of(data: Path, columns: Columns, kind: Kind) -> list[Asked]:
     """
     columns = columns if columns.text is not None else _plain(data)
     wanted = (*columns.texts, *([] if columns.label is None else [columns.label]))
-    several = kind is Kind.MULTI_LABEL and columns.label is not None
-    rows = read_rows(data, wanted, lists=several)
+    task_type = TASK_TYPES[kind]
+    rows = read_rows(data, wanted, lists=task_type.several and columns.label is not None)
     if columns.label is None:
         return [Asked(row) for row in rows]
-    read = _reader(columns, kind)
-    return [Asked(row[:-1], read(row[-1])) for row in rows]
-
-
-def _reader(columns: Columns, kind: Kind) -> Callable[[str], Expected]:
-    """What makes a label of a cell."""
-    if kind is Kind.REGRESSION:
-        return _number
-    if kind is not Kind.MULTI_LABEL:
-        return str
-    task = Task(
-        "rows", kind=kind, texts=columns.texts, metrics=("micro_f1",), separator=columns.separator
-    )
-    return lambda cell: list(labels_of_cell(task, cell))
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError as error:
-        raise DataError(f"`{cell[:60]}` is no number, and the task predicts one") from error
+    return [Asked(row[:-1], task_type.expected(row[-1], columns.separator)) for row in rows]
 
 
 def _plain(data: Path) -> Columns:

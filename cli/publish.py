@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.exporters.package.target import PackageRequest, Target
+from maskpack.exporters.options import PackageRequest, Target
+from maskpack.tasks.card import card_facts
 
-Repo = Annotated[str, typer.Argument(help="Repository on the Hub, OWNER/NAME.")]
+Repo = Annotated[str, Argument(help="Repository on the Hub, OWNER/NAME.")]
 
 
 def push(
@@ -25,24 +26,22 @@ def push(
     *,
     private: Annotated[
         bool,
-        typer.Option(
-            "--private/--public", help="Of a repository made now; an old one stays as it is."
-        ),
+        Option("--private/--public", help="Of a repository made now; an old one stays as it is."),
     ] = True,
     revision: Annotated[
-        str | None, typer.Option(help="Branch to commit to; made if it is not there. [main]")
+        str | None, Option(help="Branch to commit to; made if it is not there. [main]")
     ] = None,
     message: Annotated[
-        str | None, typer.Option("--message", "-m", help="Of the commit. [the tasks]")
+        str | None, Option("--message", "-m", help="Of the commit. [the tasks]")
     ] = None,
     license: Annotated[  # noqa: A002 - the option's name
-        str | None, typer.Option(help="For the card, such as apache-2.0. [the model's, if known]")
+        str | None, Option(help="For the card, such as apache-2.0. [the model's, if known]")
     ] = None,
     language: Annotated[
-        list[str] | None, typer.Option(help="For the card, such as en; repeatable. [if known]")
+        list[str] | None, Option(help="For the card, such as en; repeatable. [if known]")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and list the files; send nothing.")
+        bool, Option("--dry-run", help="Check and list the files; send nothing.")
     ] = False,
     json: opt.Json = False,
 ) -> None:
@@ -61,7 +60,8 @@ def push(
     request = PushRequest(
         artifact, repo, private, revision, message, license, tuple(language or ())
     )
-    found = plan_push(request) if dry_run else push_artifact(request)
+    send = plan_push if dry_run else push_artifact
+    found = send(request, describe=card_facts)
     if json:
         tree: dict[str, Any] = {"repo": repo, "sent": not dry_run, "message": found.message}
         tree |= {"commit": found.commit, "url": found.url, "files": dict(found.files)}
@@ -75,13 +75,11 @@ def push(
 def pull(
     repo: Repo,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
     task: Annotated[
-        list[str] | None, typer.Option("--task", "-t", help="Task to take; repeatable. [all]")
+        list[str] | None, Option("--task", "-t", help="Task to take; repeatable. [all]")
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit to take. [main]")
-    ] = None,
+    revision: Annotated[str | None, Option(help="Branch, tag or commit to take. [main]")] = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -97,7 +95,11 @@ def pull(
     from maskpack.hub.transfer import PullRequest, pull_artifact  # noqa: PLC0415 - imports the library
 
     request = PullRequest(repo, out, tuple(task or ()), revision)
-    found = pull_artifact(request, lambda name: None if quiet else render.words(f"fetching {name}"))
+    found = pull_artifact(
+        request,
+        lambda name: None if quiet else render.words(f"fetching {name}"),
+        describe=card_facts,
+    )
     if json:
         tree: dict[str, Any] = {"repo": repo, "out": str(out), "commit": found.commit}
         tree |= {"tasks": list(found.tasks), "files": dict(found.files)}
@@ -114,20 +116,18 @@ def _rows(files: Mapping[str, int]) -> list[tuple[str, str]]:
 
 def package(
     folder: Annotated[
-        Path, typer.Argument(help="Folder that `compress export --onnx` wrote, or one of several.")
+        Path, Argument(help="Folder that `compress export --onnx` wrote, or one of several.")
     ],
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder to write, or a .zip or .tar.gz file.")
-    ],
+    out: Annotated[Path, Option("--out", "-o", help="Folder to write, or a .zip or .tar.gz file.")],
     target: Annotated[
         Target,
-        typer.Option(
+        Option(
             help="ort: any ONNX Runtime; web: browser and Node.js; mobile: .ort files for phones."
         ),
     ],
     task: Annotated[
-        list[str] | None, typer.Option("--task", "-t", help="Task; repeatable. [all]")
+        list[str] | None, Option("--task", "-t", help="Task; repeatable. [all]")
     ] = None,
     json: opt.Json = False,
 ) -> None:
@@ -156,7 +156,7 @@ def package(
     render.table(
         f"{found.out}, for {found.target}: {render.size(sum(found.files.values()))}",
         ("file", "bytes"),
-        [(name, f"{size:,}") for name, size in found.files.items()],
+        _rows(found.files),
     )
     for name, difference in found.differences.items():
         render.words(f"{name}: logits as before, largest difference {difference:.1e}")
@@ -164,10 +164,10 @@ def package(
 
 
 def materialize(
-    folder: Annotated[Path, typer.Argument(help="Folder that `compress export --onnx` wrote.")],
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Which, of several.")] = None,
+    folder: Annotated[Path, Argument(help="Folder that `compress export --onnx` wrote.")],
+    task: Annotated[str | None, Option("--task", "-t", help="Which, of several.")] = None,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
     json: opt.Json = False,
 ) -> None:
     """Write one task with its weights unpacked and masked, so that sessions are made with less memory.

@@ -1,13 +1,21 @@
-"""All that the tool prints: data to stdout, words to stderr. The only file with output in it."""
+"""All that the tool prints: data to stdout, words to stderr. The only file with output in it.
+
+A run's progress is shown here, and logged for other tools: TensorBoard's event files, or a line of JSON a step.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -15,10 +23,14 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
+from maskpack.cli.hints import in_commands
+from maskpack.formats.errors import ConfigError, Hint
 from maskpack.report.charts import size as size  # noqa: PLC0414 - part of how we print
 
 if TYPE_CHECKING:
     from maskpack.compressor.training.progress import Progress
+
+    OnProgress = Callable[[Progress], None]
 
 
 _PLAIN_WIDTH = 150  # of a table that goes to a file or a pipe
@@ -50,6 +62,11 @@ class _Logged(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line; a warning of Python's own without the source line below it."""
+        record = copy(record)  # others hear of it too
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                in_commands(each) if isinstance(each, Hint) else each for each in record.args
+            )
         first, *_ = self.format(record).splitlines() or [""]
         kind = "note" if record.levelno == logging.INFO else record.levelname.lower()
         _ERR.print(f"{kind}: {first}")
@@ -130,7 +147,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 @contextmanager
-def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
+def progress(label: str, *, quiet: bool = False) -> Iterator[OnProgress]:
     """A bar on stderr with loss, metric, sparsity, bits and time left; lines without a terminal."""
     if quiet or _loudness is Loudness.QUIET:
         with hushed():
@@ -161,7 +178,7 @@ def _bar() -> bars.Progress:
     )
 
 
-def _lines(label: str) -> Callable[[Progress], None]:
+def _lines(label: str) -> OnProgress:
     """One line every tenth of the run, for logs."""
     began: dict[str, float] = {}
 
@@ -185,6 +202,109 @@ def _summary(now: Progress) -> str:
     if now.count is not None:
         parts.append(f"zeros {now.count.sparsity:.2%}, {now.count.entropy_bpp:.3f} bpp")
     return ", ".join(parts)
+
+
+def check_tensorboard(folder: Path | None) -> None:
+    """Refuse before a run what would fail at its first step.
+
+    Raises:
+        ConfigError: tensorboard is wanted and missing.
+    """
+    if folder is not None and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "`--log-dir` needs the package tensorboard", "pip install 'maskpack[logs]'"
+        )
+
+
+@contextmanager
+def logged(
+    on_progress: OnProgress, name: str, folder: Path | None, file: Path | None
+) -> Iterator[OnProgress]:
+    """An observer that also writes logs.
+
+    Args:
+        on_progress: the observer as it was.
+        name: of the task; its events lie in a folder of that name.
+        folder: for TensorBoard, or None.
+        file: for lines of JSON, or None.
+
+    Raises:
+        ConfigError: a log cannot be written.
+    """
+    with ExitStack() as stack:
+        observers = [on_progress]
+        try:
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                observers.append(_log_lines(file, name, stack))
+            if folder is not None:
+                observers.append(_log_events(folder / name, stack))
+        except OSError as error:
+            raise _no_log(error.filename, error) from error
+
+        def tell(now: Progress) -> None:
+            for observer in observers:
+                observer(now)
+
+        yield tell
+
+
+def _log_lines(file: Path, name: str, stack: ExitStack) -> OnProgress:
+    """One JSON object a step; what is no number, as the loss of a run that diverges, is null."""
+    stream = file.open("a", encoding="utf-8", buffering=1)
+    began = time.monotonic()
+
+    @stack.callback
+    def close() -> None:
+        with suppress(OSError):  # the last line, of which `write` has told
+            stream.close()
+
+    def write(now: Progress) -> None:
+        line = {
+            "task": name,
+            "stage": now.stage,
+            "step": now.step,
+            "steps": now.steps,
+            "seconds": round(time.monotonic() - began, 3),
+            "loss": now.loss if math.isfinite(now.loss) else None,
+            "metric": now.metric,
+            "score": now.value,
+            "zeros": None if now.count is None else now.count.zeros,
+            "weights": None if now.count is None else now.count.weights,
+        }
+        try:
+            stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise _no_log(file, error) from error
+
+    return write
+
+
+def _no_log(place: Path | str, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write a log at `{place}`: {error.strerror}")
+
+
+def _log_events(folder: Path, stack: ExitStack) -> OnProgress:
+    """Scalars: the loss every step, the metric and the mask whenever they are measured anew."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
+
+    writer = SummaryWriter(str(folder))
+    stack.callback(writer.close)
+    last: dict[str, float] = {}
+
+    def write(now: Progress) -> None:
+        figures: dict[str, float | None] = {f"{now.stage}/loss": now.loss}
+        told = {f"{now.stage}/{now.metric}": now.value}
+        if now.count is not None:
+            told[f"{now.stage}/zeros"] = now.count.sparsity
+            told[f"{now.stage}/bits a weight"] = now.count.entropy_bpp
+        figures |= {name: value for name, value in told.items() if last.get(name) != value}
+        for name, value in figures.items():
+            if value is not None:
+                last[name] = value
+                writer.add_scalar(name, value, now.step)
+
+    return write
 
 
 def _is_number(text: str) -> bool:

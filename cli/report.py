@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.hints import in_commands
 from maskpack.cli.options import data_by_task
 from maskpack.formats import (
     Artifact,
@@ -27,39 +28,39 @@ if TYPE_CHECKING:
     from maskpack.compressor.sweep.table import Table
     from maskpack.exporters.report import Report
     from maskpack.report.view import ArtifactView
-    from maskpack.tasks.evaluation.confusion import ErrorAnalysis
+    from maskpack.tasks.evaluation.evaluate import ErrorAnalysis
 
 _PAGES = {".html", ".htm"}
 
 
 def report(
     source: Annotated[
-        Path, typer.Argument(help="Artifact, or a file of results that `compress sweep` wrote.")
+        Path, Argument(help="Artifact, or a file of results that `compress sweep` wrote.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Page to write.")] = Path("report.html"),
+    out: Annotated[Path, Option("--out", "-o", help="Page to write.")] = Path("report.html"),
     data: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Evaluation data, or TASK=PATH where there are several tasks; repeatable. "
             "[what ships with the package]"
         ),
     ] = None,
     exported: Annotated[
         list[Path] | None,
-        typer.Option("--export", help="Folder of `compress export`, for its verdict; repeatable."),
+        Option("--export", help="Folder of `compress export`, for its verdict; repeatable."),
     ] = None,
     sweep: Annotated[
-        Path | None, typer.Option(help="Results of a sweep, to compare an artifact with.")
+        Path | None, Option(help="Results of a sweep, to compare an artifact with.")
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Method that others are compared with. [full fine-tuning, if it is one]"),
+        Option(help="Method that others are compared with. [full fine-tuning, if it is one]"),
     ] = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Ask the tasks about their data.")
+        bool, Option("--evaluate/--no-evaluate", help="Ask the tasks about their data.")
     ] = True,
     png: Annotated[
-        Path | None, typer.Option(help="Draw the pictures into this folder as well, as PNG.")
+        Path | None, Option(help="Draw the pictures into this folder as well, as PNG.")
     ] = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -82,9 +83,8 @@ def report(
         raise ConfigError(f"no folder `{out.parent}` to write `{out.name}` into", "make it first")
     if source.is_file():
         if data or exported or sweep:
-            raise ConfigError(
-                "`--data`, `--export` and `--sweep` are for the report of an artifact"
-            )
+            fact = "`--data`, `--export` and `--sweep` are for the report of an artifact"
+            raise ConfigError(fact)
         _report_sweep(source, out, reference, png=png, json=json)
     else:
         opened = _open(source)
@@ -167,7 +167,7 @@ def _tables(source: Path, reference: str | None) -> tuple[Table, ...]:
     try:
         return tables_of_lines(log.lines, reference=reference)
     except ConfigError as error:
-        raise ConfigError(f"`{source}`: {error}", error.hint) from error
+        raise ConfigError(f"`{source}`: {error}", error.advice) from error
 
 
 def _verdicts(folder: Path, opened: Artifact) -> list[Report]:
@@ -202,7 +202,7 @@ def _analyses(
     places = data_by_task(data, tasks)
     if not evaluate:
         return dict.fromkeys(tasks, "Not measured: the report was made with `--no-evaluate`")
-    from maskpack.tasks.evaluation.confusion import analyze_errors  # noqa: PLC0415 - imports torch
+    from maskpack.tasks.evaluation.evaluate import analyze_errors  # noqa: PLC0415 - imports torch
 
     found: dict[str, ErrorAnalysis | str] = {}
     for task in tasks:
@@ -213,7 +213,8 @@ def _analyses(
         except DataError as error:
             if task in places:
                 raise
-            found[task] = "; ".join(filter(None, [f"Not measured: {error}", error.hint]))
+            hint = in_commands(error.advice)
+            found[task] = f"Not measured: {error}" + (f"; {hint}" if hint else "")
     return found
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.hints import in_commands
+from maskpack.compressor.sweep.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,28 +21,26 @@ if TYPE_CHECKING:
     from maskpack.compressor.sweep.plan import Run, SweepPlan
     from maskpack.compressor.sweep.run import Failure
     from maskpack.compressor.training.progress import Progress
-from maskpack.compressor.sweep.table import Table
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="YAML file: models, tasks, seeds, methods.")],
+    file: Annotated[Path, Argument(help="YAML file: models, tasks, seeds, methods.")],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="File of results. [the YAML's `out`, or beside it]"),
+        Path | None, Option("--out", "-o", help="File of results. [the YAML's `out`, or beside it]")
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Only this method, by label or by its name in the file; repeatable."),
+        Option(help="Only this method, by label or by its name in the file; repeatable."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
+    seed: Annotated[list[int] | None, Option(help="Only this seed; repeatable.")] = None,
     plots: Annotated[
-        Path | None, typer.Option(help="Draw the results into this folder, as PNG and SVG.")
+        Path | None, Option(help="Draw the results into this folder, as PNG and SVG.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the file, list the runs, stop.")
+        bool, Option("--dry-run", help="Check the file, list the runs, stop.")
     ] = False,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Only print the table of what is finished.")
+        bool, Option("--summary", help="Only print the table of what is finished.")
     ] = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -97,14 +98,13 @@ def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure,
         return render.progress(f"[{places[run.key]}/{len(runs)}] {run.title}", quiet=quiet)
 
     def failed(failure: Failure) -> None:
-        render.error(f"{failure.run.title}: {failure.reason}", failure.hint)
+        render.error(f"{failure.run.title}: {failure.reason}", in_commands(failure.hint))
 
     with render.hushed():  # the same lines would come for every run
         return run_sweep(runs, plan.out, watch=watch, failed=failed)
 
 
 def _show_runs(plan: SweepPlan, runs: Sequence[Run], *, json: bool) -> None:
-    """Every run and whether it is done."""
     from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
 
     done = read_log(plan.out).keys
@@ -126,7 +126,6 @@ def _describe(run: Run, *, done: bool) -> dict[str, Any]:
 
 
 def _show_results(plan: SweepPlan, plots: Path | None, *, json: bool) -> None:
-    """The table, then the plots if they are wanted."""
     from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
     from maskpack.compressor.sweep.table import tabulate  # noqa: PLC0415
     from maskpack.report.table import as_tree  # noqa: PLC0415
@@ -158,12 +157,11 @@ def show(table: Table) -> None:
     ]
     if correlated:
         render.data("\nMatthews correlation: 0 is a constant answer, 1 is right every time.\n\n")
-        rows = [
-            [spread_text(row.cells[t].mcc) if t in row.cells else "-" for t in correlated]
-            for row in table.rows
-        ]
-        named = [(row.arm.label, *cells) for row, cells in zip(table.rows, rows, strict=True)]
-        render.markdown(("method", *correlated), named)
+        rows = []
+        for row in table.rows:
+            found = [row.cells[task].mcc if task in row.cells else None for task in correlated]
+            rows.append((row.arm.label, *map(spread_text, found)))
+        render.markdown(("method", *correlated), rows)
     notes = notes_of(table)
     if notes:
         render.data("\n" + "\n".join(notes))

@@ -8,7 +8,7 @@ classifier), `bitfit` and `lora` the head and a small patch of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,9 @@ from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.loss import TaskLoss
-from maskpack.compressor.training.progress import OnProgress, ProgressReporter
+from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
 from maskpack.compressor.training.teacher import distillation_targets
-from maskpack.compressor.training.train import (
-    Group,
-    NoCheckpoints,
-    Plan,
-    every_weight,
-    train,
-    uses_bf16,
-)
+from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, every_weight, train
 from maskpack.compressor.types import BaselineRequest, RunResult
 from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 from maskpack.formats.codec import encode_backbone
@@ -37,17 +30,17 @@ from maskpack.formats.lazy import renamed_argument
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, new_folder
 from maskpack.models.build import base_of, build_classifier, head_parameters
-from maskpack.models.families import check_length, family_of, longest_input, token_kinds
+from maskpack.models.families import family_of
 from maskpack.models.linears import plain_state
 from maskpack.models.load import Pretrained, load_classifier, load_pretrained, set_pad_token
-from maskpack.tasks.batches import Encoded
-from maskpack.tasks.context import described
+from maskpack.models.placement import Placement, placement_of
+from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.context import ModelContext, described, preprocess_splits
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics, majority
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
-from maskpack.tasks.preprocess import load_splits, preprocess_splits
-from maskpack.tasks.pretrained_head import Finding, original_metrics, renew_head
-from maskpack.tasks.task import PROBLEM_TYPES
+from maskpack.tasks.preprocess import load_splits
+from maskpack.tasks.pretrained_head import Finding, renew_head
+from maskpack.tasks.types import TaskType
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +50,28 @@ class _Loaded:
     Attributes:
         data: rows of both splits.
         found: the head that the model brings, if it does.
+        original: metrics of the model as it came, if it brings a head.
         pretrained: the encoder and its tokenizer.
+        context: its configuration and preprocessors.
         described: configuration of the classifier.
+        placement: where and in which arithmetic.
         rows, dev: both splits as tokens.
     """
 
     data: TaskData
     found: Finding
+    original: Mapping[str, float] | None
     pretrained: Pretrained
+    context: ModelContext
     described: Any
+    placement: Placement
     rows: Encoded
     dev: Encoded
+
+    @property
+    def kind(self) -> TaskType:
+        """Type of the task."""
+        return self.data.task.type
 
 
 @renamed_argument("observe", "on_progress")
@@ -83,26 +87,26 @@ def run_baseline(
     if request.out is not None:
         check_free(request.out)
     loaded = _load(request)
-    data, dev, head = loaded.data, loaded.dev, loaded.found.head
+    data, dev = loaded.data, loaded.dev
     model, backbone_bytes = _start(request, loaded, on_progress)
     started = time.perf_counter()
-    trained = _train(request, model, loaded, on_progress=on_progress)
+    trained = _train(request, model, loaded, on_progress)
     seconds = time.perf_counter() - started
     fold_factors(model)
     logits = predict_all(torch_predict(_check_finite(model)), dev)
     if request.out is not None:
-        _save(model, loaded.pretrained.tokenizer, data, request.out)
+        _save(model, loaded, request.out)
     return _result(
         config,
         data,
         model=loaded.pretrained.name,
-        scores=compute_metrics(logits, dev.labels, data.task.metrics),
-        majority=majority(dev.labels, data.task.metrics),
+        scores=compute_metrics(loaded.kind, logits, dev.labels, data.task.metrics),
+        majority=majority(loaded.kind, dev.labels, data.task.metrics),
         seconds=round(seconds, 2),
         head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
         patch_bytes=4 * trained,
         backbone_bytes=backbone_bytes,
-        original=None if head is None else original_metrics(head, dev, data.task.metrics),
+        original=loaded.original,
     )
 
 
@@ -117,20 +121,22 @@ def _load(request: BaselineRequest) -> _Loaded:
         train_rows=config.train_rows,
         revision=request.revision,
     )
-    pretrained = load_pretrained(request.model, revision=request.revision)
-    reads = pretrained.model.config.to_dict()
-    longest = longest_input(reads)
-    check_length(config.max_length, longest)
-    rows, dev = preprocess_splits(
-        pretrained.tokenizer,
-        data,
-        found,
-        max_length=config.max_length,
-        token_types=token_kinds(reads) > 0,
-        longest=longest,
+    pretrained = load_pretrained(
+        request.model, revision=request.revision, classifier=found.classifier
     )
-    config_of_task = described(pretrained.files[CONFIG], data)
-    return _Loaded(data, found, pretrained, config_of_task, rows, dev)
+    context, kind = ModelContext.of_pretrained(pretrained), data.task.type
+    rows, dev = preprocess_splits(context, data, found.note, config.max_length)
+    return _Loaded(
+        data=data,
+        found=found,
+        original=found.metrics(kind, dev, data.task.metrics),
+        pretrained=pretrained,
+        context=context,
+        described=described(context.files[CONFIG], kind, data.labels),
+        placement=placement_of(request.device, config.precision),
+        rows=rows,
+        dev=dev,
+    )
 
 
 def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResult:
@@ -154,61 +160,64 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
     config, pretrained, described = request.config, loaded.pretrained, loaded.described
     torch.manual_seed(config.seed)
     if config.bits is None:
-        outputs = described.num_labels
-        model = load_classifier(request.model, outputs=outputs, revision=request.revision)
+        model = loaded.found.classifier or load_classifier(
+            request.model,
+            outputs=described.num_labels,
+            revision=request.revision,
+            auto_class=loaded.kind.auto_class,
+        )
         set_pad_token(model, pretrained.model.config.pad_token_id)
         if loaded.found.refused:
             renew_head(model, described)
-        return model, 4 * sum(p.numel() for p in base_of(model).parameters())
+        size = 4 * sum(p.numel() for p in base_of(model).parameters())
+        return loaded.placement.put(model), size
     if request.backbone is not None:
         backbone = open_artifact(request.backbone).backbone
     else:
-        backbone = prepare_backbone(pretrained, config.backbone(), on_progress=on_progress).backbone
+        backbone = prepare_backbone(
+            pretrained, config.backbone(), loaded.placement, on_progress=on_progress
+        ).backbone
     model = build_classifier(backbone, described, seed=config.seed)
     if loaded.found.head is not None:
         loaded.found.head.copy_to(model)
-    return model, len(encode_backbone(backbone))
+    return loaded.placement.put(model), len(encode_backbone(backbone))
 
 
-def _train(
-    request: BaselineRequest,
-    model: Any,
-    loaded: _Loaded,
-    *,
-    on_progress: OnProgress,
-) -> int:
+def _train(request: BaselineRequest, model: Any, loaded: _Loaded, on_progress: OnProgress) -> int:
     """Train in place what the method trains; return how many parameters that is."""
-    config, rows, described = request.config, loaded.rows, loaded.described
-    dev, metric = loaded.dev, loaded.data.task.metric
+    config, rows, metric = request.config, loaded.rows, loaded.data.task.metric
     steps = config.total_steps(len(rows))
-    plan = Plan(steps, config.batch_size, config.warmup, config.seed, uses_bf16(config.precision))
-    groups = trained_groups(model, config)
-    noise = Noise(config.seed)
+    plan = Plan(steps, config.batch_size, config.warmup, config.seed)
+    groups, noise = trained_groups(model, config), Noise(config.seed)
     use_fast_dropout(model, noise, p=config.dropout)
-    per_epoch = -(-len(rows) // config.batch_size)
-
-    def evaluate() -> float:
-        logits = predict_all(torch_predict(model), dev)
-        model.train()
-        return compute_metrics(logits, dev.labels, [metric])[metric]
-
     reporter = ProgressReporter(
-        on_progress, metric=metric, evaluate=evaluate, count=None, per_epoch=per_epoch
+        on_progress,
+        metric=metric,
+        evaluate=metric_of(model, loaded.kind, loaded.dev, metric),
+        count=None,
+        per_epoch=-(-len(rows) // config.batch_size),
     )
-    model_name, revision = request.model, request.revision
     try:
         targets = distillation_targets(
-            config, rows, described, model=model_name, revision=revision, plan=plan
+            config,
+            rows,
+            loaded.described,
+            kind=loaded.kind,
+            model=request.model,
+            revision=request.revision,
+            plan=plan,
+            placement=loaded.placement,
         )
         train(
             model,
             rows,
             plan=plan,
             groups=groups,
-            task_loss=TaskLoss(rows.labels, targets),
+            task_loss=TaskLoss(loaded.kind, rows.labels, targets),
             callbacks=noise,
+            placement=loaded.placement,
             checkpoints=NoCheckpoints(),
-            on_progress=reporter.report,
+            on_step=reporter.report,
         )
     except KeyboardInterrupt:
         raise Interrupted("stopped; a baseline keeps no checkpoint, nothing was written") from None
@@ -221,20 +230,21 @@ def _check_finite(model: nn.Module) -> nn.Module:
         if not bool(torch.isfinite(parameter).all()):
             raise ModelError(
                 f"training diverged: `{name}` holds a value that is not finite",
-                "lower `--lr` or `--head-lr`",
+                "lower `lr` or `head_lr`",
             )
     return model
 
 
-def _save(model: Any, tokenizer: Any, data: TaskData, out: Path) -> None:
+def _save(model: Any, loaded: _Loaded, out: Path) -> None:
     """Write model, tokenizer and label names as transformers reads them."""
-    if data.labels:
-        model.config.id2label = dict(enumerate(data.labels))
-        model.config.label2id = {name: place for place, name in enumerate(data.labels)}
-    model.config.problem_type = PROBLEM_TYPES[data.task.kind]
+    labels = loaded.data.labels
+    if labels:
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {name: place for place, name in enumerate(labels)}
+    model.config.problem_type = loaded.kind.problem_type
     with new_folder(out) as build:
         model.save_pretrained(str(build), state_dict=plain_state(model))
-        tokenizer.save_pretrained(str(build))
+        loaded.context.preprocessor(loaded.kind.preprocessor).save(build)
 
 
 def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
@@ -249,41 +259,34 @@ def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
     base.requires_grad_(requires_grad=False)
     if config.method is Method.HEAD:
         return [head]
-    trained = list(_TRAINED[config.method](base, config))
+    trained = list(_trained_in(base, config))
     for parameter in trained:
         parameter.requires_grad = True
     return [Group(trained, config.peak_lr), head]
 
 
-def _pooler(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
-    """All of the pooler."""
-    pooler = getattr(base, "pooler", None)
-    if not isinstance(pooler, nn.Module):
-        raise ConfigError(
-            f"`{base.config.model_type}` has no pooler to train", "use `--method head`"
-        )
-    del config
-    return pooler.parameters()
+def _trained_in(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
+    """What the method trains of a frozen encoder.
 
-
-def _biases(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
-    """Every bias, LayerNorm's too: BitFit (Ben Zaken et al. 2022, arXiv 2106.10199)."""
-    del config
-    biases = [p for name, p in base.named_parameters() if name.endswith("bias")]
-    if not biases:
-        raise ConfigError(
-            f"`{base.config.model_type}` has no biases to train", "use `--method lora`"
-        )
-    return biases
-
-
-def _factors(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
-    """Low-rank factors beside query and value: LoRA (Hu et al. 2021, arXiv 2106.09685)."""
+    All of the pooler; every bias, LayerNorm's too: BitFit (Ben Zaken et al. 2022, arXiv 2106.10199);
+    or low-rank factors beside query and value: LoRA (Hu et al. 2021, arXiv 2106.09685).
+    """
+    family = base.config.model_type
+    if config.method is Method.HEAD_POOLER:
+        pooler = getattr(base, "pooler", None)
+        if not isinstance(pooler, nn.Module):
+            raise ConfigError(f"`{family}` has no pooler to train", "use the method `head`")
+        return pooler.parameters()
+    if config.method is Method.BITFIT:
+        biases = [p for name, p in base.named_parameters() if name.endswith("bias")]
+        if not biases:
+            raise ConfigError(f"`{family}` has no biases to train", "use the method `lora`")
+        return biases
     try:
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
     except ImportError:
         raise ConfigError("`lora` needs the package peft", "pip install peft") from None
-    targets = list(family_of(base.config.model_type).projections)
+    targets = list(family_of(family).projections)
     options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
     inject_adapter_in_model(options, base)
     return (p for name, p in base.named_parameters() if "lora_" in name)
@@ -297,10 +300,3 @@ def fold_factors(model: nn.Module) -> None:
                 layer: Any = child  # peft ships no types
                 layer.merge()
                 setattr(module, name, layer.get_base_layer())
-
-
-_TRAINED: dict[Method, Callable[[Any, BaselineConfig], Iterable[nn.Parameter]]] = {
-    Method.HEAD_POOLER: _pooler,
-    Method.BITFIT: _biases,
-    Method.LORA: _factors,
-}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from maskpack.compressor.options import Options, check_positive, check_whole, given
+from maskpack.compressor.options import Options, check_positive, check_share, check_whole, given
 from maskpack.formats import ConfigError
 from maskpack.formats.bits import CODE_BITS
 from maskpack.formats.lazy import renamed
@@ -46,15 +46,10 @@ class Estimator(StrEnum):
 _REFINE_STEPS = 600
 QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
 INIT_NAMES = ("auto", "constant", "magnitude", "soft-magnitude", "snip", "random")
-
-# of a threshold's scores it cancels, see `masking/linear.py`; logits of drawn masks need it
 _USUAL_MARGIN, _MARGIN = 1.6, {1: 0.8}  # by bits; chosen in docs/RESULTS.md
-_SCORE_LR = {
-    Estimator.THRESHOLD: 3e-4,
-    Estimator.TOPK: 3e-4,
-    Estimator.BERNOULLI: 5e-2,
-    Estimator.FIXED: 3e-4,
-}
+# The rate of a threshold's scores cancels, see `masking/linear.py`; logits of drawn masks need theirs.
+_SCORE_LR, _DRAWN_LR = 3e-4, 5e-2
+_FULL_LR, _PATCH_LR = 1e-4, 1e-3  # of baselines: of every weight, of a small part of them
 
 
 @dataclass(frozen=True)
@@ -90,8 +85,7 @@ class RunConfig(Options):
         check_positive(self, *given(self, "epochs", "steps", "train_rows"))
         if self.max_length < 4:
             raise ConfigError(f"`max_length` is {self.max_length}, expected 4 or more")
-        if not 0.0 <= self.warmup < 1.0:
-            raise ConfigError(f"`warmup` is {self.warmup}, expected a share in [0, 1)")
+        check_share(self, "warmup")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"`seed` is {self.seed}, expected 0 to 2**31 - 1")
         object.__setattr__(self, "precision", Precision(self.precision))
@@ -245,10 +239,7 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
             raise ConfigError(f"`boundary` is {self.boundary}, expected a share in [0, 1]")
         if self.checkpoint_every < 0 or not 0 <= self.floor < math.inf:
             raise ConfigError("`checkpoint_every` and `floor` cannot be negative")
-        for name in ("ema", "dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value < 1.0:
-                raise ConfigError(f"`{name}` is {value}, expected a share in [0, 1)")
+        check_share(self, *given(self, "ema", "dropout"))
         if self.patience is not None and (self.has_size_target or self.ema):
             raise ConfigError(
                 "`patience` ends a run early, size targets and `ema` need its last step",
@@ -271,7 +262,7 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
         ranked = self.init not in {"auto", "constant"} or self.estimator is not Estimator.THRESHOLD
         if ranked and self.sparsity is None:
             what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
-            raise ConfigError(f"{what} needs a share of zeros", "give `--sparsity`")
+            raise ConfigError(f"{what} needs a share of zeros", "give `sparsity`")
 
     @property
     def has_size_target(self) -> bool:
@@ -292,7 +283,8 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
     @property
     def score_lr(self) -> float:
         """Peak learning rate of the scores."""
-        return _SCORE_LR[self.estimator] if self.lr is None else self.lr
+        usual = _DRAWN_LR if self.estimator is Estimator.BERNOULLI else _SCORE_LR
+        return usual if self.lr is None else self.lr
 
     @property
     def flip_margin(self) -> float:
@@ -351,15 +343,15 @@ class BaselineConfig(RunConfig, TeacherConfig):
         check_whole(self, "rank", "bits", "group")
         check_positive(self, "rank", *given(self, "lr", "bits"))
         object.__setattr__(self, "method", Method(self.method))
-        if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"`dropout` is {self.dropout}, expected a share in [0, 1)")
+        check_share(self, *given(self, "dropout"))
         if self.bits is not None:
             self.backbone()
 
     @property
     def peak_lr(self) -> float:
         """Peak learning rate of what is not the head."""
-        return _METHOD_LR[self.method] if self.lr is None else self.lr
+        usual = _FULL_LR if self.method is Method.FULL else _PATCH_LR
+        return usual if self.lr is None else self.lr
 
     def backbone(self) -> BackboneConfig:
         """The backbone's options."""
@@ -372,12 +364,3 @@ class BaselineConfig(RunConfig, TeacherConfig):
             calibration=self.calibration,
             refine=self.refine,
         )
-
-
-_METHOD_LR = {
-    Method.FULL: 1e-4,
-    Method.HEAD: 1e-3,
-    Method.HEAD_POOLER: 1e-3,
-    Method.BITFIT: 1e-3,
-    Method.LORA: 1e-3,
-}

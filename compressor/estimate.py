@@ -25,10 +25,15 @@ from maskpack.compressor.training.progress import Progress
 from maskpack.compressor.training.teacher import DENSE_TEACHER
 from maskpack.compressor.training.train import FlooredAdam, take_step
 from maskpack.compressor.types import FitRequest
-from maskpack.tasks.batches import Encoded, evaluation_batches, training_batches
-from maskpack.tasks.evaluation.predict import EVAL_BATCH, torch_predict
+from maskpack.tasks.batches import (
+    EVAL_BATCH,
+    Encoded,
+    evaluation_batches,
+    torch_predict,
+    training_batches,
+)
 
-_STEPS = 8  # of the student that are measured
+_STEPS = 8  # of the masked that are measured
 _LOOKS = 6  # batches of the evaluation rows that are measured
 _TEACHER_STEPS = (2, 8)  # of a teacher that is trained first: the difference is measured
 _REFINE_STEPS = 6
@@ -135,13 +140,15 @@ def rehearse(request: FitRequest, *, began: Cost) -> tuple[PreparedRun, Estimate
     run = prepare(replace(request, config=short), on_progress=clock.on_progress)
     load = Cost.so_far() - began + clock.missing(config.refine_steps)
     targets, teacher = _targets(run)
-    student, making = _timed(lambda: masked_model_of(run, TaskLoss(run.train.labels, targets)))
-    return run, _total(run, student, targets, load=load + making, teacher=teacher)
+    masked, making = _timed(
+        lambda: masked_model_of(run, TaskLoss(run.kind, run.train.labels, targets))
+    )
+    return run, _total(run, masked, targets, load=load + making, teacher=teacher)
 
 
 def _total(
     run: PreparedRun,
-    student: MaskedModel,
+    masked: MaskedModel,
     targets: DistillationTargets | None,
     *,
     load: Cost,
@@ -149,10 +156,10 @@ def _total(
 ) -> Estimate:
     """The parts that come once, and as much of a step and a look as there are."""
     steps = run.plan.steps
-    step, look = _step(run, student, targets), _look(student.model, run.dev)
+    step, look = _step(run, masked, targets), _look(masked.model, run.dev)
     looks = 1 + steps // run.per_epoch
     whole = load + teacher + step * steps + look * looks
-    trained = sum(p.numel() for group in student.groups for p in group.parameters)
+    trained = sum(p.numel() for group in masked.groups for p in group.parameters)
     return Estimate(
         seconds=whole.seconds,
         busy_seconds=whole.busy,
@@ -180,7 +187,7 @@ def spread(sizes: Sequence[int], count: int) -> list[int]:
 
 
 def _targets(run: PreparedRun) -> tuple[DistillationTargets | None, Cost]:
-    """The teacher, and what it will take; a twin learns a few steps only."""
+    """The teacher, and what it will take; a dense teacher learns a few steps only."""
 
     def teach(steps: int) -> DistillationTargets | None:
         return targets_for(run, replace(run.plan, steps=steps))
@@ -221,18 +228,21 @@ def _typical(run: PreparedRun, first: int, last: int) -> float:
     return float(np.mean(sizes) / np.mean(some)) if some else 1.0
 
 
-def _step(run: PreparedRun, student: MaskedModel, targets: DistillationTargets | None) -> Cost:
+def _step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | None) -> Cost:
     """A step in the mean, over batches of every size."""
-    task_loss, callbacks = TaskLoss(run.train.labels, targets), CallbackList(student.callbacks)
-    optimizer = FlooredAdam(group.settings() for group in student.groups)
+    task_loss, callbacks = (
+        TaskLoss(run.kind, run.train.labels, targets),
+        CallbackList(masked.callbacks),
+    )
+    optimizer = FlooredAdam(group.settings() for group in masked.groups)
     optimizer.set_rates(0.0)  # a rehearsal moves nothing
-    student.model.train()
+    masked.model.train()
 
     def take(rows: Rows) -> None:
         callbacks.on_step_begin(0)
         loss_of, feeds = partial(task_loss, rows=rows), run.train.feeds(rows)
-        state_teacher, bf16 = task_loss.state_teacher, run.plan.bf16
-        take_step(student.model, optimizer, feeds, loss_of, bf16=bf16, state_teacher=state_teacher)
+        teacher = task_loss.state_teacher
+        take_step(masked.model, optimizer, feeds, loss_of, run.placement, teacher)
         callbacks.on_step_end(1, run.plan.steps)
 
     batches = _batches(run)

@@ -14,33 +14,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from maskpack.compressor.config import FitConfig
 from maskpack.compressor.masking.linear import count_zeros
-from maskpack.compressor.masking.model import (
-    MaskedModel,
-    build_masked_model,
-    extra_bytes,
-    freeze,
-    masked_names,
-)
-from maskpack.compressor.masking.sparsity import target_sparsity
+from maskpack.compressor.masking.model import MaskedModel, build_masked_model, freeze, sparsity_of
+from maskpack.compressor.masking.patterns import PATTERNS
 from maskpack.compressor.quantization.backbone import PreparedBackbone, load_or_quantize
-from maskpack.compressor.training.callbacks import (
-    CallbackList,
-    EarlyStopping,
-    History,
-    TrainerCallback,
-)
+from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
-from maskpack.compressor.training.progress import OnProgress, ProgressReporter
+from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
 from maskpack.compressor.training.teacher import DENSE_TEACHER, TeacherPredict, distillation_targets
-from maskpack.compressor.training.train import Plan, train, uses_bf16
+from maskpack.compressor.training.train import Plan, train
 from maskpack.compressor.types import HISTORY, Curves, FitRequest, RunResult
 from maskpack.formats import (
-    ConfigError,
     Interrupted,
     ModelError,
     Patch,
@@ -55,17 +40,19 @@ from maskpack.formats.lazy import renamed_argument
 from maskpack.formats.schema import CONFIG, patch_file
 from maskpack.formats.writer import check_free
 from maskpack.models.build import ParameterShapes, apply_patch, build_classifier, parameter_shapes
-from maskpack.models.families import check_length, family_of
+from maskpack.models.families import family_of
 from maskpack.models.load import load_config, resolve
-from maskpack.tasks.batches import Encoded
-from maskpack.tasks.context import described
+from maskpack.models.placement import Placement, placement_of
+from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.card import card_facts
+from maskpack.tasks.context import described, preprocess_splits
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics, majority
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
-from maskpack.tasks.preprocess import load_splits, preprocess_splits
-from maskpack.tasks.pretrained_head import PretrainedHead, original_metrics
+from maskpack.tasks.preprocess import load_splits
+from maskpack.tasks.pretrained_head import PretrainedHead
+from maskpack.tasks.types import TaskType
 
-__all__ = ["FitRequest", "fit_task"]
+_LOG = logging.getLogger(__name__)
 
 
 @renamed_argument("observe", "on_progress")
@@ -83,16 +70,14 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
     Raises:
         MaskpackError: see `formats/errors.py`; what was at `request.out` before is still there.
     """
-    # data, backbone, tokenizer; refuses here what cannot end well
+    # data, backbone, preprocessor; refuses here what cannot end well
     run = prepare(request, on_progress=on_progress)
 
     # scores and head, on frozen codes
-    started = time.perf_counter()
     trained = learn(run, on_progress=on_progress)
-    seconds = time.perf_counter() - started
 
-    # scores of the patch as it will be read back: bits and float16
-    entry, result = measure(run, trained, seconds=seconds)
+    # metrics of the patch as it will be read back: bits and float16
+    entry, result = measure(run, trained)
 
     # a new artifact, or one more task in an old one
     size = write(run, entry, trained.patch)
@@ -106,13 +91,15 @@ class PreparedRun:
     Attributes:
         request: what was asked for.
         data: rows of both splits.
-        prepared: what is learned on.
+        prepared: the backbone that is learned on.
         train, dev: both splits as tokens.
-        held_out: training rows kept back to judge when to stop, or None.
+        held_out: training rows kept back to decide when to stop, or None.
         plan: steps and rates.
-        shape: of the classifier.
+        placement: where and in which arithmetic.
+        shapes: of the classifier's parameters.
         sparsity: share of zeros to reach, or None.
         head: the head that a fine-tuned source model brings, or None.
+        original: metrics of that model as it came, or None.
     """
 
     request: FitRequest
@@ -122,9 +109,16 @@ class PreparedRun:
     dev: Encoded
     held_out: Encoded | None
     plan: Plan
-    shape: ParameterShapes
+    placement: Placement
+    shapes: ParameterShapes
     sparsity: float | None
-    head: PretrainedHead | None = None
+    head: PretrainedHead | None
+    original: Mapping[str, float] | None
+
+    @property
+    def kind(self) -> TaskType:
+        """Type of the task."""
+        return self.data.task.type
 
     @property
     def per_epoch(self) -> int:
@@ -134,30 +128,22 @@ class PreparedRun:
     @property
     def described(self) -> Any:
         """Configuration of the classifier."""
-        return described(self.prepared.files[CONFIG], self.data)
+        return described(self.prepared.context.files[CONFIG], self.kind, self.data.labels)
 
-
-@dataclass(frozen=True, eq=False)
-class TrainedRun:
-    """What training left: the frozen patch, the steps taken, and how they went."""
-
-    patch: Patch
-    steps: int
-    curves: Curves
-
-
-_LOG = logging.getLogger(__name__)
-
-_HOLD_OUT_SEED = 11  # the same rows for every seed of a run
+    def classifier(self, seed: int) -> Any:
+        """The classifier over the backbone, with a fresh head."""
+        model = build_classifier(self.prepared.backbone, self.described, seed=seed)
+        return self.placement.put(model)
 
 
 def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -> PreparedRun:
     """Load model, data and tokenizer; refuse before the first step what cannot end well."""
-    config, name = request.config, request.stored_name
+    config = request.config
     if is_artifact(request.out):
-        check_vacant(open_artifact(request.out), name, replacing=request.replace)
+        check_vacant(open_artifact(request.out), request.stored_name, replacing=request.replace)
     else:
         check_free(request.out)
+    placement = placement_of(request.device, config.precision)
     data, found = load_splits(
         request.model,
         request.task,
@@ -166,45 +152,29 @@ def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) ->
         train_rows=config.train_rows,
         revision=request.revision,
     )
-    shape = _shape(request, data)
-    sparsity = _sparsity(config, shape)
-    prepared = load_or_quantize(
-        request.model,
-        request.out,
-        config,
-        bits_given=request.bits_given,
-        revision=request.revision,
-        on_progress=on_progress,
-    )
-    check_length(config.max_length, prepared.longest)
-    train, dev = preprocess_splits(
-        prepared.tokenizer,
-        data,
-        found,
-        max_length=config.max_length,
-        token_types=prepared.token_types,
-        longest=prepared.longest,
-    )
-    rows, held_out = _hold_out(train, config)
-    steps, bf16 = config.total_steps(len(rows)), uses_bf16(config.precision)
-    plan = Plan(steps, config.batch_size, config.warmup, config.seed, bf16)
+    shapes = _shapes(request, data)
+    sparsity = sparsity_of(shapes, config)
+    prepared = load_or_quantize(request, placement, found.classifier, on_progress)
+    train_rows, dev = preprocess_splits(prepared.context, data, found.note, config.max_length)
+    rows, held_out = train_rows.hold_out(if_asked=config.patience is not None)
+    plan = Plan(config.total_steps(len(rows)), config.batch_size, config.warmup, config.seed)
     return PreparedRun(
-        request, data, prepared, rows, dev, held_out, plan, shape, sparsity, found.head
+        request=request,
+        data=data,
+        prepared=prepared,
+        train=rows,
+        dev=dev,
+        held_out=held_out,
+        plan=plan,
+        placement=placement,
+        shapes=shapes,
+        sparsity=sparsity,
+        head=found.head,
+        original=found.metrics(data.task.type, dev, data.task.metrics),
     )
 
 
-def _hold_out(rows: Encoded, config: FitConfig) -> tuple[Encoded, Encoded | None]:
-    """A tenth of the training rows for early stopping, if it is asked for."""
-    if config.patience is None:
-        return rows, None
-    order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(rows))
-    cut = max(1, len(rows) // 10)
-    if cut == len(rows):
-        raise ConfigError("`patience` wants 2 training rows or more")
-    return rows.take(np.sort(order[cut:])), rows.take(np.sort(order[:cut]))
-
-
-def _shape(request: FitRequest, data: TaskData) -> ParameterShapes:
+def _shapes(request: FitRequest, data: TaskData) -> ParameterShapes:
     """What the classifier will be made of, from its configuration alone."""
     if is_artifact(request.out):
         tree = open_artifact(request.out).file(CONFIG)
@@ -212,96 +182,98 @@ def _shape(request: FitRequest, data: TaskData) -> ParameterShapes:
         config = load_config(resolve(request.model), revision=request.revision)
         family_of(config.model_type)
         tree = config.to_json_string(use_diff=False).encode()
-    return parameter_shapes(described(tree, data))
+    return parameter_shapes(described(tree, data.task.type, data.labels))
 
 
-def _sparsity(config: FitConfig, shape: ParameterShapes) -> float | None:
-    """Share of zeros to reach; refuses a size that cannot be met."""
-    sizes = [shape.linears[name] for name in masked_names(shape.linears, config)]
-    other = shape.head_bytes + extra_bytes(shape, config)
-    weights = sum(rows * width for rows, width in sizes)
-    return target_sparsity(config, weights=weights, other_bytes=other)
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """What training left: the frozen patch, the steps and the time it took, and how they went."""
+
+    patch: Patch
+    steps: int
+    curves: Curves
+    seconds: float
 
 
 def learn(run: PreparedRun, *, on_progress: OnProgress) -> TrainedRun:
     """Train scores and head on the frozen backbone."""
-    checkpoints = _checkpoints(run)
+    started = time.perf_counter()
+    checkpoints, metric, per_epoch = _checkpoints(run), run.data.task.metric, run.per_epoch
     try:
         task_loss = _task_loss(run)
-    except KeyboardInterrupt:
-        raise _interrupted(run, checkpoints) from None
-    student = masked_model_of(run, task_loss)
-    count = partial(count_zeros, list(student.masked.values()))
-    history = History(
-        _metric_of(run, student, run.dev),
-        lambda: count().zeros,
-        steps=run.plan.steps,
-        per_epoch=run.per_epoch,
-    )
-    reporter = ProgressReporter(
-        on_progress,
-        metric=run.data.task.metric,
-        evaluate=history.score,
-        count=count,
-        per_epoch=run.per_epoch,
-    )
-    try:
+        masked = masked_model_of(run, task_loss)
+        count = partial(count_zeros, list(masked.layers.values()))
+        evaluate = metric_of(masked.model, run.kind, run.dev, metric)
+        history = History(
+            evaluate, lambda: count().zeros, steps=run.plan.steps, per_epoch=per_epoch
+        )
+        reporter = ProgressReporter(
+            on_progress, metric=metric, evaluate=history.metric, count=count, per_epoch=per_epoch
+        )
+        callbacks = [*masked.callbacks, *_early_stopping(run, masked), history]
         with deferred_interrupt() as stop:
             steps = train(
-                student.model,
+                masked.model,
                 run.train,
                 plan=run.plan,
-                groups=student.groups,
+                groups=masked.groups,
                 task_loss=task_loss,
-                callbacks=CallbackList(
-                    [*student.callbacks, *_early_stopping(run, student), history]
-                ),
+                callbacks=CallbackList(callbacks),
+                placement=run.placement,
                 checkpoints=checkpoints,
-                on_progress=reporter.report,
+                on_step=reporter.report,
                 stop=stop,
             )
     except KeyboardInterrupt:
         raise _interrupted(run, checkpoints) from None
     try:
-        patch = freeze(student.model, student.masked, student.dense)
+        patch = freeze(masked.model, masked.layers, masked.dense)
     except ModelError:
         checkpoints.clear()  # nothing to go on from
         raise
-    return TrainedRun(patch, steps, history.curves())
+    return TrainedRun(patch, steps, history.curves(), time.perf_counter() - started)
 
 
-def _early_stopping(run: PreparedRun, student: MaskedModel) -> list[TrainerCallback]:
-    """What ends the run early on the rows held out for it; nothing without them."""
-    patience = run.request.config.patience
-    if run.held_out is None or patience is None:
-        return []
-    tensors = [parameter.data for group in student.groups for parameter in group.parameters]
-    tensors += [layer.threshold for layer in student.masked.values()]
-    evaluate = _metric_of(run, student, run.held_out)
-    return [EarlyStopping(tensors, evaluate, every=run.per_epoch, patience=patience)]
+def _task_loss(run: PreparedRun) -> TaskLoss:
+    """What a step minimises; a teacher that is trained first is announced, it shows no progress."""
+    if run.request.config.teacher == DENSE_TEACHER:
+        _LOG.info("a dense teacher is trained first, in %d steps; then the mask", run.plan.steps)
+
+    def heard(teacher: TeacherPredict) -> None:  # a mask that is weak may have a weak teacher
+        metric = run.data.task.metric
+        value = compute_metrics(run.kind, teacher(run.dev), run.dev.labels, [metric])[metric]
+        _LOG.info("the teacher has %s %.4f on the evaluation rows", metric, value)
+
+    return TaskLoss(run.kind, run.train.labels, targets_for(run, run.plan, heard=heard))
 
 
-def _metric_of(run: PreparedRun, student: MaskedModel, rows: Encoded) -> Callable[[], float]:
-    """The main metric of the student as it stands; the student is left in training mode."""
-
-    def evaluate() -> float:
-        logits = predict_all(torch_predict(student.model), rows)
-        student.model.train()
-        return compute_metrics(logits, rows.labels, [run.data.task.metric])[run.data.task.metric]
-
-    return evaluate
+def targets_for(
+    run: PreparedRun, plan: Plan, *, heard: Callable[[TeacherPredict], None] = lambda _: None
+) -> DistillationTargets | None:
+    """The teacher's targets, see `distillation_targets`; one that is trained first learns by `plan`."""
+    return distillation_targets(
+        run.request.config,
+        run.train,
+        run.described,
+        kind=run.kind,
+        model=run.request.model,
+        revision=run.request.revision,
+        plan=plan,
+        placement=run.placement,
+        heard=heard,
+    )
 
 
 def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     """The classifier with its masks, before the first step."""
-    config = run.request.config
-    model = build_classifier(run.prepared.backbone, run.described, seed=config.seed)
+    model = run.classifier(run.request.config.seed)
     if run.head is not None:
         run.head.copy_to(model)
     return build_masked_model(
         model,
-        run.shape,
-        config,
+        run.shapes,
+        run.request.config,
+        pattern=PATTERNS[run.request.pattern],
         plan=run.plan,
         rows=run.train,
         task_loss=task_loss,
@@ -309,68 +281,36 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     )
 
 
-def _task_loss(run: PreparedRun) -> TaskLoss:
-    """What a step minimises; a teacher that is trained first is announced, it shows no progress."""
-    if run.request.config.teacher == DENSE_TEACHER:
-        _LOG.info("a dense teacher is trained first, in %d steps; then the mask", run.plan.steps)
-    return TaskLoss(run.train.labels, targets_for(run, run.plan, heard=partial(_tell, run)))
+def _early_stopping(run: PreparedRun, masked: MaskedModel) -> list[EarlyStopping]:
+    """What ends the run early on the rows held out for it; nothing without them."""
+    patience = run.request.config.patience
+    if run.held_out is None or patience is None:
+        return []
+    tensors = [parameter.data for group in masked.groups for parameter in group.parameters]
+    tensors += [layer.threshold for layer in masked.layers.values()]
+    evaluate = metric_of(masked.model, run.kind, run.held_out, run.data.task.metric)
+    return [EarlyStopping(tensors, evaluate, every=run.per_epoch, patience=patience)]
 
 
-def _tell(run: PreparedRun, teacher: TeacherPredict) -> None:
-    """How good the teacher is: a mask that is weak may have a weak one."""
-    metric = run.data.task.metric
-    value = compute_metrics(teacher(run.dev), run.dev.labels, [metric])[metric]
-    _LOG.info("the teacher has %s %.4f on the evaluation rows", metric, value)
-
-
-def targets_for(
-    run: PreparedRun, plan: Plan, *, heard: Callable[[TeacherPredict], None] = lambda _: None
-) -> DistillationTargets | None:
-    """What the teacher has to say, see `distillation_targets`; one that is trained first learns by `plan`."""
-    return distillation_targets(
-        run.request.config,
-        run.train,
-        run.described,
-        model=run.request.model,
-        revision=run.request.revision,
-        plan=plan,
-        heard=heard,
-    )
-
-
-def measure(
-    run: PreparedRun, trained: TrainedRun, *, seconds: float
-) -> tuple[TaskEntry, RunResult]:
-    """Score the patch as it will be stored, and describe it."""
-    prepared, patch = run.prepared, trained.patch
-    model = build_classifier(prepared.backbone, run.described, seed=0)
-    apply_patch(model, prepared.backbone, patch)
+def measure(run: PreparedRun, trained: TrainedRun) -> tuple[TaskEntry, RunResult]:
+    """Evaluate the patch as it will be stored, and describe it."""
+    model = apply_patch(run.classifier(0), run.prepared.backbone, trained.patch)
     logits = predict_all(torch_predict(model), run.dev)
-    scores = compute_metrics(logits, run.dev.labels, run.data.task.metrics)
-    original = None
-    if run.head is not None:
-        original = original_metrics(run.head, run.dev, run.data.task.metrics)
-    result = _result(run, patch, scores, steps=trained.steps, seconds=seconds)
-    entry = _entry(run, trained, scores, original)
-    return entry, replace(result, original=original)
+    metrics = compute_metrics(run.kind, logits, run.dev.labels, run.data.task.metrics)
+    return _entry(run, trained, metrics), _result(run, trained, metrics)
 
 
-def _entry(
-    run: PreparedRun,
-    trained: TrainedRun,
-    scores: Mapping[str, float],
-    original: Mapping[str, float] | None,
-) -> TaskEntry:
+def _entry(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]) -> TaskEntry:
     """What the manifest will say; the writer fills in file and digest."""
     request, data, count = run.request, run.data, trained.patch.count
     return TaskEntry(
         name=request.stored_name,
         file=patch_file(request.stored_name),
         sha256="0" * 64,
-        kind=str(data.task.kind),
+        kind=run.kind.name,
         labels=data.labels,
         metric=data.task.metric,
-        scores=scores,
+        scores=metrics,
         zeros=count.zeros,
         weights=count.weights,
         max_length=request.config.max_length,
@@ -383,76 +323,72 @@ def _entry(
             "train_rows": len(data.train),
             "eval_rows": len(data.dev),
             "eval_sha256": data.dev.sha256(),
-            **({} if original is None else {"original": dict(original)}),
+            **({} if run.original is None else {"original": dict(run.original)}),
         },
         training={**request.config.record(), HISTORY: trained.curves.to_tree()},
     )
 
 
-def _result(
-    run: PreparedRun, patch: Patch, scores: Mapping[str, float], *, steps: int, seconds: float
-) -> RunResult:
+def _result(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]) -> RunResult:
     """The run's figures; the size of the task's file is known once it is written."""
-    request, data, prepared = run.request, run.data, run.prepared
-    count = patch.count
+    request, data, patch = run.request, run.data, trained.patch
     return RunResult(
         method="mask",
-        model=prepared.source.model,
+        model=run.prepared.source.model,
         task=request.stored_name,
-        bits=prepared.scheme.bits,
+        bits=run.prepared.scheme.bits,
         seed=request.config.seed,
         train_rows=len(run.train),
         eval_rows=len(data.dev),
-        steps=steps,
-        seconds=round(seconds, 2),
+        steps=trained.steps,
+        seconds=round(trained.seconds, 2),
         metric=data.task.metric,
-        scores=scores,
-        majority=majority(run.dev.labels, data.task.metrics),
-        weights=count.weights,
-        zeros=count.zeros,
+        scores=metrics,
+        majority=majority(run.kind, run.dev.labels, data.task.metrics),
+        weights=patch.count.weights,
+        zeros=patch.count.zeros,
         mask_bytes=sum(mask.packed.nbytes for mask in patch.masks.values()),
         head_bytes=sum(tensor.nbytes for tensor in patch.head.values()),
         extra_bytes=sum(tensor.nbytes for tensor in (*patch.dense.values(), *patch.gains.values())),
-        backbone_bytes=prepared.backbone_bytes(),
+        backbone_bytes=run.prepared.backbone_bytes(),
+        original=run.original,
         options=request.config.record(),
     )
 
 
 def write(run: PreparedRun, entry: TaskEntry, patch: Patch) -> int:
     """Write the artifact, or add the task to it; return the bytes of the task's file."""
-    request, prepared = run.request, run.prepared
-    if is_artifact(request.out):
-        artifact = add_task(request.out, entry, patch, replacing=request.replace)
+    request, prepared, out = run.request, run.prepared, run.request.out
+    if is_artifact(out):
+        artifact = add_task(out, entry, patch, replacing=request.replace, describe=card_facts)
     else:
         artifact = create_artifact(
-            request.out,
+            out,
             prepared.backbone,
             source=prepared.source,
             scheme=prepared.scheme,
-            files=prepared.files,
+            files=prepared.context.files,
             first=(entry, patch),
+            describe=card_facts,
         )
     _checkpoints(run).clear()
     return artifact.size(artifact.entry(entry.name).file)
 
 
 def _checkpoints(run: PreparedRun) -> FolderCheckpoints:
+    request = run.request
     parts = (
-        run.request.config.sha256(),
+        request.config.sha256(),
         run.data.train.sha256(),
         run.data.outputs,
         run.prepared.source.weights_sha256,
         run.prepared.scheme,
-        run.plan.bf16,
+        run.placement.bf16,
         *(() if run.head is None else ("own head", run.data.labels)),
     )
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
-    return FolderCheckpoints(
-        run.request.checkpoint_folder,
-        run.request.config.checkpoint_every,
-        key,
-        run.request.resume,
-    )
+    every = request.config.checkpoint_every
+    return FolderCheckpoints(request.checkpoint_folder, every, key, request.resume)
 
 
 def _interrupted(run: PreparedRun, checkpoints: FolderCheckpoints) -> Interrupted:
@@ -460,5 +396,5 @@ def _interrupted(run: PreparedRun, checkpoints: FolderCheckpoints) -> Interrupte
         return Interrupted("stopped before the first checkpoint; nothing was written")
     return Interrupted(
         f"stopped; the checkpoint is kept in `{run.request.checkpoint_folder}`",
-        "repeat the same command with `--resume` to go on",
+        "repeat the same request with `resume` to go on",
     )

@@ -105,6 +105,14 @@ def check_positive(config: object, *names: str) -> None:
             raise ConfigError(f"`{name}` is {value!r}, expected a number above 0")
 
 
+def check_share(config: object, *names: str) -> None:
+    """Raise ConfigError unless each of these fields is a share below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0.0 <= value < 1.0:
+            raise ConfigError(f"`{name}` is {value}, expected a share in [0, 1)")
+
+
 def given(config: object, *names: str) -> list[str]:
     """Those of `names` that are not None."""
     return [name for name in names if getattr(config, name) is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class FitRequest:
         resume: whether to go on from a checkpoint of the same run.
         bits_given: False if `config.bits` is only the default and an artifact may overrule it.
         revision: branch, tag or commit of a hub model.
+        device: kind of device, a name in `PLACEMENTS`; None: the usual one.
+        pattern: what a score of the mask stands for, a name in `PATTERNS`.
     """
 
     model: str
@@ -43,6 +45,8 @@ class FitRequest:
     resume: bool = False
     bits_given: bool = True
     revision: str | None = None
+    device: str | None = None
+    pattern: str = "weight"
 
     @property
     def stored_name(self) -> str:
@@ -68,6 +72,7 @@ class BaselineRequest:
         revision: branch, tag or commit of a hub model.
         backbone: artifact whose backbone to start from, where `config.bits` asks for one; None
             quantises the model anew.
+        device: kind of device, a name in `PLACEMENTS`; None: the usual one.
     """
 
     model: str
@@ -78,6 +83,7 @@ class BaselineRequest:
     eval_data: Path | None = None
     revision: str | None = None
     backbone: Path | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -205,27 +211,25 @@ class Curves:
         >>> Curves((10, 20), (0.69314, 0.5), (0, 12), (20,), (0.75,)).to_tree()["loss"]
         '0.6931 0.5'
         """
-        return {
-            "steps": _line(self.steps),
-            "loss": _line(self.loss),
-            "zeros": _line(self.zeros),
-            "score_steps": _line(self.score_steps),
-            "scores": _line(self.scores),
-        }
+        return {name: _line(getattr(self, name)) for name in _CURVES}
 
     @classmethod
     def from_tree(cls, tree: Any) -> Curves | None:
         """The curves in a task's `training`; None where they are missing or of another form."""
         try:
-            return cls(
-                steps=tuple(int(word) for word in tree["steps"].split()),
-                loss=tuple(float(word) for word in tree["loss"].split()),
-                zeros=tuple(int(word) for word in tree["zeros"].split()),
-                score_steps=tuple(int(word) for word in tree["score_steps"].split()),
-                scores=tuple(float(word) for word in tree["scores"].split()),
-            )
+            return cls(**{name: tuple(map(of, tree[name].split())) for name, of in _CURVES.items()})
         except (KeyError, TypeError, AttributeError, ValueError):
             return None  # free keys of a manifest may hold anything
+
+
+_CURVES: dict[str, Callable[[str], Any]] = {
+    "steps": int,
+    "loss": float,
+    "zeros": int,
+    "score_steps": int,
+    "scores": float,
+}
+"""Name of a curve -> what reads one of its values."""
 
 
 def curves_of(training: Mapping[str, Any]) -> Curves | None:

@@ -29,7 +29,7 @@ def make_app(session: Session) -> FastAPI:
 
     @app.get("/tasks")
     def tasks() -> dict[str, list[str]]:
-        return {name: list(session.card(name).labels) for name in session.tasks}
+        return {name: list(session.config(name).labels) for name in session.tasks}
 
     @app.post("/predict")
     async def predict(question: Question) -> list[Prediction]:

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING
 from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from maskpack.exporters.arithmetic.base import Tolerance
     from maskpack.exporters.export import export_onnx, export_shared
-    from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest, Tolerance
-    from maskpack.exporters.package.target import PackageRequest, Target
+    from maskpack.exporters.options import (
+        Compute,
+        ExportRequest,
+        Layout,
+        PackageRequest,
+        SharedRequest,
+        Target,
+    )
     from maskpack.exporters.package.write import Package, write_package
     from maskpack.exporters.report import Report
     from maskpack.exporters.session import make_session, ort_predict
@@ -25,14 +32,14 @@ _HOME = {
     "ExportRequest": "options",
     "Layout": "options",
     "SharedRequest": "options",
-    "Tolerance": "options",
+    "Tolerance": "arithmetic.base",
     "Package": "package.write",
     "write_package": "package.write",
     "Report": "report",
     "make_session": "session",
     "ort_predict": "session",
-    "PackageRequest": "package.target",
-    "Target": "package.target",
+    "PackageRequest": "options",
+    "Target": "options",
     "Subject": "verify",
 }
 

@@ -8,25 +8,20 @@ outside its tolerance is kept under a name that says so.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from maskpack.exporters.graph.builder import GraphBuilder, serialize
-from maskpack.exporters.layouts.shared import BACKBONE_FILE, SharedBackbone, TaskGraph, write_graphs
-from maskpack.exporters.layouts.swap import write_swap
-from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
+from maskpack.exporters.graph.builder import GraphBuilder
+from maskpack.exporters.layouts import find_layout
+from maskpack.exporters.layouts.base import TaskGraph
+from maskpack.exporters.options import ExportRequest, Layout, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
-from maskpack.exporters.verify import GRAPH, Subject, verify
+from maskpack.exporters.verify import Subject, verify
 from maskpack.formats import Artifact, ConfigError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.writer import check_free, new_folder, write_bytes
-from maskpack.models.load import artifact_tokenizer
-from maskpack.runtime.task import TASK_CONFIG, TaskConfig
-from maskpack.tasks.context import task_config
-
-FAILED_SUFFIX = ".failed"
-LAYOUTS = {Layout.SHARED: write_graphs, Layout.SWAP: write_swap}
-"""Layouts over one backbone.bin -> what writes the graphs."""
+from maskpack.runtime.task import GRAPH, TaskConfig
+from maskpack.tasks.context import ModelContext, task_config
+from maskpack.tasks.types import type_of
 
 
 def export_onnx(request: ExportRequest) -> Report | None:
@@ -39,21 +34,22 @@ def export_onnx(request: ExportRequest) -> Report | None:
     """
     artifact = open_artifact(request.artifact)
     check_free(request.out)
+    context = ModelContext.of_artifact(artifact)
     with new_folder(request.out) as build:
-        write_folder(artifact, request.task, build, compute=request.compute)
+        write_folder(artifact, context, request.task, build, compute=request.compute)
         report = None
         if request.verify:
-            report = verify(
-                Subject(
-                    build / GRAPH,
-                    artifact,
-                    request.task,
-                    request.compute,
-                    request.tolerance,
-                    request.data,
-                    request.reference,
-                )
+            subject = Subject(
+                graph=build / GRAPH,
+                artifact=artifact,
+                task=request.task,
+                compute=request.compute,
+                tolerance=request.tolerance,
+                data=request.data,
+                reference=request.reference,
+                context=context,
             )
+            report = verify(subject)
             write_bytes(build / REPORT_FILE, report.to_json().encode())
     if report is not None and not report.ok:
         _set_aside(request.out)
@@ -62,7 +58,7 @@ def export_onnx(request: ExportRequest) -> Report | None:
 
 def failed_folder(out: Path) -> Path:
     """Where a graph outside its tolerance is kept."""
-    return out.with_name(out.name + FAILED_SUFFIX)
+    return out.with_name(f"{out.name}.failed")
 
 
 def _set_aside(out: Path) -> None:
@@ -72,30 +68,15 @@ def _set_aside(out: Path) -> None:
     out.replace(failed)
 
 
-def write_folder(artifact: Artifact, task: str, folder: Path, *, compute: Compute) -> None:
-    """Write graph, configuration, tokenizer and card of one task into an existing folder."""
+def write_folder(
+    artifact: Artifact, context: ModelContext, task: str, folder: Path, *, compute: str
+) -> None:
+    """Write graph and configurations of one task, and the tokenizer, into an existing folder."""
     entry = artifact.entry(task)
-    write_bytes(folder / GRAPH, serialize(GraphBuilder(artifact, compute).folded(entry)))
+    builder = GraphBuilder(artifact, context, compute)
     task_config(artifact, entry).save_pretrained(str(folder))
-    tokenizer = artifact_tokenizer(artifact)
-    tokenizer.save_pretrained(str(folder))
-    config = task_config_of(entry, tokenizer)
-    write_bytes(folder / TASK_CONFIG, config.to_json().encode())
-
-
-def task_config_of(entry: TaskEntry, tokenizer: Any, **belongings: Any) -> TaskConfig:
-    """What `maskpack.runtime` must know of a task.
-
-    Args:
-        entry: what the manifest says of it.
-        tokenizer: of the artifact.
-        belongings: `weights` and `swap` of the card, for tasks that share files.
-    """
-    pad = (int(tokenizer.pad_token_id or 0), str(tokenizer.pad_token or ""))
-    left = tokenizer.padding_side == "left"
-    return TaskConfig(
-        entry.name, entry.kind, entry.labels, entry.max_length, pad, pad_left=left, **belongings
-    )
+    for _ in _write_tasks(builder, Layout.FOLDED, [entry], folder):
+        pass
 
 
 def export_shared(request: SharedRequest) -> dict[str, Report]:
@@ -108,25 +89,54 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     artifact = open_artifact(request.artifact)
     check_free(request.out)
     entries = _entries(request, artifact)
-    builder = GraphBuilder(artifact, request.compute, packed=request.packed)
-    backbone, tokenizer = SharedBackbone(builder), artifact_tokenizer(artifact)
+    context = ModelContext.of_artifact(artifact)
+    builder = GraphBuilder(artifact, context, request.compute, narrow=request.packed)
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:
-        backbone.write(build)
-        tokenizer.save_pretrained(str(build))
-        _check_names(entries, build)
-        for exported in LAYOUTS[request.layout](builder, backbone, entries, build):
-            task, weights = exported.entry.name, (BACKBONE_FILE, backbone.sha256)
-            config = task_config_of(
-                exported.entry, tokenizer, weights=weights, swap=exported.digests
+        for exported in _write_tasks(builder, request.layout, entries, build):
+            task = exported.entry.name
+            if not request.verify:
+                continue
+            subject = Subject(
+                graph=exported.graph,
+                artifact=artifact,
+                task=task,
+                compute=request.compute,
+                tolerance=request.tolerance,
+                data=request.data.get(task),
+                inputs=exported.inputs,
+                context=context,
             )
-            write_bytes(build / f"{task}.json", config.to_json().encode())
-            if request.verify:
-                reports[task] = verify(_subject(request, artifact, exported))
-                write_bytes(build / f"{task}.{REPORT_FILE}", reports[task].to_json().encode())
+            reports[task] = verify(subject)
+            write_bytes(build / f"{task}.{REPORT_FILE}", reports[task].to_json().encode())
     if not all(report.ok for report in reports.values()):
         _set_aside(request.out)
     return reports
+
+
+def _write_tasks(
+    builder: GraphBuilder, layout: str, entries: Sequence[TaskEntry], folder: Path
+) -> Iterator[TaskGraph]:
+    """Write the tokenizer, then the graph and the configuration of each task."""
+    preprocessor = builder.context.preprocessor(type_of(entries[0]).preprocessor)
+    how = find_layout(layout)
+    preprocessor.save(folder)
+    if how.several:
+        _check_names(entries, folder)
+    for exported in how.write(builder, entries, folder):
+        entry = exported.entry
+        config = TaskConfig(
+            name=entry.name,
+            kind=entry.kind,
+            labels=entry.labels,
+            max_length=entry.max_length,
+            pad=preprocessor.pad,
+            weights=exported.weights,
+            swap=exported.digests,
+            pad_left=preprocessor.pad_left,
+        )
+        write_bytes(exported.config, config.to_json().encode())
+        yield exported
 
 
 def _entries(request: SharedRequest, artifact: Artifact) -> list[TaskEntry]:
@@ -150,22 +160,10 @@ def _entries(request: SharedRequest, artifact: Artifact) -> list[TaskEntry]:
 
 
 def _check_names(entries: Sequence[TaskEntry], folder: Path) -> None:
-    """Raise ExportError if a task's card would replace a file of the tokenizer."""
+    """Raise ExportError if a task's configuration would replace a file of the tokenizer."""
     for entry in entries:
         if (folder / f"{entry.name}.json").exists():
             raise ExportError(
-                f"the card of the task `{entry.name}` would replace the tokenizer's `{entry.name}.json`",
-                "give the task another name: `compress rename`",
+                f"the configuration of the task `{entry.name}` would replace the tokenizer's `{entry.name}.json`",
+                "give the task another name",
             )
-
-
-def _subject(request: SharedRequest, artifact: Artifact, exported: TaskGraph) -> Subject:
-    return Subject(
-        exported.graph,
-        artifact,
-        exported.entry.name,
-        request.compute,
-        request.tolerance,
-        request.data.get(exported.entry.name),
-        inputs=exported.inputs,
-    )

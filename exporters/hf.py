@@ -11,8 +11,9 @@ import torch
 from maskpack.formats import Artifact, VerifyError
 from maskpack.formats.writer import check_free, new_folder
 from maskpack.models.linears import plain_state
-from maskpack.models.load import artifact_tokenizer, load_finetuned
-from maskpack.tasks.context import restore_task
+from maskpack.models.load import load_finetuned
+from maskpack.tasks.context import ModelContext, restore_task
+from maskpack.tasks.types import type_of
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
         VerifyError: what was read back differs.
     """
     check_free(out)
-    model = restore_task(artifact, task)
+    model, kind = restore_task(artifact, task), type_of(artifact.entry(task))
     with new_folder(out) as build:
         model.save_pretrained(str(build), state_dict=plain_state(model))
-        artifact_tokenizer(artifact).save_pretrained(str(build))
-        _check_same(model, load_finetuned(str(build)))
+        ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
+        _check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))
     values = list(model.parameters())
     return HfModel(
         path=out,

@@ -1,4 +1,4 @@
-"""What an export can be told, and what a verdict tolerates. Imports nothing heavy."""
+"""What an export and a package can be told. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from maskpack.exporters.arithmetic import find_arithmetic
+from maskpack.exporters.arithmetic.base import Tolerance
+from maskpack.exporters.layouts import LAYOUTS, find_layout
 from maskpack.formats import ConfigError
 
 
 class Compute(StrEnum):
-    """Arithmetic of the graph's linears."""
+    """Names of the arithmetics in `ARITHMETICS` that this release brings."""
 
     INT8 = "int8"
     FP32 = "fp32"
@@ -19,11 +22,19 @@ class Compute(StrEnum):
 
 
 class Layout(StrEnum):
-    """Where a graph's weights lie."""
+    """Names of the layouts in `LAYOUTS` that this release brings."""
 
     FOLDED = "folded"
     SHARED = "shared"
     SWAP = "swap"
+
+
+class Target(StrEnum):
+    """Who runs the graphs of a package."""
+
+    ORT = "ort"
+    WEB = "web"
+    MOBILE = "mobile"
 
 
 OPSET = 18
@@ -31,69 +42,6 @@ OPSET = 18
 
 IR_VERSION = 8
 """What ONNX Runtime 1.17 reads; newer onnx packages would stamp one it refuses."""
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a graph may be from the masked torch model.
-
-    Attributes:
-        atol: largest absolute difference of a logit; None judges no single value.
-        max_drop: largest loss of the main metric on the evaluation data, in points (0.01).
-        rtol: largest error of the logits of an input, root mean square over root mean square; None
-            judges none.
-        rows: so many evaluation rows may always be lost: on a hundred of them one row is a point.
-    """
-
-    atol: float | None
-    max_drop: float
-    rtol: float | None = None
-    rows: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
-            if value is not None and not value > 0:
-                raise ConfigError(f"`{name}` is {value}, expected a number above 0")
-        if not self.max_drop >= 0:
-            raise ConfigError(f"`max_drop` is {self.max_drop}, expected 0 or more points")
-
-    @classmethod
-    def of(
-        cls,
-        compute: Compute,
-        *,
-        atol: float | None = None,
-        max_drop: float | None = None,
-        rtol: float | None = None,
-    ) -> Tolerance:
-        """The user's tolerances, or the defaults of an arithmetic.
-
-        fp32 must be exact up to rounding. int8 rounds activations, so that single logits move by
-        a few tenths; there the metric judges, and `rtol` stops a broken graph where there is no
-        evaluation data.
-        """
-        usual = DEFAULTS[compute]
-        return cls(
-            usual.atol if atol is None else atol,
-            usual.max_drop if max_drop is None else max_drop,
-            usual.rtol if rtol is None else rtol,
-            usual.rows if max_drop is None else 0,
-        )
-
-    def allowed_drop(self, rows: int) -> float:
-        """Points that the metric may lose on an evaluation split of `rows`.
-
-        >>> Tolerance(None, 0.5, rows=2).allowed_drop(100)
-        2.0
-        """
-        return max(self.max_drop, 100.0 * self.rows / rows)
-
-
-DEFAULTS = {
-    Compute.INT8: Tolerance(atol=None, max_drop=0.5, rtol=0.25, rows=2),
-    Compute.FP32: Tolerance(atol=1e-4, max_drop=0.5),
-    Compute.NBITS: Tolerance(atol=None, max_drop=0.5, rtol=0.25, rows=2),
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +62,7 @@ class ExportRequest:
     artifact: Path
     task: str
     out: Path
-    compute: Compute
+    compute: str
     tolerance: Tolerance
     data: Path | None = None
     reference: str | None = None
@@ -141,20 +89,56 @@ class SharedRequest:
     artifact: Path
     tasks: tuple[str, ...]
     out: Path
-    compute: Compute
+    compute: str
     tolerance: Tolerance
     data: Mapping[str, Path] = field(default_factory=dict)
     verify: bool = True
     packed: bool = False
-    layout: Layout = Layout.SHARED
+    layout: str = Layout.SHARED
 
     def __post_init__(self) -> None:
-        if self.layout is Layout.FOLDED:
-            raise ConfigError("a folded graph has its weights to itself", "layouts: shared, swap")
-        if self.layout is Layout.SWAP and self.compute is Compute.NBITS:
+        if not find_layout(self.layout).several:
             raise ConfigError(
-                "nbits arithmetic reads constant weights, the swap layout masks them in every run",
-                "`--compute int8` or `fp32`, or `--layout shared`",
+                f"a {self.layout} graph has its weights to itself",
+                f"layouts: {', '.join(name for name in LAYOUTS if LAYOUTS[name].several)}",
+            )
+        arithmetic, layout = find_arithmetic(self.compute), find_layout(self.layout)
+        if layout.masks_as_inputs and not arithmetic.masks_as_inputs:
+            raise ConfigError(
+                f"{self.compute} arithmetic reads constant weights, the {self.layout} layout masks "
+                "them in every run",
+                "choose `int8` or `fp32` arithmetic, or the `shared` layout",
             )
         if len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"a task is named twice: {', '.join(self.tasks)}")
+
+
+ARCHIVES = (".zip", ".tar.gz")
+"""Endings of archives that can be written."""
+
+_OTHER_ARCHIVES = {".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+
+
+@dataclass(frozen=True)
+class PackageRequest:
+    """What to package and where to.
+
+    Attributes:
+        folder: one that `compress export --onnx` wrote, or one that holds several of them.
+        out: folder to make, or an archive if it ends in `.zip` or `.tar.gz`.
+        target: who runs it.
+        tasks: some of the folder's tasks; none: all of them.
+    """
+
+    folder: Path
+    out: Path
+    target: Target
+    tasks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(f"a task is named twice: {', '.join(self.tasks)}")
+        if self.out.suffix in _OTHER_ARCHIVES and not self.out.name.endswith(ARCHIVES):
+            raise ConfigError(
+                f"`{self.out.name}` is of no known kind", f"kinds: {', '.join(ARCHIVES)}"
+            )

@@ -132,20 +132,14 @@ class Report:
         """Read what `to_json` wrote."""
         try:
             tree = json.loads(text)
-            accuracy = tree["accuracy"]
-            if accuracy is not None:
-                accuracy.pop("drop")
-                accuracy = AccuracyCheck(**_read_back(accuracy))
+            if tree["accuracy"] is not None:
+                tree["accuracy"].pop("drop")
+                tree["accuracy"] = AccuracyCheck(**_read_back(tree["accuracy"]))
             tree.pop("ok")
-            return cls(
-                **{
-                    **tree,
-                    "graph": GraphFacts(**tree["graph"]),
-                    "values": tuple(ValueCheck(**_read_back(value)) for value in tree["values"]),
-                    "accuracy": accuracy,
-                    "findings": tuple(tree["findings"]),
-                }
-            )
+            tree["graph"] = GraphFacts(**tree["graph"])
+            tree["values"] = tuple(ValueCheck(**_read_back(value)) for value in tree["values"])
+            tree["findings"] = tuple(tree["findings"])
+            return cls(**tree)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"not a report: {error}") from error
 

@@ -6,9 +6,9 @@ findings are collected, not the first. Raising is the caller's choice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +18,30 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
 
-from maskpack.exporters.arithmetic.nbits import NBITS_OP, blocking_of, from_blocks
+from maskpack.exporters.arithmetic import ARITHMETICS
+from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.graph.builder import module_of
 from maskpack.exporters.graph.editor import MASKS
 from maskpack.exporters.graph.external_masks import Form, unstack_bits, unstack_flips
 from maskpack.exporters.graph.trace import input_names
-from maskpack.exporters.options import Compute, Tolerance
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, Report, ValueCheck
 from maskpack.exporters.session import (
     Feeds,
-    agreement,
     make_session,
     ort_predict,
     relative_error,
-    same_answers,
     session_facts,
 )
-from maskpack.formats import (
-    Artifact,
-    DataError,
-    ExportError,
-    Patch,
-    QuantTensor,
-    TaskEntry,
-    VerifyError,
-)
-from maskpack.formats.bits import unpack_codes
-from maskpack.formats.schema import CONFIG
-from maskpack.formats.tensorfile import Arrays, read_tensors
-from maskpack.models.families import family_of, longest_input, token_kinds
+from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
+from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.models.load import load_finetuned, set_pad_token
 from maskpack.runtime.session import check_task, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, pick_task
-from maskpack.tasks.context import restore_task
+from maskpack.tasks.batches import Encoded, Predict, predict_all, torch_predict
+from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.evaluation.evaluate import encode_for, evaluation_split
 from maskpack.tasks.evaluation.metrics import compute_metrics
-from maskpack.tasks.evaluation.predict import Predict, predict_all, torch_predict
-
-GRAPH = "model.onnx"
+from maskpack.tasks.types import type_of
 
 SHAPES = ((1, 1, False), (1, 7, False), (2, 16, True), (5, 33, True), (3, 128, True))
 """Batch, sequence, padded: what the values are compared on; short encoders cut the sequence."""
@@ -74,16 +60,23 @@ class Subject:
         data: evaluation data, if the task's does not ship with the package.
         reference: a fine-tuned model to score as well.
         inputs: what makes a graph of all tasks this one: an adapter, and its values by name.
+        context: of the artifact's encoder, if it is loaded already.
     """
 
     graph: Path
     artifact: Artifact
     task: str
-    compute: Compute
+    compute: str
     tolerance: Tolerance
     data: Path | None = None
     reference: str | None = None
     inputs: tuple[Path, Arrays] | None = None
+    context: ModelContext | None = None
+
+    @cached_property
+    def encoder(self) -> ModelContext:
+        """The context, loaded now if it was not."""
+        return self.context or ModelContext.of_artifact(self.artifact)
 
     @property
     def entry(self) -> TaskEntry:
@@ -91,24 +84,22 @@ class Subject:
         return self.artifact.entry(self.task)
 
 
-_TELLING = {"MatMulInteger": Compute.INT8, NBITS_OP: Compute.NBITS}
-"""Operator -> the arithmetic of a graph that has it."""
-
-
-def compute_of(graph: Path) -> Compute:
+def compute_of(graph: Path) -> str:
     """The arithmetic of an exported graph, read from its operators.
 
     Raises:
         VerifyError: no graph there, or not one.
     """
     if not graph.is_file():
-        raise VerifyError(f"no graph at `{graph}`", "make it with `compress export --onnx`")
+        raise VerifyError(f"no graph at `{graph}`", "export the task first")
     try:
         model = onnx.load(str(graph), load_external_data=False)
     except DecodeError as error:
         raise VerifyError(f"`{graph}` is not an ONNX graph: {error}") from error
     kinds = {node.op_type for node in model.graph.node}
-    return next((compute for kind, compute in _TELLING.items() if kind in kinds), Compute.FP32)
+    known = [ARITHMETICS[name] for name in ARITHMETICS]
+    plain = next(one.name for one in known if one.operator is None)
+    return next((one.name for one in known if one.operator in kinds), plain)
 
 
 def exported(folder: Path, task: str) -> tuple[Path, tuple[Path, Arrays] | None]:
@@ -123,7 +114,7 @@ def exported(folder: Path, task: str) -> tuple[Path, tuple[Path, Arrays] | None]
     check_task(place, config)
     if place.adapter is None:
         return place.graph, None
-    load_inputs(place, config)  # the adapter is the one that the card tells of
+    load_inputs(place, config)  # the adapter is the one that the configuration names
     feeds = place.adapter.with_suffix(FEEDS_SUFFIX)
     try:
         return place.graph, (place.adapter, dict(read_tensors(feeds.read_bytes())[0]))
@@ -138,12 +129,12 @@ def verify(subject: Subject) -> Report:
         MaskpackError: the graph or the evaluation data cannot be read at all.
     """
     if not subject.graph.is_file():
-        raise VerifyError(f"no graph at `{subject.graph}`", "make it with `compress export --onnx`")
+        raise VerifyError(f"no graph at `{subject.graph}`", "export the task first")
     adapter, own = subject.inputs or (None, {})
     session = make_session(adapter or subject.graph)
     findings = _check_signature(session, subject)
     callable_as_said = not findings
-    facts = graph_facts(subject.graph, subject.artifact, subject.task, own)
+    facts = graph_facts(subject, own)
     if facts.removed != facts.mask_zeros:
         findings.append(
             f"the mask removes {facts.mask_zeros} weights, "
@@ -152,11 +143,11 @@ def verify(subject: Subject) -> Report:
     values: tuple[ValueCheck, ...] = ()
     accuracy = None
     if callable_as_said:
-        graph = ort_predict(session)
         model = restore_task(subject.artifact, subject.task)
-        masked = torch_predict(model)
-        kind = subject.entry.kind
-        values = tuple(_check_values(graph, masked, model.config, kind, one) for one in SHAPES)
+        graph, masked = ort_predict(session), torch_predict(model)
+        values = tuple(
+            _check_values(subject, graph, masked, model.config, shape) for shape in SHAPES
+        )
         accuracy = _check_accuracy(subject, graph, masked)
         findings += check_tolerance(subject.tolerance, values, accuracy)
     return Report(
@@ -180,21 +171,13 @@ def check_tolerance(
     tolerance: Tolerance, values: Sequence[ValueCheck], accuracy: AccuracyCheck | None
 ) -> list[str]:
     """What lies outside the tolerance, one line each."""
-    findings = [
-        line
-        for check in values
-        for line in _too_far(
-            tolerance,
-            check.max_diff,
-            check.relative,
-            f"values at batch {check.batch}, sequence {check.sequence}",
-        )
-    ]
+    findings = []
+    for check in values:
+        where = f"values at batch {check.batch}, sequence {check.sequence}"
+        findings += _too_far(tolerance, check, where)
     if accuracy is None:
         return findings
-    findings += _too_far(
-        tolerance, accuracy.max_diff, accuracy.relative, "logits on the evaluation data"
-    )
+    findings += _too_far(tolerance, accuracy, "logits on the evaluation data")
     allowed = tolerance.allowed_drop(accuracy.rows)
     if not accuracy.drop <= allowed + _ROUNDING:
         findings.append(
@@ -203,14 +186,15 @@ def check_tolerance(
     return findings
 
 
-def _too_far(tolerance: Tolerance, largest: float, relative: float, where: str) -> list[str]:
+def _too_far(tolerance: Tolerance, check: ValueCheck | AccuracyCheck, where: str) -> list[str]:
     """Findings on a difference; `not <=` and not `>`, so that no NaN passes."""
     findings = []
-    if tolerance.atol is not None and not largest <= tolerance.atol:
-        findings.append(f"{where} differ by {largest:.3g}, tolerated {tolerance.atol:.3g}")
-    if tolerance.rtol is not None and not relative <= tolerance.rtol:
+    atol, rtol = tolerance.atol, tolerance.rtol
+    if atol is not None and not check.max_diff <= atol:
+        findings.append(f"{where} differ by {check.max_diff:.3g}, tolerated {atol:.3g}")
+    if rtol is not None and not check.relative <= rtol:
         findings.append(
-            f"{where} differ by {relative:.1%} of their size, tolerated {tolerance.rtol:.1%}"
+            f"{where} differ by {check.relative:.1%} of their size, tolerated {rtol:.1%}"
         )
     return findings
 
@@ -218,7 +202,7 @@ def _too_far(tolerance: Tolerance, largest: float, relative: float, where: str) 
 def _check_signature(session: Any, subject: Subject) -> list[str]:
     """Names, dynamic axes and widths of inputs and output."""
     findings = []
-    expected = input_names(json.loads(subject.artifact.file(CONFIG)))
+    expected = input_names(subject.encoder.family, subject.encoder.config)
     found = [value.name for value in session.get_inputs()]
     if found != expected:
         findings.append(f"inputs are {found}, expected {expected}")
@@ -236,34 +220,37 @@ def _check_signature(session: Any, subject: Subject) -> list[str]:
 
 
 def _check_values(
-    graph: Predict, masked: Predict, config: Any, kind: str, shape: tuple[int, int, bool]
+    subject: Subject, graph: Predict, masked: Predict, config: Any, shape: tuple[int, int, bool]
 ) -> ValueCheck:
     """Both predictors on random tokens of one shape; the tokens are the same in every run."""
     batch, sequence, padded = shape
-    sequence = min(sequence, longest_input(config.to_dict()))
-    feeds = _random_feeds(config, batch, sequence, padded=padded)
+    sequence = min(sequence, subject.encoder.longest)
+    feeds = _random_feeds(config, subject.encoder, batch, sequence, padded=padded)
     left, right = graph(feeds), masked(feeds)
     if left.shape != right.shape:
         return ValueCheck(batch, sequence, padded, float("inf"), 0, float("inf"))
     difference = float(np.abs(left - right).max())
-    same = batch if left.shape[1] == 1 else int(same_answers(left, right, kind=kind).sum())
+    decoder = type_of(subject.entry).decoder
+    same = int(decoder.same(left, right).sum()) if decoder.labelled else batch
     return ValueCheck(batch, sequence, padded, difference, same, relative_error(left, right))
 
 
-def _random_feeds(config: Any, batch: int, sequence: int, *, padded: bool) -> Feeds:
+def _random_feeds(
+    config: Any, context: ModelContext, batch: int, sequence: int, *, padded: bool
+) -> Feeds:
     rng = np.random.default_rng([batch, sequence])
     pad = config.pad_token_id or 0
     ids = rng.integers(0, config.vocab_size, (batch, sequence), dtype=np.int64)
     ids[ids == pad] = (pad + 1) % config.vocab_size
     attention = np.ones_like(ids)
     if padded:
-        left = family_of(config.model_type).pad_left
+        left = context.family.pad_left
         for row in range(1, batch):
             gap = row * sequence // (batch + 1)
             attention[row, slice(gap) if left else slice(sequence - gap, None)] = 0
         ids[attention == 0] = pad
     feeds = {"input_ids": ids, "attention_mask": attention}
-    if kinds := token_kinds(config.to_dict()):
+    if kinds := context.family.token_kinds(context.config):
         feeds["token_type_ids"] = attention * rng.integers(0, kinds, ids.shape)
     return feeds
 
@@ -275,66 +262,67 @@ def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> Accura
         if subject.reference is not None:
             raise DataError(
                 f"there is no evaluation data to compare `{subject.reference}` on",
-                "give it with `--data PATH`",
+                "give its `data`",
             )
         return None
-    encoded = encode_for(subject.artifact, subject.entry, split)
-    metric = subject.entry.metric
+    encoded = encode_for(subject.encoder, subject.entry, split)
+    kind, metric = type_of(subject.entry), subject.entry.metric
     left, right = predict_all(graph, encoded), predict_all(masked, encoded)
-    reference = None
-    if subject.reference is not None:
-        finetuned = load_finetuned(subject.reference)
-        _check_reference(finetuned, subject)
-        readable = encoded.read_by(finetuned.config.to_dict())
-        logits = predict_all(torch_predict(set_pad_token(finetuned, encoded.pad)), readable)
-        reference = compute_metrics(logits, encoded.labels, [metric])[metric]
+
+    def score(logits: NDArray[np.float32]) -> float:
+        return compute_metrics(kind, logits, encoded.labels, [metric])[metric]
+
+    finetuned = subject.reference
     return AccuracyCheck(
         rows=len(encoded),
         metric=metric,
-        graph=compute_metrics(left, encoded.labels, [metric])[metric],
-        torch=compute_metrics(right, encoded.labels, [metric])[metric],
-        agreement=agreement(left, right, kind=subject.entry.kind),
+        graph=score(left),
+        torch=score(right),
+        agreement=kind.decoder.agreement(left, right),
         max_diff=float(np.abs(left - right).max()),
-        reference=reference,
+        reference=None if finetuned is None else score(_logits_of(finetuned, subject, encoded)),
         relative=relative_error(left, right),
     )
 
 
-def _check_reference(model: Any, subject: Subject) -> None:
+def _logits_of(reference: str, subject: Subject, encoded: Encoded) -> NDArray[np.float32]:
+    model = load_finetuned(reference, auto_class=type_of(subject.entry).auto_class)
     if model.config.num_labels != subject.entry.outputs:
         raise VerifyError(
-            f"the reference `{subject.reference}` has {model.config.num_labels} outputs, "
+            f"the reference `{reference}` has {model.config.num_labels} outputs, "
             f"the task has {subject.entry.outputs}"
         )
+    readable = encoded.read_by(model.config.to_dict())
+    return predict_all(torch_predict(set_pad_token(model, encoded.pad)), readable)
 
 
-def graph_facts(
-    graph: Path, artifact: Artifact, task: str, inputs: Mapping[str, NDArray[np.generic]]
-) -> GraphFacts:
-    """Sizes and counts, read from the file itself.
+def graph_facts(subject: Subject, inputs: Mapping[str, NDArray[np.generic]]) -> GraphFacts:
+    """Sizes, and the zeros that masks leave, read from a graph's file itself.
 
     Args:
-        graph: its file.
-        artifact: where it came from.
-        task: its task.
+        subject: the graph, and the task that it is of.
         inputs: what the task gives the graph in place of its own constants.
     """
+    graph, artifact = subject.graph, subject.artifact
     model = onnx.load(str(graph))
-    patch: Patch = artifact.patch(task)
-    base = family_of(artifact.manifest.source.model_type).base
+    patch, base = artifact.patch(subject.task), subject.encoder.family.base
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     linears = {module_of(base, name): tensor for name, tensor in artifact.backbone.linears.items()}
     own = {name: to_array(tensors[name]) for name in tensors if name.startswith(f"{MASKS}.")}
     sizes = {name: tensor.codes.size for name, tensor in linears.items()}
     beside = _removed_by_masks({**own, **inputs}, sizes)
+    codes = ARITHMETICS[subject.compute].codes
+
+    def read(name: str) -> NDArray[Any] | None:
+        return to_array(tensors[name]) if name in tensors else None
+
     zeros = removed = 0
     for name, mask in patch.masks.items():
         module = module_of(base, name)
-        found = _zeros_of(tensors, module, linears[module])
-        if found is None:
+        stored = codes(read, module, linears[module])
+        if stored is None or stored.size != linears[module].codes.size:
             continue
-        if module in beside:
-            found = found | beside[module]
+        found = (stored == 0) | beside.get(module, np.False_)
         zeros += int(found.sum())
         removed += int((found & ~np.ascontiguousarray(mask.to_bool().T).reshape(-1)).sum())
     return GraphFacts(
@@ -347,26 +335,6 @@ def graph_facts(
         code_zeros=zeros,
         removed=removed,
     )
-
-
-def _zeros_of(
-    tensors: Mapping[str, onnx.TensorProto], module: str, tensor: QuantTensor
-) -> NDArray[np.bool_] | None:
-    """Where a module's constant codes are 0, flat in the graph's order; None if they are not there."""
-    if f"{module}.blocks" in tensors:
-        blocking = blocking_of(module, tensor)
-        codes = from_blocks(to_array(tensors[f"{module}.blocks"]), blocking).reshape(-1)
-    elif f"{module}.codes" in tensors:
-        codes = to_array(tensors[f"{module}.codes"]).reshape(-1)
-    elif f"{module}.fields" in tensors:
-        packed = to_array(tensors[f"{module}.fields"])[None]
-        codes = unpack_codes(packed, tensor.bits, tensor.codes.size, zero_free=tensor.zero_free)[0]
-    else:
-        return None
-    if codes.size != tensor.codes.size:
-        return None
-    zeros: NDArray[np.bool_] = codes == 0
-    return zeros
 
 
 def _removed_by_masks(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:

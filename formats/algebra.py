@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -11,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.formats.card import Describe, plain_facts
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.packed import decode_packed, encode_packed
 from maskpack.formats.reader import Artifact, open_artifact
 from maskpack.formats.schema import Manifest, check_task_name, portable_entry
 from maskpack.formats.tensors import Backbone, Patch, QuantTensor
-from maskpack.formats.writer import add_task, check_vacant, locked, write_manifest, write_patch
+from maskpack.formats.writer import add_task, change_tasks, check_vacant, write_patch
 
 
 def pack_task(artifact: Artifact, task: str) -> bytes:
@@ -26,7 +26,12 @@ def pack_task(artifact: Artifact, task: str) -> bytes:
 
 
 def unpack_task(
-    path: Path, data: bytes, *, name: str | None = None, replacing: bool = False
+    path: Path,
+    data: bytes,
+    *,
+    name: str | None = None,
+    replacing: bool = False,
+    describe: Describe = plain_facts,
 ) -> Artifact:
     """Add a packed task to the artifact at `path`; inverse of `pack_task`.
 
@@ -35,6 +40,7 @@ def unpack_task(
         data: from `pack_task`.
         name: what to call the task there; None: what it was called.
         replacing: whether a task of that name may be there.
+        describe: what the card says beside the manifest.
 
     Raises:
         ArtifactError: damaged, another backbone, or the name is taken.
@@ -44,10 +50,12 @@ def unpack_task(
     if name is not None:
         entry = entry.renamed(name)
     digest = artifact.manifest.backbone_sha256  # another process may replace the artifact meanwhile
-    return add_task(path, entry, patch, replacing=replacing, backbone_sha256=digest)
+    return add_task(
+        path, entry, patch, replacing=replacing, backbone_sha256=digest, describe=describe
+    )
 
 
-def remove_task(path: Path, task: str) -> Artifact:
+def remove_task(path: Path, task: str, *, describe: Describe = plain_facts) -> Artifact:
     """Take a task out of the artifact at `path`; the backbone is not touched."""
 
     def change(artifact: Artifact) -> Manifest:
@@ -55,10 +63,10 @@ def remove_task(path: Path, task: str) -> Artifact:
         tasks = {n: entry for n, entry in artifact.manifest.tasks.items() if n != task}
         return replace(artifact.manifest, tasks=tasks)
 
-    return _change(path, change)
+    return change_tasks(path, change, describe)
 
 
-def rename_task(path: Path, task: str, name: str) -> Artifact:
+def rename_task(path: Path, task: str, name: str, *, describe: Describe = plain_facts) -> Artifact:
     """Call a task of the artifact at `path` something else.
 
     Raises:
@@ -72,10 +80,10 @@ def rename_task(path: Path, task: str, name: str) -> Artifact:
         manifest = write_patch(path, artifact.manifest, entry.renamed(name), patch)
         return replace(manifest, tasks={n: e for n, e in manifest.tasks.items() if n != task})
 
-    return _change(path, change)
+    return change_tasks(path, change, describe)
 
 
-def merge_tasks(path: Path, other: Artifact) -> Artifact:
+def merge_tasks(path: Path, other: Artifact, *, describe: Describe = plain_facts) -> Artifact:
     """Add all tasks of `other` to the artifact at `path`: all of them, or none.
 
     Raises:
@@ -93,33 +101,16 @@ def merge_tasks(path: Path, other: Artifact) -> Artifact:
             raise ArtifactError(
                 f"`{other.path}` has the same backbone as `{path}`, but another tokenizer or "
                 "configuration",
-                "`compress diff` names the files",
+                "a diff of the two names the files",
             )
         if both := sorted(own.tasks.keys() & other.manifest.tasks.keys()):
-            raise ArtifactError(
-                f"both artifacts have a task `{both[0]}`", "rename one with `compress rename`"
-            )
+            raise ArtifactError(f"both artifacts have a task `{both[0]}`", "rename one")
         manifest = own
         for task in sorted(other.manifest.tasks):
             manifest = write_patch(path, manifest, other.entry(task), other.patch(task))
         return manifest
 
-    return _change(path, change)
-
-
-def _change(path: Path, change: Callable[[Artifact], Manifest]) -> Artifact:
-    """Replace the manifest at `path` under its lock, then remove patches that it no longer names."""
-    open_artifact(path)  # says better than a lock what is wrong with a path
-    with locked(path):
-        artifact = open_artifact(path)
-        manifest = change(artifact)
-        write_manifest(path, manifest)
-        named = {entry.file for entry in manifest.tasks.values()}
-        for entry in artifact.manifest.tasks.values():
-            if entry.file not in named:
-                with suppress(OSError):  # harmless if it stays: no manifest names it
-                    (path / entry.file).unlink()
-    return open_artifact(path)
+    return change_tasks(path, change, describe)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """The model card of an artifact: a README for people, with the YAML head that model hubs read.
 
-Made from the manifest alone. What the manifest does not know (a licence, languages, where it is published)
-is told in `CardFacts`, or left out.
+Made from the manifest alone. What the manifest does not know (a licence, languages, data sets of the Hub,
+where it is published) is told in `CardFacts`, or left out.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from maskpack.formats import schema
@@ -18,33 +18,6 @@ from maskpack.formats.schema import Manifest, Scheme, TaskEntry
 from maskpack.formats.tensors import MaskCount
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-KNOWN_MODELS = {"demo": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")}
-"""Source model as the manifest names it -> its id on the Hub and its licence."""
-
-GLUE = "nyu-mll/glue"
-GLUE_ROWS = {
-    "cola": 1043,
-    "mnli": 9815,
-    "mrpc": 408,
-    "qnli": 5463,
-    "qqp": 40430,
-    "rte": 277,
-    "sst2": 872,
-    "stsb": 1500,
-    "wnli": 71,
-}
-"""Task of GLUE -> rows of its evaluation split: by both a task is known to be GLUE's own data."""
-
-SAMPLES = {"reviews": 100, "tickets": 100}
-"""The same for the tasks that ship with maskpack. All of these are in English."""
-
-HUB_METRICS = {
-    "matthews": "matthews_correlation",
-    "pearson": "pearsonr",
-    "spearman": "spearmanr",
-}
-"""Our name of a metric -> the Hub's, where they differ."""
-
 _MOST_LABELS = 12  # of a task, that a card spells out
 _MARKUP = re.compile(r"[\\`*<>\[\]|]")
 _TAG = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
@@ -88,23 +61,50 @@ MARK = "Made by [maskpack](https://pypi.org/project/maskpack/)"
 
 
 @dataclass(frozen=True)
+class HubDataset:
+    """A data set of the Hub: its id, and which of its configurations and splits."""
+
+    id: str
+    config: str
+    split: str
+
+
+@dataclass(frozen=True)
 class CardFacts:
     """What a card says that no manifest knows.
 
     Attributes:
         repo: id of the repository on the Hub, or None.
-        license: identifier as the Hub lists them, such as `apache-2.0`; None: the source model's, if known.
-        languages: codes such as `en`; none: those of the tasks, if known.
+        license: identifier as the Hub lists them, such as `apache-2.0`, or None.
+        languages: codes such as `en`.
+        base_model: id of the source model on the Hub; None: its name, where that is an id.
+        pipeline_tag: the Hub's name of what the tasks do; None: no results are listed for it.
+        datasets: name of a task -> the data set that its scores are of.
+        metric_names: our name of a metric -> the Hub's, where they differ.
     """
 
     repo: str | None = None
     license: str | None = None
     languages: tuple[str, ...] = ()
+    base_model: str | None = None
+    pipeline_tag: str | None = None
+    datasets: Mapping[str, HubDataset] = field(default_factory=dict)
+    metric_names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for text in (*self.languages, *([] if self.license is None else [self.license])):
             if _TAG.fullmatch(text) is None:
                 raise ConfigError(f"`{text}` is no identifier", "like apache-2.0, or en")
+
+
+Describe = Callable[[Manifest], CardFacts]
+"""What is known of an artifact beside its manifest."""
+
+
+def plain_facts(manifest: Manifest) -> CardFacts:
+    """Nothing: for whoever knows no more than the manifest."""
+    del manifest
+    return CardFacts()
 
 
 def render_card(
@@ -149,51 +149,37 @@ def _head(manifest: Manifest, facts: CardFacts) -> dict[str, Any]:
     """The YAML head, with what is known only."""
     entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
     source = manifest.source.model
-    base, licence = KNOWN_MODELS.get(source, (source, None))
-    licence = facts.license or licence
-    english = bool(entries) and all(_is_among(entry, GLUE_ROWS | SAMPLES) for entry in entries)
-    languages = list(facts.languages) or (["en"] if english else [])
-    glue = any(_is_among(entry, GLUE_ROWS) for entry in entries)
+    base = facts.base_model or source
     name = facts.repo.rpartition("/")[2] if facts.repo else source
+    results = [_result(entry, facts) for entry in entries] if facts.pipeline_tag else []
     known: dict[str, Any] = {
         "base_model": base if HUB_ID.fullmatch(base) else None,
         "base_model_relation": "quantized" if HUB_ID.fullmatch(base) else None,
-        "license": licence,
-        "language": languages,
-        "datasets": [GLUE] if glue else [],
+        "license": facts.license,
+        "language": list(facts.languages),
+        "datasets": sorted({dataset.id for dataset in facts.datasets.values()}),
         "library_name": "maskpack",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": facts.pipeline_tag,
         "tags": ["maskpack", "quantized", "mask"],
-        "metrics": sorted({_hub_metric(entry.metric) for entry in entries}),
-        "model-index": [{"name": name, "results": [_result(e) for e in entries]}]
-        if entries
-        else [],
+        "metrics": sorted({facts.metric_names.get(each.metric, each.metric) for each in entries}),
+        "model-index": [{"name": name, "results": results}] if results else [],
     }
     return {key: value for key, value in known.items() if value}
 
 
-def _result(entry: TaskEntry) -> dict[str, Any]:
+def _result(entry: TaskEntry, facts: CardFacts) -> dict[str, Any]:
     """A task's scores as the Hub lists them."""
-    own = _is_among(entry, GLUE_ROWS)
-    config = {"config": entry.data["task"], "split": "validation"} if own else {}
+    dataset = facts.datasets.get(entry.name)
+    which = {} if dataset is None else {"config": dataset.config, "split": dataset.split}
+    kind = entry.name if dataset is None else dataset.id
     return {
-        "task": {"type": "text-classification", "name": entry.name},
-        "dataset": {"type": GLUE if own else entry.name, "name": entry.name, **config},
+        "task": {"type": facts.pipeline_tag, "name": entry.name},
+        "dataset": {"type": kind, "name": entry.name, **which},
         "metrics": [
-            {"type": _hub_metric(name), "name": name, "value": round(value, 4)}
+            {"type": facts.metric_names.get(name, name), "name": name, "value": round(value, 4)}
             for name, value in entry.scores.items()
         ],
     }
-
-
-def _is_among(entry: TaskEntry, known: Mapping[str, int]) -> bool:
-    """Whether a task's data is that of a known task: its name and its number of rows say so."""
-    task = entry.data.get("task")
-    return isinstance(task, str) and task in known and known[task] == entry.data.get("eval_rows")
-
-
-def _hub_metric(name: str) -> str:
-    return HUB_METRICS.get(name, name)
 
 
 def _flow(value: object) -> str:
@@ -204,7 +190,6 @@ def _flow(value: object) -> str:
 
 
 def _labels(entry: TaskEntry) -> str:
-    """What a task answers with."""
     shown = [_plain(label) for label in entry.labels[:_MOST_LABELS]]
     if more := len(entry.labels) - len(shown):
         shown.append(f"and {more} more")

@@ -5,21 +5,48 @@ for float16, `<param>.mask` for masks, `head.<param>` for the head, `dense.<para
 `gains.<param>` for what a task changes besides. One metadata entry, `maskpack`, holds sorted JSON:
 safetensors does not promise an order between several entries, and the same input must give the
 same bytes.
+
+A file is read as views of its bytes: nothing is copied, so a mapped file stays on disk. The library's own
+reader copies every tensor. The rules checked here are the format's: a header of JSON that fits, no key
+twice, tensors that lie side by side without holes and have the bytes that dtype and shape ask for.
+`tests/formats/test_tensorfile.py` compares every verdict with the library's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from maskpack.formats.bits import pack_codes, unpack_codes
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.tensorfile import Arrays, Buffer, no_key_twice, read_tensors
 from maskpack.formats.tensors import Backbone, BitMask, Patch, QuantTensor
+
+LARGEST_HEADER = 100_000_000
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+Buffer = Any  # bytes or a memory map: what `memoryview` takes
+Arrays = dict[str, NDArray[Any]]
 
 
 def encode_backbone(backbone: Backbone) -> bytes:
@@ -47,15 +74,12 @@ def encode_backbone(backbone: Backbone) -> bytes:
 
 def decode_backbone(data: Buffer) -> Backbone:
     """Read and check a backbone; inverse of `encode_backbone`."""
-    arrays, meta = decode_tensors(data, "backbone")
+    arrays, meta, _ = decode_tensors(data, "backbone")
     found: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
     try:
         for name, spec in sorted(meta["tensors"].items()):
-            bits, group, shape = (
-                read_whole(spec["bits"]),
-                read_whole(spec["group"]),
-                read_shape(spec["shape"]),
-            )
+            bits, group = read_whole(spec["bits"]), read_whole(spec["group"])
+            shape = read_shape(spec["shape"])
             free = _flag(spec.get("zero_free", False))
             codes = unpack_codes(arrays.pop(f"{name}.codes"), bits, shape[1], zero_free=free)
             tensor = QuantTensor(codes, arrays.pop(f"{name}.scales"), bits, group, free)
@@ -82,7 +106,7 @@ def decode_patch(data: Buffer, *, task: str, backbone_sha256: str) -> Patch:
     Raises:
         ArtifactError: damaged, of another task, or made for another backbone.
     """
-    arrays, meta = decode_tensors(data, "patch")
+    arrays, meta, _ = decode_tensors(data, "patch")
     if meta.get("backbone_sha256") != backbone_sha256:
         raise ArtifactError(
             f"the patch of `{task}` was made for backbone "
@@ -161,14 +185,12 @@ def header_text(meta: Mapping[str, Any]) -> str:
     return json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def decode_tensors(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any]]:
-    """Tensors, as views of `data`, and metadata of a file of this kind; inverse of `encode_tensors`."""
-    arrays, meta, _ = decode_with_text(data, kind)
-    return arrays, meta
+def decode_tensors(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any], str]:
+    """Read a file of this kind; inverse of `encode_tensors`.
 
-
-def decode_with_text(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any], str]:
-    """The same, and the text of the metadata as it stands in the file."""
+    Returns:
+        Its tensors, as views of `data`; its metadata; and the metadata's text as it stands there.
+    """
     try:
         arrays, header = read_tensors(data)
         text = header["maskpack"]
@@ -178,3 +200,73 @@ def decode_with_text(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any], s
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise ArtifactError(f"expected a {kind}, found `{str(meta)[:40]}`")
     return arrays, meta, text
+
+
+def read_tensors(data: Buffer) -> tuple[Arrays, dict[str, Any]]:
+    """Tensors by name, as read-only views of `data`, and the metadata.
+
+    Raises:
+        ArtifactError: not a safetensors file, or one with a dtype that numpy lacks.
+    """
+    view = memoryview(data).toreadonly()
+    if len(view) < 8:
+        raise ArtifactError(f"{len(view)} bytes are no safetensors file")
+    length = int.from_bytes(view[:8], "little")
+    if length > LARGEST_HEADER or length > len(view) - 8:
+        raise ArtifactError(f"a header of {length:,} bytes in a file of {len(view):,}")
+    header = _parse(bytes(view[8 : 8 + length]))
+    meta = header.pop("__metadata__", {})
+    body, arrays, end = view[8 + length :], {}, 0
+    try:
+        for name, told in sorted(header.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+            arrays[name], end = _tensor(name, told, body, end)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"a header that describes no tensors: {error!r}") from error
+    if end != len(body):
+        raise ArtifactError(f"{len(body) - end} bytes of the file belong to no tensor")
+    return arrays, meta
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    """The header as a mapping with string metadata."""
+    if text[:1] != b"{":
+        raise ArtifactError("a header that is no JSON object")
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=no_key_twice)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"a header that is no JSON: {error}") from error
+    meta = header.get("__metadata__", {})
+    if not isinstance(meta, dict) or not all(isinstance(value, str) for value in meta.values()):
+        raise ArtifactError("metadata that is not text by name")
+    return dict(header)
+
+
+def _tensor(
+    name: str, told: dict[str, Any], body: memoryview, start: int
+) -> tuple[NDArray[Any], int]:
+    """One tensor, which must begin at `start`, and where it ends."""
+    dtype, shape, offsets = np.dtype(_DTYPES[told["dtype"]]), told["shape"], told["data_offsets"]
+    if set(told) != {"dtype", "shape", "data_offsets"} or len(offsets) != 2:
+        raise ArtifactError(f"`{name}` is described with {sorted(told)}")
+    for number in (*shape, *offsets):
+        if type(number) is not int or not 0 <= number < 2**63:
+            raise ArtifactError(f"`{name}` has the size or place {number!r}")
+    size = math.prod(shape) * dtype.itemsize
+    if offsets[0] != start or offsets[1] != start + size or offsets[1] > len(body):
+        raise ArtifactError(f"`{name}` of {size:,} bytes does not lie at {offsets}")
+    flat = np.frombuffer(body[start : offsets[1]], dtype=dtype)
+    return flat.reshape(shape), offsets[1]
+
+
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as `object_pairs_hook`; ValueError if it holds a key twice."""
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        raise ValueError("a key twice")
+    return tree
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file's bytes, in hex, taken a piece at a time; OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -110,6 +110,11 @@ class CodedMask:
     zeros: int = 0
     rice: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of its own."""
+        return 0 if self.data is None else self.data.nbytes
+
 
 @dataclass(frozen=True, eq=False)
 class CodedMasks:
@@ -128,8 +133,7 @@ class CodedMasks:
     @property
     def size(self) -> int:
         """Bytes of all of it."""
-        own = sum(mask.data.nbytes for mask in self.masks.values() if mask.data is not None)
-        return own + self.stream.nbytes
+        return sum(mask.size for mask in self.masks.values()) + self.stream.nbytes
 
 
 def encode_masks(masks: Mapping[str, BitMask], linears: Mapping[str, QuantTensor]) -> CodedMasks:
@@ -142,7 +146,7 @@ def encode_masks(masks: Mapping[str, BitMask], linears: Mapping[str, QuantTensor
     plain = {name: _plain(gone, linears[name]) for name, gone in removed.items()}
     modelled = _modelled(removed, linears)
     costs = {name: _cost(blocks) for name, blocks in modelled.items()}
-    wanted = [name for name, mask in plain.items() if costs[name] < _bytes(mask)]
+    wanted = [name for name, mask in plain.items() if costs[name] < mask.size]
     without = CodedMasks(plain)
     if not wanted:
         return without
@@ -250,7 +254,3 @@ def _cost(told: Iterable[Told]) -> int:
         chances = np.where(removed, frequencies, ONE - frequencies.astype(np.int64))
         bits += int(_PRICES[chances - 1].sum())
     return -(-bits // (256 * 8))
-
-
-def _bytes(mask: CodedMask) -> int:
-    return 0 if mask.data is None else mask.data.nbytes

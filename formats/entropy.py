@@ -1,8 +1,8 @@
 """Entropy coding of mask bits: an adaptive model of their chances, and range ANS with many lanes at once.
 
-The coder is that of Duda 2013 (arXiv 1311.2540), with 32-bit states and 16-bit words; lanes interleaved over one stream as
-in Giesen 2014 (arXiv 1402.3392), so that numpy does a whole step of lanes at a time. A step takes one
-bit a lane:
+The coder is that of Duda 2013 (arXiv 1311.2540), with 32-bit states and 16-bit words. Lanes are interleaved
+over one stream as in Giesen 2014 (arXiv 1402.3392), so that numpy does a whole step of lanes at a time. A
+step takes one bit a lane:
 
     read    q = x % 2**16;  the bit is 1 if q < f, with chance f / 2**16
             x = f * (x >> 16) + q                   for a 1
@@ -12,8 +12,9 @@ bit a lane:
 Writing runs the same backwards, so a writer starts with the last bit. Every lane starts (for a
 reader: ends) at 2**16; whoever ends elsewhere has read something that nobody wrote.
 
-The model is what both sides know about a mask bit before it is read, in whole numbers. Weights are removed more often where the backbone's weight is small, and in rows and columns that have
-lost weights before. So a position has two classes,
+The model is what both sides know about a mask bit before it is read, in whole numbers. A weight is removed
+more often where it is small, and in rows and columns that have lost weights before. So a position has two
+classes,
 
 * its *size*: the magnitude of its weight, four classes an octave around the matrix's median,
 * its *place*: how often its row and its column were removed so far against the whole matrix, the
@@ -37,7 +38,9 @@ from numpy.typing import NDArray
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.tensors import QuantTensor
 
-_ONE = 1 << 16
+ONE = 1 << 16
+"""Frequencies are shares of this."""
+
 _START = 1 << 16  # states live in _START ... 2**32 - 1
 
 Bits = tuple[NDArray[np.integer[Any]], NDArray[np.bool_]]
@@ -62,7 +65,7 @@ def write_bits(blocks: Sequence[Bits], lanes: int) -> NDArray[np.uint16]:
     words: list[NDArray[np.uint16]] = []
     for frequencies, bits in reversed(blocks):
         wide = frequencies.astype(np.int64)
-        share = np.where(bits, wide, _ONE - wide).astype(np.uint64)
+        share = np.where(bits, wide, ONE - wide).astype(np.uint64)
         start = np.where(bits, 0, wide).astype(np.uint64)
         for first in reversed(range(0, len(bits), lanes)):
             step = slice(first, first + lanes)
@@ -110,7 +113,7 @@ class BitReader:
             q = x & np.uint64(0xFFFF)
             bits = np.less(q, f, out=found[step])
             high = x >> np.uint64(16)
-            x[:] = np.where(bits, f * high + q, (_ONE - f) * high + q - f)
+            x[:] = np.where(bits, f * high + q, (ONE - f) * high + q - f)
             empty = np.flatnonzero(x < _START)
             words = self._words[self._next : self._next + len(empty)]
             if len(words) < len(empty):
@@ -124,9 +127,6 @@ class BitReader:
         if self._next != len(self._words) or (self._states != _START).any():
             raise ArtifactError("coded bits do not end where they should: damaged, or of others")
 
-
-ONE = 1 << 16
-"""Frequencies are shares of this."""
 
 _SIZES, _PLACES = 32, 16
 _MEDIAN = 20  # size class of the median

@@ -1,6 +1,7 @@
 """Every error a user can cause, as one small tree.
 
     MaskpackError             base: `message` is the fact, `hint` the next thing to do
+    |                         (no floor below the command line names a command or a flag)
     |- ConfigError            an option is out of range, or two options contradict each other
     |- ModelError             the source model or its tokenizer cannot be used
     |- DataError              a data file, column, label or split is wrong
@@ -16,12 +17,44 @@ Messages are lower case, without a full stop, with back-quotes round literals.
 from __future__ import annotations
 
 
-class MaskpackError(Exception):
-    """A fact with names and numbers (`str(error)`) and, where there is one, the next step."""
+class Hint:
+    """The next thing to do, in words of the Python interface; `cli/hints.py` has those of commands.
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    Args:
+        text: the words; `{name}` stands for a field.
+        **fields: names and numbers to fill in.
+
+    >>> str(Hint("give a `max_length` of {longest}", longest=512))
+    'give a `max_length` of 512'
+    """
+
+    def __init__(self, text: str, /, **fields: object) -> None:
+        self.text = text
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return self.text.format(**self.fields) if self.fields else self.text
+
+
+class MaskpackError(Exception):
+    """A fact with names and numbers (`str(error)`) and, where there is one, the next step.
+
+    Args:
+        message: the fact.
+        hint: the next step.
+
+    Attributes:
+        advice: the next step, its fields open; None if there is none.
+    """
+
+    def __init__(self, message: str, hint: str | Hint | None = None) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.advice = Hint(hint) if isinstance(hint, str) else hint
+
+    @property
+    def hint(self) -> str | None:
+        """The next step in words of the Python interface, or None."""
+        return None if self.advice is None else str(self.advice)
 
 
 class ConfigError(MaskpackError):

@@ -9,22 +9,23 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
-
-Moved = Mapping[str, tuple[str, str]]
-"""Old name -> module and name that replace it."""
+Entry = TypeVar("Entry")
 
 
-def lazy_names(package: str, homes: Mapping[str, str], moved: Moved) -> Callable[[str], Any]:
+def lazy_names(
+    package: str, homes: Mapping[str, str], moved: Mapping[str, tuple[str, str]]
+) -> Callable[[str], Any]:
     """The `__getattr__` of a package.
 
     Args:
         package: its name.
         homes: public name -> module of the package that defines it.
-        moved: names that other packages have now; they warn for one release, then they go.
+        moved: name that another package has now -> its module and name there; it warns for one
+            release, then it goes.
     """
 
     def look_up(name: str) -> Any:
@@ -37,6 +38,19 @@ def lazy_names(package: str, homes: Mapping[str, str], moved: Moved) -> Callable
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return look_up
+
+
+class LazyTable(dict[str, Any], Generic[Entry]):
+    """A registry whose entries may be named as `module:name`; such an entry is loaded when it is asked for."""
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry of a name."""
+        value: Entry | str = super().__getitem__(name)
+        if isinstance(value, str):
+            module, _, attribute = value.partition(":")
+            self[name] = getattr(importlib.import_module(module), attribute)
+        entry: Entry = super().__getitem__(name)
+        return entry
 
 
 def renamed(old: str, new: str) -> Any:

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats.codec import (
-    decode_with_text,
+    Arrays,
+    Buffer,
+    decode_tensors,
     encode_tensors,
     header_text,
     named_parts,
@@ -33,7 +35,6 @@ from maskpack.formats.schema import (
     patch_file,
     portable_entry,
 )
-from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.tensors import Backbone, BitMask, Patch
 
 _STREAM = "masks.stream"
@@ -92,15 +93,14 @@ def decode_packed(
         ArtifactError: damaged, of another version, or made for another backbone, tokenizer or
             configuration.
     """
-    arrays, meta, text = decode_with_text(data, PACKED_KIND)
+    arrays, meta, text = decode_tensors(data, PACKED_KIND)
     entry = _check_header(meta, manifest)
     try:
         masks = _masks(meta, arrays, backbone)
         lanes = read_whole(meta["lanes"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(
-            f"the header of packed patch `{entry.name}` is wrong: {error}"
-        ) from error
+        fact = f"the header of packed patch `{entry.name}` is wrong: {error}"
+        raise ArtifactError(fact) from error
     modelled = any(mask.coding is Coding.MODEL for mask in masks.values())
     stream = _take_stream(arrays, lanes, wanted=modelled)
     bits = decode_masks(CodedMasks(masks, stream, lanes), backbone.linears)
@@ -155,7 +155,7 @@ def _check_header(meta: Mapping[str, Any], manifest: Manifest) -> TaskEntry:
     tree = meta["entry"]
     if not isinstance(task, str) or not isinstance(tree, dict) or {"file", "sha256"} & tree.keys():
         raise ArtifactError(f"packed patch `{task}` describes its task wrongly")
-    places = {"file": patch_file(task), "sha256": "0" * 64}  # the writer's to fill in
+    places = {"file": patch_file(task), "sha256": _BLANK}  # the writer's to fill in
     try:
         return entry_from_dict(task, {**tree, **places})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -191,11 +191,8 @@ def _masks(meta: Mapping[str, Any], arrays: Arrays, backbone: Backbone) -> dict[
     if not isinstance(letters, str) or not isinstance(told, list):
         raise TypeError("`codings` is no text, or `gaps` no list")
     gaps = [tuple(pair) for pair in told if isinstance(pair, list) and len(pair) == 2]
-    if (
-        len(gaps) != len(told)
-        or len(letters) != len(backbone.linears)
-        or letters.count("g") != len(gaps)
-    ):
+    complete = len(gaps) == len(told) == letters.count("g")
+    if not complete or len(letters) != len(backbone.linears):
         raise ArtifactError(
             f"{len(letters)} codings and {len(gaps)} gaps do not describe masks over "
             f"{len(backbone.linears)} linears"

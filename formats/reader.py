@@ -12,14 +12,13 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from maskpack.formats import schema
-from maskpack.formats.codec import decode_backbone, decode_patch
-from maskpack.formats.errors import ArtifactError
+from maskpack.formats.codec import Buffer, decode_backbone, decode_patch
+from maskpack.formats.errors import ArtifactError, Hint
 from maskpack.formats.schema import Manifest, TaskEntry
-from maskpack.formats.tensorfile import Buffer
 from maskpack.formats.tensors import Backbone, Patch
-from maskpack.formats.thing import instead_of_artifact
 
 _LOG = logging.getLogger(__name__)
+_KEPT = 8  # patches: each may hold a file open
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +52,27 @@ class Artifact:
                 f"`{self.path}` has no task `{task}`", f"tasks in it: {have}"
             ) from None
 
+    @cached_property
+    def _kept(self) -> dict[str, Patch]:
+        """Patches read last, oldest first."""
+        return {}
+
     def patch(self, task: str) -> Patch:
-        """Mask and head of one task, checked against the backbone's digest and shapes."""
+        """Mask and head of one task, checked against the backbone's digest and shapes.
+
+        The last few are kept: one command asks for a patch several times.
+        """
         entry = self.entry(task)
+        if task not in self._kept:
+            if len(self._kept) == _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[task] = self._read_patch(entry)
+        return self._kept[task]
+
+    def _read_patch(self, entry: TaskEntry) -> Patch:
         backbone = self.backbone  # read first: no patch is blamed for a damaged backbone
         data = self._map(entry.file, entry.sha256)
-        patch = decode_patch(data, task=task, backbone_sha256=self.manifest.backbone_sha256)
+        patch = decode_patch(data, task=entry.name, backbone_sha256=self.manifest.backbone_sha256)
         patch.check_fits(backbone)
         return patch
 
@@ -74,35 +88,37 @@ class Artifact:
 
     def size(self, name: str) -> int:
         """Bytes of one file of the artifact."""
+        path = self.path / name
         try:
-            return (self.path / name).stat().st_size
+            return path.stat().st_size
         except OSError as error:
-            raise ArtifactError(
-                f"cannot read `{self.path / name}`: {error.strerror}", _RESTORE
-            ) from error
+            raise ArtifactError(f"cannot read `{path}`: {error.strerror}", _RESTORE) from error
 
     def _map(self, name: str, sha256: str) -> Buffer:
         """A file of the artifact, mapped into memory: pages nobody looks at twice can go again."""
+        path = self.path / name
         try:
-            with (self.path / name).open("rb") as file:
+            with path.open("rb") as file:
                 empty = os.fstat(file.fileno()).st_size == 0  # cannot be mapped
                 data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise ArtifactError(
-                f"cannot read `{self.path / name}`: {error.strerror}", _RESTORE
-            ) from error
-        _LOG.debug("read `%s`, %s bytes", self.path / name, f"{len(data):,}")
+            raise ArtifactError(f"cannot read `{path}`: {error.strerror}", _RESTORE) from error
+        _LOG.debug("read `%s`, %s bytes", path, f"{len(data):,}")
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
             raise ArtifactError(
-                f"`{self.path / name}` is damaged: its SHA-256 is {found[:12]}, "
+                f"`{path}` is damaged: its SHA-256 is {found[:12]}, "
                 f"the manifest says {sha256[:12]}",
-                f"if somebody changed the artifact just now, try again; else {_RESTORE}",
+                _TRY_AGAIN,
             )
         return data
 
 
-_RESTORE = "restore the file from a copy, or make the artifact again with `compress fit`"
+_RESTORE = "restore the file from a copy, or make the artifact again"
+_TRY_AGAIN = (
+    "if somebody changed the artifact just now, try again; else restore the file from a copy, or make the "
+    "artifact again"
+)
 
 
 def is_artifact(path: Path) -> bool:
@@ -122,11 +138,9 @@ def open_artifact(path: Path) -> Artifact:
     try:
         text = (path / schema.MANIFEST).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why, hint = instead_of_artifact(path) or (
-            f"cannot read its `{schema.MANIFEST}`",
-            "give the folder that `compress fit -o` wrote",
-        )
-        raise ArtifactError(f"`{path}` is not an artifact: {why}", hint) from error
+        hint = Hint("give the folder of an artifact", path=path)
+        fact = f"`{path}` is not an artifact: cannot read its `{schema.MANIFEST}`"
+        raise ArtifactError(fact, hint) from error
     _LOG.debug("read `%s`", path / schema.MANIFEST)
     return Artifact(path, Manifest.from_json(text))
 
@@ -143,16 +157,14 @@ def check_artifact(path: Path) -> list[str]:
         *(line for name in manifest.files for line in _try(partial(artifact.file, name))),
     ]
     if not findings:  # a patch is checked against a backbone that can be read
-        findings += [line for task in manifest.tasks for line in _check_task(artifact, task)]
+        for task in manifest.tasks:
+            findings += _try(partial(_check_task, artifact, task))
     return findings
 
 
-def _check_task(artifact: Artifact, task: str) -> list[str]:
-    def look() -> None:
-        entry = artifact.entry(task)
-        artifact.patch(task).check_counts(task, zeros=entry.zeros, weights=entry.weights)
-
-    return _try(look)
+def _check_task(artifact: Artifact, task: str) -> None:
+    entry = artifact.entry(task)
+    artifact.patch(task).check_counts(task, zeros=entry.zeros, weights=entry.weights)
 
 
 def _try(look: Callable[[], object]) -> list[str]:

@@ -20,8 +20,8 @@ BACKBONE = "backbone.safetensors"
 TASK_FOLDER = "tasks"
 CARD = "README.md"
 CONFIG = "config.json"
-KINDS = ("classification", "regression", "multi-label")
-"""What the logits of a task mean: a class each, a number, or a yes or no each."""
+KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
+"""How the type of a task is spelled; which types there are is not for the format to know."""
 
 PACKED_KIND = "packed-patch"
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -96,7 +96,7 @@ class TaskEntry:
         name: key of the task; also the stem of its file.
         file: `tasks/<name>.safetensors`, or `tasks/<name>.r<n>.safetensors` after a replacement.
         sha256: of that file.
-        kind: one of `KINDS`.
+        kind: type of the task, such as `classification`; who computes with it must know it.
         labels: class names in the order of the logits; empty for regression.
         metric: name of the main metric.
         scores: metric name -> value on the evaluation split.
@@ -126,13 +126,10 @@ class TaskEntry:
         if match is None or match.group(1) != self.name:
             raise ArtifactError(f"task `{self.name}` names the file `{self.file}`")
         _check_sha(self.sha256, f"tasks.{self.name}.sha256")
-        if self.kind not in KINDS:
-            raise ArtifactError(
-                f"task `{self.name}` is of unknown kind `{self.kind}`",
-                f"this release reads: {', '.join(KINDS)}",
-            )
-        if self.kind != "regression" and len(self.labels) < 2:
-            raise ArtifactError(f"task `{self.name}` has {len(self.labels)} labels, expected 2 up")
+        if KIND.fullmatch(self.kind) is None:
+            raise ArtifactError(f"task `{self.name}` has the kind `{self.kind}`, which names none")
+        if len(self.labels) == 1:
+            raise ArtifactError(f"task `{self.name}` has 1 label, expected none or at least 2")
         if self.metric not in self.scores:
             raise ArtifactError(f"task `{self.name}` has no score for its metric `{self.metric}`")
         if self.zeros > self.weights:
@@ -163,8 +160,8 @@ class TaskEntry:
 
     @property
     def outputs(self) -> int:
-        """Width of the logits."""
-        return 1 if self.kind == "regression" else len(self.labels)
+        """Width of the logits: one for each label, or one for a number."""
+        return max(1, len(self.labels))
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,7 @@ class Manifest:
             "format": "maskpack",
             "format_version": FORMAT_VERSION,
             "source": asdict(self.source),
-            "scheme": _scheme_to_dict(self.scheme),
+            "scheme": {k: v for k, v in asdict(self.scheme).items() if k != "overrides" or v},
             "backbone": {"file": BACKBONE, "sha256": self.backbone_sha256},
             "files": dict(self.files),
             "tasks": {name: entry_to_dict(entry) for name, entry in self.tasks.items()},
@@ -229,7 +226,7 @@ class Manifest:
             ) from error
 
 
-_RESTORE = "restore the artifact from a copy, or make it again with `compress fit`"
+_RESTORE = "restore the artifact from a copy, or make it again"
 
 
 def check_task_name(name: str) -> str:
@@ -260,20 +257,16 @@ def patch_file(name: str, replacing: str | None = None) -> str:
     return f"{TASK_FOLDER}/{check_task_name(name)}.r{revision}.safetensors"
 
 
-def _scheme_to_dict(scheme: Scheme) -> dict[str, Any]:
-    tree = asdict(scheme)
-    if not scheme.overrides:
-        del tree["overrides"]
-    return tree
-
-
 def entry_from_dict(name: str, tree: Mapping[str, Any]) -> TaskEntry:
     """A task's entry from JSON; inverse of `entry_to_dict`.
 
     Raises:
         ArtifactError, KeyError, TypeError: a field is missing or wrong.
     """
-    return TaskEntry(name=name, **{**tree, "labels": _as_tuple(tree["labels"])})
+    labels = tree["labels"]  # what is no list is kept as it is, to be refused by name
+    return TaskEntry(
+        name=name, **{**tree, "labels": tuple(labels) if isinstance(labels, list) else labels}
+    )
 
 
 def entry_to_dict(entry: TaskEntry) -> dict[str, Any]:
@@ -294,7 +287,7 @@ def _check_version(tree: object) -> None:
     if not isinstance(tree, dict) or tree.get("format") != "maskpack":
         raise ArtifactError(
             f"`{MANIFEST}` does not describe an artifact of this tool",
-            "give the folder that `compress fit -o` wrote",
+            "give the folder of an artifact",
         )
     version = tree.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
@@ -309,11 +302,6 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) != len(pairs):
         raise ArtifactError(f"`{MANIFEST}` has a key twice", _RESTORE)
     return tree
-
-
-def _as_tuple(value: object) -> object:
-    """A JSON list as a tuple; anything else as it is, to be refused by name."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_text(where: str, value: object) -> None:

@@ -284,9 +284,7 @@ class Patch:
 
 
 def _check_over(
-    what: str,
-    found: Mapping[str, tuple[int, ...]],
-    expected: Mapping[str, tuple[int, ...]],
+    what: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Raise ArtifactError unless each shape in `found` is that of the same name in `expected`."""
     for name, shape in found.items():

@@ -12,13 +12,13 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from maskpack.formats import schema
-from maskpack.formats.card import render_card
+from maskpack.formats.card import Describe, plain_facts, render_card
 from maskpack.formats.codec import encode_backbone, encode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.reader import Artifact, open_artifact
@@ -85,7 +85,7 @@ def check_free(path: Path) -> None:
     except OSError as error:  # such as a name longer than the file system takes
         raise _cannot_write(path, error) from error
     if taken:
-        raise ArtifactError(f"`{path}` already exists", "choose another place with `-o`")
+        raise ArtifactError(f"`{path}` already exists", "choose another place")
 
 
 def create_artifact(
@@ -96,6 +96,7 @@ def create_artifact(
     scheme: Scheme,
     files: Mapping[str, bytes],
     first: tuple[TaskEntry, Patch] | None = None,
+    describe: Describe = plain_facts,
 ) -> Artifact:
     """Write a new artifact, with its first task if there is one.
 
@@ -106,6 +107,7 @@ def create_artifact(
         scheme: how they were quantised.
         files: configuration and tokenizer files to copy: name -> bytes.
         first: entry and patch of the first task; file name and digests are filled in here.
+        describe: what the card says beside the manifest.
     """
     if first is not None:
         first[1].check_fits(backbone)
@@ -119,7 +121,7 @@ def create_artifact(
             write_bytes(build / name, content)
         if first is not None:
             manifest = write_patch(build, manifest, *first)
-        write_manifest(build, manifest)
+        write_manifest(build, manifest, describe)
     return open_artifact(path)
 
 
@@ -130,6 +132,7 @@ def add_task(
     *,
     replacing: bool = False,
     backbone_sha256: str | None = None,
+    describe: Describe = plain_facts,
 ) -> Artifact:
     """Add a task to the artifact at `path`, or replace it; the backbone is not touched.
 
@@ -139,24 +142,44 @@ def add_task(
         patch: what the task adds.
         replacing: whether a task of that name may be there.
         backbone_sha256: the backbone that the patch belongs to, if it was not learned just now.
+        describe: what the card says beside the manifest.
 
     Raises:
         ArtifactError: the task is there and `replacing` is False, another backbone, or the disk
             refused.
     """
-    with locked(path):
-        artifact = open_artifact(path)
+
+    def change(artifact: Artifact) -> Manifest:
         check_vacant(artifact, entry.name, replacing=replacing)
         digest = artifact.manifest.backbone_sha256
         if backbone_sha256 not in {None, digest}:
             raise ArtifactError(f"`{path}` has another backbone by now: {digest[:12]}")
         patch.check_fits(artifact.backbone)
-        before = artifact.manifest.tasks.get(entry.name)
-        manifest = write_patch(path, artifact.manifest, entry, patch)
-        write_manifest(path, manifest)
-        if before is not None:
-            with suppress(OSError):  # harmless if it stays: no manifest names it
-                (path / before.file).unlink()
+        return write_patch(path, artifact.manifest, entry, patch)
+
+    return change_tasks(path, change, describe)
+
+
+def change_tasks(
+    path: Path, change: Callable[[Artifact], Manifest], describe: Describe
+) -> Artifact:
+    """Replace the manifest at `path` under its lock, then remove patches that it no longer names.
+
+    Args:
+        path: the artifact.
+        change: makes the new manifest; may write patches.
+        describe: what the card says beside the manifest.
+    """
+    open_artifact(path)  # says better than a lock what is wrong with a path
+    with locked(path):
+        artifact = open_artifact(path)
+        manifest = change(artifact)
+        write_manifest(path, manifest, describe)
+        named = {entry.file for entry in manifest.tasks.values()}
+        for entry in artifact.manifest.tasks.values():
+            if entry.file not in named:
+                with suppress(OSError):  # harmless if it stays: no manifest names it
+                    (path / entry.file).unlink()
     return open_artifact(path)
 
 
@@ -165,7 +188,7 @@ def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
     if task in artifact.manifest.tasks and not replacing:
         raise ArtifactError(
             f"`{artifact.path}` already has a task `{task}`",
-            "choose another `--name`; `fit` and `unpack` also take `--replace`",
+            "choose another `name`, or `replace` it",
         )
 
 
@@ -181,11 +204,12 @@ def write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch
     return replace(manifest, tasks={**manifest.tasks, entry.name: entry})
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest, describe: Describe = plain_facts) -> None:
     """Write the card, then the manifest: its rename is the moment at which all of it counts."""
-    sizes = {name: _size(folder / name) for name in _files_of(manifest)}
+    names = [schema.BACKBONE, *(entry.file for entry in manifest.tasks.values())]
+    sizes = {name: _size(folder / name) for name in names}
     text = manifest.to_json()
-    write_bytes(folder / schema.CARD, render_card(manifest, sizes).encode())
+    write_bytes(folder / schema.CARD, render_card(manifest, sizes, describe(manifest)).encode())
     write_bytes(folder / schema.MANIFEST, text.encode())
 
 
@@ -195,10 +219,6 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _files_of(manifest: Manifest) -> list[str]:
-    return [schema.BACKBONE, *(entry.file for entry in manifest.tasks.values())]
 
 
 @contextmanager

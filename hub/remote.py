@@ -22,9 +22,9 @@ PASSED_OVER = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "NOTICE"
 _SUFFIXES = (".json", ".txt", ".model")  # of configurations and tokenizers
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _FORBIDDEN = {401, 403}
-_HTTP_ERROR: type[Exception] = errors.HfHubHTTPError.__bases__[0]
-# of the HTTP library below, which has changed between releases: its errors come through as they are
 _BUSY = {408, 429, 500, 502, 503, 504}
+# of the HTTP library below, which has changed between releases: its errors come through as they are
+_HTTP_ERROR: type[Exception] = errors.HfHubHTTPError.__bases__[0]
 
 
 def hub() -> HfApi:
@@ -49,9 +49,7 @@ def may_travel(name: str) -> bool:
     >>> [may_travel(name) for name in ("tasks/sst2.safetensors", "vocab.txt", "a.py", "../b.json")]
     [True, True, False, False]
     """
-    if name in {MANIFEST, BACKBONE, CARD}:
-        return True
-    if PATCH_FILE.fullmatch(name) is not None:
+    if name in {MANIFEST, BACKBONE, CARD} or PATCH_FILE.fullmatch(name) is not None:
         return True
     return COPIED_FILE.fullmatch(name) is not None and name.endswith(_SUFFIXES)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from maskpack.formats import Artifact, ArtifactError, check_artifact, open_artifact
-from maskpack.formats.card import CardFacts, is_ours, render_card
+from maskpack.formats.card import CardFacts, Describe, is_ours, plain_facts, render_card
 from maskpack.formats.schema import BACKBONE, CARD, MANIFEST, PATCH_FILE, TASK_FOLDER, Manifest
 from maskpack.formats.writer import check_free, locked, new_folder, write_bytes, write_manifest
 from maskpack.hub.remote import PASSED_OVER, asking, check_names, check_repo, check_token, hub
@@ -44,12 +44,16 @@ class PushRequest:
 
     def __post_init__(self) -> None:
         check_repo(self.repo)
-        _ = self.facts  # checks what it is told
+        self.on_top_of(CardFacts())  # checks what it is told
 
-    @property
-    def facts(self) -> CardFacts:
-        """What the card says that the manifest does not know."""
-        return CardFacts(self.repo, self.license, self.languages)
+    def on_top_of(self, known: CardFacts) -> CardFacts:
+        """What the card says that the manifest does not know: what is told here wins."""
+        return replace(
+            known,
+            repo=self.repo,
+            license=self.license or known.license,
+            languages=self.languages or known.languages,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,30 +74,37 @@ class Push:
     url: str | None = None
 
 
-def plan_push(request: PushRequest) -> Push:
+def plan_push(request: PushRequest, *, describe: Describe = plain_facts) -> Push:
     """Check an artifact and list what would be sent; asks no network.
+
+    Args:
+        request: what to send where.
+        describe: what the card says beside the manifest, where the request does not.
 
     Raises:
         ArtifactError: it is damaged, or holds a file that may not travel.
     """
     if findings := check_artifact(request.artifact):
         raise ArtifactError(
-            f"`{request.artifact}` is not sound: {findings[0]}",
-            "`compress check` lists all that is wrong",
+            f"`{request.artifact}` is not sound: {findings[0]}", "a check lists all that is wrong"
         )
     opened = open_artifact(request.artifact)
     patches = [entry.file for entry in opened.manifest.tasks.values()]
     names = [BACKBONE, *opened.manifest.files, *patches, MANIFEST]
     check_names(names, str(request.artifact))
     contents: dict[str, Path | bytes] = {name: request.artifact / name for name in names}
-    contents[CARD] = _card(opened, patches, request.facts)
+    contents[CARD] = _card(opened, patches, request.on_top_of(describe(opened.manifest)))
     files = {name: _size(source) for name, source in sorted(contents.items())}
     tasks = ", ".join(sorted(opened.manifest.tasks)) or "no task yet"
     return Push(files, request.message or f"maskpack artifact: {tasks}", contents)
 
 
-def push_artifact(request: PushRequest) -> Push:
+def push_artifact(request: PushRequest, *, describe: Describe = plain_facts) -> Push:
     """Send an artifact; the repository then holds it and no patch of an older one.
+
+    Args:
+        request: what to send where.
+        describe: what the card says beside the manifest, where the request does not.
 
     Raises:
         ArtifactError: it is damaged; no token, no network, or no right to write there; or there is a
@@ -101,7 +112,7 @@ def push_artifact(request: PushRequest) -> Push:
     """
     check_token()
     with locked(request.artifact):
-        plan = plan_push(request)
+        plan = plan_push(request, describe=describe)
         additions = [
             CommitOperationAdd(name, source if isinstance(source, bytes) else str(source))
             for name, source in sorted(plan.contents.items())
@@ -122,7 +133,7 @@ def push_artifact(request: PushRequest) -> Push:
                 commit_message=plan.message,
                 revision=request.revision,
             )
-    return Push(plan.files, plan.message, plan.contents, done.oid, done.commit_url)
+    return replace(plan, commit=done.oid, url=done.commit_url)
 
 
 def _card(opened: Artifact, patches: list[str], facts: CardFacts) -> bytes:
@@ -212,11 +223,18 @@ class Remote:
         )
 
 
-_ASK = "tell whoever published it, or give another `--revision`"
+_ASK = "tell whoever published it, or give another `revision`"
 
 
-def pull_artifact(request: PullRequest, told: Told = lambda _: None) -> Pull:
+def pull_artifact(
+    request: PullRequest, told: Told = lambda _: None, *, describe: Describe = plain_facts
+) -> Pull:
     """Write an artifact of the Hub, or some of its tasks, as a folder.
+
+    Args:
+        request: what to take, and where to.
+        told: hears the name of each file before it is fetched.
+        describe: what the card of some of its tasks says beside the manifest.
 
     Raises:
         ArtifactError: it cannot be reached, is no artifact, holds what may not be taken, is damaged, or
@@ -227,14 +245,13 @@ def pull_artifact(request: PullRequest, told: Told = lambda _: None) -> Pull:
     told(MANIFEST)
     text = remote.fetch(MANIFEST)
     manifest = _chosen(_read(text, request.repo), request)
-    whole = not request.tasks
     with new_folder(request.out) as build:
         (build / TASK_FOLDER).mkdir()
         for name, sha256 in _wanted(manifest).items():
             told(name)
             write_bytes(build / name, remote.fetch(name, sha256))
-        write_manifest(build, manifest)
-        if whole and CARD in remote.names:
+        write_manifest(build, manifest, describe)
+        if not request.tasks and CARD in remote.names:
             told(CARD)
             write_bytes(build / CARD, remote.fetch(CARD))
         if findings := check_artifact(build):
@@ -259,7 +276,7 @@ def find_remote(repo: str, revision: str | None) -> Remote:
     if MANIFEST not in names:
         raise ArtifactError(
             f"`{repo}` is no artifact: it has no `{MANIFEST}`",
-            "a plain model goes to `compress fit` by its id",
+            "a plain model is learned on by its id",
         )
     check_names(names, repo)
     assert info.sha is not None  # it is there for every repository with a file

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers import CONFIG_MAPPING
 
 from maskpack.formats import ArtifactError, Backbone, Patch, QuantTensor
 from maskpack.models.families import check_rotary, family_of, settings_of
@@ -21,28 +22,27 @@ from maskpack.models.linears import linearize
 
 
 def classifier_config(
-    data: bytes, labels: Sequence[str], *, outputs: int, problem_type: str
+    data: bytes, labels: Sequence[str], *, problem_type: str, auto_class: str
 ) -> Any:
     """A transformers configuration for a classifier.
 
     Args:
         data: bytes of `config.json`.
-        labels: names in the order of the logits; empty for a regression.
-        outputs: width of the logits.
-        problem_type: what transformers calls their meaning.
+        labels: names in the order of the logits; empty for a number.
+        problem_type: what transformers calls the meaning of the logits.
+        auto_class: class of transformers that loads such a model.
     """
     tree = json.loads(data)
     config = CONFIG_MAPPING[tree["model_type"]].from_dict(tree)
     config.update(settings_of(config))
     check_rotary(config)
-    config.num_labels = outputs
+    config.num_labels = max(1, len(labels))
     names = list(labels) or ["LABEL_0"]
     config.id2label = dict(enumerate(names))
     config.label2id = {name: place for place, name in enumerate(names)}
     config.problem_type = problem_type
-    config.architectures = [
-        AutoModelForSequenceClassification._model_mapping[type(config)].__name__  # noqa: SLF001
-    ]
+    auto = getattr(transformers, auto_class)
+    config.architectures = [auto._model_mapping[type(config)].__name__]  # noqa: SLF001
     return config
 
 
@@ -61,7 +61,7 @@ def build_classifier(
         ArtifactError: backbone and architecture disagree about a parameter.
     """
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
+    model = _model_class(config)._from_config(config, attn_implementation=attention)  # noqa: SLF001
     model = linearize(model.float())
     base = base_of(model)
     values = {name: tensor.dequantize() for name, tensor in _integers(backbone).items()}
@@ -101,6 +101,11 @@ def apply_patch(model: Any, backbone: Backbone, patch: Patch) -> Any:
         for name, value in patch.head.items():
             head[name].copy_(torch.from_numpy(value.astype("f4")))
     return model.eval()
+
+
+def _model_class(config: Any) -> Any:
+    """The class of transformers that a configuration of `classifier_config` is for."""
+    return getattr(transformers, config.architectures[0])
 
 
 def base_of(model: Any) -> nn.Module:
@@ -147,7 +152,7 @@ class ParameterShapes:
 def parameter_shapes(config: Any) -> ParameterShapes:
     """The shape of the classifier that a transformers configuration describes."""
     with torch.device("meta"):
-        model = linearize(AutoModelForSequenceClassification.from_config(config))
+        model = linearize(_model_class(config)._from_config(config))  # noqa: SLF001
     base = base_of(model)
     linears = {
         f"{name}.weight": (module.out_features, module.in_features)

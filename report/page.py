@@ -23,7 +23,7 @@ from maskpack.report.table import head_of, notes_of, rows_of
 from maskpack.report.view import ArtifactView, Part, TaskView
 
 if TYPE_CHECKING:
-    from maskpack.tasks.evaluation.confusion import ErrorAnalysis  # imports torch
+    from maskpack.tasks.evaluation.evaluate import ErrorAnalysis  # imports torch
 
 
 _MOST_CLASSES = 20  # that a matrix of classes is readable with
@@ -80,9 +80,9 @@ class SweepPage:
     """What the page shows of one model's sweep: the table in words, and figures."""
 
     table: Table
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
     figures: tuple[Figure, ...]
 
 
@@ -190,7 +190,7 @@ def _size_bars(view: ArtifactView) -> tuple[Bar, ...]:
 
 
 def _inside(view: ArtifactView) -> tuple[Bar, ...]:
-    """What the files are made of, each file on its own scale."""
+    """Each file's parts, on its own scale."""
     files = [("backbone", view.parts), *((f"task {t.name}", t.parts) for t in view.tasks)]
     return tuple(_bar(name, parts, sum(part.bytes for part in parts)) for name, parts in files)
 
@@ -210,12 +210,6 @@ def _bar(name: str, parts: Sequence[Part], longest: int, *, shaded: bool = False
 
 def _sweep_pages(tables: Sequence[Table]) -> tuple[SweepPage, ...]:
     return tuple(
-        SweepPage(
-            table,
-            tuple(head_of(table)),
-            tuple(tuple(row) for row in rows_of(table)),
-            tuple(notes_of(table)),
-            sweep_figures(table),
-        )
+        SweepPage(table, head_of(table), rows_of(table), notes_of(table), sweep_figures(table))
         for table in tables
     )

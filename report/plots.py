@@ -16,28 +16,25 @@ from maskpack.compressor.sweep.plan import slug
 from maskpack.compressor.sweep.table import Table, TableRow
 from maskpack.formats import ConfigError
 from maskpack.formats.writer import write_bytes
-from maskpack.report.charts import short_size
+from maskpack.report.charts import Level, short_size
 from maskpack.report.figures import (
-    MEAN,
     PLOTS,
     Plot,
     Point,
+    curves_in,
     deviation,
-    majority_in,
+    levels_in,
     panels_of,
     points_of,
-    reference_in,
     shift,
     shown_in,
+    title_in,
 )
+from maskpack.report.view import ArtifactView, TaskView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from typing import TYPE_CHECKING
-
-from maskpack.report.figures import curves_in
-from maskpack.report.view import ArtifactView, TaskView
 
 _COLOURS = (  # Okabe and Ito's, told apart by colour-blind readers too
     "#0072B2",
@@ -191,9 +188,9 @@ def _panel(
         factor = shift(plot, turn, len(points))
         _draw_series(axes, name, series, look=looks[name], factor=factor)
     _limits(axes, [point for series in points.values() for point in series])
-    _draw_levels(axes, table, panel)
+    _draw_levels(axes, levels_in(table, panel))
     _scale(axes, plot.scale, [point.x for series in points.values() for point in series])
-    axes.set_title(panel if panel == MEAN else f"{panel}, {table.metrics[panel]}", fontsize=10)
+    axes.set_title(title_in(table, panel), fontsize=10)
     axes.set_xlabel(plot.label)
     axes.set_axisbelow(True)
 
@@ -236,31 +233,26 @@ def _limits(axes: Axes, points: Sequence[Point]) -> None:
         axes.set_ylim(min(bottoms) - room, max(tops) + room)
 
 
-def _draw_levels(axes: Axes, table: Table, panel: str) -> None:
+def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
     """The reference's band and the majority's line, or a note where they would flatten the rest."""
     low, high = axes.get_ylim()
-    score = reference_in(table, panel)
-    if score is not None:
-        sd = deviation(score)
-        axes.axhspan(score.mean - sd, score.mean + sd, color=_GREY, alpha=0.15, linewidth=0)
-        axes.axhline(score.mean, color=_GREY, linewidth=1.0, label=f"{table.reference} (reference)")
-        low, high = _stretched(low, high, (score.mean - sd, score.mean + sd))
-    majority = majority_in(table, panel)
-    if majority is not None:
-        if majority > low - 1.5 * (high - low):
-            low, high = _stretched(low, high, (majority, majority))
-            axes.axhline(
-                majority, color=_GREY, linestyle="--", linewidth=1.2, label="majority class"
-            )
-        else:
+    for level in levels:
+        if level.dashed and not level.y > low - 1.5 * (high - low):
             axes.annotate(
-                f"majority class {majority:.3f}, below",
+                f"{level.name} {level.y:.3f}, below",
                 (0.02, 0.02),
                 xycoords="axes fraction",
                 fontsize=8,
                 color=_GREY,
             )
             low -= 0.08 * (high - low)
+            continue
+        ends = (level.y - level.spread, level.y + level.spread)
+        style, width = ("--", 1.2) if level.dashed else ("-", 1.0)
+        if not level.dashed:
+            axes.axhspan(*ends, color=_GREY, alpha=0.15, linewidth=0)
+        axes.axhline(level.y, color=_GREY, linestyle=style, linewidth=width, label=level.name)
+        low, high = _stretched(low, high, ends)
     axes.set_ylim(low, high)
 
 

@@ -1,7 +1,7 @@
 """What a report says of an artifact, as values: sizes, zeros by layer and part, how it was learned.
 
 Numbers only, read with numpy; how they look is for the command line. What needs a forward pass is
-`tasks/evaluation/confusion.py`.
+`tasks/evaluation/evaluate.py`.
 """
 
 from __future__ import annotations

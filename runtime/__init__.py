@@ -1,10 +1,23 @@
-"""Beside floor 2: what an edge program imports. onnxruntime, numpy and tokenizers; no torch.
+"""What an edge program imports: onnxruntime, numpy and tokenizers; no torch.
 
 session = Session("exported")            # a folder of `compress export`, or a folder of those
 session.predict(["the printer is on fire"])[0].label
+
+The names below are loaded on first use: what outputs mean is read without ONNX Runtime.
 """
 
-from maskpack.runtime.outputs import Prediction
-from maskpack.runtime.session import Session, materialize
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maskpack.formats.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from maskpack.runtime.outputs import Prediction
+    from maskpack.runtime.session import Session, materialize
+
+_HOME = {"Prediction": "outputs", "Session": "session", "materialize": "session"}
 
 __all__ = ["Prediction", "Session", "materialize"]
+
+__getattr__ = lazy_names(__name__, _HOME, {})

@@ -23,6 +23,7 @@ from maskpack.runtime.task import TaskConfig, TaskFiles
 OLDEST = (1, 17)
 """The first ONNX Runtime that runs every exported graph."""
 
+AGAIN = "export the task again"
 _ERRORS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
 
 
@@ -115,11 +116,10 @@ _WITHIN = {  # message -> number of a field -> message in it; numbers from onnx.
     "tensor": {13: "entry"},
 }
 _DEEPEST = 64  # messages in one another; our graphs need 5
-_AGAIN = "export the task again"
 
 
 def check_external(place: TaskFiles, config: TaskConfig) -> None:
-    """Raise ExportError if a graph wants other files than the weights that its card names.
+    """Raise ExportError if a graph wants other files than the weights that its configuration names.
 
     Nor may these be a link out of the folder, unless the graph is one to the same place, as in the hub's
     cache: ONNX Runtime 1.31 refuses such links, older releases follow them.
@@ -127,13 +127,13 @@ def check_external(place: TaskFiles, config: TaskConfig) -> None:
     try:
         named = external_files(place.graph)
     except (OSError, ValueError) as error:
-        raise ExportError(f"cannot load `{place.graph}`: {error}", _AGAIN) from error
+        raise ExportError(f"cannot load `{place.graph}`: {error}", AGAIN) from error
     allowed = set() if config.weights is None else {config.weights[0]}
     if named - allowed:
         known = f"only `{min(allowed)}`" if allowed else "no such file"
         raise ExportError(
-            f"`{place.graph}` has weights in `{min(named - allowed)}`, its card names {known}",
-            _AGAIN,
+            f"`{place.graph}` has weights in `{min(named - allowed)}`, its configuration names {known}",
+            AGAIN,
         )
     homes = (place.graph.parent.resolve(), place.graph.resolve().parent)
     if named and not any(place.weights.resolve().is_relative_to(home) for home in homes):
@@ -152,25 +152,21 @@ def external_files(graph: Path) -> set[str]:
     """
     with graph.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return {place for place in _locations(data, "model", 0) if place is not None}
+    return set(_locations(data, "model", 0))
 
 
-def _locations(data: memoryview, kind: str, depth: int) -> Iterator[str | None]:
+def _locations(data: memoryview, kind: str, depth: int) -> Iterator[str]:
     """Values of `location` in the external data of every tensor inside a message."""
     if depth > _DEEPEST:
         raise ValueError(f"messages are nested more than {_DEEPEST} deep")
     for number, inner in _fields(data):
         within = _WITHIN[kind].get(number)
         if within == "entry":
-            yield _location(inner)
+            pair = {key: bytes(value) for key, value in _fields(inner)}
+            if pair.get(1) == b"location":
+                yield pair.get(2, b"").decode()
         elif within is not None:
             yield from _locations(inner, within, depth + 1)
-
-
-def _location(entry: memoryview) -> str | None:
-    """The value of a key-value pair whose key is `location`."""
-    pair = {number: bytes(value) for number, value in _fields(entry)}
-    return pair.get(2, b"").decode() if pair.get(1) == b"location" else None
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -1,15 +1,18 @@
-"""What the outputs of a task mean: logits to labels, probabilities and numbers. Pure, numpy alone."""
+"""What the outputs of a task mean: logits to labels, probabilities and numbers. Pure, numpy alone.
+
+One line in `DECODERS` for each type of task. Training, verification and devices run this same code.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.runtime.task import TaskConfig
+Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -38,32 +41,68 @@ class Prediction:
         return {"label": self.label, "score": self.score, "scores": self.scores}
 
 
-def predictions(config: TaskConfig, logits: NDArray[np.float32]) -> list[Prediction]:
-    """Logits `(b, c)` as what they mean."""
-    if config.kind == "regression":
-        return [Prediction(None, float(row[0]), {}) for row in logits]
-    if config.kind == "multi-label":
-        return [
-            _several(config.labels, [float(share) for share in row]) for row in _sigmoid(logits)
-        ]
+@dataclass(frozen=True)
+class OutputDecoder:
+    """What the outputs of one type of task mean.
+
+    Attributes:
+        labelled: whether each of two or more outputs stands for a label; else there is one number.
+        predictions: labels and logits `(b, c)` to what they say of each text.
+        same: whether two models' logits `(b, c)` mean the same, for each row.
+    """
+
+    labelled: bool
+    predictions: Callable[[Sequence[str], Logits], list[Prediction]]
+    same: Callable[[Logits, Logits], NDArray[np.bool_]]
+
+    def agreement(self, left: Logits, right: Logits) -> float:
+        """Share of rows `(b, c)` that mean the same."""
+        return float(np.mean(self.same(left, right)))
+
+
+def _one_label(labels: Sequence[str], logits: Logits) -> list[Prediction]:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares = shifted / shifted.sum(axis=1, keepdims=True)
-    return [_best(config.labels, [float(share) for share in row]) for row in shares]
+    found = []
+    for scores in _scores(labels, shares):
+        label = max(scores, key=lambda name: scores[name])
+        found.append(Prediction(label, scores[label], scores))
+    return found
 
 
-def _best(labels: Sequence[str], shares: Sequence[float]) -> Prediction:
-    scores = dict(zip(labels, shares, strict=True))
-    label = max(scores, key=lambda name: scores[name])
-    return Prediction(label, scores[label], scores)
+def _several_labels(labels: Sequence[str], logits: Logits) -> list[Prediction]:
+    small = np.exp(-np.abs(logits))  # no large number is raised: a sigmoid without a warning
+    shares = np.where(logits >= 0, np.ones_like(small), small) / (1 + small)
+    return [
+        Prediction(None, max(scores.values()), scores, tuple(n for n in labels if scores[n] > 0.5))
+        for scores in _scores(labels, shares)
+    ]
 
 
-def _several(labels: Sequence[str], shares: Sequence[float]) -> Prediction:
-    scores = dict(zip(labels, shares, strict=True))
-    return Prediction(None, max(shares), scores, tuple(one for one in labels if scores[one] > 0.5))
+def _scores(labels: Sequence[str], shares: Logits) -> list[dict[str, float]]:
+    return [dict(zip(labels, row.tolist(), strict=True)) for row in shares]
 
 
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of large numbers too, without a warning."""
-    small = np.exp(-np.abs(logits))
-    shares: NDArray[np.float32] = np.where(logits >= 0, np.ones_like(small), small) / (1 + small)
-    return shares
+def _number(labels: Sequence[str], logits: Logits) -> list[Prediction]:
+    del labels
+    return [Prediction(None, float(row[0]), {}) for row in logits]
+
+
+def _same_class(left: Logits, right: Logits) -> NDArray[np.bool_]:
+    return np.asarray(left.argmax(axis=1) == right.argmax(axis=1))
+
+
+def _same_labels(left: Logits, right: Logits) -> NDArray[np.bool_]:
+    return np.asarray(((left > 0) == (right > 0)).all(axis=1))
+
+
+def _same_number(left: Logits, right: Logits) -> NDArray[np.bool_]:
+    return np.isclose(left, right, atol=1e-4)[:, 0]
+
+
+DECODERS: dict[str, OutputDecoder] = {
+    "classification": OutputDecoder(True, _one_label, _same_class),
+    "multi-label": OutputDecoder(True, _several_labels, _same_labels),
+    "regression": OutputDecoder(False, _number, _same_number),
+}
+"""Type of a task, as its configuration spells it -> what its outputs mean."""

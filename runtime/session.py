@@ -18,11 +18,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from maskpack.formats.errors import ConfigError, ExportError
+from maskpack.formats.codec import file_sha256, read_tensors
+from maskpack.formats.errors import ConfigError, ExportError, Hint
 from maskpack.formats.lazy import renamed
-from maskpack.formats.tensorfile import file_sha256, read_tensors
 from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.graph import (
+    AGAIN,
     TaskRun,
     check_external,
     check_version,
@@ -33,7 +34,7 @@ from maskpack.runtime.graph import (
     session_options,
     task_run,
 )
-from maskpack.runtime.outputs import Prediction, predictions
+from maskpack.runtime.outputs import Prediction
 from maskpack.runtime.task import (
     FEEDS_SUFFIX,
     TOKENIZER,
@@ -46,8 +47,6 @@ from maskpack.runtime.task import (
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts for tasks on pairs."""
-
-_AGAIN = "export the task again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +71,6 @@ class _Loaded:
     tokenizer: Any
     graph: Any
     own: TaskInputs
-
-    @property
-    def inputs(self) -> list[str]:
-        return [value.name for value in self.graph.get_inputs()]
 
 
 class Session:
@@ -131,13 +126,15 @@ class Session:
         if batch_size < 1:
             raise ConfigError(f"`batch_size` is {batch_size}, expected 1 or more")
         loaded = self._load(self._name(task))
+        config = loaded.config
         rows = loaded.tokenizer.encode_batch(list(texts))
         order = np.argsort([len(row.ids) for row in rows], kind="stable")
         found: dict[int, Prediction] = {}
         for start in range(0, len(order), batch_size):
             places = [int(place) for place in order[start : start + batch_size]]
             logits = _run(loaded, [rows[place] for place in places])
-            found.update(zip(places, predictions(loaded.config, logits), strict=True))
+            answers = config.decoder.predictions(config.labels, logits)
+            found.update(zip(places, answers, strict=True))
         return [found[place] for place in range(len(rows))]
 
     def _name(self, task: str | None) -> str:
@@ -145,7 +142,8 @@ class Session:
             return next(iter(self._places))
         if task not in self._places:
             what = "several tasks are here" if task is None else f"no task `{task}` here"
-            raise ConfigError(what, f"name one with `task=` or `--task`: {', '.join(self._places)}")
+            hint = Hint("name one as `task`: {names}", names=", ".join(self._places))
+            raise ConfigError(what, hint)
         return task
 
     def _load(self, task: str) -> _Loaded:
@@ -158,9 +156,8 @@ class Session:
                 self._loaded.popitem(last=False)
             tokenizer = self._tokenizer(place.tokenizer, config.max_length)
             graph = graph or load_graph(place, config, threads=self._threads)
-            self._loaded[task] = _Loaded(
-                place, config, tokenizer, graph, load_inputs(place, config)
-            )
+            own = load_inputs(place, config)
+            self._loaded[task] = _Loaded(place, config, tokenizer, graph, own)
         self._loaded.move_to_end(task)
         return self._loaded[task]
 
@@ -177,28 +174,37 @@ class Session:
     def _tokenizer(self, path: Path, length: int) -> Any:
         """The tokenizer of a file, cutting texts to a length; tasks that agree in both share it."""
         if (path, length) not in self._tokenizers:
-            try:
-                tokenizer = Tokenizer.from_file(str(path))
-            except Exception as error:  # the library raises bare `Exception`
-                raise ExportError(f"cannot load `{path}`: {error}", _AGAIN) from error
+            tokenizer = load_tokenizer(path)
             tokenizer.enable_truncation(length)
             tokenizer.no_padding()
             self._tokenizers[path, length] = tokenizer
         return self._tokenizers[path, length]
 
 
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a file.
+
+    Raises:
+        ExportError: the file is missing or damaged.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare `Exception`
+        raise ExportError(f"cannot load `{path}`: {error}", AGAIN) from error
+
+
 def load_graph(place: TaskFiles, config: TaskConfig, *, threads: int) -> Any:
     """A task's graph in ONNX Runtime.
 
     Raises:
-        ExportError: it is damaged, it names other weights than its card or those beside it are not
+        ExportError: it is damaged, it names other weights than its configuration or those beside it are not
             those it was made for, or ONNX Runtime is too old.
     """
     check_task(place, config)
     try:
         graph = open_graph(place.graph, threads=threads)
     except Exception as error:
-        raise ExportError(f"cannot load `{place.graph}`: {first_line(error)}", _AGAIN) from error
+        raise ExportError(f"cannot load `{place.graph}`: {first_line(error)}", AGAIN) from error
     give_back()
     return graph
 
@@ -206,7 +212,12 @@ def load_graph(place: TaskFiles, config: TaskConfig, *, threads: int) -> Any:
 def check_task(place: TaskFiles, config: TaskConfig) -> None:
     """Raise ExportError if a task's files do not belong together, or the runtime is too old for them."""
     check_version()
-    _check_belongings(place, config)
+    if (place.adapter is None) != (config.swap is None):
+        raise ExportError(f"`{place.config}` is not the configuration of `{place.graph}`", AGAIN)
+    if config.weights is not None:
+        _check(place.weights, config.weights[1], place.graph.name)
+    if config.swap is not None:
+        _check(place.graph, config.swap.graph, config.name)
     check_external(place, config)
 
 
@@ -226,17 +237,7 @@ def load_inputs(place: TaskFiles, config: TaskConfig) -> TaskInputs:
     try:
         return TaskInputs(task_run(place.adapter))
     except Exception as error:
-        raise ExportError(f"cannot load `{place.adapter}`: {first_line(error)}", _AGAIN) from error
-
-
-def _check_belongings(place: TaskFiles, config: TaskConfig) -> None:
-    """Raise ExportError unless weights and graph are those that the task was made for."""
-    if (place.adapter is None) != (config.swap is None):
-        raise ExportError(f"`{place.config}` is not the card of `{place.graph}`", _AGAIN)
-    if config.weights is not None:
-        _check(place.weights, config.weights[1], place.graph.name)
-    if config.swap is not None:
-        _check(place.graph, config.swap.graph, config.name)
+        raise ExportError(f"cannot load `{place.adapter}`: {first_line(error)}", AGAIN) from error
 
 
 def _check(path: Path, digest: str, owner: str) -> None:
@@ -244,31 +245,29 @@ def _check(path: Path, digest: str, owner: str) -> None:
     try:
         found = file_sha256(path)
     except OSError as error:
-        raise ExportError(f"cannot read `{path}`: {error.strerror}", _AGAIN) from error
+        raise ExportError(f"cannot read `{path}`: {error.strerror}", AGAIN) from error
     if found != digest:
         raise ExportError(
             f"`{path}` is not what `{owner}` was made for: its SHA-256 is "
             f"{found[:12]}, expected {digest[:12]}",
-            _AGAIN,
+            AGAIN,
         )
 
 
 def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
     """Logits `(b, c)` of tokenised texts; one of no tokens is one of padding, as in training."""
     width = max(1, *(len(row.ids) for row in rows))
-    feeds = {
-        "input_ids": np.full((len(rows), width), loaded.config.pad[0], dtype=np.int64),
-        "attention_mask": np.zeros((len(rows), width), dtype=np.int64),
-        "token_type_ids": np.zeros((len(rows), width), dtype=np.int64),
-    }
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    feeds = {name: np.zeros((len(rows), width), dtype=np.int64) for name in names}
+    feeds["input_ids"][:] = loaded.config.pad[0]
     for place, row in enumerate(rows):
         size = max(1, len(row.ids))
         span = slice(width - size, width) if loaded.config.pad_left else slice(size)
         feeds["input_ids"][place, span] = row.ids or loaded.config.pad[0]
         feeds["attention_mask"][place, span] = 1
         feeds["token_type_ids"][place, span] = row.type_ids or 0
-    told = {name: feeds[name] for name in loaded.inputs} | loaded.own.feeds
-    outputs = loaded.graph.run(["logits"], told, loaded.own.run.options)
+    told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
+    outputs = loaded.graph.run(["logits"], told | loaded.own.feeds, loaded.own.run.options)
     logits: NDArray[np.float32] = outputs[0]
     return logits
 
@@ -296,7 +295,7 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
     if place.adapter is not None:
         raise ConfigError(
             f"`{config.name}` is an adapter: its mask comes with every run and cannot be folded",
-            "export it with `--layout shared`",
+            "export it in the `shared` layout",
         )
     check_task(place, config)
     with new_folder(out) as build:

@@ -6,9 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskpack.formats.errors import ConfigError, ExportError
-from maskpack.formats.schema import KINDS
-from maskpack.formats.thing import instead_of_export
+from maskpack.formats.errors import ConfigError, ExportError, Hint
+from maskpack.runtime.outputs import DECODERS, OutputDecoder
 
 GRAPH = "model.onnx"
 TASK_CONFIG = "task.json"
@@ -18,7 +17,7 @@ BASE = "base.onnx"
 ADAPTER_SUFFIX = ".onnx_adapter"
 FEEDS_SUFFIX = ".safetensors"
 
-_HINT = "give the folder that `compress export --onnx -o` wrote, or one that holds several of them"
+_HINT = "give the folder of an exported task, or one that holds several of them"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class TaskConfig:
 
     Attributes:
         name: of the task.
-        kind: `classification`, `regression` or `multi-label`.
+        kind: its type, one of `DECODERS`.
         labels: class names in the order of the logits; empty for a regression.
         max_length: tokens a text was cut to when the task was learned.
         pad: id and text of the padding token.
@@ -67,15 +66,20 @@ class TaskConfig:
     pad_left: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if self.kind not in DECODERS:
             raise ExportError(
                 f"`{TASK_CONFIG}` is of the unknown kind `{self.kind}`",
-                f"this release answers: {', '.join(KINDS)}",
+                f"this release answers: {', '.join(DECODERS)}",
             )
-        if (self.kind != "regression") != (len(self.labels) > 1):
+        if DECODERS[self.kind].labelled != (len(self.labels) > 1):
             raise ExportError(f"`{TASK_CONFIG}` has {len(self.labels)} labels for a {self.kind}")
         if type(self.max_length) is not int or self.max_length < 1:
             raise ExportError(f"`{TASK_CONFIG}` has the length {self.max_length!r}")
+
+    @property
+    def decoder(self) -> OutputDecoder:
+        """What its outputs mean."""
+        return DECODERS[self.kind]
 
     def to_json(self) -> str:
         """Sorted, indented, with a final line feed. Inverse of `from_json`."""
@@ -99,10 +103,10 @@ class TaskConfig:
 
     @classmethod
     def from_json(cls, text: str) -> TaskConfig:
-        """Read and check a card; inverse of `to_json`.
+        """Read and check a configuration; inverse of `to_json`.
 
         Raises:
-            ExportError: not a card, or one of another version.
+            ExportError: not a configuration, or one of another version.
         """
         try:
             tree = json.loads(text)
@@ -154,7 +158,7 @@ class TaskFiles:
         return self.graph.with_name(WEIGHTS)
 
     def read_config(self) -> TaskConfig:
-        """The card.
+        """The configuration.
 
         Raises:
             ExportError: it is missing or damaged.
@@ -175,7 +179,10 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
     Raises:
         ExportError: there is none, or two of one name.
     """
-    adapters = sorted(folder.glob(f"*{ADAPTER_SUFFIX}"))
+    try:
+        adapters = sorted(folder.glob(f"*{ADAPTER_SUFFIX}"))
+    except OSError as error:  # such as a name longer than the file system takes
+        raise ExportError(f"cannot read `{folder}`: {error.strerror}") from error
     if adapters:
         places = [
             TaskFiles(folder / BASE, one.with_suffix(".json"), folder / TOKENIZER, one)
@@ -195,9 +202,7 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
             raise ExportError(f"`{found[name].graph}` and `{place.graph}` both hold `{name}`")
         found[name] = place
     if not found:
-        told = instead_of_export(folder)
-        why, hint = (f": {told[0]}", told[1]) if told else ("", _HINT)
-        raise ExportError(f"no exported task at `{folder}`{why}", hint)
+        raise ExportError(f"no exported task at `{folder}`", Hint(_HINT, path=folder))
     return found
 
 
@@ -214,6 +219,7 @@ def pick_task(folder: Path, task: str | None) -> TaskFiles:
     if task not in places:
         what = "several tasks are" if task is None else f"no task `{task}` is"
         raise ConfigError(
-            f"{what} at `{folder}`", f"name one with `--task`: {', '.join(sorted(places))}"
+            f"{what} at `{folder}`",
+            Hint("name one as `task`: {names}", names=", ".join(sorted(places))),
         )
     return places[task]

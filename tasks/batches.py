@@ -1,4 +1,7 @@
-"""Tokens of a split, and padded batches of them as numpy arrays: what torch is trained with and a graph is fed.
+"""Tokens of a split, padded batches of them as numpy arrays, and logits of a whole split.
+
+Torch is trained with the same batches that a graph is fed. A predictor is any callable from a batch to logits:
+a torch model, or a graph in ONNX Runtime.
 
 Training order comes from (seed, epoch) alone, so a resumed run sees the batches it would have seen. Rows of
 similar length share a batch: within a window of batches rows are sorted by length, then the batches are
@@ -7,18 +10,27 @@ shuffled. That halves the padding and leaves the order random.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from maskpack.formats import ConfigError
 from maskpack.models.families import family_of, token_kinds
+from maskpack.models.placement import to_numpy, to_tensors
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
 
+Predict = Callable[[Feeds], NDArray[np.float32]]
+"""Feeds of one batch to logits `(b, c)`."""
+
+EVAL_BATCH = 32
+
+_HOLD_OUT_SEED = 11
 _WINDOW = 50  # batches that are sorted by length together
 
 
@@ -53,6 +65,20 @@ class Encoded:
         types = None if self.types is None else tuple(self.types[row] for row in rows)
         ids = tuple(self.ids[row] for row in rows)
         return replace(self, ids=ids, types=types, labels=self.labels[rows])
+
+    def hold_out(self, *, if_asked: bool) -> tuple[Encoded, Encoded | None]:
+        """All but a tenth of the rows, and that tenth, if it is asked for: the same for every seed.
+
+        Raises:
+            ConfigError: there is one row only.
+        """
+        if not if_asked:
+            return self, None
+        order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(self))
+        cut = max(1, len(self) // 10)
+        if cut == len(self):
+            raise ConfigError("`patience` wants 2 training rows or more")
+        return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
 
     def read_by(self, config: Mapping[str, Any]) -> Encoded:
         """The same rows as the model of a configuration wants them: its padding, no unread types."""
@@ -114,3 +140,29 @@ def evaluation_batches(
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def predict_all(
+    predict: Predict, encoded: Encoded, *, batch_size: int = EVAL_BATCH
+) -> NDArray[np.float32]:
+    """Logits `(rows, c)` of a whole split, in the split's own order."""
+    parts, places = [], []
+    for rows in evaluation_batches(encoded.lengths, batch_size=batch_size):
+        parts.append(predict(encoded.feeds(rows)))
+        places.append(rows)
+    logits = np.concatenate(parts)
+    ordered = np.empty_like(logits)
+    ordered[np.concatenate(places)] = logits
+    return ordered
+
+
+def torch_predict(model: Any) -> Predict:
+    """A predictor around a torch model, in float32 and evaluation mode."""
+    model.eval()
+
+    def predict(feeds: Feeds) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = model(**to_tensors(feeds, model)).logits.float()
+        return to_numpy(logits)
+
+    return predict

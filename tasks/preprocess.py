@@ -1,42 +1,114 @@
-"""Rows to tokens: a task's splits in the order of the model's logits, then as tokens.
+"""Rows to inputs of a model: tokens of texts today; one line in `PREPROCESSORS` for each other kind of input.
 
-What is worth knowing of the data goes to the log on the way.
+A preprocessor is saved and loaded with the artifact. `load_splits` reads a task's rows in the order of the model's
+logits; `preprocess_splits` of `context.py` turns both splits into tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from maskpack.models.families import Family
+from maskpack.models.load import tokenizer_of
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import Split, TaskData, load_data
-from maskpack.tasks.data_warnings import DataWarning, find_warnings, length_warnings, log_warnings
 from maskpack.tasks.pretrained_head import Finding, find_head
 from maskpack.tasks.task import Task
 
+Files = Mapping[str, bytes]
+"""Configuration and tokenizer files as an artifact keeps them, name -> bytes."""
 
-def encode(tokenizer: Any, split: Split, *, max_length: int, token_types: bool) -> Encoded:
-    """Tokenise a split once; texts longer than `max_length` tokens are cut.
 
-    A text of no tokens, as tokenizers without special tokens make of an empty one, is one padding
-    token: a model must read something.
+class Preprocessor(Protocol):
+    """Turns rows into what a model reads."""
+
+    @property
+    def pad(self) -> tuple[int, str]:
+        """Id and text of the padding token."""
+
+    @property
+    def pad_left(self) -> bool:
+        """Whether padding stands before a row."""
+
+    def encode(self, split: Split, *, max_length: int) -> Encoded:
+        """A split as tokens; rows longer than `max_length` tokens are cut."""
+
+    def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
+        """Tokens of each row, had it not been cut."""
+
+    def save(self, folder: Path) -> None:
+        """Write the files that others load it from."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextPreprocessor:
+    """Texts and pairs of texts, through the tokenizer of the model.
+
+    Attributes:
+        tokenizer: a fast one of transformers.
+        token_types: whether the model tells the two texts of a pair apart by them.
     """
-    columns = list(zip(*split.texts, strict=True))
-    tokens = tokenizer(
-        *(list(column) for column in columns),
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=token_types,
-    )
-    pad = int(tokenizer.pad_token_id or 0)
-    ids = tuple(np.array(row or [pad], dtype=np.int64) for row in tokens["input_ids"])
-    types = None
-    if token_types:
-        types = tuple(np.array(row or [0], dtype=np.int64) for row in tokens["token_type_ids"])
-    return Encoded(ids, types, split.labels, pad, pad_left=tokenizer.padding_side == "left")
+
+    tokenizer: Any
+    token_types: bool
+
+    @classmethod
+    def of_files(cls, files: Files, family: Family, config: Mapping[str, Any]) -> TextPreprocessor:
+        """The preprocessor of files that an artifact keeps."""
+        return cls(tokenizer_of(files), family.token_kinds(config) > 0)
+
+    @property
+    def pad(self) -> tuple[int, str]:
+        """Id and text of the padding token."""
+        return int(self.tokenizer.pad_token_id or 0), str(self.tokenizer.pad_token or "")
+
+    @property
+    def pad_left(self) -> bool:
+        """Whether padding stands before a text."""
+        return bool(self.tokenizer.padding_side == "left")
+
+    def encode(self, split: Split, *, max_length: int) -> Encoded:
+        """Tokenise a split once; texts longer than `max_length` tokens are cut.
+
+        A text of no tokens, as tokenizers without special tokens make of an empty one, is one padding
+        token: a model must read something.
+        """
+        columns = list(zip(*split.texts, strict=True))
+        tokens = self.tokenizer(
+            *(list(column) for column in columns),
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=self.token_types,
+        )
+        pad = self.pad[0]
+        ids = tuple(np.array(row or [pad], dtype=np.int64) for row in tokens["input_ids"])
+        types = None
+        if self.token_types:
+            types = tuple(np.array(row or [0], dtype=np.int64) for row in tokens["token_type_ids"])
+        return Encoded(ids, types, split.labels, pad, self.pad_left)
+
+    def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
+        """Tokens of each row, had it not been cut."""
+        columns = zip(*rows, strict=True)
+        tokens = self.tokenizer(*(list(one) for one in columns), truncation=False, verbose=False)
+        return np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer as transformers loads it."""
+        self.tokenizer.save_pretrained(str(folder))
+
+
+PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
+    "text": TextPreprocessor.of_files,
+}
+"""Name, as a `TaskType` gives it -> what makes the preprocessor of an encoder's files."""
 
 
 def load_splits(
@@ -63,34 +135,3 @@ def load_splits(
     if found.head is not None:
         rows = rows.in_order(found.head.labels)
     return rows.limit_train(train_rows), found
-
-
-def preprocess_splits(
-    tokenizer: Any,
-    data: TaskData,
-    found: Finding,
-    *,
-    max_length: int,
-    token_types: bool,
-    longest: int,
-) -> tuple[Encoded, Encoded]:
-    """Both splits as tokens; from here on a run can go wrong by its data only, so it is told about.
-
-    Args:
-        tokenizer: of the model.
-        data: the rows.
-        found: what the model brings.
-        max_length: tokens a text is cut to.
-        token_types: whether the model tells the two texts of a pair apart by them.
-        longest: tokens the model has positions for.
-    """
-    train, dev = (
-        encode(tokenizer, split, max_length=max_length, token_types=token_types)
-        for split in (data.train, data.dev)
-    )
-    log_warnings(find_warnings(data))
-    if found.note is not None:
-        log_warnings([DataWarning(found.note, serious=False)])
-    splits = ((data.train, train), (data.dev, dev))
-    log_warnings(length_warnings(tokenizer, splits, max_length=max_length, longest=longest))
-    return train, dev

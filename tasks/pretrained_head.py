@@ -19,15 +19,14 @@ from maskpack.formats import ArtifactError, ModelError
 from maskpack.models.build import head_parameters
 from maskpack.models.families import FAMILIES
 from maskpack.models.load import load_config, load_finetuned, resolve, set_pad_token
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
-from maskpack.tasks.task import PROBLEM_TYPES, Kind
+from maskpack.tasks.types import TaskType, has_several
 
 _CLASSIFIER = "ForSequenceClassification"
 _UNNAMED = re.compile(r"label_[0-9]+")
-_MANY = 6  # labels that a remark spells out
+_MANY = 6  # labels that a note spells out
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +35,11 @@ class PretrainedHead:
 
     Attributes:
         model: where it lies: folder, hub id or alias.
-        revision: of a hub model.
         labels: the task's labels in the order of its logits; empty for a regression.
         parameters: name -> value.
     """
 
     model: str
-    revision: str | None
     labels: tuple[str, ...]
     parameters: Mapping[str, Tensor]
 
@@ -58,17 +55,29 @@ class PretrainedHead:
                 parameter.copy_(self.parameters[name])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finding:
     """What a model brings to a task.
 
     Attributes:
         head: the head, or None: a fresh one is made.
         note: one line about it; None where the model is no classifier.
+        classifier: the model itself where it brings a head, so that it is loaded once.
     """
 
     head: PretrainedHead | None = None
     note: str | None = None
+    classifier: Any = None
+
+    def metrics(
+        self, kind: TaskType, dev: Encoded, names: Sequence[str]
+    ) -> dict[str, float] | None:
+        """Metric name -> value of the model as it came, in float32, on the evaluation rows; None without a head."""
+        if self.classifier is None:
+            return None
+        rows = dev.read_by(self.classifier.config.to_dict())
+        logits = predict_all(torch_predict(set_pad_token(self.classifier, dev.pad)), rows)
+        return compute_metrics(kind, logits, dev.labels, names)
 
     @property
     def refused(self) -> bool:
@@ -91,26 +100,26 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
     named = any(str(name).endswith(_CLASSIFIER) for name in config.architectures or ())
     if not named or config.model_type not in FAMILIES:
         return Finding()
-    kind = data.task.kind
     if problem := _mismatch(config, data):
         return Finding(
             None, f"`{model}` is a classifier, but {problem}: the task gets a fresh head"
         )
     try:
-        classifier = load_finetuned(model, revision=revision)
+        auto_class = data.task.type.auto_class
+        classifier = load_finetuned(model, revision=revision, auto_class=auto_class)
     except ModelError:
         return Finding(None, f"`{model}` was saved without its head: the task gets a fresh one")
     kept = {name: p.detach().clone() for name, p in head_parameters(classifier).items()}
-    if kind is Kind.REGRESSION:
+    if not data.labels:
         note = f"`{model}` brings a head for one number, which is where the task's head starts"
-        return Finding(PretrainedHead(model, revision, (), kept), note)
+        return Finding(PretrainedHead(model, (), kept), note, classifier)
     names = _names(config)
     labels = label_order(names, data.labels)
     assert labels is not None
     told = ", ".join(f"{left} = {right}" for left, right in zip(names, labels, strict=True))
     what = told if _unnamed(names) and len(names) <= _MANY else f"{len(names)} labels match"
     note = f"`{model}` brings a head ({what}), which is where the task's head starts"
-    return Finding(PretrainedHead(model, revision, labels, kept), note)
+    return Finding(PretrainedHead(model, labels, kept), note, classifier)
 
 
 def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
@@ -132,16 +141,6 @@ def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] 
     return tuple(labels) if _unnamed(names) or list(labels) == numbers else None
 
 
-def original_metrics(
-    head: PretrainedHead, dev: Encoded, metrics: Sequence[str]
-) -> dict[str, float]:
-    """Metric name -> value of the model as it came, in float32, on the evaluation rows."""
-    classifier = load_finetuned(head.model, revision=head.revision)
-    readable = dev.read_by(classifier.config.to_dict())
-    logits = predict_all(torch_predict(set_pad_token(classifier, dev.pad)), readable)
-    return compute_metrics(logits, dev.labels, metrics)
-
-
 def renew_head(classifier: Any, config: Any) -> None:
     """Put a fresh head, as of a classifier of this configuration, into a classifier, in place."""
     fresh = head_parameters(AutoModelForSequenceClassification.from_config(config).float())
@@ -152,14 +151,13 @@ def renew_head(classifier: Any, config: Any) -> None:
 
 def _mismatch(config: Any, data: TaskData) -> str | None:
     """Why a classifier is not one of this task, or None."""
-    kind, problem = data.task.kind, config.problem_type
+    kind, problem = data.task.type, config.problem_type
     if config.num_labels != data.outputs:
         return f"has {config.num_labels} logits where the task has {data.outputs}"
-    several = PROBLEM_TYPES[Kind.MULTI_LABEL]
-    if (problem == several) != (kind is Kind.MULTI_LABEL):
-        return f"is one for `{problem or 'one label a text'}`, not for {kind}"
+    if has_several(problem) != kind.several:
+        return f"is one for `{problem or 'one label a text'}`, not for {kind.name}"
     names = _names(config)
-    if kind is not Kind.REGRESSION and label_order(names, data.labels) is None:
+    if data.labels and label_order(names, data.labels) is None:
         return f"has the labels {_listed(names)} where the task has {_listed(data.labels)}"
     return None
 

@@ -13,28 +13,20 @@ from enum import StrEnum
 from pathlib import Path
 
 from maskpack.formats import ConfigError
+from maskpack.formats.errors import Hint
 from maskpack.formats.lazy import renamed
 from maskpack.tasks.evaluation.metrics import METRICS
+from maskpack.tasks.types import TASK_TYPES, TaskType
 
 SAMPLES = Path(__file__).parent / "samples"
 
 
 class Kind(StrEnum):
-    """What the head predicts."""
+    """Names of the types in `TASK_TYPES` that this release brings."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
     MULTI_LABEL = "multi-label"
-
-
-USUAL_METRICS = {
-    Kind.CLASSIFICATION: ("accuracy", "macro_f1", "matthews"),
-    Kind.REGRESSION: ("spearman", "pearson"),
-    Kind.MULTI_LABEL: ("micro_f1", "macro_f1", "accuracy"),
-}
-"""Metrics of the user's own data; the first is the main one."""
-
-_FITTING = {**USUAL_METRICS, Kind.CLASSIFICATION: ("accuracy", "f1", "macro_f1", "matthews")}
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class Task:
 
     Attributes:
         name: key in `TASKS`; also the default name in an artifact.
-        kind: what the head predicts.
+        kind: its type, a name in `TASK_TYPES`.
         texts: one column of text, or two for sentence pairs.
         label: column of the label.
         raw_labels: values of that column in the order of the logits; empty: taken from the data.
@@ -59,7 +51,7 @@ class Task:
     """
 
     name: str
-    kind: Kind = Kind.CLASSIFICATION
+    kind: str = Kind.CLASSIFICATION
     texts: tuple[str, ...] = ("sentence",)
     label: str = "label"
     raw_labels: tuple[str, ...] = ()
@@ -75,16 +67,24 @@ class Task:
     def __post_init__(self) -> None:
         if not 1 <= len(self.texts) <= 2:
             raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
+        if self.kind not in TASK_TYPES:
+            raise ConfigError(f"no type of task `{self.kind}`", f"types: {', '.join(TASK_TYPES)}")
+        fitting = (*self.type.usual_metrics, *self.type.other_metrics)
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ConfigError(f"no metric `{metric}`", f"metrics: {', '.join(METRICS)}")
-            if metric not in _FITTING[self.kind]:
+            if metric not in fitting:
                 raise ConfigError(
                     f"`{metric}` is no metric of a {self.kind} task",
-                    f"metrics of one: {', '.join(_FITTING[self.kind])}",
+                    f"metrics of one: {', '.join(name for name in METRICS if name in fitting)}",
                 )
-        if self.separator is not None and (self.kind is not Kind.MULTI_LABEL or not self.separator):
-            raise ConfigError("`--label-separator` needs a text, and rows with several labels")
+        if self.separator is not None and not (self.type.several and self.separator):
+            raise ConfigError("a label separator needs a text, and rows with several labels")
+
+    @property
+    def type(self) -> TaskType:
+        """What its labels, loss and metrics follow from."""
+        return TASK_TYPES[self.kind]
 
     @property
     def metric(self) -> str:
@@ -230,7 +230,7 @@ def find_task(
     text_field: str | None = None,
     pair_field: str | None = None,
     label_field: str | None = None,
-    kind: Kind | None = None,
+    kind: str | None = None,
     metric: str | None = None,
     separator: str | None = None,
 ) -> Task:
@@ -242,32 +242,36 @@ def find_task(
     """
     if text_field is None and label_field is None and pair_field is None:
         if name not in TASKS:
-            close = get_close_matches(name, TASKS, n=1)
-            raise ConfigError(
-                f"no task `{name}`",
-                f"{f'did you mean `{close[0]}`? ' if close else ''}known: {', '.join(TASKS)}; "
-                "for your own data give `--text-field` and `--label-field`",
-            )
+            raise _no_task(name)
         if kind not in {None, TASKS[name].kind} or separator is not None:
             raise ConfigError(
                 f"`{name}` is a {TASKS[name].kind} task",
-                "for your own data give `--text-field` and `--label-field`",
+                "for your own data give `text_field` and `label_field`",
             )
         return TASKS[name].with_metric(metric)
     if text_field is None or label_field is None:
-        raise ConfigError("your own data needs both `--text-field` and `--label-field`")
+        raise ConfigError(
+            "your own data needs both a text field and a label field",
+            "give `text_field` and `label_field`",
+        )
     kind = kind or Kind.CLASSIFICATION
     texts = (text_field,) if pair_field is None else (text_field, pair_field)
-    metrics = USUAL_METRICS[kind]
+    if kind not in TASK_TYPES:
+        raise ConfigError(f"no type of task `{kind}`", f"types: {', '.join(TASK_TYPES)}")
+    metrics = TASK_TYPES[kind].usual_metrics
     task = Task(
         name, kind=kind, texts=texts, label=label_field, metrics=metrics, separator=separator
     )
     return task.with_metric(metric)
 
 
-PROBLEM_TYPES = {
-    Kind.CLASSIFICATION: "single_label_classification",
-    Kind.REGRESSION: "regression",
-    Kind.MULTI_LABEL: "multi_label_classification",
-}
-"""What transformers calls each kind in `config.json`."""
+def _no_task(name: str) -> ConfigError:
+    close = get_close_matches(name, TASKS, n=1)
+    return ConfigError(
+        f"no task `{name}`",
+        Hint(
+            "{meant}known: {known}; for your own data give `text_field` and `label_field`",
+            meant=f"did you mean `{close[0]}`? " if close else "",
+            known=", ".join(TASKS),
+        ),
+    )

@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
-PACKAGES = ("maskpack.compressor", "maskpack.formats", "maskpack.exporters", "maskpack.runtime")
+PACKAGES = (
+    *("maskpack.compressor", "maskpack.tasks", "maskpack.formats"),
+    *("maskpack.exporters", "maskpack.runtime"),
+)
 QUICK = 'steps=4, batch_size=16, max_length=16, group=16, precision="fp32"'
 
 

@@ -90,7 +90,8 @@ def test_every_error_is_one_of_ours_and_carries_a_hint():
     from maskpack import formats
     from maskpack.formats import errors
 
-    classes = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
+    members = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
+    classes = [value for value in members if issubclass(value, Exception)]
     assert len(classes) == 8
     for kind in classes:
         assert issubclass(kind, formats.MaskpackError)
@@ -98,3 +99,33 @@ def test_every_error_is_one_of_ours_and_carries_a_hint():
         problem = kind("fact", "next step")
         assert (str(problem), problem.hint) == ("fact", "next step")
         assert kind("fact").hint is None
+
+
+def test_an_old_name_gives_the_new_ones_value_and_warns():
+    from maskpack.compressor import FitConfig
+    from maskpack.tasks import find_task
+
+    with pytest.warns(DeprecationWarning, match="`start` is `score_init` now"):
+        assert FitConfig(init="magnitude", sparsity=0.1).start == "magnitude"
+    with pytest.warns(DeprecationWarning, match="`judged_by` is `with_metric` now"):
+        task = find_task("sst2").judged_by("macro_f1")
+    assert task.metric == "macro_f1"
+
+
+def test_an_old_argument_reaches_the_new_one_and_warns():
+    from maskpack.formats.lazy import renamed_argument
+
+    @renamed_argument("observe", "on_progress")
+    def run(request: int, *, on_progress: str = "none") -> tuple[int, str]:
+        return request, on_progress
+
+    assert run(1) == (1, "none")
+    with pytest.warns(DeprecationWarning, match="`observe` is `on_progress` now"):
+        assert run(1, observe="told") == (1, "told")
+
+
+@pytest.mark.parametrize("old", package("maskpack.compressor")._TASKS)
+def test_a_name_that_moved_is_found_in_its_old_package_and_warns(old):
+    with pytest.warns(DeprecationWarning, match=f"`maskpack.tasks.{old}` now"):
+        value = getattr(package("maskpack.compressor"), old)
+    assert value is getattr(package("maskpack.tasks"), old)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
 from maskpack.formats import MaskCount
 from maskpack.models.linears import swap_linear
 
@@ -31,49 +32,60 @@ class _StraightThrough(torch.autograd.Function):
     """`weight * keep`; the gradient reaches the score as if the mask were it."""
 
     @staticmethod
-    def forward(ctx: Any, score: Tensor, weight: Tensor, keep: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, score: Tensor, weight: Tensor, keep: Tensor, pattern: MaskPattern
+    ) -> Tensor:
         del score  # only its gradient matters
         ctx.save_for_backward(weight)
+        ctx.pattern = pattern
         return weight * keep
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
-        return (gradient * weight).float(), None, None
+        return ctx.pattern.reduce(gradient * weight).float(), None, None, None
 
 
 class MaskedLinear(nn.Module):
-    """A drop-in for `nn.Linear` with frozen weights and one learned score a weight.
+    """A drop-in for `nn.Linear` with frozen weights and learned scores.
 
     Attributes:
         weight: frozen, dequantised `(o, i)`.
         bias: `(o)`, frozen unless the task trains it, or None.
-        score: learned `(o, i)`.
+        score: learned; of the shape that the pattern gives it, `(o, i)` for a score a weight.
         gain: `(o)` factors of the rows, learned, or None.
         threshold: scalar; a weight is kept where its score is above it.
         drawn: whether a training step draws each mask bit with probability `sigmoid(score)`.
+        pattern: what a score stands for.
     """
 
     weight: Tensor
     threshold: Tensor
 
     def __init__(
-        self, linear: nn.Linear, *, start: float | Tensor, drawn: bool = False, gains: bool = False
+        self,
+        linear: nn.Linear,
+        *,
+        start: float | Tensor,
+        drawn: bool = False,
+        gains: bool = False,
+        pattern: MaskPattern = PATTERNS["weight"],
     ) -> None:
         super().__init__()
         self.register_buffer("weight", linear.weight.detach().clone())
         self.register_buffer("threshold", torch.zeros(()))
         self.bias = linear.bias
-        self.score = nn.Parameter(torch.empty_like(self.weight).copy_(torch.as_tensor(start)))
+        score = self.weight.new_empty(pattern.score_shape(self.weight.shape))
+        self.score = nn.Parameter(score.copy_(torch.as_tensor(start)))
         self.gain = nn.Parameter(torch.ones(len(self.weight))) if gains else None
-        self.drawn = drawn
+        self.drawn, self.pattern = drawn, pattern
         self._narrow: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`(..., i)` to `(..., o)`."""
         frozen = self._working_weight()
         weight = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-            self.score, frozen, self._mask_like(frozen)
+            self.score, frozen, self._mask_like(frozen), self.pattern
         )
         if self.gain is None:
             return functional.linear(inputs, weight, self.bias)
@@ -82,21 +94,31 @@ class MaskedLinear(nn.Module):
 
     def keep(self) -> Tensor:
         """The mask as bool `(o, i)`. Weights that are zero anyway count as kept: they cost no bit."""
-        return (self.score.detach() > self.threshold) | (self.weight == 0)
+        kept = self.score.detach() > self.threshold
+        return self.pattern.expand(kept, self.weight.shape) | (self.weight == 0)
+
+    def live_scores(self) -> Tensor:
+        """Scores that stand for a weight other than zero, flat: the others have no say."""
+        live = self.pattern.reduce((self.weight != 0).to(self.weight.dtype)) > 0
+        return self.score.detach()[live]
 
     def _mask_like(self, weight: Tensor) -> Tensor:
         """The mask as ones and zeros of the weight's own type: five times as fast as by way of bool."""
-        score, mask = self.score.detach(), torch.empty_like(weight)
+        score = self.score.detach()
+        mask = torch.empty_like(score, dtype=weight.dtype)
         if self.drawn and self.training:
-            return torch.lt(torch.rand_like(score), torch.sigmoid(score), out=mask)
-        return torch.gt(score, self.threshold, out=mask)
+            torch.lt(torch.rand_like(score), torch.sigmoid(score), out=mask)
+        else:
+            torch.gt(score, self.threshold, out=mask)
+        return self.pattern.expand(mask, weight.shape)
 
     def _working_weight(self) -> Tensor:
         """The frozen weights in the arithmetic of the step; a narrow copy is made once."""
-        if not torch.is_autocast_enabled("cpu"):
+        device = self.weight.device.type
+        if not torch.is_autocast_enabled(device):
             return self.weight
         if self._narrow is None:
-            self._narrow = self.weight.to(torch.get_autocast_dtype("cpu"))
+            self._narrow = self.weight.to(torch.get_autocast_dtype(device))
         return self._narrow
 
 
@@ -106,6 +128,7 @@ def mask_linears(
     *,
     drawn: bool = False,
     gains: bool = False,
+    pattern: MaskPattern = PATTERNS["weight"],
 ) -> dict[str, MaskedLinear]:
     """Replace the linears whose weights are named in `starts` in place, and freeze all that is left.
 
@@ -115,6 +138,7 @@ def mask_linears(
             `(o, i)`, or one number for all.
         drawn: whether mask bits are drawn, see `MaskedLinear`.
         gains: whether rows get learned factors.
+        pattern: what a score stands for.
 
     Returns:
         Parameter name -> the masked linear that now stands there.
@@ -122,7 +146,7 @@ def mask_linears(
     base.requires_grad_(requires_grad=False)
     masked = {}
     for name, start in starts.items():
-        make = partial(MaskedLinear, start=start, drawn=drawn, gains=gains)
+        make = partial(MaskedLinear, start=start, drawn=drawn, gains=gains, pattern=pattern)
         masked[name] = swap_linear(base, name, make)
     return masked
 
@@ -131,4 +155,4 @@ def count_zeros(layers: Sequence[MaskedLinear]) -> MaskCount:
     """Size of the mask now."""
     with torch.no_grad():
         zeros = sum(int((~layer.keep()).sum()) for layer in layers)
-    return MaskCount(sum(layer.score.numel() for layer in layers), zeros)
+    return MaskCount(sum(layer.weight.numel() for layer in layers), zeros)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from maskpack.compressor.config import Estimator, FitConfig
 from maskpack.compressor.masking.linear import MaskedLinear, mask_linears
+from maskpack.compressor.masking.patterns import MaskPattern
 from maskpack.compressor.masking.score_init import ScoreInit, initial_scores, worth_of
 from maskpack.compressor.masking.sparsity import (
     FlipPenalty,
@@ -24,6 +25,7 @@ from maskpack.compressor.masking.sparsity import (
     MatrixSparsity,
     NoiseThreshold,
     ScoreAverage,
+    target_sparsity,
 )
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
 from maskpack.compressor.training.loss import TaskLoss
@@ -31,8 +33,8 @@ from maskpack.compressor.training.train import Group, Plan
 from maskpack.formats import BitMask, ConfigError, ModelError, Patch
 from maskpack.models.build import ParameterShapes, base_of, head_parameters
 from maskpack.models.linears import layer_of
+from maskpack.models.placement import to_numpy, to_tensors
 from maskpack.tasks.batches import Encoded, training_batches
-from maskpack.tasks.evaluation.predict import to_tensors
 
 _SNIP_BATCHES = 16
 
@@ -43,14 +45,14 @@ class MaskedModel:
 
     Attributes:
         model: the classifier.
-        masked: parameter name -> masked linear.
+        layers: parameter name -> masked linear.
         dense: names of the base model's other parameters that are trained.
         groups: all that is trained, by learning rate.
         callbacks: noise, averages, and steering of the size.
     """
 
     model: Any
-    masked: Mapping[str, MaskedLinear]
+    layers: Mapping[str, MaskedLinear]
     dense: tuple[str, ...]
     groups: list[Group]
     callbacks: list[TrainerCallback]
@@ -82,28 +84,41 @@ def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
     return chosen
 
 
-def trained_dense(shape: ParameterShapes, config: FitConfig) -> tuple[str, ...]:
+def trained_dense(shapes: ParameterShapes, config: FitConfig) -> tuple[str, ...]:
     """Names of the biases and LayerNorm parameters that the options train."""
     return tuple(
         name
-        for name in shape.dense
-        if (config.train_bias if name in shape.biases_of_linears else config.train_norm)
+        for name in shapes.dense
+        if (config.train_bias if name in shapes.biases_of_linears else config.train_norm)
     )
 
 
-def extra_bytes(shape: ParameterShapes, config: FitConfig) -> int:
+def extra_bytes(shapes: ParameterShapes, config: FitConfig) -> int:
     """Bytes that trained biases, LayerNorm parameters and scales add to a patch."""
-    dense = sum(2 * shape.dense[name] for name in trained_dense(shape, config))
+    dense = sum(2 * shapes.dense[name] for name in trained_dense(shapes, config))
     if not config.train_scales:
         return dense
-    return dense + sum(2 * shape.linears[n][0] for n in masked_names(shape.linears, config))
+    return dense + sum(2 * shapes.linears[n][0] for n in masked_names(shapes.linears, config))
+
+
+def sparsity_of(shapes: ParameterShapes, config: FitConfig) -> float | None:
+    """Share of zeros to reach, or None if the margin alone decides.
+
+    Raises:
+        ConfigError: the options ask for a size that cannot be met.
+    """
+    sizes = [shapes.linears[name] for name in masked_names(shapes.linears, config)]
+    other = shapes.head_bytes + extra_bytes(shapes, config)
+    weights = sum(rows * width for rows, width in sizes)
+    return target_sparsity(config, weights=weights, other_bytes=other)
 
 
 def build_masked_model(
     model: Any,
-    shape: ParameterShapes,
+    shapes: ParameterShapes,
     config: FitConfig,
     *,
+    pattern: MaskPattern,
     plan: Plan,
     rows: Encoded,
     task_loss: TaskLoss,
@@ -113,10 +128,11 @@ def build_masked_model(
 
     Args:
         model: the classifier.
-        shape: its linears and the rest by name.
+        shapes: of its linears and the rest, by name.
         config: the options.
+        pattern: what a score stands for.
         plan: a score's first height is stated in the noise of its rates.
-        rows: for starts that look at gradients.
+        rows: for score initialisations that look at gradients.
         task_loss: for the same.
         sparsity: share of zeros to reach, or None.
     """
@@ -124,16 +140,16 @@ def build_masked_model(
     use_fast_dropout(model, noise, p=config.dropout)
     height = config.flip_margin * config.score_lr * plan.drift()
     drawn = config.estimator is Estimator.BERNOULLI
-    names = masked_names(shape.linears, config)
+    starts = dict.fromkeys(masked_names(shapes.linears, config), height)
     masked = mask_linears(
-        base_of(model), dict.fromkeys(names, height), drawn=drawn, gains=config.train_scales
+        base_of(model), starts, drawn=drawn, gains=config.train_scales, pattern=pattern
     )
     if config.score_init != ScoreInit.CONSTANT or drawn:
         gradients = {}
         if config.score_init == ScoreInit.SNIP:
             gradients = _gradients(model, masked, plan, rows, task_loss)
-        _set_scores(masked, config, gradients, height=height, sparsity=sparsity or 0.0)
-    dense = trained_dense(shape, config)
+        _set_scores(masked, config, gradients, pattern, height=height, sparsity=sparsity or 0.0)
+    dense = trained_dense(shapes, config)
     groups = _groups(model, masked, dense, config)
     callbacks = [noise, *_steering(masked, config, plan, sparsity=sparsity, height=height)]
     return MaskedModel(model, masked, dense, groups, callbacks)
@@ -144,14 +160,15 @@ def _set_scores(
     masked: Mapping[str, MaskedLinear],
     config: FitConfig,
     gradients: Mapping[str, Tensor],
+    pattern: MaskPattern,
     *,
     height: float,
     sparsity: float,
 ) -> None:
-    """Give every score the value that the start wants."""
+    """Give every score the value of the initialisation."""
     start, drawn = ScoreInit(config.score_init), config.estimator is Estimator.BERNOULLI
     weights = {name: layer.weight for name, layer in masked.items()}
-    worth = worth_of(start, weights, gradients=gradients, seed=config.seed)
+    worth = worth_of(start, weights, gradients=gradients, seed=config.seed, pattern=pattern)
     scores = initial_scores(start, worth, height=height, sparsity=sparsity, drawn=drawn)
     for name, layer in masked.items():
         layer.score.copy_(scores[name])
@@ -184,7 +201,7 @@ def _steering(
     sparsity: float | None,
     height: float,
 ) -> list[TrainerCallback]:
-    """Companions that look after the scores, in the order in which they act."""
+    """Callbacks that steer the scores, in the order in which they act."""
     layers = list(masked.values())
     callbacks: list[TrainerCallback] = [ScoreAverage(layers, config.ema)] if config.ema else []
     if config.estimator in (Estimator.FIXED, Estimator.BERNOULLI):
@@ -205,17 +222,13 @@ def _steering(
 
 
 def _gradients(
-    model: Any,
-    masked: Mapping[str, MaskedLinear],
-    plan: Plan,
-    rows: Encoded,
-    task_loss: TaskLoss,
+    model: Any, masked: Mapping[str, MaskedLinear], plan: Plan, rows: Encoded, task_loss: TaskLoss
 ) -> dict[str, Tensor]:
     """`dL/dw * w` of every masked weight, summed over some batches; leaves no gradient behind."""
     model.eval()
     batches = training_batches(rows.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
     for batch in batches[:_SNIP_BATCHES]:
-        logits = model(**to_tensors(rows.feeds(batch))).logits
+        logits = model(**to_tensors(rows.feeds(batch), model)).logits
         task_loss(logits.float(), np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
     found = {}
     for name, layer in masked.items():
@@ -233,14 +246,14 @@ def freeze(model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str] 
 
     Args:
         model: the trained classifier.
-        masked: parameter name -> masked linear, from `surgery.mask_linears`.
+        masked: parameter name -> masked linear, from `mask_linears`.
         dense: names of the base model's biases and LayerNorm parameters that were trained.
 
     Raises:
         ModelError: training diverged: a value is not finite.
     """
     base = dict(base_of(model).named_parameters())
-    masks = {name: BitMask.from_bool(layer.keep().numpy()) for name, layer in masked.items()}
+    masks = {name: BitMask.from_bool(to_numpy(layer.keep())) for name, layer in masked.items()}
     gains = {
         name: _half(name, layer.gain.clamp(min=_LEAST_GAIN))
         for name, layer in masked.items()
@@ -251,10 +264,10 @@ def freeze(model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str] 
 
 
 def _half(name: str, tensor: Tensor) -> NDArray[np.float16]:
-    value = tensor.detach().numpy().astype(np.float16)
+    value = to_numpy(tensor).astype(np.float16)
     if not np.isfinite(value).all():
         raise ModelError(
             f"training diverged: `{name}` holds a value that is not finite",
-            "lower `--lr` or `--head-lr`",
+            "lower `lr` or `head_lr`",
         )
     return value

@@ -22,6 +22,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from maskpack.compressor.masking.patterns import MaskPattern
+
 
 class ScoreInit(StrEnum):
     """Names of the starts."""
@@ -37,12 +39,7 @@ _SOFT_WIDTH = 0.25  # of ranks on either side of the border
 
 
 def initial_scores(
-    start: ScoreInit,
-    worth: Mapping[str, Tensor],
-    *,
-    height: float,
-    sparsity: float,
-    drawn: bool,
+    start: ScoreInit, worth: Mapping[str, Tensor], *, height: float, sparsity: float, drawn: bool
 ) -> dict[str, Tensor]:
     """First scores of every matrix.
 
@@ -61,15 +58,21 @@ def initial_scores(
 
 
 def worth_of(
-    start: ScoreInit, weights: Mapping[str, Tensor], *, gradients: Mapping[str, Tensor], seed: int
+    start: ScoreInit,
+    weights: Mapping[str, Tensor],
+    *,
+    gradients: Mapping[str, Tensor],
+    seed: int,
+    pattern: MaskPattern,
 ) -> dict[str, Tensor]:
     """What a start ranks weights by.
 
     Args:
         start: which.
         weights: parameter name -> dequantised weights.
-        gradients: parameter name -> `dL/dw * w` of some batches; used by `snip` only.
+        gradients: parameter name -> `dL/dw * w` of some batches, a sum for each score; used by `snip` only.
         seed: of the `random` one.
+        pattern: what a score stands for.
     """
     generator = torch.Generator().manual_seed(seed)
     worth = {}
@@ -77,10 +80,11 @@ def worth_of(
         if start is ScoreInit.SNIP:
             values = gradients[name].abs()
         elif start is ScoreInit.RANDOM:
-            values = torch.rand(weight.shape, generator=generator)
+            values = pattern.reduce(torch.rand(weight.shape, generator=generator).to(weight.device))
         else:
-            values = weight.abs()
-        worth[name] = values.masked_fill(weight == 0, torch.inf)
+            values = pattern.reduce(weight.abs())
+        dead = pattern.reduce((weight != 0).to(weight.dtype)) == 0
+        worth[name] = values.masked_fill(dead, torch.inf)
     return worth
 
 
@@ -108,7 +112,7 @@ def _ranks(worth: Tensor) -> Tensor:
     """
     flat = worth.flatten()
     ranks = torch.empty_like(flat)
-    places = torch.arange(len(flat), dtype=flat.dtype)
+    places = torch.arange(len(flat), dtype=flat.dtype, device=flat.device)
     ranks[torch.argsort(flat, stable=True)] = places / max(1, int(torch.isfinite(flat).sum()))
     return ranks.view_as(worth)
 

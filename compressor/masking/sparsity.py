@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from maskpack.compressor.config import FitConfig
-from maskpack.compressor.masking.linear import MaskedLinear
+from maskpack.compressor.masking.linear import MaskedLinear, count_zeros
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.formats import ConfigError
 from maskpack.formats.tensors import binary_entropy
@@ -141,17 +141,11 @@ class GlobalSparsity(TrainerCallback):
         if step % _EVERY and not last:
             return
         share = risen(self._start, self._sparsity, step, steps)
-        if not last and abs(share_of_zeros(self._layers) - share) < _SLACK:
+        if not last and abs(count_zeros(self._layers).sparsity - share) < _SLACK:
             return
         threshold = global_threshold(self._layers, share, exact=last)
         for layer in self._layers:
             layer.threshold.fill_(threshold)
-
-
-def share_of_zeros(layers: Sequence[MaskedLinear]) -> float:
-    """Share of weights that the scores remove now."""
-    zeros = sum(int((~layer.keep()).sum()) for layer in layers)
-    return zeros / sum(layer.score.numel() for layer in layers)
 
 
 def global_threshold(
@@ -161,7 +155,7 @@ def global_threshold(
 
     A weight that is zero anyway costs no bit, counts as kept and has no say.
     """
-    scores = torch.cat([layer.score.detach()[layer.weight != 0] for layer in layers])
+    scores = torch.cat([layer.live_scores() for layer in layers])
     total = sum(layer.score.numel() for layer in layers)
     sample = scores[:: 1 if exact else max(1, scores.numel() // _SAMPLE)]
     return _quantile(sample, share * total / max(1, scores.numel()), above=above)
@@ -256,14 +250,14 @@ class FlipPenalty(TrainerCallback):
             layer.score.add_(near.mul_(1.0 - near), alpha=force)
 
     def _adjust(self, allowed: float) -> None:
-        share = share_of_zeros(self._layers)
+        share = count_zeros(self._layers).sparsity
         # on the logarithm, so that the price finds its order of magnitude within a few looks
         excess = max(-0.5, min(0.5, share / max(allowed, 1e-9) - 1.0))
         self._price.copy_(((self._price + 0.02) * 2.0**excess - 0.02).clamp_(0.0, 2.0))
 
     def _cut(self) -> None:
         total = sum(layer.score.numel() for layer in self._layers)
-        if share_of_zeros(self._layers) > self._sparsity:
+        if count_zeros(self._layers).sparsity > self._sparsity:
             most = math.floor(self._sparsity * total)
             threshold = global_threshold(self._layers, most / total, exact=True, above=False)
             for layer in self._layers:

@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.quantization.gptq import Gram, output_error, quantize_gptq
+from maskpack.compressor.quantization.gptq import Gram, quantize_gptq
 from maskpack.compressor.quantization.rounding import (
     quantize_minmax,
     quantize_minmax_tensor,
@@ -42,15 +42,3 @@ DATA_FREE: dict[Quantizer, Callable[[Weight, int, int | None], QuantTensor]] = {
 CALIBRATED: dict[Quantizer, Callable[[Weight, int, int | None, Gram], QuantTensor]] = {
     Quantizer.GPTQ: quantize_gptq,
 }
-
-__all__ = [
-    "CALIBRATED",
-    "DATA_FREE",
-    "Gram",
-    "Quantizer",
-    "output_error",
-    "quantize_gptq",
-    "quantize_minmax",
-    "quantize_minmax_tensor",
-    "quantize_mse",
-]

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maskpack.compressor.quantization import Gram
+from maskpack.compressor.quantization.gptq import Gram
 from maskpack.formats import DataError, QuantTensor
 from maskpack.models.families import family_of
 from maskpack.models.linears import layer_of
+from maskpack.models.placement import to_numpy, to_tensors
 from maskpack.tasks.batches import Encoded, evaluation_batches, joined
 from maskpack.tasks.data.splits import Split, load_data
-from maskpack.tasks.evaluation.predict import to_tensors
-from maskpack.tasks.preprocess import encode
+from maskpack.tasks.preprocess import Preprocessor
 from maskpack.tasks.task import TASKS
 
 _SAMPLES = ("reviews", "tickets")
@@ -65,14 +65,13 @@ class Calibration:
 
     @classmethod
     def of(
-        cls, tokenizer: Any, texts: Iterable[str], *, token_types: bool, pairs: bool = False
+        cls, preprocessor: Preprocessor, texts: Iterable[str], *, pairs: bool = False
     ) -> Calibration:
         """Tokenise texts taken evenly from the whole collection, in a fixed random order.
 
         Args:
-            tokenizer: of the encoder.
+            preprocessor: of the encoder.
             texts: a sentence each.
-            token_types: whether the encoder tells two texts of a row apart.
             pairs: whether every third row is a text and the one after it, as tasks on pairs have
                 them: what never had a second text or a far position knows nothing of them.
         """
@@ -82,11 +81,8 @@ class Calibration:
         told = [(rows[place],) for place in order[~paired]]
         double = [(rows[place], rows[(place + 1) % len(rows)]) for place in order[paired]]
         parts = [
-            encode(
-                tokenizer,
-                Split(tuple(part), np.zeros(len(part), dtype=np.int64)),
-                max_length=length,
-                token_types=token_types,
+            preprocessor.encode(
+                Split(tuple(part), np.zeros(len(part), dtype=np.int64)), max_length=length
             )
             for part, length in ((told, _LENGTH), (double, _PAIR_LENGTH))
             if part
@@ -159,11 +155,11 @@ class Calibrator:
         hooks = [watch(n, self._base.get_submodule(n.removesuffix(".weight"))) for n in names]
         try:
             for rows in evaluation_batches(self._encoded.lengths, batch_size=_BATCH):
-                feeds = to_tensors(self._encoded.feeds(rows))
+                feeds = to_tensors(self._encoded.feeds(rows), self._base)
                 here = feeds["attention_mask"].bool()
                 present.append(here.T if self._time_first else here)
                 self._base(**feeds)
         finally:
             for hook in hooks:
                 hook.remove()
-        return {name: gram.numpy() for name, gram in grams.items()}
+        return {name: to_numpy(gram) for name, gram in grams.items()}

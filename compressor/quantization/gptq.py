@@ -23,6 +23,7 @@ from maskpack.compressor.quantization.rounding import (
     Levels,
     best_levels,
     best_scales,
+    ratios,
     storable_scales,
 )
 from maskpack.formats import QuantTensor
@@ -80,7 +81,7 @@ def _gptq(
         scales[:, start // group] = scale
         errors = np.empty_like(left[:, block])
         for column in range(block.start, block.stop):
-            codes[:, column] = levels.round(_ratio(left[:, column], scale))
+            codes[:, column] = levels.round(ratios(left[:, column], scale))
             error = (left[:, column] - codes[:, column] * scale) / upper[column, column]
             left[:, column + 1 : block.stop] -= np.outer(
                 error, upper[column, column + 1 : block.stop]
@@ -109,7 +110,7 @@ def _descend(
         for column in range(block.start, block.stop):
             here = column - block.start
             wanted = codes[:, column] * wide[:, column] + pull[:, here]
-            code = levels.round(_ratio(wanted, wide[:, column]))
+            code = levels.round(ratios(wanted, wide[:, column]))
             moved = (code - codes[:, column]) * wide[:, column]
             codes[:, column] = code
             error[:, column] -= moved
@@ -153,10 +154,6 @@ def _fitted_rows(
     normal += ridge[:, None, None] * np.eye(groups)
     fitted = np.linalg.solve(normal, target[:, :, None])[:, :, 0]
     return np.where(fitted > 0, fitted, scales).astype(np.float32)
-
-
-def _ratio(values: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.divide(values, scale, out=np.zeros_like(values), where=scale > 0)
 
 
 def output_error(weight: NDArray[np.float32], tensor: QuantTensor, gram: Gram) -> float:

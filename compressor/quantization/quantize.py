@@ -16,25 +16,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from maskpack.compressor.config import BackboneConfig
-from maskpack.compressor.quantization import (
-    CALIBRATED,
-    DATA_FREE,
-    Quantizer,
-    quantize_minmax,
-    quantize_mse,
-)
+from maskpack.compressor.quantization import CALIBRATED, DATA_FREE, Quantizer
 from maskpack.compressor.quantization.calibration import Calibration, Calibrator
+from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
 from maskpack.formats.bits import CODE_BITS
+from maskpack.models.placement import to_numpy
 
 AUTO = "auto"
 _GROUP = 64  # where a width is below 8 bits
-_AUTOMATIC = {
-    8: Quantizer.MINMAX,
-    4: Quantizer.MSE,
-    2: Quantizer.MSE,
-    1: Quantizer.MSE,
-}
 
 
 def scheme_of(config: BackboneConfig) -> Scheme:
@@ -42,15 +32,19 @@ def scheme_of(config: BackboneConfig) -> Scheme:
     overrides = dict(config.bits_override)
     quantizer = config.quantizer
     if quantizer == AUTO and not overrides:
-        quantizer = str(_AUTOMATIC[config.bits])
+        quantizer = str(_automatic(config.bits))
     widths = {config.bits, *overrides.values()}
     group = config.group or (None if widths == {8} else _GROUP)
     return Scheme(config.bits, group, quantizer, config.embedding_bits, overrides)
 
 
+def _automatic(bits: int) -> Quantizer:
+    return Quantizer.MINMAX if bits == 8 else Quantizer.MSE
+
+
 def quantizer_of(scheme: Scheme, bits: int) -> Quantizer:
     """The method for a linear of that width."""
-    return _AUTOMATIC[bits] if scheme.quantizer == AUTO else Quantizer(scheme.quantizer)
+    return _automatic(bits) if scheme.quantizer == AUTO else Quantizer(scheme.quantizer)
 
 
 def is_calibrated(scheme: Scheme) -> bool:
@@ -150,7 +144,7 @@ def _roles(base: nn.Module) -> dict[str, type[nn.Module]]:
 
 
 def _to_numpy(name: str, parameter: Any) -> NDArray[np.float32]:
-    weight: NDArray[np.float32] = parameter.detach().float().cpu().numpy()
+    weight: NDArray[np.float32] = to_numpy(parameter.float())
     if not np.isfinite(weight).all():
         raise ModelError(f"`{name}` of the source model holds a value that is not finite")
     return weight

@@ -14,7 +14,7 @@ Biases and LayerNorm parameters are learned along with the codes; they belong to
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,16 +28,10 @@ from maskpack.compressor.quantization.quantize import to_half
 from maskpack.compressor.quantization.rounding import Levels, encode
 from maskpack.compressor.training.loss import HiddenStateTeacher, distance, states_of
 from maskpack.compressor.training.progress import OnProgress, Progress
-from maskpack.compressor.training.train import (
-    FlooredAdam,
-    Plan,
-    planned_batches,
-    training_arithmetic,
-)
+from maskpack.compressor.training.train import FlooredAdam, Plan, planned_batches
 from maskpack.formats import Backbone, QuantTensor
 from maskpack.models.linears import swap_linear
-from maskpack.tasks.batches import Encoded
-from maskpack.tasks.evaluation.predict import to_tensors
+from maskpack.models.placement import Placement, to_numpy, to_tensors
 
 _BATCH = 32
 _LR = 1e-3
@@ -105,9 +99,9 @@ class RoundedLinear(nn.Module):
 
     def freeze(self) -> QuantTensor:
         """The codes and scales it computes with."""
-        weight = self.weight.detach().numpy()
+        weight = to_numpy(self.weight)
         levels = Levels(self.bits, zero_free=True)
-        return encode(weight, self.scales().detach().numpy(), levels, self.group)
+        return encode(weight, to_numpy(self.scales()), levels, self.group)
 
 
 def refine(
@@ -116,7 +110,7 @@ def refine(
     calibration: Calibration,
     *,
     steps: int,
-    bf16: bool,
+    placement: Placement,
     on_progress: OnProgress = lambda _: None,
 ) -> Backbone:
     """Learn codes, biases and LayerNorm parameters of `backbone` against `base`.
@@ -126,17 +120,18 @@ def refine(
         backbone: its quantised form; zero-free linears are learned, others stay as they are.
         calibration: the text.
         steps: optimiser steps.
-        bf16: whether matrix products run in bfloat16.
+        placement: where and in which arithmetic.
         on_progress: called after every step, for progress bars.
     """
-    teacher = HiddenStateTeacher(copy.deepcopy(base).float().eval(), 1.0)
+    teacher = HiddenStateTeacher(placement.put(copy.deepcopy(base).float().eval()), 1.0)
     student = copy.deepcopy(teacher.model)
     rounded = _round_linears(student, backbone)
-    plan = Plan(steps, _BATCH, _WARMUP, 0, bf16)
+    plan = Plan(steps, _BATCH, _WARMUP, 0)
     optimizer = FlooredAdam([{"params": _learned(student, rounded), "lr": _LR}])
-    for step, feeds in _feeds(calibration.encoded, plan):
+    for step, rows in planned_batches(calibration.encoded.lengths, plan):
         optimizer.set_rates(plan.rate(step))
-        loss = _distance(student, teacher, feeds, bf16=bf16)
+        feeds = to_tensors(calibration.encoded.feeds(rows), student)
+        loss = _distance(student, teacher, feeds, placement)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -145,7 +140,7 @@ def refine(
         )
     parameters = dict(student.named_parameters())
     linears = {**backbone.linears, **{name: layer.freeze() for name, layer in rounded.items()}}
-    halves = {n: to_half(n, parameters[n].detach().numpy()) for n in backbone.dense}
+    halves = {n: to_half(n, to_numpy(parameters[n])) for n in backbone.dense}
     return replace(backbone, linears=linears, dense=halves)
 
 
@@ -176,17 +171,11 @@ def _learned(student: nn.Module, rounded: Mapping[str, RoundedLinear]) -> list[n
     return [parameter for parameter in student.parameters() if parameter.requires_grad]
 
 
-def _feeds(encoded: Encoded, plan: Plan) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """(step, batch) for all steps of the plan."""
-    for step, rows in planned_batches(encoded.lengths, plan):
-        yield step, to_tensors(encoded.feeds(rows))
-
-
 def _distance(
-    student: nn.Module, teacher: HiddenStateTeacher, feeds: dict[str, Tensor], *, bf16: bool
+    student: nn.Module, teacher: HiddenStateTeacher, feeds: dict[str, Tensor], placement: Placement
 ) -> Tensor:
     """How far the student's states of a batch are from the teacher's."""
-    with training_arithmetic(bf16=bf16):
+    with placement.training():
         wanted = teacher.states(feeds)
         found = states_of(student(**feeds, output_hidden_states=True), feeds)
     return distance(found, wanted)

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from maskpack.formats import QuantTensor
 from maskpack.formats.bits import ZERO_FREE_BITS, code_limit
 
-SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)
-
 
 @dataclass(frozen=True)
 class Levels:
@@ -55,11 +53,6 @@ def to_groups(weight: NDArray[np.float32], group: int) -> NDArray[np.float32]:
     return padded.reshape(rows, groups, group)
 
 
-def from_groups(blocks: NDArray[np.int8], width: int) -> NDArray[np.int8]:
-    """Join `(o, g, group)` to rows `(o, width)`; inverse of `to_groups`."""
-    return np.ascontiguousarray(blocks.reshape(blocks.shape[0], -1)[:, :width])
-
-
 def storable_scales(scales: NDArray[np.float32]) -> NDArray[np.floating]:
     """Round scales to float16, or keep float32 where float16 would lose digits or overflow.
 
@@ -67,32 +60,25 @@ def storable_scales(scales: NDArray[np.float32]) -> NDArray[np.floating]:
     """
     positive = scales[scales > 0]
     fits = positive.size == 0 or (
-        float(positive.min()) >= SMALLEST_NORMAL and float(positive.max()) < 65504.0
+        float(positive.min()) >= float(np.finfo(np.float16).tiny)
+        and float(positive.max()) < 65504.0
     )
     return scales.astype(np.float16) if fits else scales.astype(np.float32)
-
-
-def round_to_codes(
-    blocks: NDArray[np.float32], scales: NDArray[np.floating], levels: Levels
-) -> NDArray[np.int8]:
-    """Nearest code of each weight: `blocks (o, g, group)`, `scales (o, g)`.
-
-    A zero scale gives 0, or the code nearest to it.
-    """
-    wide = scales.astype(np.float32)[:, :, None]
-    ratio = np.divide(blocks, wide, out=np.zeros_like(blocks), where=wide > 0)
-    return levels.round(ratio).astype(np.int8)
 
 
 def encode(
     weight: NDArray[np.float32], scales: NDArray[np.float32], levels: Levels, group: int
 ) -> QuantTensor:
-    """`weight (o, i)` as its nearest codes under `scales (o, g)`."""
+    """`weight (o, i)` as its nearest codes under `scales (o, g)`; a zero scale gives 0, or the code nearest to it."""
     stored = storable_scales(scales)
-    codes = round_to_codes(to_groups(weight, group), stored, levels)
-    return QuantTensor(
-        from_groups(codes, weight.shape[1]), stored, levels.bits, group, levels.zero_free
-    )
+    codes = levels.round(ratios(to_groups(weight, group), stored.astype(np.float32)[:, :, None]))
+    rows = codes.astype(np.int8).reshape(len(weight), -1)[:, : weight.shape[1]]
+    return QuantTensor(np.ascontiguousarray(rows), stored, levels.bits, group, levels.zero_free)
+
+
+def ratios(values: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values over scales; 0 where a scale is 0."""
+    return np.divide(values, scales, out=np.zeros_like(values), where=scales > 0)
 
 
 def quantize_minmax(weight: NDArray[np.float32], bits: int, group: int | None) -> QuantTensor:
@@ -149,16 +135,14 @@ def best_levels(bits: int) -> Levels:
 
 def best_scales(weight: NDArray[np.float32], levels: Levels, group: int) -> NDArray[np.float32]:
     """`weight (o, i)` to the scale `(o, g)` of least squared error for each group."""
-    if levels.limit == 1 and levels.zero_free:
-        return _mean_magnitudes(weight, group)
     blocks = to_groups(weight, group)
+    if levels.limit == 1 and levels.zero_free:  # the mean magnitude
+        present = to_groups(np.ones_like(weight[:1]), group).sum(
+            axis=-1
+        )  # a last group may be short
+        return np.asarray(np.abs(blocks).sum(axis=-1) / present, dtype=np.float32)
     passes = range(0, len(blocks), _ROWS)
     return np.concatenate([_searched(blocks[row : row + _ROWS], levels) for row in passes])
-
-
-def _mean_magnitudes(weight: NDArray[np.float32], group: int) -> NDArray[np.float32]:
-    present = to_groups(np.ones_like(weight[:1]), group).sum(axis=-1)  # a last group may be short
-    return np.asarray(np.abs(to_groups(weight, group)).sum(axis=-1) / present, dtype=np.float32)
 
 
 def _searched(blocks: NDArray[np.float32], levels: Levels) -> NDArray[np.float32]:
@@ -167,9 +151,10 @@ def _searched(blocks: NDArray[np.float32], levels: Levels) -> NDArray[np.float32
     best, least = full, np.full(full.shape, np.inf, dtype=np.float32)
     for share in _LOW_BIT_SHARES if levels.zero_free else _SHARES:
         scale = (full * share)[:, :, None]
-        ratio = np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)
         # where a short last group is filled up there is no weight to be wrong about
-        error = np.where(blocks == 0, np.float32(0), blocks - levels.round(ratio) * scale)
+        error = np.where(
+            blocks == 0, np.float32(0), blocks - levels.round(ratios(blocks, scale)) * scale
+        )
         squared = np.square(error).sum(axis=-1)
         better = squared < least
         best, least = np.where(better, scale[:, :, 0], best), np.where(better, squared, least)

@@ -17,22 +17,14 @@ import yaml
 
 from maskpack.compressor.sweep.plan import PATHS, Arm, SweepModel, SweepPlan, SweepTask
 from maskpack.formats import ConfigError, DataError
-from maskpack.formats.tensorfile import file_sha256
+from maskpack.formats.codec import file_sha256
 from maskpack.tasks.data.hub import is_hub
 from maskpack.tasks.data.tables import READERS
 from maskpack.tasks.task import Kind, Task, find_task
 
 _KEYS = ("models", "tasks", "seeds", "options", "methods", "reference", "out")
 _FIELDS = ("text_field", "pair_field", "label_field", "metric")
-_TASK_KEYS = (
-    "task",
-    "data",
-    "eval_data",
-    "regression",
-    "multi_label",
-    "label_separator",
-    *_FIELDS,
-)
+_TASK_KEYS = ("task", "data", "eval_data", "regression", "multi_label", "label_separator", *_FIELDS)
 _RUN = "run:"
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 _TRAIN = ("train", "msr_paraphrase_train")

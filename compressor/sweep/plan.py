@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -141,7 +141,7 @@ class Run:
         except AttributeError as error:  # a number where the check expects text
             raise ConfigError(f"{self._where}: an option has a wrong value: {error}") from error
         except ConfigError as error:
-            raise ConfigError(f"{self._where}: {error}", error.hint) from error
+            raise ConfigError(f"{self._where}: {error}", error.advice) from error
 
     @cached_property
     def key(self) -> str:
@@ -302,7 +302,7 @@ def choose(plan: SweepPlan, only: Sequence[str], seeds: Sequence[int]) -> tuple[
     families = {arm.family for arm in plan.arms}
     for name in only:
         if name not in families and name not in plan.labels:
-            raise _no_label("--only", name, plan.labels)
+            raise _no_label("only", name, plan.labels)
     for seed in seeds:
         if seed not in plan.seeds:
             raise ConfigError(
@@ -314,11 +314,6 @@ def choose(plan: SweepPlan, only: Sequence[str], seeds: Sequence[int]) -> tuple[
         if (not only or run.arm.label in only or run.arm.family in only)
         and (not seeds or run.seed in seeds)
     ]
-    return with_teachers(plan, chosen)
-
-
-def with_teachers(plan: SweepPlan, chosen: Collection[Run]) -> tuple[Run, ...]:
-    """The chosen runs and their teachers, in the plan's order."""
     wanted = {run.names for run in chosen}
     wanted |= {run.teacher.names for run in chosen if run.teacher is not None}
     return tuple(run for run in plan.runs if run.names in wanted)

@@ -10,33 +10,22 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from maskpack.compressor.baseline import run_baseline
 from maskpack.compressor.config import BackboneConfig, BaselineConfig
-from maskpack.compressor.fit import FitRequest, fit_task
+from maskpack.compressor.fit import fit_task
 from maskpack.compressor.quantization.backbone import make_backbone
+from maskpack.compressor.sweep.executors import EXECUTORS, Do
 from maskpack.compressor.sweep.log import append, claim, read_log
 from maskpack.compressor.sweep.plan import Run, slug
 from maskpack.compressor.training.progress import OnProgress
-from maskpack.compressor.types import BaselineRequest, RunResult
+from maskpack.compressor.types import BaselineRequest, FitRequest, RunResult
 from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackError, is_artifact
-
-
-def lay_backbone(run: Run, out: Path, *, on_progress: OnProgress) -> None:
-    """Put an artifact at `out` that holds the run's backbone and no task.
-
-    Raises:
-        ArtifactError: no permission or space.
-    """
-    made = shared_backbone(run, on_progress=on_progress)
-    try:
-        shutil.copytree(made, out)
-    except OSError as error:
-        raise ArtifactError(f"cannot copy `{made}` to `{out}`: {error}") from error
+from maskpack.formats.errors import Hint
 
 
 def shared_backbone(run: Run, *, on_progress: OnProgress) -> Path:
@@ -81,11 +70,16 @@ class Failure:
 
     run: Run
     reason: str
-    hint: str | None = None
+    hint: Hint | None = None
 
 
 def run_sweep(
-    runs: Sequence[Run], out: Path, *, watch: Watch, failed: Callable[[Failure], None]
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    watch: Watch,
+    failed: Callable[[Failure], None],
+    executor: str = "local",
 ) -> tuple[Failure, ...]:
     """Do those of `runs` whose line is not in `out`.
 
@@ -94,64 +88,61 @@ def run_sweep(
         out: file of results; other processes may append to it meanwhile.
         watch: makes an observer of each run's training.
         failed: told of each failure when it happens.
+        executor: name in `EXECUTORS`: where the runs are done.
 
     Returns:
         All failures; a student whose teacher failed is one of them.
 
     Raises:
+        ConfigError: no such executor.
         Interrupted: Ctrl-C; the same call goes on later.
     """
-    failures: dict[str, Failure] = {}
-    current = None
+    if executor not in EXECUTORS:
+        raise ConfigError(f"no executor `{executor}`", f"executors: {', '.join(EXECUTORS)}")
+    attempts = _Attempts(runs, out, watch, failed)
     try:
-        waiting = runs
-        for wait in (False, True):  # what another process is at comes last
-            busy: list[Run] = []
-            for current in waiting:
-                teacher_busy = current.teacher is not None and current.teacher in busy
-                if teacher_busy or not _try(current, runs, out, failures, watch=watch, wait=wait):
-                    busy.append(current)
-                elif current.key in failures:
-                    failed(failures[current.key])
-            waiting = busy
+        EXECUTORS[executor].execute(runs, attempts)
     except (Interrupted, KeyboardInterrupt):
-        where = f" in `{current.title}`" if current is not None else ""
+        where = "" if attempts.current is None else f" in `{attempts.current.title}`"
         raise Interrupted(
             f"stopped{where}; finished runs are in `{out}`", "repeat the same command to go on"
         ) from None
-    return tuple(failures.values())
+    return tuple(attempts.failures.values())
 
 
-def _try(
-    run: Run,
-    runs: Sequence[Run],
-    out: Path,
-    failures: dict[str, Failure],
-    *,
-    watch: Watch,
-    wait: bool,
-) -> bool:
-    """Do the run if it is due and note a failure; False if another process is at it."""
-    with claim(_claims(out) / run.key, wait=wait) as free:
-        if not free:
-            return False
-        if not is_due(run, runs, read_log(out).keys):
-            return True
-        try:
-            _check_teacher(run, failures)
-            with watch(run) as on_progress:
-                result = do(run, on_progress=on_progress)
-            append(out, describe(run, result))
-        except Interrupted:
-            raise
-        except MaskpackError as problem:
-            failures[run.key] = Failure(run, str(problem), problem.hint)
-    return True
+class _Attempts:
+    """Attempts of one sweep, see `executors.py`; keeps its failures and the run it was last at."""
 
+    def __init__(
+        self, runs: Sequence[Run], out: Path, watch: Watch, failed: Callable[[Failure], None]
+    ) -> None:
+        self._runs, self._out, self._watch, self._failed = runs, out, watch, failed
+        self.failures: dict[str, Failure] = {}
+        self.current: Run | None = None
 
-def _claims(out: Path) -> Path:
-    """Folder in which processes say what they are at; there only while one is."""
-    return out.with_name(f".{out.name}.running")
+    def __call__(self, run: Run, *, wait: bool = False, do: Do | None = None) -> bool:
+        """Do the run if it is due and note a failure; False if another process is at it."""
+        self.current = run
+        # processes say in this folder what they are at; it is there only while one is
+        claims = self._out.with_name(f".{self._out.name}.running")
+        with claim(claims / run.key, wait=wait) as free:
+            if not free:
+                return False
+            if not is_due(run, self._runs, read_log(self._out).keys):
+                return True
+            try:
+                if run.teacher is not None and run.teacher.key in self.failures:
+                    raise ConfigError(f"its teacher `{run.teacher.arm.label}` failed")
+                with self._watch(run) as on_progress:
+                    result = (do or do_run)(run, on_progress=on_progress)
+                append(self._out, describe(run, result))
+            except Interrupted:
+                raise
+            except MaskpackError as problem:
+                failure = Failure(run, str(problem), problem.advice)
+                self.failures[run.key] = failure
+                self._failed(failure)
+        return True
 
 
 def is_due(run: Run, runs: Sequence[Run], keys: frozenset[str]) -> bool:
@@ -172,7 +163,7 @@ def is_kept(run: Run) -> bool:
     return run.folder.is_dir() and note.is_file() and note.read_text().strip() == run.key
 
 
-def do(run: Run, *, on_progress: OnProgress) -> RunResult:
+def do_run(run: Run, *, on_progress: OnProgress) -> RunResult:
     """Train and measure one run; leave its model or artifact behind if it is to be kept.
 
     Raises:
@@ -222,16 +213,15 @@ def _learn(run: Run, out: Path | None, on_progress: OnProgress) -> RunResult:
         )
         return run_baseline(baseline, on_progress=on_progress)
     assert out is not None
-    lay_backbone(run, out, on_progress=on_progress)
+    made = shared_backbone(run, on_progress=on_progress)
+    try:
+        shutil.copytree(made, out)
+    except OSError as error:
+        raise ArtifactError(f"cannot copy `{made}` to `{out}`: {error}") from error
     mask = FitRequest(
         run.model.source, task.task, out, config, data=task.data, eval_data=task.eval_data
     )
     return fit_task(mask, on_progress=on_progress)
-
-
-def _check_teacher(run: Run, failures: Mapping[str, Failure]) -> None:
-    if run.teacher is not None and run.teacher.key in failures:
-        raise ConfigError(f"its teacher `{run.teacher.arm.label}` failed")
 
 
 def _note(run: Run) -> Path:

@@ -265,7 +265,7 @@ def tables_of_lines(lines: Sequence[Line], *, reference: str | None = None) -> t
         ConfigError: a line that is no result, none at all, or no such label.
     """
     if not lines:
-        raise ConfigError("there is no result in it", "run `compress sweep FILE.yaml` first")
+        raise ConfigError("there is no result in it", "run a sweep first")
     found: dict[_Key, Line] = {}
     for number, line in enumerate(lines, 1):
         _check(line, number)
@@ -345,13 +345,13 @@ def _check(line: Line, number: int) -> None:
     if missing:
         raise ConfigError(
             f"line {number} is no result of a run: it has no `{missing[0]}`",
-            "give a file that `compress sweep` writes",
+            "give a file that a sweep writes",
         )
     numbers = [line[key] for key in _NUMBERS]
     if not all(map(_is_number, numbers)) or not _scored(line):
         raise ConfigError(
             f"line {number} is no result of a run: a figure is missing or no number",
-            "give a file that `compress sweep` writes",
+            "give a file that a sweep writes",
         )
 
 

@@ -21,7 +21,7 @@ from maskpack.compressor.types import MOST_POINTS, Curves, spacing
 
 
 class TrainerCallback:
-    """Does nothing at any moment; companions override the moments they care about."""
+    """Callback hooks of the training loop, which all do nothing here."""
 
     def on_step_begin(self, step: int) -> None:
         """Called before step `step` (from 0)."""
@@ -36,51 +36,51 @@ class TrainerCallback:
         """Tensors that a checkpoint keeps; a resumed run writes into them in place."""
         return {}
 
-    def done(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether training should end now."""
         return False
 
-    def finish(self) -> None:
+    def on_train_end(self) -> None:
         """Called once after the last step."""
 
 
 class CallbackList(TrainerCallback):
-    """Several companions as one, in a fixed order."""
+    """Several callbacks as one, called in a fixed order."""
 
     def __init__(self, members: Sequence[TrainerCallback] = ()) -> None:
         self._members = members
 
     def on_step_begin(self, step: int) -> None:
-        """Tell every member."""
+        """Call every member."""
         for member in self._members:
             member.on_step_begin(step)
 
     def on_loss(self, loss: float) -> None:
-        """Tell every member."""
+        """Call every member."""
         for member in self._members:
             member.on_loss(loss)
 
     def on_step_end(self, step: int, steps: int) -> None:
-        """Tell every member."""
+        """Call every member."""
         for member in self._members:
             member.on_step_end(step, steps)
 
     def state(self) -> Mapping[str, Tensor]:
-        """Everybody's tensors, by place."""
+        """The tensors of all members; a name starts with the member's number."""
         return {
             f"{place}/{name}": tensor
             for place, member in enumerate(self._members)
             for name, tensor in member.state().items()
         }
 
-    def done(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether one of them wants to end."""
-        return any(member.done() for member in self._members)
+        return any(member.should_stop() for member in self._members)
 
-    def finish(self) -> None:
-        """Tell every member."""
+    def on_train_end(self) -> None:
+        """Call every member."""
         for member in self._members:
-            member.finish()
+            member.on_train_end()
 
 
 class EarlyStopping(TrainerCallback):
@@ -119,12 +119,12 @@ class EarlyStopping(TrainerCallback):
         else:
             self._record[1] += 1.0
 
-    def done(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether patience is over."""
         return float(self._record[1]) >= self._patience
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def on_train_end(self) -> None:
         """Put the best values back."""
         for kept, tensor in zip(self._best, self._tensors, strict=True):
             tensor.copy_(kept)
@@ -175,7 +175,7 @@ class History(TrainerCallback):
                 place = step // self._every_score
                 self._note(self._scores, place, (step, float(self._running[2])))
 
-    def score(self) -> float:
+    def metric(self) -> float:
         """The metric at the end of the last epoch; NaN in the first."""
         return float(self._running[2])
 
@@ -234,7 +234,7 @@ class ByteDropout(nn.Module):
         if not self.training or self._cut == 0:
             return inputs
         with torch.no_grad():
-            keep = self._noise.bytes(inputs.shape) >= self._cut
+            keep = self._noise.bytes(inputs.shape).to(inputs.device) >= self._cut
             factor = keep.to(inputs.dtype).mul_(1.0 / (1.0 - self.p))
         return inputs * factor
 

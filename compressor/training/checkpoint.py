@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -66,7 +65,11 @@ class FolderCheckpoints:
         try:
             with safe_open(self.file, framework="pt") as kept:
                 meta = json.loads(kept.metadata()["maskpack"])
-                self._check(meta)
+                if meta["key"] != self.key:
+                    raise ArtifactError(
+                        f"the checkpoint `{self.file}` belongs to a run with other options or data",
+                        "repeat the first run's options, or start over without `resume`",
+                    )
                 with torch.no_grad():
                     for name, tensor in _tensors(state, create=True):
                         tensor.copy_(kept.get_tensor(name))
@@ -75,17 +78,14 @@ class FolderCheckpoints:
                     group["eps"] = eps
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ArtifactError(
-                f"the checkpoint `{self.file}` is damaged: {error}",
-                "start over without `--resume`",
+                f"the checkpoint `{self.file}` is damaged: {error}", "start over without `resume`"
             ) from error
         return int(meta["step"])
 
     def save(self, state: State, step: int, *, now: bool = False) -> None:
         """Keep the state if `step` is a multiple of `every`, or `now`; never if `every` is 0."""
-        if self.every and (now or step % self.every == 0):
-            self._write(state, step)
-
-    def _write(self, state: State, step: int) -> None:
+        if not self.every or not (now or step % self.every == 0):
+            return
         tensors = {name: tensor.detach() for name, tensor in _tensors(state)}
         tensors["rng"] = torch.get_rng_state()
         eps = [group["eps"] for group in state.optimizer.param_groups]
@@ -100,16 +100,9 @@ class FolderCheckpoints:
         """Remove the folder; nothing happens if there is none."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _check(self, meta: dict[str, Any]) -> None:
-        if meta["key"] != self.key:
-            raise ArtifactError(
-                f"the checkpoint `{self.file}` belongs to a run with other options or data",
-                "repeat the first command's options, or start over without `--resume`",
-            )
-
 
 def _tensors(state: State, *, create: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the state by name: trained parameters, moments, thresholds, companions'.
+    """Every tensor of the state by name: trained parameters, moments, thresholds, callbacks'.
 
     With `create`, moments that do not exist yet are made, so that they can be filled.
     """

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskpack.models.families import token_kinds
+from maskpack.tasks.types import TaskType
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +51,12 @@ class TaskLoss:
     """Maps logits of some rows to a loss.
 
     Attributes:
-        labels: of all training rows: class numbers, float targets of a regression, or 0 and 1
-            `(rows, c)` where a row may have several labels.
-        targets: the teacher, or None.
+        kind: type of the task.
+        labels: of all training rows, as the type encodes them.
+        targets: the teacher's, or None.
     """
 
+    kind: TaskType
     labels: NDArray[Any]
     targets: DistillationTargets | None = None
 
@@ -65,43 +67,13 @@ class TaskLoss:
 
     def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Loss of `logits (b, c)` for these rows."""
-        labels = torch.from_numpy(self.labels[rows])
-        own = _own_loss(logits, labels)
+        own = self.kind.loss(logits, torch.from_numpy(self.labels[rows]).to(logits.device))
         if self.targets is None:
             return own
-        wanted = torch.from_numpy(self.targets.logits[rows])
-        share = self.targets.share
-        taught = _taught_coins if labels.ndim == 2 else _taught
-        return (1.0 - share) * own + share * taught(logits, wanted, self.targets.temperature)
-
-
-def _own_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error for one output, cross-entropy for more, binary for several labels a row."""
-    if labels.ndim == 2:
-        return functional.binary_cross_entropy_with_logits(logits, labels.float())
-    if logits.shape[1] == 1:
-        return functional.mse_loss(logits[:, 0], labels.float())
-    return functional.cross_entropy(logits, labels)
-
-
-def _taught(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    if logits.shape[1] == 1:
-        return functional.mse_loss(logits, wanted)
-    divergence = functional.kl_div(
-        functional.log_softmax(logits / temperature, dim=1),
-        functional.log_softmax(wanted / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return temperature**2 * divergence
-
-
-def _taught_coins(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Divergence of yes-or-no answers, one a label, from the teacher's."""
-    own, other = logits / temperature, wanted / temperature
-    yes = other.sigmoid() * (functional.logsigmoid(other) - functional.logsigmoid(own))
-    no = (-other).sigmoid() * (functional.logsigmoid(-other) - functional.logsigmoid(-own))
-    return temperature**2 * (yes + no).mean()
+        wanted = torch.from_numpy(self.targets.logits[rows]).to(logits.device)
+        share, temperature = self.targets.share, self.targets.temperature
+        taught = self.kind.distillation_loss(logits, wanted, temperature)
+        return (1.0 - share) * own + share * taught
 
 
 @dataclass(frozen=True, eq=False)

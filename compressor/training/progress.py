@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from maskpack.compressor.training.train import TrainStep
 from maskpack.formats import MaskCount
+from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.evaluation.metrics import compute_metrics
+from maskpack.tasks.types import TaskType
 
 _COUNT_EVERY = 20
 _SMOOTHING = 0.05
@@ -77,3 +81,14 @@ class ProgressReporter:
             count=self._count() if self._count and step % _COUNT_EVERY == 0 else old.count,
         )
         self._observe(self._last)
+
+
+def metric_of(model: Any, kind: TaskType, rows: Encoded, metric: str) -> Callable[[], float]:
+    """Reads a metric of a model as it stands; the model is left in training mode."""
+
+    def evaluate() -> float:
+        logits = predict_all(torch_predict(model), rows)
+        model.train()
+        return compute_metrics(kind, logits, rows.labels, [metric])[metric]
+
+    return evaluate

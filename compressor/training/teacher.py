@@ -15,14 +15,15 @@ from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.loss import DistillationTargets, HiddenStateTeacher, TaskLoss
 from maskpack.compressor.training.train import NoCheckpoints, Plan, every_weight, train
 from maskpack.formats import ModelError
+from maskpack.formats.errors import Hint
 from maskpack.models.families import longest_input, token_kinds
 from maskpack.models.load import load_classifier, load_finetuned, set_pad_token
-from maskpack.tasks.batches import Encoded
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
-from maskpack.tasks.task import PROBLEM_TYPES, Kind
+from maskpack.models.placement import Placement
+from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.types import TaskType, has_several
 
 DENSE_TEACHER = "twin"
-"""As `teacher`: fine-tune a dense twin first, with the same data and budget."""
+"""As `teacher`: fine-tune a dense teacher first, with the same data and budget."""
 
 TeacherPredict = Callable[[Encoded], NDArray[np.float32]]
 """Rows to a teacher's logits `(rows, c)`."""
@@ -35,9 +36,11 @@ def distillation_targets(
     rows: Encoded,
     student: Any,
     *,
+    kind: TaskType,
     model: str,
     revision: str | None,
     plan: Plan,
+    placement: Placement,
     heard: Callable[[TeacherPredict], None] = lambda _: None,
 ) -> DistillationTargets | None:
     """What the teacher that `config` names has to say, or None without one.
@@ -46,27 +49,27 @@ def distillation_targets(
         config: names the teacher.
         rows: the training rows.
         student: configuration of the classifier that will learn, from `classifier_config`.
-        model: the pretrained model, for a twin.
+        kind: type of the task.
+        model: the pretrained model, for a dense teacher that is trained first.
         revision: of the model.
-        plan: steps and order of a twin's training.
-        heard: given the way to ask the teacher, for whoever wants to know how good it is.
+        plan: steps and order of such a teacher's training.
+        placement: where the teacher computes.
+        heard: called with the teacher's predictor, to measure how good it is.
 
     Raises:
-        ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states
-            that the student could follow.
+        ModelError: the teacher has other logits, tokens or labels than the task, or no states to follow.
     """
     if config.teacher is None:
         return None
     if config.teacher == DENSE_TEACHER:
-        teacher = _dense_teacher(model, revision, rows, outputs=student.num_labels, plan=plan)
+        teacher = _fine_tuned(model, revision, rows, student.num_labels, kind, plan, placement)
     else:
-        teacher = _named(config.teacher)
+        teacher = placement.put(_named(config.teacher, kind))
     ask = _teacher_predict(teacher, config.teacher, student, pad=rows.pad)
     logits = ask(rows)
     heard(ask)
-    return DistillationTargets(
-        logits, config.teacher_share, config.temperature, _state_teacher(config, teacher, student)
-    )
+    states = _state_teacher(config, teacher, student)
+    return DistillationTargets(logits, config.teacher_share, config.temperature, states)
 
 
 def _teacher_predict(teacher: Any, name: str, student: Any, *, pad: int) -> TeacherPredict:
@@ -80,16 +83,16 @@ def _teacher_predict(teacher: Any, name: str, student: Any, *, pad: int) -> Teac
     return ask
 
 
-def _named(teacher: str) -> Any:
+def _named(teacher: str, kind: TaskType) -> Any:
     """The fine-tuned model of that name; where there is none, the one that needs no name is told."""
     try:
-        return load_finetuned(teacher)
+        return load_finetuned(teacher, auto_class=kind.auto_class)
     except ModelError as error:
         if Path(teacher).exists():
             raise
-        hint = f"`--teacher {DENSE_TEACHER}` trains one first" + (
-            f"; or {error.hint}" if error.hint else ""
-        )
+        hint = Hint("the teacher `{own}` is trained first{other}", own=DENSE_TEACHER, other="")
+        if error.hint:
+            hint.fields["other"] = f"; or {error.hint}"
         raise ModelError(str(error), hint) from error
 
 
@@ -98,9 +101,8 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
     outputs = student.num_labels
     if config.num_labels != outputs:
         raise ModelError(f"the teacher `{name}` has {config.num_labels} logits, the task {outputs}")
-    several = PROBLEM_TYPES[Kind.MULTI_LABEL]
     problem = getattr(config, "problem_type", None)
-    if problem is not None and (problem == several) != (student.problem_type == several):
+    if problem is not None and has_several(problem) != has_several(student.problem_type):
         raise ModelError(
             f"the teacher `{name}` is one of `{problem}`, not of {student.problem_type}"
         )
@@ -114,7 +116,7 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
     if int(rows.lengths.max()) > longest:
         raise ModelError(
             f"the teacher `{name}` reads {longest} tokens, a row has {int(rows.lengths.max())}",
-            f"give `--max-length {longest}`",
+            Hint("give a `max_length` of {longest}", longest=longest),
         )
     kinds = 1 + max((int(row.max()) for row in rows.types or ()), default=0)
     if 0 < token_kinds(config.to_dict()) < kinds:
@@ -143,27 +145,36 @@ def _state_teacher(config: TeacherConfig, teacher: Any, student: Any) -> HiddenS
             return None
         raise ModelError(
             f"the teacher `{config.teacher}` has {other}, the student {own}: no hidden states to follow",
-            "leave `--teacher-states` out",
+            "leave `teacher_states` out",
         )
     return HiddenStateTeacher(teacher, weight)
 
 
-def _dense_teacher(
-    model: str, revision: str | None, rows: Encoded, *, outputs: int, plan: Plan
+def _fine_tuned(
+    model: str,
+    revision: str | None,
+    rows: Encoded,
+    outputs: int,
+    kind: TaskType,
+    plan: Plan,
+    placement: Placement,
 ) -> Any:
-    """Fine-tune every weight of the float model."""
+    """A float model with a fresh head, every weight fine-tuned."""
     torch.manual_seed(plan.seed)
-    dense = set_pad_token(load_classifier(model, outputs=outputs, revision=revision), rows.pad)
+    teacher = placement.put(
+        load_classifier(model, outputs=outputs, revision=revision, auto_class=kind.auto_class)
+    )
     noise, usual = Noise(plan.seed), BaselineConfig()
-    use_fast_dropout(dense, noise)
+    use_fast_dropout(set_pad_token(teacher, rows.pad), noise)
     train(
-        dense,
+        teacher,
         rows,
         plan=plan,
-        groups=every_weight(dense, lr=usual.peak_lr, head_lr=usual.head_lr),
-        task_loss=TaskLoss(rows.labels),
+        groups=every_weight(teacher, lr=usual.peak_lr, head_lr=usual.head_lr),
+        task_loss=TaskLoss(kind, rows.labels),
         callbacks=noise,
+        placement=placement,
         checkpoints=NoCheckpoints(),
-        on_progress=lambda _: None,
+        on_step=lambda _: None,
     )
-    return dense
+    return teacher

@@ -18,7 +18,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -27,14 +26,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from maskpack.compressor.config import Precision
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.loss import HiddenStateTeacher, TaskLoss, distance, states_of
 from maskpack.models.build import base_of, head_parameters
+from maskpack.models.placement import Placement, to_tensors
 from maskpack.tasks.batches import Encoded, Feeds, training_batches
-from maskpack.tasks.evaluation.predict import to_tensors
 
 _EVERY = 20  # steps between looks at R; each of the first `_EVERY` steps looks
 _TINY = 1e-12  # score gradients are products of small numbers: Adam's usual 1e-8 would stall them
@@ -100,14 +97,12 @@ class Plan:
         batch_size: rows a step.
         warmup: share of the steps in which the rate rises.
         seed: of the data order.
-        bf16: whether matrix products of the step run in bfloat16.
     """
 
     steps: int
     batch_size: int
     warmup: float
     seed: int
-    bf16: bool
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at `step` (from 0): a linear rise, a linear fall."""
@@ -178,38 +173,36 @@ def train(
     groups: Sequence[Group],
     task_loss: TaskLoss,
     callbacks: TrainerCallback,
+    placement: Placement,
     checkpoints: Checkpoints,
-    on_progress: Callable[[TrainStep], None],
+    on_step: Callable[[TrainStep], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Train `groups` in place with Adam; return the number of steps taken.
+    """Train `groups` in place with Adam; return the number of steps taken. All else must be frozen already.
 
-    Everything but `groups` must be frozen already. `company` is called around every step, `observe`
-    last in it. A run goes on from what `checkpoints` load; when `stop` says yes, they keep the state
-    and KeyboardInterrupt is raised.
+    `callbacks` are called around every step, `on_step` last in it. A run goes on from what `checkpoints`
+    load. When `stop` says yes, they keep the state and KeyboardInterrupt is raised.
     """
     optimizer = FlooredAdam(group.settings() for group in groups)
     state = State(model, optimizer, callbacks)
     done = checkpoints.load(state)
     model.train()
     for step, rows in planned_batches(encoded.lengths, plan, done):
-        if callbacks.done():
+        if callbacks.should_stop():
             break
         optimizer.set_rates(plan.rate(step))
         callbacks.on_step_begin(step)
         loss_of, feeds = partial(task_loss, rows=rows), encoded.feeds(rows)
-        loss = take_step(
-            model, optimizer, feeds, loss_of, bf16=plan.bf16, state_teacher=task_loss.state_teacher
-        )
+        loss = take_step(model, optimizer, feeds, loss_of, placement, task_loss.state_teacher)
         done = step + 1
         callbacks.on_loss(loss)
         callbacks.on_step_end(done, plan.steps)
         stopping = stop()
         checkpoints.save(state, done, now=stopping)
-        on_progress(TrainStep(done, plan.steps, loss))
+        on_step(TrainStep(done, plan.steps, loss))
         if stopping:
             raise KeyboardInterrupt
-    callbacks.finish()
+    callbacks.on_train_end()
     model.eval()
     return done
 
@@ -219,8 +212,7 @@ def take_step(
     optimizer: torch.optim.Optimizer,
     feeds: Feeds,
     loss_of: Callable[[Tensor], Tensor],
-    *,
-    bf16: bool,
+    placement: Placement,
     state_teacher: HiddenStateTeacher | None = None,
 ) -> float:
     """One optimiser step on one batch; returns its loss.
@@ -230,12 +222,12 @@ def take_step(
         optimizer: of all that is trained.
         feeds: the batch.
         loss_of: its loss from float32 logits `(b, c)`.
-        bf16: whether matrix products run in bfloat16.
+        placement: where and how it is computed.
         state_teacher: whose hidden states the model is drawn to, or None.
     """
-    inputs = to_tensors(feeds)
+    inputs = to_tensors(feeds, model)
     asked = {} if state_teacher is None else {"output_hidden_states": True}
-    with training_arithmetic(bf16=bf16):
+    with placement.training():
         wanted = [] if state_teacher is None else state_teacher.states(inputs)
         outputs = model(**inputs, **asked)
     loss = loss_of(outputs.logits.float())
@@ -245,25 +237,6 @@ def take_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
-
-
-@contextmanager
-def training_arithmetic(*, bf16: bool) -> Iterator[None]:
-    """How forward passes of training compute.
-
-    Attention is written out: the backward pass of torch's fused kernel takes several times as long on
-    a CPU at the lengths of sentences, a third of a whole step.
-    """
-    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        yield
-
-
-def uses_bf16(precision: Precision) -> bool:
-    """Whether to train in bfloat16: `auto` says yes where the processor multiplies it natively."""
-    if precision is not Precision.AUTO:
-        return precision is Precision.BF16
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in probes)
 
 
 def planned_batches(

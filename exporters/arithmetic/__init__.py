@@ -1,1 +1,25 @@
-"""How the linears of a graph compute. One file and one line here for each arithmetic."""
+"""How the linears of a graph compute: one file and one line here for each arithmetic."""
+
+from __future__ import annotations
+
+from maskpack.exporters.arithmetic.base import Arithmetic
+from maskpack.formats import ConfigError
+from maskpack.formats.lazy import LazyTable
+
+ARITHMETICS: LazyTable[Arithmetic] = LazyTable(
+    int8="maskpack.exporters.arithmetic.int8:INT8",
+    fp32="maskpack.exporters.arithmetic.fp32:FP32",
+    nbits="maskpack.exporters.arithmetic.nbits:NBITS",
+)
+"""Name -> arithmetic; an entry is loaded when it is asked for."""
+
+
+def find_arithmetic(name: str) -> Arithmetic:
+    """The arithmetic of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in ARITHMETICS:
+        raise ConfigError(f"no arithmetic `{name}`", f"arithmetics: {', '.join(ARITHMETICS)}")
+    return ARITHMETICS[name]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from maskpack.exporters.arithmetic.base import Arithmetic, Tolerance
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.passes import RewriteContext, emit_spread, grouped
 from maskpack.exporters.graph.weights import group_scales
@@ -38,3 +39,11 @@ def _emit_floats(editor: GraphEditor, tensor: QuantTensor, context: RewriteConte
         return scaled
     (matrix,) = editor.op("Reshape", scaled, editor.shape(*tensor.shape[::-1]), label="weight")
     return matrix
+
+
+FP32 = Arithmetic(
+    name="fp32",
+    emit=emit_fp32,
+    tolerance=Tolerance(atol=1e-4, max_drop=0.5),
+    masks_as_inputs=True,
+)

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from maskpack.exporters.arithmetic.base import ROUNDED, Arithmetic
+from maskpack.exporters.graph.dequantize import Constants, DequantizeProducts, IntegerProduct
 from maskpack.exporters.graph.editor import GraphEditor
-from maskpack.exporters.graph.passes import RewriteContext
+from maskpack.exporters.graph.passes import RewriteContext, only_user
 from maskpack.exporters.graph.weights import channel_weights
 from maskpack.formats import QuantTensor
 
@@ -38,3 +41,60 @@ def emit_int8(
     (scales,) = editor.op("Mul", scale, editor.constant(weights.scales, "scales"), label="scale")
     (result,) = editor.op("Mul", wide, scales, label="linear")
     return result
+
+
+class DequantizeLinears(DequantizeProducts):
+    """Replace every integer product by a float one."""
+
+    def find(self, node: ir.Node) -> IntegerProduct | None:
+        """What `emit_int8` wrote around a product."""
+        if node.op_type != "MatMulInteger":
+            return None
+        activations, codes = node.inputs[:2]
+        quantizer = None if activations is None else activations.producer()
+        scaled = only_user(only_user(node, "Cast"), "Mul")
+        if quantizer is None or quantizer.op_type != "DynamicQuantizeLinear" or scaled is None:
+            return None
+        by, even = scaled.inputs[1], quantizer.inputs[0]
+        scale = None if by is None else by.producer()
+        if codes is None or codes.name not in self.constants or scale is None or even is None:
+            return None
+        scales = scale.inputs[1]
+        if scale.inputs[0] is not quantizer.outputs[1] or scales is None:
+            return None
+        inputs, factor = _undivided(even, self.constants)
+        constants = (codes, scales) if factor is None else (codes, scales, factor)
+        return IntegerProduct(inputs, scales, constants, _float_weight, scaled.outputs[0])
+
+
+def _float_weight(
+    codes: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    factor: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    weight = codes * scales
+    return (weight if factor is None else factor[:, None] * weight).astype(np.float32)
+
+
+def _undivided(even: ir.Value, constants: Constants) -> tuple[ir.Value, ir.Value | None]:
+    """Activations before their outlier channels were divided, and the factors, if they were."""
+    source = even.producer()
+    if source is None or source.op_type != "Mul":
+        return even, None
+    inputs, factor = source.inputs
+    # A product of the model itself has a single number, or two activations.
+    single = factor is None or factor.shape is None or len(factor.shape) != 1
+    if inputs is None or factor is None or single or not constants.is_stored(factor.name):
+        return even, None
+    return inputs, factor
+
+
+INT8 = Arithmetic(
+    name="int8",
+    emit=emit_int8,
+    tolerance=ROUNDED,
+    masks_as_inputs=True,
+    operator="MatMulInteger",
+    divides=True,
+    dequantize=DequantizeLinears,
+)

@@ -16,11 +16,14 @@ The operator is ONNX Runtime's own, not the standard's; 4 bits from 1.17 on.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from maskpack.exporters.arithmetic.base import ROUNDED, Arithmetic, Read, stored_codes
+from maskpack.exporters.graph.dequantize import DequantizeProducts, IntegerProduct
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.passes import RewriteContext
 from maskpack.formats import ExportError, QuantTensor
@@ -62,8 +65,7 @@ class Blocking:
     def packing(self) -> NDArray[np.float32]:
         """What the codes of one byte are multiplied by, float32 `(8 / bits,)`."""
         steps = np.arange(8 // self.bits, dtype=np.float32)
-        factors: NDArray[np.float32] = np.exp2(steps * self.bits).astype(np.float32)
-        return factors
+        return np.asarray(np.exp2(steps * self.bits).astype(np.float32))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,7 +93,7 @@ def blocking_of(name: str, tensor: QuantTensor) -> Blocking:
         raise ExportError(
             f"`{name}` has a scale for each {tensor.group} weights, blocks have {_SMALLEST} times a "
             "power of two",
-            "export with `--compute int8` or `fp32`",
+            "export in `int8` or `fp32` arithmetic",
         )
     return Blocking(outputs, inputs, 4 if tensor.bits <= 4 else 8, size)
 
@@ -112,8 +114,7 @@ def to_blocks(codes: NDArray[np.int8], blocking: Blocking) -> NDArray[np.uint8]:
     """
     padded = np.pad(codes.T.astype(np.int16), ((0, 0), (0, blocking.padding)))
     fields = (padded + blocking.zero).reshape(-1, 8 // blocking.bits)
-    stored: NDArray[np.uint8] = (fields @ blocking.packing).astype(np.uint8)
-    return stored.reshape(blocking.shape)
+    return np.asarray((fields @ blocking.packing).astype(np.uint8).reshape(blocking.shape))
 
 
 def from_blocks(stored: NDArray[np.uint8], blocking: Blocking) -> NDArray[np.int8]:
@@ -134,8 +135,7 @@ def float_weight(
 ) -> NDArray[np.float32]:
     """The weights that stored bytes and the scales of their blocks stand for, float32 `(i, o)`."""
     rows = np.repeat(scales.reshape(blocking.outputs, -1), blocking.size, axis=1)
-    weight: NDArray[np.float32] = from_blocks(stored, blocking) * rows[:, : blocking.inputs].T
-    return np.ascontiguousarray(weight)
+    return np.ascontiguousarray(from_blocks(stored, blocking) * rows[:, : blocking.inputs].T)
 
 
 NBITS_OP = "MatMulNBits"
@@ -195,9 +195,36 @@ def _emit_blocks(editor: GraphEditor, matrix: ir.Value, blocking: Blocking) -> i
     return blocks
 
 
-def blocking_in(node: ir.Node) -> Blocking:
-    """The blocks that a product of the operator reads."""
-    outputs, inputs, bits, size = (
-        node.attributes[name].as_int() for name in ("N", "K", "bits", "block_size")
-    )
-    return Blocking(outputs, inputs, bits, size)
+class DequantizeBlocks(DequantizeProducts):
+    """Replace every product on blocks of codes by a float one."""
+
+    def find(self, node: ir.Node) -> IntegerProduct | None:
+        """Its weights are constant and have neither zero points nor an order of their own."""
+        if node.op_type != NBITS_OP or len(node.inputs) != 3:
+            return None
+        inputs, blocks, scales = node.inputs
+        if inputs is None or blocks is None or scales is None:
+            return None
+        if blocks.name not in self.constants or scales.name not in self.constants:
+            return None
+        read = (node.attributes[name].as_int() for name in ("N", "K", "bits", "block_size"))
+        weight = partial(float_weight, blocking=Blocking(*read))
+        return IntegerProduct(inputs, scales, (blocks, scales), weight, node.outputs[0])
+
+
+def block_codes(read: Read, module: str, tensor: QuantTensor) -> NDArray[np.int8] | None:
+    """The codes of a module as blocks store them, or as they lie before the graph makes blocks of them."""
+    blocks = read(f"{module}.blocks")
+    if blocks is None:
+        return stored_codes(read, module, tensor)
+    return from_blocks(blocks, blocking_of(module, tensor)).reshape(-1)
+
+
+NBITS = Arithmetic(
+    name="nbits",
+    emit=emit_nbits,
+    tolerance=ROUNDED,
+    operator=NBITS_OP,
+    codes=block_codes,
+    dequantize=DequantizeBlocks,
+)

@@ -23,8 +23,6 @@ from tokenizers import Tokenizer
 from maskpack.exporters.bench.result import Memory, forget_peak, memory_now, peak_memory
 from maskpack.exporters.session import (
     Feeds,
-    Spent,
-    agreement,
     make_session,
     relative_error,
     take_turns,
@@ -34,12 +32,16 @@ from maskpack.formats.errors import DataError, ExportError, MaskpackError
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime import Session
 from maskpack.runtime.graph import first_line, give_back
+from maskpack.runtime.outputs import DECODERS
 
 _PAUSE = 0.003  # seconds; ONNX Runtime's threads spin for about one after a run
 _RUNS_TO_SETTLE = 3
 _ROWS = 32  # of random tokens, at least, for each shape
 _TEXTS_A_RUN = 8
 _SENTENCE = "the parcel came late and one of the two cups in it was broken"
+
+_PARTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+"""Input of a graph -> attribute of an encoded text."""
 
 BatchShape = tuple[int, int]
 
@@ -101,9 +103,7 @@ def times(
         }
         for name, session in sessions.items():
             _run(session, feeds[name])  # with our words, should it fail
-        spent: dict[str, Spent] = take_turns(
-            sessions, feeds, runs=runs, seconds=seconds, pause=pause
-        )
+        spent = take_turns(sessions, feeds, runs=runs, seconds=seconds, pause=pause)
         found.append({name: asdict(one) for name, one in spent.items()})
     return found
 
@@ -116,6 +116,7 @@ def errors(
     texts: str | None,
     tokenizer: str,
     max_length: int,
+    task_kind: str,
 ) -> dict[str, Any]:
     """How far each graph's logits are from those of the graph called `reference`."""
     sessions = {name: make_session(Path(path), threads=1) for name, path in graphs.items()}
@@ -131,26 +132,22 @@ def errors(
         name: np.concatenate([_run(session, feeds) for feeds in batches])
         for name, session in sessions.items()
     }
-    right = logits[reference]
+    right, found = logits[reference], {}
     for name, left in logits.items():
         if left.shape != right.shape:
             raise ExportError(
                 f"{name} has {left.shape[1]} outputs, {reference} has {right.shape[1]}",
                 _OTHER_MODEL,
             )
-    found = {name: _distances(left, right) for name, left in logits.items()}
+        found[name] = {
+            "relative": relative_error(left, right),
+            "max_diff": float(np.abs(left - right).max()),
+            "same": DECODERS[task_kind].agreement(left, right),
+        }
     return {"rows": len(right), "graphs": found}
 
 
-def _distances(left: NDArray[np.float32], right: NDArray[np.float32]) -> dict[str, float]:
-    return {
-        "relative": relative_error(left, right),
-        "max_diff": float(np.abs(left - right).max()),
-        "same": agreement(left, right),
-    }
-
-
-_OTHER_MODEL = "compare graphs of one model and one task: name the right one with `--against`"
+_OTHER_MODEL = "compare graphs of one model and one task: name the right one as `against`"
 
 
 def _random_batches(session: Any, shapes: Sequence[BatchShape], vocabulary: int) -> Iterator[Feeds]:
@@ -170,14 +167,14 @@ def _text_batches(
     if not lines:
         raise DataError(f"`{texts}` holds no text")
     for start in range(0, len(lines), _TEXTS_A_RUN):
-        chunk = [_as_text(line) for line in lines[start : start + _TEXTS_A_RUN]]
-        rows = reader.encode_batch(chunk)
-        every = {
-            "input_ids": np.array([row.ids for row in rows], dtype=np.int64),
-            "attention_mask": np.array([row.attention_mask for row in rows], dtype=np.int64),
-            "token_type_ids": np.array([row.type_ids for row in rows], dtype=np.int64),
+        chunk = lines[start : start + _TEXTS_A_RUN]
+        rows = reader.encode_batch(
+            [tuple(one.split("\t", 1)) if "\t" in one else one for one in chunk]
+        )
+        yield {
+            name: np.array([getattr(row, _PARTS[name]) for row in rows], dtype=np.int64)
+            for name in names
         }
-        yield {name: every[name] for name in names}
 
 
 def read_lines(path: Path) -> list[str]:
@@ -194,11 +191,6 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"`{path}` is not UTF-8: {error}") from error
 
 
-def _as_text(line: str) -> str | tuple[str, str]:
-    first, tab, second = line.partition("\t")
-    return (first, second) if tab else line
-
-
 def _run(session: Any, feeds: Feeds) -> NDArray[np.float32]:
     """Logits `(b, c)`: the first output, whatever another exporter called it."""
     try:
@@ -207,7 +199,7 @@ def _run(session: Any, feeds: Feeds) -> NDArray[np.float32]:
         batch, length = next(iter(feeds.values())).shape
         raise ExportError(
             f"a graph fails on an input of {batch} x {length}: {first_line(error)}",
-            "if it has no so many positions: give a smaller `--length`",
+            "if it has no so many positions: give smaller `lengths`",
         ) from error
     return logits
 
@@ -232,8 +224,10 @@ def main(arguments: Sequence[str]) -> None:
     try:
         result = {"result": JOBS[job["kind"]](**job["arguments"])}
     except MaskpackError as problem:
-        result = {"error": str(problem), "hint": problem.hint}
-    write_bytes(Path(arguments[1]), json.dumps(result).encode())
+        advice = problem.advice
+        told = {} if advice is None else {"hint": advice.text, "fields": advice.fields}
+        result = {"error": str(problem), **told}
+    write_bytes(Path(arguments[1]), json.dumps(result, default=str).encode())
 
 
 if __name__ == "__main__":

@@ -24,21 +24,17 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import Sequential, common
 from onnxruntime.quantization import quantize_dynamic
 
-from maskpack.exporters.arithmetic.nbits import NBITS_OP
+from maskpack.exporters.arithmetic import ARITHMETICS
 from maskpack.exporters.graph.builder import serialize
-from maskpack.exporters.graph.dequantize import (
-    Constants,
-    DequantizeBlocks,
-    DequantizeLinears,
-    DequantizeLookUps,
-    StoreProducts,
-)
-from maskpack.exporters.graph.ort_workarounds import GeluInFusedOrder, PlainResiduals
+from maskpack.exporters.graph.dequantize import Constants, DequantizeLookUps, StoreProducts
+from maskpack.exporters.graph.passes import GeluInFusedOrder, PlainResiduals
 from maskpack.exporters.graph.trace import trace
 from maskpack.exporters.session import interleaved, make_session
 from maskpack.formats import Artifact, ExportError
 from maskpack.formats.writer import write_bytes
+from maskpack.models.families import family_of
 from maskpack.models.load import load_finetuned
+from maskpack.runtime.graph import first_line
 from maskpack.tasks.context import restore_task
 
 PEERS = {
@@ -54,7 +50,7 @@ def float_graph(graph: Path) -> bytes:
     """An exported graph, folded or shared, as the float32 graph of the weights it computes with.
 
     Codes are widened with their scales, so that what remains is the difference of the arithmetic. What
-    an export rounds (grouped codes to one scale a channel) is in the twin too; the masked model itself
+    an export rounds (grouped codes to one scale a channel) is in this reference too; the masked model itself
     is `masked_graph`.
 
     Raises:
@@ -63,9 +59,10 @@ def float_graph(graph: Path) -> bytes:
     proto = load_whole(graph)
     model = ir.serde.deserialize_model(proto)
     constants = Constants(proto)
+    known = [ARITHMETICS[name] for name in ARITHMETICS]
+    dequantizers = [one.dequantize for one in known if one.dequantize is not None]
     passes = Sequential(
-        DequantizeLinears(constants),
-        DequantizeBlocks(constants),
+        *(each(constants) for each in dequantizers),
         DequantizeLookUps(constants),
         StoreProducts(constants),
         PlainResiduals(),
@@ -73,7 +70,7 @@ def float_graph(graph: Path) -> bytes:
     )
     model = passes(model).model
     kinds = {node.op_type for node in model.graph}
-    if left := sorted(kind for kind in kinds if "Integer" in kind or kind == NBITS_OP):
+    if left := sorted(kinds & {one.operator for one in known if one.operator is not None}):
         raise ExportError(f"`{graph}` has `{left[0]}` of a form that cannot be widened", _OTHERWISE)
     return _without_shapes(model)
 
@@ -97,12 +94,12 @@ def dense_graph(model: str) -> bytes:
 
 
 def _traced(model: Any) -> bytes:
-    return stored(serialize(GeluInFusedOrder()(trace(model)).model))
+    graph = GeluInFusedOrder()(trace(model, family_of(model.config.model_type))).model
+    return _stored(onnx.load_from_string(serialize(graph)))
 
 
-def stored(data: bytes) -> bytes:
+def _stored(proto: onnx.ModelProto) -> bytes:
     """A graph whose products read stored weights: quantize_dynamic sees none behind a `Transpose`."""
-    proto = onnx.load_from_string(data)
     model = ir.serde.deserialize_model(proto)
     passes = Sequential(StoreProducts(Constants(proto)), common.RemoveUnusedNodesPass())
     return _without_shapes(passes(model).model)
@@ -111,9 +108,8 @@ def stored(data: bytes) -> bytes:
 def _without_shapes(model: ir.Model) -> bytes:
     """A graph without the shapes between its nodes, as other exporters leave them out.
 
-    With them ONNX Runtime fuses residuals into a kernel that makes a dense graph a tenth slower
-    (`exporters/graph/ort_workarounds.py`), and quantize_dynamic, which turns `Gemm` into `MatMul` and keeps the old
-    shapes, trips over them.
+    With them ONNX Runtime fuses residuals into a kernel that makes a dense graph a tenth slower (see
+    `ResidualAsSum`). And quantize_dynamic turns `Gemm` into `MatMul`, keeps the old shapes and fails on them.
     """
     proto = onnx.load_from_string(serialize(model))
     del proto.graph.value_info[:]
@@ -130,7 +126,7 @@ def write_peers(dense: Path, folder: Path) -> dict[str, Path]:
         ExportError: quantize_dynamic fails.
     """
     source = folder / "stored.onnx"
-    write_bytes(source, stored(load_whole(dense).SerializeToString()))
+    write_bytes(source, _stored(load_whole(dense)))
     found = {}
     for name, options in PEERS.items():
         found[name] = folder / f"{name.replace(' ', '-')}.onnx"
@@ -151,14 +147,13 @@ def load_whole(graph: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(str(graph))
     except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"cannot read the graph `{graph}`: {said}") from error
+        raise ExportError(f"cannot read the graph `{graph}`: {first_line(error)}") from error
     if proto.ByteSize() >= _MOST_BYTES:
         raise ExportError(f"`{graph}` has {proto.ByteSize()} bytes, too many to make others of it")
     return proto
 
 
-_OTHERWISE = "give the dense model with `--artifact ARTIFACT` or `--against MODEL`"
+_OTHERWISE = "give the dense model as `artifact` or `against`"
 
 
 @contextmanager

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -66,7 +65,9 @@ def this_machine(load_before: float | None) -> Machine:
     facts = read_cpuinfo(_read(Path("/proc/cpuinfo")))
     return Machine(
         cpu=facts[0] or platform.processor() or platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
+        cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
         instructions=facts[1],
         system=f"{_system()}, {platform.machine()}",
         python=platform.python_version(),
@@ -158,10 +159,6 @@ def _system() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return f"{platform.system()} {platform.release()}"
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _read(path: Path) -> str:
@@ -305,27 +302,6 @@ class BenchResult:
     def to_json(self) -> str:
         """Sorted and indented."""
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
-
-
-def cells_of(
-    found: Sequence[Mapping[str, Any]],
-    shapes: Sequence[tuple[int, int]],
-    *,
-    threads: int,
-    name: str,
-    reference: str,
-) -> list[Cell]:
-    """Cells of one graph from the runs of all, one entry a shape."""
-    return [
-        Cell.of(
-            Spent(**row[name]),
-            Spent(**row[reference]),
-            threads=threads,
-            batch=batch,
-            length=length,
-        )
-        for row, (batch, length) in zip(found, shapes, strict=True)
-    ]
 
 
 def memory_of(tree: Mapping[str, float] | None) -> Memory | None:

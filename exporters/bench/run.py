@@ -13,13 +13,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
-from tokenizers import Tokenizer
 
 from maskpack.exporters.bench.child import read_lines
 from maskpack.exporters.bench.reference import (
@@ -36,13 +35,15 @@ from maskpack.exporters.bench.result import (
     Footprint,
     TaskMemory,
     Variant,
-    cells_of,
     load_average,
     memory_of,
     this_machine,
 )
+from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, ExportError, open_artifact
+from maskpack.formats.errors import Hint
 from maskpack.formats.writer import write_bytes
+from maskpack.runtime.session import load_tokenizer
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TaskConfig, TaskFiles, find_tasks, pick_task
 
 REFERENCE = "dense fp32"
@@ -95,7 +96,7 @@ class BenchRequest:
                 f"`runs` is {self.runs} and `seconds` {self.seconds}, expected 1 or more"
             )
         if self.against is not None and self.artifact is not None:
-            raise ConfigError("expected one dense model", "give `--against` or `--artifact`")
+            raise ConfigError("expected one dense model", "give `against` or `artifact`")
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -114,7 +115,7 @@ class _Bench:
     place: TaskFiles
     config: TaskConfig
     vocabulary: int
-    graphs: Mapping[str, Path]
+    graphs: dict[str, Path]
     work: Path
 
 
@@ -137,9 +138,11 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     with tempfile.TemporaryDirectory(prefix="maskpack-bench-") as root:
         work = Path(root)
         say("making the dense graph and its quantize_dynamic forms")
-        reference = _write_reference(request, place, config, work)
-        graphs = _graphs(request, place, config, work)
-        prepared = _Bench(request, place, config, _vocabulary(place), graphs, work)
+        dense, reference = _reference(request, place, config, work)
+        graphs = {REFERENCE: dense.resolve(), **write_peers(dense, work)}
+        graphs |= _exported(request, place, config, taken=graphs)
+        vocabulary = load_tokenizer(place.tokenizer).get_vocab_size()
+        prepared = _Bench(request, place, config, vocabulary, graphs, work)
         say("memory of tasks in one process")
         tasks = _task_memory(prepared)
         rows, variants = _variants(prepared, say)
@@ -157,7 +160,19 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
 def _variants(prepared: _Bench, say: Say) -> tuple[int, tuple[Variant, ...]]:
     """Rows behind the errors, and every graph with its figures."""
     say("errors of logits")
-    errors = _errors(prepared)
+    request = prepared.request
+    errors = _child(
+        prepared.work,
+        "errors",
+        graphs=prepared.graphs,
+        reference=REFERENCE,
+        shapes=request.shapes,
+        vocabulary=prepared.vocabulary,
+        texts=request.texts,
+        tokenizer=prepared.place.tokenizer,
+        max_length=prepared.config.max_length,
+        task_kind=prepared.config.kind,
+    )
     footprints = {}
     for name in prepared.graphs:
         say(f"load and memory: {name}")
@@ -175,58 +190,45 @@ def _variants(prepared: _Bench, say: Say) -> tuple[int, tuple[Variant, ...]]:
     )
 
 
-def _write_reference(
+def _reference(
     request: BenchRequest, place: TaskFiles, config: TaskConfig, work: Path
-) -> str:
-    """Write or link the dense graph as `work/dense.onnx`; say where it came from."""
-    dense = work / f"dense{_ONNX}"
-    against = request.against
+) -> tuple[Path, str]:
+    """The dense graph, given or written into `work`, and where it came from."""
+    dense, against = work / f"dense{_ONNX}", request.against
     if against is not None and against.endswith(_ONNX):
         if not Path(against).is_file():
             raise ExportError(
                 f"no graph at `{against}`",
-                "give a float32 graph, a fine-tuned folder, or leave `--against` out",
+                "give a float32 graph, a fine-tuned folder, or leave `against` out",
             )
-        return f"the graph {Path(against).name}"
+        return Path(against), f"the graph {Path(against).name}"
     if against is not None:
-        write_bytes(dense, dense_graph(against))
-        return f"the model {Path(against).name}"
-    if request.artifact is not None:
-        write_bytes(dense, masked_graph(open_artifact(request.artifact), config.name))
-        return f"the masked model of {request.artifact.name}"
-    if place.adapter is not None:
+        data, source = dense_graph(against), f"the model {Path(against).name}"
+    elif request.artifact is not None:
+        data = masked_graph(open_artifact(request.artifact), config.name)
+        source = f"the masked model of {request.artifact.name}"
+    elif place.adapter is not None:
         raise ConfigError(
             f"`{place.graph.name}` alone is no task, so no dense graph can be made of it",
-            "give the dense model with `--artifact ARTIFACT` or `--against MODEL`",
+            "give the dense model as `artifact` or `against`",
         )
-    write_bytes(dense, float_graph(place.graph))
-    return "the exported graph with its weights as floats"
+    else:
+        data, source = float_graph(place.graph), "the exported graph with its weights as floats"
+    write_bytes(dense, data)
+    return dense, source
 
 
-def _graphs(
-    request: BenchRequest, place: TaskFiles, config: TaskConfig, work: Path
+def _exported(
+    request: BenchRequest, place: TaskFiles, config: TaskConfig, taken: Collection[str]
 ) -> dict[str, Path]:
-    """Name -> file of everything that is measured, the reference first."""
-    own = request.against if (request.against or "").endswith(_ONNX) else None
-    dense = work / f"dense{_ONNX}" if own is None else Path(own)
-    graphs = {REFERENCE: dense.resolve(), **write_peers(dense, work)}
-    folders = [request.folder, *request.beside]
+    """Name -> graph or adapter of the exported folders; a name that is not the only one gets a number."""
     places = [place, *(pick_task(folder, request.task or config.name) for folder in request.beside)]
-    names = [folder.resolve().name for folder in folders]
-    for number, (name, one) in enumerate(zip(names, places, strict=True)):
-        twice = names.count(name) > 1 or name in graphs
-        graphs[f"{name} ({number + 1})" if twice else name] = (one.adapter or one.graph).resolve()
-    return graphs
-
-
-def _vocabulary(place: TaskFiles) -> int:
-    """Tokens that the tokenizer beside a graph knows."""
-    try:
-        return int(Tokenizer.from_file(str(place.tokenizer)).get_vocab_size())
-    except Exception as error:  # the library raises bare `Exception`
-        raise ExportError(
-            f"cannot load `{place.tokenizer}`: {error}", "export the task again"
-        ) from error
+    names = [folder.resolve().name for folder in (request.folder, *request.beside)]
+    found: dict[str, Path] = {}
+    for number, (name, one) in enumerate(zip(names, places, strict=True), start=1):
+        twice = names.count(name) > 1 or name in {*taken, *found}
+        found[f"{name} ({number})" if twice else name] = (one.adapter or one.graph).resolve()
+    return found
 
 
 def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
@@ -235,26 +237,10 @@ def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
     others = sorted(set(find_tasks(folder)) - {name})
     found = []
     for names in [[name], [name, *others]] if others else [[name]]:
-        told = _child(prepared.work, "tasks", folder=str(folder), names=names)
+        told = _child(prepared.work, "tasks", folder=folder, names=names)
         added = memory_of(told["tasks"])
         found.append(TaskMemory(len(names), memory_of(told["process"]), added))
     return tuple(found)
-
-
-def _errors(prepared: _Bench) -> dict[str, Any]:
-    request = prepared.request
-    found: dict[str, Any] = _child(
-        prepared.work,
-        "errors",
-        graphs=_texts(prepared.graphs),
-        reference=REFERENCE,
-        shapes=request.shapes,
-        vocabulary=prepared.vocabulary,
-        texts=None if request.texts is None else str(request.texts),
-        tokenizer=str(prepared.place.tokenizer),
-        max_length=prepared.config.max_length,
-    )
-    return found
 
 
 def _footprint(prepared: _Bench, name: str) -> Footprint:
@@ -264,7 +250,7 @@ def _footprint(prepared: _Bench, name: str) -> Footprint:
         _child(
             prepared.work,
             "load",
-            graph=str(graph),
+            graph=graph,
             shape=prepared.request.shapes[-1],
             vocabulary=prepared.vocabulary,
         )
@@ -305,22 +291,19 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
         found = _child(
             prepared.work,
             "times",
-            graphs=_texts(graphs),
+            graphs=graphs,
             threads=threads,
             shapes=request.shapes,
             runs=request.runs,
             seconds=request.seconds,
             vocabulary=prepared.vocabulary,
         )
-        for name in graphs:
-            cells[name] += cells_of(
-                found, request.shapes, threads=threads, name=name, reference=REFERENCE
-            )
+        for row, (batch, length) in zip(found, request.shapes, strict=True):
+            spent = {name: Spent(**times) for name, times in row.items()}
+            for name, own in spent.items():
+                cell = Cell.of(own, spent[REFERENCE], threads=threads, batch=batch, length=length)
+                cells[name].append(cell)
     return cells
-
-
-def _texts(graphs: Mapping[str, Path]) -> dict[str, str]:
-    return {name: str(path) for name, path in graphs.items()}
 
 
 def _child(work: Path, kind: str, **arguments: Any) -> Any:
@@ -331,18 +314,17 @@ def _child(work: Path, kind: str, **arguments: Any) -> Any:
     """
     job, result = work / "job.json", work / "result.json"
     result.unlink(missing_ok=True)
-    write_bytes(job, json.dumps({"kind": kind, "arguments": arguments}).encode())
-    command: Sequence[str] = [
-        sys.executable, "-m", "maskpack.exporters.bench.child", str(job), str(result),
-    ]  # fmt: skip
+    write_bytes(job, json.dumps({"kind": kind, "arguments": arguments}, default=str).encode())
+    command = [sys.executable, "-m", "maskpack.exporters.bench.child", str(job), str(result)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if not result.is_file():
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         raise ExportError(
             f"the process that measures `{kind}` ended with code {done.returncode}: {said}",
-            "killed? it may have run out of memory: give a smaller `--batch` or `--length`",
+            "killed? it may have run out of memory: give smaller `batches` or `lengths`",
         )
     told = json.loads(result.read_text(encoding="utf-8"))
     if "error" in told:
-        raise ExportError(told["error"], told["hint"])
+        hint = Hint(told["hint"], **told["fields"]) if "hint" in told else None
+        raise ExportError(told["error"], hint)
     return told["result"]

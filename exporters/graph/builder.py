@@ -17,10 +17,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import PassError, Sequential, common
 
-from maskpack.exporters.arithmetic.fp32 import emit_fp32
-from maskpack.exporters.arithmetic.int8 import emit_int8
-from maskpack.exporters.arithmetic.nbits import emit_nbits
-from maskpack.exporters.graph.calibrate import Divisors, input_divisors
+from maskpack.exporters.arithmetic import find_arithmetic
 from maskpack.exporters.graph.external_masks import (
     EXTERNAL_MASKS,
     FoldedMasks,
@@ -28,22 +25,19 @@ from maskpack.exporters.graph.external_masks import (
     Masks,
     Removed,
 )
-from maskpack.exporters.graph.ort_workarounds import GeluInFusedOrder, ResidualAsSum
 from maskpack.exporters.graph.passes import (
-    EmitLinear,
+    GeluInFusedOrder,
     MaskLinears,
     QuantizeEmbeddings,
+    ResidualAsSum,
     RewriteContext,
 )
 from maskpack.exporters.graph.trace import PREFIX, trace
-from maskpack.exporters.options import Compute
-from maskpack.formats import Artifact, Backbone, ExportError, Patch, QuantTensor, TaskEntry
+from maskpack.exporters.graph.weights import Divisors, input_divisors
+from maskpack.formats import Artifact, Backbone, ExportError, TaskEntry
 from maskpack.formats.writer import write_bytes
 from maskpack.models.build import build_classifier, head_parameters
-from maskpack.models.families import family_of
-from maskpack.tasks.context import restore_task, task_config
-
-_LENGTH = 64  # tokens that the sentences behind the divisors are cut to
+from maskpack.tasks.context import ModelContext, restore_task, task_config
 
 
 class GraphBuilder:
@@ -51,16 +45,20 @@ class GraphBuilder:
 
     Args:
         artifact: the artifact.
-        compute: arithmetic of the linears.
-        packed: whether codes narrower than a byte stay so in graphs that hold their masks beside them.
+        context: of its encoder.
+        compute: name of the arithmetic of the linears.
+        narrow: whether codes narrower than a byte stay so in graphs that hold their masks beside them.
 
     Attributes:
         base: attribute of the classifier that holds the encoder.
     """
 
-    def __init__(self, artifact: Artifact, compute: Compute, *, packed: bool = False) -> None:
-        self.artifact, self._compute, self._packed = artifact, compute, packed
-        self.base = family_of(artifact.manifest.source.model_type).base
+    def __init__(
+        self, artifact: Artifact, context: ModelContext, compute: str, *, narrow: bool = False
+    ) -> None:
+        self.artifact, self.context, self._narrow = artifact, context, narrow
+        self._arithmetic = find_arithmetic(compute)
+        self.base = context.family.base
         self._some = artifact.entry(min(artifact.manifest.tasks))
 
     @cached_property
@@ -80,26 +78,24 @@ class GraphBuilder:
     @cached_property
     def divisors(self) -> Divisors:
         """Of outlier channels, measured on the backbone; none for floats."""
-        if self._compute is not Compute.INT8:
+        if not self._arithmetic.divides:
             return {}
-        neutral = replace(self._some, max_length=_LENGTH, data={"texts": ["text"]})
         names = under(self.base, self.artifact.backbone.linears)
-        return input_divisors(self._bare, names, self.artifact, neutral)
+        return input_divisors(self._bare, names, self.context.preprocessor())
 
     def folded(self, entry: TaskEntry) -> ir.Model:
         """The graph of a task with its masked weights."""
         return self._of_task(entry, FoldedMasks(self.removed(entry)))
 
-    def beside(self, entry: TaskEntry, removed: Removed, form: Form) -> ir.Model:
+    def with_external_masks(self, entry: TaskEntry, removed: Removed, form: Form) -> ir.Model:
         """The graph of a task with the backbone's weights and its masks, `removed`, beside them."""
         return self._of_task(entry, EXTERNAL_MASKS[form](removed))
 
     def bare(self) -> ir.Model:
         """The same with masks that remove nothing, of no task: its encoder is the backbone's."""
-        tensors = self.artifact.backbone.linears
         nothing = {
             module_of(self.base, name): np.zeros(tensor.codes.size, dtype=np.bool_)
-            for name, tensor in tensors.items()
+            for name, tensor in self.artifact.backbone.linears.items()
         }
         return self._graph(self._bare, self.artifact.backbone, EXTERNAL_MASKS[Form.FLIPS](nothing))
 
@@ -116,61 +112,28 @@ class GraphBuilder:
         }
 
     def _of_task(self, entry: TaskEntry, masks: Masks) -> ir.Model:
-        patch: Patch = self.artifact.patch(entry.name)
-        own = replace(patch, masks={}).over(self.artifact.backbone)
+        own = replace(self.artifact.patch(entry.name), masks={}).over(self.artifact.backbone)
         return self._graph(restore_task(self.artifact, entry.name, attention="eager"), own, masks)
 
     def _graph(self, model: Any, backbone: Backbone, masks: Masks) -> ir.Model:
-        return rewrite(
-            model,
-            linears=under(self.base, backbone.linears),
-            embeddings=under(self.base, backbone.embeddings),
-            compute=self._compute,
-            context=RewriteContext(masks, self.divisors, self._packed),
+        """Trace a classifier in evaluation mode, and put integer weights in place of its floats."""
+        context = RewriteContext(masks, self.divisors, self._narrow)
+        linears = under(self.base, backbone.linears)
+        passes = Sequential(
+            MaskLinears(linears, self._arithmetic.emit, context),
+            QuantizeEmbeddings(under(self.base, backbone.embeddings)),
+            ResidualAsSum(),
+            GeluInFusedOrder(),
+            common.RemoveUnusedNodesPass(),
+            common.TopologicalSortPass(),  # what all linears share may stand after its first reader
         )
-
-
-Value = TypeVar("Value")
-
-EMIT: dict[Compute, EmitLinear] = {
-    Compute.INT8: emit_int8,
-    Compute.FP32: emit_fp32,
-    Compute.NBITS: emit_nbits,
-}
-
-
-def rewrite(
-    model: Any,
-    *,
-    linears: Mapping[str, QuantTensor],
-    embeddings: Mapping[str, QuantTensor],
-    compute: Compute,
-    context: RewriteContext,
-) -> ir.Model:
-    """Trace a classifier and put integer weights in place of its floats.
-
-    Args:
-        model: the classifier, in evaluation mode.
-        linears: parameter name in the classifier -> weights, not masked.
-        embeddings: the same for the tables.
-        compute: arithmetic of the linears.
-        context: masks and what else the linears share.
-    """
-    passes = Sequential(
-        MaskLinears(linears, EMIT[compute], context),
-        QuantizeEmbeddings(embeddings),
-        ResidualAsSum(),
-        GeluInFusedOrder(),
-        common.RemoveUnusedNodesPass(),
-        common.TopologicalSortPass(),  # what all linears share may stand after its first reader
-    )
-    traced = trace(model)
-    try:
-        return passes(traced).model
-    except PassError as error:
-        if isinstance(error.__cause__, ExportError):
-            raise error.__cause__ from None
-        raise
+        traced = trace(model, self.context.family)
+        try:
+            return passes(traced).model
+        except PassError as error:
+            if isinstance(error.__cause__, ExportError):
+                raise error.__cause__ from None
+            raise
 
 
 def serialize(model: ir.Model) -> bytes:
@@ -215,6 +178,9 @@ def _check(graph: bytes | str) -> None:
 def module_of(base: str, parameter: str) -> str:
     """Name of the module inside the classifier that a weight inside the encoder belongs to."""
     return f"{base}.{parameter.removesuffix('.weight')}"
+
+
+Value = TypeVar("Value")
 
 
 def under(base: str, tensors: Mapping[str, Value]) -> dict[str, Value]:

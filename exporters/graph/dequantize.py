@@ -13,7 +13,7 @@ graph is constant and arrives as zeros of the codes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
 
-from maskpack.exporters.arithmetic.nbits import NBITS_OP, blocking_in, float_weight
 from maskpack.exporters.graph.editor import GraphEditor
-from maskpack.exporters.graph.ort_workarounds import only_user
 from maskpack.exporters.session import make_session
 
 
@@ -96,134 +94,58 @@ class Constants:
         )
 
 
+class ConstantsPass(InPlacePass):
+    """A rewrite that reads constants of the graph."""
+
+    def __init__(self, constants: Constants) -> None:
+        super().__init__()
+        self.constants = constants
+
+
 @dataclass(frozen=True, eq=False)
-class _IntegerLinear:
-    """One integer product and what belongs to it.
+class IntegerProduct:
+    """A product on constant codes, and what its float form is made of.
 
     Attributes:
         inputs: the activations before anything is done to them.
-        factor: what their channels are multiplied by first, or None.
-        codes, scales: constants.
-        result: the float product.
+        scales: the constant whose name tells the module.
+        constants: what the weight is computed from.
+        weight: values of `constants` to the float32 weight `(i, o)`.
+        result: what the float product replaces.
     """
 
     inputs: ir.Value
-    factor: ir.Value | None
-    codes: ir.Value
     scales: ir.Value
+    constants: tuple[ir.Value, ...]
+    weight: Callable[..., NDArray[np.float32]]
     result: ir.Value
 
 
-class DequantizeLinears(InPlacePass):
+class DequantizeProducts(ConstantsPass):
     """Replace every integer product of a known form by a float one."""
 
-    def __init__(self, constants: Constants) -> None:
-        super().__init__()
-        self.constants = constants
+    def find(self, node: ir.Node) -> IntegerProduct | None:
+        """The product of a node, or None if the node is no product of the known form."""
+        raise NotImplementedError
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every product; those of another form stay as they are."""
-        found = [
-            (node, linear)
-            for node in model.graph
-            if node.op_type == "MatMulInteger"
-            and (linear := _integer_linear(node, self.constants)) is not None
-        ]
-        names = [
-            value.name or ""
-            for _, linear in found
-            for value in (linear.codes, linear.scales, linear.factor)
-            if value is not None
-        ]
-        arrays, uses = self.constants.read(names), Counter[str]()
-        for node, linear in found:
-            stem = (linear.scales.name or "").removesuffix(".scales")
+        found = [(node, one) for node in model.graph if (one := self.find(node)) is not None]
+        arrays = self.constants.read(_name(value) for _, one in found for value in one.constants)
+        uses = Counter[str]()
+        for node, one in found:
+            stem = _name(one.scales).removesuffix(".scales")
             editor = GraphEditor(model.graph, node, stem, uses[stem])
             uses[stem] += 1
-            weight = arrays[linear.codes.name or ""] * arrays[linear.scales.name or ""]
-            if linear.factor is not None:
-                weight = arrays[linear.factor.name or ""][:, None] * weight
-            stored = editor.constant(weight.astype(np.float32), "weight")
-            (product,) = editor.op("MatMul", linear.inputs, stored, label="product32")
-            linear.result.replace_all_uses_with(product)
-        return PassResult(model, modified=bool(found))
-
-
-def _integer_linear(product: ir.Node, constants: Constants) -> _IntegerLinear | None:
-    """What `exporters/graph/passes.py::emit_int8` wrote around a product, or None if it is another form."""
-    activations, codes = product.inputs[:2]
-    quantizer = None if activations is None else activations.producer()
-    wide = only_user(product, "Cast")
-    scaled = only_user(wide, "Mul")
-    if quantizer is None or quantizer.op_type != "DynamicQuantizeLinear" or scaled is None:
-        return None
-    by = scaled.inputs[1]
-    scale = None if by is None else by.producer()
-    even = quantizer.inputs[0]
-    if codes is None or codes.name not in constants or scale is None or even is None:
-        return None
-    scales = scale.inputs[1]
-    if scale.inputs[0] is not quantizer.outputs[1] or scales is None:
-        return None
-    inputs, factor = _undivided(even, constants)
-    return _IntegerLinear(inputs, factor, codes, scales, scaled.outputs[0])
-
-
-def _undivided(even: ir.Value, constants: Constants) -> tuple[ir.Value, ir.Value | None]:
-    """Activations before their outlier channels were divided, and the factors, if they were."""
-    source = even.producer()
-    if source is None or source.op_type != "Mul":
-        return even, None
-    inputs, factor = source.inputs
-    # A product of the model itself has a single number, or two activations.
-    single = factor is None or factor.shape is None or len(factor.shape) != 1
-    if inputs is None or factor is None or single or not constants.is_stored(factor.name):
-        return even, None
-    return inputs, factor
-
-
-class DequantizeBlocks(InPlacePass):
-    """Replace every product on blocks of codes by a float one."""
-
-    def __init__(self, constants: Constants) -> None:
-        super().__init__()
-        self.constants = constants
-
-    def call(self, model: ir.Model) -> PassResult:
-        """Rewrite every such product; those of other blocks stay as they are."""
-        found = [node for node in model.graph if node.op_type == NBITS_OP and self._knows(node)]
-        names = [value.name or "" for node in found for value in node.inputs[1:3] if value]
-        arrays, uses = self.constants.read(names), Counter[str]()
-        for node in found:
-            inputs, blocks, scales = node.inputs[:3]
-            assert inputs is not None
-            assert blocks is not None
-            assert scales is not None
-            stem = (scales.name or "").removesuffix(".scales")
-            editor = GraphEditor(model.graph, node, stem, uses[stem])
-            uses[stem] += 1
-            weight = float_weight(
-                arrays[blocks.name or ""], arrays[scales.name or ""], blocking_in(node)
-            )
+            weight = one.weight(*(arrays[_name(value)] for value in one.constants))
             stored = editor.constant(weight, "weight")
-            (product,) = editor.op("MatMul", inputs, stored, label="product32")
-            node.outputs[0].replace_all_uses_with(product)
+            (product,) = editor.op("MatMul", one.inputs, stored, label="product32")
+            one.result.replace_all_uses_with(product)
         return PassResult(model, modified=bool(found))
 
-    def _knows(self, node: ir.Node) -> bool:
-        """Whether weights are constant and have neither zero points nor an order of their own."""
-        constant = all(
-            value is not None and value.name in self.constants for value in node.inputs[1:]
-        )
-        return constant and len(node.inputs) == 3
 
-
-class DequantizeLookUps(InPlacePass):
+class DequantizeLookUps(ConstantsPass):
     """Replace look-ups in tables of 8-bit rows by look-ups in float tables."""
-
-    def __init__(self, constants: Constants) -> None:
-        super().__init__()
-        self.constants = constants
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every look-up of a known form."""
@@ -236,15 +158,12 @@ class DequantizeLookUps(InPlacePass):
             and row.inputs[1] is scale.inputs[1]
         ]
         for node, row, scale in found:
-            codes, scales = (look.inputs[0] for look in (row, scale))
             ids = row.inputs[1]
-            assert codes is not None
-            assert scales is not None
             assert ids is not None
-            names = [codes.name or "", scales.name or ""]
-            arrays = self.constants.read(names)
-            table = (arrays[names[0]] * arrays[names[1]]).astype(np.float32)
-            editor = GraphEditor(model.graph, node, names[0].removesuffix(".codes"))
+            codes, scales = (_name(look.inputs[0]) for look in (row, scale))
+            arrays = self.constants.read([codes, scales])
+            table = (arrays[codes] * arrays[scales]).astype(np.float32)
+            editor = GraphEditor(model.graph, node, codes.removesuffix(".codes"))
             stored = editor.constant(table, "weight")
             (result,) = editor.op("Gather", stored, ids, label="row32")
             node.outputs[0].replace_all_uses_with(result)
@@ -261,12 +180,8 @@ class DequantizeLookUps(InPlacePass):
         return node if node.inputs[0].name in self.constants else None
 
 
-class StoreProducts(InPlacePass):
+class StoreProducts(ConstantsPass):
     """Store the weight of every product that is computed from constants, such as a transposed one."""
-
-    def __init__(self, constants: Constants) -> None:
-        super().__init__()
-        self.constants = constants
 
     def call(self, model: ir.Model) -> PassResult:
         """Store every such weight."""
@@ -278,8 +193,14 @@ class StoreProducts(InPlacePass):
             and value.name in self.constants
             and not self.constants.is_stored(value.name)
         ]
-        arrays = self.constants.read([value.name or "" for _, value in found])
+        arrays = self.constants.read(_name(value) for _, value in found)
         for node, value in found:
-            editor = GraphEditor(model.graph, node, value.name or "")
-            node.replace_input_with(1, editor.constant(arrays[value.name or ""], "stored"))
+            editor = GraphEditor(model.graph, node, _name(value))
+            node.replace_input_with(1, editor.constant(arrays[_name(value)], "stored"))
         return PassResult(model, modified=bool(found))
+
+
+def _name(value: ir.Value | None) -> str:
+    assert value is not None
+    assert value.name is not None
+    return value.name

@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from itertools import takewhile
 
 import numpy as np
 import onnx_ir as ir
@@ -93,14 +94,14 @@ def unstack_bits(
     packed: NDArray[np.uint8], sizes: Mapping[str, int]
 ) -> dict[str, NDArray[np.bool_]]:
     """Inverse of `stack_bits`, with the weights of each matrix."""
-    borders = np.cumsum([byte_count(size) for size in sizes.values()])[:-1]
+    borders = np.cumsum([_byte_count(size) for size in sizes.values()])[:-1]
     return {
         name: ~np.unpackbits(part, count=size, bitorder="little").astype(np.bool_)
         for (name, size), part in zip(sizes.items(), np.split(packed, borders), strict=True)
     }
 
 
-def byte_count(weights: int) -> int:
+def _byte_count(weights: int) -> int:
     """Bytes of a bit a weight."""
     return -(-weights // 8)
 
@@ -120,20 +121,22 @@ class Form(StrEnum):
     BITS = "bits"
 
 
-def form_bytes(removed: Removed, form: Form) -> int:
-    """Bytes of all masks in a form."""
-    if form is Form.FLIPS:
-        return len(stack_flips(removed)[0])
-    return sum(byte_count(gone.size) for gone in removed.values())
-
-
-def smaller_form(removed: Removed) -> Form:
-    """The form that takes fewer bytes."""
-    return min(Form, key=lambda form: form_bytes(removed, form))
+def smaller_form(*tasks: Removed) -> Form:
+    """The form in which the masks of all tasks together take fewer bytes."""
+    flips = sum(len(stack_flips(removed)[0]) for removed in tasks)
+    bits = sum(_byte_count(gone.size) for removed in tasks for gone in removed.values())
+    return Form.FLIPS if flips <= bits else Form.BITS
 
 
 class Masks(ABC):
-    """Puts codes into a graph, masked."""
+    """Puts codes into a graph, masked.
+
+    Args:
+        removed: name of a module -> what its mask removes.
+    """
+
+    def __init__(self, removed: Removed) -> None:
+        self._removed = removed
 
     def known(self, name: str, codes: Codes) -> Codes | None:
         """The masked codes `(i, o)` of a module if they can be constants of the graph, else None."""
@@ -155,14 +158,7 @@ class Masks(ABC):
 
 
 class FoldedMasks(Masks):
-    """Masked codes as one constant.
-
-    Args:
-        removed: name of a module -> what its mask removes; a module that is missing loses nothing.
-    """
-
-    def __init__(self, removed: Removed) -> None:
-        self._removed = removed
+    """Masked codes as one constant; a module without a mask loses nothing."""
 
     def known(self, name: str, codes: Codes) -> Codes:
         """See `Masks`."""
@@ -178,14 +174,10 @@ class FoldedMasks(Masks):
 
 
 class ExternalMasks(Masks):
-    """Codes as a task-free constant, and the masks of all modules as one more.
-
-    Args:
-        removed: name of a module -> what its mask removes, for every module of the graph.
-    """
+    """Codes as a task-free constant, and the masks of all modules as one more; every module has one."""
 
     def __init__(self, removed: Removed) -> None:
-        self._removed = removed
+        super().__init__(removed)
         self._parts: dict[str, tuple[ir.Value, ...]] = {}
         self._made: dict[str, ir.Value] = {}
 
@@ -233,7 +225,9 @@ class ExternalFlips(ExternalMasks):
 
     def _apply(self, editor: GraphEditor, flat: ir.Value, part: tuple[ir.Value, ...]) -> ir.Value:
         places, ones = part
-        first = editor.constant(np.array(self._first(editor.name), dtype=np.int32), "first")
+        before = takewhile(lambda name: name != editor.name, self._removed)
+        start = 1 + sum(self._removed[name].size for name in before)  # ends of steps count from 1
+        first = editor.constant(np.array(start, dtype=np.int32), "first")
         (own,) = editor.op("Sub", places, first, label="places")
         factors = editor.cast(ones, ir.DataType.INT8, label="factors")
         times = {"reduction": "mul"}
@@ -242,18 +236,13 @@ class ExternalFlips(ExternalMasks):
         )
         return masked
 
-    def _first(self, name: str) -> int:
-        """Where a module's weights begin among all, counted from 1 as the ends of steps are."""
-        names = list(self._removed)
-        return 1 + sum(self._removed[each].size for each in names[: names.index(name)])
-
 
 class ExternalBits(ExternalMasks):
     """Masks as a bit a weight."""
 
     def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
         told = editor.constant(stack_bits(self._removed), Form.BITS)
-        sizes = [byte_count(gone.size) for gone in self._removed.values()]
+        sizes = [_byte_count(gone.size) for gone in self._removed.values()]
         shares = editor.constant(np.array(sizes, dtype=np.int64), "shares")
         parts = editor.op("Split", told, shares, label="part", outputs=len(sizes))
         return {name: (part,) for name, part in zip(self._removed, parts, strict=True)}

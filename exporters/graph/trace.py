@@ -19,49 +19,50 @@ from torch import Tensor, nn
 
 from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
-from maskpack.models.families import family_of, token_kinds
+from maskpack.models.families import Family
 
 PREFIX = "model."
 """What the tracer puts before every parameter name."""
 
 
-def input_names(config: Mapping[str, Any]) -> list[str]:
+def input_names(family: Family, config: Mapping[str, Any]) -> list[str]:
     """Names of a graph's inputs, in order, from a configuration as a mapping."""
     names = ["input_ids", "attention_mask"]
-    return [*names, "token_type_ids"] if token_kinds(config) else names
+    return [*names, "token_type_ids"] if family.token_kinds(config) else names
 
 
 class _Logits(nn.Module):
     """The classifier as a function of its inputs by position, returning logits only."""
 
-    def __init__(self, model: Any, names: list[str]) -> None:
+    def __init__(self, model: Any, names: list[str], *, float_mask: bool) -> None:
         super().__init__()
         self.model = model
-        self.names = names
+        self.names, self.float_mask = names, float_mask
 
     def forward(self, *inputs: Tensor) -> Any:
         feeds = dict(zip(self.names, inputs, strict=True))
-        if family_of(self.model.config.model_type).float_mask:
+        if self.float_mask:
             feeds["attention_mask"] = feeds["attention_mask"].to(torch.float32)
         return self.model(**feeds).logits
 
 
-def trace(model: Any) -> ir.Model:
+def trace(model: Any, family: Family) -> ir.Model:
     """Trace a classifier with dynamic batch and sequence axes.
 
     Args:
         model: in evaluation mode, float32, with `eager` attention (plain MatMul and Softmax).
+        family: its architecture.
 
     Raises:
         ExportError: torch cannot express the model as a graph.
     """
-    names = input_names(model.config.to_dict())
+    names = input_names(family, model.config.to_dict())
     # Batch and length of two and more: with one, the tracer would bake the axis in.
     ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 1, 1]])
     attention = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     example = (ids, attention, torch.zeros_like(ids))[: len(names)]
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    wrapper = _Logits(model, names).eval()
+    wrapper = _Logits(model, names, float_mask=family.float_mask).eval()
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -128,7 +129,7 @@ class _OneCopyOfFlags(InPlacePass):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The tracer's remarks on its own internals are not for our users."""
+    """The tracer's messages about its own internals are not for our users."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

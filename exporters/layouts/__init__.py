@@ -1,1 +1,25 @@
-"""Where the weights of a graph lie. One file and one line here for each layout."""
+"""Where the weights of a graph lie: one file and one line here for each layout."""
+
+from __future__ import annotations
+
+from maskpack.exporters.layouts.base import GraphLayout
+from maskpack.formats import ConfigError
+from maskpack.formats.lazy import LazyTable
+
+LAYOUTS: LazyTable[GraphLayout] = LazyTable(
+    folded="maskpack.exporters.layouts.folded:FOLDED",
+    shared="maskpack.exporters.layouts.shared:SHARED",
+    swap="maskpack.exporters.layouts.swap:SWAP",
+)
+"""Name -> layout; an entry is loaded when it is asked for."""
+
+
+def find_layout(name: str) -> GraphLayout:
+    """The layout of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(f"no layout `{name}`", f"layouts: {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]

@@ -2,7 +2,7 @@
 
     OUT/backbone.bin          everything of the encoder that tasks share, page-aligned
     OUT/<task>.onnx           masks as flips or bits, the head, and what else is the task's own
-    OUT/<task>.json           card for `maskpack.runtime`, with the digest of backbone.bin
+    OUT/<task>.json           configuration for `maskpack.runtime`, with the digest of backbone.bin
     OUT/tokenizer.json, ...   of all tasks
 
 What is shared is found by comparison: the graph of a task that changes nothing is built once, and
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ from numpy.typing import NDArray
 from maskpack.exporters.graph.builder import GraphBuilder, write_graph
 from maskpack.exporters.graph.external_masks import smaller_form
 from maskpack.exporters.graph.trace import PREFIX
+from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
 from maskpack.formats import TaskEntry
 from maskpack.formats.writer import write_bytes
-from maskpack.runtime.task import SwapDigests
+from maskpack.runtime.task import WEIGHTS
 
-BACKBONE_FILE = "backbone.bin"
 _PAGE = 4096
 _WORTH_IT = 1024  # bytes from which a tensor is worth a place in the shared file
 
@@ -43,8 +42,7 @@ class SharedBackbone:
 
     Attributes:
         bare: constants of the graph of no task, by name.
-        data: of `backbone.bin`.
-        sha256: its digest.
+        weights: name and SHA-256 of `backbone.bin`.
     """
 
     def __init__(self, builder: GraphBuilder) -> None:
@@ -56,8 +54,17 @@ class SharedBackbone:
             if name.startswith(prefixes) and name not in builder.heads and array.nbytes >= _WORTH_IT
         }
         self._places: dict[str, int] = {}
-        self.data = self._lay()
-        self.sha256 = hashlib.sha256(self.data).hexdigest()
+        data = bytearray()
+        for name, array in self._arrays.items():
+            data.extend(bytes(-len(data) % _PAGE))
+            self._places[name] = len(data)
+            data.extend(np.ascontiguousarray(array).tobytes())
+        self._data = bytes(data)
+        self.weights = WEIGHTS, hashlib.sha256(self._data).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Write `backbone.bin`, each tensor on a page of its own."""
+        write_bytes(folder / WEIGHTS, self._data)
 
     def point(self, model: ir.Model) -> ir.Model:
         """Let whatever a graph shares point into `backbone.bin`."""
@@ -67,7 +74,7 @@ class SharedBackbone:
             shared = self._arrays.get(name)
             if shared is not None and same_array(shared, array):
                 value.const_value = ir.ExternalTensor(
-                    BACKBONE_FILE,
+                    WEIGHTS,
                     self._places[name],
                     array.nbytes,
                     value.const_value.dtype,
@@ -77,47 +84,22 @@ class SharedBackbone:
         _shorten(model.graph)
         return model
 
-    def write(self, folder: Path) -> None:
-        """Write `backbone.bin`."""
-        write_bytes(folder / BACKBONE_FILE, self.data)
 
-    def _lay(self) -> bytes:
-        """All shared tensors, each on a page of its own."""
-        data = bytearray()
-        for name, array in self._arrays.items():
-            data.extend(bytes(-len(data) % _PAGE))
-            self._places[name] = len(data)
-            data.extend(np.ascontiguousarray(array).tobytes())
-        return bytes(data)
-
-
-@dataclass(frozen=True, eq=False)
-class TaskGraph:
-    """A task as a layout wrote it.
-
-    Attributes:
-        entry: what the manifest says of it.
-        graph: its own, or that of all tasks.
-        inputs: in the latter case its adapter, and the values in it by name.
-        digests: and those of its files.
-    """
-
-    entry: TaskEntry
-    graph: Path
-    inputs: tuple[Path, Arrays] | None = None
-    digests: SwapDigests | None = None
-
-
-def write_graphs(
-    builder: GraphBuilder, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
+def write_shared(
+    builder: GraphBuilder, entries: Sequence[TaskEntry], folder: Path
 ) -> Iterator[TaskGraph]:
-    """Write a graph for each task beside backbone.bin."""
+    """Write backbone.bin, and a graph for each task beside it."""
+    backbone = SharedBackbone(builder)
+    backbone.write(folder)
     for entry in entries:
         removed = builder.removed(entry)
-        model = builder.beside(entry, removed, smaller_form(removed))
+        model = builder.with_external_masks(entry, removed, smaller_form(removed))
         path = folder / f"{entry.name}.onnx"
         write_graph(backbone.point(model), path)
-        yield TaskGraph(entry, path)
+        yield TaskGraph(entry, path, path.with_suffix(".json"), backbone.weights)
+
+
+SHARED = GraphLayout("shared", write_shared)
 
 
 def _shorten(graph: ir.Graph) -> None:

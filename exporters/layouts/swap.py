@@ -5,7 +5,7 @@
     OUT/<task>.onnx_adapter     what makes the graph this task: masks, head, whatever is its own;
                                 for ONNX Runtime from 1.20 on
     OUT/<task>.safetensors      the same as plain inputs, for runtimes without adapters
-    OUT/<task>.json             card for `maskpack.runtime`, with the digests of all of these
+    OUT/<task>.json             configuration for `maskpack.runtime`, with the digests of all of these
 
 One session serves all tasks and switching costs nothing. But what folds to constants in the other
 layouts, applying the mask to the codes, is done in every run.
@@ -22,16 +22,11 @@ from safetensors.numpy import save
 
 from maskpack.exporters.graph.builder import GraphBuilder, write_graph
 from maskpack.exporters.graph.editor import MASKS
-from maskpack.exporters.graph.external_masks import COUNTS, Form, Removed, form_bytes
-from maskpack.exporters.layouts.shared import (
-    Arrays,
-    SharedBackbone,
-    TaskGraph,
-    arrays_of,
-    same_array,
-)
+from maskpack.exporters.graph.external_masks import COUNTS, Form, smaller_form
+from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
+from maskpack.exporters.layouts.shared import Arrays, SharedBackbone, arrays_of, same_array
 from maskpack.formats import ExportError, TaskEntry
-from maskpack.formats.tensorfile import file_sha256
+from maskpack.formats.codec import file_sha256
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, FEEDS_SUFFIX, SwapDigests
 
@@ -40,24 +35,29 @@ _VERSION = 1  # of adapter and model, in the adapter's header
 
 
 def write_swap(
-    builder: GraphBuilder, backbone: SharedBackbone, entries: Sequence[TaskEntry], folder: Path
+    builder: GraphBuilder, entries: Sequence[TaskEntry], folder: Path
 ) -> Iterator[TaskGraph]:
-    """Write the graph of all tasks beside backbone.bin, and each task's inputs.
+    """Write backbone.bin, the graph of all tasks beside it, and each task's inputs.
 
     Raises:
         ExportError: the tasks' graphs are not one.
     """
+    backbone = SharedBackbone(builder)
+    backbone.write(folder)
     model, inputs = swap_graph(builder, backbone, entries)
     graph = folder / BASE
     write_graph(model, graph)
     shared = file_sha256(graph)
     for entry in entries:
-        arrays = inputs[entry.name]
+        arrays, config = inputs[entry.name], folder / f"{entry.name}.json"
         feeds, adapter = (folder / f"{entry.name}{end}" for end in (FEEDS_SUFFIX, ADAPTER_SUFFIX))
         write_bytes(feeds, save(arrays))
         _write_adapter(adapter, arrays)
         digests = SwapDigests(shared, file_sha256(adapter), file_sha256(feeds))
-        yield TaskGraph(entry, graph, (adapter, arrays), digests)
+        yield TaskGraph(entry, graph, config, backbone.weights, (adapter, arrays), digests)
+
+
+SWAP = GraphLayout("swap", write_swap, masks_as_inputs=True)
 
 
 def swap_graph(
@@ -69,14 +69,17 @@ def swap_graph(
         ExportError: the tasks' graphs are not one.
     """
     removed = [builder.removed(entry) for entry in entries]
-    form = _form(removed)
-    models = [builder.beside(entry, own, form) for entry, own in zip(entries, removed, strict=True)]
+    form = smaller_form(*removed)
+    models = [
+        builder.with_external_masks(entry, own, form)
+        for entry, own in zip(entries, removed, strict=True)
+    ]
     arrays = [arrays_of(model) for model in models]
     for entry, model in zip(entries, models, strict=True):
         if _structure(model) != _structure(models[0]):
             raise ExportError(
                 f"the graphs of `{entries[0].name}` and `{entry.name}` differ in their operators",
-                "export them with `--layout shared`",
+                "export them in the `shared` layout",
             )
     names = _own_names(builder, backbone, arrays)
     _make_inputs(models[0].graph, names, arrays)
@@ -97,11 +100,6 @@ def _write_adapter(path: Path, arrays: Arrays) -> None:
     }
     adapter.set_parameters(values)
     adapter.export_adapter(str(path))
-
-
-def _form(removed: Sequence[Removed]) -> Form:
-    """The form that takes fewer bytes for all tasks together."""
-    return min(Form, key=lambda form: sum(form_bytes(own, form) for own in removed))
 
 
 def _structure(model: ir.Model) -> list[object]:

@@ -86,10 +86,11 @@ def _quiet() -> Iterator[None]:
 _RESOLVER = 3  # field of the root table: the table of kernel types
 _ALIGNED = 16
 
-Argument = tuple[int, int]  # whether it is an input or an output, its number
-Kinds = tuple[
-    tuple[str, tuple[Argument, ...]], ...
-]  # a type parameter and the arguments that have it
+Argument = tuple[int, int]
+"""Whether it is an input or an output, and its number."""
+
+Kinds = tuple[tuple[str, tuple[Argument, ...]], ...]
+"""Type parameters, and the arguments that have each of them."""
 
 
 def settle(data: bytes) -> bytes:

@@ -1,18 +1,26 @@
-"""Which files are a task's, whether its verdict lets it ship, and whether a browser reads its tokenizer."""
+"""The tasks of a package: their files, whether they may ship, and the example that shows them.
+
+A task may ship if its verdict lets it, and for the web if the browser's library reads its tokenizer.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from maskpack.exporters.package.target import Target
+import onnxruntime
+
+from maskpack.exporters.options import Target
 from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.session import AdaptedSession
 from maskpack.formats import ConfigError, ExportError
 from maskpack.formats.schema import CONFIG
+from maskpack.runtime.graph import OLDEST, shown
 from maskpack.runtime.session import load_graph, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskConfig, TaskFiles, find_tasks
 
@@ -55,14 +63,8 @@ class Source:
 
     def place_in(self, folder: Path) -> TaskFiles:
         """Where its files lie in a folder that holds them by the same names."""
-        place = self.place
-        return replace(
-            place,
-            graph=folder / self.name(place.graph),
-            config=folder / self.name(place.config),
-            tokenizer=folder / self.name(place.tokenizer),
-            adapter=None if place.adapter is None else folder / self.name(place.adapter),
-        )
+        own = {role: path for role, path in vars(self.place).items() if path is not None}
+        return TaskFiles(**{role: folder / self.name(path) for role, path in own.items()})
 
     def open(self, place: TaskFiles) -> Any:
         """Its graph in ONNX Runtime, at one of its places, as this task.
@@ -76,12 +78,6 @@ class Source:
         return AdaptedSession(graph, load_inputs(place, self.config).run)
 
     @property
-    def companions(self) -> list[Path]:
-        """Files of the tokenizer and the model beside those that the card names."""
-        found = [self.place.tokenizer.with_name(name) for name in _COMPANIONS]
-        return [path for path in found if path.is_file()]
-
-    @property
     def report(self) -> Path | None:
         """The verdict on its graph, if one was written."""
         own = self.place.adapter or self.place.graph
@@ -93,27 +89,27 @@ class Source:
     def contents(self, target: Target) -> dict[str, bytes]:
         """Its files, unchanged but for what the target leaves out: name in the package -> bytes.
 
-        A mobile graph holds its weights, so its card names none.
+        A mobile graph holds its weights, so its configuration names none.
 
         Raises:
             ExportError: a file cannot be read.
         """
-        files = [self.place.tokenizer, *self.companions]
-        files += [] if self.report is None else [self.report]
+        beside = [self.place.tokenizer.with_name(name) for name in _COMPANIONS]
+        paths = [self.place.tokenizer, *(path for path in beside if path.is_file())]
+        paths += [] if self.report is None else [self.report]
         if target is not Target.MOBILE:
             config = self.place.graph.with_name(CONFIG)
-            files += [self.place.graph, self.place.config, *([config] if config.is_file() else [])]
-            files += [] if self.config.weights is None else [self.place.weights]
+            paths += [self.place.graph, self.place.config, *([config] if config.is_file() else [])]
+            paths += [] if self.config.weights is None else [self.place.weights]
             adapter = self.place.adapter
-            files += [] if adapter is None else [adapter, adapter.with_suffix(FEEDS_SUFFIX)]
+            paths += [] if adapter is None else [adapter, adapter.with_suffix(FEEDS_SUFFIX)]
         try:
-            found = {self.name(path): path.read_bytes() for path in files}
+            found = {self.name(path): path.read_bytes() for path in paths}
         except OSError as error:
             raise ExportError(f"cannot read `{error.filename}`: {error.strerror}") from error
         if target is Target.MOBILE:
-            found[self.name(self.place.config)] = (
-                replace(self.config, weights=None).to_json().encode()
-            )
+            own = replace(self.config, weights=None)
+            found[self.name(self.place.config)] = own.to_json().encode()
         return found
 
 
@@ -169,7 +165,7 @@ KNOWN = {
 
 _FRAMES = {"BertProcessing", "RobertaProcessing", "TemplateProcessing"}  # put texts between marks
 _AGAIN = "export the task again"
-_ELSEWHERE = "package it with `--target ort`, or give the graph tokens of your own"
+_ELSEWHERE = "package it for the target `ort`, or give the graph tokens of your own"
 
 
 def check_tokenizer(source: Source, inputs: Collection[str]) -> None:
@@ -214,3 +210,69 @@ def _kinds(part: dict[str, Any] | None) -> Iterator[str]:
     for inner in ("normalizers", "pretokenizers", "processors"):
         for one in part.get(inner, ()):
             yield from _kinds(one)
+
+
+EXAMPLES = {
+    Target.ORT: {"predict.py": "predict.py.txt", "README.md": "ort.md"},
+    Target.WEB: {
+        "predict.mjs": "predict.mjs",
+        "index.html": "index.html",
+        "package.json": "package.json",
+        "README.md": "web.md",
+    },
+    Target.MOBILE: {"predict.py": "predict.py.txt", "README.md": "mobile.md"},
+}
+"""Target -> name in the package -> template."""
+
+
+def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]:
+    """The example and its page: name in the package -> bytes."""
+    table = {source.config.name: _task_files(source, target) for source in sources}
+    known = {
+        "TASKS": json.dumps(table, indent=2, ensure_ascii=False),
+        "TABLE": "\n".join(_row(source, target) for source in sources),
+        "FIRST": sources[0].config.name,
+        "MADE": f"maskpack {version('maskpack')}, checked in ONNX Runtime {onnxruntime.__version__}",
+        "RUNTIME": onnxruntime.__version__,
+        "OLDEST": shown(OLDEST),
+    }
+    return {name: _filled(template, known) for name, template in EXAMPLES[target].items()}
+
+
+def _task_files(source: Source, target: Target) -> dict[str, str]:
+    """Role of a file -> its name in the package."""
+    place = source.place
+    found = {
+        "graph": source.graph_name(target),
+        "card": source.name(place.config),
+        "tokenizer": source.name(place.tokenizer),
+    }
+    if place.adapter is not None:
+        found["adapter"] = source.name(place.adapter)
+    if target is Target.WEB:
+        found["tokenizer_config"] = source.name(place.tokenizer.with_name(TOKENIZER_CONFIG))
+        if source.config.weights is not None:
+            found["weights"] = source.name(place.weights)
+    return found
+
+
+def _row(source: Source, target: Target) -> str:
+    """A task in the page's table."""
+    config, adapter = source.config, source.place.adapter
+    names = [source.graph_name(target)]
+    if config.weights is not None and target is not Target.MOBILE:
+        names.append(config.weights[0])
+    if adapter is not None:
+        names.append(source.name(adapter))
+    graph = " + ".join(f"`{name}`" for name in names)
+    labels = ", ".join(config.labels) or "a number"
+    return f"| {config.name} | {graph} | {labels} | {config.max_length} |"
+
+
+def _filled(template: str, known: dict[str, str]) -> bytes:
+    """A template with a text for every `@NAME@` in it."""
+    folder = files("maskpack.exporters.package") / "templates"
+    text = (folder / template).read_text(encoding="utf-8")
+    for name, value in known.items():
+        text = text.replace(f"@{name}@", value)
+    return text.encode()

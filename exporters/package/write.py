@@ -22,13 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from maskpack.exporters.package.example import example_files
+from maskpack.exporters.options import ARCHIVES, PackageRequest, Target
 from maskpack.exporters.package.mobile import convert, required_operators
-from maskpack.exporters.package.source import Source, check_tokenizer, find_sources
-from maskpack.exporters.package.target import ARCHIVES, PackageRequest, Target
+from maskpack.exporters.package.source import Source, check_tokenizer, example_files, find_sources
 from maskpack.exporters.session import Feeds, ort_predict
 from maskpack.formats import ExportError, VerifyError
-from maskpack.formats.tensorfile import file_sha256
+from maskpack.formats.codec import file_sha256
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.graph import open_graph
 
@@ -38,12 +37,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 LARGEST_DIFFERENCE = 1e-5
 """Of a logit, between a packaged graph and the one it was made from."""
 
-_SHAPES = (
-    (1, 1),
-    (1, 7),
-    (3, 33),
-    (2, 128),
-)  # rows, tokens; each row is a token shorter than the last
+_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 128))
+"""Rows and tokens of a probe; each row is a token shorter than the one before."""
 
 Logits = list[NDArray[np.float32]]
 
@@ -58,7 +53,7 @@ def check_graph(session: Any, source: Source, target: Target) -> None:
         raise ExportError(
             f"`{source.place.graph.name}` takes `{min(more)}` as an input, packages for {target} are "
             "of graphs that take tokens alone",
-            "export with `--layout folded` or `--layout shared`",
+            "export in the `folded` or the `shared` layout",
         )
     if "logits" not in {value.name for value in session.get_outputs()}:
         raise ExportError(f"`{source.place.graph.name}` has no output `logits`")
@@ -87,11 +82,6 @@ def probes(source: Source) -> list[Feeds]:
     return found
 
 
-def probe_logits(session: Any, source: Source) -> Logits:
-    """Logits of a graph on the probes of its task."""
-    return [ort_predict(session)(feeds) for feeds in probes(source)]
-
-
 def check_difference(wanted: Logits, found: Logits, task: str) -> float:
     """The largest difference of a logit.
 
@@ -108,64 +98,42 @@ def check_difference(wanted: Logits, found: Logits, task: str) -> float:
     return largest
 
 
-def read_checksums(text: str) -> dict[str, str]:
-    """Name -> SHA-256 of a file in the form of `sha256sum`."""
-    return {line[66:]: line[:64] for line in text.splitlines()}
+CHECKSUMS = "SHA256SUMS"
+OPERATORS = "required_operators.config"
 
 
-def check_files(folder: Path, checksums: str) -> None:
-    """Raise VerifyError unless the files on disk are those that the checksums name.
-
-    Args:
-        folder: of the package.
-        checksums: name of the file with them.
-    """
-    wanted = read_checksums((folder / checksums).read_text(encoding="utf-8"))
-    compare(wanted, folder_digests(folder), checksums)
+def check_files(folder: Path) -> None:
+    """Raise VerifyError unless the files of a package are those that its checksums name."""
+    text = (folder / CHECKSUMS).read_text(encoding="utf-8")
+    _compare(text, folder_digests(folder))
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
     """Name of a file inside a folder -> SHA-256, in the order of the names."""
-    names = sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
-    return {name: file_sha256(folder / name) for name in names}
+    return {name: file_sha256(folder / name) for name in _names(folder)}
 
 
-def compare(wanted: dict[str, str], found: dict[str, str], checksums: str) -> None:
+def _names(folder: Path) -> list[str]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _compare(checksums: str, found: Mapping[str, str]) -> None:
     """Raise VerifyError unless all files but that of the checksums are those that it names."""
-    found = {name: digest for name, digest in found.items() if name != checksums}
-    wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+    wanted = {line[66:]: line[:64] for line in checksums.splitlines()}
+    named = {name: digest for name, digest in found.items() if name != CHECKSUMS}
+    wrong = sorted(name for name in wanted | named if wanted.get(name) != named.get(name))
     if wrong:
-        raise VerifyError(f"`{wrong[0]}` is not what `{checksums}` says", "is the disk full?")
+        raise VerifyError(f"`{wrong[0]}` is not what `{CHECKSUMS}` says", "is the disk full?")
 
 
 _MODE = 0o644
 _FIRST = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip file can hold
 
 
-def archive_kind(out: Path) -> str | None:
+def _archive_kind(out: Path) -> str | None:
     """The ending of an archive, or None for a folder."""
     return next((ending for ending in ARCHIVES if out.name.endswith(ending)), None)
-
-
-def archive_bytes(folder: Path, kind: str, *, root: str) -> bytes:
-    """The files of a folder, sorted, without times and owners, below one name. Inverse: `unpack`."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {f"{root}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in paths}
-    return _WRITE[kind](dict(sorted(files.items())))
-
-
-def unpack(data: bytes, kind: str) -> dict[str, bytes]:
-    """Name -> bytes of an archive, without the name that all are below."""
-    return {name.partition("/")[2]: content for name, content in _READ[kind](data).items()}
-
-
-def check_archive(data: bytes, kind: str, checksums: str) -> None:
-    """Raise VerifyError unless the files of an archive are those that its checksums name."""
-    files = unpack(data, kind)
-    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    compare(read_checksums(files[checksums].decode()), found, checksums)
 
 
 def _zip(files: Mapping[str, bytes]) -> bytes:
@@ -209,8 +177,10 @@ def _untar(data: bytes) -> dict[str, bytes]:
 _WRITE: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {".zip": _zip, ".tar.gz": _tar}
 _READ: dict[str, Callable[[bytes], dict[str, bytes]]] = {".zip": _unzip, ".tar.gz": _untar}
 
-CHECKSUMS = "SHA256SUMS"
-OPERATORS = "required_operators.config"
+
+def unpack(data: bytes, kind: str) -> dict[str, bytes]:
+    """Name -> bytes of an archive, without the name that all are below."""
+    return {name.partition("/")[2]: content for name, content in _READ[kind](data).items()}
 
 
 @dataclass(frozen=True)
@@ -241,46 +211,45 @@ def write_package(request: PackageRequest) -> Package:
         VerifyError: a packaged graph does not answer as the one it was made from.
     """
     check_free(request.out)
-    sources = find_sources(request.folder, request.tasks)
+    sources, target = find_sources(request.folder, request.tasks), request.target
     with _building(request.out) as build:
-        differences = {source.config.name: _pack(source, request, build) for source in sources}
-        if request.target is Target.MOBILE:
-            graphs = [build / source.graph_name(request.target) for source in sources]
+        differences = {source.config.name: _pack(source, target, build) for source in sources}
+        if target is Target.MOBILE:
+            graphs = [build / source.graph_name(target) for source in sources]
             write_bytes(build / OPERATORS, required_operators(graphs))
-        for name, data in example_files(sources, request.target).items():
+        for name, data in example_files(sources, target).items():
             _write(build, name, data)
         digests = folder_digests(build)
         lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
         _write(build, CHECKSUMS, lines.encode())
-        check_files(build, CHECKSUMS)
+        check_files(build)
         files = {name: (build / name).stat().st_size for name in [*digests, CHECKSUMS]}
-        sha256 = None
-        if archive_kind(request.out) is not None:
-            sha256 = _archive(build, request, sources)
-    return Package(request.out, request.target, files, differences, sha256)
+        kind = _archive_kind(request.out)
+        sha256 = None if kind is None else _archive(build, kind, request, sources)
+    return Package(request.out, target, files, differences, sha256)
 
 
-def _pack(source: Source, request: PackageRequest, build: Path) -> float:
+def _pack(source: Source, target: Target, build: Path) -> float:
     """Put a task into the folder; return how far its logits are from those of its source.
 
     The source is opened first: that is where damaged files and foreign weights are noticed.
     """
     session = source.open(source.place)
-    check_graph(session, source, request.target)
-    if request.target is Target.WEB:
+    check_graph(session, source, target)
+    if target is Target.WEB:
         check_tokenizer(source, {value.name for value in session.get_inputs()})
-    for name, data in source.contents(request.target).items():
+    for name, data in source.contents(target).items():
         if not (build / name).exists() or (build / name).read_bytes() != data:
             _write(build, name, data)
-    graph = build / source.graph_name(request.target)
-    if request.target is Target.MOBILE:
-        _write(build, source.graph_name(request.target), convert(source.place.graph))
-        packed = open_graph(graph, threads=1)
+    if target is Target.MOBILE:
+        graph = source.graph_name(target)
+        _write(build, graph, convert(source.place.graph))
+        packed = open_graph(build / graph, threads=1)
     else:
         packed = source.open(source.place_in(build))
-    return check_difference(
-        probe_logits(session, source), probe_logits(packed, source), source.config.name
-    )
+    feeds = probes(source)
+    wanted, found = ([ort_predict(one)(feed) for feed in feeds] for one in (session, packed))
+    return check_difference(wanted, found, source.config.name)
 
 
 def _write(build: Path, name: str, data: bytes) -> None:
@@ -291,13 +260,14 @@ def _write(build: Path, name: str, data: bytes) -> None:
     write_bytes(build / name, data)
 
 
-def _archive(build: Path, request: PackageRequest, sources: list[Source]) -> str:
+def _archive(build: Path, kind: str, request: PackageRequest, sources: list[Source]) -> str:
     """Write the folder as an archive, read it back, and return its digest."""
-    kind = archive_kind(request.out)
-    assert kind is not None
     some = sources[0].config.name if len(sources) == 1 else "tasks"
-    data = archive_bytes(build, kind, root=f"{some}-{request.target}")
-    check_archive(data, kind, CHECKSUMS)
+    root = f"{some}-{request.target}"
+    data = _WRITE[kind]({f"{root}/{name}": (build / name).read_bytes() for name in _names(build)})
+    files = unpack(data, kind)
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    _compare(files[CHECKSUMS].decode(), found)
     write_bytes(request.out, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -305,7 +275,7 @@ def _archive(build: Path, request: PackageRequest, sources: list[Source]) -> str
 @contextmanager
 def _building(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out`; it becomes `out`, unless that is an archive."""
-    if archive_kind(out) is None:
+    if _archive_kind(out) is None:
         with new_folder(out) as build:
             yield build
         return

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from maskpack.formats import DataError
+from maskpack.formats.errors import Hint
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, as spreadsheets write them
 
@@ -58,7 +59,7 @@ class Wanted:
             return as_text(value, lists=listed and self.lists)
         except TypeError as error:
             several = isinstance(value, list | tuple) and listed
-            hint = "give `--multi-label` if a row may have several labels"
+            hint = "a task of the kind `multi-label` may have several labels a row"
             raise DataError(
                 f"row {number} of `{self.path}` has {_shown(value)} in `{column}`, {error}",
                 hint if several else None,
@@ -90,8 +91,11 @@ def check_columns(wanted: Wanted, names: Sequence[str]) -> None:
     if missing:
         raise DataError(
             f"`{wanted.path}` has no column `{missing[0]}`",
-            f"{_nearest(missing[0], names)}its columns: {column_list(names) or 'none, it is empty'}; "
-            "choose with `--text-field` and `--label-field` (`fit`, `baseline`, `predict`), or rename them",
+            Hint(
+                "{meant}its columns: {columns}; choose `text_field` and `label_field`, or rename them",
+                meant=_nearest(missing[0], names),
+                columns=column_list(names) or "none, it is empty",
+            ),
         )
     twice = [column for column in wanted.columns if names.count(column) > 1]
     if twice:

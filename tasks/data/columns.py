@@ -12,11 +12,12 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from maskpack.formats import ConfigError
+from maskpack.formats.errors import Hint
 from maskpack.tasks.data.cells import column_list
 from maskpack.tasks.data.hub import hub_columns, is_hub
 from maskpack.tasks.data.splits import TRAIN, find_file
 from maskpack.tasks.data.tables import column_names
-from maskpack.tasks.task import TASKS, Kind, Task, find_task
+from maskpack.tasks.task import TASKS, Task, find_task
 
 _LOG = logging.getLogger(__name__)
 _LABEL = "label"
@@ -53,7 +54,7 @@ class Said:
     text_field: str | None = None
     pair_field: str | None = None
     label_field: str | None = None
-    kind: Kind | None = None
+    kind: str | None = None
     metric: str | None = None
     separator: str | None = None
 
@@ -89,7 +90,7 @@ def task_of_said(said: Said) -> Task:
         return said.task()
     columns = columns_of(said.data)
     if given != (None, None, None):
-        fact = "your own data needs both `--text-field` and `--label-field`"
+        fact = "your own data needs both a text field and a label field"
         raise ConfigError(fact, columns_hint(columns, said.data))
     if known is not None and known.folder is None and _holds(columns, known):
         return said.task()
@@ -166,27 +167,34 @@ def _asked(said: Said, columns: Sequence[str]) -> ConfigError:
         return ConfigError(fact, columns_hint(columns, said.data))
     fact = f"no task `{said.name}`, and no columns for one of your own"
     close = _close(said.name)
-    hint = f"did you mean `{close}`? " if close else ""
+    known = f"; known tasks: {', '.join(TASKS)}"
     return ConfigError(
-        fact, f"{hint}{columns_hint(columns, said.data)}; known tasks: {', '.join(TASKS)}"
+        fact,
+        columns_hint(
+            columns, said.data, before=f"did you mean `{close}`? " if close else "", after=known
+        ),
     )
 
 
-def columns_hint(columns: Sequence[str], data: Path) -> str:
+def columns_hint(columns: Sequence[str], data: Path, *, before: str = "", after: str = "") -> Hint:
     """The columns to choose from, and how."""
+    place = data.as_posix()
     if not columns:
-        return f"`{data.as_posix()}` is empty"
+        return Hint("{before}`{data}` is empty{after}", before=before, data=place, after=after)
     more = f", {len(columns) - _SHOWN} more" if columns[_SHOWN:] else ""
-    return (
-        f"`{data.as_posix()}` has the columns {column_list(columns[:_SHOWN])}{more}; "
-        "choose with `--text-field` and `--label-field`"
+    return Hint(
+        "{before}`{data}` has the columns {columns}; choose `text_field` and `label_field`{after}",
+        before=before,
+        data=place,
+        columns=f"{column_list(columns[:_SHOWN])}{more}",
+        after=after,
     )
 
 
-def _or_known(said: Said) -> str:
+def _or_known(said: Said) -> Hint | str:
     """For somebody who means a known task, and did not write its name."""
     close = _close(said.name)
-    return f" of a task of your own; for the known task give `--task {close}`" if close else ""
+    return Hint(" of a task of your own; the known task is `{name}`", name=close) if close else ""
 
 
 def _close(name: str) -> str | None:

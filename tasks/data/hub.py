@@ -14,7 +14,7 @@ from typing import Any
 from maskpack.formats import DataError
 from maskpack.tasks.data.cells import Row, Wanted, check_columns
 from maskpack.tasks.data.tables import named
-from maskpack.tasks.task import HubData, Kind, Task
+from maskpack.tasks.task import HubData, Task
 
 _PREFIX = "hub:"
 _SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`
@@ -48,7 +48,7 @@ def glue_rows(task: Task) -> Rows:
     """
     hub = task.hub
     if hub is None:
-        raise DataError(f"task `{task.name}` has no data of its own", "give it with `--data PATH`")
+        raise DataError(f"task `{task.name}` has no data of its own", "give its `data`")
 
     def read(datasets: Any) -> Rows:
         loaded = datasets.load_dataset(hub.path, hub.config)
@@ -108,7 +108,7 @@ def _load(read: Callable[[Any], Any], name: str, config: str | None) -> Any:
     except ImportError as error:
         raise DataError(
             f"reading `{name}` from the Hub needs the package `datasets`",
-            "pip install 'maskpack[data]', or give local files with `--data PATH`",
+            "pip install 'maskpack[data]', or give local files as `data`",
         ) from error
     own = getattr(getattr(datasets, "exceptions", None), "DatasetsError", OSError)
     try:
@@ -117,7 +117,7 @@ def _load(read: Callable[[Any], Any], name: str, config: str | None) -> Any:
         which = "" if config is None else f" ({config})"
         raise DataError(
             f"cannot load `{name}`{which} from the Hub: {_first_line(error)}",
-            "check name and network, or give local files with `--data PATH`",
+            "check name and network, or give local files as `data`",
         ) from error
 
 
@@ -133,7 +133,7 @@ def _load_any(datasets: Any, name: str, config: str | None) -> Any:
 def _own_split(task: Task, data: Path, rows: Any, names: Sequence[str]) -> list[Row]:
     """The task's columns of a split, classes by their names."""
     columns = (*task.texts, task.label)
-    wanted = Wanted(data, columns, lists=task.kind is Kind.MULTI_LABEL)
+    wanted = Wanted(data, columns, lists=task.type.several)
     check_columns(wanted, list(rows.column_names))
     found = []
     for number, cells in enumerate(zip(*(rows[one] for one in columns), strict=True), start=1):

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from maskpack.formats import DataError
 from maskpack.tasks.data.hub import Rows, glue_rows, hub_rows, is_hub
-from maskpack.tasks.data.labels import checked_rows, label_array, label_names, labels_of_cell
 from maskpack.tasks.data.tables import NOWHERE, READERS, Row, read_rows
-from maskpack.tasks.task import Kind, Task
+from maskpack.tasks.task import Task
 
 SHARE = 10  # one row in so many
 SEED = 0  # the same rows for every run: runs differ, data does not
@@ -121,7 +120,7 @@ class TaskData:
     @property
     def outputs(self) -> int:
         """Width of the logits."""
-        return 1 if self.task.kind is Kind.REGRESSION else len(self.labels)
+        return max(1, len(self.labels))
 
     def in_order(self, labels: tuple[str, ...]) -> TaskData:
         """The same with its labels, and so the logits, in another order."""
@@ -129,12 +128,7 @@ class TaskData:
             return self
         places = np.array([self.labels.index(label) for label in labels])
         train, dev = (
-            replace(
-                split,
-                labels=split.labels[:, places]
-                if split.labels.ndim == 2
-                else np.argsort(places)[split.labels],
-            )
+            replace(split, labels=self.task.type.in_order(split.labels, places))
             for split in (self.train, self.dev)
         )
         return replace(self, labels=labels, train=train, dev=dev)
@@ -211,16 +205,17 @@ def _assemble(task: Task, found: Rows, where: str) -> TaskData:
     train, dev, held_out = found.train, found.dev, None
     if not train:
         raise DataError(f"the training split of `{task.name}` is empty in {where}")
-    raw = task.raw_labels or found.names or label_names(task, train)
+    cells = [row[-1] for row in train]
+    raw = task.raw_labels or found.names or task.type.label_names(task.label, cells, task.separator)
     if dev is None:
         train, dev = _divided(task, found.train)
-        held_out = HeldOut(len(dev), len(found.train), by_label=task.kind is not Kind.REGRESSION)
+        held_out = HeldOut(len(dev), len(found.train), by_label=task.type.labelled)
     if not dev:
-        hint = "too few rows to hold some out: give `--eval-data`" if held_out is not None else None
+        hint = "too few rows to hold some out: give `eval_data`" if held_out is not None else None
         raise DataError(f"the evaluation split of `{task.name}` is empty in {where}", hint)
     return TaskData(
         task,
-        () if task.kind is Kind.REGRESSION else (task.labels or raw),
+        (task.labels or raw) if task.type.labelled else (),
         _to_split(task, raw, train, f"training split of `{task.name}`"),
         _to_split(task, raw, dev, f"evaluation split of `{task.name}`"),
         held_out,
@@ -230,15 +225,14 @@ def _assemble(task: Task, found: Rows, where: str) -> TaskData:
 def _to_split(task: Task, raw: Sequence[str], rows: list[Row], where: str) -> Split:
     if not rows:
         raise DataError(f"the {where} is empty")
-    return Split(tuple(row[:-1] for row in rows), label_array(task, raw, rows, where))
+    cells = [row[-1] for row in rows]
+    labels = task.type.encode(cells, raw, task.separator, where)
+    return Split(tuple(row[:-1] for row in rows), labels)
 
 
 def _file_rows(task: Task, data: Path, eval_data: Path | None) -> Rows:
     if not data.exists():
-        raise DataError(
-            f"no such file or folder: `{data}`",
-            NOWHERE,
-        )
+        raise DataError(f"no such file or folder: `{data}`", NOWHERE)
     if data.is_dir():
         train = _read(task, find_file(data, TRAIN))
         return Rows(train, _read(task, eval_data or find_file(data, task.dev)))
@@ -247,13 +241,32 @@ def _file_rows(task: Task, data: Path, eval_data: Path | None) -> Rows:
 
 def _divided(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
     """Training rows and the tenth that is held out, in the file's order."""
-    told = task.kind is not Kind.REGRESSION
-    groups = groups_of([labels_of_cell(task, row[-1]) if told else () for row in rows])
+    groups = groups_of([task.type.cell_labels(row[-1], task.separator) for row in rows])
     held = set(held_out_places(groups).tolist())
     return (
         [row for place, row in enumerate(rows) if place not in held],
         [row for place, row in enumerate(rows) if place in held],
     )
+
+
+def checked_rows(task: Task, rows: list[Row], where: str) -> list[Row]:
+    """The rows, their labels as the type of the task keeps them.
+
+    Raises:
+        DataError: a label is missing or of another form, or a column of text is empty.
+    """
+    for place, column in enumerate(task.texts):
+        if rows and not any(row[place].strip() for row in rows):
+            raise DataError(
+                f"column `{column}` of {where} is empty in every row", "choose another `text_field`"
+            )
+    if task.raw_labels:
+        return rows
+    check = task.type.check_cell
+    return [
+        (*row[:-1], check(row[-1], f"data row {number} of {where}", task.label))
+        for number, row in enumerate(rows, start=1)
+    ]
 
 
 def _checked(task: Task, found: Rows, where: str) -> Rows:
@@ -262,8 +275,8 @@ def _checked(task: Task, found: Rows, where: str) -> Rows:
 
 
 def _read(task: Task, path: Path) -> list[Row]:
-    lists = task.kind is Kind.MULTI_LABEL
-    rows = read_rows(path, (*task.texts, task.label), header=task.header, lists=lists)
+    columns, lists = (*task.texts, task.label), task.type.several
+    rows = read_rows(path, columns, header=task.header, lists=lists)
     return checked_rows(task, rows, f"`{path}`")
 
 

@@ -88,7 +88,7 @@ def _class_names(metadata: Mapping[bytes, bytes], column: str) -> tuple[str, ...
 
 __all__ = ["NOWHERE", "READERS", "Row", "column_names", "read_rows"]
 
-NOWHERE = "give it with `--data PATH`, or a data set of the Hub with `--data hub:NAME`"
+NOWHERE = "give a path as `data`, or `hub:NAME` for a data set of the Hub"
 """The next step where no data is."""
 
 _LOG = logging.getLogger(__name__)

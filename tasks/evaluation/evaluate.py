@@ -1,4 +1,7 @@
-"""Evaluate an artifact's task in torch: the masked model on the task's evaluation split."""
+"""Evaluate an artifact's task in torch: the masked model on the task's evaluation rows.
+
+`assess` gives scores; `analyze_errors` says besides which classes the task takes for which, or how far off it is.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import Artifact, DataError, TaskEntry
-from maskpack.formats.schema import CONFIG
-from maskpack.models.families import token_kinds
-from maskpack.models.load import artifact_tokenizer
-from maskpack.tasks.batches import Encoded
-from maskpack.tasks.context import restore_task
+from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.data.splits import Split, load_dev
-from maskpack.tasks.evaluation.metrics import ClassMetrics, class_metrics, compute_metrics, majority
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
-from maskpack.tasks.preprocess import encode
-from maskpack.tasks.task import TASKS, Kind, Task
+from maskpack.tasks.evaluation.metrics import (
+    ClassMetrics,
+    Confusion,
+    class_metrics,
+    compute_metrics,
+    majority,
+)
+from maskpack.tasks.task import TASKS, Task
+from maskpack.tasks.types import type_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,21 @@ class Assessment:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+@dataclass(frozen=True)
+class ErrorAnalysis:
+    """A task on its evaluation rows.
+
+    Attributes:
+        assessment: scores now, and as recorded.
+        confusion: of a classification, else None; several labels a row have scores of each instead.
+        pairs: true and given value of some rows of a regression, else empty.
+    """
+
+    assessment: Assessment
+    confusion: Confusion | None
+    pairs: tuple[tuple[float, float], ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """What a task's masked model says of its evaluation rows: logits `(rows, c)`."""
@@ -71,16 +91,37 @@ def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assess
 
 def assessed(entry: TaskEntry, predictions: Predictions) -> Assessment:
     """Scores of what was answered."""
-    split, metrics = predictions.split, task_of(entry).metrics
+    split, task = predictions.split, task_of(entry)
+    kind, metrics = task.type, task.metrics
     return Assessment(
         task=entry.name,
         rows=len(split),
-        scores=compute_metrics(predictions.logits, split.labels, metrics),
-        majority=majority(split.labels, metrics),
+        scores=compute_metrics(kind, predictions.logits, split.labels, metrics),
+        majority=majority(kind, split.labels, metrics),
         recorded=dict(entry.scores),
         same_data=split.sha256() == entry.data.get("eval_sha256"),
-        classes=class_metrics(predictions.logits, split.labels, entry.labels),
+        classes=class_metrics(kind, predictions.logits, split.labels, entry.labels),
         original=entry.data.get("original"),
+    )
+
+
+def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -> ErrorAnalysis:
+    """Ask a task about its evaluation rows.
+
+    Raises:
+        DataError: the data does not ship with the package and none was given, or is not the task's.
+    """
+    entry = artifact.entry(task)
+    return analyzed(entry, predict_split(artifact, task, data=data))
+
+
+def analyzed(entry: TaskEntry, predictions: Predictions) -> ErrorAnalysis:
+    """What the answers say."""
+    labels, logits = predictions.split.labels, predictions.logits
+    assessment = assessed(entry, predictions)
+    kind = type_of(entry)
+    return ErrorAnalysis(
+        assessment, kind.confusion(labels, logits, entry.labels), kind.pairs(labels, logits)
     )
 
 
@@ -93,10 +134,8 @@ def predict_split(artifact: Artifact, task: str, *, data: Path | None = None) ->
     entry = artifact.entry(task)
     split = evaluation_split(entry, data=data)
     if split is None:
-        raise DataError(
-            f"the evaluation data of `{task}` is not at hand", "give it with `--data PATH`"
-        )
-    encoded = encode_for(artifact, entry, split)
+        raise DataError(f"the evaluation data of `{task}` is not at hand", "give its `data`")
+    encoded = encode_for(ModelContext.of_artifact(artifact), entry, split)
     logits = predict_all(torch_predict(restore_task(artifact, task)), encoded)
     return Predictions(split, logits)
 
@@ -113,14 +152,10 @@ def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
     return load_dev(task, entry.labels, data=data, sha256=entry.data.get("eval_sha256"))
 
 
-def encode_for(artifact: Artifact, entry: TaskEntry, split: Split) -> Encoded:
+def encode_for(context: ModelContext, entry: TaskEntry, split: Split) -> Encoded:
     """Tokenise a split as the task was learned."""
-    return encode(
-        artifact_tokenizer(artifact),
-        split,
-        max_length=entry.max_length,
-        token_types=token_kinds(json.loads(artifact.file(CONFIG))) > 0,
-    )
+    preprocessor = context.preprocessor(type_of(entry).preprocessor)
+    return preprocessor.encode(split, max_length=entry.max_length)
 
 
 def task_of(entry: TaskEntry) -> Task:
@@ -136,7 +171,7 @@ def task_of(entry: TaskEntry) -> Task:
             return _as_recorded(known, entry)
         return Task(
             name,
-            kind=Kind(entry.kind),
+            kind=type_of(entry).name,
             texts=tuple(entry.data["texts"]),
             label=str(entry.data["label"]),
             metrics=tuple(entry.data["metrics"]),
@@ -145,7 +180,7 @@ def task_of(entry: TaskEntry) -> Task:
     except (KeyError, TypeError) as error:
         raise DataError(
             f"the manifest does not say from which columns `{entry.name}` was learned",
-            "learn it again with `compress fit --replace`",
+            "learn it again",
         ) from error
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from maskpack.tasks.types.base import TaskType  # an entry counts with the functions below
 
 Values = NDArray[np.generic]
 
@@ -112,50 +116,21 @@ def _ranks(values: Values) -> NDArray[np.float64]:
     return np.asarray((last - (counts - 1) / 2.0)[inverse], dtype=np.float64)
 
 
-def to_answers(
-    logits: NDArray[np.float32], labels: NDArray[np.generic]
-) -> NDArray[np.float32] | NDArray[np.intp] | NDArray[np.int8]:
-    """What logits `(rows, c)` say, in the form of the labels.
-
-    Numbers for one column of logits; 0 and 1 `(rows, c)` for several labels a row, 1 where the sigmoid
-    is above a half; else class numbers.
-    """
-    if labels.ndim == 2:
-        return (logits > 0).astype(np.int8)
-    return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
-
-
 def compute_metrics(
-    logits: NDArray[np.float32], labels: NDArray[np.generic], metrics: Sequence[str]
+    kind: TaskType,
+    logits: NDArray[np.float32],
+    labels: NDArray[Any],
+    metrics: Sequence[str],
 ) -> dict[str, float]:
-    """Metric name -> value. One column of logits is a regression, more are classes."""
-    predicted = to_answers(logits, labels)
+    """Metric name -> value of logits `(rows, c)` against the labels of a type of task."""
+    predicted = kind.answers(logits)
     return {name: METRICS[name](predicted, labels) for name in metrics}
 
 
-def majority(labels: NDArray[np.generic], metrics: Sequence[str]) -> dict[str, float]:
-    """Scores of always giving the same answer: what a collapse gives.
-
-    The answer is the commonest class or the mean value; for several labels a row it is the commonest
-    ones, as many of them as score best.
-    """
-    if labels.ndim == 2:
-        order = np.argsort(-labels.astype(np.int64).sum(axis=0), kind="stable")
-        constants = [_constant(labels, order[:count]) for count in range(1, len(order) + 1)]
-        return {name: max(METRICS[name](one, labels) for one in constants) for name in metrics}
-    if labels.dtype.kind == "f":
-        constant = np.full(labels.shape, labels.astype(np.float64).mean())
-    else:
-        values, counts = np.unique(labels, return_counts=True)
-        constant = np.full(labels.shape, values[counts.argmax()])
-    return {name: METRICS[name](constant, labels) for name in metrics}
-
-
-def _constant(labels: NDArray[np.generic], chosen: NDArray[np.intp]) -> NDArray[np.int8]:
-    """The same labels for every row `(rows, c)`."""
-    row = np.zeros(labels.shape[1], dtype=np.int8)
-    row[chosen] = 1
-    return np.broadcast_to(row, labels.shape)
+def majority(kind: TaskType, labels: NDArray[Any], metrics: Sequence[str]) -> dict[str, float]:
+    """Metrics of always giving the same answer: what a collapse gives."""
+    constants = kind.constants(labels)
+    return {name: max(METRICS[name](one, labels) for one in constants) for name in metrics}
 
 
 @dataclass(frozen=True)
@@ -180,18 +155,19 @@ class ClassMetrics:
 
 
 def class_metrics(
-    logits: NDArray[np.float32], labels: NDArray[np.generic], names: Sequence[str]
+    kind: TaskType, logits: NDArray[np.float32], labels: NDArray[Any], names: Sequence[str]
 ) -> tuple[ClassMetrics, ...]:
     """A score for each class; none for a regression.
 
     Args:
+        kind: type of the task.
         logits: `(rows, c)`.
         labels: class numbers `(rows)`, or 0 and 1 `(rows, c)`.
         names: of the classes, in the order of the logits.
     """
     if not names:
         return ()
-    counts = class_counts(to_answers(logits, labels), labels, len(names))
+    counts = class_counts(kind.answers(logits), labels, len(names))
     return tuple(
         ClassMetrics(
             name,
@@ -203,3 +179,60 @@ def class_metrics(
         )
         for name, hits, given, rows in zip(names, *(one.tolist() for one in counts), strict=True)
     )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often each class was taken for each.
+
+    Attributes:
+        labels: of the classes.
+        counts: `(true class, given class)`.
+    """
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    @property
+    def rows(self) -> int:
+        """Evaluation rows in all."""
+        return sum(map(sum, self.counts))
+
+    @property
+    def recall(self) -> tuple[float | None, ...]:
+        """Share of each class that was recognised; None for one without rows."""
+        totals = [sum(row) for row in self.counts]
+        return tuple(
+            row[place] / total if total else None
+            for place, (row, total) in enumerate(zip(self.counts, totals, strict=True))
+        )
+
+    @property
+    def precision(self) -> tuple[float | None, ...]:
+        """Share of each given class that was right; None for one that was never given."""
+        totals = [sum(column) for column in zip(*self.counts, strict=True)]
+        return tuple(
+            self.counts[place][place] / total if total else None
+            for place, total in enumerate(totals)
+        )
+
+    def mistakes(self, most: int) -> list[tuple[str, str, int]]:
+        """True class, given class and rows of the commonest mistakes."""
+        wrong = [
+            (self.labels[true], self.labels[given], count)
+            for true, row in enumerate(self.counts)
+            for given, count in enumerate(row)
+            if count and true != given
+        ]
+        return sorted(wrong, key=lambda each: -each[2])[:most]
+
+
+def count_confusion(labels: Values, given: Values, names: tuple[str, ...]) -> Confusion:
+    """Count classes.
+
+    >>> import numpy as np
+    >>> count_confusion(np.array([0, 1, 1]), np.array([0, 0, 1]), ("no", "yes")).counts
+    ((1, 0), (1, 1))
+    """
+    counts = confusion_counts(given, labels, len(names))
+    return Confusion(names, tuple(tuple(int(value) for value in row) for row in counts))

@@ -230,7 +230,7 @@ def test_a_teacher_that_is_trained_first_is_counted(main, work, tiny_model, sent
         taken.append(plan.steps)
         return real(run, plan)
 
-    monkeypatch.setattr(estimate, "teaching_for", teach)
+    monkeypatch.setattr(estimate, "targets_for", teach)
     options = ["--steps", "200", "--batch-size", "16", "--max-length", "16", "--bits", "8"]
     args = fit(tiny_model, sentiment, "a", *options, "--teacher", "twin", "--dry-run", "--json")
     told = main(*args).json["estimate"]

@@ -172,7 +172,7 @@ def test_a_backbone_of_another_model(refused, place, tiny_models):
 
 def test_bits_that_the_backbone_does_not_have(refused):
     words = refused(*fit(out="art"), "--name", "new", "--bits", "8")
-    assert "the backbone of `art` has 4 bits, `--bits 8` was asked for" in words
+    assert "the backbone of `art` has 4 bits, 8 were asked for" in words
 
 
 def test_a_place_that_holds_something_else(refused, place):
@@ -344,7 +344,8 @@ def wrong(place, tiny_artifact):
 )
 def test_what_is_given_instead_of_an_artifact_is_named(refused, wrong, command, path, fact, hint):
     words = refused(*(path if word == "X" else word for word in command))
-    assert f"error: `{path}` is not an artifact: {fact}\n" in words
+    assert f"error: `{path}` is not an artifact: cannot read its `maskpack.json`\n" in words
+    assert f"hint: {fact}; " in words
     assert hint in words
 
 
@@ -382,7 +383,8 @@ def test_what_is_no_packed_task_is_not_unpacked(refused, wrong, path, fact):
 )
 def test_what_is_given_instead_of_an_export_is_named(refused, wrong, command, path, fact, hint):
     words = refused(*(path if word == "X" else word for word in command))
-    assert f"error: no exported task at `{path}`: {fact}\n" in words
+    assert f"error: no exported task at `{path}`\n" in words
+    assert f"hint: {fact}; " in words
     assert hint in words
 
 

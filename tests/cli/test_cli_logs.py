@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from maskpack.cli.logs import logged
+from maskpack.cli.render import logged
 from maskpack.compressor.training.progress import Progress
 
 

@@ -13,7 +13,7 @@ from maskpack.formats import MaskCount
 
 
 def news(step, steps=40, **changes):
-    values = {"loss": 0.5, "metric": "accuracy", "score": None, "count": None, **changes}
+    values = {"loss": 0.5, "metric": "accuracy", "value": None, "count": None, **changes}
     return Progress(step, steps, **values)
 
 

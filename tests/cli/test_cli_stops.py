@@ -83,9 +83,9 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(main, place, snapshot
     def stop(*_):
         raise KeyboardInterrupt
 
-    from maskpack.compressor.training import loss
+    from maskpack.tasks.types import SingleLabel
 
-    monkeypatch.setattr(loss, "_own_loss", stop)
+    monkeypatch.setattr(SingleLabel, "loss", stop)
     before = snapshot(place)
     found = main(*fit("new", "--steps", "3"))
     assert found.code == 1

@@ -14,8 +14,8 @@ from maskpack.formats import open_artifact
 from maskpack.report.figures import pair_chart
 from maskpack.report.page import artifact_page
 from maskpack.report.view import view_artifact
-from maskpack.tasks.evaluation.confusion import Confusion, ErrorAnalysis
-from maskpack.tasks.evaluation.evaluate import Assessment
+from maskpack.tasks.evaluation.evaluate import Assessment, ErrorAnalysis
+from maskpack.tasks.evaluation.metrics import Confusion
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 

@@ -55,7 +55,7 @@ def test_data_that_does_not_ship_with_the_package_must_be_given(tiny_artifact):
     assert evaluation_split(artifact.entry("sst2"), data=None) is None
     with pytest.raises(DataError, match="evaluation data of `sst2` is not at hand") as caught:
         assess(artifact, "sst2")
-    assert "--data" in caught.value.hint
+    assert "give its `data`" in caught.value.hint
 
 
 def test_a_task_that_is_not_there_is_refused_with_those_that_are(tiny_artifact):

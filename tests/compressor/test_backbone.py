@@ -10,23 +10,27 @@ from maskpack.compressor.baseline import run_baseline
 from maskpack.compressor.config import BackboneConfig, BaselineConfig, FitConfig
 from maskpack.compressor.quantization.backbone import load_or_quantize, make_backbone
 from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
-from maskpack.compressor.types import BaselineRequest
+from maskpack.compressor.types import BaselineRequest, FitRequest
 from maskpack.formats import ArtifactError, ConfigError, check_artifact
 from maskpack.models.build import (
     build_classifier,
-    classifier_config,
     head_parameters,
     parameter_shapes,
 )
 from maskpack.models.load import load_pretrained
+from maskpack.models.placement import CpuPlacement
+from maskpack.tasks.context import described
 from maskpack.tasks.task import find_task
+from maskpack.tasks.types import TASK_TYPES
 
 
 def test_a_shape_names_what_a_backbone_holds(tiny_models):
     for path in tiny_models.values():
         pretrained = load_pretrained(str(path))
         backbone = quantize_model(pretrained.model, scheme_of(BackboneConfig(bits=4)))
-        config = classifier_config(pretrained.files["config.json"], ("a", "b"), outputs=2)
+        config = described(
+            pretrained.files["config.json"], TASK_TYPES["classification"], ("a", "b")
+        )
         shape = parameter_shapes(config)
         assert shape.linears == {name: t.shape for name, t in backbone.linears.items()}
         assert shape.dense == {name: value.size for name, value in backbone.dense.items()}
@@ -40,7 +44,8 @@ def test_a_backbone_alone_is_a_sound_artifact_that_fits_learn_on(tiny_model, tmp
     assert artifact.manifest.tasks == {}
     assert check_artifact(tmp_path / "a") == []
     assert artifact.manifest.scheme.quantizer == "mse, refined"
-    prepared = load_or_quantize(str(tiny_model), tmp_path / "a", FitConfig(bits=2))
+    request = FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", FitConfig(bits=2))
+    prepared = load_or_quantize(request, CpuPlacement.of("auto"))
     for name, tensor in artifact.backbone.linears.items():
         np.testing.assert_array_equal(prepared.backbone.linears[name].codes, tensor.codes)
     with pytest.raises(ArtifactError, match="already exists"):
@@ -73,7 +78,7 @@ def test_what_cannot_be_is_refused_before_anything_is_quantised(
     def never(*_args, **_options):
         raise AssertionError("quantised before it was refused")
 
-    monkeypatch.setattr(fit, "prepare_ground", never)
+    monkeypatch.setattr(fit, "load_or_quantize", never)
     request = fit.FitRequest(
         str(tiny_model),
         find_task("sst2"),

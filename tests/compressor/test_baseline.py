@@ -13,9 +13,9 @@ from maskpack.formats import ArtifactError, ConfigError, DataError, Interrupted
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.load import load_classifier, load_finetuned
 from maskpack.tasks import find_task, load_data
+from maskpack.tasks.batches import predict_all, torch_predict
 from maskpack.tasks.evaluation.metrics import compute_metrics
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
-from maskpack.tasks.preprocess import encode
+from maskpack.tasks.preprocess import TextPreprocessor
 
 SST2 = find_task("sst2")
 
@@ -79,7 +79,7 @@ def test_an_encoder_without_a_pooler_cannot_train_it(kind, tiny_models, request_
     request = request_for(model=tiny_models[kind], method="head-pooler", out=tmp_path / "model")
     with pytest.raises(ConfigError, match=f"`{kind}` has no pooler to train") as caught:
         run_baseline(request)
-    assert caught.value.hint == "use `--method head`"
+    assert caught.value.hint == "use the method `head`"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,8 +92,10 @@ def test_a_saved_baseline_loads_in_transformers_with_its_label_names(
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert model.config.id2label == {0: "negative", 1: "positive"}
     assert model.config.label2id == {"negative": 0, "positive": 1}
-    dev = encode(tokenizer, load_data(SST2, data=sentiment).dev, max_length=16, token_types=True)
-    scores = compute_metrics(predict_all(torch_predict(model), dev), dev.labels, SST2.metrics)
+    preprocessor = TextPreprocessor(tokenizer, token_types=True)
+    dev = preprocessor.encode(load_data(SST2, data=sentiment).dev, max_length=16)
+    logits = predict_all(torch_predict(model), dev)
+    scores = compute_metrics(SST2.type, logits, dev.labels, SST2.metrics)
     assert scores == result.scores
     assert str(tmp_path) not in (out / "config.json").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -165,4 +167,4 @@ def test_a_watcher_hears_of_every_step_and_of_no_mask(request_for):
     run_baseline(request_for(steps=7), on_progress=news.append)
     assert [item.step for item in news] == list(range(1, 8))
     assert {item.count for item in news} == {None}
-    assert [item.score is None for item in news] == [True] * 5 + [False] * 2  # 6 steps an epoch
+    assert [item.value is None for item in news] == [True] * 5 + [False] * 2  # 6 steps an epoch

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from maskpack.models.load import load_tokenizer
 from maskpack.tasks.batches import Encoded, evaluation_batches, training_batches
 from maskpack.tasks.data.splits import Split
-from maskpack.tasks.preprocess import encode
+from maskpack.tasks.preprocess import TextPreprocessor
 
 relaxed = settings(deadline=None, max_examples=60)
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=150).map(
@@ -94,7 +94,7 @@ def tokenizer(tiny_model):
 
 def test_a_text_becomes_the_tokens_of_the_tokenizer_between_its_marks(tokenizer):
     split = Split((("the good film",), ("awful",)), np.array([1, 0]))
-    encoded = encode(tokenizer, split, max_length=16, token_types=True)
+    encoded = TextPreprocessor(tokenizer, token_types=True).encode(split, max_length=16)
     words = [tokenizer.convert_ids_to_tokens(row.tolist()) for row in encoded.ids]
     assert words == [["[CLS]", "the", "good", "film", "[SEP]"], ["[CLS]", "awful", "[SEP]"]]
     assert [row.tolist() for row in encoded.types] == [[0] * 5, [0] * 3]
@@ -105,7 +105,7 @@ def test_a_text_becomes_the_tokens_of_the_tokenizer_between_its_marks(tokenizer)
 
 def test_the_second_text_of_a_pair_is_of_the_second_type(tokenizer):
     split = Split((("good film", "we was"),), np.array([1]))
-    encoded = encode(tokenizer, split, max_length=16, token_types=True)
+    encoded = TextPreprocessor(tokenizer, token_types=True).encode(split, max_length=16)
     words = tokenizer.convert_ids_to_tokens(encoded.ids[0].tolist())
     assert words == ["[CLS]", "good", "film", "[SEP]", "we", "was", "[SEP]"]
     assert encoded.types[0].tolist() == [0, 0, 0, 0, 1, 1, 1]
@@ -113,7 +113,7 @@ def test_the_second_text_of_a_pair_is_of_the_second_type(tokenizer):
 
 def test_a_long_text_is_cut_and_keeps_its_closing_mark(tokenizer):
     split = Split((("good " * 40,), ("bad",)), np.array([1, 0]))
-    encoded = encode(tokenizer, split, max_length=8, token_types=False)
+    encoded = TextPreprocessor(tokenizer, token_types=False).encode(split, max_length=8)
     assert encoded.lengths.tolist() == [8, 3]
     assert encoded.ids[0][-1] == tokenizer.sep_token_id
     assert encoded.types is None

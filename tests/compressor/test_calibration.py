@@ -17,6 +17,7 @@ from maskpack.compressor.quantization.quantize import bits_of, quantize_model, s
 from maskpack.formats import ConfigError, DataError, Scheme
 from maskpack.models.load import load_pretrained
 from maskpack.tasks.batches import Encoded
+from maskpack.tasks.context import ModelContext
 
 TEXTS = ["the film was good", "bad", "we found the food very sad and this story quite nice", "it"]
 
@@ -26,9 +27,13 @@ def pretrained(tiny_model):
     return load_pretrained(str(tiny_model))
 
 
+def calibration_of(pretrained, texts, **options) -> Calibration:
+    return Calibration.of(ModelContext.of_pretrained(pretrained).preprocessor(), texts, **options)
+
+
 @pytest.fixture(scope="module")
 def calibration(pretrained):
-    return Calibration.of(pretrained.tokenizer, TEXTS * 3, token_types=True)
+    return calibration_of(pretrained, TEXTS * 3)
 
 
 def inputs_by_hand(base, encoded: Encoded, name: str) -> np.ndarray:
@@ -90,8 +95,8 @@ def test_later_blocks_see_the_quantised_ones_before_and_the_model_stays(pretrain
 @pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "roberta", "albert"])
 def test_every_family_is_quantised_against_text_always_the_same_way(kind, tiny_models):
     pretrained = load_pretrained(str(tiny_models[kind]))
-    types = kind in {"bert", "electra", "albert"}
-    calibration = Calibration.of(pretrained.tokenizer, TEXTS, token_types=types)
+    calibration = calibration_of(pretrained, TEXTS)
+    assert (calibration.encoded.types is not None) == (kind in {"bert", "electra", "albert"})
     scheme = Scheme(2, 16, "gptq", 4)
     first, again = (quantize_model(pretrained.model, scheme, calibration) for _ in range(2))
     plain = quantize_model(pretrained.model, Scheme(2, 16, "mse", 4))
@@ -132,7 +137,7 @@ def test_a_projection_before_all_layers_is_a_block_of_its_own_before_them(tiny_m
 
 def test_a_budget_of_tokens_is_spent_evenly_over_the_texts(pretrained):
     texts = ["good"] * 20_000 + ["bad"] * 20_000
-    calibration = Calibration.of(pretrained.tokenizer, texts, token_types=True)
+    calibration = calibration_of(pretrained, texts)
     assert len(calibration.encoded) == 20_000
     encoded = calibration.first(3001)
     assert 3001 <= encoded.lengths.sum() < 3001 + 3
@@ -143,9 +148,10 @@ def test_a_budget_of_tokens_is_spent_evenly_over_the_texts(pretrained):
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_a_third_of_the_rows_are_pairs_of_neighbours_if_asked_for(kind, tiny_models):
-    tokenizer = load_pretrained(str(tiny_models[kind])).tokenizer
+    pretrained = load_pretrained(str(tiny_models[kind]))
+    tokenizer = pretrained.tokenizer
     texts = [" ".join(["good"] * count) for count in range(1, 31)]
-    calibration = Calibration.of(tokenizer, texts, token_types=kind == "bert", pairs=True)
+    calibration = calibration_of(pretrained, texts, pairs=True)
     one = len(tokenizer("good")["input_ids"]) - 1
     two = len(tokenizer("good", "good")["input_ids"]) - 2
     lengths = sorted(int(length) for length in calibration.encoded.lengths[20:])

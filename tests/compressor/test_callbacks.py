@@ -34,25 +34,25 @@ def test_a_company_tells_everybody_in_order_and_ends_when_one_wants_to():
         def state(self):
             return {"kept": self.kept}
 
-        def done(self):
+        def should_stop(self):
             return self.ends
 
-        def finish(self):
+        def on_train_end(self):
             told.append((self.name, "finish"))
 
     first, second = Member("a"), Member("b")
     callbacks = CallbackList([first, second])
     callbacks.on_step_begin(3)
     callbacks.on_step_end(4, 9)
-    callbacks.finish()
+    callbacks.on_train_end()
     assert told == [
         ("a", "before", 3), ("b", "before", 3), ("a", "after", 4, 9), ("b", "after", 4, 9),
         ("a", "finish"), ("b", "finish"),
     ]  # fmt: skip
     assert callbacks.state() == {"0/kept": first.kept, "1/kept": second.kept}
-    assert not callbacks.done()
+    assert not callbacks.should_stop()
     second.ends = True
-    assert callbacks.done()
+    assert callbacks.should_stop()
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
@@ -85,9 +85,9 @@ def walk(metrics, *, patience, every=2, steps=None):
         value.fill_(float(step))
         early.on_step_end(step, steps)
         taken = step
-        if early.done():
+        if early.should_stop():
             break
-    early.finish()
+    early.on_train_end()
     return taken, value.tolist(), early
 
 
@@ -116,7 +116,7 @@ def test_what_a_resumed_run_needs_is_in_the_state():
     for name, tensor in other.state().items():
         tensor.copy_(early.state()[name])
     other.on_step_end(8, 99)  # the second look in a row without a new best
-    assert other.done()
+    assert other.should_stop()
     assert other.state()["0"].tolist() == [4.0, 4.0]
 
 

@@ -78,7 +78,7 @@ def test_a_loaded_state_goes_on_as_if_nothing_had_happened(saved):
     assert torch.equal(saved.run.model[2].weight, other.model[2].weight)
 
 
-def test_moments_thresholds_floors_and_what_companions_keep_are_part_of_the_state(saved):
+def test_moments_thresholds_floors_and_what_callbacks_keep_are_part_of_the_state(saved):
     other = make(seed=9)
     purse = other.callbacks.kept
     keep(saved.folder).load(other)
@@ -150,7 +150,7 @@ def test_a_state_of_a_run_with_other_options_is_refused(saved):
     other = make()
     with pytest.raises(ArtifactError, match="belongs to a run with other options") as caught:
         keep(saved.folder, key="another").load(other)
-    assert "--resume" in caught.value.hint
+    assert "resume" in caught.value.hint
     assert keep(saved.folder).found()  # refused, not removed
 
 
@@ -187,7 +187,7 @@ def test_a_damaged_state_is_refused_with_a_way_on(saved, damage):
     other = make()
     with pytest.raises(ArtifactError, match="the checkpoint .* is damaged") as caught:
         checkpoints.load(other)
-    assert caught.value.hint == "start over without `--resume`"
+    assert caught.value.hint == "start over without `resume`"
 
 
 def test_a_folder_that_cannot_be_made_is_our_error(tmp_path):

@@ -151,7 +151,7 @@ def test_a_file_with_the_name_of_a_sample_is_not_the_sample(write, told):
     path = write("tickets.csv", "text,label\na,mine\n")
     task, words = told(Said("tickets", named=False, data=path))
     assert (task.folder, task.raw_labels, task.texts) == (None, (), ("text",))
-    assert "of a task of your own; for the known task give `--task tickets`" in words
+    assert "of a task of your own; the known task is `tickets`" in words
 
 
 def test_a_known_task_that_somebody_names_is_that_task(write, told):
@@ -186,16 +186,16 @@ def test_columns_that_somebody_names_are_not_looked_for(tmp_path, told):
             "{columns}; known",
         ),
         ({"name": "stt2"}, "no task `stt2`, and no columns", "did you mean `sst2`? {columns}; kn"),
-        ({"text_field": "body"}, "needs both `--text-field` and `--label-field`", "{columns}"),
-        ({"name": "rte", "label_field": "queue"}, "needs both `--text-field`", "{columns}"),
-        ({"pair_field": "body"}, "needs both `--text-field`", "{columns}"),
+        ({"text_field": "body"}, "needs both a text field and a label field", "{columns}"),
+        ({"name": "rte", "label_field": "queue"}, "needs both a text field", "{columns}"),
+        ({"pair_field": "body"}, "needs both a text field", "{columns}"),
     ],
 )
 def test_what_nobody_says_is_asked_with_the_columns_at_hand(write, said, fact, hint):
     path = write("t.csv", "body,queue\na,b\n")
     with pytest.raises(ConfigError) as problem:
         task_of_said(Said(**{"name": "t", "data": path, **said}))
-    shown = f"`{path}` has the columns body, queue; choose with `--text-field` and `--label-field`"
+    shown = f"`{path}` has the columns body, queue; choose `text_field` and `label_field`"
     assert fact.format(path=path) in str(problem.value)
     assert problem.value.hint.startswith(hint.format(columns=shown))
 
@@ -218,4 +218,4 @@ def test_a_task_that_nobody_knows_without_data_is_refused_as_ever():
 def test_a_blank_at_the_end_of_a_column_at_hand_is_seen(write):
     with pytest.raises(ConfigError) as problem:
         task_of_said(Said(name="mine", data=write("t.csv", "Text ,Queue\na,b\n")))
-    assert "has the columns 'Text ', Queue; choose with" in problem.value.hint
+    assert "has the columns 'Text ', Queue; choose `text_field`" in problem.value.hint

@@ -330,7 +330,7 @@ def test_a_file_too_short_to_hold_rows_out_has_an_empty_evaluation_split(write):
 def test_a_place_that_does_not_exist_is_refused_with_a_hint(tmp_path):
     with pytest.raises(DataError, match="no such file or folder: .*nowhere") as caught:
         load_data(OWN, data=tmp_path / "nowhere")
-    assert "--data" in caught.value.hint
+    assert "`data`" in caught.value.hint
 
 
 @pytest.mark.parametrize(("present", "missing"), [("train.tsv", "dev"), ("dev.tsv", "train")])
@@ -364,7 +364,7 @@ def test_an_empty_evaluation_file_is_refused(write):
 def test_a_task_without_data_of_its_own_asks_for_it():
     with pytest.raises(DataError, match="task `mine` has no data of its own") as caught:
         load_data(OWN)
-    assert "--data" in caught.value.hint
+    assert "`data`" in caught.value.hint
 
 
 def test_the_hub_without_its_package_gives_a_hint(monkeypatch):
@@ -412,4 +412,4 @@ def test_a_hub_that_fails_becomes_our_error(monkeypatch, error):
         DataError, match=r"cannot load `nyu-mll/glue` \(cola\) from the Hub"
     ) as caught:
         load_data(find_task("cola"))
-    assert "--data" in caught.value.hint
+    assert "`data`" in caught.value.hint

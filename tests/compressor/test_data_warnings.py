@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from maskpack.compressor import FitRequest, fit_task
 from maskpack.tasks.data.splits import load_data
 from maskpack.tasks.data_warnings import find_warnings, length_warnings
-from maskpack.tasks.preprocess import encode
+from maskpack.tasks.preprocess import TextPreprocessor
 from maskpack.tasks.task import Kind, find_task
 
 FIELDS = {"text_field": "text", "label_field": "label"}
@@ -30,7 +30,7 @@ def told(write):
         path = write("a.csv", "\n".join(["text,label", *lines]))
         other = None if dev is None else write("b.csv", "\n".join(["text,label", *dev]))
         found = find_warnings(load_data(task, data=path, eval_data=other))
-        return [[one.text for one in found if one.serious is serious] for serious in (False, True)]
+        return [[str(one) for one in found if one.serious is serious] for serious in (False, True)]
 
     return look
 
@@ -40,7 +40,7 @@ def test_sound_data_is_counted_and_nothing_else(told):
     assert notes == [
         (
             "held out 60 of 600 rows (10%) for evaluation, the same share of each label, seed 0; "
-            "`--eval-data` gives rows of your own"
+            "`eval_data` gives rows of your own"
         ),
         "rows of each label, training + evaluation: a 270 + 30, b 270 + 30",
     ]
@@ -69,7 +69,7 @@ def test_a_label_that_outnumbers_another_is_told_with_its_floor(told):
     found = told(rows(a=560, b=40))
     assert only(found, "14 times the rows") == (
         "`a` has 14 times the rows of the rarest label: always answering it is 93% accurate; "
-        "judge by `--metric macro_f1`"
+        "judge by the metric `macro_f1`"
     )
     other = told(rows(a=560, b=40), task=OWN.with_metric("macro_f1"))
     assert "judge by" not in only(other, "14 times the rows")
@@ -95,7 +95,7 @@ def test_a_class_of_a_known_task_without_a_training_row_is_named(write):
     line = "a film\t{}\n"
     train = write("train.tsv", "sentence\tlabel\n" + line.format(1) * 3)
     write("dev.tsv", "sentence\tlabel\n" + line.format(0))
-    texts = [one.text for one in find_warnings(load_data(find_task("sst2"), data=train.parent))]
+    texts = [str(one) for one in find_warnings(load_data(find_task("sst2"), data=train.parent))]
     assert "without a row in the training split, and so it is never learned: negative" in texts
 
 
@@ -124,7 +124,9 @@ def test_empty_texts_are_counted(told):
 
 
 def test_several_labels_that_are_never_several_are_doubted(told):
-    assert "--label-separator" in only(told(rows(a=300, b=300), task=MANY), "more than one label")
+    assert "is something else than this separator" in only(
+        told(rows(a=300, b=300), task=MANY), "more than one label"
+    )
 
 
 def test_numbers_are_held_out_at_random_and_not_counted(told):
@@ -137,8 +139,8 @@ def test_numbers_are_held_out_at_random_and_not_counted(told):
 @pytest.mark.parametrize(
     ("longest", "told"),
     [
-        (512, "`--max-length 24` would hold all of them"),
-        (16, "`--max-length 16` would hold all but 1, and the model reads no more"),
+        (512, "a `max_length` of 24 would hold all of them"),
+        (16, "a `max_length` of 16 would hold all but 1, and the model reads no more"),
         (8, "it reads no more"),
     ],
 )
@@ -147,18 +149,15 @@ def test_texts_that_are_cut_are_counted_with_a_length_that_would_do(
 ):
     lines = ["good " * 8 + ",a", "bad " * 20 + ",b", *rows(a=40, b=40)]
     data = load_data(OWN, data=write("a.csv", "\n".join(["text,label", *lines])))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    preprocessor = TextPreprocessor(AutoTokenizer.from_pretrained(tiny_model), token_types=True)
+    full_lengths = preprocessor.full_lengths
+    splits = [(split, preprocessor.encode(split, max_length=8)) for split in (data.train, data.dev)]
+    (remark,) = length_warnings(full_lengths, splits, max_length=8, longest=longest)
+    assert str(remark) == f"2 of 82 texts are longer than 8 tokens and are cut; {told}"
     splits = [
-        (split, encode(tokenizer, split, max_length=8, token_types=True))
-        for split in (data.train, data.dev)
+        (split, preprocessor.encode(split, max_length=30)) for split in (data.train, data.dev)
     ]
-    (remark,) = length_warnings(tokenizer, splits, max_length=8, longest=longest)
-    assert remark.text == f"2 of 82 texts are longer than 8 tokens and are cut; {told}"
-    splits = [
-        (split, encode(tokenizer, split, max_length=30, token_types=True))
-        for split in (data.train, data.dev)
-    ]
-    assert length_warnings(tokenizer, splits, max_length=30, longest=512) == []
+    assert length_warnings(full_lengths, splits, max_length=30, longest=512) == []
 
 
 def test_a_run_hands_its_remarks_to_the_log(tiny_model, sentiment, quick, tmp_path, caplog):

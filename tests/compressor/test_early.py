@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from maskpack.compressor import fit, fit_task
+from maskpack.compressor.training import progress
 from maskpack.formats import ConfigError, open_artifact
 
 
@@ -30,12 +31,12 @@ def test_it_is_judged_by_the_held_out_rows_once_an_epoch_and_stops(request_for, 
     run = fit.prepare(request_for(patience=2, steps=60))
     analyzed = []
 
-    def score(logits, labels, metrics):
+    def score(_kind, _logits, labels, metrics):
         if len(labels) == len(run.held_out):  # the others are for the run's history
             analyzed.append(labels)
         return dict.fromkeys(metrics, -float(len(analyzed)))  # ever worse: the first look is best
 
-    monkeypatch.setattr(fit, "score", score)
+    monkeypatch.setattr(progress, "compute_metrics", score)
     told = []
     taken = fit.learn(run, on_progress=lambda news: told.append(news.step)).steps
     assert taken == told[-1] == 18  # three looks, six steps apart
@@ -50,16 +51,16 @@ def test_the_patch_is_that_of_the_best_look_and_the_result_counts_the_steps_take
     patches = []
     for request, verdicts in ((early, (0.5, 0.4)), (short, (0.5, *[0.4] * 9))):
         run, left = fit.prepare(request), iter(verdicts)
-        real, held_out = fit.compute_metrics, len(run.held_out)
+        real, held_out = progress.compute_metrics, len(run.held_out)
 
-        def verdict(logits, labels, metrics, left=left, real=real, held_out=held_out):
+        def verdict(kind, logits, labels, metrics, left=left, real=real, held_out=held_out):
             if len(labels) == held_out:
                 return {"accuracy": next(left)}
-            return real(logits, labels, metrics)  # the run's history, of the evaluation rows
+            return real(kind, logits, labels, metrics)  # the run's history, of the evaluation rows
 
-        monkeypatch.setattr(fit, "score", verdict)
+        monkeypatch.setattr(progress, "compute_metrics", verdict)
         patches.append(fit.learn(run, on_progress=lambda _: None))
-        monkeypatch.setattr(fit, "score", real)
+        monkeypatch.setattr(progress, "compute_metrics", real)
     assert [trained.steps for trained in patches] == [12, 60]
     first, second = (trained.patch for trained in patches)
     for name, value in first.head.items():

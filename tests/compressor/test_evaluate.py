@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.evaluation.metrics import compute_metrics, majority
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
+from maskpack.tasks.types import TASK_TYPES
+
+CLASSES, NUMBERS = TASK_TYPES["classification"], TASK_TYPES["regression"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
@@ -31,25 +33,28 @@ def test_logits_come_back_in_the_order_of_the_split(batch_size):
 def test_classes_are_scored_by_their_largest_logit():
     logits = np.array([[0.1, 0.9], [2.0, -1.0], [0.4, 0.5], [0.2, 0.1]], dtype=np.float32)
     labels = np.array([1, 0, 0, 0])
-    scores = compute_metrics(logits, labels, ["accuracy", "f1"])
+    scores = compute_metrics(CLASSES, logits, labels, ["accuracy", "f1"])
     assert scores == {"accuracy": 0.75, "f1": pytest.approx(2 / 3)}
 
 
 def test_one_column_of_logits_is_scored_as_numbers():
     logits = np.array([[0.5], [1.5], [9.0]], dtype=np.float32)
     labels = np.array([1.0, 2.0, 3.0], dtype=np.float32)
-    assert compute_metrics(logits, labels, ["spearman"]) == {"spearman": pytest.approx(1.0)}
-    assert compute_metrics(logits, labels, ["pearson"])["pearson"] < 0.99
+    spearman = compute_metrics(NUMBERS, logits, labels, ["spearman"])
+    assert spearman == {"spearman": pytest.approx(1.0)}
+    assert compute_metrics(NUMBERS, logits, labels, ["pearson"])["pearson"] < 0.99
 
 
 def test_the_majority_always_answers_the_commonest_class():
     labels = np.array([2, 0, 2, 1, 2])
-    assert majority(labels, ["accuracy", "matthews"]) == {"accuracy": 0.6, "matthews": 0.0}
+    floor = majority(CLASSES, labels, ["accuracy", "matthews"])
+    assert floor == {"accuracy": 0.6, "matthews": 0.0}
 
 
 def test_the_majority_of_numbers_is_their_mean_and_correlates_with_nothing():
     labels = np.array([1.0, 2.0, 4.5], dtype=np.float32)
-    assert majority(labels, ["spearman", "pearson"]) == {"spearman": 0.0, "pearson": 0.0}
+    floor = majority(NUMBERS, labels, ["spearman", "pearson"])
+    assert floor == {"spearman": 0.0, "pearson": 0.0}
 
 
 def test_a_torch_predictor_switches_dropout_off_and_keeps_no_graph():

@@ -21,21 +21,19 @@ from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.loss import HiddenStateTeacher, states_of
 from maskpack.exporters.hf import write_hf
 from maskpack.formats import ConfigError, ModelError, open_artifact
-from maskpack.models.families import token_kinds
 from maskpack.models.linears import linearize, plain_state
 from maskpack.models.load import (
-    artifact_tokenizer,
     load_classifier,
     load_pretrained,
     load_tokenizer,
     settle_padding,
 )
+from maskpack.models.placement import CpuPlacement
 from maskpack.tasks import find_task
-from maskpack.tasks.context import restore_task
+from maskpack.tasks.batches import torch_predict
+from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import assess
-from maskpack.tasks.evaluation.predict import torch_predict
-from maskpack.tasks.preprocess import encode
 
 # linears of two layers; DeBERTa and ModernBERT have their poolers in the head
 LINEARS = {
@@ -115,8 +113,7 @@ def test_little_of_the_base_stays_float(trained, kind):
 
 def encoded(artifact, texts):
     rows = Split(tuple((text,) for text in texts), np.zeros(len(texts), dtype=np.int64))
-    types = token_kinds(json.loads(artifact.file("config.json"))) > 0
-    return encode(artifact_tokenizer(artifact), rows, max_length=16, token_types=types)
+    return ModelContext.of_artifact(artifact).preprocessor().encode(rows, max_length=16)
 
 
 @every_kind
@@ -137,7 +134,7 @@ def test_a_decoder_is_given_the_end_of_text_for_padding(trained, family_models, 
     assert given.get("pad_token_id") is None
     artifact = open_artifact(trained(kind)[0])
     config = json.loads(artifact.file("config.json"))
-    tokenizer = artifact_tokenizer(artifact)
+    tokenizer = ModelContext.of_artifact(artifact).preprocessor().tokenizer
     assert config["pad_token_id"] == tokenizer.pad_token_id == 3
     assert (tokenizer.pad_token, tokenizer.padding_side) == ("[SEP]", "right")
     assert config["use_cache"] is False
@@ -282,13 +279,18 @@ def test_hidden_states_are_those_of_the_tokens_that_are_no_padding(trained, kind
 def test_a_narrow_backbone_comes_nearer_to_its_model_by_refinement(family_models, kind):
     pretrained = load_pretrained(str(family_models(kind)))
     base = pretrained.model
-    types = token_kinds(base.config.to_dict()) > 0
     texts = ["good film", "the story was bad and sad", "we it", "very nice"] * 8
-    text = Calibration.of(pretrained.tokenizer, texts, token_types=types, pairs=True)
+    preprocessor = ModelContext.of_pretrained(pretrained).preprocessor()
+    text = Calibration.of(preprocessor, texts, pairs=True)
     backbone = quantize_model(base, scheme_of(FitConfig(bits=2, group=16)))
     told = []
     refined = refine(
-        base, backbone, text, steps=30, bf16=False, on_progress=lambda n: told.append(n.loss)
+        base,
+        backbone,
+        text,
+        steps=30,
+        placement=CpuPlacement.of("fp32"),
+        on_progress=lambda n: told.append(n.loss),
     )
     assert refined.linears.keys() == backbone.linears.keys()
     assert np.mean(told[-5:]) < np.mean(told[:5])
@@ -304,8 +306,7 @@ POSITIONS = {  # what is projected here are positions, with no text in them
 @every_kind
 def test_calibration_sees_every_linear_and_no_padding(family_models, kind):
     pretrained = load_pretrained(str(family_models(kind)))
-    types = token_kinds(pretrained.model.config.to_dict()) > 0
-    calibration = Calibration.of(pretrained.tokenizer, TEXTS, token_types=types)
+    calibration = Calibration.of(ModelContext.of_pretrained(pretrained).preprocessor(), TEXTS)
     names = list(quantize_model(pretrained.model, scheme_of(FitConfig(bits=8))).linears)
 
     def grams(rows):

@@ -10,12 +10,12 @@ import torch
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.formats import BitMask, Patch, check_artifact, open_artifact
-from maskpack.models.build import apply_patch, build_classifier, classifier_config
+from maskpack.models.build import apply_patch, build_classifier
 from maskpack.tasks import TaskData, find_task, load_data
-from maskpack.tasks.context import restore_task
+from maskpack.tasks.batches import predict_all, torch_predict
+from maskpack.tasks.context import ModelContext, restore_task, task_config
 from maskpack.tasks.evaluation.evaluate import encode_for
 from maskpack.tasks.evaluation.metrics import compute_metrics
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
 from maskpack.tasks.task import Kind
 
 SST2 = find_task("sst2")
@@ -44,11 +44,11 @@ def scores_with(out, masks, data: TaskData) -> float:
     """Accuracy of the stored head over other masks."""
     artifact = open_artifact(out)
     entry, patch = artifact.entry("sst2"), artifact.patch("sst2")
-    config = classifier_config((out / "config.json").read_bytes(), entry.labels, outputs=2)
-    model = build_classifier(artifact.backbone, config, seed=0)
+    model = build_classifier(artifact.backbone, task_config(artifact, entry), seed=0)
     apply_patch(model, artifact.backbone, Patch(masks, patch.head))
-    logits = predict_all(torch_predict(model), encode_for(artifact, entry, data.dev))
-    return compute_metrics(logits, data.dev.labels, ["accuracy"])["accuracy"]
+    encoded = encode_for(ModelContext.of_artifact(artifact), entry, data.dev)
+    logits = predict_all(torch_predict(model), encoded)
+    return compute_metrics(SST2.type, logits, data.dev.labels, ["accuracy"])["accuracy"]
 
 
 def test_a_learned_mask_is_far_better_than_the_commonest_answer(trained):
@@ -81,9 +81,10 @@ def test_few_weights_are_flipped(trained):
 
 def test_what_is_measured_is_what_is_written(trained):
     artifact = open_artifact(trained.out)
-    encoded = encode_for(artifact, artifact.entry("sst2"), trained.data.dev)
+    context = ModelContext.of_artifact(artifact)
+    encoded = encode_for(context, artifact.entry("sst2"), trained.data.dev)
     logits = predict_all(torch_predict(restore_task(artifact, "sst2")), encoded)
-    scores = compute_metrics(logits, trained.data.dev.labels, SST2.metrics)
+    scores = compute_metrics(SST2.type, logits, trained.data.dev.labels, SST2.metrics)
     assert scores == trained.result.scores == artifact.entry("sst2").scores
 
 

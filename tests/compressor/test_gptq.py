@@ -5,9 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from maskpack.compressor.quantization import output_error, quantize_gptq, quantize_mse
-from maskpack.compressor.quantization.gptq import _damped, _descend, _fitted_scales
-from maskpack.compressor.quantization.rounding import Levels
+from maskpack.compressor.quantization.gptq import (
+    _damped,
+    _descend,
+    _fitted_scales,
+    output_error,
+    quantize_gptq,
+)
+from maskpack.compressor.quantization.rounding import Levels, quantize_mse
 
 SHAPES = pytest.mark.parametrize(
     ("rows", "width", "group"), [(24, 96, 32), (7, 45, 16), (5, 33, None), (3, 1, 8), (1, 20, 64)]

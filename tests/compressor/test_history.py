@@ -63,7 +63,7 @@ def test_a_resumed_run_tells_the_same_history():
     rest = watched(90, 7, until=0)
     for name, tensor in rest.state().items():
         tensor.copy_(first.state()[name])
-    assert rest.score() == first.score()
+    assert rest.metric() == first.metric()
     rest._evaluate, rest._count = whole_judge(4), lambda: 0
     for step in range(34, 91):
         rest.on_loss(float(step))
@@ -134,7 +134,7 @@ def test_a_fit_keeps_its_curves_and_a_packed_task_leaves_them_behind(request_for
 
 def test_remembering_changes_nothing_that_is_learned(request_for, monkeypatch):
     first = fit_task(request_for("a"))
-    monkeypatch.setattr(History, "after_step", lambda *_: None)
+    monkeypatch.setattr(History, "on_step_end", lambda *_: None)
     second = fit_task(request_for("b"))
     assert first.zeros == second.zeros
     assert first.scores == second.scores

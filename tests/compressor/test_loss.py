@@ -12,13 +12,16 @@ from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.compressor.training.teacher import distillation_targets
 from maskpack.compressor.training.train import Plan
 from maskpack.formats import ModelError
-from maskpack.models.build import classifier_config
 from maskpack.models.load import load_classifier, load_pretrained
-from maskpack.tasks.evaluation.predict import predict_all, torch_predict
-from maskpack.tasks.preprocess import encode
+from maskpack.models.placement import CpuPlacement
+from maskpack.tasks.batches import predict_all, torch_predict
+from maskpack.tasks.context import described
+from maskpack.tasks.preprocess import TextPreprocessor
+from maskpack.tasks.types import TASK_TYPES
 
 ROWS = np.array([3, 0, 5])
-PLAN = Plan(12, 16, 0.1, 4, bf16=False)
+PLAN = Plan(12, 16, 0.1, 4)
+CLASSES, NUMBERS = TASK_TYPES["classification"], TASK_TYPES["regression"]
 
 
 def classes(seed=0):
@@ -37,7 +40,7 @@ def test_loss_and_gradient_are_those_of_the_formula(share, temperature):
     labels, opinions = classes()
     targets = DistillationTargets(opinions, share, temperature) if share else None
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    loss = TaskLoss(labels, targets)(logits, ROWS)
+    loss = TaskLoss(CLASSES, labels, targets)(logits, ROWS)
     loss.backward()
     own = logits.detach().numpy().astype(np.float64)
     soft, wanted = softmax(own / temperature), softmax(opinions[ROWS] / temperature)
@@ -53,7 +56,7 @@ def test_loss_and_gradient_are_those_of_the_formula(share, temperature):
 def test_a_pupil_who_agrees_with_the_teacher_has_nothing_to_learn():
     labels, opinions = classes()
     logits = torch.from_numpy(opinions[ROWS] + 7.0).requires_grad_()  # a shift changes no softmax
-    loss = TaskLoss(labels, DistillationTargets(opinions, 1.0, 2.0))(logits, ROWS)
+    loss = TaskLoss(CLASSES, labels, DistillationTargets(opinions, 1.0, 2.0))(logits, ROWS)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-6)
     assert logits.grad.abs().max() < 1e-6
@@ -67,7 +70,7 @@ def test_numbers_are_learned_by_squared_error_from_labels_and_teacher(share):
     logits = torch.tensor([[1.0], [2.0], [3.0]])
     errors = np.square(logits[:, 0].numpy() - labels[ROWS]).mean()
     taught = np.square(logits.numpy() - opinions[ROWS]).mean()
-    found = float(TaskLoss(labels, targets)(logits, ROWS))
+    found = float(TaskLoss(NUMBERS, labels, targets)(logits, ROWS))
     assert found == pytest.approx((1 - share) * errors + share * taught)
 
 
@@ -77,14 +80,22 @@ def rows(tiny_model, sentiment):
 
     data = load_data(find_task("sst2"), data=sentiment)
     tokenizer = load_pretrained(str(tiny_model)).tokenizer
-    return encode(tokenizer, data.train, max_length=16, token_types=True)
+    return TextPreprocessor(tokenizer, token_types=True).encode(data.train, max_length=16)
 
 
 def opinion_of(teacher, rows, model, plan=PLAN, labels=("bad", "good"), states=None):
     config = FitConfig(teacher=teacher, teacher_share=0.7, temperature=3.0, teacher_states=states)
     data = (Path(model) / "config.json").read_bytes()
-    student = classifier_config(data, labels, outputs=2)
-    return distillation_targets(config, rows, student, model=str(model), revision=None, plan=plan)
+    return distillation_targets(
+        config,
+        rows,
+        described(data, CLASSES, labels),
+        kind=CLASSES,
+        model=str(model),
+        revision=None,
+        plan=plan,
+        placement=CpuPlacement.of("fp32"),
+    )
 
 
 def save_teacher(model, outputs, folder):
@@ -135,7 +146,7 @@ def test_a_teacher_that_is_not_there_is_told_of_the_one_without_a_folder(
 ):
     with pytest.raises(ModelError, match="no-teacher") as caught:
         opinion_of(str(tmp_path / "no-teacher"), rows, tiny_model)
-    assert caught.value.hint.startswith("`--teacher twin` trains one first; or give a folder")
+    assert caught.value.hint.startswith("the teacher `twin` is trained first; or give a folder")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError) as caught:
         opinion_of(str(tmp_path / "empty"), rows, tiny_model)
@@ -149,7 +160,8 @@ def test_a_twin_learns_the_rows_always_the_same_way(rows, tiny_model):
     short = opinion_of("twin", rows, tiny_model, replace(plan, steps=1))
 
     def loss(found):
-        return float(TaskLoss(rows.labels)(torch.from_numpy(found.logits), np.arange(len(rows))))
+        task_loss = TaskLoss(CLASSES, rows.labels)
+        return float(task_loss(torch.from_numpy(found.logits), np.arange(len(rows))))
 
     assert loss(first) < 0.95 * loss(short)
 

@@ -170,4 +170,4 @@ def test_a_head_that_is_not_finite_is_never_frozen(value):
         model.classifier.bias[1] = value
     with pytest.raises(ModelError, match=r"training diverged: `classifier\.bias`") as caught:
         freeze(model, masked)
-    assert "--head-lr" in caught.value.hint
+    assert "head_lr" in caught.value.hint

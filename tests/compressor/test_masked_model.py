@@ -16,14 +16,15 @@ from maskpack.compressor.masking.model import (
     masked_names,
     trained_dense,
 )
+from maskpack.compressor.masking.patterns import PATTERNS
 from maskpack.compressor.masking.sparsity import least_mask_bytes, share_of_entropy, target_sparsity
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.tensors import binary_entropy
 from maskpack.models.build import apply_patch, base_of, build_classifier, head_parameters
+from maskpack.models.placement import to_tensors
 from maskpack.tasks import restore_task
 from maskpack.tasks.batches import training_batches
-from maskpack.tasks.evaluation.predict import to_tensors
 
 NAMES = [
     *(
@@ -74,11 +75,12 @@ def prepared(request, **changes):
     plain = build_classifier(run.prepared.backbone, run.described, seed=request.config.seed)
     student = build_masked_model(
         copy.deepcopy(plain),
-        run.shape,
+        run.shapes,
         request.config,
+        pattern=PATTERNS["weight"],
         plan=run.plan,
         rows=run.train,
-        task_loss=TaskLoss(run.train.labels),
+        task_loss=TaskLoss(run.kind, run.train.labels),
         sparsity=run.sparsity,
     )
     return run, plain.eval(), student
@@ -88,12 +90,12 @@ def test_snip_ranks_by_the_true_gradient_of_each_weight_times_the_weight(request
     run, plain, student = prepared(request_for(init="snip", sparsity=0.2))
     batches = training_batches(run.train.lengths, batch_size=16, seed=0, epoch=0)
     for rows in batches:
-        logits = plain(**to_tensors(run.train.feeds(rows))).logits
+        logits = plain(**to_tensors(run.train.feeds(rows), plain)).logits
         torch.nn.functional.cross_entropy(
             logits, torch.from_numpy(run.train.labels[rows])
         ).backward()
     parameters = dict(base_of(plain).named_parameters())
-    for name, layer in student.masked.items():
+    for name, layer in student.layers.items():
         weight = parameters[name]
         cost = (weight.grad * weight).abs().detach()
         out = layer.score.detach() < 0
@@ -113,15 +115,15 @@ def test_what_is_trained_is_what_was_asked_for_and_no_more(wanted, request_for):
     assert {id(p) for p in head_parameters(student.model).values()} <= trained
     dense = run.prepared.backbone.dense
     norms = {name for name in dense if "LayerNorm" in name}
-    expected = {name.replace(".weight", ".score") for name in student.masked}
+    expected = {name.replace(".weight", ".score") for name in student.layers}
     if "train_bias" in wanted:
         expected |= set(dense) - norms
     if "train_norm" in wanted:
         expected |= norms
     if "train_scales" in wanted:
-        expected |= {name.replace(".weight", ".gain") for name in student.masked}
+        expected |= {name.replace(".weight", ".gain") for name in student.layers}
     assert names == expected
-    assert len(student.masked) == 6
+    assert len(student.layers) == 6
 
 
 def half(tensor) -> np.ndarray:
@@ -143,7 +145,7 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
     monkeypatch.setattr(fit, "freeze", freeze)
     patch = fit.learn(run, on_progress=lambda _: None).patch
     trained, backbone = dict(base_of(kept["model"]).named_parameters()), run.prepared.backbone
-    assert set(patch.dense) == set(trained_dense(run.shape, request.config))
+    assert set(patch.dense) == set(trained_dense(run.shapes, request.config))
     for name, value in patch.dense.items():
         assert np.array_equal(value, half(trained[name]))
         # the bias of keys moves no logit, so it may rest
@@ -159,7 +161,7 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
         gain = 1.0 if layer.gain is None else layer.gain[:, None]
         own = layer.weight * (layer.score > 0) * gain
         assert torch.allclose(weights[name], own, rtol=2e-3, atol=1e-6)
-    feeds = to_tensors(run.dev.feeds(np.arange(32)))
+    feeds = to_tensors(run.dev.feeds(np.arange(32)), restored)
     with torch.no_grad():
         ours, theirs = (m.eval()(**feeds).logits for m in (kept["model"], restored))
     assert torch.allclose(ours, theirs, atol=0.02)
@@ -175,7 +177,7 @@ def test_bytes_of_the_parts_are_counted_as_they_are_stored(wanted, request_for):
     assert (
         result.extra_bytes
         == stored
-        == extra_bytes(fit.prepare(replace(request, name="again")).shape, request.config)
+        == extra_bytes(fit.prepare(replace(request, name="again")).shapes, request.config)
     )
     assert (stored > 0) is bool(wanted)
     assert len(patch.masks) == 4

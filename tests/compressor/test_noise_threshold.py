@@ -15,7 +15,7 @@ from maskpack.compressor.training.train import Plan
 
 def walked(least: float, steps: int = 100) -> tuple[MaskedLinear, Plan, list[float]]:
     """Distances from the first scores to the threshold after each step."""
-    plan = Plan(steps, 8, 0.1, 0, bf16=False)
+    plan = Plan(steps, 8, 0.1, 0)
     layer = MaskedLinear(nn.Linear(4, 4), start=2.0)
     drifts = torch.tensor(plan.drifts()) / plan.drift()
     boundary = NoiseThreshold([layer], height=2.0, drifts=drifts, least=least)

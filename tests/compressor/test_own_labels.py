@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskpack.formats import DataError
-from maskpack.tasks.data.labels import labels_of_cell
 from maskpack.tasks.data.splits import groups_of, held_out_places, load_data, load_dev
 from maskpack.tasks.task import Kind, find_task
 
@@ -40,7 +39,7 @@ def csv(*rows: str) -> str:
     ],
 )
 def test_a_cell_says_which_labels_a_row_has(task, cell, labels):
-    assert labels_of_cell(task, cell) == labels
+    assert task.type.cell_labels(cell, task.separator) == labels
 
 
 def test_several_labels_a_row_become_a_table_of_0_and_1(write):
@@ -122,7 +121,7 @@ def test_a_row_without_a_label_is_named(write, label):
 def test_a_column_of_text_that_is_empty_is_refused(write):
     with pytest.raises(DataError, match="column `text` of .* is empty in every row") as caught:
         load_data(OWN, data=write("a.csv", csv(",a", " ,b")))
-    assert "--text-field" in caught.value.hint
+    assert "text_field" in caught.value.hint
 
 
 @pytest.mark.parametrize("task", [OWN, BARS])
@@ -142,7 +141,7 @@ def test_a_column_of_numbers_or_names_of_rows_is_no_label(write):
     path = write("a.csv", csv(*(f"t{i},{i / 7:.3f}" for i in range(80))))
     with pytest.raises(DataError, match="`label` holds 80 labels in 80 rows, such as") as caught:
         load_data(OWN, data=path, eval_data=path)
-    assert "--regression" in caught.value.hint
+    assert "regression" in caught.value.hint
 
 
 def test_the_labels_may_stand_in_another_order(write):

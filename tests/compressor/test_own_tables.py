@@ -98,7 +98,7 @@ def test_a_list_of_labels_is_taken_only_where_it_may_be_one(write):
     assert read_rows(path, COLUMNS, lists=True) == [("one", '["a", "b"]'), ("two", "[]")]
     with pytest.raises(DataError, match=r"row 1 .* in `label`, expected a text") as caught:
         read_rows(path, COLUMNS)
-    assert "--multi-label" in caught.value.hint
+    assert "multi-label" in caught.value.hint
 
 
 def test_a_list_within_a_list_is_no_label():

@@ -3,26 +3,37 @@ from __future__ import annotations
 import pytest
 
 from maskpack.compressor.quantization.backbone import load_or_quantize
+from maskpack.compressor.types import FitRequest
 from maskpack.formats import ArtifactError, open_artifact
 from maskpack.formats.codec import encode_backbone
+from maskpack.models.placement import CpuPlacement
+from maskpack.tasks import find_task
+
+
+def prepared(model, out, config):
+    request = FitRequest(str(model), find_task("sst2"), out, config)
+    return load_or_quantize(request, CpuPlacement.of(config.precision))
 
 
 def test_a_new_ground_and_that_of_an_artifact_cannot_be_told_apart(
     tiny_model, tiny_artifact, quick, tmp_path
 ):
-    new = load_or_quantize(str(tiny_model), tmp_path / "nothing", quick())
-    old = load_or_quantize(str(tiny_model), tiny_artifact, quick())
+    new = prepared(tiny_model, tmp_path / "nothing", quick())
+    old = prepared(tiny_model, tiny_artifact, quick())
     assert encode_backbone(new.backbone) == encode_backbone(old.backbone)
-    assert (new.source, new.scheme, new.longest) == (old.source, old.scheme, old.longest)
-    assert dict(new.files) == dict(old.files)
-    assert new.tokenizer.get_vocab() == old.tokenizer.get_vocab()
+    assert (new.source, new.scheme) == (old.source, old.scheme)
+    assert new.context.longest == old.context.longest
+    assert dict(new.context.files) == dict(old.context.files)
+    first, second = (each.context.preprocessor() for each in (new, old))
+    assert first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
+    assert first.token_types == second.token_types
     assert new.artifact is None
     assert old.artifact.manifest == open_artifact(tiny_artifact).manifest
 
 
 def test_its_size_is_that_of_the_file_it_becomes(tiny_model, tiny_artifact, quick):
-    prepared = load_or_quantize(str(tiny_model), tiny_artifact, quick())
-    assert prepared.backbone_bytes() == (tiny_artifact / "backbone.safetensors").stat().st_size
+    old = prepared(tiny_model, tiny_artifact, quick())
+    assert old.backbone_bytes() == (tiny_artifact / "backbone.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -38,15 +49,15 @@ def test_its_size_is_that_of_the_file_it_becomes(tiny_model, tiny_artifact, quic
 def test_a_ground_knows_what_its_encoder_reads(
     kind, token_types, longest, tiny_models, quick, tmp_path
 ):
-    prepared = load_or_quantize(str(tiny_models[kind]), tmp_path / "a", quick())
-    assert (prepared.token_types, prepared.longest) == (token_types, longest)
+    context = prepared(tiny_models[kind], tmp_path / "a", quick()).context
+    assert (context.preprocessor().token_types, context.longest) == (token_types, longest)
 
 
 def test_a_group_asked_for_later_does_not_change_the_backbone(tiny_model, tiny_artifact, quick):
-    prepared = load_or_quantize(str(tiny_model), tiny_artifact, quick(group=32))
-    assert prepared.scheme.group == 16
+    old = prepared(tiny_model, tiny_artifact, quick(group=32))
+    assert old.scheme.group == 16
 
 
 def test_another_architecture_is_refused(tiny_models, tiny_artifact, quick):
     with pytest.raises(ArtifactError, match="was made from `bert` with other weights"):
-        load_or_quantize(str(tiny_models["electra"]), tiny_artifact, quick())
+        prepared(tiny_models["electra"], tiny_artifact, quick())

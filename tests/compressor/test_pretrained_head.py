@@ -108,7 +108,9 @@ def test_a_head_of_another_width_is_refused(tuned, write):
     path = write("three.csv", "text,label\n" + "".join(f"t{i},{'abc'[i % 3]}\n" for i in range(30)))
     data = load_data(find_task("mine", text_field="text", label_field="label"), data=path)
     assert "has 2 logits where the task has 3" in find_head(str(tuned), data).note
-    numbers = replace(data, task=replace(data.task, kind=Kind.REGRESSION, metrics=("pearson",)))
+    numbers = replace(
+        data, task=replace(data.task, kind=Kind.REGRESSION, metrics=("pearson",)), labels=()
+    )
     assert "the task has 1" in find_head(str(tuned), numbers).note
 
 

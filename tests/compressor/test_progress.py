@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 
 from maskpack.compressor.masking.linear import MaskedLinear, count_zeros
-from maskpack.compressor.training.progress import ProgressReporter
+from maskpack.compressor.training.progress import ProgressReporter, metric_of
 from maskpack.compressor.training.train import TrainStep
 from maskpack.formats import MaskCount
 from maskpack.tasks.batches import Encoded
+from maskpack.tasks.types import TASK_TYPES
 
 
 class Always(nn.Module):
@@ -21,10 +23,11 @@ class Always(nn.Module):
     def __init__(self):
         super().__init__()
         self.modes = []
+        self.logits = nn.Parameter(torch.tensor([[0.0, 1.0]]))
 
     def forward(self, input_ids, attention_mask):
         self.modes.append(self.training)
-        return SimpleNamespace(logits=torch.tensor([[0.0, 1.0]]).repeat(len(input_ids), 1))
+        return SimpleNamespace(logits=self.logits.repeat(len(input_ids), 1))
 
 
 @pytest.fixture
@@ -35,7 +38,11 @@ def room():
     model = Always().train()
     dev = Encoded(tuple(np.array([[1], [2], [3], [4]])), None, np.array([1, 1, 1, 0]), pad=0)
     newsroom = ProgressReporter(
-        heard.append, model=model, layers=[layer], dev=dev, metric="accuracy", per_epoch=3
+        heard.append,
+        metric="accuracy",
+        evaluate=metric_of(model, TASK_TYPES["classification"], dev, "accuracy"),
+        count=partial(count_zeros, [layer]),
+        per_epoch=3,
     )
     return SimpleNamespace(heard=heard, layer=layer, model=model, report=newsroom.report)
 
@@ -67,8 +74,14 @@ def test_the_loss_is_smoothed_and_starts_at_the_first_one(room):
     assert not math.isnan(room.heard[0].loss)
 
 
-def test_without_masked_layers_there_is_no_count():
-    assert count_zeros([]) is None
+def test_without_a_mask_there_is_no_count():
+    heard = []
+    newsroom = ProgressReporter(
+        heard.append, metric="accuracy", evaluate=lambda: 0.5, count=None, per_epoch=3
+    )
+    for step in range(1, 41):
+        newsroom.report(TrainStep(step, 40, 1.0))
+    assert [news.count for news in heard] == [None] * 40
 
 
 def test_zeros_of_all_layers_are_counted_together():

@@ -15,20 +15,24 @@ from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
 from maskpack.compressor.quantization.refine import (
     RoundedLinear,
     _distance,
-    _feeds,
     refinable,
     refine,
 )
 from maskpack.compressor.quantization.rounding import Levels, quantize_mse
 from maskpack.compressor.training.loss import HiddenStateTeacher
-from maskpack.compressor.training.train import Plan
+from maskpack.compressor.training.train import Plan, planned_batches
 from maskpack.models.load import load_pretrained
+from maskpack.models.placement import CpuPlacement, to_tensors
+from maskpack.tasks.context import ModelContext
+
+FP32, BF16 = CpuPlacement.of("fp32"), CpuPlacement.of("bf16")
 
 
 @pytest.fixture(scope="module")
 def prepared(tiny_model):
     pretrained = load_pretrained(str(tiny_model))
-    calibration = Calibration.of(pretrained.tokenizer, calibration_texts(None), token_types=True)
+    preprocessor = ModelContext.of_pretrained(pretrained).preprocessor()
+    calibration = Calibration.of(preprocessor, calibration_texts(None))
     return pretrained.model.eval(), calibration
 
 
@@ -45,15 +49,12 @@ def distance(base, backbone, calibration) -> float:
             parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
         for name, value in backbone.dense.items():
             parameters[name].copy_(torch.from_numpy(value.astype("f4")))
-        feeds = _feeds(calibration.first(2000), Plan(4, 32, 0.0, 0, bf16=False))
-        return float(
-            np.mean(
-                [
-                    float(_distance(student, HiddenStateTeacher(base, 1.0), f, bf16=False))
-                    for _, f in feeds
-                ]
-            )
-        )
+        encoded, teacher = calibration.first(2000), HiddenStateTeacher(base, 1.0)
+        found = [
+            float(_distance(student, teacher, to_tensors(encoded.feeds(rows), student), FP32))
+            for _, rows in planned_batches(encoded.lengths, Plan(4, 32, 0.0, 0))
+        ]
+        return float(np.mean(found))
 
 
 @pytest.mark.parametrize("bits", [2, 1])
@@ -62,7 +63,7 @@ def test_the_stored_codes_come_nearer_to_the_float_model(prepared, bits):
     before = backbone_of(base, bits=bits)
     frozen = {name: parameter.clone() for name, parameter in base.named_parameters()}
     seen = []
-    after = refine(base, before, calibration, steps=40, bf16=False, on_progress=seen.append)
+    after = refine(base, before, calibration, steps=40, placement=FP32, on_progress=seen.append)
     assert distance(base, after, calibration) < 0.7 * distance(base, before, calibration)
     assert [news.step for news in seen] == list(range(1, 41))
     assert {(news.steps, news.stage) for news in seen} == {(40, "backbone")}
@@ -81,7 +82,7 @@ def test_the_stored_codes_come_nearer_to_the_float_model(prepared, bits):
 def test_the_same_steps_give_the_same_backbone(prepared):
     base, calibration = prepared
     before = backbone_of(base, bits=2)
-    left, right = (refine(base, before, calibration, steps=3, bf16=True) for _ in range(2))
+    left, right = (refine(base, before, calibration, steps=3, placement=BF16) for _ in range(2))
     for name, tensor in left.linears.items():
         np.testing.assert_array_equal(tensor.codes, right.linears[name].codes)
         np.testing.assert_array_equal(tensor.scales, right.linears[name].scales)
@@ -90,7 +91,7 @@ def test_the_same_steps_give_the_same_backbone(prepared):
 def test_wider_linears_of_a_mixed_backbone_stay_as_they_are(prepared):
     base, calibration = prepared
     before = backbone_of(base, bits=1, bits_override={"*.layer.0.*": 8})
-    after = refine(base, before, calibration, steps=2, bf16=False)
+    after = refine(base, before, calibration, steps=2, placement=FP32)
     for name, tensor in before.linears.items():
         assert (after.linears[name] is tensor) == (".layer.0." in name)
 

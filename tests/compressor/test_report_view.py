@@ -9,7 +9,7 @@ from maskpack.compressor import FitConfig
 from maskpack.formats import open_artifact
 from maskpack.formats.tensors import BitMask, Patch
 from maskpack.report.view import heat_map, place_of, told_options, view_artifact
-from maskpack.tasks.evaluation.confusion import Confusion, confusion
+from maskpack.tasks.evaluation.metrics import Confusion, count_confusion
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_dense_copy_has_every_parameter_of_encoder_and_head(tiny_artifact, tin
 
 
 def test_confusion_counts_true_against_given():
-    found = confusion(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 2, 0]), ("a", "b", "c"))
+    found = count_confusion(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 2, 0]), ("a", "b", "c"))
     assert found.counts == ((1, 1, 0), (0, 1, 0), (1, 0, 1))
     assert found.rows == 5
     assert found.recall == (0.5, 1.0, 0.5)

@@ -12,11 +12,13 @@ from maskpack.models.build import (
     apply_patch,
     base_of,
     build_classifier,
-    classifier_config,
     head_parameters,
 )
 from maskpack.models.load import load_pretrained
-from maskpack.tasks.context import restore_task
+from maskpack.tasks.context import described, restore_task
+from maskpack.tasks.types import TASK_TYPES
+
+CLASSES, NUMBERS = TASK_TYPES["classification"], TASK_TYPES["regression"]
 
 HEADS = {
     "bert": {"classifier.weight", "classifier.bias"},
@@ -39,7 +41,7 @@ def parts(tiny_model):
     """Backbone and classifier configuration of the tiny BERT."""
     pretrained = load_pretrained(str(tiny_model))
     backbone = quantize_model(pretrained.model, Scheme(8, None, "minmax", 8))
-    config = classifier_config(pretrained.files["config.json"], ("no", "yes"), outputs=2)
+    config = described(pretrained.files["config.json"], CLASSES, ("no", "yes"))
     return backbone, config
 
 
@@ -76,7 +78,7 @@ def test_restoring_twice_gives_the_same_logits_whatever_random_state(tiny_artifa
 def test_a_quantised_encoder_of_every_family_builds_a_classifier(kind, tiny_models):
     pretrained = load_pretrained(str(tiny_models[kind]))
     backbone = quantize_model(pretrained.model, Scheme(8, None, "minmax", 8))
-    config = classifier_config(pretrained.files["config.json"], ("a", "b", "c"), outputs=3)
+    config = described(pretrained.files["config.json"], CLASSES, ("a", "b", "c"))
     model = build_classifier(backbone, config, seed=0).eval()
     assert set(head_parameters(model)) == HEADS[kind]
     assert type(model).__name__ == config.architectures[0]
@@ -99,15 +101,15 @@ def test_the_seed_decides_the_fresh_head_alone(parts):
 
 def test_a_configuration_for_numbers_has_one_output_and_says_regression(tiny_model):
     data = (tiny_model / "config.json").read_bytes()
-    config = classifier_config(data, (), outputs=1)
+    config = described(data, NUMBERS, ())
     assert (config.num_labels, config.problem_type) == (1, "regression")
-    assert classifier_config(data, ("a", "b"), outputs=2).problem_type != "regression"
+    assert described(data, CLASSES, ("a", "b")).problem_type != "regression"
 
 
 def test_a_backbone_with_another_shape_than_the_configuration_is_refused(parts, tiny_model):
     tree = json.loads((tiny_model / "config.json").read_bytes())
     tree["intermediate_size"] = 48
-    config = classifier_config(json.dumps(tree).encode(), ("no", "yes"), outputs=2)
+    config = described(json.dumps(tree).encode(), CLASSES, ("no", "yes"))
     with pytest.raises(ArtifactError, match=r"`encoder\.layer\.0\.intermediate.*\(64,.*\(48,"):
         build_classifier(parts[0], config, seed=0)
 

@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_scores(
     broken = requests("broken", **options)
     error = stopped(broken, stop_at(step))
     assert str(broken.checkpoint_folder) in str(error)
-    assert "--resume" in error.hint
+    assert "resume" in error.hint
     assert not broken.out.exists()
     seen = []
     done = fit_task(replace(broken, resume=True), on_progress=lambda news: seen.append(news.step))
@@ -153,7 +153,7 @@ def test_going_on_with_other_options_is_refused_and_the_checkpoint_stays(
         ArtifactError, match="belongs to a run with other options or data"
     ) as caught:
         fit_task(requests("broken", resume=True, **change))
-    assert "--resume" in caught.value.hint
+    assert "resume" in caught.value.hint
     assert snapshot(broken.out.parent) == before
 
 
@@ -174,7 +174,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_run_can_start_over(requests, st
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="is damaged") as caught:
         fit_task(replace(broken, resume=True))
-    assert caught.value.hint == "start over without `--resume`"
+    assert caught.value.hint == "start over without `resume`"
     fit_task(broken)
     assert patch_of(broken) == patch_of(requests("twin"))
 
@@ -199,7 +199,7 @@ def watch(news):
 config = FitConfig.from_dict(load_options(Path(options)))
 fit_task(
     FitRequest(model, find_task("sst2"), Path(out), config, data=Path(data), name="second"),
-    observe=watch,
+    on_progress=watch,
 )
 """
 

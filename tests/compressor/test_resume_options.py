@@ -54,7 +54,7 @@ def test_a_run_that_goes_on_ends_with_the_bytes_of_one_that_was_never_stopped(
     assert not broken.checkpoint_folder.exists()
 
 
-def test_what_companions_kept_matters(request_for, stop_at, snapshot):
+def test_what_callbacks_kept_matters(request_for, stop_at, snapshot):
     """The test above can fail: without the price the end is another."""
     from safetensors import safe_open
     from safetensors.torch import save_file

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from maskpack.compressor.masking.patterns import PATTERNS
 from maskpack.compressor.masking.score_init import ScoreInit, _ranks, initial_scores, worth_of
 
 RANKED = (ScoreInit.MAGNITUDE, ScoreInit.SNIP, ScoreInit.RANDOM)
@@ -20,7 +21,8 @@ def weights(*, zeros: int = 0) -> dict[str, torch.Tensor]:
 def scores_of(start, *, sparsity, drawn=False, height=2.0, zeros=0, seed=0):
     found = weights(zeros=zeros)
     gradients = {name: torch.randn_like(weight) * weight for name, weight in found.items()}
-    worth = worth_of(start, found, gradients=gradients, seed=seed)
+    pattern = PATTERNS["weight"]
+    worth = worth_of(start, found, gradients=gradients, seed=seed, pattern=pattern)
     scores = initial_scores(start, worth, height=height, sparsity=sparsity, drawn=drawn)
     return found, gradients, scores
 

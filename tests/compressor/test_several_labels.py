@@ -27,12 +27,15 @@ from maskpack.tasks.evaluation.metrics import (
     macro_f1,
     majority,
     micro_f1,
-    to_answers,
 )
 from maskpack.tasks.task import Kind, find_task
+from maskpack.tasks.types import TASK_TYPES
 
 TASK = find_task(
     "tones", text_field="text", label_field="label", kind=Kind.MULTI_LABEL, separator="|"
+)
+MANY, CLASSES, NUMBERS = (
+    TASK_TYPES[name] for name in ("multi-label", "classification", "regression")
 )
 tables = st.integers(1, 4).flatmap(
     lambda c: st.lists(
@@ -70,8 +73,8 @@ def test_macro_f1_of_one_label_a_row_agrees_with_scikit_learn(rows):
 def test_a_label_is_given_where_its_sigmoid_is_above_a_half():
     logits = np.array([[0.1, -0.1, 0.0]], dtype=np.float32)
     labels = np.array([[1, 0, 0]], dtype=np.int8)
-    assert to_answers(logits, labels).tolist() == [[1, 0, 0]]
-    assert compute_metrics(logits, labels, ["micro_f1", "accuracy"]) == {
+    assert MANY.answers(logits).tolist() == [[1, 0, 0]]
+    assert compute_metrics(MANY, logits, labels, ["micro_f1", "accuracy"]) == {
         "micro_f1": 1.0,
         "accuracy": 1.0,
     }
@@ -79,7 +82,7 @@ def test_a_label_is_given_where_its_sigmoid_is_above_a_half():
 
 def test_the_floor_is_the_best_that_always_the_same_labels_can_do():
     labels = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1], [1, 0, 0]], dtype=np.int8)
-    found = majority(labels, ["micro_f1", "macro_f1", "accuracy"])
+    found = majority(MANY, labels, ["micro_f1", "macro_f1", "accuracy"])
     assert found["micro_f1"] == pytest.approx(2 * 6 / (8 + 7))  # the two commonest labels
     assert found["accuracy"] == 0.5
     assert found["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 5) / 3)  # here all three of them
@@ -91,7 +94,7 @@ def test_the_loss_is_binary_cross_entropy_of_each_label():
     labels = rng.integers(0, 2, size=(6, 3)).astype(np.int8)
     rows = np.array([5, 0, 2, 3])
     wanted = functional.binary_cross_entropy_with_logits(logits, torch.tensor(labels[rows]).float())
-    torch.testing.assert_close(TaskLoss(labels)(logits, rows), wanted)
+    torch.testing.assert_close(TaskLoss(MANY, labels)(logits, rows), wanted)
 
 
 def test_a_teacher_is_followed_label_by_label():
@@ -99,7 +102,7 @@ def test_a_teacher_is_followed_label_by_label():
     labels = rng.integers(0, 2, size=(4, 3)).astype(np.int8)
     opinion = rng.normal(size=(4, 3)).astype(np.float32) * 3
     rows = np.arange(4)
-    alone = TaskLoss(labels, DistillationTargets(opinion, share=1.0, temperature=2.0))
+    alone = TaskLoss(MANY, labels, DistillationTargets(opinion, share=1.0, temperature=2.0))
     assert float(alone(torch.from_numpy(opinion), rows)) == pytest.approx(0.0, abs=1e-6)
     student = torch.zeros((4, 3), requires_grad=True)
     found = alone(student, rows)
@@ -114,7 +117,7 @@ def test_a_teacher_is_followed_label_by_label():
 def test_precision_and_recall_are_told_label_by_label():
     labels = np.array([[1, 0], [1, 1], [0, 0]], dtype=np.int8)
     logits = np.array([[2.0, 1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=np.float32)
-    first, second = class_metrics(logits, labels, ("a", "b"))
+    first, second = class_metrics(MANY, logits, labels, ("a", "b"))
     assert (first.label, first.precision, first.recall, first.rows, first.given) == (
         "a",
         1.0,
@@ -123,9 +126,9 @@ def test_precision_and_recall_are_told_label_by_label():
         1,
     )
     assert (second.precision, second.recall, second.f1) == (0.5, 1.0, pytest.approx(2 / 3))
-    (_, unseen) = class_metrics(np.array([[1.0, 0.0]], "f4"), np.array([0]), ("a", "b"))
+    (_, unseen) = class_metrics(CLASSES, np.array([[1.0, 0.0]], "f4"), np.array([0]), ("a", "b"))
     assert (unseen.precision, unseen.recall, unseen.f1, unseen.rows) == (0.0, 0.0, 0.0, 0)
-    assert class_metrics(np.ones((2, 1), "f4"), np.ones(2, "f4"), ()) == ()
+    assert class_metrics(NUMBERS, np.ones((2, 1), "f4"), np.ones(2, "f4"), ()) == ()
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,13 @@ from maskpack.compressor.training.loss import (
 from maskpack.compressor.training.teacher import _state_teacher, distillation_targets
 from maskpack.compressor.training.train import FlooredAdam, take_step
 from maskpack.formats import ConfigError, ModelError
-from maskpack.models.build import classifier_config
 from maskpack.models.load import load_classifier
+from maskpack.models.placement import CpuPlacement
 from maskpack.tasks import find_task
+from maskpack.tasks.context import described
+from maskpack.tasks.types import TASK_TYPES
+
+CLASSES, FP32 = TASK_TYPES["classification"], CpuPlacement.of("fp32")
 
 FEEDS = {
     "input_ids": np.array([[2, 7, 9, 3], [2, 8, 3, 0]]),
@@ -88,7 +92,7 @@ def test_a_step_adds_the_weighed_distance_to_its_loss(model):
             optimizer,
             FEEDS,
             lambda logits: logits.square().mean(),
-            bf16=False,
+            FP32,
             state_teacher=state_teacher,
         )
 
@@ -110,7 +114,7 @@ def test_a_student_comes_nearer_to_its_guide_and_the_guide_stays(model, tiny_mod
             optimizer,
             FEEDS,
             lambda logits: 0.0 * logits.sum(),
-            bf16=False,
+            FP32,
             state_teacher=state_teacher,
         )
         for _ in range(30)
@@ -122,7 +126,7 @@ def test_a_student_comes_nearer_to_its_guide_and_the_guide_stays(model, tiny_mod
 
 def config_of(model, **changes):
     data = (model / "config.json").read_bytes()
-    config = classifier_config(data, ("bad", "good"), outputs=2)
+    config = described(data, CLASSES, ("bad", "good"))
     for name, value in changes.items():
         setattr(config, name, value)
     return config
@@ -186,10 +190,12 @@ def test_an_objective_names_its_guide(model):
     opinions = np.zeros((2, 2), dtype=np.float32)
     labels = np.array([0, 1])
     state_teacher = HiddenStateTeacher(model, 1.0)
-    assert TaskLoss(labels).state_teacher is None
-    assert TaskLoss(labels, DistillationTargets(opinions, 0.5, 2.0)).state_teacher is None
+    assert TaskLoss(CLASSES, labels).state_teacher is None
+    assert TaskLoss(CLASSES, labels, DistillationTargets(opinions, 0.5, 2.0)).state_teacher is None
     assert (
-        TaskLoss(labels, DistillationTargets(opinions, 0.5, 2.0, state_teacher)).state_teacher
+        TaskLoss(
+            CLASSES, labels, DistillationTargets(opinions, 0.5, 2.0, state_teacher)
+        ).state_teacher
         is state_teacher
     )
 
@@ -197,6 +203,13 @@ def test_an_objective_names_its_guide(model):
 def test_without_a_teacher_nothing_is_followed(tiny_model):
     student = config_of(tiny_model)
     targets = distillation_targets(
-        FitConfig(teacher_states=3.0), None, student, model="x", revision=None, plan=None
+        FitConfig(teacher_states=3.0),
+        None,
+        student,
+        kind=CLASSES,
+        model="x",
+        revision=None,
+        plan=None,
+        placement=FP32,
     )
     assert targets is None

@@ -50,7 +50,7 @@ def go(plan, runs=None, **changes):
 
     def watch(run):
         trained.append(run.arm.label)
-        return nullcontext(changes.get("observe", lambda _: None))
+        return nullcontext(changes.get("on_progress", lambda _: None))
 
     told = []
     failures = run_sweep(runs or plan.runs, plan.out, watch=watch, failed=told.append)
@@ -132,7 +132,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(plan, monkeypatch):
     real = module.run_baseline
 
     def fail(request, **options):
-        raise ModelError("diverged", "lower `--lr`")
+        raise ModelError("diverged", "lower `lr`")
 
     made = plan()
     monkeypatch.setattr(module, "run_baseline", fail)
@@ -142,7 +142,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(plan, monkeypatch):
         ("dense", "diverged"),
         ("taught", "its teacher `dense` failed"),
     ]
-    assert failures[0].hint == "lower `--lr`"
+    assert str(failures[0].hint) == "lower `lr`"
     assert not made.runs[0].folder.exists()
     monkeypatch.setattr(module, "run_baseline", real)
     assert go(made) == (["dense", "taught"], ())

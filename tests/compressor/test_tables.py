@@ -116,7 +116,7 @@ def test_a_missing_column_is_named_and_the_columns_are_listed(write):
     with pytest.raises(DataError, match="has no column `label`") as caught:
         read_rows(write("a.tsv", "text\tstars\none\t1\n"), COLUMNS)
     assert "its columns: text, stars" in caught.value.hint
-    assert "--label-field" in caught.value.hint
+    assert "label_field" in caught.value.hint
 
 
 def test_an_empty_file_has_no_column(write):

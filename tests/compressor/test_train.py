@@ -11,10 +11,14 @@ from torch.nn import functional
 from maskpack.compressor.config import Precision
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.loss import TaskLoss
-from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, train, uses_bf16
+from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, train
+from maskpack.models.placement import CpuPlacement
 from maskpack.tasks.batches import Encoded, training_batches
+from maskpack.tasks.types import TASK_TYPES
 
 WORDS = 12
+CLASSES, NUMBERS = TASK_TYPES["classification"], TASK_TYPES["regression"]
+FP32, BF16 = CpuPlacement.of("fp32"), CpuPlacement.of("bf16")
 
 
 class Bag(nn.Module):
@@ -45,19 +49,29 @@ def rows_of(count: int, *, regression: bool = False) -> Encoded:
 
 
 def run(
-    model, encoded, *, steps=40, batch_size=8, lr=0.02, bf16=False, checkpoints=None, groups=None
+    model,
+    encoded,
+    *,
+    kind=CLASSES,
+    steps=40,
+    batch_size=8,
+    lr=0.02,
+    placement=FP32,
+    checkpoints=None,
+    groups=None,
 ):
     """Train and return the loss of every step."""
     losses = []
     train(
         model,
         encoded,
-        plan=Plan(steps, batch_size, 0.1, seed=3, bf16=bf16),
+        plan=Plan(steps, batch_size, 0.1, seed=3),
         groups=groups or [Group(list(model.parameters()), lr)],
-        task_loss=TaskLoss(encoded.labels),
+        task_loss=TaskLoss(kind, encoded.labels),
         callbacks=TrainerCallback(),
+        placement=placement,
         checkpoints=checkpoints or NoCheckpoints(),
-        on_progress=lambda progress: losses.append(progress.loss),
+        on_step=lambda progress: losses.append(progress.loss),
     )
     return losses
 
@@ -66,7 +80,7 @@ def run(
     ("steps", "warmup"), [(100, 0.1), (7, 0.5), (10, 0.0), (1, 0.9), (3, 0.99)]
 )
 def test_the_rate_rises_to_its_peak_and_falls_in_equal_steps_to_near_zero(steps, warmup):
-    rates = [Plan(steps, 1, warmup, 0, bf16=False).rate(step) for step in range(steps)]
+    rates = [Plan(steps, 1, warmup, 0).rate(step) for step in range(steps)]
     top = rates.index(max(rates))
     rise, fall = np.diff(rates[: top + 1]), np.diff(rates[top:])
     assert max(rates) == 1.0
@@ -78,14 +92,14 @@ def test_the_rate_rises_to_its_peak_and_falls_in_equal_steps_to_near_zero(steps,
 
 
 def test_the_rate_has_the_stated_values():
-    plan = Plan(10, 1, 0.2, 0, bf16=False)
+    plan = Plan(10, 1, 0.2, 0)
     rates = [plan.rate(step) for step in range(10)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.6])
 def test_the_drift_is_the_spread_of_a_random_walk_of_such_steps(warmup):
-    plan = Plan(200, 1, warmup, 0, bf16=False)
+    plan = Plan(200, 1, warmup, 0)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(20_000, 200))
     ends = signs @ np.array([plan.rate(step) for step in range(200)])
     assert plan.drift() == pytest.approx(ends.std(), rel=0.02)
@@ -116,7 +130,7 @@ def test_classes_are_learned_by_cross_entropy():
 def test_numbers_are_learned_by_squared_error():
     model, encoded = Bag(1), rows_of(32, regression=True)
     expected = first_loss(model, encoded, lambda logits, y: (logits[:, 0] - y).square().mean())
-    losses = run(model, encoded, steps=60)
+    losses = run(model, encoded, kind=NUMBERS, steps=60)
     assert losses[0] == pytest.approx(expected, rel=1e-5)
     assert np.mean(losses[-5:]) < 0.3 * losses[0]
 
@@ -157,7 +171,7 @@ def test_after_a_step_come_the_company_then_the_checkpoint_then_the_watcher():
         def on_step_end(self, step, steps):
             told.append(("after", step, steps))
 
-        def finish(self):
+        def on_train_end(self):
             told.append(("finish", model.training))
 
     class Record(NoCheckpoints):
@@ -169,12 +183,13 @@ def test_after_a_step_come_the_company_then_the_checkpoint_then_the_watcher():
     train(
         model,
         encoded,
-        plan=Plan(2, 8, 0.0, 0, bf16=False),
+        plan=Plan(2, 8, 0.0, 0),
         groups=[Group(list(model.parameters()), 0.1)],
-        task_loss=TaskLoss(encoded.labels),
+        task_loss=TaskLoss(CLASSES, encoded.labels),
         callbacks=Talker(),
+        placement=FP32,
         checkpoints=Record(),
-        on_progress=lambda news: told.append(("watch", news.step, news.steps)),
+        on_step=lambda news: told.append(("watch", news.step, news.steps)),
     )
     assert told == [
         ("before", 0), ("after", 1, 2), ("save", 1), ("watch", 1, 2),
@@ -195,12 +210,13 @@ def test_a_run_told_to_stop_keeps_its_state_at_the_end_of_that_step():
         train(
             model,
             encoded,
-            plan=Plan(9, 8, 0.0, 0, bf16=False),
+            plan=Plan(9, 8, 0.0, 0),
             groups=[Group(list(model.parameters()), 0.1)],
-            task_loss=TaskLoss(encoded.labels),
+            task_loss=TaskLoss(CLASSES, encoded.labels),
             callbacks=TrainerCallback(),
+            placement=FP32,
             checkpoints=Record(),
-            on_progress=lambda news: told.append(news.step),
+            on_step=lambda news: told.append(news.step),
             stop=lambda: len(told) == 4,
         )
     assert told == [(1, False), 1, (2, False), 2, (3, True), 3]
@@ -233,7 +249,7 @@ def test_the_floor_of_a_group_slows_small_gradients_down():
 
 def test_bfloat16_learns_too_and_keeps_weights_in_float32():
     model, exact = Bag(2), Bag(2)
-    losses = run(model, rows_of(64), steps=60, bf16=True)
+    losses = run(model, rows_of(64), steps=60, placement=BF16)
     assert losses != run(exact, rows_of(64), steps=60)
     assert np.mean(losses[-5:]) < 0.35
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -257,10 +273,10 @@ def test_automatic_precision_asks_the_processor(precision, flags, expected, monk
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     for name, flag in zip(names, flags, strict=True):
         monkeypatch.setattr(torch.cpu, name, lambda flag=flag: flag, raising=False)
-    assert uses_bf16(precision) is expected
+    assert CpuPlacement.of(precision).bf16 is expected
 
 
 def test_automatic_precision_is_float32_where_torch_cannot_tell(monkeypatch):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert uses_bf16(Precision.AUTO) is False
+    assert CpuPlacement.of(Precision.AUTO).bf16 is False

@@ -149,12 +149,14 @@ def traced(artifacts) -> Callable[[str], onnx.ModelProto]:
 
     from maskpack.exporters.graph.trace import trace
     from maskpack.formats import open_artifact
+    from maskpack.models.families import family_of
     from maskpack.tasks.context import restore_task
 
     @cache
     def make(kind: str) -> bytes:
         model = restore_task(open_artifact(artifacts[kind]), "sst2", attention="eager")
-        return ir.serde.serialize_model(trace(model)).SerializeToString()
+        graph = trace(model, family_of(model.config.model_type))
+        return ir.serde.serialize_model(graph).SerializeToString()
 
     return lambda kind: onnx.load_from_string(make(kind))
 

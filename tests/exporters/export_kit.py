@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from maskpack.exporters.options import Compute, SharedRequest, Tolerance
+from maskpack.exporters.arithmetic.base import Tolerance
+from maskpack.exporters.options import Compute, SharedRequest
 
 
 def shared_request(artifact, out, compute="int8", tasks=(), **options):

@@ -28,9 +28,10 @@ from maskpack.exporters.bench.result import (
 from maskpack.exporters.bench.run import REFERENCE, BenchRequest, bench, weight_files
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import SharedRequest
-from maskpack.exporters.session import Spent, agreement
+from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, DataError, ExportError
 from maskpack.formats.errors import ArtifactError
+from maskpack.runtime.outputs import DECODERS
 
 SMALL = {"batches": (1, 2), "lengths": (8,), "threads": (1,), "runs": 3}
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="/proc is Linux's")
@@ -298,5 +299,7 @@ def test_memory_grows_with_what_is_held_and_its_peak_is_forgotten():
 
 def test_the_same_class_is_counted_row_by_row():
     left = np.array([[1, 2], [2, 1], [0, 5]], "f4")
-    assert agreement(left, left[[0, 0, 2]]) == pytest.approx(2 / 3)
-    assert agreement(np.array([[1.0], [2.0]], "f4"), np.array([[1.0], [2.1]], "f4")) == 0.5
+    classes, numbers = DECODERS["classification"], DECODERS["regression"]
+    assert classes.agreement(left, left[[0, 0, 2]]) == pytest.approx(2 / 3)
+    left, right = np.array([[1.0], [2.0]], "f4"), np.array([[1.0], [2.1]], "f4")
+    assert numbers.agreement(left, right) == 0.5

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
-from maskpack.exporters.graph.calibrate import divisor_of
-from maskpack.exporters.graph.weights import channel_weights
+from maskpack.exporters.graph.weights import channel_weights, divisor_of
 from maskpack.formats import BitMask, QuantTensor, create_artifact, open_artifact
 
 
@@ -68,5 +67,5 @@ def test_a_loud_channel_no_longer_drowns_the_others(
         return export_onnx(request).accuracy.relative
 
     even = relative("even")
-    monkeypatch.setattr("maskpack.exporters.graph.calibrate._WORTH_IT", float("inf"))
+    monkeypatch.setattr("maskpack.exporters.graph.weights._WORTH_IT", float("inf"))
     assert even < 0.8 * relative("uneven")

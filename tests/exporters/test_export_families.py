@@ -21,14 +21,11 @@ from maskpack.exporters.graph.trace import PREFIX, trace
 from maskpack.exporters.options import Compute, Layout, SharedRequest
 from maskpack.exporters.verify import SHAPES
 from maskpack.formats import open_artifact
-from maskpack.models.families import token_kinds
-from maskpack.models.load import artifact_tokenizer
 from maskpack.runtime import Session
 from maskpack.tasks import find_task
-from maskpack.tasks.context import restore_task
+from maskpack.tasks.batches import torch_predict
+from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.data.splits import Split
-from maskpack.tasks.evaluation.predict import torch_predict
-from maskpack.tasks.preprocess import encode
 
 FIVE = ("bert", "roberta", "electra", "distilbert", "albert")
 MORE = ("deberta-v2", "deberta-v2-own", "modernbert", "xlnet", "gpt2", "llama")
@@ -71,10 +68,10 @@ def traced_once():
     """A tracer with a memory: model type and sizes -> the graph, into which values are put."""
     kept: dict[str, bytes] = {}
 
-    def remember(model):
+    def remember(model, family):
         key = repr((model.config.to_dict(), type(model)))
         if key not in kept:
-            kept[key] = ir.serde.serialize_model(trace(model)).SerializeToString()
+            kept[key] = ir.serde.serialize_model(trace(model, family)).SerializeToString()
         graph = ir.serde.deserialize_model(onnx.load_from_string(kept[key]))
         state = {f"{PREFIX}{name}": value for name, value in model.named_parameters()}
         for name, value in graph.graph.initializers.items():
@@ -139,11 +136,13 @@ def test_the_runtime_answers_as_torch_does(exported, trained, quick_tracer, kind
     """Fed by `tokenizers` alone: padding, its side, token types, an empty text, one too long."""
     artifact = open_artifact(trained(kind, 8))
     model, entry = restore_task(artifact, "sst2"), artifact.entry("sst2")
-    rows = encode(
-        artifact_tokenizer(artifact),
-        Split(tuple((text,) for text in TEXTS), np.zeros(len(TEXTS), dtype=np.int64)),
-        max_length=entry.max_length,
-        token_types=token_kinds(model.config.to_dict()) > 0,
+    rows = (
+        ModelContext.of_artifact(artifact)
+        .preprocessor()
+        .encode(
+            Split(tuple((text,) for text in TEXTS), np.zeros(len(TEXTS), dtype=np.int64)),
+            max_length=entry.max_length,
+        )
     )
     predict = torch_predict(model)
     logits = np.concatenate([predict(rows.feeds(np.array([row]))) for row in range(len(TEXTS))])

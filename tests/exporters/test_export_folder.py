@@ -203,14 +203,22 @@ def test_without_verification_there_is_no_verdict_and_no_report(request_for, tmp
 
 
 @pytest.mark.parametrize("crash", [RuntimeError, KeyboardInterrupt, MemoryError])
-@pytest.mark.parametrize("step", ["Grapher", "serialize", "artifact_tokenizer", "verify"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "maskpack.exporters.export.GraphBuilder",
+        "maskpack.exporters.layouts.folded.serialize",
+        "maskpack.tasks.preprocess.tokenizer_of",
+        "maskpack.exporters.export.verify",
+    ],
+)
 def test_a_crash_in_the_middle_leaves_nothing_behind(
     request_for, tmp_path, quick_graph, monkeypatch, step, crash
 ):
     def fail(*_, **__):
         raise crash("in the middle")
 
-    monkeypatch.setattr(exporting, step, fail)
+    monkeypatch.setattr(step, fail)
     with pytest.raises(crash, match="in the middle"):
         export_onnx(request_for())
     assert listing(tmp_path) == {}
@@ -233,7 +241,8 @@ def test_a_disk_that_refuses_is_our_error_and_leaves_nothing_behind(
         request = request_for()
         full = OSError(28, "No space left on device")
         monkeypatch.setattr(
-            exporting, "artifact_tokenizer", lambda _: SimpleNamespace(save_pretrained=raiser(full))
+            "maskpack.tasks.preprocess.tokenizer_of",
+            lambda _: SimpleNamespace(save_pretrained=raiser(full)),
         )
     before = listing(tmp_path)
     with pytest.raises(ArtifactError, match="cannot write"):

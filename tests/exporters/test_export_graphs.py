@@ -12,8 +12,8 @@ from maskpack.exporters import ExportRequest, Tolerance, export_onnx, make_sessi
 from maskpack.exporters.graph.builder import GraphBuilder
 from maskpack.exporters.graph.weights import channel_weights
 from maskpack.exporters.options import Compute
-from maskpack.tasks.context import restore_task
-from maskpack.tasks.evaluation.predict import torch_predict
+from maskpack.tasks.batches import torch_predict
+from maskpack.tasks.context import ModelContext, restore_task
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 COMPUTES = ("int8", "fp32")
@@ -128,7 +128,7 @@ def test_embeddings_are_stored_as_codes_alone(exported, kind, compute):
 
 
 def divisors_of(one):
-    return GraphBuilder(one.artifact, Compute.INT8).divisors
+    return GraphBuilder(one.artifact, ModelContext.of_artifact(one.artifact), Compute.INT8).divisors
 
 
 @every_row_kind

@@ -124,7 +124,7 @@ def test_feeds_are_made_for_the_inputs_a_session_names(exported):
 
 def test_the_dense_graph_is_the_float_model_itself(tiny_models, tokens, tmp_path):
     from maskpack.models.load import load_classifier
-    from maskpack.tasks.evaluation.predict import torch_predict
+    from maskpack.tasks.batches import torch_predict
 
     model = load_classifier(str(tiny_models["distilbert"]), outputs=3)
     model.save_pretrained(tmp_path)

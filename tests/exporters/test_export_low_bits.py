@@ -30,8 +30,8 @@ from maskpack.formats import (
     create_artifact,
     open_artifact,
 )
-from maskpack.tasks.context import restore_task
-from maskpack.tasks.evaluation.predict import torch_predict
+from maskpack.tasks.batches import torch_predict
+from maskpack.tasks.context import ModelContext, restore_task
 
 LAST = "encoder.layer.1.output.dense.weight"
 EXACT = Tolerance(1e-4, 100.0)
@@ -252,7 +252,7 @@ def test_the_integer_graph_keeps_codes_wherever_a_row_has_one_scale(made, graph,
     arrays, artifact = arrays_of(graph(case, Compute.INT8)[0]), made(case)
     patch = artifact.patch("sst2")
     own = replace(patch, masks={}).over(artifact.backbone)
-    divisors = GraphBuilder(artifact, Compute.INT8).divisors
+    divisors = GraphBuilder(artifact, ModelContext.of_artifact(artifact), Compute.INT8).divisors
     kept = 0
     for name, tensor in own.linears.items():
         divisor = divisors.get(f"bert.{name}")

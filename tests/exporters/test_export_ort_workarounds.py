@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from maskpack.exporters.graph.ort_workarounds import GeluInFusedOrder, ResidualAsSum
+from maskpack.exporters.graph.passes import GeluInFusedOrder, ResidualAsSum
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 PASSES = [GeluInFusedOrder, ResidualAsSum]

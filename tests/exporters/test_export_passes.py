@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from maskpack.exporters.arithmetic.fp32 import emit_fp32
 from maskpack.exporters.arithmetic.int8 import emit_int8
-from maskpack.exporters.export import serialize
+from maskpack.exporters.graph.builder import serialize
 from maskpack.exporters.graph.external_masks import ExternalBits, ExternalFlips, FoldedMasks
 from maskpack.exporters.graph.passes import MaskLinears, QuantizeEmbeddings, RewriteContext
 from maskpack.exporters.session import make_session
@@ -141,7 +141,7 @@ def test_wherever_the_mask_is_and_however_narrow_the_codes_the_product_is_the_sa
     tensor = make_tensor(group, bits=bits)
     divisors = {"fc.weight": np.linspace(1, 3, WIDTH, dtype=np.float32)} if divided else {}
     wanted = run(rewrite(linear("gemm"), emit, tensor, divisors=divisors).model)
-    model = rewrite(linear("gemm"), emit, tensor, masks, divisors=divisors, packed=True).model
+    model = rewrite(linear("gemm"), emit, tensor, masks, divisors=divisors, narrow=True).model
     assert ("fc.fields" in model.graph.initializers) == (masks is not FoldedMasks)
     np.testing.assert_array_equal(run(model), wanted)
 

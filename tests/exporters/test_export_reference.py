@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 
@@ -18,9 +17,8 @@ from maskpack.exporters.graph.dequantize import Constants
 from maskpack.exporters.graph.trace import input_names
 from maskpack.exporters.options import SharedRequest
 from maskpack.formats import ExportError
-from maskpack.formats.schema import CONFIG
-from maskpack.tasks.context import restore_task
-from maskpack.tasks.evaluation.predict import torch_predict
+from maskpack.tasks.batches import torch_predict
+from maskpack.tasks.context import ModelContext, restore_task
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
 COMPUTES = ("fp32", "int8")
@@ -46,7 +44,8 @@ def shared(tmp_path_factory, artifacts):
 
 def feeds_of(artifact, tokens):
     """Padded tokens for what the architecture reads."""
-    return tokens(input_names(json.loads(artifact.file(CONFIG))), 3, 11, padded=True)
+    context = ModelContext.of_artifact(artifact)
+    return tokens(input_names(context.family, context.config), 3, 11, padded=True)
 
 
 def graph_of(layout, kind, compute, exported, shared):

@@ -12,7 +12,7 @@ import pytest
 from maskpack.exporters import Compute, Report, Tolerance
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, ValueCheck
 from maskpack.exporters.session import relative_error
-from maskpack.exporters.verify import judge
+from maskpack.exporters.verify import check_tolerance
 from maskpack.formats import ConfigError, DataError
 
 GOOD = ValueCheck(batch=2, sequence=16, padded=True, max_diff=0.5, argmax=2, relative=0.1)
@@ -35,7 +35,7 @@ REPORT = Report(
 
 
 def findings(*, atol=1.0, rtol=None, max_drop=0.5, value=GOOD, accuracy=ACCURACY):
-    return judge(Tolerance(atol, max_drop, rtol), [value], accuracy)
+    return check_tolerance(Tolerance(atol, max_drop, rtol), [value], accuracy)
 
 
 def test_a_graph_within_tolerance_has_no_findings():
@@ -56,7 +56,7 @@ def test_a_value_beyond_the_tolerance_is_found_with_its_shape(difference):
 
 def test_every_shape_is_judged():
     checks = [replace(GOOD, sequence=s, max_diff=d) for s, d in ((1, 2.0), (7, 0.1), (33, 3.0))]
-    lines = judge(Tolerance(1.0, 0.5), checks, None)
+    lines = check_tolerance(Tolerance(1.0, 0.5), checks, None)
     assert [line.split(" differ")[0] for line in lines] == [
         "values at batch 2, sequence 1",
         "values at batch 2, sequence 33",

@@ -17,13 +17,11 @@ from transformers import AutoTokenizer
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import Layout, SharedRequest
-from maskpack.exporters.package.target import PackageRequest, Target
+from maskpack.exporters.options import Layout, PackageRequest, SharedRequest, Target
 from maskpack.exporters.package.write import write_package
-from maskpack.exporters.session import agreement, same_answers
 from maskpack.formats import ExportError, open_artifact
 from maskpack.runtime import Session
-from maskpack.runtime.outputs import predictions
+from maskpack.runtime.outputs import DECODERS
 from maskpack.runtime.task import TaskConfig
 from maskpack.tasks import find_task
 from maskpack.tasks.context import restore_task
@@ -145,14 +143,16 @@ def test_the_web_example_means_the_same():
         text=True,
         check=True,
     )
-    (wanted,) = predictions(CARD, np.array([logits], dtype=np.float32))
+    (wanted,) = CARD.decoder.predictions(CARD.labels, np.array([logits], dtype=np.float32))
     found = json.loads(done.stdout)
     assert found["labels"] == ["bad", "quite"] == list(wanted.labels)
     assert found["scores"] == pytest.approx(wanted.scores, abs=1e-6)
 
 
 def test_large_logits_are_certain_without_a_warning():
-    (answer,) = predictions(CARD, np.array([[1000.0, -1000.0, 0.0]], dtype=np.float32))
+    (answer,) = CARD.decoder.predictions(
+        CARD.labels, np.array([[1000.0, -1000.0, 0.0]], dtype=np.float32)
+    )
     assert list(answer.scores.values()) == [1.0, 0.0, 0.5]
     assert answer.labels == ("bad",)
 
@@ -160,8 +160,8 @@ def test_large_logits_are_certain_without_a_warning():
 def test_rows_agree_where_all_labels_do():
     left = np.array([[1.0, -1.0], [1.0, 2.0]], dtype=np.float32)
     right = np.array([[9.0, -0.1], [1.0, -2.0]], dtype=np.float32)
-    assert same_answers(left, right, kind="multi-label").tolist() == [True, False]
-    assert agreement(left, right, kind="multi-label") == 0.5
+    assert DECODERS["multi-label"].same(left, right).tolist() == [True, False]
+    assert DECODERS["multi-label"].agreement(left, right) == 0.5
 
 
 def test_a_card_of_several_labels_comes_back_and_an_unknown_kind_is_refused_by_name():

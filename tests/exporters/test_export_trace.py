@@ -13,10 +13,16 @@ from onnx import numpy_helper
 from maskpack.exporters import make_session, ort_predict
 from maskpack.exporters.graph.trace import PREFIX, input_names, trace
 from maskpack.formats import ExportError, ModelError, open_artifact
+from maskpack.models.families import family_of
+from maskpack.tasks.batches import torch_predict
 from maskpack.tasks.context import restore_task
-from maskpack.tasks.evaluation.predict import torch_predict
 
 KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
+
+
+def names_of(config):
+    """Names of the inputs of the architecture that a configuration names."""
+    return input_names(family_of(config["model_type"]), config)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -34,18 +40,18 @@ def test_a_traced_graph_equals_torch_on_a_shape_it_was_not_traced_with(
     traced, artifacts, tokens, kind
 ):
     session = make_session(traced(kind).SerializeToString())
-    feeds = tokens(input_names({"model_type": kind}), 3, 21, padded=True)
+    feeds = tokens(names_of({"model_type": kind}), 3, 21, padded=True)
     wanted = torch_predict(restore_task(open_artifact(artifacts[kind]), "sst2"))(feeds)
     np.testing.assert_allclose(ort_predict(session)(feeds), wanted, rtol=0, atol=1e-5)
 
 
 def test_inputs_are_those_the_architecture_reads():
     plain = ["input_ids", "attention_mask"]
-    assert input_names({"model_type": "bert"}) == [*plain, "token_type_ids"]
-    assert input_names({"model_type": "xlm-roberta"}) == plain
-    assert input_names({"model_type": "deberta-v2", "type_vocab_size": 0}) == plain
+    assert names_of({"model_type": "bert"}) == [*plain, "token_type_ids"]
+    assert names_of({"model_type": "xlm-roberta"}) == plain
+    assert names_of({"model_type": "deberta-v2", "type_vocab_size": 0}) == plain
     with pytest.raises(ModelError, match="`mpnet` is not an architecture"):
-        input_names({"model_type": "mpnet"})
+        names_of({"model_type": "mpnet"})
 
 
 class Undecided(torch.nn.Module):
@@ -61,14 +67,14 @@ class Undecided(torch.nn.Module):
 def test_a_model_that_torch_cannot_trace_is_an_error_of_one_line():
     level = logging.getLogger("torch.onnx").level
     with pytest.raises(ExportError, match="torch cannot trace `distilbert`: ") as error:
-        trace(Undecided())
+        trace(Undecided(), family_of("distilbert"))
     assert "\n" not in str(error.value)
     assert logging.getLogger("torch.onnx").level == level
 
 
 def test_the_error_gives_torchs_reason_without_colours_and_advice():
     with pytest.raises(ExportError) as error:
-        trace(Undecided())
+        trace(Undecided(), family_of("distilbert"))
     assert "\x1b" not in str(error.value)
     assert "Next steps" not in str(error.value)
 
@@ -79,7 +85,7 @@ def test_tracing_says_nothing_and_leaves_the_loggers_level_alone(artifacts, capf
     before, level = logger.level, logging.INFO
     logger.setLevel(level)
     try:
-        trace(model)
+        trace(model, family_of("distilbert"))
         assert logger.level == level
     finally:
         logger.setLevel(before)

@@ -98,7 +98,9 @@ def test_a_graph_that_reads_other_files_than_its_card_names_is_refused(folder, l
     shutil.copy(folder / "backbone.bin", folder.parent)
     shutil.copy(folder / "backbone.bin", folder / "other.bin")
     redirect(folder / "sst2.onnx", location)
-    with pytest.raises(ExportError, match=f"has weights in `{location}`, its card names only"):
+    with pytest.raises(
+        ExportError, match=f"has weights in `{location}`, its configuration names only"
+    ):
         Session(folder).predict(["good"], task="sst2")
 
 
@@ -106,7 +108,7 @@ def test_a_graph_that_should_stand_alone_is_refused_if_it_does_not(folder, tmp_p
     config = json.loads((folder / "sst2.json").read_text())
     config = {key: value for key, value in config.items() if not key.startswith("weights")}
     (folder / "sst2.json").write_text(json.dumps(config))
-    with pytest.raises(ExportError, match="its card names no such file"):
+    with pytest.raises(ExportError, match="its configuration names no such file"):
         Session(folder).predict(["good"], task="sst2")
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.arithmetic.nbits import (
     NBITS_OP,
     Blocking,
@@ -21,7 +22,7 @@ from maskpack.exporters.arithmetic.nbits import (
 )
 from maskpack.exporters.bench.reference import float_graph
 from maskpack.exporters.export import export_onnx, export_shared
-from maskpack.exporters.options import Compute, ExportRequest, Layout, Tolerance
+from maskpack.exporters.options import Compute, ExportRequest, Layout
 from maskpack.exporters.session import make_session, ort_predict
 from maskpack.formats import ConfigError, ExportError, QuantTensor
 from maskpack.runtime import Session

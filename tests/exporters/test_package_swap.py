@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from maskpack.cli.app import app
-from maskpack.exporters.package.target import PackageRequest, Target
+from maskpack.exporters.options import PackageRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.exporters.verify import exported as find_exported
 from maskpack.formats import ConfigError, ExportError

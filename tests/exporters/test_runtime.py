@@ -16,7 +16,6 @@ import torch
 from maskpack.formats import ConfigError, ExportError
 from maskpack.models.load import load_tokenizer
 from maskpack.runtime import Prediction, Session
-from maskpack.runtime.outputs import predictions
 from maskpack.runtime.task import TaskConfig
 from maskpack.tasks.context import restore_task
 
@@ -154,13 +153,15 @@ def test_a_card_of_another_kind_is_refused(exported, change):
 
 def test_a_number_is_answered_as_a_number():
     config = TaskConfig("stars", "regression", (), 16, (0, "[PAD]"))
-    assert predictions(config, np.array([[2.5]], np.float32)) == [Prediction(None, 2.5, {})]
-    assert predictions(config, np.array([[2.5]], np.float32))[0].to_dict() == {"score": 2.5}
+    answers = config.decoder.predictions(config.labels, np.array([[2.5]], np.float32))
+    assert answers == [Prediction(None, 2.5, {})]
+    assert answers[0].to_dict() == {"score": 2.5}
 
 
 def test_large_logits_are_no_trouble():
     config = TaskConfig("t", "classification", ("a", "b"), 16, (0, "[PAD]"))
-    (answer,) = predictions(config, np.array([[1000.0, -1000.0]], np.float32))
+    logits = np.array([[1000.0, -1000.0]], np.float32)
+    (answer,) = config.decoder.predictions(config.labels, logits)
     assert (answer.label, answer.score) == ("a", 1.0)
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.graph.external_masks import (
     Form,
@@ -24,7 +25,7 @@ from maskpack.exporters.graph.external_masks import (
     unstack_bits,
     unstack_flips,
 )
-from maskpack.exporters.options import Compute, Layout, SharedRequest, Tolerance
+from maskpack.exporters.options import Compute, Layout, SharedRequest
 from maskpack.formats import ArtifactError, ConfigError, ExportError, open_artifact
 from maskpack.formats.algebra import rename_task
 from maskpack.runtime import Session

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
 
 from maskpack.formats import ConfigError, TaskEntry
-from maskpack.formats.card import GLUE, CardFacts, render_card
+from maskpack.formats.card import CardFacts, plain_facts, render_card
 from maskpack.formats.schema import Manifest, Scheme, Source
+from maskpack.hub.transfer import PushRequest
+from maskpack.tasks.card import GLUE, GLUE_ROWS, card_facts
+from maskpack.tasks.task import TASKS
 
 DIGEST = "0" * 64
 
@@ -31,14 +35,15 @@ def entry(name="sst2", rows=872, **changes):
     return replace(made, **changes)
 
 
-def card(*entries, model="demo", facts=None):
-    """Head and text of a card."""
+def card(*entries, model="demo", told=None, describe=card_facts):
+    """Head and text of a card: of what is known, and what a push tells."""
     source = Source(model, None, "bert", DIGEST)
     manifest = Manifest(
         source, Scheme(8, None, "minmax", 8), DIGEST, {}, {one.name: one for one in entries}
     )
     sizes = {"backbone.safetensors": 10} | {one.file: 7 for one in entries}
-    text = render_card(manifest, sizes, facts)
+    facts = describe(manifest)
+    text = render_card(manifest, sizes, facts if told is None else told.on_top_of(facts))
     assert text.startswith("---\n")
     return yaml.safe_load(text.split("---\n")[1]), text
 
@@ -77,8 +82,8 @@ def test_what_nobody_knows_is_left_out():
 
 
 def test_what_is_told_wins():
-    facts = CardFacts("me/tickets", "mit", ("no", "en"))
-    head, text = card(entry(), facts=facts)
+    told = PushRequest(Path("a"), "me/tickets", license="mit", languages=("no", "en"))
+    head, text = card(entry(), told=told)
     assert (head["license"], head["language"]) == ("mit", ["no", "en"])
     assert head["model-index"][0]["name"] == "tickets"
     assert "compress pull me/tickets -o tickets\ncompress export tickets --onnx" in text
@@ -120,7 +125,7 @@ def test_labels_of_any_kind_and_number_stay_words_on_one_line():
 def test_the_hubs_own_library_reads_the_results():
     from huggingface_hub import ModelCard
 
-    _, text = card(entry(), entry("mine", data={}), facts=CardFacts("me/tickets"))
+    _, text = card(entry(), entry("mine", data={}), told=PushRequest(Path("a"), "me/tickets"))
     found = ModelCard(text).data
     assert (found.model_name, found.base_model) == (
         "tickets",
@@ -131,3 +136,14 @@ def test_the_hubs_own_library_reads_the_results():
         **{(name, "matthews_correlation"): 0.7654 for name in ("mine", "sst2")},
         **{(name, "accuracy"): 0.9 for name in ("mine", "sst2")},
     }
+
+
+def test_without_what_others_know_the_manifest_is_all_that_is_said():
+    head, text = card(entry(), describe=plain_facts)
+    assert set(head) == {"library_name", "tags", "metrics"}
+    assert head["metrics"] == ["matthews"]
+    assert "| sst2 | classification | matthews | 0.7654 |" in text
+
+
+def test_the_tasks_that_count_as_glue_are_glues():
+    assert set(GLUE_ROWS) == {name for name, task in TASKS.items() if task.hub is not None}

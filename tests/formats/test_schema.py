@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from maskpack.formats import ArtifactError, Manifest, TaskEntry
 from maskpack.formats.schema import check_task_name, patch_file
+from maskpack.tasks.types import type_of
 
 ENTRY = make_entry("mood", make_patch())
 MANIFEST = Manifest(SOURCE, SCHEME, "34" * 32, {"config.json": "56" * 32}, {"mood": ENTRY})
@@ -236,9 +237,8 @@ def test_a_digest_that_is_no_sha256_is_refused_by_name(path, name, value):
 
 
 ENTRY_RULES = [
-    ({"kind": "ranking"}, "unknown kind `ranking`"),
-    ({"labels": ()}, "has 0 labels"),
-    ({"labels": ("one",)}, "has 1 labels"),
+    ({"kind": "two words"}, "the kind `two words`, which names none"),
+    ({"labels": ("one",)}, "has 1 label, expected none or at least 2"),
     ({"metric": "mcc"}, "no score for its metric `mcc`"),
     ({"scores": {}}, "no score for its metric `accuracy`"),
     ({"scores": {"accuracy": "0.5"}}, "not a finite number"),
@@ -400,11 +400,21 @@ def test_a_task_that_owns_the_file_of_a_replacement_of_another_is_refused(number
 
 
 def test_a_kind_of_a_later_release_is_refused_with_those_that_are_read():
+    """The format reads its entry; who computes with the task must know the kind."""
     with pytest.raises(ArtifactError, match="unknown kind `ranking`") as caught:
-        replace(ENTRY, kind="ranking")
-    assert caught.value.hint == "this release reads: classification, regression, multi-label"
+        type_of(replace(ENTRY, kind="ranking"))
+    assert caught.value.hint == "this release reads: classification, multi-label, regression"
 
 
-def test_a_task_of_several_labels_needs_two_or_more():
-    with pytest.raises(ArtifactError, match="has 1 labels, expected 2 up"):
-        replace(ENTRY, kind="multi-label", labels=("only",))
+@pytest.mark.parametrize("kind", ["", "Ranking", "2d", "-x", "a b", "a\n", "x" * 65, "é"], ids=repr)
+def test_a_kind_that_is_no_name_is_refused(kind):
+    with pytest.raises(ArtifactError, match="which names none"):
+        replace(ENTRY, kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi-label"])
+def test_a_task_of_labels_needs_two_or_more(kind):
+    with pytest.raises(ArtifactError, match="has 1 label, expected none or at least 2"):
+        replace(ENTRY, kind=kind, labels=("only",))
+    with pytest.raises(ArtifactError, match="has 0 labels, expected at least 2"):
+        type_of(replace(ENTRY, kind=kind, labels=()))

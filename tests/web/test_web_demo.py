@@ -19,9 +19,9 @@ import pytest
 from devtools import Page, browsing
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import Compute, SharedRequest, Tolerance
-from maskpack.exporters.package.target import PackageRequest, Target
+from maskpack.exporters.options import Compute, PackageRequest, SharedRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.runtime import Session
 from maskpack.tasks import find_task

@@ -1,0 +1,61 @@
+"""Where the runs of a sweep are done: this process. A new place is one class and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from maskpack.compressor.sweep.plan import Run
+from maskpack.compressor.training.progress import OnProgress
+from maskpack.compressor.types import RunResult
+
+
+class Do(Protocol):
+    """Trains and measures one run, as `run.do_run` does: a function of a module, so that it may be sent elsewhere."""
+
+    def __call__(self, run: Run, *, on_progress: OnProgress) -> RunResult:
+        """The run's result."""
+
+
+class Attempt(Protocol):
+    """Claims a run, does it if it is due, and writes down how it ended; always called in this process."""
+
+    def __call__(self, run: Run, *, wait: bool = False, do: Do | None = None) -> bool:
+        """False if another process is at the run.
+
+        Args:
+            run: which.
+            wait: whether to wait until that process has done it.
+            do: what trains and measures it; None: `run.do_run`, here.
+        """
+
+
+class Executor(Protocol):
+    """Does the runs of a sweep."""
+
+    def execute(self, runs: Sequence[Run], attempt: Attempt) -> None:
+        """Attempt every run, no student before its teacher.
+
+        Args:
+            runs: in an order that has teachers before students.
+            attempt: to be called once a run, or again with `wait` where another process was at it.
+        """
+
+
+class LocalExecutor:
+    """This process, one run after another; what another process is at comes last."""
+
+    def execute(self, runs: Sequence[Run], attempt: Attempt) -> None:
+        """Attempt every run; wait for other processes only when nothing else is left."""
+        waiting = runs
+        for wait in (False, True):
+            busy: list[Run] = []
+            for run in waiting:
+                teacher_busy = run.teacher is not None and run.teacher in busy
+                if teacher_busy or not attempt(run, wait=wait):
+                    busy.append(run)
+            waiting = busy
+
+
+EXECUTORS: dict[str, Executor] = {"local": LocalExecutor()}
+"""Name -> executor."""

@@ -1,0 +1,117 @@
+"""What one arithmetic of a graph's linears is. Imports nothing heavy: tolerances are options too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats import ConfigError, QuantTensor
+from maskpack.formats.bits import unpack_codes
+
+Read = Callable[[str], NDArray[Any] | None]
+"""Name of an initialiser of a graph -> its values, or None if the graph has none of that name."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a graph may be from the masked torch model.
+
+    Attributes:
+        atol: largest absolute difference of a logit; None checks no single value.
+        max_drop: largest loss of the main metric on the evaluation data, in points (0.01).
+        rtol: largest error of the logits of an input, root mean square over root mean square; None
+            checks none.
+        rows: so many evaluation rows may always be lost: on a hundred of them one row is a point.
+    """
+
+    atol: float | None
+    max_drop: float
+    rtol: float | None = None
+    rows: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"`{name}` is {value}, expected a number above 0")
+        if not self.max_drop >= 0:
+            raise ConfigError(f"`max_drop` is {self.max_drop}, expected 0 or more points")
+
+    @classmethod
+    def of(
+        cls,
+        compute: str,
+        *,
+        atol: float | None = None,
+        max_drop: float | None = None,
+        rtol: float | None = None,
+    ) -> Tolerance:
+        """The user's tolerances, or the defaults of an arithmetic.
+
+        fp32 must be exact up to rounding. int8 rounds activations, so that single logits move by
+        a few tenths; there the metric decides, and `rtol` stops a broken graph where there is no
+        evaluation data.
+        """
+        from maskpack.exporters.arithmetic import find_arithmetic  # noqa: PLC0415 - entries are heavy
+
+        usual = find_arithmetic(compute).tolerance
+        return cls(
+            usual.atol if atol is None else atol,
+            usual.max_drop if max_drop is None else max_drop,
+            usual.rtol if rtol is None else rtol,
+            usual.rows if max_drop is None else 0,
+        )
+
+    def allowed_drop(self, rows: int) -> float:
+        """Points that the metric may lose on an evaluation split of `rows`.
+
+        >>> Tolerance(None, 0.5, rows=2).allowed_drop(100)
+        2.0
+        """
+        return max(self.max_drop, 100.0 * self.rows / rows)
+
+
+ROUNDED = Tolerance(atol=None, max_drop=0.5, rtol=0.25, rows=2)
+"""The usual tolerance where activations are rounded."""
+
+
+def stored_codes(read: Read, module: str, tensor: QuantTensor) -> NDArray[np.int8] | None:
+    """The codes of a module as a graph stores them, flat: a byte each, or in their own width."""
+    codes = read(f"{module}.codes")
+    if codes is not None:
+        return codes.reshape(-1)
+    fields = read(f"{module}.fields")
+    if fields is None:
+        return None
+    count = tensor.codes.size
+    unpacked = unpack_codes(fields[None], tensor.bits, count, zero_free=tensor.zero_free)
+    return np.asarray(unpacked[0])
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the linears of a graph compute.
+
+    Attributes:
+        name: as options spell it.
+        emit: emits `x @ W.T` without bias before a node and returns its value; `EmitLinear` in
+            `exporters/graph/passes.py`.
+        tolerance: what a verdict tolerates where the user says nothing.
+        masks_as_inputs: whether masks may come with every run; else its weights are constants.
+        operator: by which a graph of it is recognised; None: a graph with no other's operator.
+        divides: whether outlier channels of activations are divided before they are rounded.
+        codes: the codes of a module as a graph of it stores them, flat; zeros are counted in them.
+        dequantize: makes the pass that puts float products in place of its own; None where they are float.
+    """
+
+    name: str
+    emit: Callable[..., Any]
+    tolerance: Tolerance
+    masks_as_inputs: bool = False
+    operator: str | None = None
+    divides: bool = False
+    codes: Callable[[Read, str, QuantTensor], NDArray[np.int8] | None] = stored_codes
+    dequantize: Callable[[Any], Any] | None = None

@@ -1,0 +1,54 @@
+"""What one layout of exported graphs is: which files it writes, and how masks enter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskpack.formats import TaskEntry
+from maskpack.formats.codec import Arrays
+from maskpack.runtime.task import SwapDigests
+
+if TYPE_CHECKING:
+    from maskpack.exporters.graph.builder import GraphBuilder
+
+
+@dataclass(frozen=True, eq=False)
+class TaskGraph:
+    """A task as a layout wrote it.
+
+    Attributes:
+        entry: what the manifest says of it.
+        graph: its own, or that of all tasks.
+        config: where its configuration for `maskpack.runtime` belongs.
+        weights: name and SHA-256 of the file of weights that it shares with other tasks, if it does.
+        inputs: what makes a graph of all tasks this one: its adapter, and the values in it by name.
+        digests: of the files of such a task.
+    """
+
+    entry: TaskEntry
+    graph: Path
+    config: Path
+    weights: tuple[str, str] | None = None
+    inputs: tuple[Path, Arrays] | None = None
+    digests: SwapDigests | None = None
+
+
+@dataclass(frozen=True)
+class GraphLayout:
+    """Where the weights of exported graphs lie.
+
+    Attributes:
+        name: as options spell it.
+        write: writes the graphs of tasks into a folder, one task after the other.
+        several: whether tasks share a folder; else a folder is one task's, with what transformers and
+            Optimum read beside the graph.
+        masks_as_inputs: whether masks come with every run.
+    """
+
+    name: str
+    write: Callable[[GraphBuilder, Sequence[TaskEntry], Path], Iterator[TaskGraph]]
+    several: bool = True
+    masks_as_inputs: bool = False

@@ -1,0 +1,29 @@
+"""A graph for each task that stands alone: its mask is applied to the codes when it is written.
+
+OUT/model.onnx            the graph
+OUT/config.json, ...      what transformers and Optimum read
+OUT/task.json             configuration for `maskpack.runtime`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from maskpack.exporters.graph.builder import GraphBuilder, serialize
+from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
+from maskpack.formats import TaskEntry
+from maskpack.formats.writer import write_bytes
+from maskpack.runtime.task import GRAPH, TASK_CONFIG
+
+
+def write_folded(
+    builder: GraphBuilder, entries: Sequence[TaskEntry], folder: Path
+) -> Iterator[TaskGraph]:
+    """Write the graph of the only task."""
+    (entry,) = entries
+    write_bytes(folder / GRAPH, serialize(builder.folded(entry)))
+    yield TaskGraph(entry, folder / GRAPH, folder / TASK_CONFIG)
+
+
+FOLDED = GraphLayout("folded", write_folded, several=False)
