@@ -109,7 +109,7 @@ def test_an_integer_product_of_another_form_is_an_error(exported, tmp_path):
     onnx.save(graph, tmp_path / "odd.onnx")
     with pytest.raises(ExportError, match="of a form that cannot be widened") as error:
         float_graph(tmp_path / "odd.onnx")
-    assert "--artifact" in error.value.hint
+    assert "`artifact`" in error.value.hint
 
 
 def test_a_graph_without_its_weights_is_an_error(shared, tmp_path):

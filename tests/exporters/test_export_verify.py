@@ -184,7 +184,7 @@ def test_the_arithmetic_of_a_graph_is_read_from_its_operators(exported, kind, co
 def test_the_arithmetic_of_what_is_no_graph_is_an_error(tmp_path):
     with pytest.raises(VerifyError, match="no graph at") as error:
         compute_of(tmp_path / "model.onnx")
-    assert "compress export" in error.value.hint
+    assert "export the task" in error.value.hint
     (tmp_path / "model.onnx").write_bytes(b"garbage")
     with pytest.raises(VerifyError, match="is not an ONNX graph"):
         compute_of(tmp_path / "model.onnx")
@@ -296,7 +296,7 @@ def test_a_graph_that_is_not_there_is_an_error_with_the_command_that_makes_it(ex
     one = exported("bert", "int8")
     with pytest.raises(VerifyError, match="no graph at") as error:
         verify(Subject(tmp_path / "model.onnx", one.artifact, "sst2", Compute.INT8, LOOSE))
-    assert "compress export" in error.value.hint
+    assert "export the task" in error.value.hint
 
 
 def test_a_task_that_the_artifact_does_not_hold_is_an_error(analyzed):

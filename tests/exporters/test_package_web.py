@@ -88,7 +88,7 @@ def test_a_tokenizer_that_javascript_reads_otherwise_is_refused(sources, tmp_pat
     folder = with_tokenizer(sources["folded int8"], tmp_path / "source", change)
     with pytest.raises(ExportError, match=message) as caught:
         package(folder, tmp_path / "x")
-    assert "--target ort" in caught.value.hint
+    assert "target `ort`" in caught.value.hint
     assert not (tmp_path / "x").exists()
 
 

@@ -119,7 +119,7 @@ def test_a_folder_without_a_manifest_is_no_artifact(folder):
     assert_refused(folder, r"is not an artifact: cannot read its `maskpack\.json`")
     with pytest.raises(ArtifactError) as got:
         open_artifact(folder)
-    assert "compress fit -o" in got.value.hint
+    assert "folder of an artifact" in got.value.hint
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\0\0", b"\x80", b'{"format": "\xe9"}'])
