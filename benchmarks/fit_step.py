@@ -59,7 +59,7 @@ def build(method: str, model_name: str):
     )
     if name.startswith("mask"):
         config = FitConfig(bits=int(name[4:]), quantizer="minmax" if name == "mask8" else "mse")
-        prepared = prepare_backbone(load_pretrained(model_name), config, placement)
+        prepared = prepare_backbone(load_pretrained(model_name), config)
         tree = described(prepared.context.files[CONFIG], kind, ("a", "b"))
         masked = build_masked_model(
             build_classifier(prepared.backbone, tree, seed=0),

@@ -175,7 +175,7 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
         backbone = open_artifact(request.backbone).backbone
     else:
         backbone = prepare_backbone(
-            pretrained, config.backbone(), loaded.placement, on_progress=on_progress
+            pretrained, config.backbone(), device=request.device, on_progress=on_progress
         ).backbone
     model = build_classifier(backbone, described, seed=config.seed)
     if loaded.found.head is not None:

@@ -16,8 +16,12 @@ from typing import Any
 
 from maskpack.compressor.masking.linear import count_zeros
 from maskpack.compressor.masking.model import MaskedModel, build_masked_model, freeze, sparsity_of
-from maskpack.compressor.masking.patterns import PATTERNS
-from maskpack.compressor.quantization.backbone import PreparedBackbone, load_or_quantize
+from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
+from maskpack.compressor.quantization.backbone import (
+    PreparedBackbone,
+    config_bytes,
+    load_or_quantize,
+)
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
@@ -36,12 +40,10 @@ from maskpack.formats import (
     is_artifact,
     open_artifact,
 )
-from maskpack.formats.lazy import renamed_argument
+from maskpack.formats.lazy import find_entry, renamed_argument
 from maskpack.formats.schema import CONFIG, patch_file
 from maskpack.formats.writer import check_free
 from maskpack.models.build import ParameterShapes, apply_patch, build_classifier, parameter_shapes
-from maskpack.models.families import family_of
-from maskpack.models.load import load_config, resolve
 from maskpack.models.placement import Placement, placement_of
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.card import card_facts
@@ -96,6 +98,7 @@ class PreparedRun:
         held_out: training rows kept back to decide when to stop, or None.
         plan: steps and rates.
         placement: where and in which arithmetic.
+        pattern: what a score of the mask stands for.
         shapes: of the classifier's parameters.
         sparsity: share of zeros to reach, or None.
         head: the head that a fine-tuned source model brings, or None.
@@ -110,6 +113,7 @@ class PreparedRun:
     held_out: Encoded | None
     plan: Plan
     placement: Placement
+    pattern: MaskPattern
     shapes: ParameterShapes
     sparsity: float | None
     head: PretrainedHead | None
@@ -144,6 +148,7 @@ def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) ->
     else:
         check_free(request.out)
     placement = placement_of(request.device, config.precision)
+    pattern = find_entry(PATTERNS, request.pattern, "pattern")
     data, found = load_splits(
         request.model,
         request.task,
@@ -152,9 +157,9 @@ def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) ->
         train_rows=config.train_rows,
         revision=request.revision,
     )
-    shapes = _shapes(request, data)
+    shapes = parameter_shapes(described(config_bytes(request), data.task.type, data.labels))
     sparsity = sparsity_of(shapes, config)
-    prepared = load_or_quantize(request, placement, found.classifier, on_progress)
+    prepared = load_or_quantize(request, found.classifier, on_progress)
     train_rows, dev = preprocess_splits(prepared.context, data, found.note, config.max_length)
     rows, held_out = train_rows.hold_out(if_asked=config.patience is not None)
     plan = Plan(config.total_steps(len(rows)), config.batch_size, config.warmup, config.seed)
@@ -167,22 +172,12 @@ def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) ->
         held_out=held_out,
         plan=plan,
         placement=placement,
+        pattern=pattern,
         shapes=shapes,
         sparsity=sparsity,
         head=found.head,
         original=found.metrics(data.task.type, dev, data.task.metrics),
     )
-
-
-def _shapes(request: FitRequest, data: TaskData) -> ParameterShapes:
-    """What the classifier will be made of, from its configuration alone."""
-    if is_artifact(request.out):
-        tree = open_artifact(request.out).file(CONFIG)
-    else:
-        config = load_config(resolve(request.model), revision=request.revision)
-        family_of(config.model_type)
-        tree = config.to_json_string(use_diff=False).encode()
-    return parameter_shapes(described(tree, data.task.type, data.labels))
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +268,7 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
         model,
         run.shapes,
         run.request.config,
-        pattern=PATTERNS[run.request.pattern],
+        pattern=run.pattern,
         plan=run.plan,
         rows=run.train,
         task_loss=task_loss,
@@ -385,10 +380,11 @@ def _checkpoints(run: PreparedRun) -> FolderCheckpoints:
         run.prepared.scheme,
         run.placement.bf16,
         *(() if run.head is None else ("own head", run.data.labels)),
+        *(() if request.pattern == "weight" else (request.pattern,)),
     )
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
-    every = request.config.checkpoint_every
-    return FolderCheckpoints(request.checkpoint_folder, every, key, request.resume)
+    folder, every = request.checkpoint_folder, request.config.checkpoint_every
+    return FolderCheckpoints(folder, every, key, request.resume)
 
 
 def _interrupted(run: PreparedRun, checkpoints: FolderCheckpoints) -> Interrupted:

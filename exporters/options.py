@@ -100,7 +100,7 @@ class SharedRequest:
         if not find_layout(self.layout).several:
             raise ConfigError(
                 f"a {self.layout} graph has its weights to itself",
-                f"layouts: {', '.join(name for name in LAYOUTS if LAYOUTS[name].several)}",
+                f"layouts: {', '.join(name for name, layout in LAYOUTS.items() if layout.several)}",
             )
         arithmetic, layout = find_arithmetic(self.compute), find_layout(self.layout)
         if layout.masks_as_inputs and not arithmetic.masks_as_inputs:

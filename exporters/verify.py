@@ -97,7 +97,7 @@ def compute_of(graph: Path) -> str:
     except DecodeError as error:
         raise VerifyError(f"`{graph}` is not an ONNX graph: {error}") from error
     kinds = {node.op_type for node in model.graph.node}
-    known = [ARITHMETICS[name] for name in ARITHMETICS]
+    known = ARITHMETICS.values()
     plain = next(one.name for one in known if one.operator is None)
     return next((one.name for one in known if one.operator in kinds), plain)
 

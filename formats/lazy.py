@@ -1,4 +1,4 @@
-"""Public names: loaded on first use, so that reading an option imports no framework; and old ones that warn.
+"""Public names and entries of registries, loaded on first use: reading an option imports no framework.
 
 An old name warns for one release, then it goes.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import wraps
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
+
+from maskpack.formats.errors import ConfigError
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -40,17 +42,54 @@ def lazy_names(
     return look_up
 
 
-class LazyTable(dict[str, Any], Generic[Entry]):
-    """A registry whose entries may be named as `module:name`; such an entry is loaded when it is asked for."""
+class LazyTable(MutableMapping[str, Entry]):
+    """A registry whose entries may be named as `module:name`; such an entry is loaded when it is asked for.
+
+    Args:
+        **entries: name -> where its entry is defined.
+    """
+
+    def __init__(self, **entries: str) -> None:
+        self._entries: dict[str, Entry | str] = dict(entries)
 
     def __getitem__(self, name: str) -> Entry:
         """The entry of a name."""
-        value: Entry | str = super().__getitem__(name)
+        value = self._entries[name]
         if isinstance(value, str):
             module, _, attribute = value.partition(":")
-            self[name] = getattr(importlib.import_module(module), attribute)
-        entry: Entry = super().__getitem__(name)
-        return entry
+            self._entries[name] = value = getattr(importlib.import_module(module), attribute)
+        return cast("Entry", value)
+
+    def __setitem__(self, name: str, entry: Entry) -> None:
+        self._entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # without loading it
+
+
+def find_entry(table: Mapping[str, Entry], name: str, what: str) -> Entry:
+    """The entry of a registry.
+
+    Args:
+        table: the registry.
+        name: of the entry.
+        what: one entry is called, such as `layout`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in table:
+        raise ConfigError(f"no {what} `{name}`", f"{what}s: {', '.join(table)}")
+    return table[name]
 
 
 def renamed(old: str, new: str) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from maskpack.formats import ConfigError
+from maskpack.formats.lazy import find_entry
 
 _BF16_PROBES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
@@ -77,10 +77,7 @@ def placement_of(device: str | None, precision: str) -> Placement:
     Raises:
         ConfigError: no such kind.
     """
-    device = device or _USUAL
-    if device not in PLACEMENTS:
-        raise ConfigError(f"no device `{device}`", f"devices: {', '.join(PLACEMENTS)}")
-    return PLACEMENTS[device](precision)
+    return find_entry(PLACEMENTS, device or _USUAL, "device")(precision)
 
 
 def to_tensors(arrays: Mapping[str, NDArray[Any]], like: Any) -> dict[str, Tensor]:

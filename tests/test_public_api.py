@@ -129,3 +129,18 @@ def test_a_name_that_moved_is_found_in_its_old_package_and_warns(old):
     with pytest.warns(DeprecationWarning, match=f"`maskpack.tasks.{old}` now"):
         value = getattr(package("maskpack.compressor"), old)
     assert value is getattr(package("maskpack.tasks"), old)
+
+
+def test_a_registry_loads_an_entry_however_it_is_asked_for():
+    import math
+
+    from maskpack.formats import ConfigError
+    from maskpack.formats.lazy import LazyTable, find_entry
+
+    for ask in (lambda t: t["pi"], lambda t: t.get("pi"), lambda t: next(iter(t.values()))):
+        assert ask(LazyTable(pi="math:pi")) == math.pi
+    table = LazyTable(pi="math:pi", other="no.such.module:name")
+    assert (list(table), "other" in table, len(table)) == (["pi", "other"], True, 2)
+    with pytest.raises(ConfigError, match="no number `e`") as caught:
+        find_entry(table, "e", "number")
+    assert caught.value.hint == "numbers: pi, other"

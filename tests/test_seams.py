@@ -20,8 +20,10 @@ import pytest
 import torch
 import yaml
 
-from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit, fit_task
+from maskpack.compressor.config import BackboneConfig
 from maskpack.compressor.masking.patterns import PATTERNS
+from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.sweep import run as sweep
 from maskpack.compressor.sweep.executors import EXECUTORS
 from maskpack.compressor.sweep.file import read_plan
@@ -32,7 +34,7 @@ from maskpack.exporters.arithmetic.fp32 import FP32, emit_fp32
 from maskpack.exporters.graph.builder import serialize
 from maskpack.exporters.layouts import LAYOUTS
 from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
-from maskpack.formats import open_artifact
+from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.writer import write_bytes
 from maskpack.models.placement import PLACEMENTS, CpuPlacement
 from maskpack.runtime import Session
@@ -172,6 +174,16 @@ def test_a_pattern_of_masks(monkeypatch, tmp_path, tiny_model, sentiment):
     assert any(mask.any() and not mask.all() for mask in found.values())
 
 
+def test_a_checkpoint_belongs_to_one_pattern(monkeypatch, tmp_path, tiny_model, sentiment):
+    monkeypatch.setitem(PATTERNS, "row", RowPattern())
+    request = FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", QUICK, data=sentiment)
+    keys = {fit._checkpoints(fit.prepare(replace(request, pattern=one))).key for one in PATTERNS}
+    assert len(keys) == len(PATTERNS) == 2
+    with pytest.raises(ConfigError, match="no pattern `nope`") as caught:
+        fit.prepare(replace(request, pattern="nope"))
+    assert caught.value.hint == "patterns: weight, row"
+
+
 def emit_half(editor, inputs, tensor, context):
     """The product in float16."""
     half = editor.cast(
@@ -273,3 +285,17 @@ def test_a_placement(monkeypatch, tmp_path, tiny_model, sentiment, usual):
     assert not same(masks(tmp_path / "a"), masks(usual)), "its steps are rounded"
     fit_task(replace(request, device="cpu", out=tmp_path / "b"))
     assert same(masks(tmp_path / "b"), masks(usual))
+
+
+def test_codes_are_refined_on_the_device_that_was_asked_for(monkeypatch, tmp_path, tiny_model):
+    """By the name of its entry, not by torch's name of the device."""
+    asked = []
+
+    def made(precision):
+        asked.append(precision)
+        return CpuPlacement.of(precision)
+
+    monkeypatch.setitem(PLACEMENTS, "rounding", made)
+    narrow = BackboneConfig(bits=2, group=16, refine=1)
+    make_backbone(str(tiny_model), tmp_path / "a", narrow, device="rounding")
+    assert asked == ["auto"]

@@ -28,9 +28,11 @@ from maskpack.formats import (
 from maskpack.formats.bits import ZERO_FREE_BITS
 from maskpack.formats.codec import encode_backbone
 from maskpack.formats.errors import Hint
+from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free
-from maskpack.models.load import Pretrained, load_pretrained
-from maskpack.models.placement import Placement, placement_of
+from maskpack.models.families import family_of
+from maskpack.models.load import Pretrained, load_config, load_pretrained, resolve
+from maskpack.models.placement import placement_of
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import ModelContext
 
@@ -59,7 +61,6 @@ class PreparedBackbone:
 
 def load_or_quantize(
     request: FitRequest,
-    placement: Placement,
     classifier: Any = None,
     on_progress: OnProgress = lambda _: None,
 ) -> PreparedBackbone:
@@ -67,7 +68,6 @@ def load_or_quantize(
 
     Args:
         request: what is asked for.
-        placement: where codes are refined.
         classifier: the model, if it is loaded already.
         on_progress: called after every step of a refinement.
 
@@ -77,14 +77,29 @@ def load_or_quantize(
     pretrained = load_pretrained(request.model, revision=request.revision, classifier=classifier)
     if is_artifact(request.out):
         return _from_artifact(request, open_artifact(request.out), pretrained)
-    return prepare_backbone(pretrained, request.config, placement, on_progress=on_progress)
+    return prepare_backbone(
+        pretrained, request.config, device=request.device, on_progress=on_progress
+    )
+
+
+def config_bytes(request: FitRequest) -> bytes:
+    """`config.json` of the encoder of the same backbone, read before anything is loaded or quantised.
+
+    Raises:
+        ModelError: no such model, or one of an unknown family.
+    """
+    if is_artifact(request.out):
+        return open_artifact(request.out).file(CONFIG)
+    config = load_config(resolve(request.model), revision=request.revision)
+    family_of(config.model_type)
+    return bytes(config.to_json_string(use_diff=False).encode())
 
 
 def prepare_backbone(
     pretrained: Pretrained,
     config: BackboneConfig,
-    placement: Placement,
     *,
+    device: str | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> PreparedBackbone:
     """Quantise a pretrained model; at 2 and 1 bits, let the codes copy it on unlabelled text."""
@@ -94,13 +109,12 @@ def prepare_backbone(
     backbone = quantize_model(base, scheme, calibration)
     if config.refine_steps and refinable(backbone):
         assert calibration is not None
-        placement = placement_of(placement.device, Precision.AUTO)
         backbone = refine(
             base,
             backbone,
             calibration,
             steps=config.refine_steps,
-            placement=placement,
+            placement=placement_of(device, Precision.AUTO),
             on_progress=on_progress,
         )
         scheme = replace(scheme, quantizer=f"{scheme.quantizer}, refined")
@@ -176,8 +190,8 @@ def make_backbone(
         MaskpackError: no such model, or something is at `out` already.
     """
     check_free(out)
-    pretrained, placement = load_pretrained(model, revision=revision), placement_of(device, "auto")
-    prepared = prepare_backbone(pretrained, config, placement, on_progress=on_progress)
+    pretrained = load_pretrained(model, revision=revision)
+    prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
     return create_artifact(
         out,
         prepared.backbone,

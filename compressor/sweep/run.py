@@ -26,6 +26,7 @@ from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import BaselineRequest, FitRequest, RunResult
 from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackError, is_artifact
 from maskpack.formats.errors import Hint
+from maskpack.formats.lazy import find_entry
 
 
 def shared_backbone(run: Run, *, on_progress: OnProgress) -> Path:
@@ -97,15 +98,14 @@ def run_sweep(
         ConfigError: no such executor.
         Interrupted: Ctrl-C; the same call goes on later.
     """
-    if executor not in EXECUTORS:
-        raise ConfigError(f"no executor `{executor}`", f"executors: {', '.join(EXECUTORS)}")
+    where = find_entry(EXECUTORS, executor, "executor")
     attempts = _Attempts(runs, out, watch, failed)
     try:
-        EXECUTORS[executor].execute(runs, attempts)
+        where.execute(runs, attempts)
     except (Interrupted, KeyboardInterrupt):
-        where = "" if attempts.current is None else f" in `{attempts.current.title}`"
+        last = "" if attempts.current is None else f" in `{attempts.current.title}`"
         raise Interrupted(
-            f"stopped{where}; finished runs are in `{out}`", "repeat the same command to go on"
+            f"stopped{last}; finished runs are in `{out}`", "repeat the same command to go on"
         ) from None
     return tuple(attempts.failures.values())
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from maskpack.exporters.arithmetic.base import Arithmetic
-from maskpack.formats import ConfigError
-from maskpack.formats.lazy import LazyTable
+from maskpack.formats.lazy import LazyTable, find_entry
 
 ARITHMETICS: LazyTable[Arithmetic] = LazyTable(
     int8="maskpack.exporters.arithmetic.int8:INT8",
@@ -20,6 +19,4 @@ def find_arithmetic(name: str) -> Arithmetic:
     Raises:
         ConfigError: there is none.
     """
-    if name not in ARITHMETICS:
-        raise ConfigError(f"no arithmetic `{name}`", f"arithmetics: {', '.join(ARITHMETICS)}")
-    return ARITHMETICS[name]
+    return find_entry(ARITHMETICS, name, "arithmetic")

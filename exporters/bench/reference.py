@@ -59,7 +59,7 @@ def float_graph(graph: Path) -> bytes:
     proto = load_whole(graph)
     model = ir.serde.deserialize_model(proto)
     constants = Constants(proto)
-    known = [ARITHMETICS[name] for name in ARITHMETICS]
+    known = ARITHMETICS.values()
     dequantizers = [one.dequantize for one in known if one.dequantize is not None]
     passes = Sequential(
         *(each(constants) for each in dequantizers),

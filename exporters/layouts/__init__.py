@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from maskpack.exporters.layouts.base import GraphLayout
-from maskpack.formats import ConfigError
-from maskpack.formats.lazy import LazyTable
+from maskpack.formats.lazy import LazyTable, find_entry
 
 LAYOUTS: LazyTable[GraphLayout] = LazyTable(
     folded="maskpack.exporters.layouts.folded:FOLDED",
@@ -20,6 +19,4 @@ def find_layout(name: str) -> GraphLayout:
     Raises:
         ConfigError: there is none.
     """
-    if name not in LAYOUTS:
-        raise ConfigError(f"no layout `{name}`", f"layouts: {', '.join(LAYOUTS)}")
-    return LAYOUTS[name]
+    return find_entry(LAYOUTS, name, "layout")

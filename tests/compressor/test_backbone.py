@@ -18,7 +18,6 @@ from maskpack.models.build import (
     parameter_shapes,
 )
 from maskpack.models.load import load_pretrained
-from maskpack.models.placement import CpuPlacement
 from maskpack.tasks.context import described
 from maskpack.tasks.task import find_task
 from maskpack.tasks.types import TASK_TYPES
@@ -45,7 +44,7 @@ def test_a_backbone_alone_is_a_sound_artifact_that_fits_learn_on(tiny_model, tmp
     assert check_artifact(tmp_path / "a") == []
     assert artifact.manifest.scheme.quantizer == "mse, refined"
     request = FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", FitConfig(bits=2))
-    prepared = load_or_quantize(request, CpuPlacement.of("auto"))
+    prepared = load_or_quantize(request)
     for name, tensor in artifact.backbone.linears.items():
         np.testing.assert_array_equal(prepared.backbone.linears[name].codes, tensor.codes)
     with pytest.raises(ArtifactError, match="already exists"):

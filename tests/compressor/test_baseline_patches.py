@@ -12,7 +12,6 @@ from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.formats import ConfigError
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.load import load_classifier, load_finetuned, load_pretrained
-from maskpack.models.placement import CpuPlacement
 from maskpack.tasks import find_task
 
 SST2 = find_task("sst2")
@@ -99,9 +98,7 @@ def test_on_a_quantised_backbone_the_codes_stay(bits, method, baseline_for, tiny
     request = baseline_for(method=method, bits=bits, group=16, quantizer="mse", refine=0)
     request = replace(request, out=tmp_path / "model")
     result = run_baseline(request)
-    prepared = prepare_backbone(
-        load_pretrained(str(tiny_model)), request.config.backbone(), CpuPlacement.of("fp32")
-    )
+    prepared = prepare_backbone(load_pretrained(str(tiny_model)), request.config.backbone())
     assert (result.bits, result.backbone_bytes) == (bits, prepared.backbone_bytes())
     saved = dict(base_of(load_finetuned(str(tmp_path / "model"))).named_parameters())
     for name, tensor in {**prepared.backbone.linears, **prepared.backbone.embeddings}.items():

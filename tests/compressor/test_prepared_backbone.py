@@ -6,13 +6,12 @@ from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import ArtifactError, open_artifact
 from maskpack.formats.codec import encode_backbone
-from maskpack.models.placement import CpuPlacement
 from maskpack.tasks import find_task
 
 
 def prepared(model, out, config):
     request = FitRequest(str(model), find_task("sst2"), out, config)
-    return load_or_quantize(request, CpuPlacement.of(config.precision))
+    return load_or_quantize(request)
 
 
 def test_a_new_ground_and_that_of_an_artifact_cannot_be_told_apart(
