@@ -61,7 +61,7 @@ def build_classifier(
         ArtifactError: backbone and architecture disagree about a parameter.
     """
     torch.manual_seed(seed)
-    model = _model_class(config)._from_config(config, attn_implementation=attention)  # noqa: SLF001
+    model = model_class(config)._from_config(config, attn_implementation=attention)  # noqa: SLF001
     model = linearize(model.float())
     base = base_of(model)
     values = {name: tensor.dequantize() for name, tensor in _integers(backbone).items()}
@@ -103,7 +103,7 @@ def apply_patch(model: Any, backbone: Backbone, patch: Patch) -> Any:
     return model.eval()
 
 
-def _model_class(config: Any) -> Any:
+def model_class(config: Any) -> Any:
     """The class of transformers that a configuration of `classifier_config` is for."""
     return getattr(transformers, config.architectures[0])
 
@@ -152,7 +152,7 @@ class ParameterShapes:
 def parameter_shapes(config: Any) -> ParameterShapes:
     """The shape of the classifier that a transformers configuration describes."""
     with torch.device("meta"):
-        model = linearize(_model_class(config)._from_config(config))  # noqa: SLF001
+        model = linearize(model_class(config)._from_config(config))  # noqa: SLF001
     base = base_of(model)
     linears = {
         f"{name}.weight": (module.out_features, module.in_features)

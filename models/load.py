@@ -103,11 +103,7 @@ def load_classifier(
     location = resolve(location)
     options = settings_of(load_config(location, revision=revision))
     options |= {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-    auto = getattr(transformers, auto_class)
-    model, info = _guard(
-        lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
-        location,
-    )
+    model, info = _load(auto_class, location, revision=revision, **options)
     _check_loaded(model.base_model_prefix, info, location)
     return linearize(model)
 
@@ -131,16 +127,12 @@ def load_finetuned(
         ModelError: no such model, or a part of it was never saved: transformers would make it up.
     """
     location = resolve(location)
-    auto = getattr(transformers, auto_class)
     options = {
         "dtype": torch.float32,
         "attn_implementation": attention,
         **settings_of(load_config(location, revision=revision)),
     }
-    model, info = _guard(
-        lambda: _quietly(auto, location, revision=revision, output_loading_info=True, **options),
-        location,
-    )
+    model, info = _load(auto_class, location, revision=revision, **options)
     if odd := sorted(info["missing_keys"]):
         raise ModelError(
             f"`{location}` is no fine-tuned classifier: it lacks `{odd[0]}`",
@@ -261,15 +253,18 @@ def resolve(model: str) -> str:
     return str(package.get_model_path())
 
 
-def _quietly(auto: Any, location: str, **options: Any) -> Any:
-    """`from_pretrained` without its warnings of heads that are new on purpose, but for who wants all."""
+def _load(auto_class: str, location: str, **options: Any) -> Any:
+    """A model and what is known of its loading, without warnings of heads that are new on purpose."""
+    auto = getattr(transformers, auto_class)
     _LOG.debug("reading `%s`", location)
     level = transformers_logging.get_verbosity()
     if not _LOG.isEnabledFor(logging.DEBUG):
         transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        return auto.from_pretrained(location, **options)
+        return _guard(
+            lambda: auto.from_pretrained(location, output_loading_info=True, **options), location
+        )
     finally:
         transformers_logging.set_verbosity(level)
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from maskpack.formats import ArtifactError, ModelError
-from maskpack.models.build import head_parameters
+from maskpack.models.build import head_parameters, model_class
 from maskpack.models.families import FAMILIES
 from maskpack.models.load import load_config, load_finetuned, resolve, set_pad_token
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
@@ -143,7 +142,7 @@ def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] 
 
 def renew_head(classifier: Any, config: Any) -> None:
     """Put a fresh head, as of a classifier of this configuration, into a classifier, in place."""
-    fresh = head_parameters(AutoModelForSequenceClassification.from_config(config).float())
+    fresh = head_parameters(model_class(config)._from_config(config).float())  # noqa: SLF001
     with torch.no_grad():
         for name, parameter in head_parameters(classifier).items():
             parameter.copy_(fresh[name])

@@ -29,6 +29,12 @@ class Kind(StrEnum):
     MULTI_LABEL = "multi-label"
 
 
+def _find_type(kind: str) -> TaskType:
+    if kind not in TASK_TYPES:
+        raise ConfigError(f"no type of task `{kind}`", f"types: {', '.join(TASK_TYPES)}")
+    return TASK_TYPES[kind]
+
+
 @dataclass(frozen=True)
 class Task:
     """A task by name: how to read it and how to score it.
@@ -67,8 +73,6 @@ class Task:
     def __post_init__(self) -> None:
         if not 1 <= len(self.texts) <= 2:
             raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
-        if self.kind not in TASK_TYPES:
-            raise ConfigError(f"no type of task `{self.kind}`", f"types: {', '.join(TASK_TYPES)}")
         fitting = (*self.type.usual_metrics, *self.type.other_metrics)
         for metric in self.metrics:
             if metric not in METRICS:
@@ -84,7 +88,7 @@ class Task:
     @property
     def type(self) -> TaskType:
         """What its labels, loss and metrics follow from."""
-        return TASK_TYPES[self.kind]
+        return _find_type(self.kind)
 
     @property
     def metric(self) -> str:
@@ -256,9 +260,7 @@ def find_task(
         )
     kind = kind or Kind.CLASSIFICATION
     texts = (text_field,) if pair_field is None else (text_field, pair_field)
-    if kind not in TASK_TYPES:
-        raise ConfigError(f"no type of task `{kind}`", f"types: {', '.join(TASK_TYPES)}")
-    metrics = TASK_TYPES[kind].usual_metrics
+    metrics = _find_type(kind).usual_metrics
     task = Task(
         name, kind=kind, texts=texts, label=label_field, metrics=metrics, separator=separator
     )

@@ -112,16 +112,12 @@ def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -
         DataError: the data does not ship with the package and none was given, or is not the task's.
     """
     entry = artifact.entry(task)
-    return analyzed(entry, predict_split(artifact, task, data=data))
-
-
-def analyzed(entry: TaskEntry, predictions: Predictions) -> ErrorAnalysis:
-    """What the answers say."""
+    kind, predictions = type_of(entry), predict_split(artifact, task, data=data)
     labels, logits = predictions.split.labels, predictions.logits
-    assessment = assessed(entry, predictions)
-    kind = type_of(entry)
     return ErrorAnalysis(
-        assessment, kind.confusion(labels, logits, entry.labels), kind.pairs(labels, logits)
+        assessed(entry, predictions),
+        kind.confusion(labels, logits, entry.labels),
+        kind.pairs(labels, logits),
     )
 
 

@@ -141,9 +141,9 @@ def test_outside_its_tolerance_an_export_exits_with_1_and_keeps_the_graph_aside(
     assert [path.name for path in work.iterdir()] == ["g.failed"]
     assert snapshot(tiny_artifact) == before
     verify = ["verify", "g.failed", "-a", tiny_artifact, "-t", "sst2", "--atol", "1e-12"]
-    analyzed = main(*verify, "--json")
-    assert analyzed.code == 1
-    assert analyzed.json["ok"] is False
+    verified = main(*verify, "--json")
+    assert verified.code == 1
+    assert verified.json["ok"] is False
     assert main(*verify[:-2], "--rtol", "1").code == 0
 
 
