@@ -42,7 +42,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class ProgressReporter:
-    """Turns the loop's progress into news; it changes nothing of a run.
+    """Turns steps of the loop into `Progress`; it changes nothing of a run.
 
     Args:
         on_progress: told of every step.
@@ -67,7 +67,7 @@ class ProgressReporter:
         self._last = Progress(0, 0, float("nan"), metric, None, size)
 
     def report(self, progress: TrainStep) -> None:
-        """Pass on the news of one step."""
+        """Pass on the progress after one step."""
         old, step = self._last, progress.step
         smooth = progress.loss
         if old.loss == old.loss:
