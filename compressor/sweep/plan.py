@@ -302,7 +302,7 @@ def choose(plan: SweepPlan, only: Sequence[str], seeds: Sequence[int]) -> tuple[
     families = {arm.family for arm in plan.arms}
     for name in only:
         if name not in families and name not in plan.labels:
-            raise _no_label("only", name, plan.labels)
+            raise _no_label("the plan", name, plan.labels)
     for seed in seeds:
         if seed not in plan.seeds:
             raise ConfigError(
