@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.formats import ConfigError
+from maskpack.exporters.options import BenchGrid, BenchRequest
 
 if TYPE_CHECKING:
     from maskpack.exporters.bench.result import BenchResult, Cell, Memory, Variant
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _SUSPICIOUS = 0.3  # relative error from which graphs are hardly of one model
 
 
+@opt.with_options
 def bench(
     folder: Annotated[Path, Argument(help="Folder that `compress export --onnx` wrote.")],
     task: Annotated[str | None, Option("--task", "-t", help="Which, of several.")] = None,
@@ -40,13 +42,8 @@ def bench(
         Path | None,
         Option(help="Texts to measure errors on, one a line, a tab in a pair. [random]"),
     ] = None,
-    batch: Annotated[str, Option(help="Texts a run, with commas.")] = "1,8",
-    length: Annotated[str, Option(help="Tokens a text, with commas.")] = "16,128",
-    threads: Annotated[str, Option(help="Threads of an operator, with commas.")] = "1,2",
-    runs: Annotated[int, Option(help="Runs of each graph on each shape, at most.")] = 21,
-    seconds: Annotated[
-        float, Option(help="After which no run on a shape begins; three are made.")
-    ] = 20.0,
+    *,
+    grid: BenchGrid,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -57,8 +54,7 @@ def bench(
 
     Example: compress bench tickets --artifact artifact --texts texts.txt
     """
-    from maskpack.exporters.bench.run import BenchRequest  # noqa: PLC0415 - imports torch
-    from maskpack.exporters.bench.run import bench as run  # noqa: PLC0415
+    from maskpack.exporters.bench.run import bench as run  # noqa: PLC0415 - imports torch
 
     request = BenchRequest(
         folder=folder,
@@ -67,11 +63,7 @@ def bench(
         against=against,
         artifact=artifact,
         texts=texts,
-        batches=_numbers("batch", batch),
-        lengths=_numbers("length", length),
-        threads=_numbers("threads", threads),
-        runs=runs,
-        seconds=seconds,
+        **asdict(grid),
     )
     result = run(request, say=(lambda _: None) if quiet else render.words)
     if json:
@@ -79,18 +71,6 @@ def bench(
     else:
         _show(result)
     _remark(result)
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """`1,8` as numbers.
-
-    Raises:
-        ConfigError: a part is not one.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"`--{option} {text}` is not numbers with commas", "like 1,8") from None
 
 
 def _show(result: BenchResult) -> None:

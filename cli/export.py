@@ -13,34 +13,18 @@ from typer import Argument, Option
 from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.options import data_by_task
-from maskpack.exporters.arithmetic import ARITHMETICS
-from maskpack.exporters.arithmetic.base import Tolerance
-from maskpack.exporters.layouts import LAYOUTS
-from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedRequest
+from maskpack.exporters.options import (
+    ExportRequest,
+    GraphOptions,
+    Layout,
+    SharedRequest,
+    ToleranceOptions,
+)
 from maskpack.formats import ConfigError, open_artifact
 
 if TYPE_CHECKING:
     from maskpack.exporters.report import Report
 
-ComputeName = Annotated[
-    str,
-    Option(
-        **opt.one_of(ARITHMETICS),
-        help="int8: integer arithmetic, fastest; fp32: exact; nbits: blocks of 4 bits: the "
-        "smallest file, nearer to exact than int8, slower.",
-    ),
-]
-Atol = Annotated[
-    float | None, Option(help="Largest difference of a logit. [0.0001 for fp32, none for int8]")
-]
-Rtol = Annotated[
-    float | None,
-    Option(help="Largest error of the logits over their size. [0.25 for int8, none for fp32]"),
-]
-MaxDrop = Annotated[
-    float | None,
-    Option(help="Largest loss of the metric, in points. [0.5, for int8 at least 2 rows]"),
-]
 Reference = Annotated[
     str | None, Option(help="Fine-tuned model to compare with as well: folder or hub id.")
 ]
@@ -60,6 +44,7 @@ _OF_GRAPHS = (
 )
 
 
+@opt.with_options
 def export(
     ctx: typer.Context,
     artifact: opt.ArtifactPath,
@@ -73,30 +58,10 @@ def export(
     hf: Annotated[
         bool, Option("--hf", help="Write a plain transformers model, in float32.")
     ] = False,
-    layout: Annotated[
-        str,
-        Option(
-            **opt.one_of(LAYOUTS),
-            help="folded: a graph that stands alone; shared: tasks over one weight file; "
-            "swap: one graph for all tasks, an adapter each.",
-        ),
-    ] = Layout.FOLDED,
-    packed: Annotated[
-        bool,
-        Option(
-            "--packed/--unpacked",
-            help="Keep 4, 2 and 1 bits so narrow in the weight file; unpacked wants less memory.",
-        ),
-    ] = False,
-    compute: ComputeName = Compute.INT8,
+    graph: GraphOptions,
     data: TaskData = None,
     reference: Reference = None,
-    atol: Atol = None,
-    rtol: Rtol = None,
-    max_drop: MaxDrop = None,
-    verify: Annotated[
-        bool, Option("--verify/--no-verify", help="Compare with the masked torch model.")
-    ] = True,
+    limits: ToleranceOptions,
     json: opt.Json = False,
 ) -> None:
     """Write one task as a sparse, quantised graph and verify it, or as a plain model.
@@ -113,15 +78,23 @@ def export(
     """
     if onnx == hf:
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
-    _refuse_idle(ctx, layout=None if hf else layout)
-    tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
-    if onnx and layout != Layout.FOLDED:
+    _refuse_idle(ctx, layout=None if hf else graph.layout)
+    tolerance = limits.over(graph.compute)
+    if onnx and graph.layout != Layout.FOLDED:
         if reference is not None:
             raise ConfigError("`--reference` is for `--layout folded`")
         names = tuple(task or ())
         rows = data_by_task(data or [], names or sorted(open_artifact(artifact).manifest.tasks))
         shared = SharedRequest(
-            artifact, names, out, compute, tolerance, rows, verify, packed=packed, layout=layout
+            artifact,
+            names,
+            out,
+            graph.compute,
+            tolerance,
+            rows,
+            graph.verify,
+            packed=graph.packed,
+            layout=graph.layout,
         )
         _export_shared(shared, json=json)
         return
@@ -138,11 +111,11 @@ def export(
         artifact=artifact,
         task=task[0],
         out=out,
-        compute=compute,
+        compute=graph.compute,
         tolerance=tolerance,
         data=data_by_task(data or [], task).get(task[0]),
         reference=reference,
-        verify=verify,
+        verify=graph.verify,
     )
     report = export_onnx(request)
     if report is None:
@@ -208,15 +181,15 @@ def _export_hf(artifact: Path, task: str, out: Path, *, json: bool) -> None:
         )
 
 
+@opt.with_options
 def verify(
     folder: Annotated[Path, Argument(help="Folder that `compress export` wrote.")],
     artifact: Annotated[Path, Option("--artifact", "-a", help="Where it came from.")],
     task: opt.TaskName,
     data: DevData = None,
     reference: Reference = None,
-    atol: Atol = None,
-    rtol: Rtol = None,
-    max_drop: MaxDrop = None,
+    *,
+    limits: ToleranceOptions,
     json: opt.Json = False,
 ) -> None:
     """Compare an exported task, of any layout, with the masked torch model in ONNX Runtime.
@@ -230,9 +203,15 @@ def verify(
 
     graph, inputs = exported(folder, task)
     compute = compute_of(graph)
-    tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
     subject = Subject(
-        graph, open_artifact(artifact), task, compute, tolerance, data, reference, inputs
+        graph,
+        open_artifact(artifact),
+        task,
+        compute,
+        limits.over(compute),
+        data,
+        reference,
+        inputs,
     )
     report = run(subject)
     show_report(report, json=json)

@@ -16,6 +16,7 @@ from typer import Option
 from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.compressor.config import FitConfig
+from maskpack.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
     from maskpack.compressor.estimate import Estimate
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from maskpack.compressor.types import FitRequest, RunResult
 
 
+@opt.with_options
 def fit(
     ctx: typer.Context,
     model: opt.Model,
@@ -38,105 +40,18 @@ def fit(
     ] = Path("artifact"),
     data: opt.Data = None,
     eval_data: opt.EvalData = None,
-    text_field: opt.TextField = None,
-    pair_field: opt.PairField = None,
-    label_field: opt.LabelField = None,
-    regression: opt.Regression = False,
-    multi_label: opt.MultiLabel = False,
-    label_separator: opt.LabelSeparator = None,
-    metric: opt.Metric = None,
+    *,
+    columns: TaskOptions,
     name: Annotated[
         str | None, Option(help="Name of the task in the artifact. [the task's own]")
     ] = None,
-    bits: opt.Bits = None,
-    bits_override: opt.BitsOverride = None,
-    group: opt.Group = None,
-    quantizer: opt.Quantizer = None,
-    calibration: opt.Calibration = None,
-    refine: opt.Refine = None,
-    embedding_bits: opt.EmbeddingBits = None,
-    epochs: opt.Epochs = None,
-    steps: opt.Steps = None,
-    batch_size: opt.BatchSize = None,
-    max_length: opt.MaxLength = None,
-    lr: Annotated[
-        float | None, Option(help="Peak learning rate of the scores. [the estimator's]")
-    ] = None,
-    head_lr: opt.HeadLr = None,
-    warmup: opt.Warmup = None,
-    estimator: Annotated[
-        str | None, Option(help="threshold, topk, bernoulli or fixed. [threshold]")
-    ] = None,
-    init: Annotated[
-        str | None,
-        Option(help="First scores: constant, magnitude, soft-magnitude, snip, random. [auto]"),
-    ] = None,
-    margin: Annotated[
-        float | None,
-        Option(
-            help="Flip threshold in standard deviations of the score noise; lower flips more weights. "
-            "[1.6; 1 bit: 0.8]"
-        ),
-    ] = None,
-    boundary: Annotated[
-        float | None,
-        Option(help="Smallest share of that threshold in early steps; 1: all of it. [0.4]"),
-    ] = None,
-    floor: Annotated[
-        float | None, Option(help="How much the size of a gradient counts; 0: not at all. [1]")
-    ] = None,
-    sparsity: Annotated[
-        float | None, Option(help="Share of zeros to end with. [the margin decides]")
-    ] = None,
-    target_bpp: Annotated[
-        float | None, Option(help="Entropy of the mask to stay within, in bits per weight.")
-    ] = None,
-    target_bytes: Annotated[
-        int | None, Option(help="Coded bytes of the whole patch to stay within.")
-    ] = None,
-    layers: Annotated[
-        str | None, Option(help="Encoder layers to mask, such as 2-5 or 0,3. [all]")
-    ] = None,
-    modules: Annotated[
-        str | None, Option(help="Parts of linear names to mask: query,value. [all]")
-    ] = None,
-    train_bias: Annotated[
-        bool | None, Option(help="Train biases too; they join the patch. [no]")
-    ] = None,
-    train_norm: Annotated[bool | None, Option(help="Train LayerNorm parameters too. [no]")] = None,
-    train_scales: Annotated[
-        bool | None, Option(help="Train a factor for each row of weights too. [no]")
-    ] = None,
-    dense_lr: Annotated[
-        float | None, Option(help="Peak learning rate of those three. [0.0003]")
-    ] = None,
-    teacher: opt.Teacher = None,
-    teacher_share: opt.TeacherShare = None,
-    temperature: opt.Temperature = None,
-    teacher_states: opt.TeacherStates = None,
-    ema: Annotated[
-        float | None,
-        Option(help="Decay a step of an average of the scores; the mask is cut from it. [0: none]"),
-    ] = None,
-    patience: Annotated[
-        int | None,
-        Option(help="Stop after so many epochs without a better score on held-out rows."),
-    ] = None,
-    dropout: opt.Dropout = None,
-    seed: opt.Seed = None,
-    train_rows: opt.TrainRows = None,
-    precision: opt.Precision = None,
-    checkpoint_every: Annotated[
-        int | None, Option(help="Steps between checkpoints; 0: none. [200]")
-    ] = None,
+    chosen: opt.Replayed[FitConfig],
     replace: Annotated[
         bool, Option("--replace", help="Learn a task again that is already there.")
     ] = False,
     resume: Annotated[
         bool, Option("--resume", help="Go on from the checkpoint of a stopped run.")
     ] = False,
-    config: opt.ConfigFile = None,
-    save_config: opt.SaveConfig = None,
     revision: opt.Revision = None,
     dry_run: Annotated[
         bool,
@@ -170,12 +85,11 @@ def fit(
     """
     began = time.perf_counter(), time.process_time()
     render.check_tensorboard(log_dir)
-    chosen = opt.config_of(ctx, FitConfig, config, save_config)
     from maskpack.compressor import FitRequest, fit_task  # noqa: PLC0415 - imports torch
 
     request = FitRequest(
         model=model,
-        task=opt.find_named_task(ctx, data),
+        task=opt.find_named_task(task, data, columns, quiet=quiet),
         out=out,
         config=chosen,
         data=data,
@@ -183,7 +97,7 @@ def fit(
         name=name,
         replace=replace,
         resume=resume,
-        bits_given=bits is not None or config is not None,
+        bits_given=any(ctx.params[each] is not None for each in ("bits", "config")),
         revision=revision,
     )
     if dry_run:

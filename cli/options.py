@@ -1,32 +1,126 @@
-"""Options that several commands share, and how an option finds its value.
+"""How a command gets its options: each is declared in a class of options, and spread over the command line.
 
-Order: what stands on the command line, then `--config FILE`, then the default of the frozen config
-class. Every option is None until somebody gives it. `--save-config` writes a whole run: options at the top
-level, and under `run` what stands beside them on the command line (model, task, data, place).
+Order of values: what stands on the command line, then `--config FILE`, then the default of the class. Every
+option is None until somebody gives it. `--save-config` writes a whole run: options at the top level, and under
+`run` what stands beside them on the command line (model, task, data, folder).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
 from difflib import get_close_matches
-from enum import Enum
+from enum import Enum, StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 from typer import Argument, Option
 
 from maskpack.cli import render
-from maskpack.compressor.options import RUN, Options, load_options, save_options
-from maskpack.formats import ConfigError, DataError
+from maskpack.compressor.options import RUN, load_options, save_options
+from maskpack.formats import ConfigError, DataError, options
+from maskpack.formats.options import Options, options_of
 
 if TYPE_CHECKING:
-    from maskpack.tasks.task import Kind, Task
+    from maskpack.tasks.options import TaskOptions
+    from maskpack.tasks.task import Task
 
 Config = TypeVar("Config", bound=Options)
+_REPLAY = "replay"
+Replayed = Annotated[Config, _REPLAY]
+"""Options of a command that also come from `--config FILE`; `--save-config FILE` writes them."""
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with each parameter that is a class of options spread: one option a field.
+
+    Typer makes the command line from the signature of what is returned. The command itself gets its options
+    as values of their classes, checked.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    kinds = {name: kind for name, hint in hints.items() if (kind := _options_class(hint))}
+    shown: list[Parameter] = []
+    for parameter in signature(command).parameters.values():
+        hint = hints[parameter.name]
+        if parameter.name in kinds:
+            replayed = _REPLAY in get_args(hint)
+            each = options_of(kinds[parameter.name])
+            shown += [_parameter(option, replayed=replayed) for option in each]
+            shown += _replaying() if replayed else []
+        else:
+            shown.append(parameter.replace(annotation=hint, kind=Parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        file, kept = values.pop("config", None), values.pop("save_config", None)
+        for name, kind in kinds.items():
+            said = {o.name: _typed(o, values.pop(o.name)) for o in options_of(kind)}
+            replayed = _REPLAY in get_args(hints[name])
+            values[name] = resolve(kind, file if replayed else None, said)
+            if replayed and kept is not None:
+                save_options(kept, values[name], remembered(values["ctx"], set(said)))
+        command(**values)
+
+    run.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return run
+
+
+def _options_class(hint: Any) -> type[Options] | None:
+    """The class of options that an annotation names, if it is one."""
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return kind if isinstance(kind, type) and issubclass(kind, Options) else None
+
+
+def _parameter(option: options.Option, *, replayed: bool) -> Parameter:
+    """An option as Typer takes it: None until somebody gives it.
+
+    A switch that a file may have turned on can be turned off again.
+    """
+    kind: Any = list[str] if option.kind is Mapping else option.kind
+    both = kind is bool and option.opt.flag is None and (replayed or option.usual)
+    flags = [] if both else [f"--{_flag(option)}"]  # without a flag Typer makes `--x / --no-x`
+    more: dict[str, Any] = {"autocompletion": lambda: [*option.choices]} if option.choices else {}
+    if isinstance(option.opt.one_of, Mapping):
+        more = one_of(option.opt.one_of)
+    if kind is tuple or issubclass(option.kind, StrEnum):
+        kind = str
+    words = re.sub(r"`([a-z]+_[a-z_]+|epochs)`", lambda name: _dashed(name[1]), option.help)
+    typed = Option(*flags, help=words.replace("`", ""), show_default=False, **more)
+    if option.opt.required:
+        return Parameter(option.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, typed])
+    annotation = Annotated[kind | None, typed]
+    return Parameter(option.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _flag(option: options.Option) -> str:
+    return option.opt.flag or option.name.replace("_", "-")
+
+
+def _dashed(name: str) -> str:
+    """An option as the command line spells it: `max_length` is `--max-length`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _typed(option: options.Option, value: Any) -> Any:
+    """The value of an option from its spelling on the command line.
+
+    Raises:
+        ConfigError: a list of numbers or patterns that cannot be read.
+    """
+    if option.kind is Mapping:
+        return overrides(value, _flag(option))
+    if option.kind is not tuple or value is None:
+        return value
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        fact = f"`--{_flag(option)} {value}` is not numbers with commas"
+        raise ConfigError(fact, "like 1,8") from None
 
 
 def one_of(table: Mapping[str, object]) -> dict[str, Any]:
@@ -67,77 +161,6 @@ EvalData = Annotated[
     Path | None,
     Option(help="Evaluation file; without one, a tenth of a single file is held out, by label."),
 ]
-TextField = Annotated[
-    str | None,
-    Option(help="Column of the text, for data of your own. [a plain name, such as text]"),
-]
-PairField = Annotated[str | None, Option(help="Column of a second text, for pairs.")]
-LabelField = Annotated[
-    str | None, Option(help="Column of the label, for data of your own. [label]")
-]
-Regression = Annotated[
-    bool, Option("--regression", help="The label is a number, for data of your own.")
-]
-MultiLabel = Annotated[
-    bool,
-    Option(
-        "--multi-label", help="A row may have several labels, or none: a list in JSON or Parquet."
-    ),
-]
-LabelSeparator = Annotated[
-    str | None, Option(help="What stands between the labels of a cell; implies --multi-label.")
-]
-Metric = Annotated[
-    str | None,
-    Option(help="Main metric: accuracy, f1, macro_f1, micro_f1, matthews, pearson, spearman."),
-]
-Epochs = Annotated[
-    float | None, Option(help="Passes over the training rows. [3, but at least 400 steps]")
-]
-Steps = Annotated[int | None, Option(help="Optimiser steps; overrides --epochs.")]
-BatchSize = Annotated[int | None, Option(help="Rows a step. [32]")]
-MaxLength = Annotated[int | None, Option(help="Tokens a text is cut to. [128]")]
-HeadLr = Annotated[float | None, Option(help="Peak learning rate of the head. [0.001]")]
-Warmup = Annotated[float | None, Option(help="Share of steps with a rising rate. [0.1]")]
-Seed = Annotated[int | None, Option(help="Of head, data order and dropout. [0]")]
-TrainRows = Annotated[
-    int | None, Option(help="Use so many training rows, the same for every seed.")
-]
-Precision = Annotated[
-    str | None, Option(help="Arithmetic of a training step: auto, bf16 or fp32. [auto]")
-]
-Bits = Annotated[
-    int | None, Option(help="Bits of a backbone weight: 8, 4, 2 or 1. [8, or the artifact's]")
-]
-BitsOverride = Annotated[
-    list[str] | None,
-    Option(help="PATTERN=BITS for some linears, such as *.layer.0.*=4; repeatable."),
-]
-Refine = Annotated[
-    int | None, Option(help="Steps in which 2- and 1-bit codes copy the float model on text. [600]")
-]
-Group = Annotated[
-    int | None, Option(help="Weights that share a scale; 0: a row at 8 bits, else 64. [0]")
-]
-Quantizer = Annotated[
-    str | None, Option(help="auto, minmax, minmax-tensor, mse or gptq. [auto: by bits]")
-]
-Calibration = Annotated[
-    str | None, Option(help="Text for gptq, a sentence a line, of no task. [shipped samples]")
-]
-EmbeddingBits = Annotated[int | None, Option(help="Bits of an embedding's weight: 8 or 4. [8]")]
-Dropout = Annotated[float | None, Option(help="Probability of dropout. [the model's own]")]
-Teacher = Annotated[
-    str | None, Option(help="Fine-tuned model to learn from: a folder; twin trains one first.")
-]
-TeacherShare = Annotated[
-    float | None, Option(help="Weight of the teacher against the labels. [0.5]")
-]
-Temperature = Annotated[float | None, Option(help="Softening of the teacher's opinion. [2]")]
-TeacherStates = Annotated[
-    float | None,
-    Option(help="Weight of its hidden states; 0: only its logits. [3, if shapes agree]"),
-]
 Revision = Annotated[str | None, Option(help="Branch, tag or commit of a model on the Hub.")]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress on stderr.")]
@@ -151,42 +174,14 @@ def resolve(kind: type[Config], file: Path | None, given: Mapping[str, Any]) -> 
         file: YAML of options, or None.
         given: option -> value, None where the command line says nothing.
     """
-    known = {field.name for field in fields(kind)}
-    assert set(given) <= known, set(given) - known
     from_file = load_options(file) if file is not None else {}
     from_file.pop(RUN, None)  # `recall` has read it
     chosen = {name: value for name, value in given.items() if value is not None}
     return kind.from_dict({**from_file, **chosen})
 
 
-def config_of(
-    ctx: typer.Context, kind: type[Config], file: Path | None, kept: Path | None
-) -> Config:
-    """The config of a call.
-
-    Args:
-        ctx: of the call.
-        kind: the config class.
-        file: YAML of options, or None.
-        kept: where to write the whole run as YAML, or None.
-    """
-    config = resolve(kind, file, given_options(ctx, kind))
-    if kept is not None:
-        save_options(kept, config, remembered(ctx, set(config.__dict__)))
-    return config
-
-
-def given_options(ctx: typer.Context, kind: type[Options]) -> dict[str, Any]:
-    """Option of a config class -> what the command line says of it, None where it says nothing."""
-    names = {field.name for field in fields(kind)} & ctx.params.keys()
-    said = {name: ctx.params[name] for name in names}
-    if "bits_override" in said:
-        said["bits_override"] = overrides(said["bits_override"])
-    return said
-
-
-def overrides(given: Sequence[str] | None) -> dict[str, int] | None:
-    """`PATTERN=BITS` texts as a mapping.
+def overrides(given: Sequence[str] | None, flag: str) -> dict[str, int] | None:
+    """`PATTERN=BITS` texts of an option as a mapping.
 
     Raises:
         ConfigError: a text without a number behind its last equals sign.
@@ -197,47 +192,27 @@ def overrides(given: Sequence[str] | None) -> dict[str, int] | None:
     for text in given:
         pattern, _, bits = text.rpartition("=")
         if not pattern or not bits.isdecimal():
-            raise ConfigError(f"`--bits-override {text}` is not PATTERN=BITS", "like *.layer.0.*=4")
+            raise ConfigError(f"`--{flag} {text}` is not PATTERN=BITS", "like *.layer.0.*=4")
         found[pattern] = int(bits)
     return found
 
 
-def find_named_task(ctx: typer.Context, data: Path | None) -> Task:
+def find_named_task(
+    name: str | None, data: Path | None, columns: TaskOptions, *, quiet: bool
+) -> Task:
     """The task that a call names, or one over columns of the user's own data.
 
     Args:
-        ctx: of a call with the options of a task.
-        data: where the rows are. It gives a task without a name its name, and is looked into for
-            columns where the call gives none.
+        name: of the task; None takes the name of the data.
+        data: where the rows are. It is looked into for columns where the call gives none.
+        columns: what the call says of columns, labels and metric.
+        quiet: do not say which columns are taken.
     """
     from maskpack.tasks.data.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
 
-    told, name = ctx.params, ctx.params["task"]
-    separator = typed_separator(told["label_separator"])
-    kind = _kind(told["regression"], several=told["multi_label"] or separator is not None)
-    columns = (told["text_field"], told["pair_field"], told["label_field"])
-    task = name or _name_of(data)
-    said = Said(task, name is not None, data, *columns, kind, told["metric"], separator)
-    with render.hushed() if told["quiet"] else nullcontext():
+    said = Said(name or _name_of(data), name is not None, data, columns)
+    with render.hushed() if quiet else nullcontext():
         return task_of_said(said)
-
-
-def typed_separator(text: str | None) -> str | None:
-    r"""What `--label-separator` means: a tab is hard to type, so `\t` stands for it.
-
-    >>> typed_separator(r"\t") == "\t"
-    True
-    """
-    return None if text is None else text.replace("\\t", "\t")
-
-
-def _kind(regression: bool, *, several: bool) -> Kind | None:
-    """What the head predicts; None leaves it to the task."""
-    from maskpack.tasks.task import Kind  # noqa: PLC0415 - keeps --help fast
-
-    if regression and several:
-        raise ConfigError("`--regression` and `--multi-label` contradict each other")
-    return Kind.REGRESSION if regression else Kind.MULTI_LABEL if several else None
 
 
 def _name_of(data: Path | None) -> str:
@@ -305,19 +280,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-ConfigFile = Annotated[
-    Path | None,
-    Option(
+def _replaying() -> list[Parameter]:
+    """The two options that read and write a whole run."""
+    read = Option(
         "--config",
         callback=recall,
         is_eager=True,
         help="YAML file of options, or a whole run of --save-config; the command line wins.",
-    ),
-]
-SaveConfig = Annotated[
-    Path | None,
-    Option("--save-config", help="Write this run as YAML, to be repeated with --config."),
-]
+    )
+    write = Option("--save-config", help="Write this run as YAML, to be repeated with --config.")
+    return [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, it])
+        for name, it in (("config", read), ("save_config", write))
+    ]
 
 
 def data_by_task(given: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 from typer import Argument, Option
 
-from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError
 from maskpack.tasks.data.columns import columns_hint, plain_columns, plain_texts, taken
 from maskpack.tasks.data.tables import column_names, read_rows
+from maskpack.tasks.options import typed_separator
 from maskpack.tasks.types import TASK_TYPES
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def predict(
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
 
     session = Session(folder, threads=threads)
-    separator = opt.typed_separator(label_separator)
+    separator = typed_separator(label_separator)
     columns = Columns(text_field, pair_field, label_field, separator)
     if data is None:
         if columns != Columns():

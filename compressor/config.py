@@ -1,17 +1,19 @@
-"""Options of a run as frozen values, each field checked on creation. Imports no torch."""
+"""Options of a run as frozen values, each declared once. Imports no torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Annotated, Any
 
-from maskpack.compressor.options import Options, check_positive, check_share, check_whole, given
 from maskpack.formats import ConfigError
 from maskpack.formats.bits import CODE_BITS
 from maskpack.formats.lazy import renamed
+from maskpack.formats.options import Opt, Options, listed
 
+_POSITIVE = "(0, inf)"
+_SHARE = "[0, 1)"
 _USUAL_EPOCHS = 3
 _LEAST_STEPS = 400
 
@@ -35,7 +37,11 @@ class Method(StrEnum):
 
 
 class Estimator(StrEnum):
-    """How mask bits follow from scores."""
+    """How mask bits follow from scores.
+
+    A threshold flips a bit where gradients insist, `topk` removes a fixed share of each kind of matrix,
+    `bernoulli` draws masks, and with `fixed` the first mask stays and nothing is learned.
+    """
 
     THRESHOLD = "threshold"
     TOPK = "topk"
@@ -54,41 +60,48 @@ _FULL_LR, _PATCH_LR = 1e-4, 1e-3  # of baselines: of every weight, of a small pa
 
 @dataclass(frozen=True)
 class RunConfig(Options):
-    """What every run shares, learned mask or dense baseline.
+    """What every run shares, learned mask or dense baseline."""
 
-    Attributes:
-        epochs: passes over the training rows, may be a fraction; None: 3, but at least 400 steps,
-            because a mask on a small task needs steps more than it needs rows.
-        steps: optimiser steps; overrides `epochs`.
-        batch_size: rows a step.
-        max_length: tokens a text is cut to.
-        head_lr: peak learning rate of the task-specific layers.
-        warmup: share of the steps in which the rate rises; then it falls linearly to 0.
-        seed: of head initialisation, data order and dropout.
-        train_rows: at most so many training rows, the same ones for every seed.
-        precision: arithmetic of the training step.
-    """
-
-    epochs: float | None = None
-    steps: int | None = None
-    batch_size: int = 32
-    max_length: int = 128
-    head_lr: float = 1e-3
-    warmup: float = 0.1
-    seed: int = 0
-    train_rows: int | None = None
-    precision: Precision = Precision.AUTO
-
-    def __post_init__(self) -> None:
-        check_whole(self, "batch_size", "max_length", "seed", "steps", "train_rows")
-        check_positive(self, "batch_size", "head_lr")
-        check_positive(self, *given(self, "epochs", "steps", "train_rows"))
-        if self.max_length < 4:
-            raise ConfigError(f"`max_length` is {self.max_length}, expected 4 or more")
-        check_share(self, "warmup")
-        if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"`seed` is {self.seed}, expected 0 to 2**31 - 1")
-        object.__setattr__(self, "precision", Precision(self.precision))
+    epochs: Annotated[
+        float | None,
+        Opt(
+            # a mask on a small task needs steps more than it needs rows
+            "Passes over the training rows; may be a fraction.",
+            within=_POSITIVE,
+            default=f"{_USUAL_EPOCHS}, but at least {_LEAST_STEPS} steps",
+        ),
+    ] = None
+    steps: Annotated[int | None, Opt("Optimiser steps; overrides `epochs`.", within=_POSITIVE)] = (
+        None
+    )
+    batch_size: Annotated[int, Opt("Rows in a training step.", within=_POSITIVE)] = 32
+    max_length: Annotated[
+        int, Opt("Longest text in tokens; longer texts are cut.", within="[4, inf)")
+    ] = 128
+    head_lr: Annotated[
+        float, Opt("Peak learning rate of the task-specific layers.", within=_POSITIVE)
+    ] = 1e-3
+    warmup: Annotated[
+        float,
+        Opt("Share of the steps in which the rate rises; then it falls to 0.", within=_SHARE),
+    ] = 0.1
+    seed: Annotated[
+        int,
+        Opt("Seed of head initialisation, data order and dropout.", within=f"[0, {2**31 - 1}]"),
+    ] = 0
+    train_rows: Annotated[
+        int | None,
+        Opt(
+            "Use at most so many training rows, the same ones for every seed.",
+            within=_POSITIVE,
+            default="all",
+        ),
+    ] = None
+    precision: Annotated[Precision, Opt("Arithmetic of a training step.")] = Precision.AUTO
+    dropout: Annotated[
+        float | None,
+        Opt("Probability of dropout.", within=_SHARE, default="the model's own"),
+    ] = None
 
     def total_steps(self, rows: int) -> int:
         """Optimiser steps for `rows` training rows."""
@@ -101,48 +114,68 @@ class RunConfig(Options):
 
 
 @dataclass(frozen=True)
-class BackboneConfig(Options):
-    """How a pretrained encoder becomes integers.
+class CodesConfig(Options):
+    """How weights become codes."""
 
-    Attributes:
-        bits: width of a backbone code; fixed once an artifact exists.
-        group: weights that share a scale; 0 picks one scale a row at 8 bits, else 64.
-        quantizer: `minmax`, `minmax-tensor`, `mse`, `gptq`, or `auto` (see `quantization/quantize.py`).
-        embedding_bits: width of an embedding's codes, 8 or 4.
-        bits_override: pattern of parameter names -> bits, such as `encoder.layer.0.*`: 4.
-        calibration: text file, one sentence a line, for quantisers that look at activations; None
-            takes the shipped sample sentences.
-        refine: steps in which codes of 2 and 1 bits learn to copy the float model on that text,
-            see `quantization/refine.py`; None: 600 at these widths; 0: none.
-    """
+    bits: Annotated[
+        int | None,
+        Opt(
+            "Start from the linears quantised to so many bits.",
+            one_of=CODE_BITS,
+            default="the float model",
+        ),
+    ] = None
+    group: Annotated[
+        int,
+        Opt("Weights that share a scale; 0: a row at 8 bits, else 64.", within="[0, inf)"),
+    ] = 0
+    quantizer: Annotated[
+        str,
+        Opt(
+            "Method of quantisation.",
+            one_of=QUANTIZER_NAMES,
+            default="auto: chosen by the bits",
+        ),
+    ] = "auto"
+    embedding_bits: Annotated[int, Opt("Bits of an embedding's weight.", one_of=(8, 4))] = 8
+    calibration: Annotated[
+        str | None,
+        Opt(
+            "Text file, one sentence a line, of no task, for gptq and for refinement.",
+            default="shipped samples",
+            path=True,
+        ),
+    ] = None
+    refine: Annotated[
+        int | None,
+        Opt(
+            "Steps in which 2- and 1-bit codes learn to copy the float model on that text; 0: none.",
+            within="[0, inf)",
+            default=str(_REFINE_STEPS),
+        ),
+    ] = None
 
-    bits: int = 8
-    group: int = 0
-    quantizer: str = "auto"
-    embedding_bits: int = 8
-    bits_override: Mapping[str, int] = field(default_factory=dict)
-    calibration: str | None = None
-    refine: int | None = None
 
-    def __post_init__(self) -> None:
-        check_whole(self, "bits", "group", "embedding_bits", "refine")
-        if self.bits not in CODE_BITS:
-            raise ConfigError(f"`bits` is {self.bits}, expected one of {CODE_BITS}")
-        if self.embedding_bits not in {8, 4}:
-            raise ConfigError(f"`embedding_bits` is {self.embedding_bits}, expected 8 or 4")
-        if self.group < 0 or (self.refine or 0) < 0:
-            raise ConfigError("`group` and `refine` cannot be negative")
-        if self.quantizer not in QUANTIZER_NAMES:
-            raise ConfigError(
-                f"no quantizer `{self.quantizer}`", f"quantizers: {', '.join(QUANTIZER_NAMES)}"
-            )
-        if not isinstance(self.bits_override, Mapping):
-            raise ConfigError(
-                f"`bits_override` is {self.bits_override!r}, expected a mapping of patterns to bits"
-            )
-        for pattern, bits in self.bits_override.items():
-            if isinstance(bits, bool) or bits not in CODE_BITS:
-                raise ConfigError(f"`bits_override` gives `{pattern}` {bits!r} bits: {CODE_BITS}")
+def _bits_by_pattern(value: Mapping[str, Any]) -> str | None:
+    """What is wrong with `bits_override`, if anything is."""
+    right = all(type(bits) is int and bits in CODE_BITS for bits in value.values())
+    return None if right else f"a mapping of patterns to {listed(CODE_BITS)} bits"
+
+
+@dataclass(frozen=True)
+class BackboneConfig(CodesConfig):
+    """How a pretrained encoder becomes integers; fixed once an artifact exists."""
+
+    bits: Annotated[
+        int, Opt("Bits of a backbone weight.", one_of=CODE_BITS, default="8, or the artifact's")
+    ] = 8
+    bits_override: Annotated[
+        Mapping[str, int],
+        Opt(
+            "PATTERN=BITS for linears whose names match, such as *.layer.0.*=4; repeatable.",
+            check=_bits_by_pattern,
+        ),
+    ] = field(default_factory=dict)
 
     @property
     def refine_steps(self) -> int:
@@ -153,121 +186,141 @@ class BackboneConfig(Options):
 
 @dataclass(frozen=True)
 class TeacherConfig(Options):
-    """Whom a run learns from, beside the labels.
+    """The model that a run learns from, beside the labels."""
 
-    Attributes:
-        teacher: folder of a fine-tuned classifier to learn from; `twin` trains one first.
-        teacher_share: weight of the teacher's opinion against the labels.
-        temperature: softening of both opinions.
-        teacher_states: weight of the distance to the teacher's hidden states, see `training/loss.py`; 0:
-            none; None: 3 where student and teacher have layers of the same number and width.
-    """
-
-    teacher: str | None = None
-    teacher_share: float = 0.5
-    temperature: float = 2.0
-    teacher_states: float | None = None
-
-    def __post_init__(self) -> None:
-        check_positive(self, "temperature")
-        if not 0.0 < self.teacher_share <= 1.0:
-            raise ConfigError(f"`teacher_share` is {self.teacher_share}, expected (0, 1]")
-        if not 0.0 <= (self.teacher_states or 0.0) < math.inf:
-            raise ConfigError(f"`teacher_states` is {self.teacher_states}, expected 0 or more")
+    teacher: Annotated[
+        str | None,
+        Opt(
+            "Folder of a fine-tuned model to learn from; `twin` trains one first.",
+            default="none",
+            path=True,
+        ),
+    ] = None
+    teacher_share: Annotated[
+        float, Opt("Weight of the teacher's logits against the labels.", within="(0, 1]")
+    ] = 0.5
+    temperature: Annotated[
+        float, Opt("Temperature of both softmaxes in distillation.", within=_POSITIVE)
+    ] = 2.0
+    teacher_states: Annotated[
+        float | None,
+        Opt(
+            "Weight of the distance to the teacher's hidden states; 0: logits only.",
+            within="[0, inf)",
+            default="3, if the shapes agree",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
-class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
-    """How a mask is learned, over which backbone.
+class FitConfig(TeacherConfig, RunConfig, BackboneConfig):
+    """How a mask is learned, over which backbone."""
 
-    Attributes:
-        estimator: `threshold` (flips where gradients insist), `topk` (a fixed share a kind of
-            matrix), `bernoulli` (drawn masks), `fixed` (the start is the mask, nothing is learned).
-        init: first scores, see `masking/score_init.py`; `auto` is constant, or magnitude for a sparsity.
-        lr: peak learning rate of the scores; None: the estimator's own.
-        margin: how far a score must travel to flip its weight, in standard deviations of the
-            distance that noise alone would drive it. Smaller means more flips. None: 1.6, and 0.8
-            at 1 bit, where a mask has rounding to make up for.
-        boundary: least share of that way in early steps, when noise has not driven far yet; 1: the
-            whole way from the start.
-        floor: how much the size of a gradient counts, see `training/train.py`; 0 is plain Adam.
-        sparsity: share of zeros to end with (of `bernoulli`: to start with); None lets the margin
-            decide.
-        target_bpp: entropy of the mask to stay within, in bits per masked weight.
-        target_bytes: coded size of the whole patch to stay within: mask entropy, head and the rest.
-        layers: encoder layers whose linears are masked, such as `2-5` or `0,3`; None: all.
-        modules: parts of linear names that are masked, such as `query,value`; None: all.
-        train_bias, train_norm, train_scales: whether biases, LayerNorm parameters, and a factor a
-            row of each masked linear are trained too; each adds float16 values to the patch.
-        dense_lr: their peak learning rate.
-        ema: weight of the past in an average of the scores that the mask is cut from; 0: none.
-        patience: epochs without a better metric on held-out training rows before the end.
-        dropout: probability of dropout; None: the model's own.
-        checkpoint_every: steps between checkpoints; 0 writes none.
-    """
-
-    estimator: Estimator = Estimator.THRESHOLD
-    init: str = "auto"
-    lr: float | None = None
-    margin: float | None = None
-    boundary: float = 0.4
-    floor: float = 1.0
-    sparsity: float | None = None
-    target_bpp: float | None = None
-    target_bytes: int | None = None
-    layers: str | None = None
-    modules: str | None = None
-    train_bias: bool = False
-    train_norm: bool = False
-    train_scales: bool = False
-    dense_lr: float = 3e-4
-    ema: float = 0.0
-    patience: int | None = None
-    dropout: float | None = None
-    checkpoint_every: int = 200
+    estimator: Annotated[Estimator, Opt("How mask bits follow from scores.")] = Estimator.THRESHOLD
+    init: Annotated[
+        str,
+        Opt(
+            "First scores.",
+            one_of=INIT_NAMES,
+            default="auto: constant; with a sparsity, by magnitude",
+        ),
+    ] = "auto"
+    lr: Annotated[
+        float | None,
+        Opt("Peak learning rate of the scores.", within=_POSITIVE, default="the estimator's"),
+    ] = None
+    margin: Annotated[
+        float | None,
+        Opt(
+            # at 1 bit a mask makes up for rounding too
+            "Flip threshold in standard deviations of the score noise; lower flips more weights.",
+            within=_POSITIVE,
+            default="1.6; 1 bit: 0.8",
+        ),
+    ] = None
+    boundary: Annotated[
+        float,
+        Opt("Smallest share of that threshold in early steps; 1: all of it.", within="[0, 1]"),
+    ] = 0.4
+    floor: Annotated[
+        float,
+        Opt("How much the size of a gradient counts; 0: plain Adam.", within="[0, inf)"),
+    ] = 1.0
+    sparsity: Annotated[
+        float | None,
+        Opt(
+            "Share of zeros to end with; of `bernoulli`, to start with.",
+            within="(0, 1)",
+            default="the margin decides",
+        ),
+    ] = None
+    target_bpp: Annotated[
+        float | None,
+        Opt("Largest entropy of the mask, in bits for each masked weight.", within="(0, 1]"),
+    ] = None
+    target_bytes: Annotated[
+        int | None,
+        Opt("Largest coded size of the whole patch, in bytes.", within=_POSITIVE),
+    ] = None
+    layers: Annotated[
+        str | None, Opt("Encoder layers to mask, such as 2-5 or 0,3.", default="all")
+    ] = None
+    modules: Annotated[
+        str | None,
+        Opt("Parts of the names of linears to mask, such as query,value.", default="all"),
+    ] = None
+    train_bias: Annotated[bool, Opt("Train biases too; they join the patch.")] = False
+    train_norm: Annotated[bool, Opt("Train LayerNorm parameters too; they join the patch.")] = False
+    train_scales: Annotated[
+        bool, Opt("Train a factor for each row of weights too; it joins the patch.")
+    ] = False
+    dense_lr: Annotated[float, Opt("Peak learning rate of those three.", within=_POSITIVE)] = 3e-4
+    ema: Annotated[
+        float,
+        Opt(
+            "Decay, a step, of an average of the scores that the mask is cut from; 0: none.",
+            within=_SHARE,
+        ),
+    ] = 0.0
+    patience: Annotated[
+        int | None,
+        Opt(
+            "Stop after so many epochs without a better metric on held-out training rows.",
+            within=_POSITIVE,
+            default="never",
+        ),
+    ] = None
+    checkpoint_every: Annotated[
+        int, Opt("Steps between two checkpoints; 0: none.", within="[0, inf)")
+    ] = 200
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        BackboneConfig.__post_init__(self)
-        TeacherConfig.__post_init__(self)
-        object.__setattr__(self, "estimator", Estimator(self.estimator))
-        check_whole(self, "checkpoint_every", "target_bytes", "patience")
-        check_positive(self, "dense_lr")
-        check_positive(self, *given(self, "margin", "lr", "target_bytes", "patience"))
-        self._check_size()
-        if not 0.0 <= self.boundary <= 1.0:
-            raise ConfigError(f"`boundary` is {self.boundary}, expected a share in [0, 1]")
-        if self.checkpoint_every < 0 or not 0 <= self.floor < math.inf:
-            raise ConfigError("`checkpoint_every` and `floor` cannot be negative")
-        check_share(self, *given(self, "ema", "dropout"))
-        if self.patience is not None and (self.has_size_target or self.ema):
+        super().__post_init__()
+        targets = self._targets()
+        if len(targets) > 1:
+            raise ConfigError(
+                f"`{targets[0]}` and `{targets[1]}` set the same thing", "give one of them"
+            )
+        ranked = self.init not in {"auto", "constant"} or self.estimator is not Estimator.THRESHOLD
+        if ranked and self.sparsity is None:
+            what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
+            raise ConfigError(f"{what} needs a share of zeros", "give `sparsity`")
+        if self.patience is not None and (targets or self.ema):
             raise ConfigError(
                 "`patience` ends a run early, size targets and `ema` need its last step",
                 "leave one of them out",
             )
         self.layer_numbers()
 
-    def _check_size(self) -> None:
-        targets = given(self, "sparsity", "target_bpp", "target_bytes")
-        if len(targets) > 1:
-            raise ConfigError(
-                f"`{targets[0]}` and `{targets[1]}` set the same thing", "give one of them"
-            )
-        if self.sparsity is not None and not 0.0 < self.sparsity < 1.0:
-            raise ConfigError(f"`sparsity` is {self.sparsity}, expected a share in (0, 1)")
-        if self.target_bpp is not None and not 0.0 < self.target_bpp <= 1.0:
-            raise ConfigError(f"`target_bpp` is {self.target_bpp}, expected (0, 1] bits a weight")
-        if self.init not in INIT_NAMES:
-            raise ConfigError(f"no init `{self.init}`", f"inits: {', '.join(INIT_NAMES)}")
-        ranked = self.init not in {"auto", "constant"} or self.estimator is not Estimator.THRESHOLD
-        if ranked and self.sparsity is None:
-            what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
-            raise ConfigError(f"{what} needs a share of zeros", "give `sparsity`")
+    def _targets(self) -> list[str]:
+        """Those options of the mask's size that are given."""
+        names = ("sparsity", "target_bpp", "target_bytes")
+        return [name for name in names if getattr(self, name) is not None]
 
     @property
     def has_size_target(self) -> bool:
         """Whether the size of the mask is asked for."""
-        return bool(given(self, "sparsity", "target_bpp", "target_bytes"))
+        return bool(self._targets())
 
     start = renamed("start", "score_init")
 
@@ -314,38 +367,21 @@ class FitConfig(RunConfig, BackboneConfig, TeacherConfig):
 
 
 @dataclass(frozen=True)
-class BaselineConfig(RunConfig, TeacherConfig):
-    """How a baseline is trained.
+class BaselineConfig(TeacherConfig, RunConfig, CodesConfig):
+    """How a baseline is trained; with `bits`, on the model with its linears quantised."""
 
-    Attributes:
-        method: what is trained.
-        lr: peak learning rate of what is not the head; None: the method's usual one.
-        rank: rank of the factors of `lora`, on query and value.
-        bits: None: on the float model; else on the model with its linears quantised to that width.
-        quantizer, group, embedding_bits, calibration, refine: of that backbone.
-        dropout: probability of dropout; None: the model's own.
-    """
-
-    method: Method = Method.FULL
-    lr: float | None = None
-    rank: int = 8
-    bits: int | None = None
-    quantizer: str = "auto"
-    group: int = 0
-    embedding_bits: int = 8
-    calibration: str | None = None
-    refine: int | None = None
-    dropout: float | None = None
-
-    def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        TeacherConfig.__post_init__(self)
-        check_whole(self, "rank", "bits", "group")
-        check_positive(self, "rank", *given(self, "lr", "bits"))
-        object.__setattr__(self, "method", Method(self.method))
-        check_share(self, *given(self, "dropout"))
-        if self.bits is not None:
-            self.backbone()
+    method: Annotated[Method, Opt("What is trained.", default="", required=True)] = Method.FULL
+    lr: Annotated[
+        float | None,
+        Opt(
+            "Peak learning rate of what is not the head.",
+            within=_POSITIVE,
+            default=f"full: {_FULL_LR:g}, others: {_PATCH_LR:g}",
+        ),
+    ] = None
+    rank: Annotated[
+        int, Opt("Rank of the factors of lora, on query and value.", within=_POSITIVE)
+    ] = 8
 
     @property
     def peak_lr(self) -> float:
@@ -357,10 +393,5 @@ class BaselineConfig(RunConfig, TeacherConfig):
         """The backbone's options."""
         assert self.bits is not None
         return BackboneConfig(
-            bits=self.bits,
-            group=self.group,
-            quantizer=self.quantizer,
-            embedding_bits=self.embedding_bits,
-            calibration=self.calibration,
-            refine=self.refine,
+            **{each.name: getattr(self, each.name) for each in fields(CodesConfig)}
         )

@@ -18,6 +18,8 @@ from typing import Any
 
 from generated import keep
 
+from maskpack.formats.options import Options, options_of
+
 TARGET = Path(__file__).with_name("api.md")
 _WIDTH = 100
 INTRO = """\
@@ -181,7 +183,10 @@ def _entry(name: str, value: Any) -> Iterator[str]:
 
 
 def _inherited(kind: type) -> Iterator[str]:
-    """Fields that a value has from the classes it is made of."""
+    """Options that a class declares, and fields that a value has from the classes it is made of."""
+    if issubclass(kind, Options) and options_of(kind):
+        lines = [f"* `{option.name}`: {option.help}\n" for option in options_of(kind)]
+        yield f"Options, in brackets the default:\n\n{''.join(lines)}"
     for base in kind.__mro__[1:]:
         own = dataclasses.is_dataclass(base) and inspect.cleandoc(base.__doc__ or "")
         if own and "Attributes:\n" in own:
@@ -230,6 +235,8 @@ def _call(name: str, value: Any) -> str:
 def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
     """A parameter with its type as it is written, and a default that says something."""
     kind, default = parameter.annotation, parameter.default
+    if isinstance(kind, str):  # the help text of an option stands in a list below
+        kind = kind.removeprefix("Annotated[").split(", Opt(")[0]
     bare = _Bare(kind) if isinstance(kind, str) else inspect.Parameter.empty
     if isinstance(default, enum.Enum):
         default = _Bare(f"{type(default).__name__}.{default.name}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-from maskpack.exporters.arithmetic import find_arithmetic
+from maskpack.exporters.arithmetic import ARITHMETICS, find_arithmetic
 from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.layouts import LAYOUTS, find_layout
 from maskpack.formats import ConfigError
+from maskpack.formats.options import Opt, Options
 
 
 class Compute(StrEnum):
@@ -35,6 +37,70 @@ class Target(StrEnum):
     ORT = "ort"
     WEB = "web"
     MOBILE = "mobile"
+
+
+@dataclass(frozen=True)
+class ToleranceOptions(Options):
+    """How far a graph may be from the masked torch model, where the arithmetic's own limits do not fit."""
+
+    atol: Annotated[
+        float | None,
+        Opt(
+            "Largest difference of a logit.",
+            within="(0, inf)",
+            default="0.0001 for fp32, none for int8",
+        ),
+    ] = None
+    rtol: Annotated[
+        float | None,
+        Opt(
+            "Largest error of the logits over their size.",
+            within="(0, inf)",
+            default="0.25 for int8, none for fp32",
+        ),
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        Opt(
+            "Largest loss of the metric, in points.",
+            within="[0, inf)",
+            default="0.5, for int8 at least 2 rows",
+        ),
+    ] = None
+
+    def over(self, compute: str) -> Tolerance:
+        """The tolerance of an arithmetic with these limits in place of its own."""
+        return Tolerance.of(compute, **asdict(self))
+
+
+@dataclass(frozen=True)
+class GraphOptions(Options):
+    """What a graph is made of, and whether it is verified."""
+
+    layout: Annotated[
+        str,
+        Opt(
+            "folded: a graph that stands alone; shared: tasks over one weight file; "
+            "swap: one graph for all tasks, an adapter each.",
+            one_of=LAYOUTS,
+        ),
+    ] = Layout.FOLDED
+    packed: Annotated[
+        bool,
+        Opt(
+            "Keep 4, 2 and 1 bits so narrow in the weight file; unpacked needs less memory.",
+            flag="packed/--unpacked",
+        ),
+    ] = False
+    compute: Annotated[
+        str,
+        Opt(
+            "int8: integer arithmetic, fastest; fp32: exact; nbits: blocks of 4 bits: the "
+            "smallest file, nearer to exact than int8, slower.",
+            one_of=ARITHMETICS,
+        ),
+    ] = Compute.INT8
+    verify: Annotated[bool, Opt("Compare with the masked torch model.")] = True
 
 
 OPSET = 18
@@ -66,7 +132,7 @@ class ExportRequest:
     tolerance: Tolerance
     data: Path | None = None
     reference: str | None = None
-    verify: bool = True
+    verify: bool = GraphOptions.verify
 
 
 @dataclass(frozen=True)
@@ -92,8 +158,8 @@ class SharedRequest:
     compute: str
     tolerance: Tolerance
     data: Mapping[str, Path] = field(default_factory=dict)
-    verify: bool = True
-    packed: bool = False
+    verify: bool = GraphOptions.verify
+    packed: bool = GraphOptions.packed
     layout: str = Layout.SHARED
 
     def __post_init__(self) -> None:
@@ -142,3 +208,68 @@ class PackageRequest:
             raise ConfigError(
                 f"`{self.out.name}` is of no known kind", f"kinds: {', '.join(ARCHIVES)}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchGrid(Options):
+    """Which shapes a benchmark measures, and how long."""
+
+    batches: Annotated[tuple[int, ...], Opt("Texts in a run, with commas.", flag="batch")] = (1, 8)
+    lengths: Annotated[tuple[int, ...], Opt("Tokens in a text, with commas.", flag="length")] = (
+        16,
+        128,
+    )
+    threads: Annotated[tuple[int, ...], Opt("Threads of an operator, with commas.")] = (1, 2)
+    runs: Annotated[
+        int, Opt("Largest number of runs of each graph on each shape.", within="[1, inf)")
+    ] = 21
+    seconds: Annotated[
+        float,
+        Opt("No run on a shape begins after so many; three are always made.", within="(0, inf)"),
+    ] = 20.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batches", "lengths", "threads"):
+            values = getattr(self, name)
+            if not values or min(values) < 1 or len(set(values)) != len(values):
+                raise ConfigError(
+                    f"`{name}` are {', '.join(map(str, values)) or 'none'}, "
+                    "expected different numbers of 1 or more",
+                    "like 1,8",
+                )
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Batch and length of every cell, the largest last."""
+        return sorted(
+            ((batch, length) for batch in self.batches for length in self.lengths),
+            key=lambda shape: (shape[0] * shape[1], shape),
+        )
+
+
+@dataclass(frozen=True)
+class BenchRequest(BenchGrid):
+    """What to measure.
+
+    Attributes:
+        folder: an exported folder, of one task or several.
+        task: which of them; None where there is one.
+        beside: exported folders of the same task, to be measured too.
+        against: the dense model: a fine-tuned folder, a hub id or a float32 `.onnx` file. None: the
+            task of `artifact` without quantisation, or else the exported graph with float weights.
+        artifact: where the folder came from.
+        texts: file of texts for the errors, one a line; None: random tokens.
+    """
+
+    folder: Path
+    task: str | None = None
+    beside: tuple[Path, ...] = ()
+    against: str | None = None
+    artifact: Path | None = None
+    texts: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.against is not None and self.artifact is not None:
+            raise ConfigError("expected one dense model", "give `against` or `artifact`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import shutil
 import subprocess
@@ -105,7 +106,7 @@ def test_no_function_is_longer_than_40_lines():
     from maskpack.cli.app import app
 
     commands = {
-        (Path(info.callback.__code__.co_filename).name, info.callback.__name__)
+        (Path(inspect.unwrap(info.callback).__code__.co_filename).name, info.callback.__name__)
         for info in app.registered_commands
     }
     long = {}

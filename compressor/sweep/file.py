@@ -18,13 +18,16 @@ import yaml
 from maskpack.compressor.sweep.plan import PATHS, Arm, SweepModel, SweepPlan, SweepTask
 from maskpack.formats import ConfigError, DataError
 from maskpack.formats.codec import file_sha256
+from maskpack.formats.options import options_of
+from maskpack.tasks.data.columns import Said
 from maskpack.tasks.data.hub import is_hub
 from maskpack.tasks.data.tables import READERS
-from maskpack.tasks.task import Kind, Task, find_task
+from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.task import Task
 
 _KEYS = ("models", "tasks", "seeds", "options", "methods", "reference", "out")
-_FIELDS = ("text_field", "pair_field", "label_field", "metric")
-_TASK_KEYS = ("task", "data", "eval_data", "regression", "multi_label", "label_separator", *_FIELDS)
+_TASK_FIELDS = tuple(option.name for option in options_of(TaskOptions))
+_TASK_KEYS = ("task", "data", "eval_data", *_TASK_FIELDS)
 _RUN = "run:"
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
 _TRAIN = ("train", "msr_paraphrase_train")
@@ -161,12 +164,11 @@ def _digest(files: list[Path]) -> str:
 
 
 def _task(base: Path, name: str, tree: dict[str, Any]) -> SweepTask:
-    task = find_task(
-        str(tree.get("task", name)),
-        kind=_kind(name, tree),
-        separator=tree.get("label_separator"),
-        **{key: tree.get(key) for key in _FIELDS},
-    )
+    try:
+        said = TaskOptions.from_dict({key: tree[key] for key in _TASK_FIELDS if key in tree})
+    except ConfigError as error:
+        raise ConfigError(f"task `{name}`: {error}", error.advice) from error
+    task = Said(str(tree.get("task", name)), options=said).task()
     paths = {key: _place(base, tree[key]) for key in ("data", "eval_data") if tree.get(key)}
     files = [file for key, path in paths.items() for file in _data_files(task, path, key)]
     if "data" not in paths and task.folder is not None:
@@ -180,19 +182,6 @@ def _task(base: Path, name: str, tree: dict[str, Any]) -> SweepTask:
         paths.get("eval_data"),
         _options(options, f"tasks, {name}"),
     )
-
-
-def _kind(name: str, tree: dict[str, Any]) -> Kind | None:
-    """What a task's entry says of its labels; None leaves it to the task."""
-    for key in ("regression", "multi_label"):
-        if not isinstance(tree.get(key, False), bool):
-            raise ConfigError(f"`{key}` of task `{name}` is {tree[key]!r}, expected true or false")
-    several = tree.get("multi_label", False) or tree.get("label_separator") is not None
-    if tree.get("regression", False):
-        if several:
-            raise ConfigError(f"task `{name}` has both `regression` and several labels a row")
-        return Kind.REGRESSION
-    return Kind.MULTI_LABEL if several else None
 
 
 def _data_files(task: Task, path: Path, key: str) -> list[Path]:

@@ -10,16 +10,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from maskpack.compressor.config import BaselineConfig, FitConfig, Method
 from maskpack.formats import ConfigError
+from maskpack.formats.options import options_of
 from maskpack.tasks.task import Task
 
-PATHS = ("teacher", "calibration")
+PATHS = tuple(option.name for option in options_of(FitConfig) if option.opt.path)
 """Options that name files: relative to the plan's file, and known to a key by their content."""
 
 
@@ -138,8 +139,6 @@ class Run:
             tree.setdefault("checkpoint_every", 0)  # a sweep repeats runs, it resumes none
         try:
             return kind.from_dict(tree)
-        except AttributeError as error:  # a number where the check expects text
-            raise ConfigError(f"{self._where}: an option has a wrong value: {error}") from error
         except ConfigError as error:
             raise ConfigError(f"{self._where}: {error}", error.advice) from error
 
@@ -174,7 +173,7 @@ class Run:
     def _telling(self) -> dict[str, Any]:
         """Given options that are no defaults, files as digests."""
         config = self.config()
-        usual = {each.name: _default(each) for each in fields(config)}
+        usual = {option.name: option.usual for option in options_of(type(config))}
         told = {name: getattr(config, name) for name in self._given if name != "checkpoint_every"}
         return {
             name: self.arm.digests.get(name, value)
@@ -326,12 +325,6 @@ def slug(text: str) -> str:
     ('mask_bits=4', 'org_Model_v1.5')
     """
     return re.sub(r"[^\w.=+]+", "_", text).strip("._") or "_"
-
-
-def _default(each: Any) -> Any:
-    if each.default is not MISSING:
-        return each.default
-    return each.default_factory()
 
 
 def _no_label(what: str, name: str, labels: Sequence[str]) -> ConfigError:

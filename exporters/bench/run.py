@@ -39,6 +39,7 @@ from maskpack.exporters.bench.result import (
     memory_of,
     this_machine,
 )
+from maskpack.exporters.options import BenchRequest
 from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.errors import Hint
@@ -51,60 +52,6 @@ _ONNX = ".onnx"
 _LOADS = 3  # processes a graph is loaded in; medians
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class BenchRequest:
-    """What to measure.
-
-    Attributes:
-        folder: an exported folder, of one task or several.
-        task: which of them; None where there is one.
-        beside: exported folders of the same task, to be measured too.
-        against: the dense model: a fine-tuned folder, a hub id or a float32 `.onnx` file. None: the
-            task of `artifact` without quantisation, or else the exported graph with float weights.
-        artifact: where the folder came from.
-        texts: file of texts for the errors, one a line; None: random tokens.
-        batches, lengths, threads: the grid.
-        runs: rounds of a cell, at most.
-        seconds: after which no round of a cell begins.
-    """
-
-    folder: Path
-    task: str | None = None
-    beside: tuple[Path, ...] = ()
-    against: str | None = None
-    artifact: Path | None = None
-    texts: Path | None = None
-    batches: tuple[int, ...] = (1, 8)
-    lengths: tuple[int, ...] = (16, 128)
-    threads: tuple[int, ...] = (1, 2)
-    runs: int = 21
-    seconds: float = 20.0
-
-    def __post_init__(self) -> None:
-        for name in ("batches", "lengths", "threads"):
-            values = getattr(self, name)
-            if not values or min(values) < 1 or len(set(values)) != len(values):
-                raise ConfigError(
-                    f"`{name}` are {', '.join(map(str, values)) or 'none'}, "
-                    "expected different numbers of 1 or more",
-                    "like 1,8",
-                )
-        if self.runs < 1 or not self.seconds > 0:
-            raise ConfigError(
-                f"`runs` is {self.runs} and `seconds` {self.seconds}, expected 1 or more"
-            )
-        if self.against is not None and self.artifact is not None:
-            raise ConfigError("expected one dense model", "give `against` or `artifact`")
-
-    @property
-    def shapes(self) -> list[tuple[int, int]]:
-        """Batch and length of every cell, the largest last."""
-        return sorted(
-            ((batch, length) for batch in self.batches for length in self.lengths),
-            key=lambda shape: (shape[0] * shape[1], shape),
-        )
 
 
 @dataclass(frozen=True)

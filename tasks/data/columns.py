@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from maskpack.tasks.data.cells import column_list
 from maskpack.tasks.data.hub import hub_columns, is_hub
 from maskpack.tasks.data.splits import TRAIN, find_file
 from maskpack.tasks.data.tables import column_names
+from maskpack.tasks.options import TaskOptions
 from maskpack.tasks.task import TASKS, Task, find_task
 
 _LOG = logging.getLogger(__name__)
@@ -42,33 +43,28 @@ class Said:
         name: of the task.
         named: False if it is only the name of the data.
         data: where the rows are, or None.
-        text_field, pair_field, label_field: columns.
-        kind: what the head predicts; None leaves it to the task.
-        metric: the main metric.
-        separator: what stands between the labels of a cell.
+        options: columns, labels and metric.
     """
 
     name: str
     named: bool = True
     data: Path | None = None
-    text_field: str | None = None
-    pair_field: str | None = None
-    label_field: str | None = None
-    kind: str | None = None
-    metric: str | None = None
-    separator: str | None = None
+    options: TaskOptions = field(default_factory=TaskOptions)
 
     def task(self, texts: Sequence[str] = (), label: str | None = None) -> Task:
         """The task, over these columns instead of those that are said."""
-        first, second = (*texts, None, None)[:2] if texts else (self.text_field, self.pair_field)
+        options = self.options
+        first, second = (
+            (*texts, None, None)[:2] if texts else (options.text_field, options.pair_field)
+        )
         return find_task(
             self.name,
             text_field=first,
             pair_field=second,
-            label_field=label or self.label_field,
-            kind=self.kind,
-            metric=self.metric,
-            separator=self.separator,
+            label_field=label or options.label_field,
+            kind=options.kind,
+            metric=options.metric,
+            separator=options.separator,
         )
 
 
@@ -82,8 +78,9 @@ def task_of_said(said: Said) -> Task:
         ConfigError: nobody says which columns, or only one of them, or options contradict each other.
         DataError: the data cannot be read.
     """
-    given = (said.text_field, said.pair_field, said.label_field)
-    if said.data is None or None not in (said.text_field, said.label_field):
+    options = said.options
+    given = (options.text_field, options.pair_field, options.label_field)
+    if said.data is None or None not in (options.text_field, options.label_field):
         return said.task()
     known = TASKS.get(said.name)
     if said.named and known is not None and given == (None, None, None):

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -124,3 +131,82 @@ def test_an_option_out_of_range_exits_with_1_and_writes_nothing(
     assert fact in found.err
     assert found.out == ""
     assert snapshot(work) == {}
+
+
+ONE_MORE = r"""
+import sys
+
+sys.path.insert(0, {docs!r})
+from typer.testing import CliRunner
+
+import make_cli
+from maskpack.cli.app import app
+from maskpack.cli.options import resolve
+from maskpack.compressor.config import FitConfig
+from maskpack.compressor.options import load_options, save_options
+from maskpack.compressor.sweep.file import read_plan
+from maskpack.formats import ConfigError
+from pathlib import Path
+
+shown = " ".join(CliRunner().invoke(app, ["fit", "--help"]).output.split())
+assert "--grace <int> Steps without a flip at the start. [5]" in shown, shown
+assert "--grace <int>" in make_cli.render()
+save_options(Path("run.yaml"), FitConfig(grace=7))
+assert load_options(Path("run.yaml"))["grace"] == 7
+assert resolve(FitConfig, Path("run.yaml"), {{}}).grace == 7
+assert resolve(FitConfig, Path("run.yaml"), {{"grace": 8}}).grace == 8
+Path("plan.yaml").write_text(
+    "models: [demo]\ntasks: [reviews]\nmethods:\n  mask: {{grace: [5, 6]}}\n"
+)
+plan = read_plan(Path("plan.yaml"))
+assert plan.labels == ("mask grace=5", "mask grace=6")
+assert [run.config().grace for run in plan.runs] == [5, 6]
+try:
+    FitConfig(grace=-1)
+except ConfigError as error:
+    assert str(error) == "`grace` is -1, expected 0 or more"
+else:
+    raise AssertionError
+"""
+FIELD = """
+    grace: Annotated[int, Opt("Steps without a flip at the start.", within="[0, inf)")] = 5
+"""
+
+
+def test_an_option_is_added_in_one_place(tmp_path):
+    """A copy of the package with one more field: help, documents, YAML and sweeps know it."""
+    root = Path(__file__).parents[2]
+    for package in (path.name for path in (root / ".types" / "maskpack").iterdir()):
+        shutil.copytree(root / package, tmp_path / "maskpack" / package)
+    config = tmp_path / "maskpack" / "compressor" / "config.py"
+    line = '    """How a mask is learned, over which backbone."""\n'
+    assert line in config.read_text()
+    config.write_text(config.read_text().replace(line, line + FIELD))
+    script = ONE_MORE.format(docs=str(root / "docs"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"init": "7"}, "no init `7`"),
+        ({"bits": "4"}, "`bits` is '4', expected a whole number"),
+        ({"train_bias": 1}, "`train_bias` is 1, expected true or false"),
+        ({"layers": 3}, "`layers` is 3, expected a text"),
+        ({"warmup": None}, "`warmup` is None, expected a number in [0, 1)"),
+        ({"warmup": float("nan")}, "`warmup` is nan, expected a number in [0, 1)"),
+        ({"lr": float("inf")}, "`lr` is inf, expected a number above 0"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(given, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        FitConfig(**given)

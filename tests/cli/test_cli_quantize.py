@@ -67,7 +67,7 @@ def test_overrides_reach_the_backbone_and_the_manifest(main, work, model):
         (["--quantizer", "magic"], "no quantizer `magic`"),
         (["--calibration", "absent.txt", "--quantizer", "gptq"], "cannot read the calibration"),
         (["--embedding-bits", "2"], "`embedding_bits` is 2"),
-        (["--refine", "-1"], "cannot be negative"),
+        (["--refine", "-1"], "expected 0 or more"),
     ],
 )
 def test_a_backbone_that_cannot_be_is_refused(main, work, model, args, said):

@@ -14,6 +14,7 @@ from maskpack.formats import ConfigError, DataError
 from maskpack.tasks.data import columns
 from maskpack.tasks.data.columns import Said, columns_of, plain_columns, task_of_said
 from maskpack.tasks.data.tables import READERS, column_names
+from maskpack.tasks.options import TaskOptions
 from maskpack.tasks.task import TASKS, Kind
 
 NAMES = ["body", "queue", "id"]
@@ -139,7 +140,9 @@ def told(caplog):
 
 def test_a_file_with_plain_names_is_a_task_of_its_own(write, told):
     path = write("mine.csv", "idx,sentence1,Sentence2,label\n1,a,b,yes\n")
-    task, words = told(Said("mine", named=False, data=path, kind=Kind.MULTI_LABEL, separator="|"))
+    task, words = told(
+        Said("mine", named=False, data=path, options=TaskOptions(label_separator="|"))
+    )
     assert (task.name, task.texts, task.label) == ("mine", ("sentence1", "Sentence2"), "label")
     assert (task.kind, task.separator) == (Kind.MULTI_LABEL, "|")
     assert words == (
@@ -170,7 +173,8 @@ def test_a_file_of_glue_is_known_by_its_name(write, told, name, header):
 
 
 def test_columns_that_somebody_names_are_not_looked_for(tmp_path, told):
-    said = Said("tickets", data=tmp_path / "none.csv", text_field="a", label_field="b")
+    columns = TaskOptions(text_field="a", label_field="b")
+    said = Said("tickets", data=tmp_path / "none.csv", options=columns)
     task, words = told(said)
     assert (task.texts, task.label, words) == (("a",), "b", "")
 
@@ -186,9 +190,17 @@ def test_columns_that_somebody_names_are_not_looked_for(tmp_path, told):
             "{columns}; known",
         ),
         ({"name": "stt2"}, "no task `stt2`, and no columns", "did you mean `sst2`? {columns}; kn"),
-        ({"text_field": "body"}, "needs both a text field and a label field", "{columns}"),
-        ({"name": "rte", "label_field": "queue"}, "needs both a text field", "{columns}"),
-        ({"pair_field": "body"}, "needs both a text field", "{columns}"),
+        (
+            {"options": TaskOptions(text_field="body")},
+            "needs both a text field and a label field",
+            "{columns}",
+        ),
+        (
+            {"name": "rte", "options": TaskOptions(label_field="queue")},
+            "needs both a text field",
+            "{columns}",
+        ),
+        ({"options": TaskOptions(pair_field="body")}, "needs both a text field", "{columns}"),
     ],
 )
 def test_what_nobody_says_is_asked_with_the_columns_at_hand(write, said, fact, hint):

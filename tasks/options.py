@@ -1,0 +1,69 @@
+"""Options of a task over the user's own data, each declared once. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from maskpack.formats import ConfigError
+from maskpack.formats.options import Opt, Options
+from maskpack.tasks.evaluation.metrics import METRICS
+from maskpack.tasks.task import Kind
+
+
+@dataclass(frozen=True)
+class TaskOptions(Options):
+    """Columns, labels and the metric of a task."""
+
+    text_field: Annotated[
+        str | None,
+        Opt("Column of the text, for data of your own.", default="a plain name, such as text"),
+    ] = None
+    pair_field: Annotated[str | None, Opt("Column of a second text, for pairs.")] = None
+    label_field: Annotated[
+        str | None, Opt("Column of the label, for data of your own.", default="label")
+    ] = None
+    regression: Annotated[bool, Opt("The label is a number, for data of your own.", default="")] = (
+        False
+    )
+    multi_label: Annotated[
+        bool,
+        Opt(
+            "A row may have several labels, or none: a list in JSON or Parquet.",
+            default="",
+        ),
+    ] = False
+    label_separator: Annotated[
+        str | None,
+        Opt("Separator of the labels in a cell, `\\t` for a tab; implies `multi_label`."),
+    ] = None
+    metric: Annotated[
+        str | None, Opt("Main metric.", one_of=tuple(METRICS), default="that of the task")
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.regression and (self.multi_label or self.label_separator is not None):
+            raise ConfigError("`regression` and several labels a row contradict each other")
+
+    @property
+    def kind(self) -> Kind | None:
+        """What the head predicts; None leaves it to the task."""
+        if self.regression:
+            return Kind.REGRESSION
+        several = self.multi_label or self.label_separator is not None
+        return Kind.MULTI_LABEL if several else None
+
+    @property
+    def separator(self) -> str | None:
+        """What stands between the labels of a cell."""
+        return typed_separator(self.label_separator)
+
+
+def typed_separator(text: str | None) -> str | None:
+    r"""A separator as somebody typed it: a tab is hard to type, so `\t` stands for it.
+
+    >>> typed_separator(r"\t") == "\t"
+    True
+    """
+    return None if text is None else text.replace("\\t", "\t")
