@@ -10,6 +10,7 @@ without it, by turns, for the seconds of the whole command.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -57,11 +58,40 @@ def static(tree: Path) -> dict[str, int]:
         for name in crossing.findall(text)
     ]
     return {
+        "modules with one importer": len(single_importers(tree, files)),
         "lines": sum(len(text.splitlines()) for text in texts.values()),
         "files": len(files),
         "imports from exporters to compressor": pairs.count(("exporters", "compressor")),
         "imports from compressor to exporters": pairs.count(("compressor", "exporters")),
     }
+
+
+def single_importers(tree: Path, files: list[Path]) -> list[str]:
+    """Modules that one other module imports; entries of registries and commands are not counted.
+
+    An entry is named by a text such as `maskpack.exporters.layouts.folded:FOLDED`, or imported by the registry in its
+    package's `__init__`; a command is imported by `cli/app.py`.
+    """
+    names = {
+        "maskpack." + ".".join(path.relative_to(tree).with_suffix("").parts): path for path in files
+    }
+    importers: dict[str, set[str]] = {name: set() for name in names}
+    for importer, path in names.items():
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            parts: list[str] = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                parts = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+            elif isinstance(node, ast.Import):
+                parts = [name.name for name in node.names]
+            for name in set(parts) & importers.keys() - {importer}:
+                importers[name].add(importer)
+    left_out = {"maskpack.cli.app"}
+    return sorted(
+        name
+        for name, by in importers.items()
+        if len(by) == 1 and not by & left_out and not next(iter(by)).endswith("__init__")
+    )
 
 
 def export(tree: Path, artifact: Path, *, profiled: bool) -> tuple[float, dict[str, int]]:
