@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from functools import cache
@@ -233,3 +234,58 @@ def tiny_artifact(tmp_path_factory, tiny_model, sentiment) -> Path:
     config = FitConfig(bits=4, group=16, steps=40, batch_size=16, max_length=16, precision="fp32")
     fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment))
     return out
+
+
+QUICK = {
+    "bits": 4,
+    "group": 16,
+    "steps": 30,
+    "batch_size": 16,
+    "max_length": 16,
+    "precision": "fp32",
+}
+
+
+@pytest.fixture(scope="session")
+def quick() -> Callable:
+    """Options of a fit that takes a fraction of a second, some of them changed."""
+    from maskpack.compressor import FitConfig
+
+    return lambda **changes: FitConfig(**{**QUICK, **changes})
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[Path], dict[str, str]]:
+    """A function: every path under a folder, hidden ones too, with the digest of its bytes."""
+
+    def look(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): (
+                hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+            )
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return look
+
+
+@pytest.fixture
+def write(tmp_path) -> Callable[..., Path]:
+    """A function: write text or bytes to a file under the test's folder and return its path."""
+
+    def put(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return put
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """An empty folder that is the current one."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

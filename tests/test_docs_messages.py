@@ -7,23 +7,11 @@ import doctest
 import re
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
+from sources import MODULES, ROOT, tree_of
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/troubleshooting.md"
-FLOORS = (
-    "formats",
-    "models",
-    "hub",
-    "runtime",
-    "tasks",
-    "compressor",
-    "exporters",
-    "report",
-    "cli",
-)
 KINDS = ("error", "hint", "warning", "note", "wrong")
 LEAST = 10  # letters that a pattern must bring itself, or it would match anything
 
@@ -74,8 +62,8 @@ def escaped(text: str) -> str:
 def patterns() -> tuple[re.Pattern[str], ...]:
     """Every text of the source as an expression: what it fills in may be anything."""
     found = set()
-    for path in (path for floor in FLOORS for path in sorted((ROOT / floor).rglob("*.py"))):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for path in MODULES:
+        tree = tree_of(path)
         named = constants(tree)
         for node in ast.walk(tree):
             if not isinstance(node, ast.Constant | ast.JoinedStr):
@@ -121,11 +109,3 @@ def test_a_quoted_line_is_one_of_the_codes_messages(line):
 )
 def test_a_message_that_nobody_says_is_noticed(message):
     assert not said_by_the_code(message)
-
-
-def test_every_quoted_message_is_followed_by_what_to_do():
-    """A hint in the frame, or a sentence below it."""
-    text = PAGE.read_text(encoding="utf-8")
-    for block in re.finditer(r"^```text\n(.*?)^```\n", text, flags=re.MULTILINE | re.DOTALL):
-        below = text[block.end() :].lstrip()
-        assert "hint: " in block[1] or not below.startswith(("#", "```")), block[1]

@@ -15,15 +15,6 @@ SCRIPTS = Path(sys.executable).parent
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch) -> Path:
-    """An empty folder that is the current one."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
 def main(monkeypatch, capfd) -> Callable[..., Outcome]:
     """`main(*args)`: the entry point of the scripts, called in this process."""
     from maskpack.cli import app
@@ -64,19 +55,6 @@ def shell(environment) -> Callable[..., Outcome]:
         return Outcome.of(done)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def snapshot() -> Callable[[Path], dict[str, bytes | None]]:
-    """`snapshot(folder)`: every file in it with its bytes, every folder with None."""
-
-    def take(folder: Path) -> dict[str, bytes | None]:
-        return {
-            str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-            for path in sorted(folder.rglob("*"))
-        }
-
-    return take
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,12 @@
-"""What the tests of the learning floor share: quick options, snapshots of folders, ways to stop."""
+"""What the tests of the learning floor share: requests of small runs and ways to stop them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-QUICK = {
-    "bits": 4,
-    "group": 16,
-    "steps": 30,
-    "batch_size": 16,
-    "max_length": 16,
-    "precision": "fp32",
-}
 
 
 @pytest.fixture(scope="session")
@@ -26,29 +16,6 @@ def shared(pytestconfig) -> ModuleType:
     module = pytestconfig.pluginmanager.get_plugin(str(path))
     assert module is not None
     return module
-
-
-@pytest.fixture(scope="session")
-def quick() -> Callable:
-    """Options of a fit that takes a fraction of a second, some of them changed."""
-    from maskpack.compressor import FitConfig
-
-    return lambda **changes: FitConfig(**{**QUICK, **changes})
-
-
-@pytest.fixture(scope="session")
-def snapshot() -> Callable[[Path], dict[str, str]]:
-    """A function: every path under a folder, hidden ones too, with the digest of its bytes."""
-
-    def look(folder: Path) -> dict[str, str]:
-        return {
-            str(path.relative_to(folder)): (
-                hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-            )
-            for path in sorted(folder.rglob("*"))
-        }
-
-    return look
 
 
 @pytest.fixture(scope="session")
@@ -63,19 +30,6 @@ def stop_at() -> Callable:
         return watch
 
     return make
-
-
-@pytest.fixture
-def write(tmp_path) -> Callable[..., Path]:
-    """A function: write text or bytes to a file under the test's folder and return its path."""
-
-    def put(name: str, content: str | bytes) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return put
 
 
 @pytest.fixture

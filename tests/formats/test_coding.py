@@ -62,8 +62,8 @@ def test_a_stream_is_within_a_hundredth_of_what_theory_asks(chances):
     assert write_bits([(frequencies, bits)], 16).nbytes <= 1.01 * ideal + 4 * 16 + 2
 
 
-def test_a_damaged_stream_is_refused_or_reads_other_bits():
-    block = drawn(5000, [4000, 30000])
+def test_a_damaged_stream_is_refused():
+    block = drawn(1200, [4000, 30000])
     words = write_bits([block], 8)
     silent = 0
     for place in range(len(words)):

@@ -240,10 +240,11 @@ def test_what_is_wrong_is_refused_by_name(pair, name):
         decode(folder, rebuild(data, change))
 
 
-def test_every_single_damaged_byte_of_a_coded_mask_is_noticed():
+def test_a_damaged_byte_of_a_coded_mask_is_noticed():
+    """Each of the first bytes, and of the rest one in a prime number of them."""
     data = (FOLDER / "follows.patch").read_bytes()
     start = len(data) - load(data)["masks.stream"].nbytes
-    for place in [*range(start, start + 600), *range(start, len(data), 41)]:
+    for place in [*range(start, start + 48), *range(start, len(data), 211)]:
         damaged = bytearray(data)
         damaged[place] ^= 0x10
         with pytest.raises(ArtifactError):
