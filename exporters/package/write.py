@@ -1,7 +1,7 @@
 """The recipe of a package: open the sources, fill a hidden folder, compare logits, write checksums, rename.
 
-A package must answer as the folder it was made from, and hold what its checksums say. An archive is byte for
-byte the same whenever and wherever it is packed.
+A package must answer as the folder it was made from, and hold what its checksums say. An archive of the same
+files is byte for byte the same whenever and wherever it is packed.
 """
 
 from __future__ import annotations
