@@ -43,6 +43,7 @@ def bench(
     batch: Annotated[str, Option(help="Texts a run, with commas.")] = "1,8",
     length: Annotated[str, Option(help="Tokens a text, with commas.")] = "16,128",
     threads: Annotated[str, Option(help="Threads of an operator, with commas.")] = "1,2",
+    provider: opt.Providers = None,
     runs: Annotated[int, Option(help="Runs of each graph on each shape, at most.")] = 21,
     seconds: Annotated[
         float, Option(help="After which no run on a shape begins; three are made.")
@@ -72,6 +73,7 @@ def bench(
         threads=_numbers("threads", threads),
         runs=runs,
         seconds=seconds,
+        providers=tuple(provider or ()),
     )
     result = run(request, say=(lambda _: None) if quiet else render.words)
     if json:
@@ -148,7 +150,8 @@ def _show_machine(result: BenchResult) -> None:
     load = " to ".join("?" if one is None else f"{one:.1f}" for one in machine.load)
     sets = ", ".join(machine.instructions) or "none that matter"
     render.data(f"{machine.cpu}, {machine.cores} cores ({sets}); {machine.system}")
-    render.data(f"Python {machine.python}, onnxruntime {machine.onnxruntime}; load {load}")
+    ran = f"onnxruntime {machine.onnxruntime} on {', '.join(result.providers)}"
+    render.data(f"Python {machine.python}, {ran}; load {load}")
 
 
 def _busy(result: BenchResult) -> bool:

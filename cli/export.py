@@ -217,6 +217,7 @@ def verify(
     atol: Atol = None,
     rtol: Rtol = None,
     max_drop: MaxDrop = None,
+    provider: opt.Providers = None,
     json: opt.Json = False,
 ) -> None:
     """Compare an exported task, of any layout, with the masked torch model in ONNX Runtime.
@@ -232,7 +233,15 @@ def verify(
     compute = compute_of(graph)
     tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
     subject = Subject(
-        graph, open_artifact(artifact), task, compute, tolerance, data, reference, inputs
+        graph,
+        open_artifact(artifact),
+        task,
+        compute,
+        tolerance,
+        data,
+        reference,
+        inputs,
+        providers=tuple(provider or ()),
     )
     report = run(subject)
     show_report(report, json=json)

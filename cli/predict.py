@@ -59,6 +59,7 @@ def predict(
         int, Option(help="Texts a run; 1: no text changes another's answer.")
     ] = 32,
     threads: Annotated[int, Option(help="Of one operator; 0: ONNX Runtime's choice.")] = 0,
+    provider: opt.Providers = None,
     json: Annotated[
         bool, Option("--json", help="As always here: the output is lines of JSON.")
     ] = True,
@@ -75,7 +76,7 @@ def predict(
     del json
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
 
-    session = Session(folder, threads=threads)
+    session = Session(folder, threads=threads, providers=provider or ())
     separator = opt.typed_separator(label_separator)
     columns = Columns(text_field, pair_field, label_field, separator)
     if data is None:
