@@ -44,6 +44,7 @@ def bench(
     ] = None,
     *,
     grid: BenchGrid,
+    provider: opt.Providers = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -64,6 +65,7 @@ def bench(
         artifact=artifact,
         texts=texts,
         **asdict(grid),
+        providers=tuple(provider or ()),
     )
     result = run(request, say=(lambda _: None) if quiet else render.words)
     if json:
@@ -128,7 +130,8 @@ def _show_machine(result: BenchResult) -> None:
     load = " to ".join("?" if one is None else f"{one:.1f}" for one in machine.load)
     sets = ", ".join(machine.instructions) or "none that matter"
     render.data(f"{machine.cpu}, {machine.cores} cores ({sets}); {machine.system}")
-    render.data(f"Python {machine.python}, onnxruntime {machine.onnxruntime}; load {load}")
+    ran = f"onnxruntime {machine.onnxruntime} on {', '.join(result.providers)}"
+    render.data(f"Python {machine.python}, {ran}; load {load}")
 
 
 def _busy(result: BenchResult) -> bool:

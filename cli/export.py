@@ -190,6 +190,7 @@ def verify(
     reference: Reference = None,
     *,
     limits: ToleranceOptions,
+    provider: opt.Providers = None,
     json: opt.Json = False,
 ) -> None:
     """Compare an exported task, of any layout, with the masked torch model in ONNX Runtime.
@@ -212,6 +213,7 @@ def verify(
         data,
         reference,
         inputs,
+        providers=tuple(provider or ()),
     )
     report = run(subject)
     show_report(report, json=json)

@@ -162,6 +162,14 @@ EvalData = Annotated[
     Option(help="Evaluation file; without one, a tenth of a single file is held out, by label."),
 ]
 Revision = Annotated[str | None, Option(help="Branch, tag or commit of a model on the Hub.")]
+Providers = Annotated[
+    list[str] | None,
+    Option(
+        "--provider",
+        help="Execution provider of ONNX Runtime, such as cuda; repeatable, the preferred one first. The "
+        "CPU computes what no other takes. [cpu]",
+    ),
+]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress on stderr.")]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 from typer import Argument, Option
 
+from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError
 from maskpack.tasks.data.columns import columns_hint, plain_columns, plain_texts, taken
@@ -59,6 +60,7 @@ def predict(
         int, Option(help="Texts a run; 1: no text changes another's answer.")
     ] = 32,
     threads: Annotated[int, Option(help="Of one operator; 0: ONNX Runtime's choice.")] = 0,
+    provider: opt.Providers = None,
     json: Annotated[
         bool, Option("--json", help="As always here: the output is lines of JSON.")
     ] = True,
@@ -75,7 +77,7 @@ def predict(
     del json
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
 
-    session = Session(folder, threads=threads)
+    session = Session(folder, threads=threads, providers=provider or ())
     separator = typed_separator(label_separator)
     columns = Columns(text_field, pair_field, label_field, separator)
     if data is None:

@@ -13,6 +13,7 @@ from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.layouts import LAYOUTS, find_layout
 from maskpack.formats import ConfigError
 from maskpack.formats.options import Opt, Options
+from maskpack.runtime.providers import Provider
 
 
 class Compute(StrEnum):
@@ -260,6 +261,7 @@ class BenchRequest(BenchGrid):
             task of `artifact` without quantisation, or else the exported graph with float weights.
         artifact: where the folder came from.
         texts: file of texts for the errors, one a line; None: random tokens.
+        providers: execution providers that all graphs run on, see `maskpack.runtime.Session`.
     """
 
     folder: Path
@@ -268,6 +270,7 @@ class BenchRequest(BenchGrid):
     against: str | None = None
     artifact: Path | None = None
     texts: Path | None = None
+    providers: tuple[Provider, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -124,7 +124,7 @@ class Report:
         tree = asdict(self)
         if self.accuracy is not None:
             tree["accuracy"]["drop"] = self.accuracy.drop
-        tree = _spell_out({**tree, "ok": self.ok})
+        tree = spell_out({**tree, "ok": self.ok})
         return json.dumps(tree, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
@@ -147,17 +147,17 @@ class Report:
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-def _spell_out(tree: Any) -> Any:
+def spell_out(tree: Any) -> Any:
     """Numbers that JSON does not know as words; inverse of `_read_back`."""
     if isinstance(tree, dict):
-        return {key: _spell_out(value) for key, value in tree.items()}
+        return {key: spell_out(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_spell_out(value) for value in tree]
+        return [spell_out(value) for value in tree]
     return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _read_back(tree: dict[str, Any]) -> dict[str, Any]:
-    """The words of `_spell_out` as numbers again, in the values of one check."""
+    """The words of `spell_out` as numbers again, in the values of one check."""
     return {
         key: _NOT_FINITE.get(value, value) if isinstance(value, str) else value
         for key, value in tree.items()

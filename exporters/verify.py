@@ -35,6 +35,7 @@ from maskpack.exporters.session import (
 from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
 from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.models.load import load_finetuned, set_pad_token
+from maskpack.runtime.providers import Provider
 from maskpack.runtime.session import check_task, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, pick_task
 from maskpack.tasks.batches import Encoded, Predict, predict_all, torch_predict
@@ -61,6 +62,7 @@ class Subject:
         reference: a fine-tuned model to score as well.
         inputs: what makes a graph of all tasks this one: an adapter, and its values by name.
         context: of the artifact's encoder, if it is loaded already.
+        providers: execution providers to run the graph on, see `make_session`.
     """
 
     graph: Path
@@ -72,6 +74,7 @@ class Subject:
     reference: str | None = None
     inputs: tuple[Path, Arrays] | None = None
     context: ModelContext | None = None
+    providers: tuple[Provider, ...] = ()
 
     @cached_property
     def encoder(self) -> ModelContext:
@@ -126,12 +129,12 @@ def verify(subject: Subject) -> Report:
     """Run every check and return the report.
 
     Raises:
-        MaskpackError: the graph or the evaluation data cannot be read at all.
+        MaskpackError: a provider is not installed, or the graph or the evaluation data cannot be read at all.
     """
     if not subject.graph.is_file():
         raise VerifyError(f"no graph at `{subject.graph}`", "export the task first")
     adapter, own = subject.inputs or (None, {})
-    session = make_session(adapter or subject.graph)
+    session = make_session(adapter or subject.graph, providers=subject.providers)
     findings = _check_signature(session, subject)
     callable_as_said = not findings
     facts = graph_facts(subject, own)

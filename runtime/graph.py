@@ -7,10 +7,10 @@ in a file that the task's configuration does not name, and a link out of the fol
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import mmap
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import onnxruntime
 
 from maskpack.formats.errors import ExportError
+from maskpack.runtime.providers import Provider, find_providers, report_start
 from maskpack.runtime.task import TaskConfig, TaskFiles
 
 OLDEST = (1, 17)
@@ -27,16 +28,24 @@ AGAIN = "export the task again"
 _ERRORS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
 
 
-def open_graph(model: Path | bytes, *, threads: int) -> Any:
-    """A CPU session with default optimisation; ONNX Runtime's own errors.
+def open_graph(model: Path | bytes, *, threads: int, providers: Sequence[Provider] = ()) -> Any:
+    """A session with default optimisation; ONNX Runtime's own errors.
 
     Args:
         model: a file or a serialised graph.
         threads: of one operator; 0 leaves the choice to the runtime.
+        providers: where it runs, as `find_providers` takes them.
     """
     source = str(model) if isinstance(model, Path) else model
-    options = session_options(threads=threads)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    options, wanted = session_options(threads=threads), find_providers(providers)
+    session = onnxruntime.InferenceSession(
+        source,
+        options,
+        providers=wanted,
+        enable_fallback=False,  # it would print to stdout and hide why a provider failed
+    )
+    report_start(wanted, session.get_providers())
+    return session
 
 
 def session_options(*, threads: int) -> Any:
@@ -100,10 +109,8 @@ def first_line(error: Exception) -> str:
 
 def give_back() -> None:
     """Return freed memory to the system: making a session frees as much as the graph is large."""
-    library = ctypes.util.find_library("c")
-    trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
-    if trim is not None:
-        trim(0)
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)  # of glibc
 
 
 _WITHIN = {  # message -> number of a field -> message in it; numbers from onnx.proto

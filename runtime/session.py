@@ -35,6 +35,7 @@ from maskpack.runtime.graph import (
     task_run,
 )
 from maskpack.runtime.outputs import Prediction
+from maskpack.runtime.providers import CPU, Provider, find_providers
 from maskpack.runtime.task import (
     FEEDS_SUFFIX,
     TOKENIZER,
@@ -80,18 +81,29 @@ class Session:
         folder: one that `compress export --onnx` wrote, or one that holds several of them.
         threads: of one operator; 0 leaves the choice to ONNX Runtime.
         keep: tasks held in memory at once.
+        providers: where graphs run, the preferred one first: execution providers of ONNX Runtime by name (`cuda` or
+            `CUDAExecutionProvider`), or name and options. The CPU computes what none of them takes.
 
     Raises:
+        ConfigError: a provider that is not installed.
         ExportError: no exported task there.
     """
 
-    def __init__(self, folder: str | Path, *, threads: int = 0, keep: int = 4) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        threads: int = 0,
+        keep: int = 4,
+        providers: Sequence[Provider] = (),
+    ) -> None:
         if keep < 1 or threads < 0:
             raise ConfigError(
                 f"`keep` is {keep} and `threads` {threads}, expected 1 and 0 at least"
             )
         self._places = find_tasks(Path(folder))
         self._threads, self._keep = threads, keep
+        self._wanted = find_providers(providers)
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._tokenizers: dict[tuple[Path, int], Any] = {}
 
@@ -105,6 +117,10 @@ class Session:
     def config(self, task: str | None = None) -> TaskConfig:
         """What is known of a task."""
         return self._places[self._name(task)].read_config()
+
+    def providers(self, task: str | None = None) -> tuple[str, ...]:
+        """Execution providers that a task's graph runs on, the preferred one first; its graph is loaded."""
+        return tuple(self._load(self._name(task)).graph.get_providers())
 
     def predict(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
@@ -155,7 +171,9 @@ class Session:
             while len(self._loaded) >= self._keep:
                 self._loaded.popitem(last=False)
             tokenizer = self._tokenizer(place.tokenizer, config.max_length)
-            graph = graph or load_graph(place, config, threads=self._threads)
+            graph = graph or load_graph(
+                place, config, threads=self._threads, providers=self._wanted
+            )
             own = load_inputs(place, config)
             self._loaded[task] = _Loaded(place, config, tokenizer, graph, own)
         self._loaded.move_to_end(task)
@@ -193,8 +211,10 @@ def load_tokenizer(path: Path) -> Any:
         raise ExportError(f"cannot load `{path}`: {error}", AGAIN) from error
 
 
-def load_graph(place: TaskFiles, config: TaskConfig, *, threads: int) -> Any:
-    """A task's graph in ONNX Runtime.
+def load_graph(
+    place: TaskFiles, config: TaskConfig, *, threads: int, providers: Sequence[Provider] = ()
+) -> Any:
+    """A task's graph in ONNX Runtime; arguments as of `open_graph`.
 
     Raises:
         ExportError: it is damaged, it names other weights than its configuration or those beside it are not
@@ -202,7 +222,7 @@ def load_graph(place: TaskFiles, config: TaskConfig, *, threads: int) -> Any:
     """
     check_task(place, config)
     try:
-        graph = open_graph(place.graph, threads=threads)
+        graph = open_graph(place.graph, threads=threads, providers=providers)
     except Exception as error:
         raise ExportError(f"cannot load `{place.graph}`: {first_line(error)}", AGAIN) from error
     give_back()
@@ -307,7 +327,7 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
             entry = f"session.optimized_model_external_initializers_{key}"
             options.add_session_config_entry(entry, value)
         try:
-            onnxruntime.InferenceSession(str(place.graph), options, ["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(str(place.graph), options, [CPU])
         except Exception as error:
             raise ExportError(f"cannot fold `{place.graph}`: {first_line(error)}") from error
         own = replace(config, weights=(WEIGHTS, file_sha256(build / WEIGHTS)))

@@ -50,12 +50,12 @@ def fixed_parts(node: ast.expr, named: dict[str, str]) -> list[str | None]:
 
 
 def escaped(text: str) -> str:
-    """A text as an expression; a field of a hint may be anything.
+    """A text as an expression; a field of a hint, or what a log fills in, may be anything.
 
     >>> escaped("give `{name}`.")
     'give\\\\ `.*`\\\\.'
     """
-    return re.sub(r"\\\{\w+\\\}", ".*", re.escape(text))
+    return re.sub(r"\\\{\w+\\\}|%s", ".*", re.escape(text))
 
 
 @cache

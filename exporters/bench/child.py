@@ -33,6 +33,7 @@ from maskpack.formats.writer import write_bytes
 from maskpack.runtime import Session
 from maskpack.runtime.graph import first_line, give_back
 from maskpack.runtime.outputs import DECODERS
+from maskpack.runtime.providers import Provider
 
 _PAUSE = 0.003  # seconds; ONNX Runtime's threads spin for about one after a run
 _RUNS_TO_SETTLE = 3
@@ -46,18 +47,21 @@ _PARTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_id
 BatchShape = tuple[int, int]
 
 
-def load(graph: str, shape: BatchShape, vocabulary: int) -> dict[str, Any]:
+def load(
+    graph: str, shape: BatchShape, vocabulary: int, providers: Sequence[Provider]
+) -> dict[str, Any]:
     """Time and memory of a session: made, trimmed, and after some runs.
 
     Args:
         graph: its file.
         shape: batch and length of the runs, one thread.
         vocabulary: tokens to choose from.
+        providers: where it runs.
     """
     before = memory_now()
     forget_peak()
     started = time.perf_counter()
-    session = make_session(Path(graph), threads=1)
+    session = make_session(Path(graph), threads=1, providers=providers)
     spent = time.perf_counter() - started
     peak = peak_memory()
     give_back()
@@ -73,10 +77,10 @@ def load(graph: str, shape: BatchShape, vocabulary: int) -> dict[str, Any]:
     }
 
 
-def tasks(folder: str, names: Sequence[str]) -> dict[str, Any]:
+def tasks(folder: str, names: Sequence[str], providers: Sequence[Provider]) -> dict[str, Any]:
     """Memory of a process that answers with these tasks: of all of it, and what they added."""
     before = memory_now()
-    session = Session(folder, threads=1, keep=len(names))
+    session = Session(folder, threads=1, keep=len(names), providers=providers)
     for name in names:
         session.predict([_SENTENCE], task=name)
     give_back()
@@ -91,9 +95,10 @@ def times(
     runs: int,
     seconds: float,
     vocabulary: int,
+    providers: Sequence[Provider],
 ) -> list[dict[str, Any]]:
     """Milliseconds of all graphs, taking turns; one entry a shape: name -> wall and cpu."""
-    sessions = {name: make_session(Path(path), threads=threads) for name, path in graphs.items()}
+    sessions = _sessions(graphs, threads, providers)
     pause = 0.0 if threads == 1 else _PAUSE
     found = []
     for batch, length in shapes:
@@ -117,9 +122,10 @@ def errors(
     tokenizer: str,
     max_length: int,
     task_kind: str,
+    providers: Sequence[Provider],
 ) -> dict[str, Any]:
-    """How far each graph's logits are from those of the graph called `reference`."""
-    sessions = {name: make_session(Path(path), threads=1) for name, path in graphs.items()}
+    """How far each graph's logits are from those of the graph called `reference`, and where they ran."""
+    sessions = _sessions(graphs, 1, providers)
     wanted = sorted(value.name for value in sessions[reference].get_inputs())
     for name, session in sessions.items():
         if sorted(value.name for value in session.get_inputs()) != wanted:
@@ -144,7 +150,17 @@ def errors(
             "max_diff": float(np.abs(left - right).max()),
             "same": DECODERS[task_kind].agreement(left, right),
         }
-    return {"rows": len(right), "graphs": found}
+    ran = sessions[reference].get_providers()
+    return {"rows": len(right), "graphs": found, "providers": ran}
+
+
+def _sessions(
+    graphs: Mapping[str, str], threads: int, providers: Sequence[Provider]
+) -> dict[str, Any]:
+    return {
+        name: make_session(Path(path), threads=threads, providers=providers)
+        for name, path in graphs.items()
+    }
 
 
 _OTHER_MODEL = "compare graphs of one model and one task: name the right one as `against`"

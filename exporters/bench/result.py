@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from maskpack.exporters.report import spell_out
 from maskpack.exporters.session import Spent, quantile, speedup
 
 _STATUS = Path("/proc/self/status")
@@ -284,6 +285,7 @@ class BenchResult:
     Attributes:
         task: what was measured.
         machine: where.
+        providers: execution providers that sessions really had, the preferred one first.
         reference: where the float32 graph came from, in words.
         rows: inputs behind the errors.
         inputs: what these inputs were.
@@ -293,6 +295,7 @@ class BenchResult:
 
     task: str
     machine: Machine
+    providers: tuple[str, ...]
     reference: str
     rows: int
     inputs: str
@@ -300,8 +303,9 @@ class BenchResult:
     tasks: tuple[TaskMemory, ...]
 
     def to_json(self) -> str:
-        """Sorted and indented."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        """Sorted and indented; what is no finite number as a word."""
+        tree = spell_out(asdict(self))
+        return json.dumps(tree, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def memory_of(tree: Mapping[str, float] | None) -> Memory | None:

@@ -44,6 +44,7 @@ from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.errors import Hint
 from maskpack.formats.writer import write_bytes
+from maskpack.runtime.providers import find_providers, report_start
 from maskpack.runtime.session import load_tokenizer
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TaskConfig, TaskFiles, find_tasks, pick_task
 
@@ -77,6 +78,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         MaskpackError: no exported task there, no such dense model, or one with other inputs or
             outputs; a file of weights that is not the graph's.
     """
+    providers = find_providers(request.providers)
     place = pick_task(request.folder, request.task)
     config = place.read_config()
     if request.texts is not None:
@@ -92,24 +94,26 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         prepared = _Bench(request, place, config, vocabulary, graphs, work)
         say("memory of tasks in one process")
         tasks = _task_memory(prepared)
-        rows, variants = _variants(prepared, say)
+        errors, variants = _variants(prepared, say)
+    report_start(providers, errors["providers"])
     return BenchResult(
         task=config.name,
         machine=this_machine(load_before),
         reference=reference,
-        rows=rows,
+        providers=tuple(errors["providers"]),
+        rows=errors["rows"],
         inputs="random tokens" if request.texts is None else request.texts.name,
         variants=variants,
         tasks=tasks,
     )
 
 
-def _variants(prepared: _Bench, say: Say) -> tuple[int, tuple[Variant, ...]]:
-    """Rows behind the errors, and every graph with its figures."""
+def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant, ...]]:
+    """What the job of errors found, and every graph with its figures."""
     say("errors of logits")
     request = prepared.request
     errors = _child(
-        prepared.work,
+        prepared,
         "errors",
         graphs=prepared.graphs,
         reference=REFERENCE,
@@ -125,7 +129,7 @@ def _variants(prepared: _Bench, say: Say) -> tuple[int, tuple[Variant, ...]]:
         say(f"load and memory: {name}")
         footprints[name] = _footprint(prepared, name)
     cells = _latencies(prepared, say)
-    return errors["rows"], tuple(
+    return errors, tuple(
         Variant(
             name=name,
             exported=name not in {REFERENCE, *PEERS},
@@ -184,7 +188,7 @@ def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
     others = sorted(set(find_tasks(folder)) - {name})
     found = []
     for names in [[name], [name, *others]] if others else [[name]]:
-        told = _child(prepared.work, "tasks", folder=folder, names=names)
+        told = _child(prepared, "tasks", folder=folder, names=names)
         added = memory_of(told["tasks"])
         found.append(TaskMemory(len(names), memory_of(told["process"]), added))
     return tuple(found)
@@ -195,7 +199,7 @@ def _footprint(prepared: _Bench, name: str) -> Footprint:
     graph = prepared.graphs[name]
     runs = [
         _child(
-            prepared.work,
+            prepared,
             "load",
             graph=graph,
             shape=prepared.request.shapes[-1],
@@ -236,7 +240,7 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
     for threads in request.threads:
         say(f"latency, {threads} thread{'' if threads == 1 else 's'}")
         found = _child(
-            prepared.work,
+            prepared,
             "times",
             graphs=graphs,
             threads=threads,
@@ -253,17 +257,20 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
     return cells
 
 
-def _child(work: Path, kind: str, **arguments: Any) -> Any:
+def _child(prepared: _Bench, kind: str, **arguments: Any) -> Any:
     """Do a job of `child.py` in a fresh process.
 
     Raises:
         ExportError: it failed, with its own words, or was killed.
     """
-    job, result = work / "job.json", work / "result.json"
+    job, result = (prepared.work / name for name in ("job.json", "result.json"))
     result.unlink(missing_ok=True)
+    arguments["providers"] = [*prepared.request.providers]
     write_bytes(job, json.dumps({"kind": kind, "arguments": arguments}, default=str).encode())
     command = [sys.executable, "-m", "maskpack.exporters.bench.child", str(job), str(result)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if not result.is_file():
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         raise ExportError(
