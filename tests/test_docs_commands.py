@@ -18,7 +18,10 @@ from typer.testing import CliRunner
 from maskpack.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 GROUP = typer.main.get_command(app)
 OTHERS = {  # options on the pages that are those of other programs
     "--include_ops_by_config",
@@ -30,6 +33,12 @@ def blocks(page: str, language: str) -> list[str]:
     """Fenced blocks of a language."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def sentences(page: str) -> str:
+    """A page without its fenced blocks."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def words_of(line: str) -> Iterator[list[str]]:
@@ -101,12 +110,9 @@ def test_what_the_tool_does_not_take_is_noticed(words, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_options_in_sentences_exist(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
     if page == "docs/cli.md":  # made from the tool itself
         return
-    spans = re.findall(
-        r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    )
+    spans = re.findall(r"`([^`\n]+)`", sentences(page))
     known = {option for c in GROUP.commands.values() for p in c.params for option in p.opts}
     known |= {option for p in GROUP.params for option in p.opts} | {"--no-verify", "--help"}
     for span in spans:
@@ -168,6 +174,15 @@ def anchor_of(title: str) -> str:
     'bytes-of-a-task-benchmarkscodingpy'
     """
     return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_in_sentences_exist(page):
+    """Those that are named with the folder of this project in which they are."""
+    made = {"tasks/x.r1.safetensors"}
+    for span in set(re.findall(r"`([\w.-]+/[\w./-]*)`", sentences(page))) - made:
+        folder = ROOT / span.split("/")[0]
+        assert not folder.is_dir() or (ROOT / span).exists(), f"{page}: {span}"
 
 
 @pytest.mark.parametrize("page", PAGES)

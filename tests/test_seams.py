@@ -1,21 +1,25 @@
 """Each seam takes a new entry that computes something else, from the first step to the last, and no file changes.
 
-An entry is one object and one line in a table; the tests below are what whoever adds one writes.
+An entry is one object and one line in a registry. The task type, the mask pattern, the arithmetic and the layout below are the
+examples of CONTRIBUTING.md, with the lines that it gives.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
+import re
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
 import yaml
@@ -30,20 +34,15 @@ from maskpack.compressor.sweep.file import read_plan
 from maskpack.compressor.sweep.log import read_log
 from maskpack.exporters import ExportRequest, SharedRequest, Tolerance, export_onnx, export_shared
 from maskpack.exporters.arithmetic import ARITHMETICS
-from maskpack.exporters.arithmetic.fp32 import FP32, emit_fp32
-from maskpack.exporters.graph.builder import serialize
 from maskpack.exporters.layouts import LAYOUTS
-from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
 from maskpack.formats import ConfigError, open_artifact
-from maskpack.formats.writer import write_bytes
 from maskpack.models.placement import PLACEMENTS, CpuPlacement
 from maskpack.runtime import Session
-from maskpack.runtime.outputs import DECODERS, OutputDecoder, Prediction
+from maskpack.runtime.outputs import DECODERS
 from maskpack.tasks import find_task
 from maskpack.tasks.evaluation.evaluate import assess
 from maskpack.tasks.preprocess import PREPROCESSORS, TextPreprocessor
 from maskpack.tasks.types import TASK_TYPES
-from maskpack.tasks.types.regression import Regression
 from maskpack.tasks.types.single_label import SingleLabel
 
 QUICK = FitConfig(bits=4, group=16, steps=30, batch_size=16, max_length=16, precision="fp32")
@@ -69,22 +68,51 @@ def same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
     return all(np.array_equal(left[name], right[name]) for name in left)
 
 
-class Logarithm(Regression):
-    """A number above 0, learned as its logarithm."""
-
-    name = "logarithm"
-    problem_type = "regression"
-
-    def encode(self, cells, names, separator, split):
-        return np.log(super().encode(cells, names, separator, split))
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+BLOCKS = dict(
+    re.findall(r"^```python\n# (\S+)\.py\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+)
 
 
-def test_a_type_of_task(monkeypatch, tmp_path, tiny_model):
-    """Labels, loss and outputs of a kind of task that nobody knew."""
-    monkeypatch.setitem(TASK_TYPES, "logarithm", Logarithm())
-    number = DECODERS["regression"]
-    powers = lambda labels, logits: [Prediction(None, float(np.exp(row[0])), {}) for row in logits]  # noqa: E731
-    monkeypatch.setitem(DECODERS, "logarithm", OutputDecoder(False, powers, number.same))
+@pytest.fixture
+def example(monkeypatch):
+    """`example(path)`: the module of a path with the page's code for it in it, new or beside what is there."""
+
+    def made(path: str) -> ModuleType:
+        name = f"maskpack.{path.replace('/', '.')}"
+        module = ModuleType(name)
+        if (Path(__file__).parents[1] / f"{path}.py").exists():
+            vars(module).update(vars(importlib.import_module(name)))
+        else:
+            monkeypatch.setitem(sys.modules, name, module)
+        exec(compile(BLOCKS[path], f"CONTRIBUTING.md: {path}", "exec"), vars(module))
+        return module
+
+    return made
+
+
+def line_of(registry: str) -> str:
+    """The line that the page adds to a registry."""
+    (line,) = re.findall(rf"^\| `{registry}` in `\S+` \| `(.*)` \|$", PAGE, flags=re.MULTILINE)
+    return line
+
+
+def test_the_page_has_an_example_for_each_of_four_seams():
+    assert list(BLOCKS) == [
+        "tasks/types/logarithm",
+        "runtime/outputs",
+        "compressor/masking/patterns",
+        "exporters/arithmetic/half",
+        "exporters/layouts/nested",
+    ]
+
+
+def test_a_type_of_task(monkeypatch, tmp_path, tiny_model, example):
+    """Labels, loss and outputs of a type of task that the release does not have."""
+    one = eval(line_of("TASK_TYPES"), vars(example("tasks/types/logarithm")))
+    monkeypatch.setitem(TASK_TYPES, one.name, one)
+    entry = eval(f"{{{line_of('DECODERS')}}}", vars(example("runtime/outputs")))
+    monkeypatch.setitem(DECODERS, *entry.popitem())
     rows = [f"{'great ' * (n % 5)}film,{10.0 ** (n % 5)}" for n in range(60)]
     data = tmp_path / "sizes.csv"
     data.write_text("\n".join(["text,size", *rows]) + "\n")
@@ -146,21 +174,15 @@ def same_file(left: Path, right: Path, task: str) -> bool:
     return files[0].read_bytes() == files[1].read_bytes()
 
 
-class RowPattern:
-    """A score a row of a matrix: an output is kept with all its weights, or goes with all of them."""
-
-    def score_shape(self, weight):
-        return (weight[0], 1)
-
-    def expand(self, scores, weight):
-        return scores.expand(weight)
-
-    def reduce(self, values):
-        return values.sum(dim=1, keepdim=True)
+@pytest.fixture
+def rows(monkeypatch, example):
+    """The page's pattern of masks in its registry."""
+    entry = eval(f"{{{line_of('PATTERNS')}}}", vars(example("compressor/masking/patterns")))
+    monkeypatch.setitem(PATTERNS, *entry.popitem())
 
 
-def test_a_pattern_of_masks(monkeypatch, tmp_path, tiny_model, sentiment):
-    monkeypatch.setitem(PATTERNS, "row", RowPattern())
+@pytest.mark.usefixtures("rows")
+def test_a_pattern_of_masks(tmp_path, tiny_model, sentiment):
     out = tmp_path / "artifact"
     config = replace(QUICK, sparsity=0.4, init="constant")
     request = FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment)
@@ -174,8 +196,8 @@ def test_a_pattern_of_masks(monkeypatch, tmp_path, tiny_model, sentiment):
     assert any(mask.any() and not mask.all() for mask in found.values())
 
 
-def test_a_checkpoint_belongs_to_one_pattern(monkeypatch, tmp_path, tiny_model, sentiment):
-    monkeypatch.setitem(PATTERNS, "row", RowPattern())
+@pytest.mark.usefixtures("rows")
+def test_a_checkpoint_belongs_to_one_pattern(tmp_path, tiny_model, sentiment):
     request = FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", QUICK, data=sentiment)
     keys = {fit._checkpoints(fit.prepare(replace(request, pattern=one))).key for one in PATTERNS}
     assert len(keys) == len(PATTERNS) == 2
@@ -184,17 +206,18 @@ def test_a_checkpoint_belongs_to_one_pattern(monkeypatch, tmp_path, tiny_model, 
     assert caught.value.hint == "patterns: weight, row"
 
 
-def emit_half(editor, inputs, tensor, context):
-    """The product in float16."""
-    half = editor.cast(
-        emit_fp32(editor, inputs, tensor, context), ir.DataType.FLOAT16, label="half"
-    )
-    return editor.cast(half, ir.DataType.FLOAT, label="back")
+def add_lazily(monkeypatch, example, registry, path):
+    """The page's line in a registry whose entries are loaded on first use."""
+    name, target = re.fullmatch(r'(\w+)="(\S+)"', line_of(registry)).groups()
+    module = example(path)
+    assert target.partition(":")[0] == module.__name__
+    table = ARITHMETICS if registry == "ARITHMETICS" else LAYOUTS
+    monkeypatch.setitem(table, name, target)
+    assert table[name] in vars(module).values(), "loaded when it is asked for"
 
 
-def test_an_arithmetic(monkeypatch, tmp_path, usual, sentiment):
-    half = replace(FP32, name="half", emit=emit_half, tolerance=Tolerance(0.05, 100.0))
-    monkeypatch.setitem(ARITHMETICS, "half", half)
+def test_an_arithmetic(monkeypatch, tmp_path, usual, sentiment, example):
+    add_lazily(monkeypatch, example, "ARITHMETICS", "exporters/arithmetic/half")
     reports = {}
     for compute in ("fp32", "half"):
         request = ExportRequest(
@@ -212,18 +235,8 @@ def test_an_arithmetic(monkeypatch, tmp_path, usual, sentiment):
     assert far > 10 * near, "the product is rounded"
 
 
-def write_nested(builder, entries, folder):
-    """A folder a task, with its own weights in it, as `folded` has them."""
-    for entry in entries:
-        home = folder / entry.name
-        home.mkdir()
-        write_bytes(home / "model.onnx", serialize(builder.folded(entry)))
-        write_bytes(home / "tokenizer.json", builder.artifact.file("tokenizer.json"))
-        yield TaskGraph(entry, home / "model.onnx", home / "task.json")
-
-
-def test_a_layout(monkeypatch, tmp_path, usual, sentiment):
-    monkeypatch.setitem(LAYOUTS, "nested", GraphLayout("nested", write_nested))
+def test_a_layout(monkeypatch, tmp_path, usual, sentiment, example):
+    add_lazily(monkeypatch, example, "LAYOUTS", "exporters/layouts/nested")
     out = tmp_path / "graphs"
     request = SharedRequest(
         usual, (), out, "fp32", EXACT, data={"sst2": sentiment}, layout="nested"
