@@ -27,7 +27,7 @@ from maskpack.formats.writer import write_bytes
 if TYPE_CHECKING:
     from maskpack.compressor.sweep.table import Table
     from maskpack.exporters.report import Report
-    from maskpack.report.view import ArtifactView
+    from maskpack.report.view import ArtifactView, TaskView
     from maskpack.tasks.evaluation.evaluate import ErrorAnalysis
 
 _PAGES = {".html", ".htm"}
@@ -76,7 +76,7 @@ def report(
     if out.suffix.lower() not in _PAGES:
         raise ConfigError(f"`{out}` is no name of a page", "give one like `-o report.html`")
     if png is not None:
-        from maskpack.report.plots import check_installed  # noqa: PLC0415 - keeps --help fast
+        from maskpack.report.picture import check_installed  # noqa: PLC0415 - keeps --help fast
 
         check_installed()
     if not out.parent.is_dir():  # tasks are evaluated for minutes before the page is written
@@ -113,7 +113,7 @@ def _report_sweep(
     tables = _tables(source, reference)
     write_bytes(out, sweep_page(tables, source.stem).encode())
     if png is not None:
-        _draw_sweep(tables, png)
+        _draw(png, tables)
     if json:
         render.data(codec.dumps([as_tree(table) for table in tables]))
 
@@ -134,20 +134,16 @@ def _report_artifact(
     view = view_artifact(opened)
     write_bytes(out, artifact_page(view, analyses, verdicts, tables).encode())
     if png is not None:
-        from maskpack.report.plots import draw_tasks  # noqa: PLC0415 - matplotlib
-
-        for path in draw_tasks(view, png):
-            render.words(f"wrote {path}")
-        _draw_sweep(tables, png)
+        _draw(png, tables, view.tasks)
     if json:
         tree = _as_tree(view, analyses, verdicts, tables)
         render.data(codec.dumps(tree, sort_keys=True))
 
 
-def _draw_sweep(tables: Sequence[Table], folder: Path) -> None:
-    from maskpack.report.plots import draw  # noqa: PLC0415 - matplotlib
+def _draw(folder: Path, tables: Sequence[Table], tasks: Sequence[TaskView] = ()) -> None:
+    from maskpack.report.picture import draw  # noqa: PLC0415 - keeps --help fast
 
-    for path in draw(tables, folder, kinds=("png",)):
+    for path in draw(folder, tables, tasks, kinds=("png",)):
         render.words(f"wrote {path}")
 
 

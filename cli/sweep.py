@@ -56,7 +56,7 @@ def sweep(
     from maskpack.compressor.sweep.plan import choose  # noqa: PLC0415
 
     if plots is not None:
-        from maskpack.report.plots import check_installed  # noqa: PLC0415
+        from maskpack.report.picture import check_installed  # noqa: PLC0415
 
         check_installed()
     plan = read_plan(file, out=out)
@@ -138,9 +138,9 @@ def _show_results(plan: SweepPlan, plots: Path | None, *, json: bool) -> None:
     for table in () if json else tables:
         show(table)
     if plots is not None and tables:
-        from maskpack.report.plots import draw  # noqa: PLC0415
+        from maskpack.report.picture import draw  # noqa: PLC0415
 
-        for path in draw(tables, plots):
+        for path in draw(plots, tables):
             render.words(f"wrote {path}")
 
 

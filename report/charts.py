@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360.0, 230.0
@@ -64,60 +64,61 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A place on an axis and what is written there."""
+class Axis:
+    """One direction of a chart: called with a value, it gives the value's place on the canvas.
 
-    at: float
-    text: str
+    Attributes:
+        ticks: values that are marked, and what is written there.
+        low, high: values at its ends.
+        start, end: places of its ends.
+        logarithmic: whether equal distances are equal factors.
+    """
 
-
-@dataclass(frozen=True)
-class Mark:
-    """A point on the canvas: its place, its error bar from `low` to `high`, and its words."""
-
-    x: float
-    y: float
+    ticks: tuple[tuple[float, str], ...]
     low: float
     high: float
-    words: str
-    hollow: bool
+    start: float
+    end: float
+    logarithmic: bool = False
 
-
-@dataclass(frozen=True)
-class Drawn:
-    """A series on the canvas: `path` as SVG has it, empty for points alone."""
-
-    line: Line
-    path: str
-    marks: tuple[Mark, ...]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A level on the canvas."""
-
-    level: Level
-    y: float
-    top: float
-    height: float
+    def __call__(self, value: float) -> float:
+        """The place of a value; of one below the axis, the start."""
+        change = math.log if self.logarithmic else float
+        low, high = change(self.low), change(self.high)
+        share = (change(max(value, self.low)) - low) / (high - low)
+        return round(self.start + share * (self.end - self.start), 1)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One panel, ready to be drawn on a canvas of `WIDTH` x `HEIGHT`."""
+    """One panel, on a canvas of `WIDTH` x `HEIGHT`.
+
+    Attributes:
+        title: above it.
+        x_label: of the horizontal axis.
+        x, y: its axes; that of `y` starts below.
+        lines: its series, each with a point or more.
+        levels: horizontal lines.
+        below: those that would flatten the points, and are not drawn.
+    """
 
     title: str
     x_label: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    drawn: tuple[Drawn, ...]
-    rules: tuple[Rule, ...]
-    left: float = _LEFT
-    right: float = WIDTH - _RIGHT
-    top: float = _TOP
-    bottom: float = HEIGHT - _BOTTOM
+    x: Axis
+    y: Axis
+    lines: tuple[Line, ...]
+    levels: tuple[Level, ...]
+    below: tuple[Level, ...]
     width: float = WIDTH
     height: float = HEIGHT
+
+    def path(self, line: Line) -> str:
+        """The way through the points of a series as SVG has it; empty for points alone."""
+        if not line.joined or len(line.values) == 1:
+            return ""
+        places = [(self.x(value.x), self.y(value.y)) for value in line.values]
+        places.sort(key=lambda place: place[0])
+        return "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
 
 
 def chart(
@@ -134,22 +135,21 @@ def chart(
         title: above it.
         lines: its series.
         x_label: of the horizontal axis.
-        levels: horizontal lines; one far below all points is left out.
+        levels: horizontal lines; one far below all points is not drawn.
         scale: of the horizontal axis: `linear`, `bits` (a tick a width) or `bytes`; both logarithmic.
     """
     values = [value for line in lines for value in line.values]
     if not values:
         return None
-    levels = [level for level in levels if _near(level, _heights(values))]
-    x_ticks, across = _horizontal([value.x for value in values], scale)
-    y_ticks, up = _vertical([*_heights(values), *_heights(levels)])
+    near = tuple(level for level in levels if _near(level, _heights(values)))
     return Chart(
         title=title,
         x_label=x_label,
-        x_ticks=tuple(Tick(_round(across(at)), text) for at, text in x_ticks),
-        y_ticks=tuple(Tick(_round(up(at)), text) for at, text in y_ticks),
-        drawn=tuple(_draw(line, across, up) for line in lines if line.values),
-        rules=tuple(_rule(level, up) for level in levels),
+        x=_horizontal([value.x for value in values], scale),
+        y=_vertical([*_heights(values), *_heights(near)]),
+        lines=tuple(line for line in lines if line.values),
+        levels=near,
+        below=tuple(level for level in levels if level not in near),
     )
 
 
@@ -163,59 +163,28 @@ def _near(level: Level, ys: Sequence[float]) -> bool:
     return level.y > low - 1.5 * max(high - low, 0.02 * abs(high), 1e-9)
 
 
-def _draw(line: Line, across: Callable[[float], float], up: Callable[[float], float]) -> Drawn:
-    marks = tuple(_mark(value, across, up) for value in line.values)
-    ordered = sorted(marks, key=lambda mark: mark.x)
-    path = "M" + "L".join(f"{mark.x:g} {mark.y:g}" for mark in ordered) if line.joined else ""
-    return Drawn(line, path if len(marks) > 1 else "", marks)
-
-
-def _mark(value: Value, across: Callable[[float], float], up: Callable[[float], float]) -> Mark:
-    heights = (value.y, value.y - value.spread, value.y + value.spread)
-    middle, low, high = (_round(up(height)) for height in heights)
-    return Mark(_round(across(value.x)), middle, low, high, value.words, value.hollow)
-
-
-def _rule(level: Level, up: Callable[[float], float]) -> Rule:
-    top = up(level.y + level.spread)
-    return Rule(level, _round(up(level.y)), _round(top), _round(up(level.y - level.spread) - top))
-
-
-def _horizontal(
-    xs: Sequence[float], scale: str
-) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
-    """Ticks of the horizontal axis, and the function from a value to its place."""
+def _horizontal(xs: Sequence[float], scale: str) -> Axis:
     if scale == "bits":
         widths = sorted({2.0 ** round(math.log2(x)) for x in xs})  # series stand beside them
         ticks = [(x, f"{x:g}") for x in widths]
-        low, high = ticks[0][0] / 1.3, ticks[-1][0] * 1.3
+        low, high = widths[0] / 1.3, widths[-1] * 1.3
     elif scale == "bytes":
         xs = [max(x, 1.0) for x in xs]
         first, last = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs)) + 1e-9)
-        step = 1 if last - first < 5 else 2
+        powers = range(first, last + 1, 1 if last - first < 5 else 2)
+        units = ("B", "KB", "MB", "GB", "TB", "PB")
+        ticks = [(10.0**n, f"{10 ** (n % 3)} {units[n // 3]}") for n in powers]
         low, high = 10.0**first, 10.0**last
-        ticks = [(10.0**n, short_size(10.0**n)) for n in range(first, last + 1, step)]
     else:
         low, high = _roomy(min(xs), max(xs))
         ticks = [(x, _plain(x)) for x in ticks_between(low, high)]
-    change = float if scale == "linear" else math.log
-    start, end = change(low), change(high)
-
-    def across(x: float) -> float:
-        share = (change(max(x, low)) - start) / (end - start)
-        return _LEFT + share * (WIDTH - _LEFT - _RIGHT)
-
-    return ticks, across
+    return Axis(tuple(ticks), low, high, _LEFT, WIDTH - _RIGHT, logarithmic=scale != "linear")
 
 
-def _vertical(ys: Sequence[float]) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
-    """Ticks of the vertical axis, and the function from a value to its place."""
+def _vertical(ys: Sequence[float]) -> Axis:
     low, high = _roomy(min(ys), max(ys))
-
-    def up(y: float) -> float:
-        return HEIGHT - _BOTTOM - (y - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
-
-    return [(y, _plain(y)) for y in ticks_between(low, high)], up
+    ticks = tuple((y, _plain(y)) for y in ticks_between(low, high))
+    return Axis(ticks, low, high, HEIGHT - _BOTTOM, _TOP)
 
 
 def _roomy(low: float, high: float) -> tuple[float, float]:
@@ -240,18 +209,6 @@ def ticks_between(low: float, high: float, *, most: int = 6) -> list[float]:
     return [round((first + n) * step, 12) for n in range(count)]
 
 
-def short_size(count: float) -> str:
-    """Bytes in as few characters as an axis has room for.
-
-    >>> short_size(100.0), short_size(10_000.0), short_size(1e7)
-    ('100 B', '10 KB', '10 MB')
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:g} {unit}"
-    return f"{count:g} B"
-
-
 def _plain(value: float) -> str:
     """A number of a tick: thousands with a comma, no needless digits, never wider than its place.
 
@@ -265,10 +222,6 @@ def _plain(value: float) -> str:
         return f"{value:,.6g}"
     unit, factor = next(each for each in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if size >= each[1])
     return f"{value / factor:g}{unit}"
-
-
-def _round(place: float) -> float:
-    return round(place, 1)
 
 
 def size(count: int) -> str:

@@ -1,16 +1,16 @@
 """What figures show: a sweep's quality against bits, sparsity and bytes, a task's curves; as `Chart` values.
 
-A sweep has one panel a task and one for their mean. `plots.py` draws the same with matplotlib.
+A sweep has one panel a task and one for their mean.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from maskpack.compressor.sweep.table import Spread, Table, TableRow
+from maskpack.compressor.sweep.table import Cell, Table, TableRow
 from maskpack.report.charts import Chart, Level, Line, Value, chart
 from maskpack.report.view import TaskView
 
@@ -18,175 +18,9 @@ if TYPE_CHECKING:
     from maskpack.tasks.evaluation.evaluate import ErrorAnalysis  # imports torch
 
 
-MEAN = "mean over tasks"
+_MEAN = "mean over tasks"
 _SIZES = frozenset({"sparsity", "target_bpp", "target_bytes"})
 _APART = 1.3  # room that series share round a width, so that their error bars stand side by side
-
-
-@dataclass(frozen=True)
-class Point:
-    """A row's place in one panel."""
-
-    x: float
-    y: Spread
-    collapsed: bool
-
-
-@dataclass(frozen=True)
-class Plot:
-    """What one figure shows.
-
-    Attributes:
-        name: stem of the files.
-        label: of the horizontal axis.
-        series: name of the series a row belongs to, or None to leave the row out.
-        x: a row's place on the axis, for a task or for `MEAN`.
-        scale: of the horizontal axis: `bits` and `bytes` are logarithmic.
-        joined: whether the points of a series are joined.
-    """
-
-    name: str
-    label: str
-    series: Callable[[TableRow], str | None]
-    x: Callable[[TableRow, str], float]
-    scale: str = "linear"
-    joined: bool = True
-
-
-def _series_without(hidden: Iterable[str]) -> Callable[[TableRow], str]:
-    """Name a row by its family and what varies, except what the axis shows."""
-
-    def name(row: TableRow) -> str:
-        varied = [f"{key}={value}" for key, value in row.arm.varied.items() if key not in hidden]
-        return " ".join([row.arm.family, *varied])
-
-    return name
-
-
-def _by_bits(row: TableRow) -> str | None:
-    return _series_without({"bits"})(row) if row.bits < 32 else None
-
-
-def _by_sparsity(row: TableRow) -> str | None:
-    return _series_without(_SIZES)(row) if row.sparsity is not None else None
-
-
-def _zeros(row: TableRow, panel: str) -> float:
-    share = row.sparsity if panel == MEAN else row.cells[panel].sparsity
-    return 100 * (share or 0.0)
-
-
-def _bytes(row: TableRow, panel: str) -> float:
-    count = row.coded_bytes if panel == MEAN else row.cells[panel].coded_bytes
-    return max(1.0, count)  # the axis is logarithmic
-
-
-PLOTS = (
-    Plot("quality-bits", "bits of a backbone weight", _by_bits, lambda row, _: row.bits, "bits"),
-    Plot("quality-sparsity", "zeros in the mask, %", _by_sparsity, _zeros),
-    Plot(
-        "quality-bytes",
-        "bytes a task adds, coded",
-        lambda row: row.arm.label,
-        _bytes,
-        "bytes",
-        joined=False,
-    ),
-)
-
-
-def metric_in(row: TableRow, panel: str) -> Spread | None:
-    """A row's score in a panel; None where it has no finished run."""
-    if panel == MEAN:
-        return row.score
-    return row.cells[panel].score if panel in row.cells else None
-
-
-def collapsed_in(row: TableRow, panel: str) -> bool:
-    """Whether a seed of the row is no better than always giving the same answer."""
-    cells = row.cells.values() if panel == MEAN else [row.cells[panel]]
-    return any(cell.collapsed for cell in cells)
-
-
-def levels_in(table: Table, panel: str) -> list[Level]:
-    """Scores in a panel that others are compared with, where they are known.
-
-    These are the reference's with its SD, and, dashed, that of always giving the commonest class.
-    """
-    levels = []
-    row = next((row for row in table.rows if row.arm.label == table.reference), None)
-    score = None if row is None else metric_in(row, panel)
-    if score is not None:
-        levels.append(Level(f"{table.reference} (reference)", score.mean, deviation(score)))
-    majority = table.majority.get(panel)
-    if panel == MEAN and len(table.majority) == len(table.metrics):
-        majority = sum(table.majority.values()) / len(table.majority)
-    if majority is not None:
-        levels.append(Level("majority class", majority, dashed=True))
-    return levels
-
-
-def deviation(spread: Spread) -> float:
-    """Length of an error bar: the SD, 0 of a single value."""
-    return 0.0 if math.isnan(spread.sd) else spread.sd
-
-
-def shift(plot: Plot, turn: int, count: int) -> float:
-    """Factor that sets one of `count` series beside the others where they share a width."""
-    return _APART ** ((turn + 0.5) / count - 0.5) if plot.scale == "bits" else 1.0
-
-
-def panels_of(table: Table) -> list[str]:
-    """A panel a task, and their mean where there are several."""
-    return [*table.metrics, *([MEAN] if len(table.metrics) > 1 else [])]
-
-
-def title_in(table: Table, panel: str) -> str:
-    """A task and its metric, or what the panel of the mean is called."""
-    return panel if panel == MEAN else f"{panel}, {table.metrics[panel]}"
-
-
-def shown_in(table: Table, plot: Plot) -> list[tuple[TableRow, str]]:
-    """Rows with the series each belongs to; none where they would be fewer than two points."""
-    named = [(row, plot.series(row)) for row in table.rows]
-    shown = [(row, name) for row, name in named if name is not None]
-    places = {plot.x(row, next(iter(row.cells))) for row, _ in shown}
-    return shown if len(places) > 1 else []
-
-
-def points_of(
-    shown: Sequence[tuple[TableRow, str]], plot: Plot, panel: str
-) -> dict[str, list[Point]]:
-    """Series -> its points in one panel."""
-    points: dict[str, list[Point]] = {}
-    for row, name in shown:
-        score = metric_in(row, panel)
-        if score is not None:
-            place = plot.x(row, panel)
-            points.setdefault(name, []).append(Point(place, score, collapsed_in(row, panel)))
-    return points
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One value over the steps of a run; no points where it was not kept."""
-
-    title: str
-    steps: Sequence[int]
-    values: Sequence[float]
-
-
-def curves_in(task: TaskView) -> tuple[Curve, ...]:
-    """Loss, metric and zeros over the steps of a task; none if no history was kept."""
-    kept = task.curves
-    if kept is None:
-        return ()
-    weights = max(1, task.count.weights)
-    return (
-        Curve("training loss", kept.steps, kept.loss),
-        Curve(f"{task.metric} on evaluation rows", kept.score_steps, kept.scores),
-        Curve("zeros in the mask, %", kept.steps, [100 * count / weights for count in kept.zeros]),
-    )
 
 
 @dataclass(frozen=True)
@@ -194,31 +28,107 @@ class Figure:
     """Panels with one legend.
 
     Attributes:
+        name: stem of its files.
         title: what is shown against what.
         panels: its charts.
         legend: a line for each series.
         levels: names of horizontal lines in it.
     """
 
+    name: str
     title: str
     panels: tuple[Chart, ...]
-    legend: tuple[Line, ...]
+    legend: tuple[Line, ...] = ()
     levels: tuple[Level, ...] = ()
+
+    @property
+    def columns(self) -> int:
+        """Panels side by side."""
+        return 2 if len(self.panels) in {2, 4} else min(len(self.panels), 3)
+
+    @property
+    def hollow(self) -> bool:
+        """Whether a mark is hollow."""
+        lines = (line for panel in self.panels for line in panel.lines)
+        return any(value.hollow for line in lines for value in line.values)
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """What one figure of a sweep shows.
+
+    Attributes:
+        name: stem of the files.
+        label: of the horizontal axis.
+        series: name of the series a row belongs to, or None to leave the row out.
+        x: a row's place on the axis, given what it has of a task; for the mean, the row again.
+        scale: of the horizontal axis: `bits` and `bytes` are logarithmic.
+        joined: whether the points of a series are joined.
+    """
+
+    name: str
+    label: str
+    series: Callable[[TableRow], str | None]
+    x: Callable[[TableRow, TableRow | Cell], float]
+    scale: str = "linear"
+    joined: bool = True
+
+
+def _series_without(row: TableRow, hidden: Iterable[str]) -> str:
+    """A row's family and what varies in it, except what the axis shows."""
+    varied = [f"{key}={value}" for key, value in row.arm.varied.items() if key not in hidden]
+    return " ".join([row.arm.family, *varied])
+
+
+def _by_bits(row: TableRow) -> str | None:
+    return _series_without(row, {"bits"}) if row.bits < 32 else None
+
+
+def _by_sparsity(row: TableRow) -> str | None:
+    return _series_without(row, _SIZES) if row.sparsity is not None else None
+
+
+_PLOTS = (
+    _Plot("quality-bits", "bits of a backbone weight", _by_bits, lambda row, _: row.bits, "bits"),
+    _Plot(
+        "quality-sparsity",
+        "zeros in the mask, %",
+        _by_sparsity,
+        lambda _, found: 100 * (found.sparsity or 0.0),
+    ),
+    _Plot(
+        "quality-bytes",
+        "bytes a task adds, coded",
+        lambda row: row.arm.label,
+        lambda _, found: found.coded_bytes,
+        "bytes",
+        joined=False,
+    ),
+)
 
 
 def curve_charts(task: TaskView) -> tuple[Chart, ...]:
-    """Loss, metric and zeros over the steps of a task; none if they were not kept."""
-    made = (_curve(curve, slot) for slot, curve in enumerate(curves_in(task)))
+    """Loss, metric and zeros over the steps of a task; none of what was not kept."""
+    kept = task.curves
+    if kept is None:
+        return ()
+    weights = max(1, task.count.weights)
+    curves = (
+        ("training loss", kept.steps, kept.loss),
+        (f"{task.metric} on evaluation rows", kept.score_steps, kept.scores),
+        ("zeros in the mask, %", kept.steps, [100 * count / weights for count in kept.zeros]),
+    )
+    made = (_curve(*curve, slot=slot) for slot, curve in enumerate(curves))
     return tuple(each for each in made if each is not None)
 
 
-def _curve(curve: Curve, slot: int) -> Chart | None:
+def _curve(title: str, steps: Sequence[int], values: Sequence[float], *, slot: int) -> Chart | None:
     points = tuple(
         Value(step, value, words=f"step {step:,}: {value:.4g}")
-        for step, value in zip(curve.steps, curve.values, strict=True)
+        for step, value in zip(steps, values, strict=True)
     )
-    line = Line(curve.title, points, slot=slot, dots=len(points) < 12)
-    return chart(curve.title, [line], x_label="step")
+    line = Line(title, points, slot=slot, dots=len(points) < 12)
+    return chart(title, [line], x_label="step")
 
 
 def pair_chart(analysis: ErrorAnalysis) -> Chart | None:
@@ -237,38 +147,75 @@ def pair_chart(analysis: ErrorAnalysis) -> Chart | None:
 
 def sweep_figures(table: Table) -> tuple[Figure, ...]:
     """Quality against bits, zeros and bytes, each where there are two points or more."""
-    return tuple(figure for plot in PLOTS if (figure := _sweep_figure(table, plot)) is not None)
+    return tuple(figure for plot in _PLOTS if (figure := _sweep_figure(table, plot)) is not None)
 
 
-def _sweep_figure(table: Table, plot: Plot) -> Figure | None:
-    shown = shown_in(table, plot)
-    if not shown:
+def _sweep_figure(table: Table, plot: _Plot) -> Figure | None:
+    shown = [(row, name) for row in table.rows if (name := plot.series(row)) is not None]
+    if len({plot.x(row, next(iter(row.cells.values()))) for row, _ in shown}) < 2:
         return None
-    slots = {name: slot for slot, name in enumerate(dict.fromkeys(name for _, name in shown))}
-    panels, legend = [], {}
-    for panel in panels_of(table):
-        points = points_of(shown, plot, panel)
-        lines = [
-            Line(
-                name,
-                tuple(_value(name, point, shift(plot, turn, len(points))) for point in each),
-                slot=slots[name],
-                joined=plot.joined,
-            )
-            for turn, (name, each) in enumerate(points.items())
-        ]
-        title, levels = title_in(table, panel), levels_in(table, panel)
-        made = chart(title, lines, x_label=plot.label, levels=levels, scale=plot.scale)
-        if made is not None:
-            panels.append(made)
-            legend.update({line.name: line for line in lines})
-    shown_levels = {rule.level.name: rule.level for panel in panels for rule in panel.rules}
+    names = [*table.metrics, *([_MEAN] if len(table.metrics) > 1 else [])]
+    made = (_panel(table, plot, shown, name) for name in names)
+    panels = tuple(each for each in made if each is not None)
+    legend = {line.name: line for panel in panels for line in panel.lines}
+    levels = {level.name: level for panel in panels for level in panel.levels}
     title = f"quality against {plot.label}"
-    return Figure(title, tuple(panels), tuple(legend.values()), tuple(shown_levels.values()))
+    return Figure(plot.name, title, panels, tuple(legend.values()), tuple(levels.values()))
 
 
-def _value(name: str, point: Point, factor: float) -> Value:
-    spread = deviation(point.y)
+def _panel(
+    table: Table, plot: _Plot, shown: Sequence[tuple[TableRow, str]], panel: str
+) -> Chart | None:
+    """The rows of a figure on one task, or their means."""
+    slots = {name: slot for slot, name in enumerate(dict.fromkeys(name for _, name in shown))}
+    series: dict[str, list[Value]] = {}
+    for row, name in shown:
+        value = _value(name, row, plot, panel)
+        if value is not None:
+            series.setdefault(name, []).append(value)
+    lines = []
+    for turn, (name, values) in enumerate(series.items()):
+        beside = _APART ** ((turn + 0.5) / len(series) - 0.5) if plot.scale == "bits" else 1.0
+        moved = tuple(replace(value, x=value.x * beside) for value in values)
+        lines.append(Line(name, moved, slot=slots[name], joined=plot.joined))
+    return chart(
+        panel if panel == _MEAN else f"{panel}, {table.metrics[panel]}",
+        lines,
+        x_label=plot.label,
+        levels=_levels(table, plot, panel),
+        scale=plot.scale,
+    )
+
+
+def _value(name: str, row: TableRow, plot: _Plot, panel: str) -> Value | None:
+    """A row's point, hollow where a seed is no better than always giving the same answer.
+
+    None where the row has no finished run.
+    """
+    found = row if panel == _MEAN else row.cells.get(panel)
+    if found is None or found.score is None:
+        return None
+    place, score = plot.x(row, found), found.score
+    spread = 0.0 if math.isnan(score.sd) else score.sd
     more = f" ± {spread:.4f}" if spread else ""
-    words = f"{name}: {point.y.mean:.4f}{more} at {point.x:,.4g}"
-    return Value(point.x * factor, point.y.mean, spread, words, hollow=point.collapsed)
+    words = f"{name}: {score.mean:.4f}{more} at {place:,.4g}"
+    cells = row.cells.values() if panel == _MEAN else [row.cells[panel]]
+    return Value(place, score.mean, spread, words, hollow=any(cell.collapsed for cell in cells))
+
+
+def _levels(table: Table, plot: _Plot, panel: str) -> list[Level]:
+    """Scores in a panel that others are compared with, where they are known.
+
+    These are the reference's with its SD, and, dashed, that of always giving the commonest class.
+    """
+    levels = []
+    row = next((row for row in table.rows if row.arm.label == table.reference), None)
+    value = None if row is None else _value(row.arm.label, row, plot, panel)
+    if value is not None:
+        levels.append(Level(f"{table.reference} (reference)", value.y, value.spread))
+    majority = table.majority.get(panel)
+    if panel == _MEAN and len(table.majority) == len(table.metrics):
+        majority = sum(table.majority.values()) / len(table.majority)
+    if majority is not None:
+        levels.append(Level("majority class", majority, dashed=True))
+    return levels

@@ -6,10 +6,10 @@ other file and no address. Everything that comes from outside is escaped by the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,8 +17,8 @@ from markupsafe import Markup, escape
 
 from maskpack.compressor.sweep.table import Table
 from maskpack.exporters.report import Report
-from maskpack.report.charts import COLOURS, Chart, size
-from maskpack.report.figures import Figure, curve_charts, pair_chart, sweep_figures
+from maskpack.report.charts import COLOURS, size
+from maskpack.report.figures import curve_charts, pair_chart, sweep_figures
 from maskpack.report.table import head_of, notes_of, rows_of
 from maskpack.report.view import ArtifactView, Part, TaskView
 
@@ -60,30 +60,13 @@ class TaskPage:
 
     Attributes:
         view: its numbers.
-        curves: how it was learned; empty if that was not kept.
-        analysis: on the evaluation rows, or None.
-        missing: why there is no judgement.
-        pairs: chart of a regression, or None.
+        analysis: on the evaluation rows, or why there is none.
         verdicts: on its exported graphs.
     """
 
     view: TaskView
-    curves: tuple[Chart, ...]
-    analysis: ErrorAnalysis | None
-    missing: str
-    pairs: Chart | None
+    analysis: ErrorAnalysis | str
     verdicts: tuple[Report, ...]
-
-
-@dataclass(frozen=True)
-class SweepPage:
-    """What the page shows of one model's sweep: the table in words, and figures."""
-
-    table: Table
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str]
-    figures: tuple[Figure, ...]
 
 
 def artifact_page(
@@ -100,14 +83,18 @@ def artifact_page(
         verdicts: on exported graphs.
         tables: of a sweep, to compare with.
     """
-    tasks = tuple(_task_page(task, analyses[task.name], verdicts) for task in view.tasks)
-    return _render(
+    tasks = tuple(
+        TaskPage(task, analyses[task.name], tuple(v for v in verdicts if v.task == task.name))
+        for task in view.tasks
+    )
+    return render(
+        "report.html",
         title=f"{view.model}, {view.widths}",
         artifact=view,
         tasks=tasks,
         bars=_size_bars(view),
         inside=_inside(view),
-        sweeps=_sweep_pages(tables),
+        sweeps=tables,
     )
 
 
@@ -118,12 +105,11 @@ def sweep_page(tables: Sequence[Table], name: str) -> str:
         tables: one a model.
         name: of the file of results.
     """
-    return _render(
-        title=name, artifact=None, tasks=(), bars=(), inside=(), sweeps=_sweep_pages(tables)
-    )
+    return render("report.html", title=name, artifact=None, tasks=(), sweeps=tables)
 
 
-def _render(**content: object) -> str:
+def render(name: str, **content: object) -> str:
+    """A template of this package with its content; every text is escaped."""
     environment = Environment(
         loader=PackageLoader("maskpack.report", "templates"),
         autoescape=True,
@@ -132,10 +118,17 @@ def _render(**content: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["size"] = size
-    environment.filters["code"] = _code
-    template = environment.get_template("report.html")
-    return template.render(
+    environment.filters |= {
+        "code": _code,
+        "curves": curve_charts,
+        "figures": sweep_figures,
+        "head": head_of,
+        "notes": notes_of,
+        "pairs": pair_chart,
+        "rows": rows_of,
+        "size": size,
+    }
+    return environment.get_template(name).render(
         **content,
         version=version("maskpack"),
         most_classes=_MOST_CLASSES,
@@ -145,29 +138,7 @@ def _render(**content: object) -> str:
 
 def _code(text: str) -> Markup:
     """Words with `backticks` as HTML; everything in it is escaped."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # a backtick without its twin
-        return escape(text)
-    wrapped = (Markup("<code>{}</code>").format(part) for part in parts[1::2])
-    return Markup("").join(
-        piece
-        for pair in zip_longest(map(escape, parts[::2]), wrapped, fillvalue="")
-        for piece in pair
-    )
-
-
-def _task_page(
-    task: TaskView, analysis: ErrorAnalysis | str, verdicts: Sequence[Report]
-) -> TaskPage:
-    found = None if isinstance(analysis, str) else analysis
-    return TaskPage(
-        view=task,
-        curves=curve_charts(task),
-        analysis=found,
-        missing=analysis if isinstance(analysis, str) else "",
-        pairs=None if found is None or not found.pairs else pair_chart(found),
-        verdicts=tuple(report for report in verdicts if report.task == task.name),
-    )
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
 
 def _size_bars(view: ArtifactView) -> tuple[Bar, ...]:
@@ -206,10 +177,3 @@ def _bar(name: str, parts: Sequence[Part], longest: int, *, shaded: bool = False
         for place, part in enumerate(parts)
     )
     return Bar(name, sum(part.bytes for part in parts), segments)
-
-
-def _sweep_pages(tables: Sequence[Table]) -> tuple[SweepPage, ...]:
-    return tuple(
-        SweepPage(table, head_of(table), rows_of(table), notes_of(table), sweep_figures(table))
-        for table in tables
-    )

@@ -323,7 +323,7 @@ def completed(words, environment, cwd):
     """What the shell offers after these words, and which modules that took."""
     code = (
         "import sys, atexit\n"
-        "heavy = ['torch', 'transformers', 'onnx', 'onnxruntime', 'jinja2', 'matplotlib']\n"
+        "heavy = ['torch', 'transformers', 'onnx', 'onnxruntime', 'jinja2', 'resvg_py']\n"
         "atexit.register(lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr))\n"
         "from maskpack.cli.app import main\nsys.argv = ['compress']\nmain()\n"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -256,7 +255,6 @@ def test_the_same_input_gives_the_same_page(report, many):
 
 
 def test_pictures_are_drawn_as_png_too(report, many, work):
-    pytest.importorskip("matplotlib")
     report(many, "--no-evaluate", "--png", "pictures", "--sweep", RESULTS / "quality.jsonl")
     names = {path.name for path in (work / "pictures").iterdir()}
     assert names == {
@@ -267,11 +265,11 @@ def test_pictures_are_drawn_as_png_too(report, many, work):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_png_without_matplotlib_is_refused_before_anything(main, work, tiny_artifact, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name)
-    )
+@pytest.mark.parametrize("missing", ["resvg_py", "ttf_opensans"])
+def test_png_without_its_packages_is_refused_before_anything(
+    main, work, tiny_artifact, monkeypatch, missing
+):
+    monkeypatch.setitem(sys.modules, missing, None)
     done = main("report", tiny_artifact, "--png", "x", "--no-evaluate")
     assert (done.code, list(work.iterdir())) == (1, [])
     assert "pip install 'maskpack[plots]'" in done.err

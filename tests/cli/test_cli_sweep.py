@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -161,11 +160,8 @@ def test_a_file_that_is_no_plan_is_refused(main, work):
     assert "cannot read the sweep" in main("sweep", "nope.yaml").err
 
 
-def test_plots_without_matplotlib_are_refused_before_the_first_run(main, plan, work, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else found(name)
-    )
+def test_plots_without_resvg_are_refused_before_the_first_run(main, plan, work, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
     done = main("sweep", plan, "--plots", "plots")
     assert done.code == 1
     assert "hint: pip install 'maskpack[plots]'" in done.err
@@ -173,7 +169,6 @@ def test_plots_without_matplotlib_are_refused_before_the_first_run(main, plan, w
 
 
 def test_plots_are_drawn_of_what_is_there(main, plan, work):
-    pytest.importorskip("matplotlib")
     tree = yaml.safe_load(plan.read_text())
     tree["methods"]["cut"] = {"sparsity": [0.1, 0.5]}
     plan.write_text(yaml.safe_dump(tree, sort_keys=False))

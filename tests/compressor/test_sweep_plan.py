@@ -260,7 +260,7 @@ def test_a_slug_is_a_file_name():
 def test_planning_imports_no_torch():
     code = (
         "import sys, maskpack.compressor.sweep.file, maskpack.compressor.sweep.table;"
-        "import json; print(json.dumps([m for m in ('torch', 'matplotlib') if m in sys.modules]))"
+        "import json; print(json.dumps([m for m in ('torch', 'resvg_py') if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
