@@ -171,7 +171,8 @@ def fit(
     began = time.perf_counter(), time.process_time()
     render.check_tensorboard(log_dir)
     chosen = opt.config_of(ctx, FitConfig, config, save_config)
-    from maskpack.compressor import FitRequest, fit_task  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.fit import fit_task  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.types import FitRequest  # noqa: PLC0415
 
     request = FitRequest(
         model=model,

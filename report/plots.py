@@ -5,7 +5,6 @@ A sweep has one panel a task and one for their mean; error bars are SD over seed
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from maskpack.compressor.sweep.plan import slug
 from maskpack.compressor.sweep.table import Table, TableRow
 from maskpack.formats import ConfigError
+from maskpack.formats.extras import check_package
 from maskpack.formats.writer import write_bytes
 from maskpack.report.charts import Level, short_size
 from maskpack.report.figures import (
@@ -72,10 +72,9 @@ def check_installed() -> None:
     """Refuse before the first run what would fail after the last.
 
     Raises:
-        ConfigError: matplotlib is missing.
+        MissingPackageError: matplotlib is missing.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("plots need the package matplotlib", "pip install 'maskpack[plots]'")
+    check_package("matplotlib", "a plot")
 
 
 def draw(
@@ -84,7 +83,8 @@ def draw(
     """Write every plot that has something to show; return the files.
 
     Raises:
-        ConfigError: matplotlib is missing, or the folder cannot be made.
+        MissingPackageError: matplotlib is missing.
+        ConfigError: the folder cannot be made.
         ArtifactError: a picture cannot be written.
     """
     check_installed()
