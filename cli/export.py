@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as codec
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,8 +79,11 @@ def export(
     if onnx == hf:
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
     _refuse_idle(ctx, layout=None if hf else graph.layout)
+    if hf:
+        _export_hf(artifact, _only(task, artifact), out, json=json)
+        return
     tolerance = limits.over(graph.compute)
-    if onnx and graph.layout != Layout.FOLDED:
+    if graph.layout != Layout.FOLDED:
         if reference is not None:
             raise ConfigError("`--reference` is for `--layout folded`")
         names = tuple(task or ())
@@ -98,22 +101,16 @@ def export(
         )
         _export_shared(shared, json=json)
         return
-    if task is None or len(task) != 1:
-        have = ", ".join(sorted(open_artifact(artifact).manifest.tasks)) or "none yet"
-        hint = f"tasks in `{artifact}`: {have}; `--layout shared` and `swap` take several"
-        raise ConfigError("expected one `--task`", hint)
-    if hf:
-        _export_hf(artifact, task[0], out, json=json)
-        return
+    name = _only(task, artifact)
     from maskpack.exporters.export import export_onnx, failed_folder  # noqa: PLC0415 - torch
 
     request = ExportRequest(
         artifact=artifact,
-        task=task[0],
+        task=name,
         out=out,
         compute=graph.compute,
         tolerance=tolerance,
-        data=data_by_task(data or [], task).get(task[0]),
+        data=data_by_task(data or [], [name]).get(name),
         reference=reference,
         verify=graph.verify,
     )
@@ -127,6 +124,15 @@ def export(
     render.words(f"wrote {out if report.ok else failed_folder(out)}")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _only(tasks: Sequence[str] | None, artifact: Path) -> str:
+    """The task, where one is exported at a time."""
+    if tasks is None or len(tasks) != 1:
+        have = ", ".join(sorted(open_artifact(artifact).manifest.tasks)) or "none yet"
+        hint = f"tasks in `{artifact}`: {have}; `--layout shared` and `swap` take several"
+        raise ConfigError("expected one `--task`", hint)
+    return tasks[0]
 
 
 def _refuse_idle(ctx: typer.Context, *, layout: str | None) -> None:

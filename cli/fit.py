@@ -85,7 +85,8 @@ def fit(
     """
     began = time.perf_counter(), time.process_time()
     render.check_tensorboard(log_dir)
-    from maskpack.compressor import FitRequest, fit_task  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.fit import fit_task  # noqa: PLC0415 - imports torch
+    from maskpack.compressor.types import FitRequest  # noqa: PLC0415
 
     request = FitRequest(
         model=model,

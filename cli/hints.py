@@ -41,8 +41,6 @@ HINTS: dict[str, str] = {
     "give its `data`": _DATA,
     "give a path as `data`, or `hub:NAME` for a data set of the Hub": f"{_DATA}, or a data set of the "
     "Hub with `--data hub:NAME`",
-    "pip install 'maskpack[data]', or give local files as `data`": "pip install 'maskpack[data]', or "
-    "give local files with `--data PATH`",
     "check name and network, or give local files as `data`": "check name and network, or give local "
     "files with `--data PATH`",
     "choose another `text_field`": "choose with `--text-field`",

@@ -5,7 +5,6 @@ A run's progress is shown here, and logged for other tools: TensorBoard's event 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
@@ -25,6 +24,7 @@ from rich.table import Table
 
 from maskpack.cli.hints import in_commands
 from maskpack.formats.errors import ConfigError, Hint
+from maskpack.formats.extras import check_package
 from maskpack.report.charts import size as size  # noqa: PLC0414 - part of how we print
 
 if TYPE_CHECKING:
@@ -208,12 +208,10 @@ def check_tensorboard(folder: Path | None) -> None:
     """Refuse before a run what would fail at its first step.
 
     Raises:
-        ConfigError: tensorboard is wanted and missing.
+        MissingPackageError: tensorboard is wanted and missing.
     """
-    if folder is not None and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "`--log-dir` needs the package tensorboard", "pip install 'maskpack[logs]'"
-        )
+    if folder is not None:
+        check_package("tensorboard", "`--log-dir`")
 
 
 @contextmanager

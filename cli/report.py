@@ -19,6 +19,7 @@ from maskpack.formats import (
     ConfigError,
     DataError,
     ExportError,
+    MissingPackageError,
     is_artifact,
     open_artifact,
 )
@@ -206,7 +207,7 @@ def _analyses(
             if not quiet:
                 render.words(f"{task}: evaluating")
             found[task] = analyze_errors(opened, task, data=places.get(task))
-        except DataError as error:
+        except (DataError, MissingPackageError) as error:
             if task in places:
                 raise
             hint = in_commands(error.advice)

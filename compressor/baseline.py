@@ -26,6 +26,7 @@ from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, every
 from maskpack.compressor.types import BaselineRequest, RunResult
 from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 from maskpack.formats.codec import encode_backbone
+from maskpack.formats.extras import needed_for
 from maskpack.formats.lazy import renamed_argument
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, new_folder
@@ -282,10 +283,8 @@ def _trained_in(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
         if not biases:
             raise ConfigError(f"`{family}` has no biases to train", "use the method `lora`")
         return biases
-    try:
+    with needed_for("`lora`"):
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
-    except ImportError:
-        raise ConfigError("`lora` needs the package peft", "pip install peft") from None
     targets = list(family_of(family).projections)
     options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
     inject_adapter_in_model(options, base)

@@ -32,7 +32,8 @@ release, with a `DeprecationWarning`.
 Letters in shapes: `o` rows (outputs), `i` columns (inputs), `g` scales a row, `b` texts, `c` labels. An error that
 input causes is a `MaskpackError`: `str(error)` is the fact, `error.hint` the next step in words of arguments, or None. Any
 other exception is a bug. Importing a package loads no framework: `maskpack.compressor`, `maskpack.tasks` and
-`maskpack.exporters` import torch on first use, `maskpack.formats` and `maskpack.runtime` never do.
+`maskpack.exporters` import torch on first use, `maskpack.formats` and `maskpack.runtime` never do. A name of these
+packages whose extra is not installed is a `MissingPackageError`, which is an `ImportError`; its hint names the extra.
 """
 
 PAGES: Sequence[tuple[str, str, str]] = (

@@ -23,6 +23,7 @@ from maskpack.formats.errors import (
     ExportError,
     Interrupted,
     MaskpackError,
+    MissingPackageError,
     ModelError,
     VerifyError,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Manifest",
     "MaskCount",
     "MaskpackError",
+    "MissingPackageError",
     "ModelError",
     "Overlap",
     "Patch",

@@ -41,7 +41,7 @@ Values are those of the evaluation rows, when a task was learned.
 ## Use
 
 ```sh
-pip install maskpack
+pip install 'maskpack[export]'
 {get}compress export {place} --onnx --task {task} -o {task}-onnx
 compress predict {task}-onnx < texts.txt
 ```

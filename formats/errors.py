@@ -8,6 +8,7 @@
     |- ArtifactError          an artifact is damaged, foreign, or cannot be written
     |- ExportError            a graph cannot be made from this artifact
     |- VerifyError            a graph is outside its tolerance
+    |- MissingPackageError    a package that an extra brings is not installed; an ImportError as well
     `- Interrupted            the user stopped a run; its checkpoint was kept
 
 Messages are lower case, without a full stop, with back-quotes round literals.
@@ -79,6 +80,10 @@ class ExportError(MaskpackError):
 
 class VerifyError(MaskpackError):
     """An exported graph is outside its tolerance."""
+
+
+class MissingPackageError(MaskpackError, ImportError):
+    """A package that an extra of maskpack brings is not installed; the hint installs it."""
 
 
 class Interrupted(MaskpackError):  # noqa: N818 - not an error: the user asked for it

@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
 from maskpack.formats.errors import ConfigError
+from maskpack.formats.extras import needed_for
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -32,11 +33,11 @@ def lazy_names(
 
     def look_up(name: str) -> Any:
         if name in homes:
-            return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+            return _load(f"{package}.{homes[name]}", name, f"`{package}.{name}`")
         if name in moved:
             module, now = moved[name]
             _warn(f"{package}.{name}", f"{module}.{now}")
-            return getattr(importlib.import_module(module), now)
+            return _load(module, now, f"`{module}.{now}`")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return look_up
@@ -57,7 +58,7 @@ class LazyTable(MutableMapping[str, Entry]):
         value = self._entries[name]
         if isinstance(value, str):
             module, _, attribute = value.partition(":")
-            self._entries[name] = value = getattr(importlib.import_module(module), attribute)
+            self._entries[name] = value = _load(module, attribute, f"`{name}`")
         return cast("Entry", value)
 
     def __setitem__(self, name: str, entry: Entry) -> None:
@@ -90,6 +91,11 @@ def find_entry(table: Mapping[str, Entry], name: str, what: str) -> Entry:
     if name not in table:
         raise ConfigError(f"no {what} `{name}`", f"{what}s: {', '.join(table)}")
     return table[name]
+
+
+def _load(module: str, attribute: str, what: str) -> Any:
+    with needed_for(what):
+        return getattr(importlib.import_module(module), attribute)
 
 
 def renamed(old: str, new: str) -> Any:

@@ -24,6 +24,7 @@ from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
 from maskpack.formats import ModelError
+from maskpack.formats.extras import needed_for
 from maskpack.models.families import FAMILIES, check_rotary, family_of, settings_of
 from maskpack.models.linears import linearize
 from maskpack.models.placement import to_numpy
@@ -239,17 +240,12 @@ def resolve(model: str) -> str:
     """Folder or hub id behind `model`; an alias becomes the folder inside its package.
 
     Raises:
-        ModelError: the alias's package is not installed.
+        MissingPackageError: the alias's package is not installed.
     """
     if model not in ALIASES or Path(model).is_dir():
         return model
-    try:
+    with needed_for(f"the model alias `{model}`"):
         package = importlib.import_module(ALIASES[model])
-    except ImportError as error:
-        raise ModelError(
-            f"the model alias `{model}` needs the package `{ALIASES[model].replace('_', '-')}`",
-            "pip install 'maskpack[demo]'",
-        ) from error
     return str(package.get_model_path())
 
 

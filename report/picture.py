@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from unicodedata import east_asian_width
 
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from maskpack.compressor.sweep.plan import slug
 from maskpack.compressor.sweep.table import Table
 from maskpack.formats import ConfigError
+from maskpack.formats.extras import check_package
 from maskpack.formats.writer import write_bytes
 from maskpack.report.charts import HEIGHT, WIDTH
 from maskpack.report.figures import Figure, curve_charts, sweep_figures
@@ -38,11 +38,10 @@ def check_installed() -> None:
     """Refuse before the first run what would fail after the last.
 
     Raises:
-        ConfigError: a package of the extra `plots` is missing.
+        MissingPackageError: a package of the extra `plots` is missing.
     """
-    for module, package in (("resvg_py", "resvg_py"), ("ttf_opensans", "ttf-opensans")):
-        if find_spec(module) is None:
-            raise ConfigError(f"plots need the package {package}", "pip install 'maskpack[plots]'")
+    for module in ("resvg_py", "ttf_opensans"):
+        check_package(module, "a picture")
 
 
 def draw(

@@ -53,6 +53,7 @@ def test_ci_runs_every_guard():
         "mypy",
         "lint-imports",
         "-m build",
+        "twine check --strict",
         "$tests",
     ):
         assert guard in script, guard

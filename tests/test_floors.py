@@ -53,7 +53,8 @@ PLANTED = {
         "training never sees ONNX or the command line",
     ),
     "exporters/hf.py": ("typer", "graphs never see the command line"),
-    "runtime/session.py": ("transformers", "the runtime is small"),
+    "runtime/session.py": ("transformers", "runtime and hub need no extra"),
+    "hub/remote.py": ("torch", "runtime and hub need no extra"),
 }
 
 

@@ -92,7 +92,7 @@ def test_every_error_is_one_of_ours_and_carries_a_hint():
 
     members = [value for _, value in inspect.getmembers(errors, inspect.isclass)]
     classes = [value for value in members if issubclass(value, Exception)]
-    assert len(classes) == 8
+    assert len(classes) == 9
     for kind in classes:
         assert issubclass(kind, formats.MaskpackError)
         assert getattr(formats, kind.__name__) is kind

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.formats import DataError
+from maskpack.formats.extras import needed_for
 from maskpack.tasks.data.cells import Row, Wanted, check_columns
 from maskpack.tasks.data.tables import named
 from maskpack.tasks.task import HubData, Task
@@ -44,7 +45,8 @@ def glue_rows(task: Task) -> Rows:
     """Rows of a task that is known by name; integer labels become the raw labels that files hold.
 
     Raises:
-        DataError: the task has no data on the Hub, `datasets` is missing or cannot load it.
+        DataError: the task has no data on the Hub, or `datasets` cannot load it.
+        MissingPackageError: `datasets` is missing.
     """
     hub = task.hub
     if hub is None:
@@ -64,7 +66,8 @@ def hub_rows(task: Task, data: Path) -> Rows:
     """Rows of a data set that is named as `hub:NAME[:CONFIG]`.
 
     Raises:
-        DataError: `datasets` is missing or cannot load it, a column or a cell is missing.
+        DataError: `datasets` cannot load it, a column or a cell is missing.
+        MissingPackageError: `datasets` is missing.
     """
     loaded, train = _splits(data)
     splits = [str(split) for split in loaded]
@@ -81,7 +84,8 @@ def hub_columns(data: Path) -> tuple[str, ...]:
     """Names of the columns of a data set that is named as `hub:NAME[:CONFIG]`.
 
     Raises:
-        DataError: `datasets` is missing or cannot load it.
+        DataError: `datasets` cannot load it.
+        MissingPackageError: `datasets` is missing.
     """
     loaded, train = _splits(data)
     return tuple(str(name) for name in loaded[train].column_names)
@@ -103,13 +107,8 @@ def class_names(feature: Any) -> tuple[str, ...]:
 
 def _load(read: Callable[[Any], Any], name: str, config: str | None) -> Any:
     """What `read` makes of the package; its failures become ours."""
-    try:
+    with needed_for(f"reading `{name}` from the Hub"):
         import datasets  # noqa: PLC0415 - an optional extra
-    except ImportError as error:
-        raise DataError(
-            f"reading `{name}` from the Hub needs the package `datasets`",
-            "pip install 'maskpack[data]', or give local files as `data`",
-        ) from error
     own = getattr(getattr(datasets, "exceptions", None), "DatasetsError", OSError)
     try:
         return read(datasets)

