@@ -229,7 +229,7 @@ WAYS: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 
 def reseal(folder: Path, file: str) -> None:
-    """Bring the digests that cover `file` up to date, as somebody with bad intentions would."""
+    """Bring the digests that cover `file` up to date, as an attacker would."""
     manifest = folder / "maskpack.json"
     tree = json.loads(manifest.read_bytes())
     digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()

@@ -142,9 +142,7 @@ def main() -> None:
             kind = "old" if found == old else "new" if found == new[name] else "NEITHER"
             counts[name][kind if killed else "too late"] += 1
             assert kind != "NEITHER", (name, found)
-            ACTIONS[name](
-                root
-            ) if kind == "old" else None  # what was left behind is in nobody's way
+            ACTIONS[name](root) if kind == "old" else None  # left-over files do no harm
             assert state_of(root) == new[name]
             shutil.rmtree(root)
     print("| action | killed: old found | killed: new found | neither | ended before the kill |")

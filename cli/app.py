@@ -14,7 +14,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries would drown our one line
+os.environ.setdefault(
+    "HF_HUB_VERBOSITY", "error"
+)  # its messages about retries would hide our error
 
 import typer
 from typer import Option
@@ -38,7 +40,7 @@ from maskpack.formats.extras import needed_for
 
 EXIT_ERROR = 1
 EXIT_BUG = 70
-_CLICK_INTERRUPTED = 130  # what typer makes of a Ctrl-C that nobody caught
+_CLICK_INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
 app = typer.Typer(
     name="compress",
@@ -118,7 +120,7 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; never let one of our errors out as a traceback."""
+    """Run the command line; our errors are printed without a traceback."""
     command = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), "")
     try:
         with needed_for(f"`compress {command}`"):
@@ -132,7 +134,7 @@ def main() -> None:
         render.error("stopped", None)
         sys.exit(EXIT_ERROR)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away: not our error
+        sys.stderr.close()  # the reader of our output has closed it: no error
         sys.exit(EXIT_ERROR)
     except Exception:  # noqa: BLE001 - the border: anything else is our bug, and says so
         render.bug("this is a bug in maskpack; please report it with the lines below")

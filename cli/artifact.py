@@ -1,4 +1,4 @@
-"""`compress eval`, `inspect`, `check`, `tasks`: look at an artifact. `pack` to `overlap`: move and compare tasks."""
+"""`compress eval`, `inspect`, `check`, `tasks` show an artifact; `pack` to `overlap` move and compare tasks."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 def evaluate(
     artifact: opt.ArtifactPath, task: opt.TaskName, data: opt.Data = None, json: opt.Json = False
 ) -> None:
-    """Score a task of an artifact in torch, on its evaluation split, in all and label by label.
+    """Evaluate a task of an artifact in torch on its evaluation split, in total and for each label.
 
-    A file the task was learned from gives the rows that were held out of it then.
+    Of a file from which the task was learned, the rows that were held out are evaluated.
 
     Example: compress eval artifact -t tickets --data tickets.csv
     """
@@ -132,18 +132,18 @@ def tasks(
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    """List the tasks that `fit` knows by name, or those an artifact holds."""
+    """List the tasks that `fit` knows by name, or the tasks of an artifact."""
     if artifact is not None:
         entries = open_artifact(artifact).manifest.tasks
-        found = {name: f"{entry.kind}, {entry.metric}" for name, entry in sorted(entries.items())}
+        listed = {name: f"{entry.kind}, {entry.metric}" for name, entry in sorted(entries.items())}
     else:
         from maskpack.tasks.task import TASKS  # noqa: PLC0415 - keeps --help fast
 
-        found = {task.name: f"{task.summary}; {task.metric}" for task in TASKS.values()}
+        listed = {task.name: f"{task.summary}; {task.metric}" for task in TASKS.values()}
     if json:
-        render.data(codec.dumps(found))
+        render.data(codec.dumps(listed))
     else:
-        render.table("", ("task", "what"), list(found.items()))
+        render.table("", ("task", "what"), list(listed.items()))
 
 
 def _task_row(opened: Artifact, entry: TaskEntry) -> tuple[str, ...]:
@@ -199,7 +199,7 @@ def _describe(opened: Artifact) -> dict[str, Any]:
 
 
 def _padding(opened: Artifact) -> int | None:
-    """The token that pads, where the last one before it is classified; it may be our choice."""
+    """The padding token of a model that classifies the last token; `fit` may have chosen it."""
     family = FAMILIES.get(opened.manifest.source.model_type)
     if family is None or not family.last_token:
         return None
@@ -217,22 +217,22 @@ def pack(
     replace: Replace = False,
     json: opt.Json = False,
 ) -> None:
-    """Write a task as one small file: coded mask, head and what the manifest says of it.
+    """Write a task as one small file: coded mask, head and its entry in the manifest.
 
-    Whoever has the backbone needs nothing else. Example: compress pack artifact -t reviews
+    A device with the backbone needs no other file. Example: compress pack artifact -t reviews
     """
     opened = open_artifact(artifact)
     opened.entry(task)
-    place = Path(f"{task}.patch") if out is None else out
+    path = Path(f"{task}.patch") if out is None else out
     if not replace:
-        check_free(place)
+        check_free(path)
     data = pack_task(opened, task)
-    write_bytes(place, data)
+    write_bytes(path, data)
     stored = opened.size(opened.entry(task).file)
     if json:
-        render.data(codec.dumps({"file": str(place), "bytes": len(data), "stored_bytes": stored}))
+        render.data(codec.dumps({"file": str(path), "bytes": len(data), "stored_bytes": stored}))
     else:
-        render.data(f"{place}: {render.size(len(data))}, {render.size(stored)} in the artifact")
+        render.data(f"{path}: {render.size(len(data))}, {render.size(stored)} in the artifact")
 
 
 def unpack(
@@ -261,7 +261,7 @@ def unpack(
 
 
 def remove(artifact: opt.ArtifactPath, task: opt.TaskName, json: opt.Json = False) -> None:
-    """Take a task out of an artifact. Its patch is deleted: pack it first to keep it."""
+    """Remove a task from an artifact. Its patch is deleted: pack it first to keep it."""
     _say_tasks(remove_task(artifact, task, describe=card_facts), json=json)
 
 
@@ -271,7 +271,7 @@ def rename(
     name: Annotated[str, Option(help="What to call it from now on.")],
     json: opt.Json = False,
 ) -> None:
-    """Call a task something else."""
+    """Rename a task of an artifact."""
     _say_tasks(rename_task(artifact, task, name, describe=card_facts), json=json)
 
 
@@ -281,18 +281,18 @@ def merge(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> N
 
 
 def diff(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> None:
-    """Say what sets two artifacts apart. Exit 1 if anything does."""
-    found = difference(open_artifact(artifact), open_artifact(other))
+    """Show the differences of two artifacts. Exit 1 if there are any."""
+    changes = difference(open_artifact(artifact), open_artifact(other))
     if json:
-        render.data(codec.dumps({**asdict(found), "same": found.empty}, sort_keys=True))
-    elif found.empty:
+        render.data(codec.dumps({**asdict(changes), "same": changes.empty}, sort_keys=True))
+    elif changes.empty:
         render.data("the same backbone, the same tasks, byte for byte")
     else:
-        render.data(f"backbone: {'the same' if found.same_backbone else 'different'}")
-        for where, names in ((artifact, found.only_a), (other, found.only_b)):
+        render.data(f"backbone: {'the same' if changes.same_backbone else 'different'}")
+        for where, names in ((artifact, changes.only_a), (other, changes.only_b)):
             if names:
                 render.data(f"only in {where}: {', '.join(names)}")
-        for field, (own, others) in found.fields.items():
+        for field, (own, others) in changes.fields.items():
             render.data(f"{field}: {own} | {others}")
         rows = [
             (
@@ -302,21 +302,21 @@ def diff(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> No
                 "-" if task.bits is None else f"{task.bits:,}",
                 ", ".join(f"{name} {a:.4f} | {b:.4f}" for name, (a, b) in task.scores.items()),
             )
-            for task in found.tasks
+            for task in changes.tasks
         ]
         if rows:
             render.table(
                 "tasks of both", ("task", "patch", "entry", "mask bits apart", "scores"), rows
             )
-    if not found.empty:
+    if not changes.empty:
         raise typer.Exit(1)
 
 
 def overlap(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
-    """Say how far the tasks of an artifact remove the same weights."""
-    found = overlaps(open_artifact(artifact))
+    """Show how many weights the tasks of an artifact remove in common."""
+    compared = overlaps(open_artifact(artifact))
     if json:
-        pairs = [{**asdict(p), "either": p.either, "jaccard": p.jaccard} for p in found]
+        pairs = [{**asdict(p), "either": p.either, "jaccard": p.jaccard} for p in compared]
         render.data(codec.dumps(pairs))
         return
     rows = [
@@ -326,7 +326,7 @@ def overlap(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
             f"{pair.by_chance:,.0f}",
             f"{pair.jaccard:.3f}",
         )
-        for pair in found
+        for pair in compared
     ]
     head = ("tasks", "zeros", "zeros", "of both", "by chance", "both / either")
     render.table("overlap of masks", head, rows)

@@ -1,6 +1,6 @@
 """`compress demo`: the whole pipeline on two small tasks, offline, ending in one table.
 
-Everything is the real thing: the same calls as `fit`, `baseline` and `export`, and a timing of both
+It makes the calls of `fit`, `baseline` and `export`, and times both
 graphs in alternation.
 """
 
@@ -107,11 +107,11 @@ def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult,
 
     task = find_task(name)
     budget = {**BUDGET, "seed": seed}
-    place = work / f"{name}-dense"
-    teacher = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=place)
+    home = work / f"{name}-dense"
+    teacher = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=home)
     with render.progress(f"{name}, dense teacher", quiet=quiet) as on_progress:
         dense = run_baseline(teacher, on_progress=on_progress)
-    config = FitConfig(bits=BITS, teacher=str(place), **budget)
+    config = FitConfig(bits=BITS, teacher=str(home), **budget)
     mask = FitRequest(MODEL, task, work / "artifact", config)
     with render.progress(f"{name}, mask", quiet=quiet) as on_progress:
         masked = fit_task(mask, on_progress=on_progress)
@@ -119,7 +119,7 @@ def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult,
 
 
 def _export(name: str, work: Path) -> tuple[Report, Path]:
-    """The verdict on a task's int8 graph, and the folder it lies in."""
+    """The report on a task's int8 graph, and its folder."""
     from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx  # noqa: PLC0415
     from maskpack.exporters.export import failed_folder  # noqa: PLC0415
 

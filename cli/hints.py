@@ -1,7 +1,7 @@
-"""The next step in words of commands: what the command line says where a floor below it gives a hint.
+"""Hints in words of commands.
 
-A floor below speaks of the Python interface. A hint that names an argument or a function has its counterpart
-here, with the same fields; any other is shown as it is.
+Hints of lower floors name arguments of the Python interface. A hint that names an argument or a function has its counterpart
+here, with the same fields; other hints are shown unchanged.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ HINTS: dict[str, str] = {
     "killed? it may have run out of memory: give smaller `batches` or `lengths`": "killed? it may have "
     "run out of memory: give a smaller `--batch` or `--length`",
 }
-"""Hint of a floor below, fields open -> the same in words of commands."""
+"""Hint of a lower floor, with fields -> the same in words of commands."""
 
-_LARGEST_HEADER = 1 << 20  # bytes that are looked at; a packed task's has some kilobytes
+_LARGEST_HEADER = 1 << 20  # bytes that are read; the header of a packed task has some kilobytes
 _ZIPPED = (b"PK\x03\x04", b"\x1f\x8b")
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".parquet"}
 _GRAPHS = {".onnx", ".ort", ".onnx_adapter"}
@@ -118,7 +118,7 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 class PathKind(StrEnum):
-    """What may lie at a path, in words for an error."""
+    """Kinds of files and folders, in words for an error."""
 
     NOTHING = "there is no such file or folder"
     ARTIFACT = "it is an artifact"
@@ -162,7 +162,7 @@ INSTEAD: dict[str, tuple[dict[PathKind, str], str]] = {
         f"{_AN_EXPORT}, or one that holds several of them",
     ),
 }
-"""Hint of a floor below -> words for each kind of path that was given instead, and for any other."""
+"""Hint of a lower floor -> words for each kind of path that was given by mistake, and for any other."""
 
 
 def in_commands(hint: Hint | None) -> str | None:
@@ -186,7 +186,7 @@ def in_commands(hint: Hint | None) -> str | None:
 
 
 def path_kind(path: Path) -> PathKind:
-    """What lies there, as far as a look can tell."""
+    """The kind of a path, from its name and first bytes."""
     try:
         if path.is_dir():
             return _folder(path)

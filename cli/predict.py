@@ -1,4 +1,4 @@
-"""`compress predict`: texts in, a line of JSON for each out; lines of a file, or rows of a table. Imports no torch."""
+"""`compress predict`: a line of JSON for each text; texts are lines of a file or rows of a table. Imports no torch."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def predict(
         bool, Option("--json", help="As always here: the output is lines of JSON.")
     ] = True,
 ) -> None:
-    """Answer texts with an exported task, a line of JSON each, in ONNX Runtime.
+    """Answer texts with an exported task in ONNX Runtime, one line of JSON for each text.
 
-    Texts are lines of a file or of standard input, or a column of a table; then a row's own label, if the
-    table has one, stands beside the answer as `expected`.
+    Texts are lines of a file or of standard input, or a column of a table. A row's own label, if the
+    table has one, is printed beside the answer as `expected`.
 
     Example: echo "where is my parcel" | compress predict tickets
 
@@ -96,8 +96,8 @@ def _answer(session: Session, asked: Iterator[Asked], *, task: str | None, batch
         questions = [one.question for one in chunk]
         answers = session.predict(questions, task=task, batch_size=batch_size)
         for one, answer in zip(chunk, answers, strict=True):
-            told = {} if one.expected is None else {"expected": one.expected}
-            render.data(codec.dumps({**answer.to_dict(), **told}, ensure_ascii=False))
+            own = {} if one.expected is None else {"expected": one.expected}
+            render.data(codec.dumps({**answer.to_dict(), **own}, ensure_ascii=False))
 
 
 def _of_table(
@@ -110,7 +110,7 @@ def _of_table(
 
 
 def _of_lines(folder: Path, path: Path | None, *, pair: bool) -> Iterator[Asked]:
-    """The lines of a file or of standard input; one that is a table is not taken for lines."""
+    """The lines of a file or of standard input; a table is refused."""
     if path is None and sys.stdin.isatty():
         render.words("note: texts are read from the terminal, one a line; Ctrl-D ends them")
     where = "standard input" if path is None else f"`{path}`"
@@ -129,10 +129,10 @@ def _of_lines(folder: Path, path: Path | None, *, pair: bool) -> Iterator[Asked]
 
 def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
     """The error for a table where lines of text were expected."""
-    place = "FILE" if path is None else path
+    source = "FILE" if path is None else path
     return DataError(
         f"{where} is a table, not a text a line",
-        f"`compress predict {folder} --data {place} --text-field COLUMN`",
+        f"`compress predict {folder} --data {source} --text-field COLUMN`",
     )
 
 
@@ -160,7 +160,7 @@ def _lines(path: Path | None) -> Iterator[Iterator[str]]:
 
 
 def _stdin() -> TextIO:
-    """Standard input as UTF-8: under some locales Python would pass broken bytes on as half letters."""
+    """Standard input as UTF-8: under some locales Python would turn broken bytes into surrogates."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
     return sys.stdin
@@ -178,13 +178,13 @@ Expected = str | float | list[str]
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table to read; all None: those with plain names.
+    """Columns of a table to read; all None: those with plain names.
 
     Attributes:
         text: of the text.
         pair: of a second text.
         label: of the label, if a row has one.
-        separator: what stands between the labels of a cell.
+        separator: text between the labels of a cell.
     """
 
     text: str | None = None
@@ -198,7 +198,7 @@ class Columns:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Of one text, or of two."""
+        """Columns of one text, or of two."""
         return tuple(name for name in (self.text, self.pair) if name is not None)
 
 
@@ -216,7 +216,7 @@ class Asked:
 
     @property
     def question(self) -> str | tuple[str, str]:
-        """As a session takes it."""
+        """The input of a session."""
         return self.texts[0] if len(self.texts) == 1 else (self.texts[0], self.texts[1])
 
 
@@ -225,12 +225,12 @@ def rows_of(data: Path, columns: Columns, kind: str) -> list[Asked]:
 
     Args:
         data: CSV, TSV, JSON or Parquet.
-        columns: which to read.
-        kind: of the task, which tells what a label is.
+        columns: columns to read.
+        kind: type of the task, which determines the form of a label.
 
     Raises:
-        ConfigError: nobody says which column is the text.
-        DataError: the file cannot be read, or a number is none.
+        ConfigError: no column of text is given.
+        DataError: the file cannot be read, or a label is no number in a regression.
     """
     columns = columns if columns.text is not None else _plain(data)
     wanted = (*columns.texts, *([] if columns.label is None else [columns.label]))
@@ -242,7 +242,7 @@ def rows_of(data: Path, columns: Columns, kind: str) -> list[Asked]:
 
 
 def _plain(data: Path) -> Columns:
-    """Columns with plain names; a table of texts alone will do."""
+    """Columns with plain names; a table may have texts alone."""
     names = column_names(data)
     plain = plain_columns(names)
     texts: Sequence[str] | None = plain[:-1] if plain else plain_texts(names)

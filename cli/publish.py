@@ -1,4 +1,4 @@
-"""What is handed on: `push` and `pull` (the Hub), `package` (folders for a target), `materialize` (a device).
+"""`push` and `pull` (the Hub), `package` (folders for a target), `materialize` (a device).
 
 Imports no torch.
 """
@@ -47,8 +47,8 @@ def push(
 ) -> None:
     """Check an artifact and send it to the Hub, in one commit.
 
-    The card is made anew, with scores and how to use it; write your own README.md without the last
-    line `Made by maskpack`, and it is sent as it is. A token comes from `hf auth login` or HF_TOKEN;
+    The model card is made again, with metrics and usage. Write your own README.md without the last
+    line `Made by maskpack`, and it is sent unchanged. A token comes from `hf auth login` or HF_TOKEN;
     HF_ENDPOINT names another hub.
 
     Example: compress push artifact me/tickets --dry-run
@@ -61,15 +61,15 @@ def push(
         artifact, repo, private, revision, message, license, tuple(language or ())
     )
     send = plan_push if dry_run else push_artifact
-    found = send(request, describe=card_facts)
+    sent = send(request, describe=card_facts)
     if json:
-        tree: dict[str, Any] = {"repo": repo, "sent": not dry_run, "message": found.message}
-        tree |= {"commit": found.commit, "url": found.url, "files": dict(found.files)}
+        tree: dict[str, Any] = {"repo": repo, "sent": not dry_run, "message": sent.message}
+        tree |= {"commit": sent.commit, "url": sent.url, "files": dict(sent.files)}
         render.data(codec.dumps(tree, ensure_ascii=False))
         return
-    what = f"{render.size(sum(found.files.values()))} in {len(found.files)} files"
-    render.table(f"{repo}: {what}", ("file", "bytes"), _rows(found.files))
-    render.words("nothing was sent" if dry_run else f"sent: {found.url}")
+    what = f"{render.size(sum(sent.files.values()))} in {len(sent.files)} files"
+    render.table(f"{repo}: {what}", ("file", "bytes"), _rows(sent.files))
+    render.words("nothing was sent" if dry_run else f"sent: {sent.url}")
 
 
 def pull(
@@ -83,10 +83,10 @@ def pull(
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Take an artifact from the Hub, or some of its tasks, and check it.
+    """Fetch an artifact from the Hub, or some of its tasks, and check it.
 
     An interrupted download goes on where it stopped. A repository that holds anything but safetensors,
-    JSON and text is refused by the name of that file.
+    JSON and text is refused, and the error names that file.
 
     Example: compress pull me/tickets -o artifact
 
@@ -95,19 +95,19 @@ def pull(
     from maskpack.hub.transfer import PullRequest, pull_artifact  # noqa: PLC0415 - imports the library
 
     request = PullRequest(repo, out, tuple(task or ()), revision)
-    found = pull_artifact(
+    pulled = pull_artifact(
         request,
         lambda name: None if quiet else render.words(f"fetching {name}"),
         describe=card_facts,
     )
     if json:
-        tree: dict[str, Any] = {"repo": repo, "out": str(out), "commit": found.commit}
-        tree |= {"tasks": list(found.tasks), "files": dict(found.files)}
+        tree: dict[str, Any] = {"repo": repo, "out": str(out), "commit": pulled.commit}
+        tree |= {"tasks": list(pulled.tasks), "files": dict(pulled.files)}
         render.data(codec.dumps(tree, ensure_ascii=False))
         return
-    tasks = ", ".join(found.tasks) or "no task yet"
-    render.table(f"{out}: {tasks}", ("file", "bytes"), _rows(found.files))
-    render.words(f"{repo} at {found.commit[:12]}, every digest as the manifest says")
+    tasks = ", ".join(pulled.tasks) or "no task yet"
+    render.table(f"{out}: {tasks}", ("file", "bytes"), _rows(pulled.files))
+    render.words(f"{repo} at {pulled.commit[:12]}, every digest as the manifest says")
 
 
 def _rows(files: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -133,8 +133,8 @@ def package(
 ) -> None:
     """Pack exported tasks with tokenizer, checksums and a runnable example for one target.
 
-    Every packed graph is run in ONNX Runtime and must give the logits of the one it was made from.
-    The same tasks make the same bytes, in an archive too; only `.ort` files differ from run to run.
+    Every packaged graph is run in ONNX Runtime and must give the logits of its original.
+    The same tasks give the same bytes, in an archive too; only `.ort` files differ from run to run.
 
     Example: compress package reviews-onnx -o reviews-web --target web
 
@@ -142,25 +142,25 @@ def package(
     """
     from maskpack.exporters.package.write import write_package  # noqa: PLC0415 - imports ONNX Runtime
 
-    found = write_package(PackageRequest(folder, out, target, tuple(task or ())))
+    written = write_package(PackageRequest(folder, out, target, tuple(task or ())))
     if json:
         tree = {
-            "out": str(found.out),
-            "target": str(found.target),
-            "tasks": dict(found.differences),
-            "files": dict(found.files),
-            "sha256": found.sha256,
+            "out": str(written.out),
+            "target": str(written.target),
+            "tasks": dict(written.differences),
+            "files": dict(written.files),
+            "sha256": written.sha256,
         }
         render.data(codec.dumps(tree, ensure_ascii=False))
         return
     render.table(
-        f"{found.out}, for {found.target}: {render.size(sum(found.files.values()))}",
+        f"{written.out}, for {written.target}: {render.size(sum(written.files.values()))}",
         ("file", "bytes"),
-        _rows(found.files),
+        _rows(written.files),
     )
-    for name, difference in found.differences.items():
+    for name, difference in written.differences.items():
         render.words(f"{name}: logits as before, largest difference {difference:.1e}")
-    render.words(f"wrote {found.out}" + (f", SHA-256 {found.sha256}" if found.sha256 else ""))
+    render.words(f"wrote {written.out}" + (f", SHA-256 {written.sha256}" if written.sha256 else ""))
 
 
 def materialize(
@@ -172,8 +172,8 @@ def materialize(
 ) -> None:
     """Write one task with its weights unpacked and masked, so that sessions are made with less memory.
 
-    For devices: the download stays small, folding is done once and not for every session. The folder
-    serves `compress predict` and `maskpack.runtime` as any exported one.
+    For devices: the download stays small, and folding is done once instead of for every session. The folder
+    works with `compress predict` and `maskpack.runtime` like any exported folder.
 
     Example: compress materialize all --task tickets -o tickets-ready
     """

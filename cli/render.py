@@ -1,6 +1,6 @@
-"""All that the tool prints: data to stdout, words to stderr. The only file with output in it.
+"""Output of the command line: data to stdout, words to stderr. No other file prints.
 
-A run's progress is shown here, and logged for other tools: TensorBoard's event files, or a line of JSON a step.
+It also shows a run's progress, and logs it as TensorBoard's event files or as a line of JSON a step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     OnProgress = Callable[[Progress], None]
 
 
-_PLAIN_WIDTH = 150  # of a table that goes to a file or a pipe
+_PLAIN_WIDTH = 150  # width of a table that goes to a file or a pipe
 _OUT = Console(
     highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH
 )
@@ -41,7 +41,7 @@ _ERR = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wra
 
 
 class Loudness(IntEnum):
-    """How much is said beside data and errors."""
+    """Amount of output beside data and errors."""
 
     QUIET = 0
     USUAL = 1
@@ -58,11 +58,11 @@ _LEVELS = {
 
 
 class _Logged(logging.Handler):
-    """What the floors below and libraries have to say, as lines on stderr."""
+    """Log records of lower floors and libraries, as lines on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line; a warning of Python's own without the source line below it."""
-        record = copy(record)  # others hear of it too
+        record = copy(record)  # for other handlers too
         if isinstance(record.args, tuple):
             record.args = tuple(
                 in_commands(each) if isinstance(each, Hint) else each for each in record.args
@@ -76,10 +76,10 @@ _LOGGED = _Logged()
 
 
 def set_loudness(loudness: Loudness) -> None:
-    """Say no more than this from now on.
+    """Set the amount of output.
 
-    Usually notes and warnings of our own are shown; `VERBOSE` also passes on which files are read and
-    written, and what libraries warn of.
+    By default our own notes and warnings are shown; `VERBOSE` also shows which files are read and
+    written, and warnings of libraries.
     """
     global _loudness  # noqa: PLW0603 - of the process, as its stderr is
     _loudness = loudness
@@ -110,18 +110,18 @@ def data(text: str) -> None:
 
 
 def words(text: str) -> None:
-    """A line for people, to stderr; not where they want quiet."""
+    """A line for people, to stderr, unless output is quiet."""
     if _loudness > Loudness.QUIET:
         _ERR.print(text)
 
 
 def bug(text: str) -> None:
-    """What went wrong in us, to stderr, always."""
+    """A bug's traceback, to stderr, always."""
     _ERR.print(text)
 
 
 def error(message: str, hint: str | None) -> None:
-    """An error and, where there is one, what to do next."""
+    """An error and its hint, if it has one."""
     _ERR.print(f"error: {message}", style="bold")
     if hint:
         _ERR.print(f"hint: {hint}")
@@ -205,7 +205,7 @@ def _summary(now: Progress) -> str:
 
 
 def check_tensorboard(folder: Path | None) -> None:
-    """Refuse before a run what would fail at its first step.
+    """Refuse logs that would fail at the first step of a run.
 
     Raises:
         MissingPackageError: tensorboard is wanted and missing.
@@ -218,10 +218,10 @@ def check_tensorboard(folder: Path | None) -> None:
 def logged(
     on_progress: OnProgress, name: str, folder: Path | None, file: Path | None
 ) -> Iterator[OnProgress]:
-    """An observer that also writes logs.
+    """A progress callback that also writes logs.
 
     Args:
-        on_progress: the observer as it was.
+        on_progress: the callback without logs.
         name: of the task; its events lie in a folder of that name.
         folder: for TensorBoard, or None.
         file: for lines of JSON, or None.
@@ -248,13 +248,13 @@ def logged(
 
 
 def _log_lines(file: Path, name: str, stack: ExitStack) -> OnProgress:
-    """One JSON object a step; what is no number, as the loss of a run that diverges, is null."""
+    """One JSON object a step; NaN and infinity, as in the loss of a run that diverges, become null."""
     stream = file.open("a", encoding="utf-8", buffering=1)
     began = time.monotonic()
 
     @stack.callback
     def close() -> None:
-        with suppress(OSError):  # the last line, of which `write` has told
+        with suppress(OSError):  # an error of the last line, which `write` has reported
             stream.close()
 
     def write(now: Progress) -> None:
@@ -278,8 +278,8 @@ def _log_lines(file: Path, name: str, stack: ExitStack) -> OnProgress:
     return write
 
 
-def _no_log(place: Path | str, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot write a log at `{place}`: {error.strerror}")
+def _no_log(path: Path | str, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot write a log at `{path}`: {error.strerror}")
 
 
 def _log_events(folder: Path, stack: ExitStack) -> OnProgress:
@@ -292,11 +292,11 @@ def _log_events(folder: Path, stack: ExitStack) -> OnProgress:
 
     def write(now: Progress) -> None:
         figures: dict[str, float | None] = {f"{now.stage}/loss": now.loss}
-        told = {f"{now.stage}/{now.metric}": now.value}
+        values = {f"{now.stage}/{now.metric}": now.value}
         if now.count is not None:
-            told[f"{now.stage}/zeros"] = now.count.sparsity
-            told[f"{now.stage}/bits a weight"] = now.count.entropy_bpp
-        figures |= {name: value for name, value in told.items() if last.get(name) != value}
+            values[f"{now.stage}/zeros"] = now.count.sparsity
+            values[f"{now.stage}/bits a weight"] = now.count.entropy_bpp
+        figures |= {name: value for name, value in values.items() if last.get(name) != value}
         for name, value in figures.items():
             if value is not None:
                 last[name] = value

@@ -66,10 +66,10 @@ def report(
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Write an artifact or a sweep as one page of HTML that needs nothing else.
+    """Write an artifact or a sweep as one self-contained page of HTML.
 
     Of an artifact: bytes of each part, zeros by layer, learning curves, mistakes on the evaluation
-    data, verdicts on exported graphs. Of a sweep: its table and its plots. With --json the same
+    data, reports on exported graphs. Of a sweep: its table and its plots. With --json the same
     figures are printed as well.
 
     Example: compress report artifact --export tickets-onnx -o report.html
@@ -168,7 +168,7 @@ def _tables(source: Path, reference: str | None) -> tuple[Table, ...]:
 
 
 def _verdicts(folder: Path, opened: Artifact) -> list[Report]:
-    """Verdicts in an exported folder, on tasks of this artifact."""
+    """Reports in an exported folder, on tasks of this artifact."""
     from maskpack.exporters.report import REPORT_FILE, Report  # noqa: PLC0415
 
     files = sorted(folder.glob(f"*{REPORT_FILE}"))
@@ -177,7 +177,7 @@ def _verdicts(folder: Path, opened: Artifact) -> list[Report]:
             f"no verdict at `{folder}`",
             "give a folder of `compress export --onnx`, made without `--no-verify`",
         )
-    found = []
+    verdicts = []
     for file in files:
         try:
             verdict = Report.from_json(file.read_text(encoding="utf-8"))
@@ -186,33 +186,33 @@ def _verdicts(folder: Path, opened: Artifact) -> list[Report]:
                 f"cannot read `{file}`: {error}",
                 "export the task anew, or check it with `compress verify`",
             ) from error
-        opened.entry(verdict.task)  # another artifact's export is no verdict on this one
-        found.append(verdict)
-    return found
+        opened.entry(verdict.task)  # a report on another artifact's export does not count
+        verdicts.append(verdict)
+    return verdicts
 
 
 def _analyses(
     opened: Artifact, data: Sequence[str], *, evaluate: bool, quiet: bool
 ) -> dict[str, ErrorAnalysis | str]:
-    """Each task on its evaluation rows, or why not."""
+    """Each task on its evaluation rows, or the reason why it was not evaluated."""
     tasks = sorted(opened.manifest.tasks)
     places = data_by_task(data, tasks)
     if not evaluate:
         return dict.fromkeys(tasks, "Not measured: the report was made with `--no-evaluate`")
     from maskpack.tasks.evaluation.evaluate import analyze_errors  # noqa: PLC0415 - imports torch
 
-    found: dict[str, ErrorAnalysis | str] = {}
+    analyses: dict[str, ErrorAnalysis | str] = {}
     for task in tasks:
         try:
             if not quiet:
                 render.words(f"{task}: evaluating")
-            found[task] = analyze_errors(opened, task, data=places.get(task))
+            analyses[task] = analyze_errors(opened, task, data=places.get(task))
         except (DataError, MissingPackageError) as error:
             if task in places:
                 raise
             hint = in_commands(error.advice)
-            found[task] = f"Not measured: {error}" + (f"; {hint}" if hint else "")
-    return found
+            analyses[task] = f"Not measured: {error}" + (f"; {hint}" if hint else "")
+    return analyses
 
 
 def _as_tree(
@@ -223,16 +223,16 @@ def _as_tree(
 ) -> dict[str, Any]:
     from maskpack.report.table import as_tree  # noqa: PLC0415 - keeps --help fast
 
-    told = {
-        task: {"missing": found} if isinstance(found, str) else asdict(found)
-        for task, found in analyses.items()
+    evaluation = {
+        task: {"missing": analysis} if isinstance(analysis, str) else asdict(analysis)
+        for task, analysis in analyses.items()
     }
     return {
         **asdict(view),
         "stored_bytes": view.stored_bytes,
         "download_bytes": view.download_bytes,
         "dense_bytes": view.dense_bytes,
-        "evaluation": told,
+        "evaluation": evaluation,
         "verdicts": [codec.loads(verdict.to_json()) for verdict in verdicts],
         "sweeps": [as_tree(table) for table in tables],
     }

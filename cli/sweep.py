@@ -47,7 +47,7 @@ def sweep(
 ) -> None:
     """Compare options: run models x tasks x methods x seeds, print mean and SD of each method.
 
-    Each finished run is one JSON line; the same command goes on where a stopped one was. Two
+    Each finished run is one JSON line; the same command resumes a stopped sweep. Two
     processes can share the work on one file with --only or --seed.
 
     Example: compress sweep examples/sparsity.yaml --plots plots
@@ -74,7 +74,7 @@ def sweep(
 
 
 def _warn(plan: SweepPlan) -> None:
-    """Say which lines of the results do not count."""
+    """Warn of lines of the results that do not count."""
     from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
     from maskpack.compressor.sweep.table import count_foreign  # noqa: PLC0415
 
@@ -89,10 +89,10 @@ def _warn(plan: SweepPlan) -> None:
 
 
 def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure, ...]:
-    """Do what is missing, with a bar a run."""
+    """Do the missing runs, with a bar for each."""
     from maskpack.compressor.sweep.run import run_sweep  # noqa: PLC0415 - imports torch
 
-    places = {run.key: place for place, run in enumerate(runs, 1)}
+    places = {run.key: number for number, run in enumerate(runs, 1)}
 
     def watch(run: Run) -> AbstractContextManager[Callable[[Progress], None]]:
         return render.progress(f"[{places[run.key]}/{len(runs)}] {run.title}", quiet=quiet)
@@ -100,7 +100,7 @@ def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure,
     def failed(failure: Failure) -> None:
         render.error(f"{failure.run.title}: {failure.reason}", in_commands(failure.hint))
 
-    with render.hushed():  # the same lines would come for every run
+    with render.hushed():  # the same notes would be shown for every run
         return run_sweep(runs, plan.out, watch=watch, failed=failed)
 
 
@@ -145,7 +145,7 @@ def _show_results(plan: SweepPlan, plots: Path | None, *, json: bool) -> None:
 
 
 def show(table: Table) -> None:
-    """Print the table, Matthews correlations, and who collapsed."""
+    """Print the table, Matthews correlations, and collapsed runs."""
     from maskpack.report.table import head_of, notes_of, rows_of, spread_text  # noqa: PLC0415
 
     render.data(f"### {table.model}\n\n")
@@ -159,8 +159,8 @@ def show(table: Table) -> None:
         render.data("\nMatthews correlation: 0 is a constant answer, 1 is right every time.\n\n")
         rows = []
         for row in table.rows:
-            found = [row.cells[task].mcc if task in row.cells else None for task in correlated]
-            rows.append((row.arm.label, *map(spread_text, found)))
+            values = [row.cells[task].mcc if task in row.cells else None for task in correlated]
+            rows.append((row.arm.label, *map(spread_text, values)))
         render.markdown(("method", *correlated), rows)
     notes = notes_of(table)
     if notes:

@@ -1,7 +1,7 @@
-"""What a mask is compared with, on the same data and budget: on floats, or on a quantised backbone.
+"""Baselines that a mask is compared with, on the same data and budget: on floats, or on a quantised backbone.
 
 `full` trains every weight, `head` only the task-specific layers, `head-pooler` those and the pooler
-(the stricter floor: a pooler that was never trained for anything is a poor input for a linear
+(the stricter baseline: an untrained pooler is a poor input for a linear
 classifier), `bitfit` and `lora` the head and a small patch of their own.
 """
 
@@ -50,8 +50,8 @@ class _Loaded:
 
     Attributes:
         data: rows of both splits.
-        found: the head that the model brings, if it does.
-        original: metrics of the model as it came, if it brings a head.
+        finding: the head of the model, if it has one for this task.
+        original: metrics of the original model, if it has a head for this task.
         pretrained: the encoder and its tokenizer.
         context: its configuration and preprocessors.
         described: configuration of the classifier.
@@ -60,7 +60,7 @@ class _Loaded:
     """
 
     data: TaskData
-    found: Finding
+    finding: Finding
     original: Mapping[str, float] | None
     pretrained: Pretrained
     context: ModelContext
@@ -79,7 +79,7 @@ class _Loaded:
 def run_baseline(
     request: BaselineRequest, *, on_progress: OnProgress = lambda _: None
 ) -> RunResult:
-    """Train one baseline and score it; save it as a plain model folder if asked to.
+    """Train one baseline and evaluate it; save it as a plain model folder if the request names one.
 
     Raises:
         ConfigError: the method does not fit the encoder, or `lora` without the package `peft`.
@@ -114,7 +114,7 @@ def run_baseline(
 def _load(request: BaselineRequest) -> _Loaded:
     """Data, model and tokenizer."""
     config = request.config
-    data, found = load_splits(
+    data, finding = load_splits(
         request.model,
         request.task,
         data=request.data,
@@ -123,14 +123,14 @@ def _load(request: BaselineRequest) -> _Loaded:
         revision=request.revision,
     )
     pretrained = load_pretrained(
-        request.model, revision=request.revision, classifier=found.classifier
+        request.model, revision=request.revision, classifier=finding.classifier
     )
     context, kind = ModelContext.of_pretrained(pretrained), data.task.type
-    rows, dev = preprocess_splits(context, data, found.note, config.max_length)
+    rows, dev = preprocess_splits(context, data, finding.note, config.max_length)
     return _Loaded(
         data=data,
-        found=found,
-        original=found.metrics(kind, dev, data.task.metrics),
+        finding=finding,
+        original=finding.metrics(kind, dev, data.task.metrics),
         pretrained=pretrained,
         context=context,
         described=described(context.files[CONFIG], kind, data.labels),
@@ -141,7 +141,7 @@ def _load(request: BaselineRequest) -> _Loaded:
 
 
 def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResult:
-    """What was measured, with what options and data say."""
+    """The result, with facts of options and data."""
     return RunResult(
         method=str(config.method),
         task=data.task.name,
@@ -161,14 +161,14 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
     config, pretrained, described = request.config, loaded.pretrained, loaded.described
     torch.manual_seed(config.seed)
     if config.bits is None:
-        model = loaded.found.classifier or load_classifier(
+        model = loaded.finding.classifier or load_classifier(
             request.model,
             outputs=described.num_labels,
             revision=request.revision,
             auto_class=loaded.kind.auto_class,
         )
         set_pad_token(model, pretrained.model.config.pad_token_id)
-        if loaded.found.refused:
+        if loaded.finding.refused:
             renew_head(model, described)
         size = 4 * sum(p.numel() for p in base_of(model).parameters())
         return loaded.placement.put(model), size
@@ -179,13 +179,13 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
             pretrained, config.backbone(), device=request.device, on_progress=on_progress
         ).backbone
     model = build_classifier(backbone, described, seed=config.seed)
-    if loaded.found.head is not None:
-        loaded.found.head.copy_to(model)
+    if loaded.finding.head is not None:
+        loaded.finding.head.copy_to(model)
     return loaded.placement.put(model), len(encode_backbone(backbone))
 
 
 def _train(request: BaselineRequest, model: Any, loaded: _Loaded, on_progress: OnProgress) -> int:
-    """Train in place what the method trains; return how many parameters that is."""
+    """Train the parameters of the method, in place; return how many they are."""
     config, rows, metric = request.config, loaded.rows, loaded.data.task.metric
     steps = config.total_steps(len(rows))
     plan = Plan(steps, config.batch_size, config.warmup, config.seed)
@@ -241,7 +241,7 @@ def _save(model: Any, loaded: _Loaded, out: Path) -> None:
     labels = loaded.data.labels
     if labels:
         model.config.id2label = dict(enumerate(labels))
-        model.config.label2id = {name: place for place, name in enumerate(labels)}
+        model.config.label2id = {name: index for index, name in enumerate(labels)}
     model.config.problem_type = loaded.kind.problem_type
     with new_folder(out) as build:
         model.save_pretrained(str(build), state_dict=plain_state(model))
@@ -249,7 +249,7 @@ def _save(model: Any, loaded: _Loaded, out: Path) -> None:
 
 
 def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
-    """Freeze what the method does not train, and group the rest by learning rate.
+    """Freeze the parameters that the method does not train, and group the others by learning rate.
 
     Raises:
         ConfigError: `head-pooler` for an encoder without a pooler, `bitfit` for one without biases.
@@ -267,7 +267,7 @@ def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
 
 
 def _trained_in(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
-    """What the method trains of a frozen encoder.
+    """The parameters of a frozen encoder that the method trains.
 
     All of the pooler; every bias, LayerNorm's too: BitFit (Ben Zaken et al. 2022, arXiv 2106.10199);
     or low-rank factors beside query and value: LoRA (Hu et al. 2021, arXiv 2106.09685).
@@ -292,7 +292,7 @@ def _trained_in(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
 
 
 def fold_factors(model: nn.Module) -> None:
-    """Add the factors of `lora` to their weights, so that what is measured and saved is plain."""
+    """Add the factors of `lora` to their weights, so that a plain model is evaluated and saved."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if hasattr(child, "get_base_layer"):

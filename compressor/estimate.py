@@ -2,7 +2,7 @@
 
 Steps differ by the length of their texts, so those that are measured are spread evenly over the
 batches sorted by size; one step on the largest comes first, unmeasured, to warm up and to reach the
-memory's peak. What was done already (loading, quantising) counts as it was.
+memory's peak. Finished work (loading, quantising) counts with its measured time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from maskpack.tasks.batches import (
     training_batches,
 )
 
-_STEPS = 8  # of the masked that are measured
+_STEPS = 8  # masked steps that are measured
 _LOOKS = 6  # batches of the evaluation rows that are measured
 _TEACHER_STEPS = (2, 8)  # of a teacher that is trained first: the difference is measured
 _REFINE_STEPS = 6
@@ -65,7 +65,7 @@ class Cost:
 
     @classmethod
     def so_far(cls) -> Cost:
-        """Both clocks now; two of them make a difference."""
+        """Both clocks now."""
         return cls(time.perf_counter(), time.process_time())
 
     @classmethod
@@ -80,13 +80,13 @@ class Estimate:
 
     Attributes:
         seconds: of the whole command.
-        busy_seconds: the same of the processor: what does not depend on what else it does.
+        busy_seconds: processor time of the whole command, which does not depend on other programs.
         load_seconds: of them until the first step of the task: model, data, quantising, refining.
         teacher_seconds: of them for a teacher: training it, asking it.
         step_seconds: of one step, mean over the measured ones.
         steps: in all.
         measured: steps that were measured.
-        look_seconds: of scoring the evaluation rows once.
+        look_seconds: of evaluating the evaluation rows once.
         looks: how often that is done.
         memory_bytes: peak of this process, which has done a step on the largest batch; None where the
             system does not tell.
@@ -118,7 +118,7 @@ class RefineClock:
             self._times.append(Cost.so_far())
 
     def missing(self, steps: int) -> Cost:
-        """What all `steps` would have taken beyond those that were done."""
+        """Time of all `steps` less that of the steps that were done."""
         if len(self._times) < 2:
             return Cost()
         each = (self._times[-1] - self._times[0]) * (1 / (len(self._times) - 1))
@@ -126,10 +126,10 @@ class RefineClock:
 
 
 def rehearse(request: FitRequest, *, began: Cost) -> tuple[PreparedRun, Estimate]:
-    """Prepare a run as `fit` would, try a few steps, and foretell the rest.
+    """Prepare a run as `fit` does, measure a few steps, and estimate the rest.
 
     Args:
-        request: what would be learned; refinement and a teacher's training are cut short.
+        request: of the run; refinement and a teacher's training are cut short.
         began: `Cost.so_far()` when the command began.
 
     Raises:
@@ -154,7 +154,7 @@ def _total(
     load: Cost,
     teacher: Cost,
 ) -> Estimate:
-    """The parts that come once, and as much of a step and a look as there are."""
+    """Time of the parts that run once, and of all steps and evaluations."""
     steps = run.plan.steps
     step, look = _step(run, masked, targets), _look(masked.model, run.dev)
     looks = 1 + steps // run.per_epoch
@@ -176,7 +176,7 @@ def _total(
 
 
 def spread(sizes: Sequence[int], count: int) -> list[int]:
-    """Places of `count` values that lie evenly among the sorted ones.
+    """Indices of `count` values that are spread evenly over the sorted values.
 
     >>> spread([5, 1, 9, 3], 2)
     [3, 0]
@@ -187,7 +187,7 @@ def spread(sizes: Sequence[int], count: int) -> list[int]:
 
 
 def _targets(run: PreparedRun) -> tuple[DistillationTargets | None, Cost]:
-    """The teacher, and what it will take; a dense teacher learns a few steps only."""
+    """The teacher, and the time for it; a dense teacher is trained for a few steps only."""
 
     def teach(steps: int) -> DistillationTargets | None:
         return targets_for(run, replace(run.plan, steps=steps))
@@ -205,10 +205,10 @@ def _targets(run: PreparedRun) -> tuple[DistillationTargets | None, Cost]:
 
 
 def each_step(first: Cost, second: Cost, *, few: int, many: int) -> Cost:
-    """What a step takes, from runs of `few` and of `many` steps: the difference has no setting up in it.
+    """Time of a step, from runs of `few` and of `many` steps, whose difference contains no set-up.
 
-    Where the machine was busier in the short run the difference may be nothing or less; then it is the
-    long run's mean, which is too much rather than too little.
+    If the machine was busier in the short run, the difference may be 0 or less; then the result is the
+    long run's mean, which is rather too long than too short.
 
     >>> each_step(Cost(3.0, 2.0), Cost(9.0, 1.0), few=2, many=8)
     Cost(seconds=1.0, busy=0.125)
@@ -222,20 +222,20 @@ def each_step(first: Cost, second: Cost, *, few: int, many: int) -> Cost:
 
 
 def _typical(run: PreparedRun, first: int, last: int) -> float:
-    """How much larger a batch is in the mean than batches `first` to `last` of the run."""
+    """Mean size of a batch, over that of batches `first` to `last` of the run."""
     sizes = [_tokens(run.train, rows) for rows in _batches(run)]
     some = sizes[first:last]
     return float(np.mean(sizes) / np.mean(some)) if some else 1.0
 
 
 def _step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | None) -> Cost:
-    """A step in the mean, over batches of every size."""
+    """Mean time of a step, over batches of every size."""
     task_loss, callbacks = (
         TaskLoss(run.kind, run.train.labels, targets),
         CallbackList(masked.callbacks),
     )
     optimizer = FlooredAdam(group.settings() for group in masked.groups)
-    optimizer.set_rates(0.0)  # a rehearsal moves nothing
+    optimizer.set_rates(0.0)  # a rate of 0: the measured steps change nothing
     masked.model.train()
 
     def take(rows: Rows) -> None:
@@ -248,22 +248,22 @@ def _step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | 
     batches = _batches(run)
     sizes = [_tokens(run.train, rows) for rows in batches]
     take(batches[int(np.argmax(sizes))])
-    places = spread(sizes, min(_STEPS, len(sizes)))
-    return Cost.mean([_timed(partial(take, batches[place]))[1] for place in places])
+    indices = spread(sizes, min(_STEPS, len(sizes)))
+    return Cost.mean([_timed(partial(take, batches[index]))[1] for index in indices])
 
 
 def _look(model: Any, rows: Encoded) -> Cost:
-    """Scoring all rows once."""
+    """Time of evaluating all rows once."""
     predict = torch_predict(model)
     batches = list(evaluation_batches(rows.lengths, batch_size=EVAL_BATCH))
     predict(rows.feeds(batches[-1]))
-    places = spread([_tokens(rows, each) for each in batches], min(_LOOKS, len(batches)))
-    times = [_timed(partial(predict, rows.feeds(batches[place])))[1] for place in places]
+    indices = spread([_tokens(rows, each) for each in batches], min(_LOOKS, len(batches)))
+    times = [_timed(partial(predict, rows.feeds(batches[index])))[1] for index in indices]
     return Cost.mean(times) * len(batches)
 
 
 def _batches(run: PreparedRun) -> list[Rows]:
-    """Those of the first epoch, as far as the run goes."""
+    """Batches of the first epoch, or fewer if the run is shorter."""
     plan = run.plan
     batches = training_batches(
         run.train.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0
@@ -277,14 +277,14 @@ def _tokens(rows: Encoded, batch: Rows) -> int:
 
 
 def _timed(work: Callable[[], Found]) -> tuple[Found, Cost]:
-    """What the work gives, and what it took."""
+    """The result of the work, and its time."""
     started = Cost.so_far()
-    found = work()
-    return found, Cost.so_far() - started
+    result = work()
+    return result, Cost.so_far() - started
 
 
 def _peak_memory() -> int | None:
-    """The most memory this process has held, in bytes; None on Windows."""
+    """Peak memory of this process in bytes; None on Windows."""
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:  # pragma: no cover

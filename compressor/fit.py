@@ -1,7 +1,7 @@
 """The recipe, read it first: load, quantise, mask, train, freeze, measure, write.
 
-`fit_task` names the steps; they follow in its order. `prepare` loads and `write` writes; what lies
-between them touches no file but its checkpoint.
+`fit_task` names the steps; they follow in its order. `prepare` loads and `write` writes; the steps
+between them touch no file but the checkpoint.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
 
     The backbone comes from the artifact at `request.out`, if there is one, or is quantised from the
     pretrained model. Its weights are frozen; scores behind the mask bits and a small head are
-    trained; the scores become bits; what is measured is what is written.
+    trained; the scores become bits; the written patch is the one that is evaluated.
 
     Args:
         request: what to learn, from what, and where to write it.
@@ -72,7 +72,7 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
     Raises:
         MaskpackError: see `formats/errors.py`; what was at `request.out` before is still there.
     """
-    # data, backbone, preprocessor; refuses here what cannot end well
+    # data, backbone, preprocessor; refuses requests that cannot succeed
     run = prepare(request, on_progress=on_progress)
 
     # scores and head, on frozen codes
@@ -93,7 +93,7 @@ class PreparedRun:
     Attributes:
         request: what was asked for.
         data: rows of both splits.
-        prepared: the backbone that is learned on.
+        prepared: the backbone.
         train, dev: both splits as tokens.
         held_out: training rows kept back to decide when to stop, or None.
         plan: steps and rates.
@@ -101,8 +101,8 @@ class PreparedRun:
         pattern: what a score of the mask stands for.
         shapes: of the classifier's parameters.
         sparsity: share of zeros to reach, or None.
-        head: the head that a fine-tuned source model brings, or None.
-        original: metrics of that model as it came, or None.
+        head: the head of a fine-tuned source model for this task, or None.
+        original: metrics of that model before the run, or None.
     """
 
     request: FitRequest
@@ -141,7 +141,7 @@ class PreparedRun:
 
 
 def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -> PreparedRun:
-    """Load model, data and tokenizer; refuse before the first step what cannot end well."""
+    """Load model, data and tokenizer; refuse requests that cannot succeed before the first step."""
     config = request.config
     if is_artifact(request.out):
         check_vacant(open_artifact(request.out), request.stored_name, replacing=request.replace)
@@ -149,7 +149,7 @@ def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) ->
         check_free(request.out)
     placement = placement_of(request.device, config.precision)
     pattern = find_entry(PATTERNS, request.pattern, "pattern")
-    data, found = load_splits(
+    data, finding = load_splits(
         request.model,
         request.task,
         data=request.data,
@@ -159,8 +159,8 @@ def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) ->
     )
     shapes = parameter_shapes(described(config_bytes(request), data.task.type, data.labels))
     sparsity = sparsity_of(shapes, config)
-    prepared = load_or_quantize(request, found.classifier, on_progress)
-    train_rows, dev = preprocess_splits(prepared.context, data, found.note, config.max_length)
+    prepared = load_or_quantize(request, finding.classifier, on_progress)
+    train_rows, dev = preprocess_splits(prepared.context, data, finding.note, config.max_length)
     rows, held_out = train_rows.hold_out(if_asked=config.patience is not None)
     plan = Plan(config.total_steps(len(rows)), config.batch_size, config.warmup, config.seed)
     return PreparedRun(
@@ -175,14 +175,14 @@ def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) ->
         pattern=pattern,
         shapes=shapes,
         sparsity=sparsity,
-        head=found.head,
-        original=found.metrics(data.task.type, dev, data.task.metrics),
+        head=finding.head,
+        original=finding.metrics(data.task.type, dev, data.task.metrics),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """What training left: the frozen patch, the steps and the time it took, and how they went."""
+    """Result of training: the frozen patch, its steps and time, and learning curves."""
 
     patch: Patch
     steps: int
@@ -224,17 +224,17 @@ def learn(run: PreparedRun, *, on_progress: OnProgress) -> TrainedRun:
     try:
         patch = freeze(masked.model, masked.layers, masked.dense)
     except ModelError:
-        checkpoints.clear()  # nothing to go on from
+        checkpoints.clear()  # no checkpoint yet
         raise
     return TrainedRun(patch, steps, history.curves(), time.perf_counter() - started)
 
 
 def _task_loss(run: PreparedRun) -> TaskLoss:
-    """What a step minimises; a teacher that is trained first is announced, it shows no progress."""
+    """The loss; a note announces a teacher that is trained first, because its training shows no progress."""
     if run.request.config.teacher == DENSE_TEACHER:
         _LOG.info("a dense teacher is trained first, in %d steps; then the mask", run.plan.steps)
 
-    def heard(teacher: TeacherPredict) -> None:  # a mask that is weak may have a weak teacher
+    def heard(teacher: TeacherPredict) -> None:  # a weak teacher may be the reason for a weak mask
         metric = run.data.task.metric
         value = compute_metrics(run.kind, teacher(run.dev), run.dev.labels, [metric])[metric]
         _LOG.info("the teacher has %s %.4f on the evaluation rows", metric, value)
@@ -277,7 +277,7 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
 
 
 def _early_stopping(run: PreparedRun, masked: MaskedModel) -> list[EarlyStopping]:
-    """What ends the run early on the rows held out for it; nothing without them."""
+    """Early stopping on the held-out rows, if there are any."""
     patience = run.request.config.patience
     if run.held_out is None or patience is None:
         return []
@@ -296,7 +296,7 @@ def measure(run: PreparedRun, trained: TrainedRun) -> tuple[TaskEntry, RunResult
 
 
 def _entry(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]) -> TaskEntry:
-    """What the manifest will say; the writer fills in file and digest."""
+    """The manifest's entry of the task; the writer fills in file and digest."""
     request, data, count = run.request, run.data, trained.patch.count
     return TaskEntry(
         name=request.stored_name,

@@ -1,4 +1,4 @@
-"""What passes between the steps of a run and their callers: requests, results, learning curves. No torch."""
+"""Requests, results and learning curves: values between the steps of a run and their callers. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskpack.tasks.task import Task
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What to learn, from what, and where to write it.
+    """Request to learn a task: model, task, data and artifact.
 
     Attributes:
         model: folder, hub id or alias of the pretrained encoder.
@@ -55,13 +55,13 @@ class FitRequest:
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Where an unfinished run keeps its state: beside the artifact, never inside it."""
+        """Folder of an unfinished run's state, beside the artifact."""
         return self.out.parent / f".{self.out.name}.{self.stored_name}.unfinished"
 
 
 @dataclass(frozen=True)
 class BaselineRequest:
-    """What to train, on what, and where to keep it.
+    """Request to train a baseline: model, task, data and folder.
 
     Attributes:
         model: folder, hub id or alias of the pretrained encoder.
@@ -101,7 +101,7 @@ class RunResult:
         seconds: of training alone.
         metric: name of the main metric.
         scores: metric name -> value on the evaluation split, for the model as it is stored.
-        majority: the same for always answering the commonest class: the floor under any result.
+        majority: the same for always answering the commonest class.
         weights, zeros: of the mask; 0 for the baselines.
         mask_bytes: of the packed mask.
         head_bytes: of the head as stored.
@@ -146,7 +146,7 @@ class RunResult:
 
     @property
     def coded_bytes(self) -> int:
-        """What the task adds when its mask is coded: entropy of the mask, head and the rest.
+        """Bytes of the task when its mask is coded: entropy of the mask, head and the rest.
 
         For a baseline: its trained values in float16.
         """
@@ -185,7 +185,7 @@ class Curves:
 
     Attributes:
         steps: after which a point was taken.
-        loss: mean training loss since the point before.
+        loss: mean training loss since the previous point.
         zeros: weights that the mask removed then.
         score_steps: steps at the end of an epoch, thinned.
         scores: the main metric on the evaluation rows then.
@@ -229,16 +229,16 @@ _CURVES: dict[str, Callable[[str], Any]] = {
     "score_steps": int,
     "scores": float,
 }
-"""Name of a curve -> what reads one of its values."""
+"""Name of a curve -> function that reads one of its values."""
 
 
 def curves_of(training: Mapping[str, Any]) -> Curves | None:
-    """The curves that a manifest keeps of a task, or None."""
+    """The curves of a task in a manifest, or None."""
     return Curves.from_tree(training.get(HISTORY))
 
 
 def spacing(count: int) -> int:
-    """Every how many of `count` events to keep so that `MOST_POINTS` are enough.
+    """Distance between kept events, so that `count` events give at most `MOST_POINTS` points.
 
     >>> spacing(40), spacing(41), spacing(1)
     (1, 2, 1)

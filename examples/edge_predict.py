@@ -1,4 +1,4 @@
-"""Answer on a device: a download of some hundred kilobytes becomes a task, then texts become labels.
+"""Answer texts on a device with tasks of an exported folder.
 
 python examples/edge_predict.py EXPORT "where is my parcel" "the app crashes"
 
@@ -14,7 +14,7 @@ from maskpack.runtime import Session
 
 
 def main(folder: str, texts: list[str]) -> None:
-    """Print what every task in a folder says of every text."""
+    """Print the answer of every task in a folder to every text."""
     session = Session(folder, threads=1)
     for task in session.tasks:
         answers = session.predict(texts, task=task, batch_size=1)

@@ -1,4 +1,4 @@
-"""Export a task of an artifact in both kinds of arithmetic and print the two verdicts.
+"""Export a task of an artifact in int8 and in fp32 and print the two reports.
 
 python examples/export_and_verify.py ARTIFACT TASK
 """

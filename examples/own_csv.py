@@ -1,8 +1,8 @@
-"""Learn a task from a CSV file of your own, and ask it about texts that it never saw.
+"""Learn a task from your own CSV file, and answer new texts with it.
 
 python examples/own_csv.py tickets.csv text label "where is my parcel" "the app crashes"
 
-The file needs a head with both columns. A tenth of its rows is held out for the score; `eval_data` names a
+The file needs a first line with both columns. A tenth of its rows is held out for the metric; `eval_data` names a
 file for that instead. On the command line: compress fit demo --task mine --data tickets.csv --text-field text
 --label-field label -o artifact
 """

@@ -29,7 +29,7 @@ def main(model: str = "demo", steps: int = 400) -> None:
 
         opened = open_artifact(artifact)
         print(f"sound: {check_artifact(artifact) == []}, tasks: {', '.join(opened.manifest.tasks)}")
-        print(f"packed: {len(pack_task(opened, 'tickets')):,} bytes for who has the backbone")
+        print(f"packed: {len(pack_task(opened, 'tickets')):,} bytes for a device with the backbone")
 
         tolerance = Tolerance.of(Compute.INT8, max_drop=2.0)
         report = export_onnx(ExportRequest(artifact, "tickets", graph, Compute.INT8, tolerance))
@@ -42,7 +42,7 @@ def main(model: str = "demo", steps: int = 400) -> None:
 
         try:
             session.predict(["a text"], task="reviews")
-        except MaskpackError as problem:  # every error of ours: a fact, and a hint
+        except MaskpackError as problem:  # all our errors: a fact, and a hint
             print(f"refused: {problem}; {problem.hint}")
 
 

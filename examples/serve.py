@@ -17,14 +17,14 @@ from maskpack.runtime import Prediction, Session
 
 
 class Question(BaseModel):
-    """Texts for a task; the limits keep one question from holding up all others."""
+    """Texts for a task; the limits keep one question from delaying the others."""
 
     task: str
     texts: list[Annotated[str, Field(max_length=20_000)]] = Field(min_length=1, max_length=64)
 
 
 def make_app(session: Session) -> FastAPI:
-    """The application. What arrives while a batch runs is the next batch: nobody waits for a clock."""
+    """The application. Texts that arrive while a batch runs become the next batch."""
     app, turn, waiting = FastAPI(title="maskpack"), asyncio.Lock(), defaultdict(list)
 
     @app.get("/tasks")
@@ -38,7 +38,7 @@ def make_app(session: Session) -> FastAPI:
         answer = asyncio.get_running_loop().create_future()
         waiting[question.task].append((question.texts, answer))
         async with turn:
-            if not answer.done():  # nobody before us took our question along
+            if not answer.done():  # no earlier batch has included this question
                 batch = waiting.pop(question.task)
                 texts = [text for some, _ in batch for text in some]
                 try:

@@ -1,8 +1,8 @@
 """An artifact's task to a folder that ONNX Runtime and Optimum load: trace, rewrite, write, verify.
 
 The folder holds `model.onnx`, `config.json` with the label names, the tokenizer, `task.json` for
-`maskpack.runtime`, and the report. It is built beside its place and renamed when it is whole. A graph
-outside its tolerance is kept under a name that says so.
+`maskpack.runtime`, and the report. It is built in a hidden folder and renamed when it is complete. A graph
+outside its tolerance is kept as `<out>.failed`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from maskpack.tasks.types import type_of
 
 
 def export_onnx(request: ExportRequest) -> Report | None:
-    """Export one task; return the verdict, or None if none was asked for.
+    """Export one task; return the report of `verify`, or None without verification.
 
     Raises:
-        MaskpackError: the artifact, the task or the place to write is wrong. A graph that is
+        MaskpackError: the artifact, the task or the output folder is wrong. A graph that is
             outside its tolerance raises nothing: the report says so, and the folder is called
             `<out>.failed`.
     """
@@ -57,12 +57,12 @@ def export_onnx(request: ExportRequest) -> Report | None:
 
 
 def failed_folder(out: Path) -> Path:
-    """Where a graph outside its tolerance is kept."""
+    """Folder of a graph outside its tolerance."""
     return out.with_name(f"{out.name}.failed")
 
 
 def _set_aside(out: Path) -> None:
-    """Give a folder with a graph outside its tolerance the name that says so."""
+    """Rename a folder with a graph outside its tolerance."""
     failed = failed_folder(out)
     shutil.rmtree(failed, ignore_errors=True)
     out.replace(failed)
@@ -80,10 +80,10 @@ def write_folder(
 
 
 def export_shared(request: SharedRequest) -> dict[str, Report]:
-    """Export tasks over one `backbone.bin`; return a verdict for each task.
+    """Export tasks over one `backbone.bin`; return a report for each task.
 
     Raises:
-        MaskpackError: the artifact, a task or the place to write is wrong. Graphs outside their
+        MaskpackError: the artifact, a task or the output folder is wrong. Graphs outside their
             tolerance raise nothing: the reports say so, and the folder is called `<out>.failed`.
     """
     artifact = open_artifact(request.artifact)
@@ -140,7 +140,7 @@ def _write_tasks(
 
 
 def _entries(request: SharedRequest, artifact: Artifact) -> list[TaskEntry]:
-    """What the manifest says of the tasks to export.
+    """The manifest's entries of the tasks to export.
 
     Raises:
         ArtifactError: the artifact has no such task.

@@ -1,4 +1,4 @@
-"""An artifact's task as a plain transformers model: what the mask and the codes say, as floats."""
+"""An artifact's task as a plain transformers model, with the masked codes as floats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maskpack.tasks.types import type_of
 
 @dataclass(frozen=True)
 class HfModel:
-    """What was written.
+    """The written model.
 
     Attributes:
         path: the folder.
@@ -40,8 +40,8 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     gets its name.
 
     Raises:
-        ArtifactError: no such task, a damaged artifact, or something is at `out`.
-        VerifyError: what was read back differs.
+        ArtifactError: no such task, a damaged artifact, or `out` exists.
+        VerifyError: the model that is read back differs.
     """
     check_free(out)
     model, kind = restore_task(artifact, task), type_of(artifact.entry(task))
@@ -58,9 +58,9 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     )
 
 
-def _check_same(model: Any, found: Any) -> None:
+def _check_same(model: Any, read_back: Any) -> None:
     """Raise VerifyError unless both models hold the same bits."""
-    wanted, read = model.state_dict(), found.state_dict()
+    wanted, read = model.state_dict(), read_back.state_dict()
     odd = sorted(wanted.keys() ^ read.keys())
     odd += [
         name for name in wanted.keys() & read.keys() if not torch.equal(wanted[name], read[name])

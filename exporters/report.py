@@ -1,4 +1,4 @@
-"""The verdict on a graph as a value: every figure, every finding, JSON on demand."""
+"""The report on a graph as a value: every figure, every finding, JSON."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class AccuracyCheck:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What lies in the graph's file.
+    """Figures of the graph's file.
 
     Attributes:
         bytes: of the file.
@@ -73,9 +73,9 @@ class GraphFacts:
         opset, ir_version: of the file.
         masked_weights: weights that a mask covers; linears without a mask do not count.
         mask_zeros: those of them that the mask removes.
-        code_zeros: zero codes of these linears in the graph: what the mask removes, codes that were
+        code_zeros: zero codes of these linears in the graph: those that the mask removes, codes that were
             0 before, and codes that requantising rounds to 0.
-        removed: zero codes at the very places that the mask removes; equal to `mask_zeros`, or the
+        removed: zero codes at the positions that the mask removes; equal to `mask_zeros`, or the
             graph is wrong.
     """
 
@@ -91,16 +91,16 @@ class GraphFacts:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole verdict.
+    """The whole report.
 
     Attributes:
-        task, compute: what was exported and how.
-        atol, max_drop, rtol: what was tolerated.
+        task, compute: the exported task and its arithmetic.
+        atol, max_drop, rtol: the tolerance.
         session: runtime, version and options behind the figures.
-        graph: what lies in the file.
+        graph: figures of the file.
         values: one entry an input shape.
         accuracy: on the evaluation data, or None if there was none.
-        findings: everything that is wrong, one line each; empty means the graph may ship.
+        findings: everything that is wrong, one line each; empty if the graph is within its tolerance.
     """
 
     task: str
@@ -116,7 +116,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no finding."""
         return not self.findings
 
     def to_json(self) -> str:
@@ -129,7 +129,7 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """Read what `to_json` wrote."""
+        """Read the text of `to_json`."""
         try:
             tree = json.loads(text)
             if tree["accuracy"] is not None:
@@ -148,7 +148,7 @@ _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def spell_out(tree: Any) -> Any:
-    """Numbers that JSON does not know as words; inverse of `_read_back`."""
+    """Numbers that JSON lacks (NaN, infinity) as words; inverse of `_read_back`."""
     if isinstance(tree, dict):
         return {key: spell_out(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -1,7 +1,7 @@
-"""ONNX Runtime sessions: one way to make them, to compare their logits, and to time them in turn. No torch.
+"""ONNX Runtime sessions: making them, comparing their logits, and timing them in turn. No torch.
 
-Every figure has the same settings behind it. Timed sessions take turns, so that noise hits all alike: ratios
-travel, milliseconds do not.
+All figures have the same settings. Timed sessions take turns, so that noise affects all alike. Ratios can
+be compared between machines, milliseconds cannot.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
 
 
 class AdaptedSession:
-    """A graph of all tasks whose every run is one task's; otherwise a session.
+    """A session of a graph of all tasks that always runs one task.
 
     Args:
         session: of the graph.
@@ -71,7 +71,7 @@ def make_session(
 
 
 def session_facts(session: Any) -> dict[str, str]:
-    """What a report must say about the session behind its figures."""
+    """Facts for a report about its session."""
     options = session.get_session_options()
     return {
         "onnxruntime": onnxruntime.__version__,
@@ -82,7 +82,7 @@ def session_facts(session: Any) -> dict[str, str]:
 
 
 def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
-    """A predictor on arrays around a session, fed with the inputs it names."""
+    """A predictor around a session, which gets the inputs that the session names."""
     names = [value.name for value in session.get_inputs()]
 
     def predict(feeds: Feeds) -> NDArray[np.float32]:
@@ -130,7 +130,7 @@ def token_feeds(
 
 @dataclass(frozen=True)
 class Spent:
-    """What the runs of one session took, in milliseconds; run k of all sessions lies side by side.
+    """Times of the runs of one session, in milliseconds; runs of one index were taken in one round.
 
     Attributes:
         wall: by the clock on the wall.
@@ -152,7 +152,7 @@ def take_turns(
 ) -> dict[str, Spent]:
     """Time every session, one run each at a time.
 
-    Each second round goes backwards, so that nobody always follows the same neighbour. Rounds before
+    Every second round goes backwards, so that a session does not always follow the same one. Rounds before
     the first that counts warm up.
 
     Args:
@@ -215,7 +215,7 @@ def speedup(reference: Sequence[float], times: Sequence[float]) -> float:
 
 
 def relative_error(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    """Root mean square of the difference over that of `right`; not a number if one is in there."""
+    """Root mean square of the difference over that of `right`; NaN if a value is NaN."""
     size = float(np.sqrt(np.mean(np.square(right, dtype=np.float64))))
     error = float(np.sqrt(np.mean(np.square(left - right, dtype=np.float64))))
     return error / size if size != 0 else float(error > 0)

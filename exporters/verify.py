@@ -1,4 +1,4 @@
-"""Compare an exported graph with the masked torch model it came from, in ONNX Runtime.
+"""Compare an exported graph in ONNX Runtime with its masked torch model.
 
 In this order: names, axes, shapes, values, accuracy; zeros are counted from the file's own bytes. All
 findings are collected, not the first. Raising is the caller's choice.
@@ -45,22 +45,22 @@ from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import type_of
 
 SHAPES = ((1, 1, False), (1, 7, False), (2, 16, True), (5, 33, True), (3, 128, True))
-"""Batch, sequence, padded: what the values are compared on; short encoders cut the sequence."""
+"""Batch, sequence, padded: shapes on which logits are compared; short encoders cut the sequence."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A graph and what it is compared with.
+    """A graph and the model that it is compared with.
 
     Attributes:
         graph: its file.
-        artifact: where it came from.
+        artifact: the artifact of its task.
         task: its task.
-        compute: the arithmetic it claims.
-        tolerance: how far it may be off.
+        compute: its arithmetic.
+        tolerance: largest differences that are allowed.
         data: evaluation data, if the task's does not ship with the package.
-        reference: a fine-tuned model to score as well.
-        inputs: what makes a graph of all tasks this one: an adapter, and its values by name.
+        reference: a fine-tuned model to evaluate as well.
+        inputs: the task's inputs to a graph of all tasks: an adapter, and its values by name.
         context: of the artifact's encoder, if it is loaded already.
         providers: execution providers to run the graph on, see `make_session`.
     """
@@ -78,7 +78,7 @@ class Subject:
 
     @cached_property
     def encoder(self) -> ModelContext:
-        """The context, loaded now if it was not."""
+        """The context, loaded on first use."""
         return self.context or ModelContext.of_artifact(self.artifact)
 
     @property
@@ -106,21 +106,21 @@ def compute_of(graph: Path) -> str:
 
 
 def exported(folder: Path, task: str) -> tuple[Path, tuple[Path, Arrays] | None]:
-    """The graph of a task in an exported folder, and what a graph of all tasks takes to be it.
+    """The graph of a task in an exported folder, and the task's inputs if it is a graph of all tasks.
 
     Raises:
         ConfigError: no such task there.
         ExportError: no exported task there, or files that do not belong together.
     """
-    place = pick_task(folder, task)
-    config = place.read_config()
-    check_task(place, config)
-    if place.adapter is None:
-        return place.graph, None
-    load_inputs(place, config)  # the adapter is the one that the configuration names
-    feeds = place.adapter.with_suffix(FEEDS_SUFFIX)
+    files = pick_task(folder, task)
+    config = files.read_config()
+    check_task(files, config)
+    if files.adapter is None:
+        return files.graph, None
+    load_inputs(files, config)  # the adapter is the one that the configuration names
+    feeds = files.adapter.with_suffix(FEEDS_SUFFIX)
     try:
-        return place.graph, (place.adapter, dict(read_tensors(feeds.read_bytes())[0]))
+        return files.graph, (files.adapter, dict(read_tensors(feeds.read_bytes())[0]))
     except OSError as error:
         raise ExportError(f"cannot read `{feeds}`: {error.strerror}") from error
 
@@ -173,7 +173,7 @@ _ROUNDING = 1e-9  # .68 - .67, one row of a hundred, is 1.0000000000000009 point
 def check_tolerance(
     tolerance: Tolerance, values: Sequence[ValueCheck], accuracy: AccuracyCheck | None
 ) -> list[str]:
-    """What lies outside the tolerance, one line each."""
+    """Findings on differences outside the tolerance, one line each."""
     findings = []
     for check in values:
         where = f"values at batch {check.batch}, sequence {check.sequence}"
@@ -206,9 +206,9 @@ def _check_signature(session: Any, subject: Subject) -> list[str]:
     """Names, dynamic axes and widths of inputs and output."""
     findings = []
     expected = input_names(subject.encoder.family, subject.encoder.config)
-    found = [value.name for value in session.get_inputs()]
-    if found != expected:
-        findings.append(f"inputs are {found}, expected {expected}")
+    names = [value.name for value in session.get_inputs()]
+    if names != expected:
+        findings.append(f"inputs are {names}, expected {expected}")
     findings += [
         f"input `{value.name}` is {value.type} {value.shape}"
         for value in session.get_inputs()
@@ -216,7 +216,7 @@ def _check_signature(session: Any, subject: Subject) -> list[str]:
     ]
     outputs = [(value.name, value.shape) for value in session.get_outputs()]
     wanted = [("logits", ["batch", subject.entry.outputs])]
-    varies = [("logits", ["batch", "classes"])]  # where tasks of one graph differ in classes
+    varies = [("logits", ["batch", "classes"])]  # if tasks of one graph differ in classes
     if outputs != wanted and (subject.inputs is None or outputs != varies):
         findings.append(f"outputs are {outputs}, expected logits of {subject.entry.outputs}")
     return findings
@@ -259,7 +259,7 @@ def _random_feeds(
 
 
 def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> AccuracyCheck | None:
-    """Scores of graph, masked model and reference on the evaluation split, if it can be had."""
+    """Metrics of graph, masked model and reference on the evaluation split, if there is data."""
     split = evaluation_split(subject.entry, data=subject.data)
     if split is None:
         if subject.reference is not None:
@@ -300,11 +300,11 @@ def _logits_of(reference: str, subject: Subject, encoded: Encoded) -> NDArray[np
 
 
 def graph_facts(subject: Subject, inputs: Mapping[str, NDArray[np.generic]]) -> GraphFacts:
-    """Sizes, and the zeros that masks leave, read from a graph's file itself.
+    """Sizes, and the zeros of masks, read from a graph's file.
 
     Args:
         subject: the graph, and the task that it is of.
-        inputs: what the task gives the graph in place of its own constants.
+        inputs: values of the task that replace constants of the graph.
     """
     graph, artifact = subject.graph, subject.artifact
     model = onnx.load(str(graph))
@@ -325,9 +325,9 @@ def graph_facts(subject: Subject, inputs: Mapping[str, NDArray[np.generic]]) -> 
         stored = codes(read, module, linears[module])
         if stored is None or stored.size != linears[module].codes.size:
             continue
-        found = (stored == 0) | beside.get(module, np.False_)
-        zeros += int(found.sum())
-        removed += int((found & ~np.ascontiguousarray(mask.to_bool().T).reshape(-1)).sum())
+        is_zero = (stored == 0) | beside.get(module, np.False_)
+        zeros += int(is_zero.sum())
+        removed += int((is_zero & ~np.ascontiguousarray(mask.to_bool().T).reshape(-1)).sum())
     return GraphFacts(
         bytes=graph.stat().st_size,
         nodes=len(model.graph.node),
@@ -341,7 +341,7 @@ def graph_facts(subject: Subject, inputs: Mapping[str, NDArray[np.generic]]) -> 
 
 
 def _removed_by_masks(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
-    """What a graph removes from codes that it shares, by module; nothing in a folded one."""
+    """Weights that a graph removes from shared codes, by module; empty for a folded graph."""
     if (flips := arrays.get(f"{MASKS}.{Form.FLIPS}")) is not None:
         return unstack_flips(flips, sizes)
     if (bits := arrays.get(f"{MASKS}.{Form.BITS}")) is not None:

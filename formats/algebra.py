@@ -1,4 +1,4 @@
-"""What the format makes cheap: move tasks between artifacts, and compare what they remove."""
+"""Move tasks between artifacts, and compare the weights that tasks remove. Nothing is learned again."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def unpack_task(
     Args:
         path: the artifact; its backbone must be the one the task was learned on.
         data: from `pack_task`.
-        name: what to call the task there; None: what it was called.
-        replacing: whether a task of that name may be there.
+        name: of the task there; None: the name that it had.
+        replacing: whether a task of that name is replaced.
         describe: what the card says beside the manifest.
 
     Raises:
@@ -67,7 +67,7 @@ def remove_task(path: Path, task: str, *, describe: Describe = plain_facts) -> A
 
 
 def rename_task(path: Path, task: str, name: str, *, describe: Describe = plain_facts) -> Artifact:
-    """Call a task of the artifact at `path` something else.
+    """Rename a task of the artifact at `path`.
 
     Raises:
         ArtifactError: no such task, or the name is taken or not allowed.
@@ -121,7 +121,7 @@ class Overlap:
         first, second: names of the tasks.
         first_zeros, second_zeros: weights that each removes.
         both: weights that both remove.
-        by_chance: weights that both would remove if neither knew of the other, matrix by matrix.
+        by_chance: weights that both would remove if their masks were independent, matrix by matrix.
     """
 
     first: str
@@ -174,7 +174,7 @@ class TaskChange:
 
     Attributes:
         name: of the task.
-        same_bytes: whether the patches are one and the same.
+        same_bytes: whether the patches are equal byte for byte.
         bits: mask bits that differ; None over different backbones.
         scores: metric -> (value in A, value in B), for the metrics of both.
         fields: fields of the manifest's entries that differ, `file` and `sha256` apart.
@@ -189,7 +189,7 @@ class TaskChange:
 
 @dataclass(frozen=True)
 class Difference:
-    """What sets artifact B apart from A.
+    """Differences between artifacts A and B.
 
     Attributes:
         same_backbone: whether patches of one fit the other.
@@ -206,7 +206,7 @@ class Difference:
 
     @property
     def empty(self) -> bool:
-        """Whether both hold the same."""
+        """Whether both have the same content."""
         alike = all(task.same_bytes and not task.fields for task in self.tasks)
         same = self.same_backbone and alike
         return same and not (self.only_a or self.only_b or self.fields)
@@ -246,15 +246,15 @@ def _bits_apart(backbone: Backbone, first: Patch, second: Patch) -> int:
 
 
 def _fields(a: Manifest, b: Manifest) -> dict[str, tuple[str, str]]:
-    """Fields outside the tasks that differ, as text; of a file only that it does."""
-    found: dict[str, tuple[str, str]] = {}
+    """Fields outside the tasks that differ, as text; of files, their digests."""
+    fields: dict[str, tuple[str, str]] = {}
     for part in ("source", "scheme"):
         own, other = vars(getattr(a, part)), vars(getattr(b, part))
         for key in own:
             if own[key] != other[key]:
-                found[f"{part}.{key}"] = (str(own[key]), str(other[key]))
+                fields[f"{part}.{key}"] = (str(own[key]), str(other[key]))
     for name in sorted({*a.files, *b.files}):
         digests = [manifest.files.get(name, "absent")[:12] for manifest in (a, b)]
         if digests[0] != digests[1]:
-            found[f"files.{name}"] = (digests[0], digests[1])
-    return found
+            fields[f"files.{name}"] = (digests[0], digests[1])
+    return fields

@@ -1,4 +1,4 @@
-"""Bits and integer codes to bytes and back. One order, stated once: least significant first.
+"""Bits and integer codes to bytes and back, always least significant bit first.
 
 The first element of a row lies in the lowest bits of its first byte, as in
 `numpy.packbits(bitorder="little")`. Every row starts on a byte boundary, so that one row can be

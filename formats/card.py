@@ -1,7 +1,7 @@
 """The model card of an artifact: a README for people, with the YAML head that model hubs read.
 
-Made from the manifest alone. What the manifest does not know (a licence, languages, data sets of the Hub,
-where it is published) is told in `CardFacts`, or left out.
+Made from the manifest alone. Facts that are not in the manifest (a licence, languages, data sets of the Hub,
+where it is published) are given as `CardFacts`, or left out.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Values are those of the evaluation rows, when a task was learned.
 
 ```sh
 pip install 'maskpack[export]'
-{get}compress export {place} --onnx --task {task} -o {task}-onnx
+{get}compress export {folder} --onnx --task {task} -o {task}-onnx
 compress predict {task}-onnx < texts.txt
 ```
 
@@ -71,7 +71,7 @@ class HubDataset:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says that no manifest knows.
+    """Facts for a model card that are not in the manifest.
 
     Attributes:
         repo: id of the repository on the Hub, or None.
@@ -98,11 +98,11 @@ class CardFacts:
 
 
 Describe = Callable[[Manifest], CardFacts]
-"""What is known of an artifact beside its manifest."""
+"""Makes the facts of an artifact that are not in its manifest."""
 
 
 def plain_facts(manifest: Manifest) -> CardFacts:
-    """Nothing: for whoever knows no more than the manifest."""
+    """No facts beside the manifest."""
     del manifest
     return CardFacts()
 
@@ -119,7 +119,7 @@ def render_card(
     """
     facts = facts or CardFacts()
     entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
-    place = "artifact" if facts.repo is None else facts.repo.rpartition("/")[2]
+    folder = "artifact" if facts.repo is None else facts.repo.rpartition("/")[2]
     return _TEMPLATE.format(
         head="\n".join(f"{key}: {_flow(value)}" for key, value in _head(manifest, facts).items()),
         model=_plain(manifest.source.model),
@@ -129,8 +129,8 @@ def render_card(
         embedding_bits=manifest.scheme.embedding_bits,
         backbone=_bytes(sizes[schema.BACKBONE]),
         rows="\n".join(_row(entry, sizes[entry.file]) for entry in entries),
-        get="" if facts.repo is None else f"compress pull {facts.repo} -o {place}\n",
-        place=place,
+        get="" if facts.repo is None else f"compress pull {facts.repo} -o {folder}\n",
+        folder=folder,
         task=entries[0].name if entries else "TASK",
         labels="; ".join(_labels(entry) for entry in entries) or "none yet",
         lengths=", ".join(f"{entry.max_length} for {entry.name}" for entry in entries)
@@ -141,12 +141,12 @@ def render_card(
 
 
 def is_ours(card: str) -> bool:
-    """Whether a card was made here, by this release or another: its last line says so."""
+    """Whether maskpack, of any release, made a card: its last line says so."""
     return card.rstrip().rpartition("\n")[2].startswith(MARK)
 
 
 def _head(manifest: Manifest, facts: CardFacts) -> dict[str, Any]:
-    """The YAML head, with what is known only."""
+    """The YAML head; unknown fields are left out."""
     entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
     source = manifest.source.model
     base = facts.base_model or source
@@ -168,7 +168,7 @@ def _head(manifest: Manifest, facts: CardFacts) -> dict[str, Any]:
 
 
 def _result(entry: TaskEntry, facts: CardFacts) -> dict[str, Any]:
-    """A task's scores as the Hub lists them."""
+    """A task's metrics as the Hub lists them."""
     dataset = facts.datasets.get(entry.name)
     which = {} if dataset is None else {"config": dataset.config, "split": dataset.split}
     kind = entry.name if dataset is None else dataset.id

@@ -75,7 +75,7 @@ def encode_backbone(backbone: Backbone) -> bytes:
 def decode_backbone(data: Buffer) -> Backbone:
     """Read and check a backbone; inverse of `encode_backbone`."""
     arrays, meta, _ = decode_tensors(data, "backbone")
-    found: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
+    tensors: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
     try:
         for name, spec in sorted(meta["tensors"].items()):
             bits, group = read_whole(spec["bits"]), read_whole(spec["group"])
@@ -85,10 +85,10 @@ def decode_backbone(data: Buffer) -> Backbone:
             tensor = QuantTensor(codes, arrays.pop(f"{name}.scales"), bits, group, free)
             if tensor.shape != shape:
                 raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
-            found[spec["role"]][name] = tensor
+            tensors[spec["role"]][name] = tensor
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the backbone's header is wrong or incomplete: {error}") from error
-    return Backbone(found["linear"], found["embedding"], arrays)
+    return Backbone(tensors["linear"], tensors["embedding"], arrays)
 
 
 def encode_patch(patch: Patch, *, task: str, backbone_sha256: str) -> bytes:
@@ -128,7 +128,7 @@ def decode_patch(data: Buffer, *, task: str, backbone_sha256: str) -> Patch:
 
 
 def named_parts(patch: Patch, taken: Collection[str]) -> Arrays:
-    """What a patch holds beside its masks, by key. Inverse of `parts_of`.
+    """Tensors of a patch beside its masks, by key. Inverse of `parts_of`.
 
     Raises:
         ArtifactError: a key is `taken`, or would be there twice.
@@ -143,7 +143,7 @@ def named_parts(patch: Patch, taken: Collection[str]) -> Arrays:
 
 
 def parts_of(arrays: Arrays, task: str) -> dict[str, Arrays]:
-    """`head`, `dense` and `gains` of a patch from what is left without its masks."""
+    """`head`, `dense` and `gains` of a patch, from its tensors without the masks."""
     parts: dict[str, Arrays] = {"head": {}, "dense": {}, "gains": {}}
     for name, tensor in arrays.items():
         prefix, _, parameter = name.partition(".")
@@ -181,7 +181,7 @@ def encode_tensors(arrays: Arrays, meta: Mapping[str, Any]) -> bytes:
 
 
 def header_text(meta: Mapping[str, Any]) -> str:
-    """Metadata as the one text that stands for it."""
+    """Metadata as canonical JSON."""
     return json.dumps(meta, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -189,7 +189,7 @@ def decode_tensors(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any], str
     """Read a file of this kind; inverse of `encode_tensors`.
 
     Returns:
-        Its tensors, as views of `data`; its metadata; and the metadata's text as it stands there.
+        Its tensors, as views of `data`; its metadata; and the metadata's text as it is in the file.
     """
     try:
         arrays, header = read_tensors(data)
@@ -218,8 +218,8 @@ def read_tensors(data: Buffer) -> tuple[Arrays, dict[str, Any]]:
     meta = header.pop("__metadata__", {})
     body, arrays, end = view[8 + length :], {}, 0
     try:
-        for name, told in sorted(header.items(), key=lambda item: tuple(item[1]["data_offsets"])):
-            arrays[name], end = _tensor(name, told, body, end)
+        for name, info in sorted(header.items(), key=lambda item: tuple(item[1]["data_offsets"])):
+            arrays[name], end = _tensor(name, info, body, end)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"a header that describes no tensors: {error!r}") from error
     if end != len(body):
@@ -242,12 +242,12 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 
 def _tensor(
-    name: str, told: dict[str, Any], body: memoryview, start: int
+    name: str, info: dict[str, Any], body: memoryview, start: int
 ) -> tuple[NDArray[Any], int]:
-    """One tensor, which must begin at `start`, and where it ends."""
-    dtype, shape, offsets = np.dtype(_DTYPES[told["dtype"]]), told["shape"], told["data_offsets"]
-    if set(told) != {"dtype", "shape", "data_offsets"} or len(offsets) != 2:
-        raise ArtifactError(f"`{name}` is described with {sorted(told)}")
+    """One tensor, which must begin at `start`, and the offset of its end."""
+    dtype, shape, offsets = np.dtype(_DTYPES[info["dtype"]]), info["shape"], info["data_offsets"]
+    if set(info) != {"dtype", "shape", "data_offsets"} or len(offsets) != 2:
+        raise ArtifactError(f"`{name}` is described with {sorted(info)}")
     for number in (*shape, *offsets):
         if type(number) is not int or not 0 <= number < 2**63:
             raise ArtifactError(f"`{name}` has the size or place {number!r}")
@@ -267,6 +267,6 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes, in hex, taken a piece at a time; OSError where it cannot be read."""
+    """Digest of a file's bytes, in hex, computed in pieces; OSError if the file cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

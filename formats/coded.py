@@ -1,4 +1,4 @@
-"""Masks as few bytes: each in the coding that suits it, against the backbone both sides hold.
+"""Masks as few bytes: each in its smallest coding, given the backbone that writer and reader hold.
 
 * `kept`: nothing is removed, nothing is stored.
 * `raw`: packed bits, as in a patch.
@@ -79,7 +79,7 @@ LANES = (128, 256, 512, 1024, 2048, 4096)
 
 _LANE_SHARE = 64  # the states take at most a 64th of the stream, above the smallest number of lanes
 
-# bits of an ideal coder for a chance of k / ONE, in 256ths and whole, so that every machine chooses alike
+# bits of an ideal coder for a chance of k / ONE, in whole 256ths, so that every machine chooses the same coding
 _PRICES = np.rint(-256 * np.log2(np.arange(1, ONE + 1) / ONE)).astype(np.int64)
 
 
@@ -132,14 +132,14 @@ class CodedMasks:
 
     @property
     def size(self) -> int:
-        """Bytes of all of it."""
+        """Bytes of masks and stream."""
         return sum(mask.size for mask in self.masks.values()) + self.stream.nbytes
 
 
 def encode_masks(masks: Mapping[str, BitMask], linears: Mapping[str, QuantTensor]) -> CodedMasks:
     """Code masks against the backbone's linears; inverse of `decode_masks`.
 
-    The smallest is looked for: each mask with the coding that alone is smallest, and all of them
+    Two candidates are compared: each mask with the coding that alone is smallest, and all of them
     without the model, whose stream costs some hundred bytes before its first bit.
     """
     removed = {name: mask.removed(linears[name]) for name, mask in sorted(masks.items())}
@@ -168,17 +168,17 @@ def decode_masks(coded: CodedMasks, linears: Mapping[str, QuantTensor]) -> dict[
     for name, mask in coded.masks.items():
         if name not in linears or linears[name].shape != mask.shape:
             raise ArtifactError(f"the backbone has no `{name}` of {mask.shape} for its mask")
-    found, counts, reader = {}, Counts(), None
+    masks, counts, reader = {}, Counts(), None
     for name, mask in sorted(coded.masks.items()):
         if mask.coding is not Coding.MODEL:
-            found[name] = _read_plain(mask, linears[name])
+            masks[name] = _read_plain(mask, linears[name])
             continue
         if reader is None:
             reader = BitReader(coded.stream, coded.lanes)
-        found[name] = _read_modelled(linears[name], counts, reader)
+        masks[name] = _read_modelled(linears[name], counts, reader)
     if reader is not None:
         reader.finish()
-    return found
+    return masks
 
 
 def _plain(removed: NDArray[np.bool_], tensor: QuantTensor) -> CodedMask:
@@ -211,23 +211,23 @@ def _read_plain(mask: CodedMask, tensor: QuantTensor) -> BitMask:
     return BitMask.from_bool(keep.reshape(mask.shape))
 
 
-Told = tuple[NDArray[np.uint16], NDArray[np.bool_]]
-"""Chances and bits of a block, as narrow as they get: all of a patch are held at once."""
+CodedBlock = tuple[NDArray[np.uint16], NDArray[np.bool_]]
+"""Frequencies and bits of a block, in narrow types because all blocks of a patch are in memory at once."""
 
 
 def _modelled(
     removed: Mapping[str, NDArray[np.bool_]], linears: Mapping[str, QuantTensor]
-) -> dict[str, list[Told]]:
+) -> dict[str, list[CodedBlock]]:
     """Every block of every mask with its bits, in the order in which they are read."""
-    counts, told = Counts(), {}
+    counts, coded = Counts(), {}
     for name, gone in removed.items():
         model, blocks = MatrixModel(linears[name], counts), []
         for block in model.blocks():
             bits = gone[block.rows, block.columns][block.live]
             model.learn(block, bits)
             blocks.append((block.frequencies.astype(np.uint16), bits))
-        told[name] = blocks
-    return told
+        coded[name] = blocks
+    return coded
 
 
 def _read_modelled(tensor: QuantTensor, counts: Counts, reader: BitReader) -> BitMask:
@@ -240,17 +240,17 @@ def _read_modelled(tensor: QuantTensor, counts: Counts, reader: BitReader) -> Bi
     return BitMask.from_bool(keep)
 
 
-def _stream(told: Sequence[Told]) -> tuple[NDArray[np.uint16], int]:
+def _stream(blocks: Sequence[CodedBlock]) -> tuple[NDArray[np.uint16], int]:
     """Words and lanes: as many as the size of the stream justifies, for speed."""
-    most = _cost(told) // (4 * _LANE_SHARE)
+    most = _cost(blocks) // (4 * _LANE_SHARE)
     lanes = max([LANES[0], *(count for count in LANES if count <= most)])
-    return write_bits(told, lanes), lanes
+    return write_bits(blocks, lanes), lanes
 
 
-def _cost(told: Iterable[Told]) -> int:
-    """Bytes that an ideal coder would need for these bits. It only chooses: no reader needs it."""
+def _cost(blocks: Iterable[CodedBlock]) -> int:
+    """Bytes that an ideal coder would need for these bits. Only the writer uses it, to choose a coding."""
     bits = 0
-    for frequencies, removed in told:
+    for frequencies, removed in blocks:
         chances = np.where(removed, frequencies, ONE - frequencies.astype(np.int64))
         bits += int(_PRICES[chances - 1].sum())
     return -(-bits // (256 * 8))

@@ -1,4 +1,4 @@
-"""Entropy coding of mask bits: an adaptive model of their chances, and range ANS with many lanes at once.
+"""Entropy coding of mask bits: an adaptive model of their probabilities, and range ANS with many lanes at once.
 
 The coder is that of Duda 2013 (arXiv 1311.2540), with 32-bit states and 16-bit words. Lanes are interleaved
 over one stream as in Giesen 2014 (arXiv 1402.3392), so that numpy does a whole step of lanes at a time. A
@@ -10,9 +10,9 @@ step takes one bit a lane:
             x = x << 16 | next word                 if x < 2**16
 
 Writing runs the same backwards, so a writer starts with the last bit. Every lane starts (for a
-reader: ends) at 2**16; whoever ends elsewhere has read something that nobody wrote.
+reader: ends) at 2**16; a reader whose lanes end elsewhere has read a damaged stream.
 
-The model is what both sides know about a mask bit before it is read, in whole numbers. A weight is removed
+The model predicts a mask bit from what writer and reader both know before it, in whole numbers. A weight is removed
 more often where it is small, and in rows and columns that have lost weights before. So a position has two
 classes,
 
@@ -20,10 +20,10 @@ classes,
 * its *place*: how often its row and its column were removed so far against the whole matrix, the
   product of both in half octaves,
 
-and each pair of classes counts what it has seen. A pair that has seen little leans on its size and
-its place alone. Nothing is sent: writer and reader count the same bits in the same order. There is
-no floating-point arithmetic here but the one product that makes a weight (SPEC.md section 4), which
-is one correctly rounded operation; so every machine finds the same classes.
+and each pair of classes counts its removed and kept positions. A pair with few positions is predicted from its size and
+its place separately. The counts are not stored: writer and reader count the same bits in the same order. There is
+no floating-point arithmetic here except the product that makes a weight (SPEC.md section 4), which
+is one correctly rounded operation; so every machine computes the same classes.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class BitReader:
         return found
 
     def finish(self) -> None:
-        """Raise ArtifactError unless all was read and every lane is where writing began."""
+        """Raise ArtifactError unless all words were read and every lane ends at its initial state."""
         if self._next != len(self._words) or (self._states != _START).any():
             raise ArtifactError("coded bits do not end where they should: damaged, or of others")
 
@@ -134,8 +134,8 @@ _BLOCK = 8192  # positions of a block, at least
 _BLOCKS = 64  # blocks of a matrix, about at most
 _STRIPS = 4  # blocks side by side: a row's history comes from those to the left
 _FADE = 2  # bits by which counts shrink from one matrix to the next
-_BELIEF = 2  # losses' worth of belief that a row or column is like the others
-_LEAN = 60  # positions' worth of belief in the classes alone
+_BELIEF = 2  # prior, in removed positions, that a row or column is like the others
+_LEAN = 60  # prior, in positions, of the classes alone
 # half octaves around 1: 64 * 2**(k / 2) for k = -7.5 ... 6.5
 _STEPS = np.array([5, 7, 10, 13, 19, 27, 38, 54, 76, 108, 152, 215, 304, 431, 609])
 
@@ -166,7 +166,7 @@ class Counts:
         self._kept = np.full((_SIZES, _PLACES), 63, dtype=np.int64)
 
     def fade(self) -> None:
-        """Forget most of it: the next matrix is another one."""
+        """Shrink the counts before the next matrix."""
         self._removed = (self._removed >> _FADE) + 1
         self._kept = (self._kept >> _FADE) + 15
 
@@ -191,11 +191,11 @@ class Counts:
 
 
 class MatrixModel:
-    """Walks one matrix block by block; each block's bits must be told before the next is asked for.
+    """Predicts one matrix block by block; `learn` must have a block's bits before the next block is taken.
 
     Args:
         tensor: the backbone's weights.
-        counts: of all matrices before it; goes on counting.
+        counts: of all matrices before it; this matrix is added.
     """
 
     def __init__(self, tensor: QuantTensor, counts: Counts) -> None:
@@ -258,8 +258,8 @@ def _against_all(lost: NDArray[np.int64], length: int, total: int, seen: int) ->
 def _size_classes(tensor: QuantTensor, live: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Size class of every weight, times the number of places."""
     octaves = np.abs(tensor.dequantize()).view(np.uint32) >> 21  # exponent and two bits
-    found = np.cumsum(np.bincount(octaves[live], minlength=1))
-    median = int(np.searchsorted(found, (int(found[-1]) + 1) // 2))
+    counts = np.cumsum(np.bincount(octaves[live], minlength=1))
+    median = int(np.searchsorted(counts, (int(counts[-1]) + 1) // 2))
     classes = np.clip(octaves.astype(np.int64) - median + _MEDIAN, 0, _SIZES - 1)
     sizes: NDArray[np.int64] = classes * _PLACES
     return sizes

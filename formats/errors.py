@@ -1,6 +1,6 @@
 """Every error a user can cause, as one small tree.
 
-    MaskpackError             base: `message` is the fact, `hint` the next thing to do
+    MaskpackError             base: `message` is the fact, `hint` the next step
     |                         (no floor below the command line names a command or a flag)
     |- ConfigError            an option is out of range, or two options contradict each other
     |- ModelError             the source model or its tokenizer cannot be used
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 
 class Hint:
-    """The next thing to do, in words of the Python interface; `cli/hints.py` has those of commands.
+    """The next step, in words of the Python interface; `cli/hints.py` has the words of commands.
 
     Args:
         text: the words; `{name}` stands for a field.

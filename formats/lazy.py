@@ -44,7 +44,7 @@ def lazy_names(
 
 
 class LazyTable(MutableMapping[str, Entry]):
-    """A registry whose entries may be named as `module:name`; such an entry is loaded when it is asked for.
+    """A registry whose entries may be given as `module:name`; such an entry is loaded on first use.
 
     Args:
         **entries: name -> where its entry is defined.
@@ -83,7 +83,7 @@ def find_entry(table: Mapping[str, Entry], name: str, what: str) -> Entry:
     Args:
         table: the registry.
         name: of the entry.
-        what: one entry is called, such as `layout`.
+        what: word for an entry in messages, such as `layout`.
 
     Raises:
         ConfigError: there is none of that name.

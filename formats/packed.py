@@ -1,7 +1,7 @@
-"""One file for one task, as small as it gets: what a device downloads. Pure: bytes in, values out.
+"""One small file for one task, which a device downloads. Pure: bytes in, values out.
 
 A packed patch is a safetensors file like a patch, with coded masks (`coded.py`) in place of packed bits
-and the task's entry of the manifest in its header (SPEC.md section 9). It says which backbone it was
+and the task's entry of the manifest in its header (SPEC.md section 9). It names the backbone that it was
 learned on, and cannot be read without it.
 """
 
@@ -54,7 +54,7 @@ def encode_packed(
 
     Args:
         patch: what the task adds.
-        entry: what the manifest says of it.
+        entry: its entry in the manifest.
         backbone: the weights of the artifact.
         manifest: of the artifact.
     """
@@ -117,12 +117,12 @@ def decode_packed(
 
 
 def files_digest(manifest: Manifest) -> str:
-    """Of configuration and tokenizer: the same weights under another tokenizer are another model."""
+    """Digest of configuration and tokenizer: the same weights with another tokenizer are another model."""
     return hashlib.sha256(header_text(manifest.files).encode()).hexdigest()
 
 
 def without_idle_bits(patch: Patch, backbone: Backbone) -> Patch:
-    """The patch with every mask bit over a code of 0 set: there it changes nothing."""
+    """The patch with every mask bit over a code of 0 set, where a mask has no effect."""
     masks = {
         name: BitMask.from_bool(mask.to_bool() | (backbone.linears[name].codes == 0))
         for name, mask in patch.masks.items()
@@ -163,7 +163,7 @@ def _check_header(meta: Mapping[str, Any], manifest: Manifest) -> TaskEntry:
 
 
 def _digest(text: str, patch: Patch) -> str:
-    """Of the header, in which this digest's place is blank, and of every tensor as it is read."""
+    """Digest of the header, with this digest blanked, and of every tensor as it is read."""
     digest = hashlib.sha256(text.encode())
     tensors: Arrays = {f"{name}.mask": mask.packed for name, mask in patch.masks.items()}
     tensors.update(named_parts(patch, tensors))
@@ -187,30 +187,30 @@ def _describe(masks: Sequence[CodedMask | None]) -> dict[str, Any]:
 
 def _masks(meta: Mapping[str, Any], arrays: Arrays, backbone: Backbone) -> dict[str, CodedMask]:
     """Masks from the header, by name; takes their bytes out of `arrays`."""
-    letters, told = meta["codings"], meta["gaps"]
-    if not isinstance(letters, str) or not isinstance(told, list):
+    letters, pairs = meta["codings"], meta["gaps"]
+    if not isinstance(letters, str) or not isinstance(pairs, list):
         raise TypeError("`codings` is no text, or `gaps` no list")
-    gaps = [tuple(pair) for pair in told if isinstance(pair, list) and len(pair) == 2]
-    complete = len(gaps) == len(told) == letters.count("g")
+    gaps = [tuple(pair) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
+    complete = len(gaps) == len(pairs) == letters.count("g")
     if not complete or len(letters) != len(backbone.linears):
         raise ArtifactError(
             f"{len(letters)} codings and {len(gaps)} gaps do not describe masks over "
             f"{len(backbone.linears)} linears"
         )
-    found = {}
-    for place, (name, letter) in enumerate(zip(sorted(backbone.linears), letters, strict=True)):
+    masks = {}
+    for index, (name, letter) in enumerate(zip(sorted(backbone.linears), letters, strict=True)):
         if letter == _BARE:
             continue
         coding, shape = _LETTERS[letter], backbone.linears[name].shape
         data, zeros, rice = None, 0, 0
         if coding in {Coding.RAW, Coding.GAPS}:
-            data = arrays.pop(f"masks.{place}")
+            data = arrays.pop(f"masks.{index}")
             if data.dtype != np.uint8 or data.ndim != 1:
-                raise ArtifactError(f"coded mask {place} is {data.dtype} {data.shape}, no bytes")
+                raise ArtifactError(f"coded mask {index} is {data.dtype} {data.shape}, no bytes")
         if coding is Coding.GAPS:
             zeros, rice = (read_whole(value) for value in gaps.pop(0))
-        found[name] = CodedMask(coding, shape, data, zeros, rice)
-    return found
+        masks[name] = CodedMask(coding, shape, data, zeros, rice)
+    return masks
 
 
 def _take_stream(arrays: Arrays, lanes: int, *, wanted: bool) -> NDArray[np.uint16]:

@@ -1,4 +1,4 @@
-"""Open an artifact: the manifest first, the backbone and each patch only when asked for."""
+"""Open an artifact: the manifest first, the backbone and each patch on first use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Artifact:
 
     Attributes:
         path: its folder.
-        manifest: what `maskpack.json` says, already checked.
+        manifest: content of `maskpack.json`, already checked.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Artifact:
         return decode_backbone(self._map(schema.BACKBONE, self.manifest.backbone_sha256))
 
     def entry(self, task: str) -> TaskEntry:
-        """What the manifest says about `task`.
+        """The manifest's entry of `task`.
 
         Raises:
             ArtifactError: the artifact has no such task.
@@ -60,7 +60,7 @@ class Artifact:
     def patch(self, task: str) -> Patch:
         """Mask and head of one task, checked against the backbone's digest and shapes.
 
-        The last few are kept: one command asks for a patch several times.
+        The last few are kept, because one command needs a patch several times.
         """
         entry = self.entry(task)
         if task not in self._kept:
@@ -70,7 +70,9 @@ class Artifact:
         return self._kept[task]
 
     def _read_patch(self, entry: TaskEntry) -> Patch:
-        backbone = self.backbone  # read first: no patch is blamed for a damaged backbone
+        backbone = (
+            self.backbone
+        )  # read first, so that an error of the backbone is not reported as one of the patch
         data = self._map(entry.file, entry.sha256)
         patch = decode_patch(data, task=entry.name, backbone_sha256=self.manifest.backbone_sha256)
         patch.check_fits(backbone)
@@ -95,7 +97,7 @@ class Artifact:
             raise ArtifactError(f"cannot read `{path}`: {error.strerror}", _RESTORE) from error
 
     def _map(self, name: str, sha256: str) -> Buffer:
-        """A file of the artifact, mapped into memory: pages nobody looks at twice can go again."""
+        """A file of the artifact, mapped into memory: the system can drop its pages again."""
         path = self.path / name
         try:
             with path.open("rb") as file:
@@ -104,10 +106,10 @@ class Artifact:
         except OSError as error:
             raise ArtifactError(f"cannot read `{path}`: {error.strerror}", _RESTORE) from error
         _LOG.debug("read `%s`, %s bytes", path, f"{len(data):,}")
-        found = hashlib.sha256(data).hexdigest()
-        if found != sha256:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != sha256:
             raise ArtifactError(
-                f"`{path}` is damaged: its SHA-256 is {found[:12]}, "
+                f"`{path}` is damaged: its SHA-256 is {digest[:12]}, "
                 f"the manifest says {sha256[:12]}",
                 _TRY_AGAIN,
             )
@@ -122,7 +124,7 @@ _TRY_AGAIN = (
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a manifest lies at `path`; says nothing about its health."""
+    """Whether there is a manifest at `path`; it may be damaged."""
     try:
         return (path / schema.MANIFEST).is_file()
     except OSError:  # such as a name longer than the file system takes

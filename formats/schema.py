@@ -21,7 +21,7 @@ TASK_FOLDER = "tasks"
 CARD = "README.md"
 CONFIG = "config.json"
 KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
-"""How the type of a task is spelled; which types there are is not for the format to know."""
+"""How the type of a task is spelled; the format does not list the types."""
 
 PACKED_KIND = "packed-patch"
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -60,7 +60,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the backbone was quantised: a record for people; the tensors describe themselves.
+    """How the backbone was quantised, as a record for people; readers take these facts from the tensors.
 
     Attributes:
         bits: width of the codes of the linears.
@@ -90,13 +90,13 @@ class Scheme:
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """What the manifest says about one task.
+    """The manifest's entry of one task.
 
     Attributes:
         name: key of the task; also the stem of its file.
         file: `tasks/<name>.safetensors`, or `tasks/<name>.r<n>.safetensors` after a replacement.
         sha256: of that file.
-        kind: type of the task, such as `classification`; who computes with it must know it.
+        kind: type of the task, such as `classification`; code that computes with the task must know it.
         labels: class names in the order of the logits; empty for regression.
         metric: name of the main metric.
         scores: metric name -> value on the evaluation split.
@@ -263,7 +263,9 @@ def entry_from_dict(name: str, tree: Mapping[str, Any]) -> TaskEntry:
     Raises:
         ArtifactError, KeyError, TypeError: a field is missing or wrong.
     """
-    labels = tree["labels"]  # what is no list is kept as it is, to be refused by name
+    labels = tree[
+        "labels"
+    ]  # a value that is no list is kept, so that the check below refuses it by name
     return TaskEntry(
         name=name, **{**tree, "labels": tuple(labels) if isinstance(labels, list) else labels}
     )
@@ -277,7 +279,7 @@ def entry_to_dict(entry: TaskEntry) -> dict[str, Any]:
 
 
 def portable_entry(entry: TaskEntry) -> dict[str, Any]:
-    """The same without what belongs to one artifact: the patch's file, its digest, its history."""
+    """The same without fields of one artifact: the patch's file, its digest, its history."""
     tree = entry_to_dict(entry)
     tree["training"] = {k: v for k, v in entry.training.items() if k != "history"}
     return {key: value for key, value in tree.items() if key not in {"file", "sha256"}}

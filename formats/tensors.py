@@ -1,4 +1,4 @@
-"""What an artifact is made of, as frozen values with their invariants: codes, masks, backbone and patch."""
+"""The parts of an artifact as frozen values with their invariants: codes, masks, backbone and patch."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class BitMask:
         return self.shape[0] * self.shape[1] - int(np.bitwise_count(self.packed).sum())
 
     def removed(self, tensor: QuantTensor) -> NDArray[np.bool_]:
-        """Where this mask makes a difference, `(o, i)`: a weight that is 0 anyway is not removed."""
+        """Where this mask removes a weight, `(o, i)`: a weight that is already 0 does not count."""
         self._check_fits(tensor)
         removed: NDArray[np.bool_] = ~self.to_bool() & (tensor.codes != 0)
         return removed
@@ -224,7 +224,7 @@ class Backbone:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """All that one task adds: which weights it keeps, its dense head, and what else it learned.
+    """All that one task adds: its masks, its dense head, and other values that it learned.
 
     Attributes:
         masks: parameter name -> mask over the backbone's linear of that name; a linear without a

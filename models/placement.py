@@ -1,6 +1,6 @@
-"""Where a model computes and in which arithmetic: one entry for each kind of device.
+"""Device and precision of training: one entry for each kind of device.
 
-Learning carries a `Placement` from its first step to its last; no other code names a device. Evaluation follows
+Training passes a `Placement` through all its steps; no other code names a device. Evaluation follows
 the model: it is always float32, on the device where the parameters are.
 """
 
@@ -48,7 +48,7 @@ class Placement:
 class CpuPlacement(Placement):
     """The processor.
 
-    Attention is written out: the backward pass of torch's fused kernel takes several times as long on a CPU at
+    Attention is computed without torch's fused kernel, whose backward pass takes several times as long on a CPU at
     the lengths of sentences, a third of a whole step.
     """
 
@@ -60,7 +60,7 @@ class CpuPlacement(Placement):
 
     @classmethod
     def of(cls, precision: str) -> CpuPlacement:
-        """`auto` takes bfloat16 where the processor multiplies it natively."""
+        """`auto` is bfloat16 on processors that multiply it natively."""
         native = any(bool(getattr(torch.cpu, probe, bool)()) for probe in _BF16_PROBES)
         return cls("cpu", native if precision == "auto" else precision == "bf16")
 

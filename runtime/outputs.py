@@ -1,4 +1,4 @@
-"""What the outputs of a task mean: logits to labels, probabilities and numbers. Pure, numpy alone.
+"""Decoders of outputs: logits to labels, probabilities and numbers. Pure, numpy alone.
 
 One line in `DECODERS` for each type of task. Training, verification and devices run this same code.
 """
@@ -17,7 +17,7 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a task says of a text.
+    """The answer of a task to a text.
 
     Attributes:
         label: the most probable class; None for a regression, and where a text may have several.
@@ -33,7 +33,7 @@ class Prediction:
     labels: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The answer as a JSON object."""
         if self.labels is not None:
             return {"labels": list(self.labels), "scores": self.scores}
         if self.label is None:
@@ -43,12 +43,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class OutputDecoder:
-    """What the outputs of one type of task mean.
+    """Decodes the outputs of one type of task.
 
     Attributes:
         labelled: whether each of two or more outputs stands for a label; else there is one number.
-        predictions: labels and logits `(b, c)` to what they say of each text.
-        same: whether two models' logits `(b, c)` mean the same, for each row.
+        predictions: labels and logits `(b, c)` to the answer for each text.
+        same: for each row, whether two models' logits `(b, c)` give the same answer.
     """
 
     labelled: bool
@@ -56,22 +56,24 @@ class OutputDecoder:
     same: Callable[[Logits, Logits], NDArray[np.bool_]]
 
     def agreement(self, left: Logits, right: Logits) -> float:
-        """Share of rows `(b, c)` that mean the same."""
+        """Share of rows `(b, c)` with the same answer."""
         return float(np.mean(self.same(left, right)))
 
 
 def _one_label(labels: Sequence[str], logits: Logits) -> list[Prediction]:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares = shifted / shifted.sum(axis=1, keepdims=True)
-    found = []
+    answers = []
     for scores in _scores(labels, shares):
         label = max(scores, key=lambda name: scores[name])
-        found.append(Prediction(label, scores[label], scores))
-    return found
+        answers.append(Prediction(label, scores[label], scores))
+    return answers
 
 
 def _several_labels(labels: Sequence[str], logits: Logits) -> list[Prediction]:
-    small = np.exp(-np.abs(logits))  # no large number is raised: a sigmoid without a warning
+    small = np.exp(
+        -np.abs(logits)
+    )  # exp of a number of at most 0: a sigmoid without an overflow warning
     shares = np.where(logits >= 0, np.ones_like(small), small) / (1 + small)
     return [
         Prediction(None, max(scores.values()), scores, tuple(n for n in labels if scores[n] > 0.5))
@@ -105,4 +107,4 @@ DECODERS: dict[str, OutputDecoder] = {
     "multi-label": OutputDecoder(True, _several_labels, _same_labels),
     "regression": OutputDecoder(False, _number, _same_number),
 }
-"""Type of a task, as its configuration spells it -> what its outputs mean."""
+"""Type of a task, as its configuration spells it -> decoder."""

@@ -1,4 +1,4 @@
-"""One exported task: what it needs from its folder. Pure but for reading its configuration."""
+"""One exported task: its configuration and the paths of its files. Only reading the configuration touches a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HINT = "give the folder of an exported task, or one that holds several of them"
 
 @dataclass(frozen=True)
 class SwapDigests:
-    """SHA-256 of what a task of the swap layout is made of.
+    """SHA-256 of the files of a task of the swap layout.
 
     Attributes:
         graph: of the graph that all tasks share.
@@ -50,8 +50,8 @@ class TaskConfig:
         labels: class names in the order of the logits; empty for a regression.
         max_length: tokens a text was cut to when the task was learned.
         pad: id and text of the padding token.
-        weights: file beside the graph that holds weights it shares with others, and its SHA-256;
-            None if it holds all of them.
+        weights: file beside the graph with weights that several tasks share, and its SHA-256;
+            None if the graph holds all weights.
         swap: digests, if the task is an adapter of a graph that it shares with others; else None.
         pad_left: whether padding stands before a text.
     """
@@ -78,7 +78,7 @@ class TaskConfig:
 
     @property
     def decoder(self) -> OutputDecoder:
-        """What its outputs mean."""
+        """Decodes its outputs."""
         return DECODERS[self.kind]
 
     def to_json(self) -> str:
@@ -124,8 +124,8 @@ class TaskConfig:
                     raise ExportError(f"`weights_file` is not `{WEIGHTS}`")
             swap = None
             if "adapter_sha256" in tree:
-                told = (str(tree[f"{part}_sha256"]) for part in ("graph", "adapter", "feeds"))
-                swap = SwapDigests(*told)
+                digests = (str(tree[f"{part}_sha256"]) for part in ("graph", "adapter", "feeds"))
+                swap = SwapDigests(*digests)
             name, kind = str(tree["name"]), str(tree["kind"])
             side = tree.get("pad_side", "right")
             if side not in {"left", "right"}:
@@ -138,13 +138,13 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """Where the files of a task lie.
+    """Paths of the files of a task.
 
     Attributes:
         graph: its own, or that of all tasks.
         config: its own.
         tokenizer: its own, or that of all tasks.
-        adapter: what makes a graph of all tasks this task; None where the graph is its own.
+        adapter: the inputs by which a graph of all tasks computes this task; None where the graph is its own.
     """
 
     graph: Path
@@ -154,7 +154,7 @@ class TaskFiles:
 
     @property
     def weights(self) -> Path:
-        """Weights that it shares with others, if it does."""
+        """File of weights that several tasks share; None if the task has none."""
         return self.graph.with_name(WEIGHTS)
 
     def read_config(self) -> TaskConfig:
@@ -174,7 +174,7 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
     """Exported tasks at `folder`: itself, tasks that share weights or a graph in it, or folders in it.
 
     Returns:
-        Name of the task -> its place.
+        Name of the task -> its files.
 
     Raises:
         ExportError: there is none, or two of one name.
@@ -184,30 +184,34 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
     except OSError as error:  # such as a name longer than the file system takes
         raise ExportError(f"cannot read `{folder}`: {error.strerror}") from error
     if adapters:
-        places = [
+        candidates = [
             TaskFiles(folder / BASE, one.with_suffix(".json"), folder / TOKENIZER, one)
             for one in adapters
         ]
     elif (folder / WEIGHTS).is_file():
         graphs = sorted(folder.glob("*.onnx"))
-        places = [TaskFiles(one, one.with_suffix(".json"), folder / TOKENIZER) for one in graphs]
+        candidates = [
+            TaskFiles(one, one.with_suffix(".json"), folder / TOKENIZER) for one in graphs
+        ]
     else:
         alone = [folder] if (folder / GRAPH).is_file() else []
         homes = alone or [graph.parent for graph in sorted(folder.glob(f"*/{GRAPH}"))]
-        places = [TaskFiles(home / GRAPH, home / TASK_CONFIG, home / TOKENIZER) for home in homes]
-    found: dict[str, TaskFiles] = {}
-    for place in places:
-        name = place.read_config().name
-        if name in found:
-            raise ExportError(f"`{found[name].graph}` and `{place.graph}` both hold `{name}`")
-        found[name] = place
-    if not found:
+        candidates = [
+            TaskFiles(home / GRAPH, home / TASK_CONFIG, home / TOKENIZER) for home in homes
+        ]
+    tasks: dict[str, TaskFiles] = {}
+    for files in candidates:
+        name = files.read_config().name
+        if name in tasks:
+            raise ExportError(f"`{tasks[name].graph}` and `{files.graph}` both hold `{name}`")
+        tasks[name] = files
+    if not tasks:
         raise ExportError(f"no exported task at `{folder}`", Hint(_HINT, path=folder))
-    return found
+    return tasks
 
 
 def pick_task(folder: Path, task: str | None) -> TaskFiles:
-    """The place of a task in an exported folder; of the only one, if none is named.
+    """The files of a task in an exported folder; of the only one, if none is named.
 
     Raises:
         ConfigError: no such task, or none named of several.

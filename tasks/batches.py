@@ -1,11 +1,11 @@
 """Tokens of a split, padded batches of them as numpy arrays, and logits of a whole split.
 
-Torch is trained with the same batches that a graph is fed. A predictor is any callable from a batch to logits:
+Training and graphs get the same batches. A predictor is any callable from a batch to logits:
 a torch model, or a graph in ONNX Runtime.
 
-Training order comes from (seed, epoch) alone, so a resumed run sees the batches it would have seen. Rows of
+Training order follows from (seed, epoch) alone, so a resumed run gets the batches of an uninterrupted one. Rows of
 similar length share a batch: within a window of batches rows are sorted by length, then the batches are
-shuffled. That halves the padding and leaves the order random.
+shuffled. This halves the padding; the order stays random.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Encoded:
         return replace(self, ids=ids, types=types, labels=self.labels[rows])
 
     def hold_out(self, *, if_asked: bool) -> tuple[Encoded, Encoded | None]:
-        """All but a tenth of the rows, and that tenth, if it is asked for: the same for every seed.
+        """All but a tenth of the rows, and that tenth if it is wanted: the same for every seed.
 
         Raises:
             ConfigError: there is one row only.
@@ -81,7 +81,7 @@ class Encoded:
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
 
     def read_by(self, config: Mapping[str, Any]) -> Encoded:
-        """The same rows as the model of a configuration wants them: its padding, no unread types."""
+        """The same rows for the model of a configuration: with its padding, without token types that it does not read."""
         types = self.types if token_kinds(config) else None
         return replace(self, types=types, pad_left=family_of(config["model_type"]).pad_left)
 
@@ -94,13 +94,13 @@ class Encoded:
         }
         if self.types is not None:
             batch["token_type_ids"] = np.zeros((len(rows), width), dtype=np.int64)
-        for place, row in enumerate(rows):
+        for number, row in enumerate(rows):
             size = len(self.ids[row])
             span = slice(width - size, width) if self.pad_left else slice(size)
-            batch["input_ids"][place, span] = self.ids[row]
-            batch["attention_mask"][place, span] = 1
+            batch["input_ids"][number, span] = self.ids[row]
+            batch["attention_mask"][number, span] = 1
             if self.types is not None:
-                batch["token_type_ids"][place, span] = self.types[row]
+                batch["token_type_ids"][number, span] = self.types[row]
         return batch
 
 

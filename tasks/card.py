@@ -1,4 +1,4 @@
-"""What this package knows of an artifact beside its manifest, for the card: GLUE, the samples, the demo model."""
+"""Facts for model cards that are not in a manifest: of GLUE, the samples and the demo model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GLUE_ROWS = {
     "stsb": 1500,
     "wnli": 71,
 }
-"""Task of GLUE -> rows of its evaluation split: by both a task is known to be GLUE's own data."""
+"""Task of GLUE -> rows of its evaluation split; a task of this name and number of rows has GLUE's data."""
 
 SAMPLES = {"reviews": 100, "tickets": 100}
 """The same for the tasks that ship with maskpack. All of these are in English."""
@@ -38,7 +38,7 @@ HUB_METRICS = {
 
 
 def card_facts(manifest: Manifest) -> CardFacts:
-    """What is known of an artifact whose model and data are known; the rest stays open."""
+    """Facts of an artifact, as far as this package knows its model and its data."""
     entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
     base, licence = KNOWN_MODELS.get(manifest.source.model, (None, None))
     english = bool(entries) and all(_is_among(entry, GLUE_ROWS | SAMPLES) for entry in entries)

@@ -1,4 +1,4 @@
-"""What several steps of a command need of an encoder, loaded once and passed on; an artifact's task as a model."""
+"""Configuration, family and preprocessors of an encoder, loaded once for all steps of a command; tasks as models."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def preprocess_splits(
     Args:
         context: of the model.
         data: the rows.
-        note: one line about the head that the model brings, or None.
+        note: one line about the head of a fine-tuned source model, or None.
         max_length: tokens a text is cut to.
 
     Raises:
@@ -99,7 +99,7 @@ def restore_task(artifact: Artifact, task: str, *, attention: str | None = None)
     Args:
         artifact: an open artifact.
         task: one of its tasks.
-        attention: implementation of attention; None: what transformers prefers; `eager` traces best.
+        attention: implementation of attention; None: transformers' default; `eager` traces best.
     """
     entry = artifact.entry(task)
     config = task_config(artifact, entry)

@@ -1,7 +1,7 @@
-"""What somebody should know of their data before a run: counts, and whatever may spoil the result.
+"""Notes and warnings about the data before a run: counts, and whatever may spoil the result.
 
-Each is one line that ends with what to do. The functions are pure but for `log_warnings`, which hands the
-lines to the log `maskpack.tasks.data_warnings`: notes as INFO, warnings as WARNING.
+Each is one line that ends with what to do. Only `log_warnings` has an effect: it sends the
+lines to the log `maskpack.tasks.data_warnings`, notes as INFO, warnings as WARNING.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ class DataWarning:
 
 
 def log_warnings(warnings: Iterable[DataWarning]) -> None:
-    """Hand warnings and notes to the log."""
+    """Log warnings and notes."""
     for warning in warnings:
         level = logging.WARNING if warning.serious else logging.INFO
         _LOG.log(level, "%s; %s" if warning.hint else "%s%s", warning.text, warning.hint)
 
 
 def find_warnings(data: TaskData) -> list[DataWarning]:
-    """All there is to say of a task's rows and labels."""
-    found = [*_split(data), *_texts(data)]
+    """All notes and warnings about a task's rows and labels."""
+    warnings = [*_split(data), *_texts(data)]
     if data.labels:
-        found += [*_counts(data), *_names(data.labels), *_lopsided(data)]
-    return [*found, *_few(data), *_repeated(data)]
+        warnings += [*_counts(data), *_names(data.labels), *_lopsided(data)]
+    return [*warnings, *_few(data), *_repeated(data)]
 
 
 def length_warnings(
@@ -70,13 +70,13 @@ def length_warnings(
     """How many texts were cut, and which length would hold them.
 
     Args:
-        full_lengths: tokens of rows, had they not been cut.
-        splits: texts, and what they became.
+        full_lengths: tokens of rows without the cut.
+        splits: texts, and their tokens.
         max_length: tokens they were cut to.
         longest: tokens the encoder has positions for.
     """
     may_be_cut = [
-        [split.texts[place] for place in np.flatnonzero(rows.lengths >= max_length)]
+        [split.texts[index] for index in np.flatnonzero(rows.lengths >= max_length)]
         for split, rows in splits
     ]
     full = np.concatenate(
@@ -100,7 +100,7 @@ def length_warnings(
 
 
 def _split(data: TaskData) -> Iterator[DataWarning]:
-    """How the evaluation rows were come by."""
+    """Where the evaluation rows come from."""
     held = data.held_out
     if held is not None:
         how = "the same share of each label" if held.by_label else "drawn at random"
@@ -193,7 +193,7 @@ def _few(data: TaskData) -> Iterator[DataWarning]:
 
 
 def _repeated(data: TaskData) -> Iterator[DataWarning]:
-    """Texts that stand on both sides, and texts under two labels."""
+    """Texts that occur in both splits, and texts under two labels."""
     known = set(data.train.texts)
     both = sum(row in known for row in data.dev.texts)
     if both:

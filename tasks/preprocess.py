@@ -1,4 +1,4 @@
-"""Rows to inputs of a model: tokens of texts today; one line in `PREPROCESSORS` for each other kind of input.
+"""Rows to inputs of a model: tokens of texts. One line in `PREPROCESSORS` for each kind of input.
 
 A preprocessor is saved and loaded with the artifact. `load_splits` reads a task's rows in the order of the model's
 logits; `preprocess_splits` of `context.py` turns both splits into tokens.
@@ -26,7 +26,7 @@ Files = Mapping[str, bytes]
 
 
 class Preprocessor(Protocol):
-    """Turns rows into what a model reads."""
+    """Turns rows into inputs of a model."""
 
     @property
     def pad(self) -> tuple[int, str]:
@@ -40,7 +40,7 @@ class Preprocessor(Protocol):
         """A split as tokens; rows longer than `max_length` tokens are cut."""
 
     def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
-        """Tokens of each row, had it not been cut."""
+        """Tokens of each row without the cut."""
 
     def save(self, folder: Path) -> None:
         """Write the files that others load it from."""
@@ -52,7 +52,7 @@ class TextPreprocessor:
 
     Attributes:
         tokenizer: a fast one of transformers.
-        token_types: whether the model tells the two texts of a pair apart by them.
+        token_types: whether the model reads `token_type_ids`, which distinguish the texts of a pair.
     """
 
     tokenizer: Any
@@ -76,8 +76,8 @@ class TextPreprocessor:
     def encode(self, split: Split, *, max_length: int) -> Encoded:
         """Tokenise a split once; texts longer than `max_length` tokens are cut.
 
-        A text of no tokens, as tokenizers without special tokens make of an empty one, is one padding
-        token: a model must read something.
+        A text without tokens, as tokenizers without special tokens make of an empty text, becomes one padding
+        token, because a model needs one token at least.
         """
         columns = list(zip(*split.texts, strict=True))
         tokens = self.tokenizer(
@@ -95,7 +95,7 @@ class TextPreprocessor:
         return Encoded(ids, types, split.labels, pad, self.pad_left)
 
     def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
-        """Tokens of each row, had it not been cut."""
+        """Tokens of each row without the cut."""
         columns = zip(*rows, strict=True)
         tokens = self.tokenizer(*(list(one) for one in columns), truncation=False, verbose=False)
         return np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64)
@@ -108,7 +108,7 @@ class TextPreprocessor:
 PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
     "text": TextPreprocessor.of_files,
 }
-"""Name, as a `TaskType` gives it -> what makes the preprocessor of an encoder's files."""
+"""Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files."""
 
 
 def load_splits(
@@ -120,7 +120,7 @@ def load_splits(
     train_rows: int | None,
     revision: str | None,
 ) -> tuple[TaskData, Finding]:
-    """Read a task's rows, and what the model brings; a classifier of them orders their labels.
+    """Read a task's rows, and the head of the model if it is a classifier of them; then its labels' order is taken.
 
     Args:
         model: folder, hub id or alias.
@@ -131,7 +131,7 @@ def load_splits(
         revision: of a hub model.
     """
     rows = load_data(task, data=data, eval_data=eval_data)
-    found = find_head(model, rows, revision=revision)
-    if found.head is not None:
-        rows = rows.in_order(found.head.labels)
-    return rows.limit_train(train_rows), found
+    finding = find_head(model, rows, revision=revision)
+    if finding.head is not None:
+        rows = rows.in_order(finding.head.labels)
+    return rows.limit_train(train_rows), finding

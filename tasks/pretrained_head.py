@@ -1,6 +1,6 @@
-"""A fine-tuned classifier as the model of a run: its head is where the task's head starts.
+"""A fine-tuned classifier as the model of a run: the task's head starts as its head.
 
-Only if it means the same: as many labels of the same names. The task's labels then stand in the
+This needs as many labels of the same names. The task's labels then get the
 model's order, so that a logit keeps its meaning.
 """
 
@@ -30,10 +30,10 @@ _MANY = 6  # labels that a note spells out
 
 @dataclass(frozen=True, eq=False)
 class PretrainedHead:
-    """A head that a model brings.
+    """The head of a fine-tuned model.
 
     Attributes:
-        model: where it lies: folder, hub id or alias.
+        model: folder, hub id or alias.
         labels: the task's labels in the order of its logits; empty for a regression.
         parameters: name -> value.
     """
@@ -56,12 +56,12 @@ class PretrainedHead:
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What a model brings to a task.
+    """The head of a model for a task, if it has one.
 
     Attributes:
-        head: the head, or None: a fresh one is made.
+        head: the head; None: the task gets a fresh one.
         note: one line about it; None where the model is no classifier.
-        classifier: the model itself where it brings a head, so that it is loaded once.
+        classifier: the model itself if it has a head, so that it is loaded once.
     """
 
     head: PretrainedHead | None = None
@@ -71,7 +71,7 @@ class Finding:
     def metrics(
         self, kind: TaskType, dev: Encoded, names: Sequence[str]
     ) -> dict[str, float] | None:
-        """Metric name -> value of the model as it came, in float32, on the evaluation rows; None without a head."""
+        """Metric name -> value of the original model in float32 on the evaluation rows; None without a head."""
         if self.classifier is None:
             return None
         rows = dev.read_by(self.classifier.config.to_dict())
@@ -80,7 +80,7 @@ class Finding:
 
     @property
     def refused(self) -> bool:
-        """Whether there is a head, which is not the task's."""
+        """Whether the model has a head of another task."""
         return self.head is None and self.note is not None
 
 
@@ -115,8 +115,8 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
     names = _names(config)
     labels = label_order(names, data.labels)
     assert labels is not None
-    told = ", ".join(f"{left} = {right}" for left, right in zip(names, labels, strict=True))
-    what = told if _unnamed(names) and len(names) <= _MANY else f"{len(names)} labels match"
+    pairs = ", ".join(f"{left} = {right}" for left, right in zip(names, labels, strict=True))
+    what = pairs if _unnamed(names) and len(names) <= _MANY else f"{len(names)} labels match"
     note = f"`{model}` brings a head ({what}), which is where the task's head starts"
     return Finding(PretrainedHead(model, labels, kept), note, classifier)
 
@@ -124,24 +124,24 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
 def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
     """A task's labels in a model's order; None if they are not the same.
 
-    Letter case, blanks and hyphens do not count. A model that names none of its labels, and labels
-    that are the numbers 0, 1, 2, ..., go by their places.
+    Letter case, blanks and hyphens do not count. A model without names of its labels, and labels
+    that are the numbers 0, 1, 2, ..., are matched by position.
 
     >>> label_order(["NEGATIVE", "POSITIVE"], ["positive", "negative"])
     ('negative', 'positive')
     """
     if len(names) != len(labels):
         return None
-    found = {_plain(label): label for label in labels}
+    by_name = {_plain(label): label for label in labels}
     wanted = [_plain(name) for name in names]
-    if len(found) == len(labels) and set(found) == set(wanted):
-        return tuple(found[name] for name in wanted)
-    numbers = [str(place) for place in range(len(labels))]
+    if len(by_name) == len(labels) and set(by_name) == set(wanted):
+        return tuple(by_name[name] for name in wanted)
+    numbers = [str(index) for index in range(len(labels))]
     return tuple(labels) if _unnamed(names) or list(labels) == numbers else None
 
 
 def renew_head(classifier: Any, config: Any) -> None:
-    """Put a fresh head, as of a classifier of this configuration, into a classifier, in place."""
+    """Replace the head of a classifier by a fresh one of this configuration, in place."""
     fresh = head_parameters(model_class(config)._from_config(config).float())  # noqa: SLF001
     with torch.no_grad():
         for name, parameter in head_parameters(classifier).items():
@@ -149,7 +149,7 @@ def renew_head(classifier: Any, config: Any) -> None:
 
 
 def _mismatch(config: Any, data: TaskData) -> str | None:
-    """Why a classifier is not one of this task, or None."""
+    """Why a classifier does not fit the task; None if it does."""
     kind, problem = data.task.type, config.problem_type
     if config.num_labels != data.outputs:
         return f"has {config.num_labels} logits where the task has {data.outputs}"
@@ -162,7 +162,7 @@ def _mismatch(config: Any, data: TaskData) -> str | None:
 
 
 def _names(config: Any) -> list[str]:
-    return [str(config.id2label.get(place)) for place in range(config.num_labels)]
+    return [str(config.id2label.get(index)) for index in range(config.num_labels)]
 
 
 def _unnamed(names: Sequence[str]) -> bool:

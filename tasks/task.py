@@ -37,7 +37,7 @@ def _find_type(kind: str) -> TaskType:
 
 @dataclass(frozen=True)
 class Task:
-    """A task by name: how to read it and how to score it.
+    """A task by name: how to read and evaluate it.
 
     Attributes:
         name: key in `TASKS`; also the default name in an artifact.
@@ -48,7 +48,7 @@ class Task:
         labels: names shown for them; empty: the raw ones.
         metrics: names in `METRICS`; the first is the main one.
         header: column names of files that have no header line, or empty.
-        dev: file stems of the evaluation split, first found wins.
+        dev: file stems of the evaluation split; the first that exists is taken.
         hub: data set, configuration, text columns and evaluation split on the Hub.
         folder: where the data ships with the package, or None.
         separator: what stands between the labels of a cell, where a row may have several; None: a
@@ -87,7 +87,7 @@ class Task:
 
     @property
     def type(self) -> TaskType:
-        """What its labels, loss and metrics follow from."""
+        """Its type, which determines labels, loss and metrics."""
         return _find_type(self.kind)
 
     @property
@@ -108,7 +108,7 @@ class Task:
 
 @dataclass(frozen=True)
 class HubData:
-    """Where a task lies on the Hub; its labels are integers in the order of the logits."""
+    """A task's data set on the Hub; its labels are integers in the order of the logits."""
 
     path: str
     config: str | None = None

@@ -1,4 +1,4 @@
-"""A linear layer whose weights are frozen and whose mask is learned. The one clever file.
+"""A linear layer whose weights are frozen and whose mask is learned.
 
 Each weight has a score; the weight is kept where its score exceeds the layer's threshold. The
 comparison has no useful gradient, so the backward pass treats it as the identity (straight-through,
@@ -29,7 +29,7 @@ from maskpack.models.linears import swap_linear
 
 
 class _StraightThrough(torch.autograd.Function):
-    """`weight * keep`; the gradient reaches the score as if the mask were it."""
+    """`weight * keep`; the score gets the gradient of the mask."""
 
     @staticmethod
     def forward(
@@ -93,17 +93,17 @@ class MaskedLinear(nn.Module):
         return outputs if self.bias is None else outputs + self.bias
 
     def keep(self) -> Tensor:
-        """The mask as bool `(o, i)`. Weights that are zero anyway count as kept: they cost no bit."""
+        """The mask as bool `(o, i)`. Weights that are already 0 count as kept; they cost no bit."""
         kept = self.score.detach() > self.threshold
         return self.pattern.expand(kept, self.weight.shape) | (self.weight == 0)
 
     def live_scores(self) -> Tensor:
-        """Scores that stand for a weight other than zero, flat: the others have no say."""
+        """Scores that stand for a weight other than zero, flat; the other scores are ignored."""
         live = self.pattern.reduce((self.weight != 0).to(self.weight.dtype)) > 0
         return self.score.detach()[live]
 
     def _mask_like(self, weight: Tensor) -> Tensor:
-        """The mask as ones and zeros of the weight's own type: five times as fast as by way of bool."""
+        """The mask as ones and zeros of the weight's own type, which is five times as fast as bool."""
         score = self.score.detach()
         mask = torch.empty_like(score, dtype=weight.dtype)
         if self.drawn and self.training:
@@ -130,7 +130,7 @@ def mask_linears(
     gains: bool = False,
     pattern: MaskPattern = PATTERNS["weight"],
 ) -> dict[str, MaskedLinear]:
-    """Replace the linears whose weights are named in `starts` in place, and freeze all that is left.
+    """Replace the linears whose weights are named in `starts`, in place, and freeze all other parameters.
 
     Args:
         base: the base model; modified.
@@ -141,7 +141,7 @@ def mask_linears(
         pattern: what a score stands for.
 
     Returns:
-        Parameter name -> the masked linear that now stands there.
+        Parameter name -> the masked linear.
     """
     base.requires_grad_(requires_grad=False)
     masked = {}

@@ -1,7 +1,7 @@
-"""A classifier over a backbone, made ready to learn a mask, and its scores back to bits.
+"""A classifier over a backbone with masked linears, and its scores back to bits.
 
-Which layers have masks, what else is trained, and what accompanies the run; `freeze` is its end: what it
-returns is what is measured and stored.
+`build_masked_model` chooses the masked layers, the other trained parameters and the callbacks. `freeze` makes the
+patch that is evaluated and stored.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MaskedModel:
         model: the classifier.
         layers: parameter name -> masked linear.
         dense: names of the base model's other parameters that are trained.
-        groups: all that is trained, by learning rate.
+        groups: all trained parameters, by learning rate.
         callbacks: noise, averages, and steering of the size.
     """
 
@@ -59,7 +59,7 @@ class MaskedModel:
 
 
 def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
-    """The linears that the options `layers` and `modules` leave to be masked.
+    """The linears that the options `layers` and `modules` select for masks.
 
     Raises:
         ConfigError: none is left, or a part names nothing.
@@ -132,7 +132,7 @@ def build_masked_model(
         config: the options.
         pattern: what a score stands for.
         plan: a score's first height is stated in the noise of its rates.
-        rows: for score initialisations that look at gradients.
+        rows: for score initialisations that use gradients.
         task_loss: for the same.
         sparsity: share of zeros to reach, or None.
     """
@@ -177,7 +177,7 @@ def _set_scores(
 def _groups(
     model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str], config: FitConfig
 ) -> list[Group]:
-    """Scores, head, and the rest; everything is frozen but these."""
+    """Trained parameters: scores, head, and the rest. All others are frozen."""
     parameters = dict(base_of(model).named_parameters())
     rest: list[nn.Parameter] = [parameters[name] for name in dense]
     rest += [layer.gain for layer in masked.values() if layer.gain is not None]
@@ -230,19 +230,19 @@ def _gradients(
     for batch in batches[:_SNIP_BATCHES]:
         logits = model(**to_tensors(rows.feeds(batch), model)).logits
         task_loss(logits.float(), np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
-    found = {}
+    gradients = {}
     for name, layer in masked.items():
         assert layer.score.grad is not None
-        found[name] = layer.score.grad.clone()
+        gradients[name] = layer.score.grad.clone()
     model.zero_grad(set_to_none=True)
-    return found
+    return gradients
 
 
 _LEAST_GAIN = 2.0**-14  # smallest normal float16
 
 
 def freeze(model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str] = ()) -> Patch:
-    """The learned masks as bits; the head, and what else was trained, as float16.
+    """The learned masks as bits; the head and other trained parameters as float16.
 
     Args:
         model: the trained classifier.

@@ -1,7 +1,7 @@
-"""What a score stands for: one weight today; one entry for each other shape of a mask.
+"""What a score stands for: one weight, or in another entry another set of weights.
 
-A pattern says how many scores a matrix has, how mask bits of scores become a mask over weights, and how what is
-known of weights (gradients, magnitudes) becomes what is known of scores. Masks are stored weight by weight whatever the
+A pattern gives the shape of a matrix's scores, expands mask bits of scores to a mask over weights, and sums values of
+weights (gradients, magnitudes) to values of scores. Masks are stored weight by weight whatever the
 pattern is.
 """
 

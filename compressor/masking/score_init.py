@@ -1,6 +1,6 @@
-"""First scores: which weights a mask would rather keep before it has seen a label.
+"""First scores: the preference for each weight before training.
 
-A *rank* of a weight is its place among the weights of its own matrix, from 0 (least worth keeping)
+The *rank* of a weight is its position among the weights of its own matrix, from 0 (least worth keeping)
 to 1. A weight that is zero anyway ranks above all and counts as kept, here as in `sparsity.py`. A start turns ranks into scores around the threshold 0, `height` apart from it:
 
     constant        h                                          all weights kept, none preferred
@@ -44,7 +44,7 @@ def initial_scores(
     """First scores of every matrix.
 
     Args:
-        start: which.
+        start: the initialisation.
         worth: parameter name -> what its weights are ranked by, `(o, i)`; infinite for one that is
             zero anyway; see `worth_of`.
         height: distance from the threshold.
@@ -68,7 +68,7 @@ def worth_of(
     """What a start ranks weights by.
 
     Args:
-        start: which.
+        start: the initialisation.
         weights: parameter name -> dequantised weights.
         gradients: parameter name -> `dL/dw * w` of some batches, a sum for each score; used by `snip` only.
         seed: of the `random` one.

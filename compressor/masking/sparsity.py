@@ -3,15 +3,15 @@
 Without a target of size, `NoiseThreshold` lets the threshold follow the noise. With one there are three
 ways, one for each regime:
 
-* `GlobalSparsity` lets the threshold follow the quantile of *all* scores, so that matrices compete and
-  the budget moves to where removing weights helps. With a target of the first scores' own share it holds
-  the count while weights swap.
+* `GlobalSparsity` sets the threshold to the quantile of *all* scores, so that matrices compete and
+  the zeros move to matrices where removing weights helps. With the share of the first scores as target it keeps
+  the count while weights change places.
 * `MatrixSparsity` ranks each matrix by itself, with the soft allocation of SMP-S (Jiang et al. 2023,
   arXiv 2210.06210, eq. 6): within one kind of matrix a matrix keeps in proportion to its mean
   `sigmoid(score)`.
-* `FlipPenalty` charges every weight near the threshold for leaving it, at a price that rises while the
+* `FlipPenalty` adds a price to every flip near the threshold, which rises while the
   mask is too large (a Lagrangian, as in Wang et al. 2020, "FLOP", arXiv 1910.04732). Only weights
-  whose gradients pay the price flip.
+  whose gradients exceed the price flip.
 
 Those two shares rise as in Zhu & Gupta 2017 (arXiv 1710.01878),
 `s(t) = s - (s - s0) (1 - t / T)**3`, over the first 60 % of the run, then swap freely.
@@ -81,9 +81,9 @@ def share_of_entropy(bits: float) -> float:
 
 
 _RISE = 0.6
-_EVERY = 20  # steps between looks; the exact quantile is taken at the last step
-_SAMPLE = 1 << 20  # scores in a look
-_SLACK = 0.0005  # distance from the wanted share below which a look changes nothing
+_EVERY = 20  # steps between estimates; the exact quantile is taken at the last step
+_SAMPLE = 1 << 20  # scores in an estimate
+_SLACK = 0.0005  # distance from the wanted share below which the threshold stays
 
 
 def risen(start: float, target: float, step: int, steps: int) -> float:
@@ -93,11 +93,11 @@ def risen(start: float, target: float, step: int, steps: int) -> float:
 
 
 class NoiseThreshold(TrainerCallback):
-    """Let the distance to a flip grow with the noise, instead of standing at its end from the start.
+    """Let the distance to a flip grow with the noise; without it the distance is the full height from the start.
 
-    After `t` steps noise has driven a score by `drift(t)`, less than at the end. The same margin in
-    those units is a shorter way, so that a weight whose gradient insists flips early and the others
-    learn beside it; what was noise falls back as the boundary recedes.
+    After `t` steps noise has moved a score by `drift(t)`, less than at the end. The same margin in
+    those units is a shorter distance, so that a weight with a consistent gradient flips early and the others
+    adapt to it; a flip that was noise is undone as the boundary recedes.
 
     Args:
         layers: the masked linears.
@@ -153,7 +153,7 @@ def global_threshold(
 ) -> float:
     """The score below which `share` of all weights lie; never more of them unless `above`.
 
-    A weight that is zero anyway costs no bit, counts as kept and has no say.
+    A weight that is already 0 costs no bit, counts as kept and is ignored.
     """
     scores = torch.cat([layer.live_scores() for layer in layers])
     total = sum(layer.score.numel() for layer in layers)
@@ -208,8 +208,8 @@ class FlipPenalty(TrainerCallback):
 
     the slope of `price * sum sigma(-S / T)`, the expected number of flips, at a temperature of a
     tenth of the starting height. The price rises while there are more flips than the target, risen
-    as above, allows, and falls while there are fewer. What is still too much at the end is cut by
-    rank: the weights nearest to the threshold come back.
+    as above, allows, and falls while there are fewer. Flips that are still too many at the end are undone by
+    rank: the weights nearest to the threshold are kept again.
 
     Args:
         layers: the masked linears.
@@ -251,7 +251,7 @@ class FlipPenalty(TrainerCallback):
 
     def _adjust(self, allowed: float) -> None:
         share = count_zeros(self._layers).sparsity
-        # on the logarithm, so that the price finds its order of magnitude within a few looks
+        # on the logarithm, so that the price reaches its order of magnitude within a few updates
         excess = max(-0.5, min(0.5, share / max(allowed, 1e-9) - 1.0))
         self._price.copy_(((self._price + 0.02) * 2.0**excess - 0.02).clamp_(0.0, 2.0))
 
@@ -286,7 +286,7 @@ _AVERAGE_EVERY = 5  # steps between updates: an average over hundreds of steps n
 
 
 class ScoreAverage(TrainerCallback):
-    """Keeps the average and puts it in place of the scores at the end.
+    """Keeps the average of the scores and replaces the scores by it at the end.
 
     Args:
         layers: the masked linears.
@@ -300,11 +300,11 @@ class ScoreAverage(TrainerCallback):
 
     def state(self) -> Mapping[str, Tensor]:
         """The averages."""
-        return {str(place): average for place, average in enumerate(self._averages)}
+        return {str(index): average for index, average in enumerate(self._averages)}
 
     @torch.no_grad()
     def on_step_end(self, step: int, steps: int) -> None:
-        """Take in the scores; after the last step, stand in for them."""
+        """Update the average; after the last step, replace the scores by it."""
         for average, layer in zip(self._averages, self._layers, strict=True):
             if step % _AVERAGE_EVERY == 0:
                 average.lerp_(

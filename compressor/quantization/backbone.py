@@ -1,6 +1,6 @@
-"""The backbone that a mask is learned on: quantised now from a pretrained model, or read from an artifact.
+"""The backbone of a run: quantised from a pretrained model, or read from an artifact.
 
-Later steps do not depend on which of the two it was.
+Later steps treat both alike.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from maskpack.tasks.context import ModelContext
 
 @dataclass(frozen=True, eq=False)
 class PreparedBackbone:
-    """A backbone ready to learn on.
+    """A backbone with its source and context.
 
     Attributes:
         backbone: the integer weights.
@@ -67,7 +67,7 @@ def load_or_quantize(
     """Read the backbone at `request.out`, or quantise `request.model` if there is none yet.
 
     Args:
-        request: what is asked for.
+        request: of the run.
         classifier: the model, if it is loaded already.
         on_progress: called after every step of a refinement.
 
@@ -102,7 +102,7 @@ def prepare_backbone(
     device: str | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> PreparedBackbone:
-    """Quantise a pretrained model; at 2 and 1 bits, let the codes copy it on unlabelled text."""
+    """Quantise a pretrained model; at 2 and 1 bits refine the codes on unlabelled text."""
     scheme, base = scheme_of(config), pretrained.model
     context = ModelContext.of_pretrained(pretrained)
     calibration = _calibration(context, config, scheme)
@@ -135,7 +135,7 @@ def prepare_backbone(
 def _calibration(
     context: ModelContext, config: BackboneConfig, scheme: Scheme
 ) -> Calibration | None:
-    """Text, if anything will look at it."""
+    """Calibration text, if the options need it."""
     narrow = min([scheme.bits, *scheme.overrides.values()]) in ZERO_FREE_BITS
     refined = narrow and config.refine_steps > 0
     if not is_calibrated(scheme) and not refined:
@@ -187,7 +187,7 @@ def make_backbone(
         on_progress: called after every step of a refinement, for progress bars.
 
     Raises:
-        MaskpackError: no such model, or something is at `out` already.
+        MaskpackError: no such model, or `out` exists.
     """
     check_free(out)
     pretrained = load_pretrained(model, revision=revision)

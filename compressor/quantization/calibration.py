@@ -1,7 +1,7 @@
-"""What the linears of an encoder see on unlabelled text, as Gram matrices of their inputs.
+"""Gram matrices of the inputs of an encoder's linears on unlabelled text.
 
-Texts come from a file of the user or from the shipped samples; labels and tasks play no part, so a
-backbone that is quantised against them stays fit to be shared.
+Texts come from a file of the user or from the shipped samples. Labels and tasks are not used, so all
+tasks can share a backbone that is quantised with them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from maskpack.tasks.preprocess import Preprocessor
 from maskpack.tasks.task import TASKS
 
 _SAMPLES = ("reviews", "tickets")
-_ROWS = 20_000  # more than any use of them looks at
+_ROWS = 20_000  # more than any quantiser uses
 _TOKENS = 32_768  # behind a Gram matrix: some twenty an input of a wide layer
 _LENGTH = 64
 _PAIR_EVERY, _PAIR_LENGTH = 3, 128
@@ -55,10 +55,10 @@ def calibration_texts(path: Path | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Texts as tokens, ready to be run through an encoder.
+    """Texts as tokens for an encoder.
 
     Attributes:
-        encoded: the rows; their labels mean nothing.
+        encoded: the rows, with labels that are not used.
     """
 
     encoded: Encoded
@@ -72,31 +72,31 @@ class Calibration:
         Args:
             preprocessor: of the encoder.
             texts: a sentence each.
-            pairs: whether every third row is a text and the one after it, as tasks on pairs have
-                them: what never had a second text or a far position knows nothing of them.
+            pairs: whether every third row is a text and the one after it. Without pairs and long rows, token
+                types and far positions would not be calibrated.
         """
         rows = list(texts)
         order = np.random.default_rng(0).permutation(len(rows))[:_ROWS]
         paired = (np.arange(len(order)) % _PAIR_EVERY == 0) & pairs
-        told = [(rows[place],) for place in order[~paired]]
-        double = [(rows[place], rows[(place + 1) % len(rows)]) for place in order[paired]]
+        single = [(rows[index],) for index in order[~paired]]
+        double = [(rows[index], rows[(index + 1) % len(rows)]) for index in order[paired]]
         parts = [
             preprocessor.encode(
                 Split(tuple(part), np.zeros(len(part), dtype=np.int64)), max_length=length
             )
-            for part, length in ((told, _LENGTH), (double, _PAIR_LENGTH))
+            for part, length in ((single, _LENGTH), (double, _PAIR_LENGTH))
             if part
         ]
         return cls(joined(parts))
 
     def first(self, tokens: int) -> Encoded:
-        """The first rows that hold so many tokens together, or all."""
+        """The first rows, up to a total number of tokens, or all."""
         enough = int(np.searchsorted(np.cumsum(self.encoded.lengths), tokens)) + 1
         return self.encoded.take(np.arange(min(enough, len(self.encoded))))
 
 
 def blocks_of(names: Iterable[str]) -> list[list[str]]:
-    """Parameter names by the encoder layer they lie in, first layer first.
+    """Parameter names by encoder layer, first layer first.
 
     Others come first if they stand before every layer, as a projection of the embeddings, else last.
 
@@ -106,15 +106,15 @@ def blocks_of(names: Iterable[str]) -> list[list[str]]:
     blocks: dict[float, list[str]] = {}
     for name in names:
         layer = layer_of(name)
-        outside = float("inf") if any(place >= 0 for place in blocks) else -1.0
+        outside = float("inf") if any(index >= 0 for index in blocks) else -1.0
         blocks.setdefault(outside if layer is None else layer, []).append(name)
-    return [blocks[place] for place in sorted(blocks)]
+    return [blocks[index] for index in sorted(blocks)]
 
 
 class Calibrator:
-    """Hands out Gram matrices block by block, while the blocks before are replaced.
+    """Computes Gram matrices block by block, with the earlier blocks already quantised.
 
-    Quantising a block changes what the next one sees; its codes should make up for that too
+    Quantising a block changes the inputs of the next one, whose codes should correct that error too
     (Frantar et al. 2022, section 4).
     """
 
@@ -130,7 +130,7 @@ class Calibrator:
             yield self._grams(block)
 
     def settle(self, tensors: Mapping[str, QuantTensor]) -> None:
-        """Put the quantised weights of a block in place."""
+        """Write the quantised weights of a block into the model."""
         parameters = dict(self._base.named_parameters())
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -144,10 +144,10 @@ class Calibrator:
         def watch(name: str, module: nn.Module) -> Any:
             def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 seen = inputs[0]
-                # a linear of a layer sees padding too; a pooler one row a text, and a projection of
+                # inputs of a layer's linear include padding; a pooler has one row a text, and a projection of
                 # relative positions no text at all
-                told = seen.shape[:2] == present[-1].shape
-                rows = seen[present[-1]] if told else seen.flatten(0, -2)
+                by_token = seen.shape[:2] == present[-1].shape
+                rows = seen[present[-1]] if by_token else seen.flatten(0, -2)
                 grams[name] = grams[name].addmm_(rows.T, rows) if name in grams else rows.T @ rows
 
             return module.register_forward_pre_hook(note)

@@ -1,17 +1,17 @@
 """Codes that keep a layer's *outputs*, from unlabelled text: GPTQ, then coordinate descent.
 
 The weights of a row are rounded to keep `||X w - X w'||^2`, where `X` are inputs of the layer on text
-that belongs to no task, so that the backbone stays shared. With the Gram matrix `H = X^T X` this is
+that belongs to no task, so that tasks can share the backbone. With the Gram matrix `H = X^T X` this is
 a quadratic in the codes:
 
 1. GPTQ (Frantar et al. 2022, arXiv 2210.17323): round column after column, and let the columns that
-   are still float make up for the error, `w_k -= e H^-1[j, k]`.
+   are still float compensate the error, `w_k -= e H^-1[j, k]`.
 2. Coordinate descent (Behdin et al. 2023, "QuantEase", arXiv 2309.01885): each code in turn takes its
    best value given all others, for some passes; after each, every group's scale is fitted again by
    least squares.
 
-At 8 and 4 bits the first step is all it needs; at 2 and 1 the second takes off a good part of the
-error that is left.
+At 8 and 4 bits only the first step is done; at 2 and 1 the second removes a good part of the
+remaining error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Gram = NDArray[np.float32]
 _DAMPING = 0.01  # share of the mean diagonal; the paper's value
 _PASSES = 8  # of coordinate descent; the error has settled by then
 _ROWS = 64  # rows whose scales are fitted at once: bounds the memory, changes no result
-_REFINED_BITS = 2  # from here down the second step pays
+_REFINED_BITS = 2  # at these widths and below the second step is done
 
 
 def quantize_gptq(
@@ -125,7 +125,7 @@ def _fitted_scales(
     gram: NDArray[np.float64],
     group: int,
 ) -> NDArray[np.float32]:
-    """Scales `(o, g)` of least output error for fixed codes; one that would not be above 0 stays."""
+    """Scales `(o, g)` of least output error for fixed codes; a scale that would not be above 0 stays."""
     narrow = gram.astype(np.float32)
     passes = (slice(row, row + _ROWS) for row in range(0, len(weight), _ROWS))
     return np.concatenate(

@@ -1,8 +1,8 @@
-"""A pretrained encoder to a `Backbone`. Which parameter becomes what is decided here, once.
+"""A pretrained encoder to a `Backbone`. Only this module decides the form of each parameter.
 
 Linears inside the base model become codes that masks cover. Embeddings become 8- or 4-bit rows that
-no mask covers: a task touches few of their rows, and they are looked up, not multiplied. What is
-neither stays float16: biases, norms and the odd parameter, together under half a percent of the weights.
+no mask covers: a task uses few of their rows, and they are looked up, not multiplied. All other
+parameters stay float16: biases, norms and some rare ones, together under half a percent of the weights.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def quantize_model(
             linears[name] = weight
         elif roles.get(name) is nn.Embedding:
             embeddings[name] = _embedding(weight, scheme.embedding_bits)
-        else:  # biases, norms, and the little that some families add, as DeBERTa's convolution
+        else:  # biases, norms, and parameters of some families, such as DeBERTa's convolution
             dense[name] = to_half(name, weight)
     bits = bits_of(linears, scheme)
     if not is_calibrated(scheme):
@@ -102,10 +102,10 @@ def bits_of(names: Mapping[str, Any], scheme: Scheme) -> dict[str, int]:
             raise ConfigError(
                 f"`{pattern}` of `bits_override` names no linear", f"one is `{min(names)}`"
             )
-    found = dict.fromkeys(names, scheme.bits)
+    chosen = dict.fromkeys(names, scheme.bits)
     for pattern, bits in scheme.overrides.items():
-        found.update({name: bits for name in names if fnmatchcase(name, pattern)})
-    return found
+        chosen.update({name: bits for name in names if fnmatchcase(name, pattern)})
+    return chosen
 
 
 def _calibrated(
@@ -114,7 +114,7 @@ def _calibrated(
     bits: Mapping[str, int],
     scheme: Scheme,
 ) -> dict[str, QuantTensor]:
-    """Quantise block by block, each against what it sees behind the quantised ones before."""
+    """Quantise block by block, each with the inputs that the quantised blocks before it give."""
     quantize = CALIBRATED[Quantizer(scheme.quantizer)]
     done: dict[str, QuantTensor] = {}
     for grams in calibrator.blocks(linears):

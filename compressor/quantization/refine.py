@@ -1,9 +1,9 @@
-"""Let a quantised backbone copy the float model on unlabelled text: few bits, still every task's.
+"""Train the codes of a quantised backbone to copy the float model on unlabelled text.
 
 Below 4 bits rounding each layer by itself is not enough: errors of the layers add up. Here all codes
 are learned together, against the hidden states of the float model after every layer (as in
 TernaryBERT, Zhang et al. 2020, arXiv 2009.12812, and BinaryBERT, Bai et al. 2021, arXiv 2012.15701,
-but without a task: no label is seen, so the backbone stays shared):
+but without labels or a task, so that all tasks can share the backbone):
 
     forward    w' = s * level(w / s),   s = c * mean |w| of the group
     backward   the gradient of w' goes to w (straight-through) and, through s, to the whole group
@@ -38,12 +38,12 @@ _LR = 1e-3
 _WARMUP = 0.1
 _LEAST_SCALE = 2.0**-14  # smallest normal float16
 
-# scale over mean magnitude that loses least on normal weights; mse's grid finds the same
+# scale over mean magnitude of least squared error on normal weights; mse's grid gives the same
 _SCALE_OF_MEAN = {1: 1.0, 2: 0.6246}
 
 
 class _Rounded(torch.autograd.Function):
-    """`scale * level(weight / scale)`; the gradient goes to the weight as if nothing were rounded."""
+    """`scale * level(weight / scale)`; the weight gets the gradient of the result (straight-through)."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor, limit: int) -> Tensor:
@@ -98,7 +98,7 @@ class RoundedLinear(nn.Module):
         return padded.view(self.weight.shape[0], -1, self.group)
 
     def freeze(self) -> QuantTensor:
-        """The codes and scales it computes with."""
+        """Its codes and scales."""
         weight = to_numpy(self.weight)
         levels = Levels(self.bits, zero_free=True)
         return encode(weight, to_numpy(self.scales()), levels, self.group)
@@ -150,7 +150,7 @@ def refinable(backbone: Backbone) -> bool:
 
 
 def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedLinear]:
-    """Put the learned linears in place, start at the float weights; others get the backbone's."""
+    """Replace the linears that are learned, starting at the float weights; others get the backbone's weights."""
     rounded = {}
     parameters: Mapping[str, nn.Parameter] = dict(student.named_parameters())
     with torch.no_grad():
@@ -174,8 +174,8 @@ def _learned(student: nn.Module, rounded: Mapping[str, RoundedLinear]) -> list[n
 def _distance(
     student: nn.Module, teacher: HiddenStateTeacher, feeds: dict[str, Tensor], placement: Placement
 ) -> Tensor:
-    """How far the student's states of a batch are from the teacher's."""
+    """Distance of the student's states of a batch from the teacher's."""
     with placement.training():
         wanted = teacher.states(feeds)
-        found = states_of(student(**feeds, output_hidden_states=True), feeds)
-    return distance(found, wanted)
+        states = states_of(student(**feeds, output_hidden_states=True), feeds)
+    return distance(states, wanted)

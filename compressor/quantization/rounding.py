@@ -26,7 +26,7 @@ class Levels:
     Attributes:
         bits: width of a code.
         zero_free: the odd numbers up to the limit instead of all whole ones. A mask supplies the 0,
-            so at 2 bits and below none of the few levels is spent on it: 2 bits and a mask make 5
+            so at 2 bits and below no level is used for it: 2 bits and a mask make 5
             levels, 1 bit and a mask make 3.
     """
 
@@ -39,7 +39,7 @@ class Levels:
         return code_limit(self.bits, zero_free=self.zero_free)
 
     def round(self, ratio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The nearest level of each weight over scale, of any shape; nothing is spent on -0."""
+        """The nearest level of each weight over scale, of any shape."""
         level = 2 * np.floor(ratio / 2) + 1 if self.zero_free else np.rint(ratio)
         return np.asarray(np.clip(level, -self.limit, self.limit), dtype=np.float32)
 
@@ -56,7 +56,7 @@ def to_groups(weight: NDArray[np.float32], group: int) -> NDArray[np.float32]:
 def storable_scales(scales: NDArray[np.float32]) -> NDArray[np.floating]:
     """Round scales to float16, or keep float32 where float16 would lose digits or overflow.
 
-    Codes are chosen *after* this rounding, so that they fit the scale a reader will see.
+    Codes are chosen *after* this rounding, so that they fit the stored scale.
     """
     positive = scales[scales > 0]
     fits = positive.size == 0 or (
@@ -99,7 +99,7 @@ def quantize_minmax(weight: NDArray[np.float32], bits: int, group: int | None) -
 def quantize_minmax_tensor(
     weight: NDArray[np.float32], bits: int, group: int | None
 ) -> QuantTensor:
-    """The same with one scale for the whole matrix, stored once a row; `group` has no say.
+    """The same with one scale for the whole matrix, stored once a row; `group` is ignored.
 
     Probably what Wang 2020 used ("The curious case of developmental BERTology", table 1; the essay
     does not state it): at 2 bits nearly every weight of a trained matrix rounds to 0.
@@ -112,7 +112,7 @@ def quantize_minmax_tensor(
 
 
 _SHARES = np.linspace(1.0, 0.42, 40, dtype=np.float32)
-_LOW_BIT_SHARES = np.linspace(1.0, 0.1, 91, dtype=np.float32)  # tails are clipped far harder
+_LOW_BIT_SHARES = np.linspace(1.0, 0.1, 91, dtype=np.float32)  # tails are clipped much more
 _ROWS = 256  # rows a pass: bounds the memory, changes no result
 
 
@@ -129,7 +129,7 @@ def quantize_mse(weight: NDArray[np.float32], bits: int, group: int | None) -> Q
 
 
 def best_levels(bits: int) -> Levels:
-    """The levels that lose least beside a mask: zero-free where levels are few."""
+    """The levels of least error with a mask: zero-free at 2 bits and below."""
     return Levels(bits, bits in ZERO_FREE_BITS)
 
 
@@ -151,7 +151,7 @@ def _searched(blocks: NDArray[np.float32], levels: Levels) -> NDArray[np.float32
     best, least = full, np.full(full.shape, np.inf, dtype=np.float32)
     for share in _LOW_BIT_SHARES if levels.zero_free else _SHARES:
         scale = (full * share)[:, :, None]
-        # where a short last group is filled up there is no weight to be wrong about
+        # the padding of a short last group counts no error
         error = np.where(
             blocks == 0, np.float32(0), blocks - levels.round(ratios(blocks, scale)) * scale
         )

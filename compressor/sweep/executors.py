@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are done: this process. A new place is one class and one line here."""
+"""Executors of a sweep's runs: this process. Another executor is one class and one line here."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from maskpack.compressor.types import RunResult
 
 
 class Do(Protocol):
-    """Trains and measures one run, as `run.do_run` does: a function of a module, so that it may be sent elsewhere."""
+    """Trains and measures one run, as `run.do_run` does: a module's function, so that other processes can import it."""
 
     def __call__(self, run: Run, *, on_progress: OnProgress) -> RunResult:
         """The run's result."""
 
 
 class Attempt(Protocol):
-    """Claims a run, does it if it is due, and writes down how it ended; always called in this process."""
+    """Claims a run, does it if it is due, and records how it ended; always called in this process."""
 
     def __call__(self, run: Run, *, wait: bool = False, do: Do | None = None) -> bool:
-        """False if another process is at the run.
+        """False if another process has claimed the run.
 
         Args:
-            run: which.
-            wait: whether to wait until that process has done it.
-            do: what trains and measures it; None: `run.do_run`, here.
+            run: the run.
+            wait: whether to wait until that process has finished it.
+            do: function that trains and measures it; None: `run.do_run`, in this process.
         """
 
 
@@ -38,15 +38,15 @@ class Executor(Protocol):
 
         Args:
             runs: in an order that has teachers before students.
-            attempt: to be called once a run, or again with `wait` where another process was at it.
+            attempt: to be called once for each run, and again with `wait` if another process had claimed it.
         """
 
 
 class LocalExecutor:
-    """This process, one run after another; what another process is at comes last."""
+    """This process, one run after another; runs that another process has claimed come last."""
 
     def execute(self, runs: Sequence[Run], attempt: Attempt) -> None:
-        """Attempt every run; wait for other processes only when nothing else is left."""
+        """Attempt every run; wait for other processes only when all other runs are done."""
         waiting = runs
         for wait in (False, True):
             busy: list[Run] = []

@@ -23,7 +23,7 @@ class Log:
 
     Attributes:
         lines: what was read, in the file's order.
-        torn: whether a last line was cut short, by a kill while it was written, and left out.
+        torn: whether the last line was incomplete, because the writer was killed, and left out.
     """
 
     lines: tuple[Mapping[str, Any], ...]
@@ -36,7 +36,7 @@ class Log:
 
 
 def read_log(path: Path) -> Log:
-    """All whole lines of `path`; none if there is no such file.
+    """All complete lines of `path`; none if there is no such file.
 
     Raises:
         ConfigError: a line that is no JSON object, or a file that cannot be read.
@@ -85,7 +85,7 @@ def append(path: Path, tree: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def claim(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold `path`, an empty file, against other processes; False if another one has it.
+    """Lock `path`, an empty file, against other processes; False if another process has it.
 
     Args:
         path: made if it is not there, removed at the end, with its folder if that is empty.
@@ -97,7 +97,9 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
         free = _lock(file, wait=wait)
         yield free
     finally:
-        with suppress(OSError):  # another process may be waiting for it, or have a claim beside it
+        with suppress(
+            OSError
+        ):  # another process may wait for it, or have a claim in the same folder
             if free:
                 path.unlink()
             path.parent.rmdir()

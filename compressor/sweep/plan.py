@@ -1,4 +1,4 @@
-"""What a sweep will run, as frozen values: models x tasks x arms x seeds. Pure; imports no torch.
+"""The runs of a sweep as frozen values: models x tasks x arms x seeds. Pure; imports no torch.
 
 An *arm* is one way to adapt a model (a mask or a baseline, with its options), a *run* is one arm on
 one model, task and seed. Reading a plan from YAML is `file.py`, running it `run.py`.
@@ -21,7 +21,7 @@ from maskpack.formats.options import options_of
 from maskpack.tasks.task import Task
 
 PATHS = tuple(option.name for option in options_of(FitConfig) if option.opt.path)
-"""Options that name files: relative to the plan's file, and known to a key by their content."""
+"""Options that name files: relative to the plan's file; a run's key has the digest of their content."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class SweepModel:
 
 @dataclass(frozen=True)
 class SweepTask:
-    """A task with its data and the options that hold on it alone.
+    """A task with its data and its own options.
 
     Attributes:
-        name: what tables and folders call it; the plan may have one task twice.
+        name: name in tables and folders; the plan may have one task twice.
         task: columns, labels, metrics.
         digest: of the data files; the name of the data set where they come from the Hub.
         data, eval_data: files, or None.
@@ -112,17 +112,17 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """Its name for people."""
         return f"{self.model.name}, {self.task.name}, {self.arm.label}, seed {self.seed}"
 
     @property
     def names(self) -> tuple[str, str, str, int]:
-        """What no other run of the plan has."""
+        """Names that identify the run in the plan."""
         return (self.model.name, self.task.name, self.arm.label, self.seed)
 
     @property
     def folder(self) -> Path:
-        """Where its model or artifact stays if it is kept."""
+        """Folder of its model or artifact if it is kept."""
         return self.home / "-".join(slug(str(name)) for name in self.names)
 
     def config(self) -> FitConfig | BaselineConfig:
@@ -136,7 +136,7 @@ class Run:
         if self.teacher is not None:
             tree["teacher"] = str(self.teacher.folder)
         if kind is FitConfig:
-            tree.setdefault("checkpoint_every", 0)  # a sweep repeats runs, it resumes none
+            tree.setdefault("checkpoint_every", 0)  # a sweep repeats runs and does not resume them
         try:
             return kind.from_dict(tree)
         except ConfigError as error:
@@ -147,7 +147,7 @@ class Run:
         """Digest of everything that determines the outcome, the package's version excepted.
 
         Options count where they are given and differ from the default, so that neither a new option
-        of a later version nor a default written out makes finished runs unknown.
+        of a later version nor a default written out makes a finished run unfinished.
         """
         task = self.task.task
         tree = {
@@ -156,7 +156,7 @@ class Run:
             + ([] if task.separator is None else [task.separator]),
             "data": self.task.digest,
             "kind": str(Method(self.arm.options["method"])) if self.arm.is_baseline else "mask",
-            "options": self._telling(),
+            "options": self._non_defaults(),
             "teacher": None if self.teacher is None else self.teacher.key,
             "seed": self.seed,
         }
@@ -170,14 +170,14 @@ class Run:
     def _where(self) -> str:
         return f"method `{self.arm.label}` on task `{self.task.name}`"
 
-    def _telling(self) -> dict[str, Any]:
-        """Given options that are no defaults, files as digests."""
+    def _non_defaults(self) -> dict[str, Any]:
+        """Given options that differ from their defaults, files as digests."""
         config = self.config()
         usual = {option.name: option.usual for option in options_of(type(config))}
-        told = {name: getattr(config, name) for name in self._given if name != "checkpoint_every"}
+        given = {name: getattr(config, name) for name in self._given if name != "checkpoint_every"}
         return {
             name: self.arm.digests.get(name, value)
-            for name, value in told.items()
+            for name, value in given.items()
             if name != "method" and value != usual[name]
         }
 
@@ -260,27 +260,27 @@ class SweepPlan:
     def _check_teacher(self, arm: Arm) -> None:
         if arm.teacher is None:
             return
-        found = next((other for other in self.arms if other.label == arm.teacher), None)
-        if found is None:
+        teacher = next((other for other in self.arms if other.label == arm.teacher), None)
+        if teacher is None:
             raise _no_label(f"teacher of `{arm.label}`", arm.teacher, self.labels)
-        if not found.is_baseline or found.options["method"] == Method.LORA:
+        if not teacher.is_baseline or teacher.options["method"] == Method.LORA:
             raise ConfigError(
-                f"the teacher of `{arm.label}` is `{found.label}`, which leaves no plain classifier",
+                f"the teacher of `{arm.label}` is `{teacher.label}`, which leaves no plain classifier",
                 "a teacher is a baseline, `full` for example",
             )
-        if not found.keep:
+        if not teacher.keep:
             raise ConfigError(
-                f"the teacher of `{arm.label}` is `{found.label}`, which is not kept",
-                f"add `keep: true` to `{found.family}`",
+                f"the teacher of `{arm.label}` is `{teacher.label}`, which is not kept",
+                f"add `keep: true` to `{teacher.family}`",
             )
-        if found.teacher is not None:
+        if teacher.teacher is not None:
             raise ConfigError(
-                f"the teacher of `{arm.label}` is `{found.label}`, which has a teacher itself",
+                f"the teacher of `{arm.label}` is `{teacher.label}`, which has a teacher itself",
                 "teach both from the same one",
             )
 
     def _check_runs(self) -> None:
-        """Refuse what would be the same run under two names, or share a folder."""
+        """Refuse one run under two names, and two runs with one folder."""
         keys: dict[str, Run] = {}
         folders: dict[Path, Run] = {}
         for run in self.runs:
@@ -293,7 +293,7 @@ class SweepPlan:
 
 
 def choose(plan: SweepPlan, only: Sequence[str], seeds: Sequence[int]) -> tuple[Run, ...]:
-    """Runs of these labels (or families) and seeds, and those that they need; empty: all.
+    """Runs of these labels (or families) and seeds, and their teachers; empty: all.
 
     Raises:
         ConfigError: a label or seed that the plan does not have.

@@ -30,7 +30,7 @@ from maskpack.formats.lazy import find_entry
 
 
 def shared_backbone(run: Run, *, on_progress: OnProgress) -> Path:
-    """The artifact that holds the run's backbone and no task; made now if it is not there."""
+    """The artifact with the run's backbone and no task; made if it does not exist."""
     made = backbone_folder(run)
     if not is_artifact(made):
         with claim(made.with_name(f".{made.name}.running") / "claim", wait=True):
@@ -40,10 +40,10 @@ def shared_backbone(run: Run, *, on_progress: OnProgress) -> Path:
 
 
 def backbone_folder(run: Run) -> Path:
-    """Where the backbone of this run, and of all that share it, stays."""
+    """Folder of the backbone of this run and of all runs that share it."""
     options = {**asdict(_options(run)), "calibration": run.arm.digests.get("calibration")}
-    told = json.dumps([run.model.digest, options], sort_keys=True).encode()
-    digest = hashlib.sha256(told).hexdigest()[:12]
+    text = json.dumps([run.model.digest, options], sort_keys=True).encode()
+    digest = hashlib.sha256(text).hexdigest()[:12]
     return run.home / "backbones" / f"{slug(run.model.name)}-{options['bits']}-{digest}"
 
 
@@ -64,7 +64,7 @@ class Failure:
     """A run that ended with an error of ours.
 
     Attributes:
-        run: which one.
+        run: the run.
         reason: the error's message.
         hint: the error's hint.
     """
@@ -82,14 +82,14 @@ def run_sweep(
     failed: Callable[[Failure], None],
     executor: str = "local",
 ) -> tuple[Failure, ...]:
-    """Do those of `runs` whose line is not in `out`.
+    """Do the runs that have no line in `out`.
 
     Args:
         runs: from `choose`, in an order that has teachers before students.
         out: file of results; other processes may append to it meanwhile.
-        watch: makes an observer of each run's training.
-        failed: told of each failure when it happens.
-        executor: name in `EXECUTORS`: where the runs are done.
+        watch: makes a progress callback for each run.
+        failed: called with each failure when it happens.
+        executor: name in `EXECUTORS`.
 
     Returns:
         All failures; a student whose teacher failed is one of them.
@@ -111,7 +111,7 @@ def run_sweep(
 
 
 class _Attempts:
-    """Attempts of one sweep, see `executors.py`; keeps its failures and the run it was last at."""
+    """Attempts of one sweep, see `executors.py`; keeps its failures and the run that it attempted last."""
 
     def __init__(
         self, runs: Sequence[Run], out: Path, watch: Watch, failed: Callable[[Failure], None]
@@ -121,9 +121,9 @@ class _Attempts:
         self.current: Run | None = None
 
     def __call__(self, run: Run, *, wait: bool = False, do: Do | None = None) -> bool:
-        """Do the run if it is due and note a failure; False if another process is at it."""
+        """Do the run if it is due and record a failure; False if another process has claimed it."""
         self.current = run
-        # processes say in this folder what they are at; it is there only while one is
+        # processes claim runs in this folder; it exists only while one has a claim
         claims = self._out.with_name(f".{self._out.name}.running")
         with claim(claims / run.key, wait=wait) as free:
             if not free:
@@ -158,16 +158,16 @@ def is_due(run: Run, runs: Sequence[Run], keys: frozenset[str]) -> bool:
 
 
 def is_kept(run: Run) -> bool:
-    """Whether the folder of a kept run is there and is that of this very run."""
+    """Whether the folder of a kept run exists and belongs to this run."""
     note = _note(run)
     return run.folder.is_dir() and note.is_file() and note.read_text().strip() == run.key
 
 
 def do_run(run: Run, *, on_progress: OnProgress) -> RunResult:
-    """Train and measure one run; leave its model or artifact behind if it is to be kept.
+    """Train and measure one run; keep its model or artifact if the plan says so.
 
     Raises:
-        ArtifactError: no permission or space where it is to be kept.
+        ArtifactError: no permission or space for the kept folder.
     """
     if not run.arm.keep:
         with tempfile.TemporaryDirectory(prefix="maskpack-sweep-") as folder:
@@ -179,7 +179,7 @@ def do_run(run: Run, *, on_progress: OnProgress) -> RunResult:
         with tempfile.TemporaryDirectory(prefix=".", dir=run.home) as folder:
             result = _learn(run, Path(folder) / "model", on_progress)
             _note(run).unlink(missing_ok=True)
-            shutil.rmtree(run.folder, ignore_errors=True)  # a killed run's, or of other options
+            shutil.rmtree(run.folder, ignore_errors=True)  # of a killed run, or of other options
             (Path(folder) / "model").replace(run.folder)
             _note(run).write_text(run.key + "\n")
     except OSError as error:
@@ -188,7 +188,7 @@ def do_run(run: Run, *, on_progress: OnProgress) -> RunResult:
 
 
 def describe(run: Run, result: RunResult) -> dict[str, object]:
-    """The line of a run: its result, and what the plan calls it."""
+    """The line of a run: its result, and its names in the plan."""
     model, task, label, _ = run.names
     return {
         **json.loads(result.to_json()),
@@ -225,5 +225,5 @@ def _learn(run: Run, out: Path | None, on_progress: OnProgress) -> RunResult:
 
 
 def _note(run: Run) -> Path:
-    """File that says of which run the folder beside it is."""
+    """File with the key of the run to which the folder beside it belongs."""
     return run.folder.with_name(f"{run.folder.name}.key")

@@ -26,7 +26,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of the values.
+        """Mean and SD of the values.
 
         >>> Spread.of([1.0, 2.0, 3.0])
         Spread(mean=2.0, sd=1.0)
@@ -45,7 +45,7 @@ class Cell:
         collapsed: seeds that are no better than always giving the same answer.
         majority: the main metric's value of always giving the commonest class.
         sparsity: share of zeros in the mask; 0 without one.
-        coded_bytes: what the task adds.
+        coded_bytes: of the task.
     """
 
     by_seed: Mapping[int, float]
@@ -71,10 +71,10 @@ class TableRow:
         score: mean over tasks, over the seeds that have all of them.
         points: difference to the reference in points (x 100), the same way; None without one.
         sparsity: share of zeros in the mask; None without a mask.
-        coded_bytes: mean size of what a task adds.
+        coded_bytes: mean bytes of a task.
         bits: width of a backbone code.
         seconds: mean of training a run.
-        runs: how many are finished.
+        runs: number of finished runs.
     """
 
     arm: Arm
@@ -90,7 +90,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything finished on one model.
+    """All finished runs on one model.
 
     Attributes:
         model: its name.
@@ -111,7 +111,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Frame:
-    """What a table is made over.
+    """Tasks, arms and seeds of a table.
 
     Attributes:
         metrics: task -> name of the main metric.
@@ -129,28 +129,28 @@ class Frame:
 def tabulate(plan: SweepPlan, lines: Iterable[Line]) -> tuple[Table, ...]:
     """One table a model that has finished runs, from those `lines` that are of this plan."""
     by_key = {line["sweep_key"]: line for line in lines if "sweep_key" in line}
-    found = {run.names: by_key[run.key] for run in plan.runs if run.key in by_key}
+    results = {run.names: by_key[run.key] for run in plan.runs if run.key in by_key}
     metrics = {task.name: task.task.metric for task in plan.tasks}
     frame = Frame(metrics, plan.arms, plan.seeds, plan.reference)
-    tables = (table_of(frame, model.name, found) for model in plan.models)
+    tables = (table_of(frame, model.name, results) for model in plan.models)
     return tuple(table for table in tables if table.rows)
 
 
 def count_foreign(plan: SweepPlan, lines: Iterable[Line]) -> int:
-    """Lines that are of no run of this plan: other options, other data, other tools."""
+    """Lines that belong to no run of this plan."""
     keys = {run.key for run in plan.runs}
     return sum(line.get("sweep_key") not in keys for line in lines)
 
 
-def table_of(frame: Frame, model: str, found: Mapping[tuple[str, str, str, int], Line]) -> Table:
+def table_of(frame: Frame, model: str, results: Mapping[tuple[str, str, str, int], Line]) -> Table:
     """The table of a model from its lines by model, task, label and seed."""
     tasks = list(frame.metrics)
     lines = {
         arm.label: {
             task: {
-                seed: found[model, task, arm.label, seed]
+                seed: results[model, task, arm.label, seed]
                 for seed in frame.seeds
-                if (model, task, arm.label, seed) in found
+                if (model, task, arm.label, seed) in results
             }
             for task in tasks
         }
@@ -254,7 +254,7 @@ _Key = tuple[str, str, str, int]
 
 
 def tables_of_lines(lines: Sequence[Line], *, reference: str | None = None) -> tuple[Table, ...]:
-    """One table a model. A run that is there twice counts as its last line says.
+    """One table a model. Of two lines for a run the last one counts.
 
     Args:
         lines: results, as `compress sweep`, `fit --json` and `baseline --json` write them.
@@ -266,28 +266,28 @@ def tables_of_lines(lines: Sequence[Line], *, reference: str | None = None) -> t
     """
     if not lines:
         raise ConfigError("there is no result in it", "run a sweep first")
-    found: dict[_Key, Line] = {}
+    results: dict[_Key, Line] = {}
     for number, line in enumerate(lines, 1):
         _check(line, number)
-        found[_names(line)] = line
-    labels = list(dict.fromkeys(label for _, _, label, _ in found))
+        results[_names(line)] = line
+    labels = list(dict.fromkeys(label for _, _, label, _ in results))
     if reference is not None and reference not in labels:
         raise ConfigError(f"no method `{reference}`", f"methods: {', '.join(labels)}")
     if reference is None:
-        full = {key[2] for key, line in found.items() if line["method"] == Method.FULL}
+        full = {key[2] for key, line in results.items() if line["method"] == Method.FULL}
         reference = full.pop() if len(full) == 1 else None
     arms = tuple(
-        _arm(label, next(line for key, line in found.items() if key[2] == label))
+        _arm(label, next(line for key, line in results.items() if key[2] == label))
         for label in labels
     )
-    models = dict.fromkeys(model for model, _, _, _ in found)
-    return tuple(_table(model, found, arms, reference) for model in models)
+    models = dict.fromkeys(model for model, _, _, _ in results)
+    return tuple(_table(model, results, arms, reference) for model in models)
 
 
 def _table(
-    model: str, found: Mapping[_Key, Line], arms: tuple[Arm, ...], reference: str | None
+    model: str, results: Mapping[_Key, Line], arms: tuple[Arm, ...], reference: str | None
 ) -> Table:
-    own = {key: line for key, line in found.items() if key[0] == model}
+    own = {key: line for key, line in results.items() if key[0] == model}
     has = {key[2] for key in own}
     frame = Frame(
         metrics=_metrics(own),
@@ -299,7 +299,7 @@ def _table(
 
 
 def _metrics(own: Mapping[_Key, Line]) -> dict[str, str]:
-    """Task -> its main metric, which all lines must agree on: their values stand in one column."""
+    """Task -> its main metric, which must be the same in all lines, because their values form one column."""
     metrics: dict[str, str] = {}
     for (_, task, _, _), line in own.items():
         first, metric = metrics.setdefault(task, line["metric"]), line["metric"]
@@ -322,17 +322,17 @@ def _names(line: Line) -> _Key:
 def _arm(label: str, line: Line) -> Arm:
     """The arm of a label, such as `mask bits=4`: its family, then what varies."""
     words = label.split(" ")
-    first = next((place for place, word in enumerate(words) if "=" in word), len(words))
+    first = next((index for index, word in enumerate(words) if "=" in word), len(words))
     first = max(1, first)
     if any("=" not in word for word in words[first:]):
-        first = len(words)  # a label that only looks like one of ours
+        first = len(words)  # a label that is not one of ours
     varied = {key: _value(text) for key, text in (word.split("=", 1) for word in words[first:])}
     options = {} if line["method"] == "mask" else {"method": line["method"]}
     return Arm(label, " ".join(words[:first]), options, varied)
 
 
 def _value(text: str) -> Any:
-    """A number, where it is one."""
+    """The value as a number, if it is one."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,1 +1,1 @@
-"""Learning: what a step does, what a mask is, who watches. Start at `train.py`."""
+"""Training: loop, loss, teachers, callbacks, checkpoints, progress. Start at `train.py`."""

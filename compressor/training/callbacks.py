@@ -1,6 +1,6 @@
 """Callbacks of the training loop: hooks around a step, early stopping, learning curves, dropout's noise.
 
-* `EarlyStopping` looks at training rows that are held out for it: the evaluation split is for the report, and
+* `EarlyStopping` evaluates training rows that are held out for it: the evaluation split is for the report, and
   choosing an epoch by it would flatter the result.
 * `History` keeps a few points of a run for the manifest, through checkpoints too.
 * `ByteDropout` draws one random byte a value instead of one random float: torch draws dropout on a CPU one
@@ -68,13 +68,13 @@ class CallbackList(TrainerCallback):
     def state(self) -> Mapping[str, Tensor]:
         """The tensors of all members; a name starts with the member's number."""
         return {
-            f"{place}/{name}": tensor
-            for place, member in enumerate(self._members)
+            f"{index}/{name}": tensor
+            for index, member in enumerate(self._members)
             for name, tensor in member.state().items()
         }
 
     def should_stop(self) -> bool:
-        """Whether one of them wants to end."""
+        """Whether a member asks to end training."""
         return any(member.should_stop() for member in self._members)
 
     def on_train_end(self) -> None:
@@ -84,13 +84,13 @@ class CallbackList(TrainerCallback):
 
 
 class EarlyStopping(TrainerCallback):
-    """Keeps the best state and ends a run that has not improved for `patience` looks.
+    """Keeps the best state and ends a run that has not improved for `patience` evaluations.
 
     Args:
-        tensors: what is trained, thresholds included; the best values are put back at the end.
+        tensors: trained tensors, thresholds included; the best values are restored at the end.
         evaluate: the metric of the model as it stands, higher is better.
-        every: steps between looks.
-        patience: looks without a new best before the end.
+        every: steps between evaluations.
+        patience: evaluations without a new best value before the end.
     """
 
     def __init__(
@@ -99,16 +99,18 @@ class EarlyStopping(TrainerCallback):
         self._tensors, self._evaluate = tensors, evaluate
         self._every, self._patience = every, patience
         self._best = [tensor.detach().clone() for tensor in tensors]
-        self._record = torch.tensor([-torch.inf, 0.0], dtype=torch.float64)  # metric, looks since
+        self._record = torch.tensor(
+            [-torch.inf, 0.0], dtype=torch.float64
+        )  # metric, evaluations since
 
     def state(self) -> Mapping[str, Tensor]:
         """The best values and the record."""
-        best = {str(place): tensor for place, tensor in enumerate(self._best)}
+        best = {str(index): tensor for index, tensor in enumerate(self._best)}
         return {"record": self._record, **best}
 
     @torch.no_grad()
     def on_step_end(self, step: int, steps: int) -> None:
-        """Look, if it is time."""
+        """Evaluate, if it is time."""
         if step % self._every and step != steps:
             return
         metric = self._evaluate()
@@ -125,7 +127,7 @@ class EarlyStopping(TrainerCallback):
 
     @torch.no_grad()
     def on_train_end(self) -> None:
-        """Put the best values back."""
+        """Restore the best values."""
         for kept, tensor in zip(self._best, self._tensors, strict=True):
             tensor.copy_(kept)
 
@@ -133,7 +135,7 @@ class EarlyStopping(TrainerCallback):
 class History(TrainerCallback):
     """Mean loss and zeros at even distances, the metric at the end of epochs.
 
-    A resumed run tells the same history, because a checkpoint keeps the points.
+    A resumed run has the same history, because a checkpoint keeps the points.
 
     Args:
         evaluate: the metric of the model as it stands.
@@ -172,15 +174,15 @@ class History(TrainerCallback):
         if step % self._per_epoch == 0:
             self._running[2] = self._evaluate()
             if step % self._every_score == 0:
-                place = step // self._every_score
-                self._note(self._scores, place, (step, float(self._running[2])))
+                number = step // self._every_score
+                self._note(self._scores, number, (step, float(self._running[2])))
 
     def metric(self) -> float:
         """The metric at the end of the last epoch; NaN in the first."""
         return float(self._running[2])
 
     def curves(self) -> Curves:
-        """What was kept."""
+        """The kept points."""
         points = [row for row in self._points.tolist() if all(map(math.isfinite, row))]
         scores = [row for row in self._scores.tolist() if all(map(math.isfinite, row))]
         return Curves(
@@ -192,8 +194,8 @@ class History(TrainerCallback):
         )
 
     @staticmethod
-    def _note(table: Tensor, place: int, row: tuple[float, ...]) -> None:
-        table[place - 1] = torch.tensor(row, dtype=torch.float64)
+    def _note(table: Tensor, number: int, row: tuple[float, ...]) -> None:
+        table[number - 1] = torch.tensor(row, dtype=torch.float64)
 
 
 _LEVELS = 256
@@ -243,7 +245,7 @@ def use_fast_dropout(model: nn.Module, noise: Noise, *, p: float | None = None) 
     """Replace every `nn.Dropout` of `model` in place, and leave out dropout inside attention.
 
     Dropout of attention probabilities costs a square of the length, and keeps torch from its fused
-    kernel; what it is worth is in docs/RESULTS.md.
+    kernel; its effect is in docs/RESULTS.md.
 
     Args:
         model: the classifier.
@@ -256,6 +258,6 @@ def use_fast_dropout(model: nn.Module, noise: Noise, *, p: float | None = None) 
                 inside = hasattr(module, "num_attention_heads") or hasattr(module, "n_heads")
                 rate = child.p if p is None else p
                 setattr(module, name, ByteDropout(0.0 if inside else rate, noise))
-        for name in ("dropout_prob", "attention_dropout"):  # what fused attention reads
+        for name in ("dropout_prob", "attention_dropout"):  # read by fused attention
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)

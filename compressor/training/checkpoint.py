@@ -1,6 +1,6 @@
 """Keep a run's state on disk so that it can go on after any stop, with the same result.
 
-One safetensors file holds trained parameters, Adam's moments, thresholds, what callbacks keep and torch's
+One safetensors file holds trained parameters, Adam's moments, thresholds, tensors of callbacks and torch's
 random state; it is replaced atomically. The data order needs no state: it follows from seed, epoch and step.
 Ctrl-C waits for the end of a step, where the state is whole.
 """
@@ -37,7 +37,7 @@ class FolderCheckpoints:
         folder: made on the first save, removed by `clear`.
         every: steps between saves.
         key: digest of everything that determines the run; a state of another run is refused.
-        resume: whether `load` may use a state that is there.
+        resume: whether `load` uses an existing state.
     """
 
     folder: Path
@@ -47,11 +47,11 @@ class FolderCheckpoints:
 
     @property
     def file(self) -> Path:
-        """Where the state lies."""
+        """File of the state."""
         return self.folder / _FILE
 
     def found(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a state to resume."""
         return self.file.is_file()
 
     def load(self, state: State) -> int:
@@ -131,7 +131,7 @@ def _tensors(state: State, *, create: bool = False) -> Iterator[tuple[str, Tenso
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether Ctrl-C was pressed; a second Ctrl-C stops at once.
 
-    Outside the main thread, where Python delivers no signals, it always says no.
+    Outside the main thread, where Python delivers no signals, it always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,13 +1,13 @@
-"""What a step minimises: the error against the labels and, with a teacher, distance to its logits and states.
+"""The loss of a step: the error against the labels and, with a teacher, the distance to its logits and states.
 
 Distillation as in Hinton et al. 2015 (arXiv 1503.02531), mixed as in SMP (Jiang et al. 2023):
 
     (1 - a) CE(labels) + a T^2 KL(teacher / T || model / T)
 
 The teacher runs over the training rows once, before the first step, without dropout: its logits are a small
-table, and a step costs no more than without it. Hidden states are no small table: where they are followed too,
-the teacher runs along, and the loss gains the squared error of every layer over that layer's variance, so that
-all layers count alike. As in TinyBERT (Jiao et al. 2020, arXiv 1909.10351, eq. 8), whose projection is not
+table, and a step costs no more than without it. Hidden states are too large for a table: with them
+the teacher runs in every step, and the loss gains the squared error of every layer over that layer's variance, so that
+all layers count equally. As in TinyBERT (Jiao et al. 2020, arXiv 1909.10351, eq. 8), whose projection is not
 needed between models of one shape. A narrow backbone follows the float model's states in the same way
 (`quantization/refine.py`).
 """
@@ -31,13 +31,13 @@ from maskpack.tasks.types import TaskType
 
 @dataclass(frozen=True, eq=False)
 class DistillationTargets:
-    """A teacher's opinion of every training row.
+    """A teacher's logits for every training row.
 
     Attributes:
         logits: float32 `(rows, c)`.
         share: weight `a` of the teacher against the labels.
         temperature: `T`.
-        state_teacher: the teacher itself, where its hidden states are followed.
+        state_teacher: the teacher itself, if its hidden states are part of the loss.
     """
 
     logits: NDArray[np.float32]
@@ -62,7 +62,7 @@ class TaskLoss:
 
     @property
     def state_teacher(self) -> HiddenStateTeacher | None:
-        """Whose hidden states a step follows, or None."""
+        """The teacher whose hidden states are part of the loss, or None."""
         return None if self.targets is None else self.targets.state_teacher
 
     def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
@@ -78,7 +78,7 @@ class TaskLoss:
 
 @dataclass(frozen=True, eq=False)
 class HiddenStateTeacher:
-    """A teacher whose hidden states a student follows.
+    """A teacher whose hidden states are part of a student's loss.
 
     Attributes:
         model: the teacher, in evaluation mode.
@@ -89,7 +89,7 @@ class HiddenStateTeacher:
     weight: float
 
     def states(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """The teacher's states of a batch, without gradients; it is fed what its family reads."""
+        """The teacher's states of a batch, without gradients; it gets the inputs of its family."""
         known = inputs
         if not self._reads_types:
             known = {name: value for name, value in inputs.items() if name != "token_type_ids"}
@@ -102,10 +102,10 @@ class HiddenStateTeacher:
 
 
 def states_of(outputs: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """What each layer says of the tokens that are no padding.
+    """Hidden states of each layer for the tokens that are no padding.
 
     Args:
-        outputs: of a model that was asked for its hidden states.
+        outputs: of a model, with hidden states.
         inputs: the batch, with `attention_mask`.
 
     Returns:
@@ -117,13 +117,13 @@ def states_of(outputs: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     return states if pooled is None else [*states, pooled.float()]
 
 
-def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Squared error over the variance of what is wanted, a mean over layers.
+def distance(states: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Squared error over the variance of the wanted states, a mean over layers.
 
     >>> wanted = [torch.tensor([[1.0, -1.0]]), torch.tensor([[10.0, -10.0]])]
-    >>> found = [torch.zeros(1, 2), torch.tensor([[10.0, -10.0]])]
-    >>> distance(found, wanted)  # 1 / 2 at the first layer (torch's variance is 2), 0 at the second
+    >>> states = [torch.zeros(1, 2), torch.tensor([[10.0, -10.0]])]
+    >>> distance(states, wanted)  # 1 / 2 at the first layer (torch's variance is 2), 0 at the second
     tensor(0.2500)
     """
-    pairs = zip(found, wanted, strict=True)
+    pairs = zip(states, wanted, strict=True)
     return torch.stack([functional.mse_loss(a, b) / b.var() for a, b in pairs]).mean()

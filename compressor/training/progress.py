@@ -45,10 +45,10 @@ class ProgressReporter:
     """Turns steps of the loop into `Progress`; it changes nothing of a run.
 
     Args:
-        on_progress: told of every step.
+        on_progress: called after every step.
         metric: name of the main metric.
-        evaluate: its value as the model stands; asked at the end of each epoch.
-        count: size of the mask as it stands, or None for a dense baseline.
+        evaluate: its present value; called at the end of each epoch.
+        count: present size of the mask, or None for a dense baseline.
         per_epoch: steps of an epoch.
     """
 
@@ -84,7 +84,7 @@ class ProgressReporter:
 
 
 def metric_of(model: Any, kind: TaskType, rows: Encoded, metric: str) -> Callable[[], float]:
-    """Reads a metric of a model as it stands; the model is left in training mode."""
+    """Evaluates a metric of the model; the model is left in training mode."""
 
     def evaluate() -> float:
         logits = predict_all(torch_predict(model), rows)

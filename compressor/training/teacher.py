@@ -1,4 +1,4 @@
-"""A fine-tuned float model that a run learns from: its opinion of the rows, and its hidden states."""
+"""A fine-tuned float model as teacher of a run: its logits for the rows, and its hidden states."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def distillation_targets(
     placement: Placement,
     heard: Callable[[TeacherPredict], None] = lambda _: None,
 ) -> DistillationTargets | None:
-    """What the teacher that `config` names has to say, or None without one.
+    """The targets of the teacher that `config` names, or None without one.
 
     Args:
         config: names the teacher.
@@ -54,10 +54,10 @@ def distillation_targets(
         revision: of the model.
         plan: steps and order of such a teacher's training.
         placement: where the teacher computes.
-        heard: called with the teacher's predictor, to measure how good it is.
+        heard: called with the teacher's predictor, to evaluate it.
 
     Raises:
-        ModelError: the teacher has other logits, tokens or labels than the task, or no states to follow.
+        ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states that fit.
     """
     if config.teacher is None:
         return None
@@ -73,7 +73,7 @@ def distillation_targets(
 
 
 def _teacher_predict(teacher: Any, name: str, student: Any, *, pad: int) -> TeacherPredict:
-    """The way to ask a teacher, which refuses rows that it cannot read."""
+    """The teacher's predictor, which refuses rows that it cannot read."""
     predict = torch_predict(set_pad_token(teacher, pad))
 
     def ask(split: Encoded) -> NDArray[np.float32]:
@@ -84,7 +84,7 @@ def _teacher_predict(teacher: Any, name: str, student: Any, *, pad: int) -> Teac
 
 
 def _named(teacher: str, kind: TaskType) -> Any:
-    """The fine-tuned model of that name; where there is none, the one that needs no name is told."""
+    """The fine-tuned model of that name; the error for a missing one mentions the teacher that needs no name."""
     try:
         return load_finetuned(teacher, auto_class=kind.auto_class)
     except ModelError as error:
@@ -97,7 +97,7 @@ def _named(teacher: str, kind: TaskType) -> Any:
 
 
 def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
-    """Raise ModelError unless the teacher reads these tokens and means these labels."""
+    """Raise ModelError unless the teacher has these tokens and these labels."""
     outputs = student.num_labels
     if config.num_labels != outputs:
         raise ModelError(f"the teacher `{name}` has {config.num_labels} logits, the task {outputs}")
@@ -121,18 +121,18 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
     kinds = 1 + max((int(row.max()) for row in rows.types or ()), default=0)
     if 0 < token_kinds(config.to_dict()) < kinds:
         raise ModelError(f"the teacher `{name}` cannot tell the two texts of a pair apart")
-    told, wanted = (
-        [str(each.id2label.get(place)).casefold() for place in range(outputs)]
+    own, wanted = (
+        [str(each.id2label.get(index)).casefold() for index in range(outputs)]
         for each in (config, student)
     )
-    if set(told) == set(wanted) and told != wanted:
+    if set(own) == set(wanted) and own != wanted:
         raise ModelError(
-            f"the teacher `{name}` has its labels in another order: {told}, the task {wanted}"
+            f"the teacher `{name}` has its labels in another order: {own}, the task {wanted}"
         )
 
 
 def _state_teacher(config: TeacherConfig, teacher: Any, student: Any) -> HiddenStateTeacher | None:
-    """The teacher's hidden states, if they are wanted and have the student's shape."""
+    """The teacher of hidden states, if it is wanted and its states have the student's shape."""
     weight = _STATES if config.teacher_states is None else config.teacher_states
     if weight == 0.0:
         return None

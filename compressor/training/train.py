@@ -1,10 +1,10 @@
 """The training loop: batches in, trained parameters out. No files, no printing, no task names.
 
-It is the same for masks and dense baselines: what differs is which parameters it is given. The optimiser is
-Adam with a floor: weights that matter move their scores, the others stay where they are. Plain Adam divides
+Masks and dense baselines use the same loop with other parameters. The optimiser is
+Adam with a floor, which keeps the size of gradients in the step. Plain Adam divides
 each gradient by its own size, so that a score with a tiny gradient moves as far as one with a large gradient:
 most flips are then noise. Flipping a weight changes the loss by about `-w dL/dw`, the score's gradient
-itself, so its size is worth keeping:
+itself, so its size carries information:
 
     step = lr * m / (sqrt(v) + floor * R),   R = sqrt(mean of v over the whole group)
 
@@ -33,7 +33,7 @@ from maskpack.models.build import base_of, head_parameters
 from maskpack.models.placement import Placement, to_tensors
 from maskpack.tasks.batches import Encoded, Feeds, training_batches
 
-_EVERY = 20  # steps between looks at R; each of the first `_EVERY` steps looks
+_EVERY = 20  # steps between updates of R; each of the first `_EVERY` steps updates it
 _TINY = 1e-12  # score gradients are products of small numbers: Adam's usual 1e-8 would stall them
 
 
@@ -50,7 +50,7 @@ class FlooredAdam(torch.optim.Adam):
             group["lr"] = group["peak"] * share
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step, then a look at the size of the gradients every `_EVERY` steps."""
+        """One step; every `_EVERY` steps an update of the size of the gradients."""
         loss: float | None = super().step(closure)
         for group in self.param_groups:
             if group["floor"] > 0:
@@ -127,7 +127,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class TrainStep:
-    """One step's news for whoever watches."""
+    """A finished step, for callbacks and progress."""
 
     step: int
     steps: int
@@ -136,7 +136,7 @@ class TrainStep:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """All that changes while training, for a checkpoint to keep."""
+    """State that changes during training, kept by checkpoints."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -181,7 +181,7 @@ def train(
     """Train `groups` in place with Adam; return the number of steps taken. All else must be frozen already.
 
     `callbacks` are called around every step, `on_step` last in it. A run goes on from what `checkpoints`
-    load. When `stop` says yes, they keep the state and KeyboardInterrupt is raised.
+    load. When `stop` returns True, they keep the state and KeyboardInterrupt is raised.
     """
     optimizer = FlooredAdam(group.settings() for group in groups)
     state = State(model, optimizer, callbacks)
@@ -219,11 +219,11 @@ def take_step(
 
     Args:
         model: in training mode.
-        optimizer: of all that is trained.
+        optimizer: of all trained parameters.
         feeds: the batch.
         loss_of: its loss from float32 logits `(b, c)`.
-        placement: where and how it is computed.
-        state_teacher: whose hidden states the model is drawn to, or None.
+        placement: device and precision.
+        state_teacher: the teacher of hidden states, or None.
     """
     inputs = to_tensors(feeds, model)
     asked = {} if state_teacher is None else {"output_hidden_states": True}
@@ -246,7 +246,7 @@ def planned_batches(
     per_epoch = -(-len(lengths) // plan.batch_size)
     for epoch in range(first // per_epoch, -(-plan.steps // per_epoch)):
         batches = training_batches(lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch)
-        for place, rows in enumerate(batches):
-            step = epoch * per_epoch + place
+        for index, rows in enumerate(batches):
+            step = epoch * per_epoch + index
             if first <= step < plan.steps:
                 yield step, rows

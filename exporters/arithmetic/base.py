@@ -1,4 +1,4 @@
-"""What one arithmetic of a graph's linears is. Imports nothing heavy: tolerances are options too."""
+"""Arithmetics of a graph's linears, and tolerances. Imports nothing heavy, because tolerances are options too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Tolerance:
         max_drop: largest loss of the main metric on the evaluation data, in points (0.01).
         rtol: largest error of the logits of an input, root mean square over root mean square; None
             checks none.
-        rows: so many evaluation rows may always be lost: on a hundred of them one row is a point.
+        rows: number of evaluation rows that may always be lost: of a hundred rows one is a point.
     """
 
     atol: float | None
@@ -75,7 +75,7 @@ class Tolerance:
 
 
 ROUNDED = Tolerance(atol=None, max_drop=0.5, rtol=0.25, rows=2)
-"""The usual tolerance where activations are rounded."""
+"""The default tolerance of an arithmetic that rounds activations."""
 
 
 def stored_codes(read: Read, module: str, tensor: QuantTensor) -> NDArray[np.int8] | None:
@@ -99,12 +99,12 @@ class Arithmetic:
         name: as options spell it.
         emit: emits `x @ W.T` without bias before a node and returns its value; `EmitLinear` in
             `exporters/graph/passes.py`.
-        tolerance: what a verdict tolerates where the user says nothing.
+        tolerance: the default tolerance.
         masks_as_inputs: whether masks may come with every run; else its weights are constants.
-        operator: by which a graph of it is recognised; None: a graph with no other's operator.
+        operator: by which a graph of it is recognised; None: a graph without the operator of another entry.
         divides: whether outlier channels of activations are divided before they are rounded.
         codes: the codes of a module as a graph of it stores them, flat; zeros are counted in them.
-        dequantize: makes the pass that puts float products in place of its own; None where they are float.
+        dequantize: makes the pass that replaces its products by float products; None if they are float.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Integer arithmetic: activations are quantised on the fly, one scale a tensor; weights have one a channel.
+"""Integer arithmetic: activations are quantised in every run, one scale a tensor; weights have one a channel.
 
     x [-> Mul] -> DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul(x_scale * w_scale) -> Add(b)
 
@@ -23,7 +23,7 @@ from maskpack.formats import QuantTensor
 def emit_int8(
     editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, context: RewriteContext
 ) -> ir.Value:
-    """Integer arithmetic: activations are quantised on the fly, once for all that read them."""
+    """Integer arithmetic: activations are quantised in every run, once for all their readers."""
     divisor = context.divisors.get(f"{editor.name}.weight")
     weights = channel_weights(tensor, divisor)
     key = (inputs, b"" if divisor is None else divisor.tobytes())
@@ -47,7 +47,7 @@ class DequantizeLinears(DequantizeProducts):
     """Replace every integer product by a float one."""
 
     def find(self, node: ir.Node) -> IntegerProduct | None:
-        """What `emit_int8` wrote around a product."""
+        """The nodes of `emit_int8` around a product."""
         if node.op_type != "MatMulInteger":
             return None
         activations, codes = node.inputs[:2]
@@ -77,7 +77,7 @@ def _float_weight(
 
 
 def _undivided(even: ir.Value, constants: Constants) -> tuple[ir.Value, ir.Value | None]:
-    """Activations before their outlier channels were divided, and the factors, if they were."""
+    """Activations before the division of outlier channels, and the factors, if there is one."""
     source = even.producer()
     if source is None or source.op_type != "Mul":
         return even, None

@@ -4,12 +4,12 @@
     shared     codes, masked in the graph -> Transpose -> Pad -> Cast -> Add(zero) -> MatMul(1, 16) -> blocks
 
 A row of `i` codes is cut into blocks of one size that have a scale each. Codes are stored unsigned, two in
-a byte (the first is the low half) or one, and what pads the last block of a row stands for 0.
+a byte (the first is the low half) or one; the padding of a row's last block is 0.
 
     row of -7, 0, 3   in blocks of 2, 4 bits each   ->   0x81 | 0x8b
 
 Activations are quantised in blocks as well, with a scale a block of a row instead of one a tensor: a third to
-nine tenths of int8's error, and no text depends on its batch-mates. It is slower than int8 (`docs/RESULTS.md`).
+nine tenths of int8's error, and a text does not depend on its batch. It is slower than int8 (`docs/RESULTS.md`).
 The operator is ONNX Runtime's own, not the standard's; 4 bits from 1.17 on.
 """
 
@@ -33,7 +33,7 @@ _SMALLEST, _LARGEST = 16, 128  # sizes that ONNX Runtime has kernels for; powers
 
 @dataclass(frozen=True)
 class Blocking:
-    """How the rows of a matrix are cut and stored.
+    """Blocks of the rows of a matrix.
 
     Attributes:
         outputs, inputs: shape of the matrix.
@@ -58,18 +58,18 @@ class Blocking:
 
     @property
     def zero(self) -> int:
-        """What a zero code is stored as."""
+        """Stored value of a zero code."""
         return 1 << (self.bits - 1)
 
     @property
     def packing(self) -> NDArray[np.float32]:
-        """What the codes of one byte are multiplied by, float32 `(8 / bits,)`."""
+        """Factors of the codes of one byte, float32 `(8 / bits,)`."""
         steps = np.arange(8 // self.bits, dtype=np.float32)
         return np.asarray(np.exp2(steps * self.bits).astype(np.float32))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the stored bytes: `(o, blocks, bytes of a block)`."""
+        """Shape of the stored bytes: `(o, blocks, bytes of a block)`."""
         return self.outputs, self.count, self.size * self.bits // 8
 
 
@@ -133,7 +133,7 @@ def from_blocks(stored: NDArray[np.uint8], blocking: Blocking) -> NDArray[np.int
 def float_weight(
     stored: NDArray[np.uint8], scales: NDArray[np.float32], blocking: Blocking
 ) -> NDArray[np.float32]:
-    """The weights that stored bytes and the scales of their blocks stand for, float32 `(i, o)`."""
+    """The weights of stored bytes and the scales of their blocks, float32 `(i, o)`."""
     rows = np.repeat(scales.reshape(blocking.outputs, -1), blocking.size, axis=1)
     return np.ascontiguousarray(from_blocks(stored, blocking) * rows[:, : blocking.inputs].T)
 
@@ -178,7 +178,7 @@ def emit_nbits(
 
 
 def _emit_blocks(editor: GraphEditor, matrix: ir.Value, blocking: Blocking) -> ir.Value:
-    """`to_blocks` as nodes, all of which fold: the codes are constants behind their mask."""
+    """`to_blocks` as nodes, which all fold, because codes and mask are constants."""
     (rows,) = editor.op("Transpose", matrix, label="rows")
     wide = editor.cast(rows, ir.DataType.FLOAT, label="wide")
     if blocking.padding:
@@ -199,7 +199,7 @@ class DequantizeBlocks(DequantizeProducts):
     """Replace every product on blocks of codes by a float one."""
 
     def find(self, node: ir.Node) -> IntegerProduct | None:
-        """Its weights are constant and have neither zero points nor an order of their own."""
+        """A product whose weights are constant, without zero points and without an order of groups."""
         if node.op_type != NBITS_OP or len(node.inputs) != 3:
             return None
         inputs, blocks, scales = node.inputs
@@ -213,7 +213,7 @@ class DequantizeBlocks(DequantizeProducts):
 
 
 def block_codes(read: Read, module: str, tensor: QuantTensor) -> NDArray[np.int8] | None:
-    """The codes of a module as blocks store them, or as they lie before the graph makes blocks of them."""
+    """The codes of a module from its blocks, or from the constant of which the graph makes blocks."""
     blocks = read(f"{module}.blocks")
     if blocks is None:
         return stored_codes(read, module, tensor)

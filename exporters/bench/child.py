@@ -3,7 +3,7 @@
 python -m maskpack.exporters.bench.child JOB RESULT
 
 JOB and RESULT are JSON files. A job names one of `JOBS` and its arguments; the result is what it
-returns, or `error` and `hint`. Imports no torch: what is measured is what an edge program would see.
+returns, or `error` and `hint`. Imports no torch, so that the figures are those of a program on a device.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def load(
 
 
 def tasks(folder: str, names: Sequence[str], providers: Sequence[Provider]) -> dict[str, Any]:
-    """Memory of a process that answers with these tasks: of all of it, and what they added."""
+    """Memory of a process that answers with these tasks: all of it, and the part that they added."""
     before = memory_now()
     session = Session(folder, threads=1, keep=len(names), providers=providers)
     for name in names:
@@ -100,17 +100,17 @@ def times(
     """Milliseconds of all graphs, taking turns; one entry a shape: name -> wall and cpu."""
     sessions = _sessions(graphs, threads, providers)
     pause = 0.0 if threads == 1 else _PAUSE
-    found = []
+    rows = []
     for batch, length in shapes:
         feeds = {
             name: token_feeds(session, batch=batch, length=length, vocabulary=vocabulary)
             for name, session in sessions.items()
         }
         for name, session in sessions.items():
-            _run(session, feeds[name])  # with our words, should it fail
+            _run(session, feeds[name])  # for our error, should it fail
         spent = take_turns(sessions, feeds, runs=runs, seconds=seconds, pause=pause)
-        found.append({name: asdict(one) for name, one in spent.items()})
-    return found
+        rows.append({name: asdict(one) for name, one in spent.items()})
+    return rows
 
 
 def errors(
@@ -124,7 +124,7 @@ def errors(
     task_kind: str,
     providers: Sequence[Provider],
 ) -> dict[str, Any]:
-    """How far each graph's logits are from those of the graph called `reference`, and where they ran."""
+    """Differences of each graph's logits from those of the graph called `reference`, and where they ran."""
     sessions = _sessions(graphs, 1, providers)
     wanted = sorted(value.name for value in sessions[reference].get_inputs())
     for name, session in sessions.items():
@@ -138,20 +138,20 @@ def errors(
         name: np.concatenate([_run(session, feeds) for feeds in batches])
         for name, session in sessions.items()
     }
-    right, found = logits[reference], {}
+    right, differences = logits[reference], {}
     for name, left in logits.items():
         if left.shape != right.shape:
             raise ExportError(
                 f"{name} has {left.shape[1]} outputs, {reference} has {right.shape[1]}",
                 _OTHER_MODEL,
             )
-        found[name] = {
+        differences[name] = {
             "relative": relative_error(left, right),
             "max_diff": float(np.abs(left - right).max()),
             "same": DECODERS[task_kind].agreement(left, right),
         }
     ran = sessions[reference].get_providers()
-    return {"rows": len(right), "graphs": found, "providers": ran}
+    return {"rows": len(right), "graphs": differences, "providers": ran}
 
 
 def _sessions(
@@ -175,7 +175,7 @@ def _random_batches(session: Any, shapes: Sequence[BatchShape], vocabulary: int)
 def _text_batches(
     texts: Path, tokenizer: Path, max_length: int, names: Sequence[str]
 ) -> Iterator[Feeds]:
-    """Lines of a file, in their order, padded to the longest of eight; a tab parts a pair."""
+    """Lines of a file, in their order, padded to the longest of eight; a tab separates a pair."""
     reader = Tokenizer.from_file(str(tokenizer))
     reader.enable_truncation(max_length)
     reader.enable_padding()
@@ -208,7 +208,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _run(session: Any, feeds: Feeds) -> NDArray[np.float32]:
-    """Logits `(b, c)`: the first output, whatever another exporter called it."""
+    """Logits `(b, c)`: the first output, whatever its name."""
     try:
         logits: NDArray[np.float32] = session.run(None, feeds)[0]
     except Exception as error:
@@ -234,15 +234,15 @@ JOBS: dict[str, Callable[..., Any]] = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do a job and write down how it ended."""
+    """Do a job and write its result or its error."""
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     result: Any
     try:
         result = {"result": JOBS[job["kind"]](**job["arguments"])}
     except MaskpackError as problem:
         advice = problem.advice
-        told = {} if advice is None else {"hint": advice.text, "fields": advice.fields}
-        result = {"error": str(problem), **told}
+        extra = {} if advice is None else {"hint": advice.text, "fields": advice.fields}
+        result = {"error": str(problem), **extra}
     write_bytes(Path(arguments[1]), json.dumps(result, default=str).encode())
 
 

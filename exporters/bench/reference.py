@@ -1,13 +1,13 @@
-"""The dense float32 graph that an exported one is measured against, and its quantize_dynamic forms.
+"""The dense float32 graph that an export is compared with, and its quantize_dynamic forms.
 
-Three ways to the same ordinary graph, none of them with our workarounds for ONNX Runtime:
+Three ways to an ordinary graph without our workarounds for ONNX Runtime:
 
     an exported graph   its integers as floats: `float_graph`
     an artifact's task  the masked model, traced without quantisation: `masked_graph`
     a fine-tuned model  traced as it is: `dense_graph`
 
-Whatever is traced gets what other exporters give for free (stored transposes, GELU in the order that is
-fused), so that it is no weaker than theirs.
+A traced graph gets the forms that other exporters write (stored transposes, GELU in the order that is
+fused), so that it is as fast as theirs.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _MOST_BYTES = 2**31
 def float_graph(graph: Path) -> bytes:
     """An exported graph, folded or shared, as the float32 graph of the weights it computes with.
 
-    Codes are widened with their scales, so that what remains is the difference of the arithmetic. What
-    an export rounds (grouped codes to one scale a channel) is in this reference too; the masked model itself
+    Codes are multiplied by their scales, so that only the arithmetic differs. Values that
+    an export rounds (grouped codes to one scale a channel) are rounded in this reference too; the masked model itself
     is `masked_graph`.
 
     Raises:
@@ -85,7 +85,7 @@ def masked_graph(artifact: Artifact, task: str) -> bytes:
 
 
 def dense_graph(model: str) -> bytes:
-    """A fine-tuned model, folder or hub id, as the float32 graph its user would deploy.
+    """A fine-tuned model, folder or hub id, as the float32 graph that its user would deploy.
 
     Raises:
         MaskpackError: no such model, no head, or torch cannot trace it.
@@ -99,7 +99,7 @@ def _traced(model: Any) -> bytes:
 
 
 def _stored(proto: onnx.ModelProto) -> bytes:
-    """A graph whose products read stored weights: quantize_dynamic sees none behind a `Transpose`."""
+    """A graph whose products read stored weights: quantize_dynamic finds none behind a `Transpose`."""
     model = ir.serde.deserialize_model(proto)
     passes = Sequential(StoreProducts(Constants(proto)), common.RemoveUnusedNodesPass())
     return _without_shapes(passes(model).model)
@@ -127,19 +127,19 @@ def write_peers(dense: Path, folder: Path) -> dict[str, Path]:
     """
     source = folder / "stored.onnx"
     write_bytes(source, _stored(load_whole(dense)))
-    found = {}
+    graphs = {}
     for name, options in PEERS.items():
-        found[name] = folder / f"{name.replace(' ', '-')}.onnx"
+        graphs[name] = folder / f"{name.replace(' ', '-')}.onnx"
         try:
             with _quiet():
-                quantize_dynamic(source, found[name], **options)
-        except Exception as error:  # it raises what it meets
+                quantize_dynamic(source, graphs[name], **options)
+        except Exception as error:  # it raises exceptions of any type
             raise ExportError(f"quantize_dynamic fails on `{dense.name}`: {error!r}") from error
-    return found
+    return graphs
 
 
 def load_whole(graph: Path) -> onnx.ModelProto:
-    """A graph with the weights that lie beside it.
+    """A graph with its weights from files beside it.
 
     Raises:
         ExportError: a file is missing or damaged, or all of it passes protobuf's 2 GB.
@@ -158,7 +158,7 @@ _OTHERWISE = "give the dense model as `artifact` or `against`"
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """quantize_dynamic advises on the root logger."""
+    """Suppress the advice that quantize_dynamic logs on the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What a benchmark found, as values with JSON on demand, and the machine it ran on. Imports nothing heavy."""
+"""Figures of a benchmark as values with JSON, and its machine. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskpack.exporters.session import Spent, quantile, speedup
 
 _STATUS = Path("/proc/self/status")
 _FORGET = Path("/proc/self/clear_refs")
-_FORGET_PEAK = "5"  # what Linux reads as: let the peak be what is held now
+_FORGET_PEAK = "5"  # for Linux: reset the peak to the present value
 _MIB = 1024.0
 
 NOTABLE = (
@@ -31,12 +31,12 @@ NOTABLE = (
     "i8mm",
     "sve",
 )
-"""Instruction sets that decide how fast integers are multiplied, as Linux calls them."""
+"""Instruction sets on which the speed of integer products depends, as Linux names them."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where figures were taken.
+    """The machine of the figures.
 
     Attributes:
         cpu: model.
@@ -104,7 +104,7 @@ class Memory:
 
     Attributes:
         rss: in RAM.
-        anon: of that, its own; the system can only get it back by swapping.
+        anon: of that, the process's own; the system can only free it by swapping.
         mapped: of that, pages of files; processes share them, and the system can drop them.
     """
 
@@ -113,7 +113,7 @@ class Memory:
     mapped: float
 
     def since(self, before: Memory) -> Memory:
-        """What has come since."""
+        """The difference to an earlier value."""
         return Memory(self.rss - before.rss, self.anon - before.anon, self.mapped - before.mapped)
 
 
@@ -123,7 +123,7 @@ def memory_now() -> Memory | None:
 
 
 def read_memory(text: str) -> Memory | None:
-    r"""Memory from the text of `/proc/self/status`, or None if it is not told there.
+    r"""Memory from the text of `/proc/self/status`, or None if the text lacks it.
 
     >>> read_memory("VmRSS: 3072 kB\nRssAnon: 2048 kB\nRssFile: 1024 kB\nRssShmem: 0 kB\n")
     Memory(rss=3.0, anon=2.0, mapped=1.0)
@@ -136,13 +136,13 @@ def read_memory(text: str) -> Memory | None:
 
 
 def peak_memory() -> float | None:
-    """Most RAM this process has held since `forget_peak`, in MiB; None where nobody tells."""
+    """Peak RAM of this process since `forget_peak`, in MiB; None where the system does not report it."""
     values = _kilobytes(_read(_STATUS))
     return values["VmHWM"] / _MIB if "VmHWM" in values else None
 
 
 def forget_peak() -> None:
-    """Let the peak begin at what is held now, where the system can; elsewhere the old one stays."""
+    """Reset the peak to the present value, where the system can; elsewhere the old peak stays."""
     try:
         _FORGET.write_text(_FORGET_PEAK, encoding="ascii")
     except OSError:
@@ -178,7 +178,7 @@ class Cell:
         p50, p90, best: milliseconds.
         speedup: times as fast as the reference: median of one ratio a round.
         cpu: milliseconds of processor time, median.
-        cpu_speedup: as `speedup`, in processor time: what is left of it when others share the cores.
+        cpu_speedup: as `speedup`, in processor time, which does not count waiting for other programs.
         runs: that were measured.
     """
 
@@ -195,7 +195,7 @@ class Cell:
 
     @classmethod
     def of(cls, spent: Spent, reference: Spent, *, threads: int, batch: int, length: int) -> Cell:
-        """Figures from the runs of a graph and those of the reference beside them."""
+        """Figures from the runs of a graph and those of the reference."""
         return cls(
             threads=threads,
             batch=batch,
@@ -212,7 +212,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a graph takes before and while it runs. Memory is what came on top of a process without it.
+    """Bytes, time to load and memory of a graph. Memory is that above a process without it.
 
     Attributes:
         bytes: of its file.
@@ -248,7 +248,7 @@ class Error:
 
 @dataclass(frozen=True)
 class Variant:
-    """One graph and all that was found.
+    """One graph and its figures.
 
     Attributes:
         name: of the graph.
@@ -270,7 +270,7 @@ class TaskMemory:
     Attributes:
         tasks: in memory at once.
         process: all of it, Python and ONNX Runtime included; None where the system does not tell.
-        added: what the tasks added, their tokenizer included.
+        added: of that, by the tasks, their tokenizer included.
     """
 
     tasks: int
@@ -286,7 +286,7 @@ class BenchResult:
         task: what was measured.
         machine: where.
         providers: execution providers that sessions really had, the preferred one first.
-        reference: where the float32 graph came from, in words.
+        reference: origin of the float32 graph, in words.
         rows: inputs behind the errors.
         inputs: what these inputs were.
         variants: the reference first.

@@ -1,9 +1,9 @@
-"""An exported folder against the ordinary alternatives: size, memory, latency and error side by side.
+"""An exported folder compared with the usual alternatives: size, memory, latency and error.
 
 Every figure of memory is of a fresh process, and all latencies of a number of threads are of one
-process in which the graphs take turns. Both are `child.py`; this file prepares the graphs and
-gathers. The reference is a dense float32 graph (`reference.py`); quantize_dynamic's graphs are made of it.
-Whatever is made lies in a temporary folder that is removed.
+process in which the graphs take turns. `child.py` does both; this module prepares the graphs and
+collects the figures. The reference is a dense float32 graph (`reference.py`); quantize_dynamic's graphs are made of it.
+All graphs made here are in a temporary folder that is removed.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     """Measure.
 
     Args:
-        request: what.
-        say: told what is being done.
+        request: graphs and grid.
+        say: called with a line for each stage.
 
     Raises:
         MaskpackError: no exported task there, no such dense model, or one with other inputs or
@@ -82,7 +82,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     place = pick_task(request.folder, request.task)
     config = place.read_config()
     if request.texts is not None:
-        read_lines(request.texts)  # an unreadable file is better known now than in minutes
+        read_lines(request.texts)  # an unreadable file should fail now, not after minutes
     load_before = load_average()
     with tempfile.TemporaryDirectory(prefix="maskpack-bench-") as root:
         work = Path(root)
@@ -142,9 +142,9 @@ def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant
 
 
 def _reference(
-    request: BenchRequest, place: TaskFiles, config: TaskConfig, work: Path
+    request: BenchRequest, files: TaskFiles, config: TaskConfig, work: Path
 ) -> tuple[Path, str]:
-    """The dense graph, given or written into `work`, and where it came from."""
+    """The dense graph, given or written into `work`, and its origin."""
     dense, against = work / f"dense{_ONNX}", request.against
     if against is not None and against.endswith(_ONNX):
         if not Path(against).is_file():
@@ -158,40 +158,40 @@ def _reference(
     elif request.artifact is not None:
         data = masked_graph(open_artifact(request.artifact), config.name)
         source = f"the masked model of {request.artifact.name}"
-    elif place.adapter is not None:
+    elif files.adapter is not None:
         raise ConfigError(
-            f"`{place.graph.name}` alone is no task, so no dense graph can be made of it",
+            f"`{files.graph.name}` alone is no task, so no dense graph can be made of it",
             "give the dense model as `artifact` or `against`",
         )
     else:
-        data, source = float_graph(place.graph), "the exported graph with its weights as floats"
+        data, source = float_graph(files.graph), "the exported graph with its weights as floats"
     write_bytes(dense, data)
     return dense, source
 
 
 def _exported(
-    request: BenchRequest, place: TaskFiles, config: TaskConfig, taken: Collection[str]
+    request: BenchRequest, files: TaskFiles, config: TaskConfig, taken: Collection[str]
 ) -> dict[str, Path]:
     """Name -> graph or adapter of the exported folders; a name that is not the only one gets a number."""
-    places = [place, *(pick_task(folder, request.task or config.name) for folder in request.beside)]
+    places = [files, *(pick_task(folder, request.task or config.name) for folder in request.beside)]
     names = [folder.resolve().name for folder in (request.folder, *request.beside)]
-    found: dict[str, Path] = {}
+    named: dict[str, Path] = {}
     for number, (name, one) in enumerate(zip(names, places, strict=True), start=1):
-        twice = names.count(name) > 1 or name in {*taken, *found}
-        found[f"{name} ({number})" if twice else name] = (one.adapter or one.graph).resolve()
-    return found
+        twice = names.count(name) > 1 or name in {*taken, *named}
+        named[f"{name} ({number})" if twice else name] = (one.adapter or one.graph).resolve()
+    return named
 
 
 def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
-    """Of the measured task alone, and of all tasks at hand."""
+    """Memory of the measured task alone, and of all tasks of the folder."""
     folder, name = prepared.request.folder, prepared.config.name
     others = sorted(set(find_tasks(folder)) - {name})
-    found = []
+    memories = []
     for names in [[name], [name, *others]] if others else [[name]]:
-        told = _child(prepared, "tasks", folder=folder, names=names)
-        added = memory_of(told["tasks"])
-        found.append(TaskMemory(len(names), memory_of(told["process"]), added))
-    return tuple(found)
+        answer = _child(prepared, "tasks", folder=folder, names=names)
+        added = memory_of(answer["tasks"])
+        memories.append(TaskMemory(len(names), memory_of(answer["process"]), added))
+    return tuple(memories)
 
 
 def _footprint(prepared: _Bench, name: str) -> Footprint:
@@ -239,7 +239,7 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
     cells: dict[str, list[Cell]] = {name: [] for name in graphs}
     for threads in request.threads:
         say(f"latency, {threads} thread{'' if threads == 1 else 's'}")
-        found = _child(
+        results = _child(
             prepared,
             "times",
             graphs=graphs,
@@ -249,7 +249,7 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
             seconds=request.seconds,
             vocabulary=prepared.vocabulary,
         )
-        for row, (batch, length) in zip(found, request.shapes, strict=True):
+        for row, (batch, length) in zip(results, request.shapes, strict=True):
             spent = {name: Spent(**times) for name, times in row.items()}
             for name, own in spent.items():
                 cell = Cell.of(own, spent[REFERENCE], threads=threads, batch=batch, length=length)
@@ -261,7 +261,7 @@ def _child(prepared: _Bench, kind: str, **arguments: Any) -> Any:
     """Do a job of `child.py` in a fresh process.
 
     Raises:
-        ExportError: it failed, with its own words, or was killed.
+        ExportError: it failed, with its own message, or was killed.
     """
     job, result = (prepared.work / name for name in ("job.json", "result.json"))
     result.unlink(missing_ok=True)
@@ -277,8 +277,8 @@ def _child(prepared: _Bench, kind: str, **arguments: Any) -> Any:
             f"the process that measures `{kind}` ended with code {done.returncode}: {said}",
             "killed? it may have run out of memory: give smaller `batches` or `lengths`",
         )
-    told = json.loads(result.read_text(encoding="utf-8"))
-    if "error" in told:
-        hint = Hint(told["hint"], **told["fields"]) if "hint" in told else None
-        raise ExportError(told["error"], hint)
-    return told["result"]
+    answer = json.loads(result.read_text(encoding="utf-8"))
+    if "error" in answer:
+        hint = Hint(answer["hint"], **answer["fields"]) if "hint" in answer else None
+        raise ExportError(answer["error"], hint)
+    return answer["result"]

@@ -1,7 +1,7 @@
 """The graphs of an artifact's tasks: trace a classifier, put masked integers in place of its floats, write it.
 
-What an export derives from the weights, scales and divisors of outlier channels, is measured and made on the
-whole backbone. So it is the same for all tasks, and a task's graph is the same function in every layout.
+Scales and divisors of outlier channels are derived from the
+whole backbone. So they are the same for all tasks, and a task's graph is the same function in every layout.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class GraphBuilder:
         artifact: the artifact.
         context: of its encoder.
         compute: name of the arithmetic of the linears.
-        narrow: whether codes narrower than a byte stay so in graphs that hold their masks beside them.
+        narrow: whether codes narrower than a byte keep their width in graphs with their masks beside the codes.
 
     Attributes:
         base: attribute of the classifier that holds the encoder.
@@ -71,13 +71,13 @@ class GraphBuilder:
     def heads(self) -> frozenset[str]:
         """Constants of a graph that are parameters of the head.
 
-        Their names tell nothing: a base may be called `model`, as what the tracer puts before all.
+        Their names do not suffice: a base may be called `model`, which is also the tracer's prefix.
         """
         return frozenset(f"{PREFIX}{name}" for name in head_parameters(self._bare))
 
     @cached_property
     def divisors(self) -> Divisors:
-        """Of outlier channels, measured on the backbone; none for floats."""
+        """Divisors of outlier channels, measured on the backbone; none for float arithmetic."""
         if not self._arithmetic.divides:
             return {}
         names = under(self.base, self.artifact.backbone.linears)
@@ -92,7 +92,7 @@ class GraphBuilder:
         return self._of_task(entry, EXTERNAL_MASKS[form](removed))
 
     def bare(self) -> ir.Model:
-        """The same with masks that remove nothing, of no task: its encoder is the backbone's."""
+        """The same for no task, with masks that remove nothing: its encoder is the backbone's."""
         nothing = {
             module_of(self.base, name): np.zeros(tensor.codes.size, dtype=np.bool_)
             for name, tensor in self.artifact.backbone.linears.items()
@@ -100,7 +100,7 @@ class GraphBuilder:
         return self._graph(self._bare, self.artifact.backbone, EXTERNAL_MASKS[Form.FLIPS](nothing))
 
     def removed(self, entry: TaskEntry) -> Removed:
-        """Name of every linear's module -> what the task removes from it, in a graph's order."""
+        """Name of every linear's module -> weights that the task removes, in a graph's order."""
         patch = self.artifact.patch(entry.name)
         return {
             module_of(self.base, name): (
@@ -125,7 +125,7 @@ class GraphBuilder:
             ResidualAsSum(),
             GeluInFusedOrder(),
             common.RemoveUnusedNodesPass(),
-            common.TopologicalSortPass(),  # what all linears share may stand after its first reader
+            common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
         )
         traced = trace(model, self.context.family)
         try:
@@ -151,7 +151,7 @@ def write_graph(model: ir.Model, path: Path) -> None:
     """Write a graph beside the file that its shared tensors lie in, and check both.
 
     Raises:
-        ExportError: as `serialize`; or the shared file does not hold what the graph points to.
+        ExportError: as `serialize`; or the shared file lacks data to which the graph refers.
     """
     write_bytes(path, _bytes_of(model))
     _check(str(path))
@@ -161,10 +161,10 @@ def _bytes_of(model: ir.Model) -> bytes:
     proto = ir.serde.serialize_model(model)
     if proto.ByteSize() >= 2**31:
         raise ExportError(f"the graph has {proto.ByteSize()} bytes, more than a file may hold")
-    told = {tensor.name for tensor in proto.graph.initializer}
-    values = [value for value in proto.graph.value_info if value.name not in told]
+    initialisers = {tensor.name for tensor in proto.graph.initializer}
+    values = [value for value in proto.graph.value_info if value.name not in initialisers]
     del proto.graph.value_info[:]
-    proto.graph.value_info.extend(values)  # a constant says itself what it is
+    proto.graph.value_info.extend(values)  # constants have their own type and shape
     return bytes(proto.SerializeToString(deterministic=True))
 
 

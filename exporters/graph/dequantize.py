@@ -1,4 +1,4 @@
-"""The rewrites of an export backwards: integers to floats, workarounds to ordinary forms.
+"""Inverses of an export's passes: integers to floats, workarounds to ordinary forms.
 
     int8       DynamicQuantizeLinear(x [* factor]) -> MatMulInteger(codes) -> Cast -> Mul  =>  MatMul(x, W)
     nbits      MatMulNBits(x, blocks, scales)                                             =>  MatMul(x, W)
@@ -6,8 +6,8 @@
     embedding  Gather(codes, ids) -> Cast -> Mul(Gather(scales, ids))                     =>  Gather(W, ids)
     residual   Sum of two -> LayerNormalization                                           =>  Add
 
-What a graph computes from its initialisers alone, ONNX Runtime computes here. What a mask removes inside a
-graph is constant and arrives as zeros of the codes.
+ONNX Runtime computes the parts of a graph that depend on initialisers alone. Weights that a mask removes inside a
+graph are zeros of these codes.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class Constants:
             ExportError: ONNX Runtime refuses to compute.
         """
         wanted = list(dict.fromkeys(names))
-        found = {
+        known = {
             name: onnx.numpy_helper.to_array(self._stored[name])
             for name in wanted
             if name in self._stored
         }
-        computed = [name for name in wanted if name not in found]
+        computed = [name for name in wanted if name not in known]
         if computed:
             session = make_session(self._part(computed).SerializeToString(), threads=1)
-            found.update(zip(computed, session.run(None, {}), strict=True))
-        return {name: np.asarray(found[name]) for name in wanted}
+            known.update(zip(computed, session.run(None, {}), strict=True))
+        return {name: np.asarray(known[name]) for name in wanted}
 
     def _part(self, names: list[str]) -> onnx.ModelProto:
-        """The graph without inputs that makes these values."""
+        """The graph without inputs that computes these values."""
         needed, open_names = set(), list(names)
         while open_names:
             name = open_names.pop()
@@ -95,7 +95,7 @@ class Constants:
 
 
 class ConstantsPass(InPlacePass):
-    """A rewrite that reads constants of the graph."""
+    """A pass that reads constants of the graph."""
 
     def __init__(self, constants: Constants) -> None:
         super().__init__()
@@ -104,14 +104,14 @@ class ConstantsPass(InPlacePass):
 
 @dataclass(frozen=True, eq=False)
 class IntegerProduct:
-    """A product on constant codes, and what its float form is made of.
+    """A product on constant codes, and the parts of its float form.
 
     Attributes:
-        inputs: the activations before anything is done to them.
-        scales: the constant whose name tells the module.
-        constants: what the weight is computed from.
+        inputs: the activations before they are quantised.
+        scales: the constant whose name contains the module.
+        constants: the values from which the weight is computed.
         weight: values of `constants` to the float32 weight `(i, o)`.
-        result: what the float product replaces.
+        result: the value that the float product replaces.
     """
 
     inputs: ir.Value
@@ -130,10 +130,10 @@ class DequantizeProducts(ConstantsPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every product; those of another form stay as they are."""
-        found = [(node, one) for node in model.graph if (one := self.find(node)) is not None]
-        arrays = self.constants.read(_name(value) for _, one in found for value in one.constants)
+        products = [(node, one) for node in model.graph if (one := self.find(node)) is not None]
+        arrays = self.constants.read(_name(value) for _, one in products for value in one.constants)
         uses = Counter[str]()
-        for node, one in found:
+        for node, one in products:
             stem = _name(one.scales).removesuffix(".scales")
             editor = GraphEditor(model.graph, node, stem, uses[stem])
             uses[stem] += 1
@@ -141,7 +141,7 @@ class DequantizeProducts(ConstantsPass):
             stored = editor.constant(weight, "weight")
             (product,) = editor.op("MatMul", one.inputs, stored, label="product32")
             one.result.replace_all_uses_with(product)
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(products))
 
 
 class DequantizeLookUps(ConstantsPass):
@@ -149,7 +149,7 @@ class DequantizeLookUps(ConstantsPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every look-up of a known form."""
-        found = [
+        lookups = [
             (node, row, scale)
             for node in model.graph
             if node.op_type == "Mul"
@@ -157,7 +157,7 @@ class DequantizeLookUps(ConstantsPass):
             and (scale := self._gather(node.inputs[1], cast=False)) is not None
             and row.inputs[1] is scale.inputs[1]
         ]
-        for node, row, scale in found:
+        for node, row, scale in lookups:
             ids = row.inputs[1]
             assert ids is not None
             codes, scales = (_name(look.inputs[0]) for look in (row, scale))
@@ -167,7 +167,7 @@ class DequantizeLookUps(ConstantsPass):
             stored = editor.constant(table, "weight")
             (result,) = editor.op("Gather", stored, ids, label="row32")
             node.outputs[0].replace_all_uses_with(result)
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(lookups))
 
     def _gather(self, value: ir.Value | None, *, cast: bool) -> ir.Node | None:
         """The look-up in a constant table behind a value, through a `Cast` if there must be one."""
@@ -185,7 +185,7 @@ class StoreProducts(ConstantsPass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Store every such weight."""
-        found = [
+        weights = [
             (node, value)
             for node in model.graph
             if node.op_type == "MatMul"
@@ -193,11 +193,11 @@ class StoreProducts(ConstantsPass):
             and value.name in self.constants
             and not self.constants.is_stored(value.name)
         ]
-        arrays = self.constants.read(_name(value) for _, value in found)
-        for node, value in found:
+        arrays = self.constants.read(_name(value) for _, value in weights)
+        for node, value in weights:
             editor = GraphEditor(model.graph, node, _name(value))
             node.replace_input_with(1, editor.constant(arrays[_name(value)], "stored"))
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(weights))
 
 
 def _name(value: ir.Value | None) -> str:

@@ -10,17 +10,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 MASKS = "masks"
-"""What the names of constants start with that all modules of a graph share."""
+"""Prefix of the names of constants that all modules of a graph share."""
 
 
 class GraphEditor:
     """Adds nodes before a given node, and constants to the graph.
 
     Args:
-        graph: what is edited.
-        before: where new nodes go.
+        graph: the graph.
+        before: node before which new nodes are inserted.
         name: of the module whose nodes and constants are added.
-        use: which use of it, from 0: a layer that is shared has one set of constants and many nodes.
+        use: number of the use, from 0: a layer that is used several times has one set of constants and many nodes.
     """
 
     def __init__(self, graph: ir.Graph, before: ir.Node, name: str, use: int = 0) -> None:
@@ -43,7 +43,7 @@ class GraphEditor:
             kind, list(inputs), domain=domain, attributes=attributes or {}, num_outputs=outputs
         )
         node.name = f"{self._nodes}.{label}"
-        suffixes = [""] if outputs == 1 else [f".{place}" for place in range(outputs)]
+        suffixes = [""] if outputs == 1 else [f".{index}" for index in range(outputs)]
         for value, suffix in zip(node.outputs, suffixes, strict=True):
             value.name = f"{node.name}{suffix}"
         self.graph.insert_before(self.before, node)
@@ -55,7 +55,7 @@ class GraphEditor:
         return result
 
     def constant(self, array: NDArray[Any], label: str) -> ir.Value:
-        """Add an initialiser `<name>.<label>`; one of that name is used again."""
+        """Add an initialiser `<name>.<label>`, or return the existing one."""
         return self._initializer(array, f"{self.name}.{label}")
 
     def shared_constant(self, array: NDArray[Any], label: str) -> ir.Value:
@@ -63,7 +63,7 @@ class GraphEditor:
         return self._initializer(array, f"{MASKS}.{label}")
 
     def shape(self, *dims: int) -> ir.Value:
-        """The constant of a shape, which all that have it share."""
+        """The constant of a shape, shared by all its users."""
         name = "_".join(str(dim) if dim >= 0 else "any" for dim in dims)
         return self.shared_constant(np.array(dims, dtype=np.int64), f"shape_{name}")
 

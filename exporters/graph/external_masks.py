@@ -1,15 +1,15 @@
-"""How masks enter a graph: folded into its codes, or beside them, so that tasks share the codes.
+"""Masks of a graph: folded into its codes, or beside them, so that tasks can share the codes.
 
     flips   steps u8 -> positions in all matrices -> Split -> ScatterElements(flat codes, times 0)
     bits    bytes u8 -> Split -> Gather(table 256 x 8) -> BitwiseAnd(flat codes)
 
-All matrices of a graph lie one after the other, flat, in the order the graph names them. *Flips* are a
-byte for each removed weight, and one more wherever the next is far: a step of 1 to 255 goes on so many
-positions and removes the weight there, a step of 0 goes on 255 and removes nothing. *Bits* are an eighth of
+All matrices of a graph follow one another, flat, in the order of their names in the graph. *Flips* are a
+byte for each removed weight, and more bytes for long distances: a step of 1 to 255 goes on by so many
+positions and removes the weight there; a step of 0 goes on by 255 and removes nothing. *Bits* are an eighth of
 a byte for each weight; every matrix starts on a byte.
 
-Beside constant codes both fold when a session is made: running costs nothing. Where the steps or bits
-are an input of the graph instead, they are applied in every run and a task is nothing but its inputs.
+With constant codes both fold when a session is made, and runs cost nothing. If the steps or bits
+are an input of the graph instead, they are applied in every run, and a task consists of its inputs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def decode_flips(steps: NDArray[np.uint8], length: int) -> NDArray[np.bool_]:
 
 
 def stack_flips(removed: Removed) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Steps through all matrices as one, and how many of them end in each matrix.
+    """Steps through all matrices as one sequence, and how many of them end in each matrix.
 
     >>> steps, counts = stack_flips({"a": np.array([True, False]), "b": np.array([True, True])})
     >>> steps.tolist(), counts.tolist()
@@ -86,7 +86,7 @@ def unstack_flips(
 
 
 def stack_bits(removed: Removed) -> NDArray[np.uint8]:
-    """A bit a weight, 1 for kept; least significant first, every matrix on a byte of its own."""
+    """A bit a weight, 1 for kept; least significant first, every matrix starts on a byte."""
     return np.concatenate([np.packbits(~gone, bitorder="little") for gone in removed.values()])
 
 
@@ -115,7 +115,7 @@ Unpack = Callable[[GraphEditor], ir.Value]
 
 
 class Form(StrEnum):
-    """What a mask beside its codes is told as; the names of the graph's constants and inputs."""
+    """Encoding of masks beside their codes; also the name of the graph's constant or input."""
 
     FLIPS = "flips"
     BITS = "bits"
@@ -129,10 +129,10 @@ def smaller_form(*tasks: Removed) -> Form:
 
 
 class Masks(ABC):
-    """Puts codes into a graph, masked.
+    """Emits masked codes.
 
     Args:
-        removed: name of a module -> what its mask removes.
+        removed: name of a module -> weights that its mask removes.
     """
 
     def __init__(self, removed: Removed) -> None:
@@ -158,7 +158,7 @@ class Masks(ABC):
 
 
 class FoldedMasks(Masks):
-    """Masked codes as one constant; a module without a mask loses nothing."""
+    """Masked codes as one constant; a module without a mask keeps all weights."""
 
     def known(self, name: str, codes: Codes) -> Codes:
         """See `Masks`."""
@@ -168,13 +168,13 @@ class FoldedMasks(Masks):
     def matrix(
         self, editor: GraphEditor, codes: Codes, shape: tuple[int, ...], unpack: Unpack | None
     ) -> ir.Value:
-        """See `Masks`; nothing is unpacked: a graph that stands alone is for runtimes of all ages."""
+        """See `Masks`; nothing is unpacked, so that the graph also runs in old runtimes."""
         del unpack
         return editor.constant(self.known(editor.name, codes).reshape(shape), "codes")
 
 
 class ExternalMasks(Masks):
-    """Codes as a task-free constant, and the masks of all modules as one more; every module has one."""
+    """Codes as a constant without a mask, and the masks of all modules as a second one; every module has a mask."""
 
     def __init__(self, removed: Removed) -> None:
         super().__init__(removed)
@@ -196,7 +196,7 @@ class ExternalMasks(Masks):
 
     @abstractmethod
     def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
-        """Emit what all modules need once; its parts by module."""
+        """Emit the nodes that all modules share; returns their outputs by module."""
 
     @abstractmethod
     def _apply(
@@ -208,8 +208,8 @@ class ExternalFlips(ExternalMasks):
     """Masks as the positions they remove."""
 
     def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
-        told, counts = stack_flips(self._removed)
-        steps, shares = editor.constant(told, Form.FLIPS), editor.constant(counts, COUNTS)
+        encoded, counts = stack_flips(self._removed)
+        steps, shares = editor.constant(encoded, Form.FLIPS), editor.constant(counts, COUNTS)
         axis = editor.constant(np.array(0, dtype=np.int32), "axis")
         far = editor.constant(np.array(FAR, dtype=np.int32), "far")
         removes = editor.cast(steps, ir.DataType.BOOL, label="removes")
@@ -241,10 +241,10 @@ class ExternalBits(ExternalMasks):
     """Masks as a bit a weight."""
 
     def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
-        told = editor.constant(stack_bits(self._removed), Form.BITS)
+        encoded = editor.constant(stack_bits(self._removed), Form.BITS)
         sizes = [_byte_count(gone.size) for gone in self._removed.values()]
         shares = editor.constant(np.array(sizes, dtype=np.int64), "shares")
-        parts = editor.op("Split", told, shares, label="part", outputs=len(sizes))
+        parts = editor.op("Split", encoded, shares, label="part", outputs=len(sizes))
         return {name: (part,) for name, part in zip(self._removed, parts, strict=True)}
 
     def _apply(self, editor: GraphEditor, flat: ir.Value, part: tuple[ir.Value, ...]) -> ir.Value:

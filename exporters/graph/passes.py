@@ -1,6 +1,6 @@
-"""Graph rewrites: float linears and embeddings to masked integer ones, and forms that ONNX Runtime runs fast.
+"""Graph passes: float linears and embeddings to masked integers, and forms that ONNX Runtime runs fast.
 
-A rewrite by parameter name checks afterwards that it found every parameter it was given: a renamed
+A pass by parameter name checks that it found every parameter: a renamed
 weight is an error, not a float leftover.
 
     linear     x -> MatMul(Transpose(W)) -> Add(b)      or Gemm(x, W, b, transB=1)
@@ -13,7 +13,7 @@ The int8 form is the one ONNX Runtime fuses into its fast kernel from version 1.
 for the weights would slow it down. The fp32 form folds to a float matrix when a session is made.
 
 `ResidualAsSum` and `GeluInFusedOrder` change no value and only help ONNX Runtime's CPU kernels. They
-keep to standard operators, so that other runtimes see nothing odd.
+use standard operators only, so that other runtimes run them too.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from maskpack.formats import ExportError, QuantTensor
 
 @dataclass
 class RewriteContext:
-    """What the linears of one graph share.
+    """State that the passes over one graph share.
 
     Attributes:
         masks: how they are masked.
-        divisors: parameter name -> what its input channels are divided by, see `weights.py`.
-        narrow: whether codes narrower than a byte are unpacked by the graph, where the layout can.
+        divisors: parameter name -> divisors of its input channels, see `weights.py`.
+        narrow: whether the graph unpacks codes narrower than a byte, if the layout can.
         quantized: activations that are quantised already: value and bytes of its divisor -> (codes,
-            scale, zero point). Linears with one input differ in divisors where one reads others too.
-        ready: weights as the arithmetic reads them, by name of a module that is used several times.
+            scale, zero point). Linears with one input have different divisors if one of them has other inputs too.
+        ready: weights in the arithmetic's form, by name of a module that is used several times.
     """
 
     masks: Masks = field(default_factory=lambda: FoldedMasks({}))
@@ -54,7 +54,7 @@ class RewriteContext:
     ready: dict[str, ir.Value] = field(default_factory=dict)
 
     def unpack(self, tensor: QuantTensor, rescaling: Rescaling | None) -> Unpack | None:
-        """What emits the codes of a tensor from its own width; None where they lie as they are."""
+        """Function that emits the codes of a tensor from their packed form; None if they are stored as bytes."""
         fields = fields_of(tensor) if self.narrow else None
         if fields is None:
             return None
@@ -64,7 +64,7 @@ class RewriteContext:
 def _emit_unpacked(
     editor: GraphEditor, *, tensor: QuantTensor, fields: Fields, rescaling: Rescaling | None
 ) -> ir.Value:
-    """Flat codes from packed fields, brought to one scale a row if need be."""
+    """Flat codes from packed fields, brought to one scale a row if needed."""
     label = "odd" if tensor.zero_free else "field"
     packed = editor.constant(fields.packed, "fields")
     flat = emit_table(editor, packed, fields.table, label, fields.count)
@@ -92,7 +92,7 @@ def grouped(tensor: QuantTensor) -> tuple[int, ...]:
 def emit_spread(
     editor: GraphEditor, scales: NDArray[np.float32], tensor: QuantTensor, label: str
 ) -> ir.Value:
-    """Scales `(g, 1, o)` such that they fit codes of the shape `grouped`."""
+    """Scales `(g, 1, o)` in a shape that fits codes of the shape `grouped`."""
     if not tensor.shape[1] % tensor.group:
         return editor.constant(scales, label)
     places = np.arange(tensor.shape[1], dtype=np.int64) // tensor.group
@@ -111,7 +111,7 @@ class MaskLinears(InPlacePass):
     Args:
         linears: parameter name -> weights, not masked.
         emit: the arithmetic.
-        context: masks and what else they share; used up by one graph.
+        context: masks and shared state; of one graph only.
     """
 
     def __init__(
@@ -168,12 +168,12 @@ class QuantizeEmbeddings(InPlacePass):
         graph = model.graph
         for name, tensor in self.tables.items():
             table = _parameter(graph, name)
-            for use, (reader, place) in enumerate(list(table.uses())):
+            for use, (reader, slot) in enumerate(list(table.uses())):
                 editor = GraphEditor(graph, reader, name.removesuffix(".weight"), use)
                 if reader.op_type == "Gather":
                     _replace(graph, reader, _embedding(editor, tensor, reader.inputs[1]))
                 else:
-                    reader.replace_input_with(place, _embedding(editor, tensor, None))
+                    reader.replace_input_with(slot, _embedding(editor, tensor, None))
             _drop_parameter(graph, table)
         return PassResult(model, modified=bool(self.tables))
 
@@ -209,7 +209,7 @@ def _products_of(use: ir.Node) -> list[ir.Node]:
 
 
 def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
-    """Let everything that read `node` read `result`, and remove it with what only it used."""
+    """Replace `node` by `result` for all its readers; remove it and nodes that only it used."""
     sources = [value.producer() for value in node.inputs if value is not None]
     node.outputs[0].replace_all_uses_with(result)
     graph.remove(node, safe=True)
@@ -240,7 +240,7 @@ class ResidualAsSum(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Rename the sum of two before every LayerNormalization."""
-        found = [
+        residuals = [
             source
             for node in model.graph
             if node.op_type == "LayerNormalization"
@@ -249,9 +249,9 @@ class ResidualAsSum(InPlacePass):
             and source.op_type == self.old
             and len(source.inputs) == 2
         ]
-        for node in found:
+        for node in residuals:
             node.op_type = self.new
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(residuals))
 
 
 class PlainResiduals(ResidualAsSum):
@@ -269,16 +269,16 @@ class GeluInFusedOrder(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Reorder every such product."""
-        found = [halved for halved in map(_halved_erf, model.graph) if halved is not None]
-        for half, halved, outer in found:
-            place = 1 if halved.inputs[0] is half else 0
-            inner = halved.inputs[place]
+        halves = [halved for halved in map(_halved_erf, model.graph) if halved is not None]
+        for half, halved, outer in halves:
+            slot = 1 if halved.inputs[0] is half else 0
+            inner = halved.inputs[slot]
             x = outer.inputs[1] if outer.inputs[0] is halved.outputs[0] else outer.inputs[0]
             halved.replace_input_with(0, x)
             halved.replace_input_with(1, inner)
             outer.replace_input_with(0, halved.outputs[0])
             outer.replace_input_with(1, half)
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(halves))
 
 
 def _halved_erf(erf: ir.Node) -> tuple[ir.Value, ir.Node, ir.Node] | None:

@@ -57,7 +57,7 @@ def trace(model: Any, family: Family) -> ir.Model:
         ExportError: torch cannot express the model as a graph.
     """
     names = input_names(family, model.config.to_dict())
-    # Batch and length of two and more: with one, the tracer would bake the axis in.
+    # Batch and length of two and more: with one, the tracer would make the axis constant.
     ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 1, 1]])
     attention = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     example = (ids, attention, torch.zeros_like(ids))[: len(names)]
@@ -85,7 +85,7 @@ def trace(model: Any, family: Family) -> ir.Model:
 
 
 def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
-    """Name the axes, drop what only reveals the exporter's machine, and stamp the IR version."""
+    """Name the axes, remove metadata with local paths, and set the IR version."""
     for value in [*model.graph.inputs, *model.graph.outputs]:
         width = value.shape[1] if value.name == "logits" and value.shape else "sequence"
         value.shape = ir.Shape(["batch", width])
@@ -111,7 +111,7 @@ def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
 
 
 class _OneCopyOfFlags(InPlacePass):
-    """Let equal boolean constants be one: GPT-2 keeps a triangle of a megabyte in every layer."""
+    """Merge equal boolean constants: GPT-2 has a triangle of a megabyte in every layer."""
 
     def call(self, model: ir.Model) -> PassResult:
         """Keep the first of each."""
@@ -129,7 +129,7 @@ class _OneCopyOfFlags(InPlacePass):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The tracer's messages about its own internals are not for our users."""
+    """Suppress the tracer's messages about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -142,5 +142,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """First line of what went wrong below the tracer's own advice."""
+    """First line of the error, without the tracer's own advice."""
     return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,10 +1,10 @@
 """Weights as the arrays a graph holds, and divisors of outlier channels. No ONNX here.
 
-The graph's matrices are transposed, `(i, o)`, as MatMul and MatMulInteger want them, and so is the
-order of everything flat. Masks come later and are applied to integers: where nothing is masked yet, a
-task cannot change what tasks share.
+The graph's matrices are transposed, `(i, o)`, as MatMul and MatMulInteger need them, and so is the
+order of everything flat. Masks are applied later, to integers, so that a
+task cannot change shared weights.
 
-Divisors tame the outlier channels of activations before these are rounded to 8 bits. ONNX Runtime's
+Divisors reduce the outlier channels of activations before these are rounded to 8 bits. ONNX Runtime's
 fast path gives a whole activation tensor one scale. In pretrained encoders a few channels are ten
 times larger than the rest (Dettmers et al. 2022, arXiv 2208.07339; Kovaleva et al. 2021, arXiv
 2105.06990), so all others are rounded to a tenth of the steps. As in SmoothQuant (Xiao et al. 2023,
@@ -63,7 +63,7 @@ class Rescaling:
 
     Attributes:
         ratio: float32 `(g, 1, o)`: scale of the group over scale of the row.
-        divisor: float32 `(i)`: what input channels are divided by; None for 1.
+        divisor: float32 `(i)`: divisors of input channels; None for 1.
         group: inputs that share a ratio.
     """
 
@@ -90,7 +90,7 @@ def channel_weights(
 
     Args:
         tensor: the weights.
-        divisor: what the input channels are divided by before the product, `(i)`, or None.
+        divisor: divisors of the input channels before the product, `(i)`, or None.
     """
     codes = np.ascontiguousarray(tensor.codes.T)
     if tensor.scales.shape[1] == 1 and divisor is None:
@@ -119,7 +119,7 @@ def spread(scales: NDArray[np.float32], group: int, inputs: int) -> NDArray[np.f
 
 @dataclass(frozen=True, eq=False)
 class Fields:
-    """Codes narrower than a byte, as a graph unpacks them: a table of what each byte holds.
+    """Codes narrower than a byte, and a table from which a graph unpacks each byte.
 
     Attributes:
         packed: uint8, the flat codes in the byte order of the artifact's own, low field first.
@@ -136,7 +136,7 @@ def fields_of(tensor: QuantTensor) -> Fields | None:
     """The codes of a tensor in its own width, flat in a graph's order; None at 8 bits.
 
     Args:
-        tensor: the weights, without a mask: a 0 has no place among zero-free codes.
+        tensor: the weights, without a mask, because zero-free codes cannot store a 0.
     """
     if tensor.bits == 8:
         return None
@@ -150,11 +150,11 @@ def fields_of(tensor: QuantTensor) -> Fields | None:
 _SAMPLES = ("reviews", "tickets")
 _ROWS = 64  # of each sample task
 _LENGTH = 64  # tokens that a sample sentence is cut to
-_POWER = 0.7  # share of the burden that goes to the weights; 0.5 to 1 do about as well
+_POWER = 0.7  # exponent of a divisor; 0.5 to 1 are about as good
 _WORTH_IT = 2.0  # largest peak over median peak below which an input is left alone
 
 Divisors = dict[str, NDArray[np.float32]]
-"""Parameter name of a linear -> what its input channels are divided by, `(i)`, 1 or more."""
+"""Parameter name of a linear -> divisors of its input channels, `(i)`, 1 or more."""
 
 
 def input_divisors(model: Any, names: Iterable[str], preprocessor: Preprocessor) -> Divisors:
@@ -172,7 +172,7 @@ def input_divisors(model: Any, names: Iterable[str], preprocessor: Preprocessor)
 
 
 def divisor_of(peak: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Divisors `(i)` for channels with these peaks, or None if no channel stands out."""
+    """Divisors `(i)` for channels with these peaks, or None if no channel is an outlier."""
     usual = float(np.median(peak))
     if usual <= 0 or float(peak.max()) < _WORTH_IT * usual:
         return None

@@ -1,4 +1,4 @@
-"""What one layout of exported graphs is: which files it writes, and how masks enter."""
+"""Layouts of exported graphs: which files are written, and how masks enter."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class TaskGraph:
     """A task as a layout wrote it.
 
     Attributes:
-        entry: what the manifest says of it.
+        entry: its entry in the manifest.
         graph: its own, or that of all tasks.
-        config: where its configuration for `maskpack.runtime` belongs.
-        weights: name and SHA-256 of the file of weights that it shares with other tasks, if it does.
-        inputs: what makes a graph of all tasks this one: its adapter, and the values in it by name.
+        config: path of its configuration for `maskpack.runtime`.
+        weights: name and SHA-256 of a file of weights that tasks share, if there is one.
+        inputs: its inputs to a graph of all tasks: path of the adapter, and the values in it by name.
         digests: of the files of such a task.
     """
 

@@ -1,4 +1,4 @@
-"""A graph for each task that stands alone: its mask is applied to the codes when it is written.
+"""A self-contained graph for each task: the mask is applied to the codes when the graph is written.
 
 OUT/model.onnx            the graph
 OUT/config.json, ...      what transformers and Optimum read

@@ -5,8 +5,8 @@
     OUT/<task>.json           configuration for `maskpack.runtime`, with the digest of backbone.bin
     OUT/tokenizer.json, ...   of all tasks
 
-What is shared is found by comparison: the graph of a task that changes nothing is built once, and
-whatever another graph holds with the same name and bytes is its own no longer.
+Shared tensors are found by comparison with a graph whose task changes nothing:
+constants of a task's graph with the same name and bytes are stored in `backbone.bin` only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import WEIGHTS
 
 _PAGE = 4096
-_WORTH_IT = 1024  # bytes from which a tensor is worth a place in the shared file
+_WORTH_IT = 1024  # bytes from which a tensor goes into the shared file
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -41,7 +41,7 @@ class SharedBackbone:
         builder: makes the graphs.
 
     Attributes:
-        bare: constants of the graph of no task, by name.
+        bare: constants of the graph without a task, by name.
         weights: name and SHA-256 of `backbone.bin`.
     """
 
@@ -67,7 +67,7 @@ class SharedBackbone:
         write_bytes(folder / WEIGHTS, self._data)
 
     def point(self, model: ir.Model) -> ir.Model:
-        """Let whatever a graph shares point into `backbone.bin`."""
+        """Replace the shared constants of a graph by references into `backbone.bin`."""
         for name, value in model.graph.initializers.items():
             assert value.const_value is not None
             array = value.const_value.numpy()
@@ -103,23 +103,23 @@ SHARED = GraphLayout("shared", write_shared)
 
 
 def _shorten(graph: ir.Graph) -> None:
-    """Give what runs through the graph short names and no shapes: most of a small graph otherwise."""
+    """Give values between nodes short names and no shapes, which would be most of a small graph."""
     outputs = set(graph.outputs)
-    for place, node in enumerate(graph):
+    for index, node in enumerate(graph):
         node.name = None
         for number, value in enumerate(node.outputs):
             if value not in outputs and value.name:
-                value.name = f"{place:x}.{number}" if number else f"{place:x}"
+                value.name = f"{index:x}.{number}" if number else f"{index:x}"
                 value.shape = value.type = None  # a runtime infers them
 
 
 def arrays_of(model: ir.Model) -> Arrays:
     """Initialisers of a graph by name."""
-    found = {}
+    constants = {}
     for name, value in model.graph.initializers.items():
         assert value.const_value is not None
-        found[name] = value.const_value.numpy()
-    return found
+        constants[name] = value.const_value.numpy()
+    return constants
 
 
 def same_array(first: NDArray[Any], second: NDArray[Any]) -> bool:

@@ -2,13 +2,13 @@
 
     OUT/base.onnx               the encoder over backbone.bin; alone it answers as the first task
     OUT/backbone.bin            as in the shared layout
-    OUT/<task>.onnx_adapter     what makes the graph this task: masks, head, whatever is its own;
+    OUT/<task>.onnx_adapter     the task's inputs to the graph: masks, head, all its own constants;
                                 for ONNX Runtime from 1.20 on
     OUT/<task>.safetensors      the same as plain inputs, for runtimes without adapters
     OUT/<task>.json             configuration for `maskpack.runtime`, with the digests of all of these
 
-One session serves all tasks and switching costs nothing. But what folds to constants in the other
-layouts, applying the mask to the codes, is done in every run.
+One session serves all tasks and switching costs nothing. But the masking of the codes, which folds to
+constants in the other layouts, is done in every run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_swap(
     """Write backbone.bin, the graph of all tasks beside it, and each task's inputs.
 
     Raises:
-        ExportError: the tasks' graphs are not one.
+        ExportError: the tasks' graphs differ.
     """
     backbone = SharedBackbone(builder)
     backbone.write(folder)
@@ -63,10 +63,10 @@ SWAP = GraphLayout("swap", write_swap, masks_as_inputs=True)
 def swap_graph(
     builder: GraphBuilder, backbone: SharedBackbone, entries: Sequence[TaskEntry]
 ) -> tuple[ir.Model, dict[str, Arrays]]:
-    """The graph of several tasks, and what each of them feeds it by name.
+    """The graph of several tasks, and the inputs of each task by name.
 
     Raises:
-        ExportError: the tasks' graphs are not one.
+        ExportError: the tasks' graphs differ.
     """
     removed = [builder.removed(entry) for entry in entries]
     form = smaller_form(*removed)
@@ -103,7 +103,7 @@ def _write_adapter(path: Path, arrays: Arrays) -> None:
 
 
 def _structure(model: ir.Model) -> list[object]:
-    """All of a graph but the values of its constants."""
+    """A graph without the values of its constants."""
     nodes: list[object] = [
         (node.op_type, [value and value.name for value in node.inputs]) for node in model.graph
     ]
@@ -113,7 +113,7 @@ def _structure(model: ir.Model) -> list[object]:
 def _own_names(
     builder: GraphBuilder, backbone: SharedBackbone, arrays: Sequence[Arrays]
 ) -> list[str]:
-    """Constants that are a task's own: its masks, its head, and whatever is not as in the backbone."""
+    """Constants of the task: its masks, its head, and all values that differ from the backbone's."""
     parts = {f"{MASKS}.{name}" for name in (*Form, COUNTS)}
 
     def own(name: str) -> bool:

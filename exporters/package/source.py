@@ -1,6 +1,6 @@
-"""The tasks of a package: their files, whether they may ship, and the example that shows them.
+"""The tasks of a package: their files, checks of their reports and tokenizers, and the example.
 
-A task may ship if its verdict lets it, and for the web if the browser's library reads its tokenizer.
+A task is packaged only if its report has no finding, and for the web only if the browser's library reads its tokenizer.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Source:
     """A task of the exported folder.
 
     Attributes:
-        folder: the exported folder, or the one that holds it.
-        place: where its files lie.
-        config: what is known of it.
+        folder: the exported folder, or its parent.
+        place: paths of its files.
+        config: its configuration.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Source:
     config: TaskConfig
 
     def name(self, path: Path) -> str:
-        """The name of one of its files inside the package: where it lies in the folder."""
+        """The name of one of its files inside the package: its path relative to the folder."""
         return path.relative_to(self.folder).as_posix()
 
     def graph_name(self, target: Target) -> str:
@@ -62,24 +62,24 @@ class Source:
         return self.name(graph.with_suffix(".ort") if target is Target.MOBILE else graph)
 
     def place_in(self, folder: Path) -> TaskFiles:
-        """Where its files lie in a folder that holds them by the same names."""
+        """Paths of its files in a folder that has them under the same names."""
         own = {role: path for role, path in vars(self.place).items() if path is not None}
         return TaskFiles(**{role: folder / self.name(path) for role, path in own.items()})
 
-    def open(self, place: TaskFiles) -> Any:
-        """Its graph in ONNX Runtime, at one of its places, as this task.
+    def open(self, files: TaskFiles) -> Any:
+        """Its graph in ONNX Runtime, from given paths, as this task.
 
         Raises:
-            ExportError: it is damaged, or what lies beside it is not what it was made for.
+            ExportError: it is damaged, or a file beside it belongs to another graph.
         """
-        graph = load_graph(place, self.config, threads=1)
-        if place.adapter is None:
+        graph = load_graph(files, self.config, threads=1)
+        if files.adapter is None:
             return graph
-        return AdaptedSession(graph, load_inputs(place, self.config).run)
+        return AdaptedSession(graph, load_inputs(files, self.config).run)
 
     @property
     def report(self) -> Path | None:
-        """The verdict on its graph, if one was written."""
+        """The report on its graph, if there is one."""
         own = self.place.adapter or self.place.graph
         for name in (f"{own.stem}.{REPORT_FILE}", REPORT_FILE):
             if own.with_name(name).is_file():
@@ -87,7 +87,7 @@ class Source:
         return None
 
     def contents(self, target: Target) -> dict[str, bytes]:
-        """Its files, unchanged but for what the target leaves out: name in the package -> bytes.
+        """Its files, without those that the target does not need: name in the package -> bytes.
 
         A mobile graph holds its weights, so its configuration names none.
 
@@ -104,21 +104,21 @@ class Source:
             adapter = self.place.adapter
             paths += [] if adapter is None else [adapter, adapter.with_suffix(FEEDS_SUFFIX)]
         try:
-            found = {self.name(path): path.read_bytes() for path in paths}
+            contents = {self.name(path): path.read_bytes() for path in paths}
         except OSError as error:
             raise ExportError(f"cannot read `{error.filename}`: {error.strerror}") from error
         if target is Target.MOBILE:
             own = replace(self.config, weights=None)
-            found[self.name(self.place.config)] = own.to_json().encode()
-        return found
+            contents[self.name(self.place.config)] = own.to_json().encode()
+        return contents
 
 
 def find_sources(folder: Path, names: Sequence[str]) -> list[Source]:
     """The tasks of an exported folder, or those of them that are named.
 
     Raises:
-        ExportError: no exported task there, or one whose report refuses it.
-        ConfigError: a task that is named is not there.
+        ExportError: no exported task there, or one whose report has findings.
+        ConfigError: a named task does not exist.
     """
     places = find_tasks(folder)
     for name in names:
@@ -132,7 +132,7 @@ def find_sources(folder: Path, names: Sequence[str]) -> list[Source]:
 
 
 def _check_report(source: Source) -> None:
-    """Raise ExportError if the verdict on a graph is bad, or is on another graph."""
+    """Raise ExportError if the report on a graph has findings, or is on another graph."""
     if source.report is None:
         return
     try:
@@ -161,7 +161,7 @@ KNOWN = {
         *("BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing")
     },
 }
-"""Part of tokenizer.json -> kinds of it that the library builds faithfully."""
+"""Part of tokenizer.json -> kinds of it for which the library gives the same tokens."""
 
 _FRAMES = {"BertProcessing", "RobertaProcessing", "TemplateProcessing"}  # put texts between marks
 _AGAIN = "export the task again"
@@ -169,7 +169,7 @@ _ELSEWHERE = "package it for the target `ort`, or give the graph tokens of your 
 
 
 def check_tokenizer(source: Source, inputs: Collection[str]) -> None:
-    """Raise ExportError unless the example can cut texts as the task's tokenizer does.
+    """Raise ExportError unless the example gives the tokens of the task's tokenizer.
 
     Args:
         source: the task.
@@ -188,7 +188,7 @@ def check_tokenizer(source: Source, inputs: Collection[str]) -> None:
 
 
 def _problem(tree: dict[str, Any], inputs: Collection[str]) -> str | None:
-    """What of a tokenizer the library would read otherwise, if anything."""
+    """The part of a tokenizer for which the library gives other tokens, if any."""
     kinds = {part: set(_kinds(tree[part])) for part in KNOWN}
     for part, known in KNOWN.items():
         if kinds[part] - known:
@@ -242,18 +242,18 @@ def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]
 def _task_files(source: Source, target: Target) -> dict[str, str]:
     """Role of a file -> its name in the package."""
     place = source.place
-    found = {
+    names = {
         "graph": source.graph_name(target),
         "card": source.name(place.config),
         "tokenizer": source.name(place.tokenizer),
     }
     if place.adapter is not None:
-        found["adapter"] = source.name(place.adapter)
+        names["adapter"] = source.name(place.adapter)
     if target is Target.WEB:
-        found["tokenizer_config"] = source.name(place.tokenizer.with_name(TOKENIZER_CONFIG))
+        names["tokenizer_config"] = source.name(place.tokenizer.with_name(TOKENIZER_CONFIG))
         if source.config.weights is not None:
-            found["weights"] = source.name(place.weights)
-    return found
+            names["weights"] = source.name(place.weights)
+    return names
 
 
 def _row(source: Source, target: Target) -> str:
@@ -270,7 +270,7 @@ def _row(source: Source, target: Target) -> str:
 
 
 def _filled(template: str, known: dict[str, str]) -> bytes:
-    """A template with a text for every `@NAME@` in it."""
+    """A template with every `@NAME@` replaced."""
     folder = files("maskpack.exporters.package") / "templates"
     text = (folder / template).read_text(encoding="utf-8")
     for name, value in known.items():

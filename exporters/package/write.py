@@ -1,7 +1,7 @@
 """The recipe of a package: open the sources, fill a hidden folder, compare logits, write checksums, rename.
 
-A package must answer as the folder it was made from, and hold what its checksums say. An archive of the same
-files is byte for byte the same whenever and wherever it is packed.
+A package must give the logits of its folder, and its files must match the checksums. An archive of the same files is
+byte for byte the same on every machine and at every time.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.graph import open_graph
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""What the examples feed; a graph that asks for more is none of theirs."""
+"""Inputs that the examples feed; they cannot run a graph with more inputs."""
 
 LARGEST_DIFFERENCE = 1e-5
-"""Of a logit, between a packaged graph and the one it was made from."""
+"""Largest allowed difference of a logit between a packaged graph and its original."""
 
 _SHAPES = ((1, 1), (1, 7), (3, 33), (2, 128))
 """Rows and tokens of a probe; each row is a token shorter than the one before."""
@@ -44,7 +44,7 @@ Logits = list[NDArray[np.float32]]
 
 
 def check_graph(session: Any, source: Source, target: Target) -> None:
-    """Raise ExportError unless the examples can feed a graph and find its answer."""
+    """Raise ExportError unless the examples know a graph's inputs and output."""
     names = {value.name for value in session.get_inputs()}
     more = names - set(INPUTS)
     if source.place.adapter is None or target is not Target.ORT:
@@ -60,7 +60,7 @@ def check_graph(session: Any, source: Source, target: Target) -> None:
 
 
 def probes(source: Source) -> list[Feeds]:
-    """Random tokens of a task, padded, within what its texts are cut to: the same in every call.
+    """Random tokens of a task, padded, not longer than its texts may be: the same in every call.
 
     Raises:
         ExportError: its tokenizer cannot be loaded.
@@ -70,7 +70,7 @@ def probes(source: Source) -> list[Feeds]:
     except Exception as error:  # the library raises bare `Exception`
         raise ExportError(f"cannot load `{source.place.tokenizer}`: {error}") from error
     rng, vocabulary = np.random.default_rng(0), tokenizer.get_vocab_size()
-    found = []
+    probes = []
     for rows, width in _SHAPES:
         size = min(width, source.config.max_length)
         ids = rng.integers(0, vocabulary, (rows, size), dtype=np.int64)
@@ -78,17 +78,17 @@ def probes(source: Source) -> list[Feeds]:
         attention = (np.arange(size) < kept).astype(np.int64)
         ids[attention == 0] = source.config.pad[0]
         types = rng.integers(0, 2, ids.shape, dtype=np.int64) * attention
-        found.append(dict(zip(INPUTS, (ids, attention, types), strict=True)))
-    return found
+        probes.append(dict(zip(INPUTS, (ids, attention, types), strict=True)))
+    return probes
 
 
-def check_difference(wanted: Logits, found: Logits, task: str) -> float:
+def check_difference(wanted: Logits, packed: Logits, task: str) -> float:
     """The largest difference of a logit.
 
     Raises:
-        VerifyError: it is larger than a package may have, or no number.
+        VerifyError: it is too large, or NaN.
     """
-    pairs = zip(wanted, found, strict=True)
+    pairs = zip(wanted, packed, strict=True)
     largest = max(float(np.abs(first - second).max()) for first, second in pairs)
     if not largest <= LARGEST_DIFFERENCE:
         raise VerifyError(
@@ -103,7 +103,7 @@ OPERATORS = "required_operators.config"
 
 
 def check_files(folder: Path) -> None:
-    """Raise VerifyError unless the files of a package are those that its checksums name."""
+    """Raise VerifyError unless the files of a package match its checksums."""
     text = (folder / CHECKSUMS).read_text(encoding="utf-8")
     _compare(text, folder_digests(folder))
 
@@ -118,10 +118,10 @@ def _names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
-def _compare(checksums: str, found: Mapping[str, str]) -> None:
-    """Raise VerifyError unless all files but that of the checksums are those that it names."""
+def _compare(checksums: str, digests: Mapping[str, str]) -> None:
+    """Raise VerifyError unless all files match the checksums, that of the checksums left out."""
     wanted = {line[66:]: line[:64] for line in checksums.splitlines()}
-    named = {name: digest for name, digest in found.items() if name != CHECKSUMS}
+    named = {name: digest for name, digest in digests.items() if name != CHECKSUMS}
     wrong = sorted(name for name in wanted | named if wanted.get(name) != named.get(name))
     if wrong:
         raise VerifyError(f"`{wrong[0]}` is not what `{CHECKSUMS}` says", "is the disk full?")
@@ -141,7 +141,7 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
     with zipfile.ZipFile(target, "w") as archive:
         for name, content in files.items():
             entry = zipfile.ZipInfo(name, _FIRST)
-            entry.create_system, entry.external_attr = 3, _MODE << 16  # Unix, whatever this is
+            entry.create_system, entry.external_attr = 3, _MODE << 16  # Unix, on every system
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED, 6)
     return target.getvalue()
 
@@ -165,13 +165,13 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def _untar(data: bytes) -> dict[str, bytes]:
-    found = {}
+    contents = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
         for entry in archive:
             file = archive.extractfile(entry)
             assert file is not None, entry.name
-            found[entry.name] = file.read()
-    return found
+            contents[entry.name] = file.read()
+    return contents
 
 
 _WRITE: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {".zip": _zip, ".tar.gz": _tar}
@@ -179,19 +179,19 @@ _READ: dict[str, Callable[[bytes], dict[str, bytes]]] = {".zip": _unzip, ".tar.g
 
 
 def unpack(data: bytes, kind: str) -> dict[str, bytes]:
-    """Name -> bytes of an archive, without the name that all are below."""
+    """Name -> bytes of an archive, without the top folder of the names."""
     return {name.partition("/")[2]: content for name, content in _READ[kind](data).items()}
 
 
 @dataclass(frozen=True)
 class Package:
-    """What was written.
+    """The written package.
 
     Attributes:
         out: folder or archive.
         target: who runs it.
         files: name inside the package -> bytes.
-        differences: task -> largest difference of a logit to the graph it was made from.
+        differences: task -> largest difference of a logit to the original graph.
         sha256: of the archive; None for a folder.
     """
 
@@ -207,8 +207,8 @@ def write_package(request: PackageRequest) -> Package:
 
     Raises:
         ExportError: the folder or a task in it is damaged, or the target cannot run it.
-        ArtifactError: the place is taken or cannot be written.
-        VerifyError: a packaged graph does not answer as the one it was made from.
+        ArtifactError: `out` exists or cannot be written.
+        VerifyError: a packaged graph does not give the logits of its original.
     """
     check_free(request.out)
     sources, target = find_sources(request.folder, request.tasks), request.target
@@ -230,9 +230,9 @@ def write_package(request: PackageRequest) -> Package:
 
 
 def _pack(source: Source, target: Target, build: Path) -> float:
-    """Put a task into the folder; return how far its logits are from those of its source.
+    """Write a task into the folder; return the largest difference of its logits to those of its source.
 
-    The source is opened first: that is where damaged files and foreign weights are noticed.
+    The source is opened first, which finds damaged files and weights of another export.
     """
     session = source.open(source.place)
     check_graph(session, source, target)
@@ -248,8 +248,8 @@ def _pack(source: Source, target: Target, build: Path) -> float:
     else:
         packed = source.open(source.place_in(build))
     feeds = probes(source)
-    wanted, found = ([ort_predict(one)(feed) for feed in feeds] for one in (session, packed))
-    return check_difference(wanted, found, source.config.name)
+    wanted, given = ([ort_predict(one)(feed) for feed in feeds] for one in (session, packed))
+    return check_difference(wanted, given, source.config.name)
 
 
 def _write(build: Path, name: str, data: bytes) -> None:
@@ -266,8 +266,8 @@ def _archive(build: Path, kind: str, request: PackageRequest, sources: list[Sour
     root = f"{some}-{request.target}"
     data = _WRITE[kind]({f"{root}/{name}": (build / name).read_bytes() for name in _names(build)})
     files = unpack(data, kind)
-    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    _compare(files[CHECKSUMS].decode(), found)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    _compare(files[CHECKSUMS].decode(), digests)
     write_bytes(request.out, data)
     return hashlib.sha256(data).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Cells of a table as texts, and what is asked of one. Errors name the file, the row and the column."""
+"""Cells of a table as texts, and checks of cells. Errors name the file, the row and the column."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to take from a file.
+    """The columns to take from a file.
 
     Attributes:
         path: the file.
@@ -135,7 +135,7 @@ def read_text(path: Path) -> str:
 
 
 def column_list(names: Sequence[str]) -> str:
-    """Names of columns as words; what would be read wrongly stands in quotes.
+    """Names of columns as words; names that would be read wrongly are quoted.
 
     >>> column_list(["id", "Text ", "a, b"])
     "id, 'Text ', 'a, b'"

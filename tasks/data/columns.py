@@ -1,6 +1,6 @@
-"""Which columns of the user's own data are meant, where nobody says so.
+"""The columns of text and label of the user's own data, if the user does not name them.
 
-Plain names are taken, and said; anything else is a question, asked with the names of the columns at hand.
+Columns with plain names are taken, and a note says so. Other names are an error that lists the columns.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _TEXTS = (
 )
 """Names of texts that most data sets of the Hub have beside their `label`."""
 _IDLE = {"", "id", "idx", "index", "unnamed: 0", "label_text"}
-"""What stands beside them and is no text: numbers of rows as GLUE and pandas write them, a label's name."""
+"""Columns that may occur beside them and are no text: row numbers of GLUE and pandas, a label's name."""
 _SHOWN = 12  # columns that a hint spells out
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the user says of a task.
+    """The user's options for a task.
 
     Attributes:
         name: of the task.
@@ -52,7 +52,7 @@ class Said:
     options: TaskOptions = field(default_factory=TaskOptions)
 
     def task(self, texts: Sequence[str] = (), label: str | None = None) -> Task:
-        """The task, over these columns instead of those that are said."""
+        """The task, over these columns instead of the given ones."""
         options = self.options
         first, second = (
             (*texts, None, None)[:2] if texts else (options.text_field, options.pair_field)
@@ -69,13 +69,13 @@ class Said:
 
 
 def task_of_said(said: Said) -> Task:
-    """The task that is meant: a known one, or one over columns that are told or have plain names.
+    """The user's task: a known one, or one over columns that are given or have plain names.
 
-    A name that somebody gave is that of a known task, if there is one. The name of a file is not:
-    `tickets.csv` is hardly the sample that ships with the package.
+    A name that the user gave is that of a known task, if there is one. The name of a file is not:
+    `tickets.csv` is probably not the sample that ships with the package.
 
     Raises:
-        ConfigError: nobody says which columns, or only one of them, or options contradict each other.
+        ConfigError: no column is given, or only one, or options contradict each other.
         DataError: the data cannot be read.
     """
     options = said.options
@@ -100,7 +100,7 @@ def task_of_said(said: Said) -> Task:
 
 
 def taken(data: Path, texts: Sequence[str], label: str | None) -> str:
-    """The words for columns that were taken without being told.
+    """A note that names columns which were taken because of their names.
 
     >>> taken(Path("a.csv"), ["text"], "label")
     'of `a.csv` `text` is taken as the text, `label` as the label'
@@ -122,7 +122,7 @@ def columns_of(data: Path) -> tuple[str, ...]:
 
 
 def plain_columns(names: Sequence[str]) -> tuple[str, ...] | None:
-    """Columns of the texts and, last, of the label, if their names leave no doubt; else None.
+    """Columns of the texts and, last, of the label, if they have plain names; else None.
 
     >>> plain_columns(["idx", "Text", "Label"])
     ('Text', 'Label')
@@ -152,12 +152,12 @@ def _chosen(names: Sequence[str], label: tuple[str, ...]) -> tuple[str, ...] | N
 
 
 def _holds(columns: Sequence[str], task: Task) -> bool:
-    """Whether data may be that of a task; one without a header line says nothing."""
+    """Whether data may be that of a task; a task without a header line fits any data."""
     return bool(task.header) or {*task.texts, task.label} <= set(columns)
 
 
 def _asked(said: Said, columns: Sequence[str]) -> ConfigError:
-    """The question which columns are meant."""
+    """The error that asks for the columns."""
     assert said.data is not None
     if not said.named:
         fact = f"which columns of `{said.data.as_posix()}` are the text and the label?"
@@ -174,7 +174,7 @@ def _asked(said: Said, columns: Sequence[str]) -> ConfigError:
 
 
 def columns_hint(columns: Sequence[str], data: Path, *, before: str = "", after: str = "") -> Hint:
-    """The columns to choose from, and how."""
+    """A hint that lists the columns and the arguments that name them."""
     place = data.as_posix()
     if not columns:
         return Hint("{before}`{data}` is empty{after}", before=before, data=place, after=after)
@@ -189,7 +189,7 @@ def columns_hint(columns: Sequence[str], data: Path, *, before: str = "", after:
 
 
 def _or_known(said: Said) -> Hint | str:
-    """For somebody who means a known task, and did not write its name."""
+    """A hint for a user who means a known task and did not give its name."""
     close = _close(said.name)
     return Hint(" of a task of your own; the known task is `{name}`", name=close) if close else ""
 

@@ -37,7 +37,7 @@ class Rows:
 
 
 def is_hub(data: Path) -> bool:
-    """Whether a place of data names a data set."""
+    """Whether a path of data names a data set."""
     return data.as_posix().startswith(_PREFIX)
 
 
@@ -106,7 +106,7 @@ def class_names(feature: Any) -> tuple[str, ...]:
 
 
 def _load(read: Callable[[Any], Any], name: str, config: str | None) -> Any:
-    """What `read` makes of the package; its failures become ours."""
+    """The result of `read`, called with the package; exceptions become our errors."""
     with needed_for(f"reading `{name}` from the Hub"):
         import datasets  # noqa: PLC0415 - an optional extra
     own = getattr(getattr(datasets, "exceptions", None), "DatasetsError", OSError)
@@ -134,13 +134,13 @@ def _own_split(task: Task, data: Path, rows: Any, names: Sequence[str]) -> list[
     columns = (*task.texts, task.label)
     wanted = Wanted(data, columns, lists=task.type.several)
     check_columns(wanted, list(rows.column_names))
-    found = []
+    own = []
     for number, cells in enumerate(zip(*(rows[one] for one in columns), strict=True), start=1):
         row = dict(zip(columns, cells, strict=True))
         if names:
             row[task.label] = named(row[task.label], names)
-        found.append(wanted.row(row, number))
-    return found
+        own.append(wanted.row(row, number))
+    return own
 
 
 def _glue_split(task: Task, hub: HubData, rows: Any) -> list[Row]:

@@ -26,10 +26,10 @@ SEED = 0  # the same rows for every run: runs differ, data does not
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What was kept back of one file or split.
+    """Rows that were held out of one file or split.
 
     Attributes:
-        rows, total: kept back, and in all.
+        rows, total: held out, and in all.
         by_label: whether every label was given its share.
     """
 
@@ -39,17 +39,17 @@ class HeldOut:
 
 
 def held_out_places(groups: Sequence[str]) -> NDArray[np.intp]:
-    """Places of the rows that are kept back, in order.
+    """Indices of the rows that are held out, in order.
 
-    A tenth of all, divided among the groups by their size; a group of two rows or more is on both
-    sides whatever its size, and a group of one stays in training.
+    A tenth of all, divided among the groups by their size; a group of two rows or more is in both
+    splits whatever its size, and a group of one stays in training.
 
     Args:
-        groups: what each row belongs to; rows that are all alike are one group.
+        groups: the group of each row.
     """
     places: dict[str, list[int]] = defaultdict(list)
-    for place in np.random.default_rng(SEED).permutation(len(groups)):
-        places[groups[place]].append(int(place))
+    for index in np.random.default_rng(SEED).permutation(len(groups)):
+        places[groups[index]].append(int(index))
     sizes = {group: len(places[group]) for group in sorted(places)}
     quota = {group: size // SHARE for group, size in sizes.items()}
     left = len(groups) // SHARE - sum(quota.values())
@@ -57,12 +57,12 @@ def held_out_places(groups: Sequence[str]) -> NDArray[np.intp]:
         quota[group] += 1
     for group, size in sizes.items():
         quota[group] = min(max(quota[group], 1), size - 1)
-    kept = [place for group in sizes for place in places[group][: quota[group]]]
+    kept = [index for group in sizes for index in places[group][: quota[group]]]
     return np.sort(np.array(kept, dtype=np.intp))
 
 
 def groups_of(labels: Sequence[Sequence[str]]) -> list[str]:
-    """For each row its rarest label, so that rare ones are dealt out first; `` for a row of none."""
+    """For each row its rarest label, so that rare labels are divided first; `` for a row without labels."""
     counts = Counter(label for row in labels for label in row)
     return [min(row, key=lambda label: (counts[label], label), default="") for row in labels]
 
@@ -105,7 +105,7 @@ class TaskData:
     """Both splits of a task.
 
     Attributes:
-        task: what was read.
+        task: the task.
         labels: names in the order of the logits; empty for a regression.
         train, dev: the rows.
         held_out: how `dev` was taken from the training rows; None if it is a split of its own.
@@ -144,27 +144,27 @@ class TaskData:
 def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = None) -> TaskData:
     """Read both splits of `task`.
 
-    Without an evaluation split a tenth of the rows is held out, of each label as many.
+    Without an evaluation split a tenth of the rows of each label is held out.
 
     Args:
         task: what to read.
         data: folder with train and dev files, one file, or `hub:NAME[:CONFIG]`; None for samples and
             the Hub.
-        eval_data: file of the evaluation split, if it is not found beside the training file.
+        eval_data: file of the evaluation split, if it is not beside the training file.
 
     Raises:
         DataError: missing file or column, unknown label, wrong encoding, empty split.
     """
     data = data or task.folder
     if data is None:
-        found = _checked(task, glue_rows(task), "the Hub")
+        rows = _checked(task, glue_rows(task), "the Hub")
     elif is_hub(data):
-        found = _checked(task, hub_rows(task, data), f"`{data.as_posix()}`")
+        rows = _checked(task, hub_rows(task, data), f"`{data.as_posix()}`")
     else:
-        found = _file_rows(task, data, eval_data)
+        rows = _file_rows(task, data, eval_data)
     if eval_data is not None and (data is None or is_hub(data)):
-        found = Rows(found.train, _read(task, eval_data), found.names)
-    return _assemble(task, found, str(data or "the Hub"))
+        rows = Rows(rows.train, _read(task, eval_data), rows.names)
+    return _assemble(task, rows, str(data or "the Hub"))
 
 
 def load_dev(
@@ -176,13 +176,13 @@ def load_dev(
         task: what to read.
         labels: label names in the order of the logits.
         data: folder with a dev file, that file, or `hub:NAME[:CONFIG]`; None for samples and the Hub.
-        sha256: of the rows that are looked for. A single file may hold them as those that `load_data`
-            held out of it; if neither they nor all of its rows are meant, all are given.
+        sha256: digest of the wanted rows. If they are the rows that `load_data` holds out of a single file,
+            these are given; otherwise all rows of the file.
     """
     data = data or task.folder
     if data is None or is_hub(data):
-        found = glue_rows(task) if data is None else hub_rows(task, data)
-        rows = _divided(task, found.train)[1] if found.dev is None else found.dev
+        both = glue_rows(task) if data is None else hub_rows(task, data)
+        rows = _divided(task, both.train)[1] if both.dev is None else both.dev
         rows = checked_rows(task, rows, str(data or "the Hub"))
     elif data.is_dir():
         rows = _read(task, find_file(data, task.dev))
@@ -201,15 +201,15 @@ def _dev_split(task: Task, labels: Sequence[str], rows: list[Row]) -> Split:
     return _to_split(task, raw, rows, f"evaluation split of `{task.name}`")
 
 
-def _assemble(task: Task, found: Rows, where: str) -> TaskData:
-    train, dev, held_out = found.train, found.dev, None
+def _assemble(task: Task, rows: Rows, where: str) -> TaskData:
+    train, dev, held_out = rows.train, rows.dev, None
     if not train:
         raise DataError(f"the training split of `{task.name}` is empty in {where}")
     cells = [row[-1] for row in train]
-    raw = task.raw_labels or found.names or task.type.label_names(task.label, cells, task.separator)
+    raw = task.raw_labels or rows.names or task.type.label_names(task.label, cells, task.separator)
     if dev is None:
-        train, dev = _divided(task, found.train)
-        held_out = HeldOut(len(dev), len(found.train), by_label=task.type.labelled)
+        train, dev = _divided(task, rows.train)
+        held_out = HeldOut(len(dev), len(rows.train), by_label=task.type.labelled)
     if not dev:
         hint = "too few rows to hold some out: give `eval_data`" if held_out is not None else None
         raise DataError(f"the evaluation split of `{task.name}` is empty in {where}", hint)
@@ -244,8 +244,8 @@ def _divided(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
     groups = groups_of([task.type.cell_labels(row[-1], task.separator) for row in rows])
     held = set(held_out_places(groups).tolist())
     return (
-        [row for place, row in enumerate(rows) if place not in held],
-        [row for place, row in enumerate(rows) if place in held],
+        [row for index, row in enumerate(rows) if index not in held],
+        [row for index, row in enumerate(rows) if index in held],
     )
 
 
@@ -255,8 +255,8 @@ def checked_rows(task: Task, rows: list[Row], where: str) -> list[Row]:
     Raises:
         DataError: a label is missing or of another form, or a column of text is empty.
     """
-    for place, column in enumerate(task.texts):
-        if rows and not any(row[place].strip() for row in rows):
+    for index, column in enumerate(task.texts):
+        if rows and not any(row[index].strip() for row in rows):
             raise DataError(
                 f"column `{column}` of {where} is empty in every row", "choose another `text_field`"
             )
@@ -269,9 +269,9 @@ def checked_rows(task: Task, rows: list[Row], where: str) -> list[Row]:
     ]
 
 
-def _checked(task: Task, found: Rows, where: str) -> Rows:
-    dev = None if found.dev is None else checked_rows(task, found.dev, where)
-    return Rows(checked_rows(task, found.train, where), dev, found.names)
+def _checked(task: Task, rows: Rows, where: str) -> Rows:
+    dev = None if rows.dev is None else checked_rows(task, rows.dev, where)
+    return Rows(checked_rows(task, rows.train, where), dev, rows.names)
 
 
 def _read(task: Task, path: Path) -> list[Row]:

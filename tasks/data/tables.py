@@ -53,7 +53,7 @@ def parquet_columns(path: Path) -> list[str]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A Parquet file; what pyarrow says against it becomes our error."""
+    """A Parquet file; exceptions of pyarrow become our errors."""
     with needed_for(f"reading `{path}`"):
         import pyarrow as pa  # noqa: PLC0415 - an optional extra
         from pyarrow import parquet  # noqa: PLC0415
@@ -65,7 +65,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def named(value: Any, names: Sequence[str]) -> Any:
-    """Class numbers, alone or in a list, as class names; -1 and nothing stay what they are."""
+    """Class numbers, alone or in a list, as class names; -1 and None stay as they are."""
     if isinstance(value, list):
         return [named(each, names) for each in value]
     known = isinstance(value, int) and 0 <= value < len(names)
@@ -87,7 +87,7 @@ def _class_names(metadata: Mapping[bytes, bytes], column: str) -> tuple[str, ...
 __all__ = ["NOWHERE", "READERS", "Row", "column_names", "read_rows"]
 
 NOWHERE = "give a path as `data`, or `hub:NAME` for a data set of the Hub"
-"""The next step where no data is."""
+"""The hint for missing data."""
 
 _LOG = logging.getLogger(__name__)
 _DELIMITERS = ",;\t"  # of CSV: spreadsheets of half of Europe write semicolons
@@ -153,7 +153,7 @@ def _read_csv(wanted: Wanted) -> Iterator[Row]:
 
 
 def _delimiter(text: str, columns: Sequence[str]) -> str:
-    """The one under which the first line names all wanted columns; a comma, if none does."""
+    """The delimiter with which the first line names all wanted columns; a comma if none does."""
     first = text.split("\n", 1)[0].removesuffix("\r")
     for delimiter in _DELIMITERS:
         names = next(csv.reader([first], delimiter=delimiter), [])
@@ -201,7 +201,7 @@ def _tsv_names(path: Path) -> list[str]:
 
 
 def _csv_names(path: Path) -> list[str]:
-    """Of the first line, under the delimiter that makes most names of it."""
+    """Names in the first line, with the delimiter that gives the most names."""
     first = read_text(path).split("\n", 1)[0].removesuffix("\r")
     csv.field_size_limit(_BIGGEST_FIELD)
     try:
@@ -228,7 +228,7 @@ READERS: dict[str, tuple[Callable[[Wanted], Iterator[Row]], Callable[[Path], lis
     ".json": (_read_json, _json_names),
     ".parquet": (read_parquet, parquet_columns),
 }
-"""Ending -> what reads wanted columns of a file, and what reads the names of all."""
+"""Ending -> function that reads wanted columns of a file, and function that reads all names."""
 
 
 def _pick(wanted: Wanted, rows: Iterator[list[str]], *, crowded: bool = False) -> Iterator[Row]:
@@ -249,4 +249,4 @@ def _pick(wanted: Wanted, rows: Iterator[list[str]], *, crowded: bool = False) -
                 if len(row) > len(names)
                 else None,
             )
-        yield tuple(row[place] for place in places)
+        yield tuple(row[index] for index in places)

@@ -1,1 +1,1 @@
-"""Evaluation: what a model answers, held against labels."""
+"""Evaluation: predictions of a model against labels."""

@@ -1,6 +1,6 @@
 """Evaluate an artifact's task in torch: the masked model on the task's evaluation rows.
 
-`assess` gives scores; `analyze_errors` says besides which classes the task takes for which, or how far off it is.
+`assess` gives metrics; `analyze_errors` also gives the confusion of classes, or pairs of true and predicted numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from maskpack.tasks.types import type_of
 
 @dataclass(frozen=True)
 class Assessment:
-    """Scores of one task.
+    """Metrics of one task.
 
     Attributes:
         task: its name in the artifact.
@@ -59,7 +59,7 @@ class Assessment:
 
 @dataclass(frozen=True)
 class ErrorAnalysis:
-    """A task on its evaluation rows.
+    """Metrics and errors of a task on its evaluation rows.
 
     Attributes:
         assessment: scores now, and as recorded.
@@ -74,14 +74,14 @@ class ErrorAnalysis:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a task's masked model says of its evaluation rows: logits `(rows, c)`."""
+    """Logits `(rows, c)` of a task's masked model for its evaluation rows."""
 
     split: Split
     logits: NDArray[np.float32]
 
 
 def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assessment:
-    """Score `task` on its evaluation split.
+    """Evaluate `task` on its evaluation split.
 
     Raises:
         DataError: the data does not ship with the package and none was given.
@@ -90,7 +90,7 @@ def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assess
 
 
 def assessed(entry: TaskEntry, predictions: Predictions) -> Assessment:
-    """Scores of what was answered."""
+    """Metrics of the predictions."""
     split, task = predictions.split, task_of(entry)
     kind, metrics = task.type, task.metrics
     return Assessment(
@@ -106,7 +106,7 @@ def assessed(entry: TaskEntry, predictions: Predictions) -> Assessment:
 
 
 def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -> ErrorAnalysis:
-    """Ask a task about its evaluation rows.
+    """Metrics and errors of a task on its evaluation rows.
 
     Raises:
         DataError: the data does not ship with the package and none was given, or is not the task's.
@@ -122,7 +122,7 @@ def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -
 
 
 def predict_split(artifact: Artifact, task: str, *, data: Path | None = None) -> Predictions:
-    """Ask `task` about its evaluation split.
+    """Predictions of `task` for its evaluation split.
 
     Raises:
         DataError: the data does not ship with the package and none was given.
@@ -149,13 +149,13 @@ def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
 
 
 def encode_for(context: ModelContext, entry: TaskEntry, split: Split) -> Encoded:
-    """Tokenise a split as the task was learned."""
+    """Tokenise a split as in training."""
     preprocessor = context.preprocessor(type_of(entry).preprocessor)
     return preprocessor.encode(split, max_length=entry.max_length)
 
 
 def task_of(entry: TaskEntry) -> Task:
-    """The task an entry was learned from: one we know, or one made from its recorded columns.
+    """The task of an entry: a known one, or one made from its recorded columns.
 
     Raises:
         DataError: the entry does not say; these keys are free, and other writers may leave them out.
@@ -181,12 +181,12 @@ def task_of(entry: TaskEntry) -> Task:
 
 
 def _is_of(task: Task, entry: TaskEntry) -> bool:
-    """Whether an entry was learned from `task`, not from own data under its name."""
+    """Whether an entry was learned from `task`, not from the user's own data under its name."""
     labels = sorted(task.labels or task.raw_labels)
     wanted = (list(task.texts), task.label, str(task.kind), labels)
     data = entry.data
-    found = (list(data.get("texts", ())), data.get("label"), entry.kind, sorted(entry.labels))
-    return wanted == found
+    recorded_as = (list(data.get("texts", ())), data.get("label"), entry.kind, sorted(entry.labels))
+    return wanted == recorded_as
 
 
 def _as_recorded(task: Task, entry: TaskEntry) -> Task:

@@ -86,7 +86,7 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
 def class_counts(
     predicted: Values, labels: Values, classes: int = 2
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows `(c)` that are rightly given a class, that are given it, and that have it.
+    """Rows `(c)` that are correctly predicted as a class, that are predicted as it, and that have it.
 
     Args:
         predicted: class numbers `(rows)`, or 0 and 1 `(rows, c)`.
@@ -128,22 +128,22 @@ def compute_metrics(
 
 
 def majority(kind: TaskType, labels: NDArray[Any], metrics: Sequence[str]) -> dict[str, float]:
-    """Metrics of always giving the same answer: what a collapse gives."""
+    """Metrics of the best constant answer, which is the result of a collapsed model."""
     constants = kind.constants(labels)
     return {name: max(METRICS[name](one, labels) for one in constants) for name in metrics}
 
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """How well one class is told.
+    """Precision and recall of one class.
 
     Attributes:
         label: its name.
-        precision: share of the rows given this label that have it; 0 if none is given it.
-        recall: share of the rows with this label that are given it; 0 if none has it.
+        precision: share of the rows predicted as this label that have it; 0 if there are none.
+        recall: share of the rows with this label that are predicted as it; 0 if there are none.
         f1: harmonic mean of both.
         rows: with this label.
-        given: rows that are given it.
+        given: rows that are predicted as this label.
     """
 
     label: str
@@ -183,7 +183,7 @@ def class_metrics(
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often each class was taken for each.
+    """How often each class was predicted as each class.
 
     Attributes:
         labels: of the classes.
@@ -200,20 +200,20 @@ class Confusion:
 
     @property
     def recall(self) -> tuple[float | None, ...]:
-        """Share of each class that was recognised; None for one without rows."""
+        """Recall of each class; None for a class without rows."""
         totals = [sum(row) for row in self.counts]
         return tuple(
-            row[place] / total if total else None
-            for place, (row, total) in enumerate(zip(self.counts, totals, strict=True))
+            row[index] / total if total else None
+            for index, (row, total) in enumerate(zip(self.counts, totals, strict=True))
         )
 
     @property
     def precision(self) -> tuple[float | None, ...]:
-        """Share of each given class that was right; None for one that was never given."""
+        """Precision of each class; None for a class that was never predicted."""
         totals = [sum(column) for column in zip(*self.counts, strict=True)]
         return tuple(
-            self.counts[place][place] / total if total else None
-            for place, total in enumerate(totals)
+            self.counts[index][index] / total if total else None
+            for index, total in enumerate(totals)
         )
 
     def mistakes(self, most: int) -> list[tuple[str, str, int]]:

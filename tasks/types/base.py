@@ -1,7 +1,7 @@
-"""What one type of task is: all that differs between kinds of answers, so that no other code asks for the kind.
+"""Types of tasks. Everything that differs between types is here, so that no other code asks for the type.
 
-An entry says how labels are read, what a step minimises, what outputs mean and how they are judged. Its half
-for devices, what outputs mean, is in `runtime/outputs.py` under the same name.
+An entry says how labels are read, what a step minimises, how outputs become answers, and the metrics. The part
+for devices, the decoder of outputs, is in `runtime/outputs.py` under the same name.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class TaskType(ABC):
 
     Attributes:
         name: as manifests spell it.
-        problem_type: what transformers calls it in `config.json`.
-        usual_metrics: of the user's own data; the first is the main one.
-        other_metrics: that fit as well.
-        pipeline_tag: of the Hub.
+        problem_type: transformers' name of it in `config.json`.
+        usual_metrics: metrics for the user's own data; the first is the main one.
+        other_metrics: further metrics that may be chosen.
+        pipeline_tag: the Hub's name of the task type.
         auto_class: class of transformers that loads such a model.
         preprocessor: name in `tasks/preprocess.py::PREPROCESSORS`.
         several: whether a row may have several labels, so that a cell may hold a list of them.
@@ -49,7 +49,7 @@ class TaskType(ABC):
 
     @property
     def decoder(self) -> OutputDecoder:
-        """What its outputs mean, in numpy alone."""
+        """Decodes its outputs, in numpy alone."""
         return DECODERS[self.name]
 
     @property
@@ -75,21 +75,21 @@ class TaskType(ABC):
         return (cell,) if self.labelled else ()
 
     def expected(self, cell: str, separator: str | None) -> str | float | list[str]:
-        """A cell of the label column as an answer would say it, to stand beside one."""
+        """A cell of the label column in the form of an answer, to be compared with one."""
         del separator
         return cell
 
     @abstractmethod
     def check_cell(self, cell: str, row: str, column: str) -> str:
-        """A cell of the user's own data as it is kept.
+        """A cell of the user's own data in its stored form.
 
         Args:
             cell: of the label column.
-            row: where it stands, in words, for an error.
+            row: its row in words, for an error.
             column: name of the column.
 
         Raises:
-            DataError: it holds nothing that could be learned.
+            DataError: it cannot be a label of this type.
         """
 
     def label_names(
@@ -98,11 +98,11 @@ class TaskType(ABC):
         """Distinct labels of a column: numbers by value, words by alphabet.
 
         Raises:
-            DataError: there is one only, or nearly one a row.
+            DataError: there is only one, or nearly one for each row.
         """
-        found = {label for cell in cells for label in self.cell_labels(cell, separator)}
-        numeric = all(re.fullmatch("-?[0-9]+", label) for label in found)
-        names = tuple(sorted(found, key=int if numeric else None))
+        labels = {label for cell in cells for label in self.cell_labels(cell, separator)}
+        numeric = all(re.fullmatch("-?[0-9]+", label) for label in labels)
+        names = tuple(sorted(labels, key=int if numeric else None))
         if len(names) < 2:
             raise DataError(
                 f"column `{column}` holds one label only: {', '.join(names) or 'none at all'}",
@@ -120,12 +120,12 @@ class TaskType(ABC):
     def encode(
         self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
     ) -> NDArray[Any]:
-        """Labels as training has them, one entry or row for each cell.
+        """Labels as arrays for training, one entry or row for each cell.
 
         Args:
             cells: of the label column.
             names: labels in the order of the logits.
-            separator: what stands between labels.
+            separator: text between labels.
             split: which rows these are, in words, for an error.
 
         Raises:
@@ -133,7 +133,7 @@ class TaskType(ABC):
         """
 
     def in_order(self, labels: NDArray[Any], places: NDArray[np.intp]) -> NDArray[Any]:
-        """The same labels, where label `i` is now the one that stood at `places[i]`."""
+        """The same labels in another order: label `i` is the one that was at `places[i]`."""
         return np.asarray(np.argsort(places)[labels])
 
     @abstractmethod
@@ -150,23 +150,23 @@ class TaskType(ABC):
 
     @abstractmethod
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """What logits `(rows, c)` say, in the form of the labels."""
+        """Predictions of logits `(rows, c)`, in the form of the labels."""
 
     @abstractmethod
     def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
-        """Answers that are the same for every row, of which the best is what a collapse gives."""
+        """Constant predictions; the best of them is the result of a collapsed model."""
 
     def confusion(
         self, labels: NDArray[Any], logits: NDArray[np.float32], names: tuple[str, ...]
     ) -> Confusion | None:
-        """Which classes are taken for which; None where no class excludes another."""
+        """Confusion of classes; None where a row may have several classes, or a number."""
         del labels, logits, names
         return None
 
     def pairs(
         self, labels: NDArray[Any], logits: NDArray[np.float32]
     ) -> tuple[tuple[float, float], ...]:
-        """True and given numbers of some rows; none where answers are labels."""
+        """True and predicted numbers of some rows; empty where answers are labels."""
         del labels, logits
         return ()
 
@@ -174,13 +174,13 @@ class TaskType(ABC):
 def label_positions(
     labels: Sequence[tuple[str, ...]], names: Sequence[str], split: str
 ) -> list[list[int]]:
-    """The place of every label of every row among `names`.
+    """The index of every label of every row in `names`.
 
     Raises:
         DataError: a label that is not among them.
     """
     index = {label: number for number, label in enumerate(names)}
-    found: list[list[int]] = []
+    positions: list[list[int]] = []
     for number, row in enumerate(labels):
         odd = [label for label in row if label not in index]
         if odd:
@@ -188,5 +188,5 @@ def label_positions(
                 f"data row {number + 1} of the {split} has the unknown label `{odd[0]}`",
                 f"labels: {', '.join(names)}",
             )
-        found.append([index[label] for label in row])
-    return found
+        positions.append([index[label] for label in row])
+    return positions

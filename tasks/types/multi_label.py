@@ -1,4 +1,4 @@
-"""Several labels a row, or none: labels are 0 and 1 as int8 `(rows, c)`, each a question of its own."""
+"""Several labels a row, or none: labels are 0 and 1 as int8 `(rows, c)`, each predicted separately."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class MultiLabel(TaskType):
 
 
 def _as_list(cell: str) -> list[str] | None:
-    """A list of texts or numbers that a cell spells out, or None."""
+    """The list of texts or numbers that a cell holds as text, or None."""
     if not cell.lstrip().startswith("["):
         return None
     for read in (json.loads, ast.literal_eval):

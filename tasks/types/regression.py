@@ -25,7 +25,7 @@ class Regression(TaskType):
     usual_metrics = ("spearman", "pearson")
 
     def expected(self, cell: str, separator: str | None) -> float:
-        """The number.
+        """The number as text.
 
         Raises:
             DataError: it is none.
@@ -62,7 +62,7 @@ class Regression(TaskType):
         return np.array([float(cell) for cell in cells], dtype=np.float32)
 
     def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
-        """None: numbers are not counted."""
+        """Empty: numbers are not counted."""
         del labels, classes
         return np.zeros(0, dtype=np.int64)
 

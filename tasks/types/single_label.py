@@ -40,8 +40,8 @@ class SingleLabel(TaskType):
     ) -> NDArray[Any]:
         """Class numbers int64 `(rows)`."""
         del separator
-        found = label_positions([(cell,) for cell in cells], names, split)
-        return np.array([row[0] for row in found], dtype=np.int64)
+        positions = label_positions([(cell,) for cell in cells], names, split)
+        return np.array([row[0] for row in positions], dtype=np.int64)
 
     def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
         """Rows `(c)` of each class."""
