@@ -2,6 +2,9 @@
 
 `optimize=False` keeps the names and one `Transpose` per weight, which the rewrites look for; with
 optimisation the weights would arrive renamed and folded.
+
+Tracing is most of the time of an export and does not look at the values of parameters. So the last graphs
+are kept without them: the tasks of one artifact, which differ in values alone, are traced once.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import InPlacePass, PassResult, common
@@ -23,6 +27,9 @@ from maskpack.models.families import Family
 
 PREFIX = "model."
 """What the tracer puts before every parameter name."""
+
+_KEPT = 16
+_graphs: dict[str, bytes] = {}  # what `_kind_of` says -> a graph without values, the newest last
 
 
 def input_names(family: Family, config: Mapping[str, Any]) -> list[str]:
@@ -56,6 +63,39 @@ def trace(model: Any, family: Family) -> ir.Model:
     Raises:
         ExportError: torch cannot express the model as a graph.
     """
+    kind, values = _kind_of(model), model.state_dict(prefix=PREFIX)
+    _graphs[kind] = _graphs.pop(kind, b"") or _without(values, _trace(model, family))
+    for oldest in list(_graphs)[:-_KEPT]:
+        del _graphs[oldest]
+    traced = ir.serde.deserialize_model(onnx.load_from_string(_graphs[kind]))
+    for name in traced.graph.initializers.keys() & values.keys():
+        traced.graph.initializers[name].const_value = ir.tensor(values[name].numpy(), name=name)
+    return traced
+
+
+def _without(values: Mapping[str, Tensor], model: ir.Model) -> bytes:
+    """A graph with the shapes of those values alone."""
+    for name in model.graph.initializers.keys() & values.keys():
+        value = model.graph.initializers[name]
+        assert value.const_value is not None
+        value.const_value = ir.ExternalTensor(
+            "nowhere",
+            None,
+            None,
+            value.const_value.dtype,
+            shape=ir.Shape(values[name].shape),
+            name=name,
+        )
+    return bytes(ir.serde.serialize_model(model).SerializeToString())
+
+
+def _kind_of(model: Any) -> str:
+    """What a graph depends on beside the values of parameters: modules, sizes and options."""
+    options = {**model.config.to_dict(), "id2label": None, "label2id": None}
+    return f"{model!r} {sorted(options.items())}"
+
+
+def _trace(model: Any, family: Family) -> ir.Model:
     names = input_names(family, model.config.to_dict())
     # Batch and length of two and more: with one, the tracer would make the axis constant.
     ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 1, 1]])

@@ -152,13 +152,11 @@ def traced(artifacts) -> Callable[[str], onnx.ModelProto]:
     from maskpack.models.families import family_of
     from maskpack.tasks.context import restore_task
 
-    @cache
-    def make(kind: str) -> bytes:
+    def make(kind: str) -> onnx.ModelProto:
         model = restore_task(open_artifact(artifacts[kind]), "sst2", attention="eager")
-        graph = trace(model, family_of(model.config.model_type))
-        return ir.serde.serialize_model(graph).SerializeToString()
+        return ir.serde.serialize_model(trace(model, family_of(model.config.model_type)))
 
-    return lambda kind: onnx.load_from_string(make(kind))
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,4 @@
-"""Graphs of every family, in both layouts, at every width, in int8 and fp32, against torch.
-
-Tracing is most of an export and knows nothing of values, so a family is traced once here: the graph is
-kept and the parameters of each model are put into it by name, which is where the rewrites find them.
-"""
+"""Graphs of every family, in every layout, at every width, in int8 and fp32, against torch."""
 
 from __future__ import annotations
 
@@ -16,11 +12,11 @@ import pytest
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.graph import builder
 from maskpack.exporters.graph.trace import PREFIX, trace
 from maskpack.exporters.options import Compute, Layout, SharedRequest
 from maskpack.exporters.verify import SHAPES
 from maskpack.formats import open_artifact
+from maskpack.models.families import family_of
 from maskpack.runtime import Session
 from maskpack.tasks import find_task
 from maskpack.tasks.batches import torch_predict
@@ -64,30 +60,6 @@ def trained(tmp_path_factory, family_models, sentiment):
 
 
 @pytest.fixture(scope="module")
-def traced_once():
-    """A tracer with a memory: model type and sizes -> the graph, into which values are put."""
-    kept: dict[str, bytes] = {}
-
-    def remember(model, family):
-        key = repr((model.config.to_dict(), type(model)))
-        if key not in kept:
-            kept[key] = ir.serde.serialize_model(trace(model, family)).SerializeToString()
-        graph = ir.serde.deserialize_model(onnx.load_from_string(kept[key]))
-        state = {f"{PREFIX}{name}": value for name, value in model.named_parameters()}
-        for name, value in graph.graph.initializers.items():
-            if name in state:
-                value.const_value = ir.tensor(state[name].detach().numpy().copy(), name=name)
-        return graph
-
-    return remember
-
-
-@pytest.fixture
-def quick_tracer(traced_once, monkeypatch):
-    monkeypatch.setattr(builder, "trace", traced_once)
-
-
-@pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     """`exported(kind, bits, layout, compute)`: folder and verdict, made on first use."""
     made = {}
@@ -112,9 +84,7 @@ def exported(trained, tmp_path_factory):
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("layout", ["folded", "shared", "swap"])
 @pytest.mark.parametrize("compute", ["fp32", "int8"])
-def test_a_graph_computes_what_the_masked_torch_model_does(
-    exported, quick_tracer, kind, bits, layout, compute
-):
+def test_a_graph_computes_what_the_masked_torch_model_does(exported, kind, bits, layout, compute):
     _, report = exported(kind, bits, layout, compute)
     assert report.ok, report.findings
     assert report.graph.removed == report.graph.mask_zeros > 0
@@ -132,7 +102,7 @@ TEXTS = ["the good film", "bad", "", "we were very happy and the food was great 
 
 @every_new_kind
 @pytest.mark.parametrize("layout", ["folded", "shared", "swap"])
-def test_the_runtime_answers_as_torch_does(exported, trained, quick_tracer, kind, layout):
+def test_the_runtime_answers_as_torch_does(exported, trained, kind, layout):
     """Fed by `tokenizers` alone: padding, its side, token types, an empty text, one too long."""
     artifact = open_artifact(trained(kind, 8))
     model, entry = restore_task(artifact, "sst2"), artifact.entry("sst2")
@@ -154,18 +124,17 @@ def test_the_runtime_answers_as_torch_does(exported, trained, quick_tracer, kind
         np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["deberta-v2-own", "gpt2"])
-def test_the_real_tracer_gives_the_graph_that_the_tests_above_filled(
-    exported, trained, quick_tracer, monkeypatch, tmp_path, kind
-):
-    """So that what they show is true of the export as it is."""
-    folder, _ = exported(kind, 8, "folded", "fp32")
-    monkeypatch.setattr(builder, "trace", trace)
-    request = ExportRequest(
-        trained(kind, 8), "sst2", tmp_path / "x", Compute.FP32, Tolerance.of(Compute.FP32)
-    )
-    assert export_onnx(request).ok
-    assert (tmp_path / "x" / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+@pytest.mark.parametrize("kind", ["bert", "albert", "deberta-v2-own", "gpt2"])
+def test_a_kept_graph_with_other_values_is_that_of_a_fresh_trace(trained, kind):
+    def traced(bits, **options):
+        model = restore_task(open_artifact(trained(kind, bits)), "sst2", attention="eager")
+        model.config.update(options)
+        graph = trace(model, family_of(model.config.model_type))
+        return ir.serde.serialize_model(graph).SerializeToString(deterministic=True)
+
+    first, kept = traced(8), traced(4)
+    assert kept != first
+    assert kept == traced(4, note="a configuration that was never traced")
 
 
 @pytest.mark.parametrize(
@@ -179,13 +148,13 @@ def test_the_real_tracer_gives_the_graph_that_the_tests_above_filled(
         ("llama", []),
     ],
 )
-def test_a_graph_asks_for_what_its_family_reads(exported, quick_tracer, kind, extra):
+def test_a_graph_asks_for_what_its_family_reads(exported, kind, extra):
     graph = onnx.load(str(exported(kind, 8, "folded", "fp32")[0] / "model.onnx")).graph
     assert [value.name for value in graph.input] == ["input_ids", "attention_mask", *extra]
 
 
 @every_new_kind
-def test_no_float_weight_is_left_but_what_is_no_linear(exported, trained, quick_tracer, kind):
+def test_no_float_weight_is_left_but_what_is_no_linear(exported, trained, kind):
     backbone = open_artifact(trained(kind, 8)).backbone
     taken = {tensor.shape for tensor in backbone.linears.values()}
     graph = onnx.load(str(exported(kind, 8, "folded", "int8")[0] / "model.onnx")).graph
@@ -196,7 +165,7 @@ def test_no_float_weight_is_left_but_what_is_no_linear(exported, trained, quick_
             assert shape not in taken | {shape[::-1] for shape in taken}, tensor.name
 
 
-def test_a_head_is_never_among_what_tasks_share(exported, trained, quick_tracer):
+def test_a_head_is_never_among_what_tasks_share(exported, trained):
     """The base of Llama and ModernBERT is called `model`, as what the tracer puts before all names."""
     folder, _ = exported("modernbert", 8, "shared", "fp32")
     graph = onnx.load(str(folder / "sst2.onnx"), load_external_data=False).graph
@@ -209,7 +178,7 @@ def test_a_head_is_never_among_what_tasks_share(exported, trained, quick_tracer)
     assert (folder / "backbone.bin").stat().st_size < 80_000 * 4
 
 
-def test_gpt2s_triangle_is_stored_once(exported, quick_tracer):
+def test_gpt2s_triangle_is_stored_once(exported):
     graph = onnx.load(str(exported("gpt2", 8, "folded", "fp32")[0] / "model.onnx")).graph
     flags = [t for t in graph.initializer if t.data_type == onnx.TensorProto.BOOL]
     assert sum(len(t.dims) == 4 for t in flags) <= 1  # none with release 5 of transformers

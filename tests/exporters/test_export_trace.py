@@ -81,6 +81,7 @@ def test_the_error_gives_torchs_reason_without_colours_and_advice():
 
 def test_tracing_says_nothing_and_leaves_the_loggers_level_alone(artifacts, capfd):
     model = restore_task(open_artifact(artifacts["distilbert"]), "sst2", attention="eager")
+    model.config.update({"note": "no graph of it is kept"})
     logger = logging.getLogger("torch.onnx")
     before, level = logger.level, logging.INFO
     logger.setLevel(level)
