@@ -1,7 +1,8 @@
 """The demo page in a real browser: its answers are those of the runtime, and a switch is a small download.
 
-Skipped unless a Chromium (`chromium` on the path, or the environment variable MASKPACK_CHROMIUM) and
-MASKPACK_NODE_MODULES are there, as in tests/exporters/test_package_web.py.
+Playwright drives the Chromium of this machine: `chromium` on the path, or what the environment variable
+MASKPACK_CHROMIUM names. Skipped unless one is there, and MASKPACK_NODE_MODULES as in
+tests/exporters/test_package_web.py. MASKPACK_WEB_PICTURE names a PNG to write.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import struct
 import threading
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +18,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from devtools import Page, browsing
+from playwright.sync_api import Page, sync_playwright
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters.arithmetic.base import Tolerance
@@ -61,12 +63,21 @@ def exported(tmp_path_factory) -> Path:
 
 @dataclass
 class Site:
-    """A served demo page: where it lies and answers, what was asked of it, what it refuses."""
+    """A served demo page.
+
+    Attributes:
+        folder: where it lies.
+        url: where it answers.
+        paths: what was asked of it, in order.
+        refused: paths that it answers with an error.
+        asked: all addresses that the page asked for, of this server or another.
+    """
 
     folder: Path
     url: str = ""
     paths: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -82,6 +93,10 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_error(503)
         else:
             super().do_GET()
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-store")  # what is asked for again is seen here
+        super().end_headers()
 
     def log_message(self, *args: object) -> None:
         pass
@@ -106,44 +121,55 @@ def site(exported, tmp_path_factory):
     thread.join(10)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, which finds no server but those of this machine."""
+    rules = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=[rules])
+        yield opened
+        opened.close()
+
+
 @pytest.fixture
-def page(site, tmp_path):
-    """The page, opened anew, with the answer of its first task on it."""
+def page(site, browser):
+    """The page in a fresh profile, with the answer of its first task on it."""
     site.paths.clear()
     site.refused.clear()
-    with browsing(CHROMIUM, tmp_path / "profile") as tab:
-        tab.size(1180, 800)
-        tab.call("Page.navigate", url=site.url)
-        tab.until("document.querySelector('.bar.best')")
-        yield tab
+    site.asked.clear()
+    tab = browser.new_page(viewport={"width": 1180, "height": 800})
+    tab.set_default_timeout(60_000)
+    tab.on("request", lambda request: site.asked.append(request.url))
+    tab.goto(site.url)
+    tab.wait_for_selector(".bar.best")
+    yield tab
+    tab.context.close()
 
 
-def choose(page: Page, task: str) -> None:
-    page.run(f"document.getElementById('task').value = {task!r}")
-    page.run("document.getElementById('task').dispatchEvent(new Event('change'))")
+def choose(page: Page, task: str, label: str) -> None:
+    """Choose a task in the menu and wait for the bar of one of its labels."""
+    page.select_option("#task", task)
+    page.wait_for_selector(f".bar[data-label={label}]")
 
 
 def shown(page: Page) -> dict[str, float]:
     """The bars: label -> score."""
-    rows = page.run("[...document.querySelectorAll('.bar')].map((bar) => ({...bar.dataset}))")
-    return {row["label"]: float(row["score"]) for row in rows}
+    bars = page.query_selector_all(".bar")
+    return {bar.get_attribute("data-label"): float(bar.get_attribute("data-score")) for bar in bars}
 
 
 def typed(page: Page, text: str) -> dict[str, float]:
     """The bars after a text was typed; no button is pressed."""
-    page.run("document.getElementById('status').textContent = 'typing'")
-    page.run(f"document.getElementById('text').value = {text!r}")
-    page.run("document.getElementById('text').dispatchEvent(new Event('input'))")
-    page.until("document.getElementById('status').textContent.startsWith('answered')")
+    page.evaluate("document.getElementById('status').textContent = 'typing'")
+    page.fill("#text", text)
+    page.wait_for_selector("#status:text('answered')")
     return shown(page)
 
 
 def test_answers_are_those_of_the_runtime(page, exported):
     session = Session(exported)
     for task in TASKS:
-        choose(page, task)
-        labels = session.config(task).labels
-        page.until(f"document.querySelectorAll('.bar').length === {len(labels)}")
+        choose(page, task, session.config(task).labels[0])
         for text in TEXTS[task]:
             (want,) = session.predict([text], task=task, batch_size=1)
             found = typed(page, text)
@@ -151,76 +177,79 @@ def test_answers_are_those_of_the_runtime(page, exported):
             best, second = sorted(want.scores.values(), reverse=True)[:2]
             if best - second > 0.1:  # else both classes are within the tolerance
                 assert max(found, key=found.get) == want.label
-                assert page.run("document.querySelector('.best').dataset.label") == want.label
+                assert page.get_attribute(".best", "data-label") == want.label
 
 
 def test_a_switch_downloads_the_task_and_no_second_backbone(page, site):
-    first, second = TASKS
     before = len(site.paths)
     assert site.paths.count("/package/backbone.bin") == 1
-    choose(page, second)
-    page.until("document.querySelector('.bar[data-label=billing]')")
-    assert sorted(site.paths[before:]) == [f"/package/{second}.json", f"/package/{second}.onnx"]
-    choose(page, first)
-    page.until("document.querySelector('.bar[data-label=positive]')")
+    choose(page, "tickets", "billing")
+    assert sorted(site.paths[before:]) == ["/package/tickets.json", "/package/tickets.onnx"]
+    choose(page, "reviews", "positive")
     assert len(site.paths) == before + 2
-    files = [site.folder / "package" / f"{second}.{kind}" for kind in ("json", "onnx")]
+    files = [site.folder / "package" / f"tickets.{kind}" for kind in ("json", "onnx")]
     size = sum(path.stat().st_size for path in files)
     assert size < 300_000
-    assert page.run("document.getElementById('switch').textContent") == f"{size / 1e6:.2f} MB"
+    assert page.text_content("#switch") == f"{size / 1e6:.2f} MB"
 
 
 def test_the_page_tells_the_bytes_of_every_file(page, site):
-    rows = page.run("[...document.querySelectorAll('.file')].map((row) => ({...row.dataset}))")
-    found = {row["file"]: int(row["size"]) for row in rows}
+    rows = page.query_selector_all(".file")
+    found = {row.get_attribute("data-file"): int(row.get_attribute("data-size")) for row in rows}
     own = {path.name: path.stat().st_size for path in site.folder.rglob("*") if path.is_file()}
     names = {"backbone.bin", "tokenizer.json", "reviews.onnx", "ort-wasm-simd-threaded.wasm"}
     assert {name: found[name] for name in names} == {name: own[name] for name in names}
-    total = sum(found.values())
-    assert page.run("document.getElementById('total').textContent") == f"{total / 1e6:.1f} MB"
+    assert page.text_content("#total") == f"{sum(found.values()) / 1e6:.1f} MB"
 
 
 def test_nothing_is_asked_of_any_other_server(page, site):
-    asked = page.requested()
-    assert len(asked) > 10
-    assert [url for url in asked if not url.startswith((site.url, "data:", "blob:"))] == []
+    assert len(site.asked) > 10
+    assert [url for url in site.asked if not url.startswith((site.url, "data:", "blob:"))] == []
 
 
 def test_a_task_that_cannot_be_loaded_is_told_and_can_be_tried_again(page, site):
     site.refused.add("/package/tickets.onnx")
-    choose(page, "tickets")
-    page.until("document.querySelector('.failed')")
-    told = page.run("document.getElementById('status').textContent")
-    assert told == "tickets: cannot load tickets.onnx: 503"
+    page.select_option("#task", "tickets")
+    page.wait_for_selector(".failed")
+    assert page.text_content("#status") == "tickets: cannot load tickets.onnx: 503"
     assert shown(page) == {}, "the answers of another task stay"
     site.refused.clear()
-    choose(page, "tickets")
-    page.until("document.querySelector('.bar[data-label=billing]')")
+    page.dispatch_event("#task", "change")
+    page.wait_for_selector(".bar[data-label=billing]")
 
 
 def test_an_answer_on_its_way_is_not_shown_under_another_task(page, site):
     site.refused.add("/package/tickets.onnx")
-    page.run(
+    page.evaluate(
         "document.querySelector('.chip:last-child').click(),"  # in one turn: nothing is answered between
         "document.getElementById('task').value = 'tickets',"
         "document.getElementById('task').dispatchEvent(new Event('change'))"
     )
-    page.until("document.querySelector('.failed')")
-    page.run("new Promise((done) => setTimeout(done, 500))")
+    page.wait_for_selector(".failed")
+    page.wait_for_timeout(500)
     assert shown(page) == {}
 
 
 def test_a_first_task_that_cannot_be_loaded_leaves_the_others_to_choose(page, site):
     site.refused.add("/package/reviews.onnx")
-    page.call("Page.navigate", url=site.url)
-    page.until("document.querySelector('.failed')")
-    assert not page.run("document.getElementById('task').disabled")
-    choose(page, "tickets")
-    page.until("document.querySelector('.bar[data-label=billing]')")
-    assert page.run("document.querySelector('.bar .name').title") in shown(page)
+    page.goto(site.url)
+    page.wait_for_selector(".failed")
+    assert page.is_enabled("#task")
+    choose(page, "tickets", "billing")
+    assert page.get_attribute(".bar .name", "title") in shown(page)
 
 
 @pytest.mark.parametrize("width", [320, 390, 1180])
 def test_nothing_sticks_out_of_a_narrow_screen(page, width):
-    page.size(width, 800)
-    assert page.run("document.documentElement.scrollWidth") <= width
+    page.set_viewport_size({"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_picture_of_the_page_is_as_wide_as_its_window(page, tmp_path):
+    """`docs/web-demo.png` is such a picture."""
+    picture = Path(os.environ.get("MASKPACK_WEB_PICTURE", tmp_path / "page.png"))
+    choose(page, "tickets", "billing")
+    typed(page, "The parcel came late and I was charged twice for it.")
+    page.screenshot(path=picture, full_page=True)
+    width, height = struct.unpack_from(">II", picture.read_bytes(), 16)  # of the PNG's header
+    assert (width, height > 500) == (1180, True)
