@@ -118,10 +118,7 @@ def test_a_graph_that_nobody_verified_is_written_with_a_word(main, work, tiny_ar
     assert (work / "g" / "model.onnx").is_file()
 
 
-def test_json_is_printed_without_a_verdict_too(main, work, tiny_artifact, monkeypatch):
-    from maskpack.exporters import export
-
-    monkeypatch.setattr(export, "write_folder", lambda *_, **__: None)
+def test_json_is_printed_without_a_verdict_too(main, work, tiny_artifact):
     found = main(
         "export", tiny_artifact, "-t", "sst2", "--onnx", "-o", "g", "--no-verify", "--json"
     )
