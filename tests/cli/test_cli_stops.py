@@ -57,7 +57,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_ends_in_the_same_bytes(
     place, environment, main, snapshot
 ):
     before = snapshot(place)
-    run = fit("new", "--steps", "400", "--checkpoint-every", "5")
+    run = fit("new", "--steps", "200", "--checkpoint-every", "20")
     process = subprocess.Popen(
         [SCRIPT, *run], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -76,7 +76,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_ends_in_the_same_bytes(
     again = main(*run, "--resume", "--json")
     assert again.code == 0
     assert not state.parent.exists()
-    whole = main(*fit("whole", "--steps", "400", "--checkpoint-every", "5"), "--json")
+    whole = main(*fit("whole", "--steps", "200", "--checkpoint-every", "20"), "--json")
     assert again.json["zeros"] == whole.json["zeros"] > 0
     assert snapshot(place / "new") == snapshot(place / "whole")
 
