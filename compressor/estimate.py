@@ -107,15 +107,19 @@ class Estimate:
 
 
 class RefineClock:
-    """Times steps of refinement, which are cut short for an estimate."""
+    """Times steps of refinement, which are cut short for an estimate.
 
-    def __init__(self) -> None:
-        self._times: list[Cost] = []
+    Args:
+        clock: what the process has taken so far.
+    """
+
+    def __init__(self, clock: Callable[[], Cost] = Cost.so_far) -> None:
+        self._clock, self._times = clock, list[Cost]()
 
     def on_progress(self, now: Progress) -> None:
         """Note when a step of the backbone ended."""
         if now.stage == "backbone":
-            self._times.append(Cost.so_far())
+            self._times.append(self._clock())
 
     def missing(self, steps: int) -> Cost:
         """Time of all `steps` less that of the steps that were done."""

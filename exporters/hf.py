@@ -48,7 +48,7 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     with new_folder(out) as build:
         model.save_pretrained(str(build), state_dict=plain_state(model))
         ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
-        _check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))
+        check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))
     values = list(model.parameters())
     return HfModel(
         path=out,
@@ -58,7 +58,7 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     )
 
 
-def _check_same(model: Any, read_back: Any) -> None:
+def check_same(model: Any, read_back: Any) -> None:
     """Raise VerifyError unless both models hold the same bits."""
     wanted, read = model.state_dict(), read_back.state_dict()
     odd = sorted(wanted.keys() ^ read.keys())

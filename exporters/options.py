@@ -222,7 +222,8 @@ class BenchGrid(Options):
     )
     threads: Annotated[tuple[int, ...], Opt("Threads of an operator, with commas.")] = (1, 2)
     runs: Annotated[
-        int, Opt("Largest number of runs of each graph on each shape.", within="[1, inf)")
+        int,
+        Opt("Largest number of runs of each graph on each shape, and of loads.", within="[1, inf)"),
     ] = 21
     seconds: Annotated[
         float,

@@ -16,7 +16,7 @@ from maskpack.cli.app import app
 ROOT = Path(__file__).parents[1]
 SET_UP = [
     'pip install -c constraints.txt -e ".[demo]" && compress demo',
-    'pip install -c constraints.txt -e ".[dev]" && pytest -n auto',
+    'pip install -c constraints.txt -e ".[dev]" && pytest -n auto -m "not slow"',
 ]
 COMMANDS = typer.main.get_command(app).commands
 
@@ -55,6 +55,7 @@ def test_ci_runs_every_guard():
         "-m build",
         "twine check --strict",
         "$tests",
+        "-m ''",  # after the README's, so that the slow tests run as well
     ):
         assert guard in script, guard
     assert "set -euo pipefail" in script

@@ -71,7 +71,9 @@ def findings(tmp_path_factory):
     done = lint_imports(copy, PYTHONPATH=str(copy))
     assert done.returncode == 1
     assert f"Contracts: 0 kept, {len(CONTRACTS)} broken." in done.stdout
-    _, *sections = re.split(rf"^({'|'.join(CONTRACTS)})\n-+$", done.stdout, flags=re.MULTILINE)
+    _, *sections = re.split(
+        rf"^({'|'.join(map(re.escape, CONTRACTS))})\n-+$", done.stdout, flags=re.MULTILINE
+    )
     return dict(zip(sections[::2], sections[1::2], strict=True))
 
 

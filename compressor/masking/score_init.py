@@ -93,7 +93,7 @@ def _scores(
 ) -> Tensor:
     if start is ScoreInit.CONSTANT:
         return torch.full_like(worth, _logit(1.0 - sparsity) if drawn else height)
-    ranks, present = _ranks(worth), max(1, int(torch.isfinite(worth).sum()))
+    ranks, present = ranks_of(worth), max(1, int(torch.isfinite(worth).sum()))
     zeros = min(round(sparsity * worth.numel()), present)
     border = (zeros - 0.5) / present  # between two ranks
     if drawn:
@@ -104,10 +104,10 @@ def _scores(
     return torch.where(ranks >= border, height, -height)
 
 
-def _ranks(worth: Tensor) -> Tensor:
+def ranks_of(worth: Tensor) -> Tensor:
     """Places of the finite values in their order, 0 to just under 1; ties in order of position.
 
-    >>> _ranks(torch.tensor([[5.0, 1.0], [3.0, 2.0]])).tolist()
+    >>> ranks_of(torch.tensor([[5.0, 1.0], [3.0, 2.0]])).tolist()
     [[0.75, 0.0], [0.5, 0.25]]
     """
     flat = worth.flatten()

@@ -68,7 +68,7 @@ def distillation_targets(
     ask = _teacher_predict(teacher, config.teacher, student, pad=rows.pad)
     logits = ask(rows)
     heard(ask)
-    states = _state_teacher(config, teacher, student)
+    states = state_teacher(config, teacher, student)
     return DistillationTargets(logits, config.teacher_share, config.temperature, states)
 
 
@@ -131,7 +131,7 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
         )
 
 
-def _state_teacher(config: TeacherConfig, teacher: Any, student: Any) -> HiddenStateTeacher | None:
+def state_teacher(config: TeacherConfig, teacher: Any, student: Any) -> HiddenStateTeacher | None:
     """The teacher of hidden states, if it is wanted and its states have the student's shape."""
     weight = _STATES if config.teacher_states is None else config.teacher_states
     if weight == 0.0:

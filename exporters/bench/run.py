@@ -50,7 +50,7 @@ from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TaskConfig, TaskFiles, f
 
 REFERENCE = "dense fp32"
 _ONNX = ".onnx"
-_LOADS = 3  # processes a graph is loaded in; medians
+_LOADS = 3  # processes a graph is loaded in, unless `runs` are fewer; medians
 
 Say = Callable[[str], None]
 
@@ -205,9 +205,9 @@ def _footprint(prepared: _Bench, name: str) -> Footprint:
             shape=prepared.request.shapes[-1],
             vocabulary=prepared.vocabulary,
         )
-        for _ in range(_LOADS)
+        for _ in range(min(_LOADS, prepared.request.runs))
     ]
-    usual = sorted(runs, key=lambda run: float(run["peak"] or 0))[_LOADS // 2]
+    usual = sorted(runs, key=lambda run: float(run["peak"] or 0))[len(runs) // 2]
     return Footprint(
         bytes=graph.stat().st_size,
         shared_bytes=sum(path.stat().st_size for path in weight_files(graph)),

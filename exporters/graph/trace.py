@@ -28,6 +28,7 @@ from maskpack.models.families import Family
 PREFIX = "model."
 """What the tracer puts before every parameter name."""
 
+_MEANING = {"id2label", "label2id", "problem_type"}  # of outputs, which no graph computes
 _KEPT = 16
 _graphs: dict[str, bytes] = {}  # what `_kind_of` says -> a graph without values, the newest last
 
@@ -91,8 +92,8 @@ def _without(values: Mapping[str, Tensor], model: ir.Model) -> bytes:
 
 def _kind_of(model: Any) -> str:
     """What a graph depends on beside the values of parameters: modules, sizes and options."""
-    options = {**model.config.to_dict(), "id2label": None, "label2id": None}
-    return f"{model!r} {sorted(options.items())}"
+    options = model.config.to_dict().items()
+    return f"{model!r} {sorted(one for one in options if one[0] not in _MEANING)}"
 
 
 def _trace(model: Any, family: Family) -> ir.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -16,11 +17,12 @@ SCRIPTS = Path(sys.executable).parent
 
 @pytest.fixture
 def main(monkeypatch, capfd) -> Callable[..., Outcome]:
-    """`main(*args)`: the entry point of the scripts, called in this process."""
+    """`main(*args, stdin=...)`: the entry point of the scripts, called in this process."""
     from maskpack.cli import app
 
-    def call(*args: object) -> Outcome:
+    def call(*args: object, stdin: str = "") -> Outcome:
         monkeypatch.setattr(sys, "argv", ["compress", *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
             app.main()
@@ -28,6 +30,25 @@ def main(monkeypatch, capfd) -> Callable[..., Outcome]:
         return Outcome(int(stop.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def failing(monkeypatch) -> Callable[[BaseException], None]:
+    """`failing(error)`: from now on a classification raises it, where it learns and where it answers."""
+    from maskpack.tasks.types import TASK_TYPES
+    from maskpack.tasks.types.single_label import SingleLabel
+
+    def fail(error: BaseException) -> None:
+        class Failing(SingleLabel):
+            def loss(self, logits, labels):
+                raise error
+
+            def answers(self, logits):
+                raise error
+
+        monkeypatch.setitem(TASK_TYPES, "classification", Failing())
+
+    return fail
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-GRID = ["--batch", "1,2", "--length", "8", "--threads", "1", "--runs", "3"]
-
-
-@pytest.fixture(autouse=True)
-def _once(monkeypatch):
-    from maskpack.exporters.bench import run as benching
-
-    monkeypatch.setattr(benching, "_LOADS", 1)
+GRID = ["--batch", "1,2", "--length", "8", "--threads", "1", "--runs", "1"]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from maskpack.cli.fit import duration
 from maskpack.compressor import FitConfig, estimate
 from maskpack.compressor.estimate import Cost, RefineClock, spread
 from maskpack.compressor.training.progress import Progress
+from maskpack.tasks.types import TASK_TYPES
+from maskpack.tasks.types.single_label import SingleLabel
 
 SCRIPT = str(Path(sys.executable).parent / "compress")
 
@@ -93,11 +95,9 @@ def test_quiet_and_verbose_exclude_each_other(main, work):
     assert "exclude each other" in done.err
 
 
-def test_a_bug_is_told_even_if_quiet(main, work, tiny_artifact, monkeypatch):
-    from maskpack.cli import artifact
-
-    monkeypatch.setattr(artifact, "_describe", lambda _: 1 / 0)
-    done = main("-q", "inspect", tiny_artifact, "--json")
+def test_a_bug_is_told_even_if_quiet(main, work, tiny_artifact, sentiment, failing):
+    failing(ZeroDivisionError("a bug"))
+    done = main("-q", "eval", tiny_artifact, "-t", "sst2", "--data", sentiment, "--json")
     assert done.code == 70
     assert "ZeroDivisionError" in done.err
 
@@ -224,17 +224,18 @@ def test_an_estimate_is_made_of_its_parts(main, work, tiny_model, sentiment, sho
 
 def test_a_teacher_that_is_trained_first_is_counted(main, work, tiny_model, sentiment, monkeypatch):
     taken = []
-    real = estimate.targets_for
 
-    def teach(run, plan):
-        taken.append(plan.steps)
-        return real(run, plan)
+    class Counting(SingleLabel):
+        def loss(self, logits, labels):
+            taken.append(len(labels))
+            return super().loss(logits, labels)
 
-    monkeypatch.setattr(estimate, "targets_for", teach)
+    monkeypatch.setitem(TASK_TYPES, "classification", Counting())
     options = ["--steps", "200", "--batch-size", "16", "--max-length", "16", "--bits", "8"]
     args = fit(tiny_model, sentiment, "a", *options, "--teacher", "twin", "--dry-run", "--json")
     told = main(*args).json["estimate"]
-    assert taken == [2, 8]
+    # the teacher takes 2 steps and 8; then the mask one, and those that are measured
+    assert len(taken) == 2 + 8 + 1 + told["measured"]
     assert told["teacher_seconds"] > 0
 
 
@@ -257,9 +258,9 @@ def test_refinement_is_cut_short_and_counted_whole(main, work, tiny_model, senti
     assert many > few + 20  # 20,000 steps of more than a millisecond
 
 
-def test_the_clock_of_refinement_multiplies(monkeypatch):
-    clock, times = RefineClock(), iter([Cost(10.0, 5.0), Cost(12.0, 6.0), Cost(14.0, 7.0)])
-    monkeypatch.setattr(Cost, "so_far", classmethod(lambda _: next(times)))
+def test_the_clock_of_refinement_multiplies():
+    times = iter([Cost(10.0, 5.0), Cost(12.0, 6.0), Cost(14.0, 7.0)])
+    clock = RefineClock(lambda: next(times))
     for step in range(3):
         clock.on_progress(Progress(step, 3, 0.0, "distance", None, None, "backbone"))
     clock.on_progress(Progress(1, 3, 0.0, "accuracy", None, None, "task"))

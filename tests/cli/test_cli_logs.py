@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,10 +48,7 @@ def test_events_for_tensorboard_hold_what_was_seen(main, work, tiny_model, senti
 def test_a_log_dir_without_tensorboard_is_refused_before_anything(
     main, work, tiny_model, sentiment, monkeypatch
 ):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda n, *a: None if n == "tensorboard" else found(n, *a)
-    )
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     done = main(*fit(tiny_model, sentiment, "a", "--log-dir", "tb"))
     assert done.code == 1
     assert "hint: pip install 'maskpack[logs]'" in done.err

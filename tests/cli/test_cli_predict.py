@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,9 +42,8 @@ def test_a_line_of_json_for_each_line_of_text(main, folder, tmp_path):
     assert [answer["label"] for answer in alone] == [answer["label"] for answer in found]
 
 
-def test_texts_come_from_standard_input(main, folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("bad\n"))
-    found = lines(main("predict", folder))
+def test_texts_come_from_standard_input(main, folder, tmp_path):
+    found = lines(main("predict", folder, stdin="bad\n"))
     (tmp_path / "texts").write_text("bad")
     assert found == lines(main("predict", folder, "--texts", tmp_path / "texts"))
 
@@ -84,11 +83,10 @@ def test_a_table_is_not_taken_for_lines(main, folder, work, name, args, content)
     assert hint.endswith(f"--data {name} --text-field COLUMN`")
 
 
-def test_a_table_on_standard_input_is_noticed_by_its_first_line(main, folder, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO('id;"Sentence";label\n1;good;0\n'))
-    assert "standard input is a table" in main("predict", folder).err
-    monkeypatch.setattr(sys, "stdin", io.StringIO("a text, a label\n"))
-    assert len(lines(main("predict", folder))) == 1
+def test_a_table_on_standard_input_is_noticed_by_its_first_line(main, folder):
+    table = main("predict", folder, stdin='id;"Sentence";label\n1;good;0\n')
+    assert "standard input is a table" in table.err
+    assert len(lines(main("predict", folder, stdin="a text, a label\n"))) == 1
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
@@ -111,8 +109,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_text(main, folder, work):
     assert marked == bare
 
 
-def test_nothing_to_answer_is_an_error(main, folder, monkeypatch, work):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+def test_nothing_to_answer_is_an_error(main, folder, work):
     found = main("predict", folder)
     assert (found.code, found.out) == (1, "")
     assert "there is no text in standard input\nhint: a text a line" in found.err
@@ -159,14 +156,14 @@ def test_pairs_of_a_table_are_pairs(main, folder, work):
     assert found.json == main("predict", folder, "--texts", "texts", "--pair").json
 
 
-def test_a_tab_between_labels_is_typed_as_in_fit(main, folder, work, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "maskpack.cli.predict.rows_of", lambda _, columns, __: asked.append(columns) or []
-    )
+def test_a_tab_between_labels_is_typed_as_in_fit(main, folder, work):
+    shutil.copytree(folder, work / "several")
+    config = json.loads((folder / "task.json").read_text())
+    (work / "several" / "task.json").write_text(json.dumps({**config, "kind": "multi-label"}))
+    (work / "rows.csv").write_text('body,queue\nfilm,"negative\tpositive"\n')
     columns = ["--text-field", "body", "--label-field", "queue", "--label-separator", "\\t"]
-    main("predict", folder, "--data", "rows.csv", *columns)
-    assert [one.separator for one in asked] == ["\t"]
+    (found,) = lines(main("predict", "several", "--data", "rows.csv", *columns))
+    assert found["expected"] == ["negative", "positive"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import transformers
+
+from maskpack.formats import MaskpackError
 
 SCRIPT = str(Path(sys.executable).parent / "compress")
 
@@ -54,7 +57,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_ends_in_the_same_bytes(
     place, environment, main, snapshot
 ):
     before = snapshot(place)
-    run = fit("new", "--steps", "400", "--checkpoint-every", "5")
+    run = fit("new", "--steps", "200", "--checkpoint-every", "20")
     process = subprocess.Popen(
         [SCRIPT, *run], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -73,19 +76,13 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_ends_in_the_same_bytes(
     again = main(*run, "--resume", "--json")
     assert again.code == 0
     assert not state.parent.exists()
-    whole = main(*fit("whole", "--steps", "400", "--checkpoint-every", "5"), "--json")
+    whole = main(*fit("whole", "--steps", "200", "--checkpoint-every", "20"), "--json")
     assert again.json["zeros"] == whole.json["zeros"] > 0
     assert snapshot(place / "new") == snapshot(place / "whole")
 
 
-def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(main, place, snapshot, monkeypatch):
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    from maskpack.tasks.types import SingleLabel
-
-    monkeypatch.setattr(SingleLabel, "loss", stop)
+def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(main, place, snapshot, failing):
+    failing(KeyboardInterrupt())
     before = snapshot(place)
     found = main(*fit("new", "--steps", "3"))
     assert found.code == 1
@@ -93,14 +90,12 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_nothing(main, place, snapshot
     assert snapshot(place) == before
 
 
-def test_ctrl_c_outside_of_training_exits_with_1_and_a_word(main, place, monkeypatch):
-    from maskpack.cli import artifact
+EVAL = ["eval", "art", "-t", "sst2", "--data", "data"]
 
-    def stop(_):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifact, "check_artifact", stop)
-    found = main("check", "art")
+def test_ctrl_c_outside_of_training_exits_with_1_and_a_word(main, place, failing):
+    failing(KeyboardInterrupt())
+    found = main(*EVAL)
     assert found.code == 1
     assert found.err.startswith("error: stopped")
 
@@ -126,50 +121,29 @@ def test_a_full_disk_exits_with_1_and_leaves_nothing(shell, place, snapshot, com
     assert snapshot(place) == before
 
 
-def test_a_full_temporary_folder_is_not_called_a_bug(main, place, monkeypatch, snapshot):
-    from maskpack.models import load
+def test_a_full_temporary_folder_is_not_called_a_bug(main, place, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
 
-    class Full:
-        def __init__(self, tokenizer):
-            self.tokenizer = tokenizer
-
-        def __getattr__(self, name):
-            return getattr(self.tokenizer, name)
-
-        def save_pretrained(self, _):
-            raise OSError(28, "No space left on device")
-
-    real = load.load_tokenizer
-    monkeypatch.setattr(load, "load_tokenizer", lambda *a, **k: Full(real(*a, **k)))
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", full)
     found = main(*fit("new", "--steps", "1"))
     assert found.code == 1
     assert "No space left on device" in found.err.splitlines()[0]
 
 
-def test_a_bug_exits_with_70_and_asks_for_a_report(main, place, monkeypatch):
-    from maskpack.cli import artifact
-
-    def fail(_):
-        raise RuntimeError("an unexpected thing")
-
-    monkeypatch.setattr(artifact, "check_artifact", fail)
-    found = main("check", "art")
+def test_a_bug_exits_with_70_and_asks_for_a_report(main, place, failing):
+    failing(RuntimeError("an unexpected thing"))
+    found = main(*EVAL)
     assert found.code == 70
     assert found.err.startswith("this is a bug in maskpack; please report it")
     assert "RuntimeError: an unexpected thing" in found.err
-    assert "in fail" in found.err
+    assert "in answers" in found.err
     assert found.out == ""
 
 
-def test_an_error_of_ours_is_never_called_a_bug(main, place, monkeypatch):
-    from maskpack.cli import artifact
-    from maskpack.formats import MaskpackError
-
-    def fail(_):
-        raise MaskpackError("the fact")
-
-    monkeypatch.setattr(artifact, "check_artifact", fail)
-    found = main("check", "art")
+def test_an_error_of_ours_is_never_called_a_bug(main, place, failing):
+    failing(MaskpackError("the fact"))
+    found = main(*EVAL)
     assert (found.code, found.out, found.err) == (1, "", "error: the fact\n")
 
 

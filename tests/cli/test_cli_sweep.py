@@ -97,17 +97,14 @@ def test_a_collapse_is_marked(main, plan, work):
     )
 
 
-def test_a_failed_run_is_named_at_the_end(main, plan, work, monkeypatch):
-    from maskpack.compressor.sweep import run as sweep
-    from maskpack.formats import ModelError
-
-    def fail(request, **options):
-        raise ModelError("diverged", "lower `--lr`")
-
-    monkeypatch.setattr(sweep, "run_baseline", fail)
+def test_a_failed_run_is_named_at_the_end(main, plan, work):
+    tree = yaml.safe_load(plan.read_text())
+    tree["methods"]["dense"]["lr"] = 1e38
+    plan.write_text(yaml.safe_dump(tree, sort_keys=False))
     done = main("sweep", plan, "--seed", "0", "-q")
     assert done.code == 1
-    assert "error: bert, sst2, dense, seed 0: diverged\nhint: lower `--lr`" in done.err
+    assert "error: bert, sst2, dense, seed 0: training diverged: `" in done.err
+    assert "\nhint: lower `--lr`" in done.err
     assert "2 of 4 runs failed: bert, sst2, dense, seed 0; bert, sst2, taught, seed 0" in done.err
     assert "| mask bits=8" in done.out
     assert labels(work / "plan.jsonl") == ["mask bits=8", "mask bits=4"]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from maskpack.compressor import fit, fit_task
-from maskpack.compressor.training import progress
 from maskpack.formats import ConfigError, open_artifact
+from maskpack.tasks.types import TASK_TYPES
+from maskpack.tasks.types.single_label import SingleLabel
 
 
 def rows_of(encoded) -> list[bytes]:
@@ -27,46 +28,50 @@ def test_rows_that_judge_are_a_tenth_that_is_not_trained_on_the_same_for_every_s
     assert [whole.train.labels[place] for place in order] == run.train.labels.tolist()
 
 
-def test_it_is_judged_by_the_held_out_rows_once_an_epoch_and_stops(request_for, monkeypatch):
-    run = fit.prepare(request_for(patience=2, steps=60))
-    analyzed = []
+class RightOnce(SingleLabel):
+    """Answers to the held-out rows are right at the first look and wrong ever after."""
 
-    def score(_kind, _logits, labels, metrics):
-        if len(labels) == len(run.held_out):  # the others are for the run's history
-            analyzed.append(labels)
-        return dict.fromkeys(metrics, -float(len(analyzed)))  # ever worse: the first look is best
+    def __init__(self, held_out):
+        self.held_out, self.looks = held_out, 0
 
-    monkeypatch.setattr(progress, "compute_metrics", score)
-    told = []
-    taken = fit.learn(run, on_progress=lambda news: told.append(news.step)).steps
-    assert taken == told[-1] == 18  # three looks, six steps apart
-    assert len(analyzed) == 3
-    assert all(np.array_equal(labels, run.held_out.labels) for labels in analyzed)
+    def answers(self, logits):
+        if len(logits) != len(self.held_out):  # the evaluation rows, for the run's history
+            return super().answers(logits)
+        self.looks += 1
+        return self.held_out if self.looks == 1 else 1 - self.held_out
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """`learned(run)`: what a run learns that is judged so, its looks and the steps it told."""
+
+    def learn(run):
+        judge, told = RightOnce(run.held_out.labels), []
+        monkeypatch.setitem(TASK_TYPES, "classification", judge)
+        found = fit.learn(run, on_progress=lambda news: told.append(news.step))
+        return found, judge.looks, told
+
+    return learn
+
+
+def test_it_is_judged_by_the_held_out_rows_once_an_epoch_and_stops(request_for, learned):
+    found, looks, told = learned(fit.prepare(request_for(patience=2, steps=60)))
+    assert found.steps == told[-1] == 18  # three looks, six steps apart
+    assert looks == 3
 
 
 def test_the_patch_is_that_of_the_best_look_and_the_result_counts_the_steps_taken(
-    request_for, monkeypatch
+    request_for, learned
 ):
-    early, short = request_for("a", patience=1, steps=60), request_for("b", patience=9, steps=60)
-    patches = []
-    for request, verdicts in ((early, (0.5, 0.4)), (short, (0.5, *[0.4] * 9))):
-        run, left = fit.prepare(request), iter(verdicts)
-        real, held_out = progress.compute_metrics, len(run.held_out)
-
-        def verdict(kind, logits, labels, metrics, left=left, real=real, held_out=held_out):
-            if len(labels) == held_out:
-                return {"accuracy": next(left)}
-            return real(kind, logits, labels, metrics)  # the run's history, of the evaluation rows
-
-        monkeypatch.setattr(progress, "compute_metrics", verdict)
-        patches.append(fit.learn(run, on_progress=lambda _: None))
-        monkeypatch.setattr(progress, "compute_metrics", real)
-    assert [trained.steps for trained in patches] == [12, 60]
-    first, second = (trained.patch for trained in patches)
-    for name, value in first.head.items():
-        assert np.array_equal(value, second.head[name])
-    for name, mask in first.masks.items():
-        assert np.array_equal(mask.packed, second.masks[name].packed)
+    early, late = (
+        learned(fit.prepare(request_for(f"p{patience}", patience=patience, steps=60)))[0]
+        for patience in (1, 9)
+    )
+    assert (early.steps, late.steps) == (12, 60)
+    for name, value in early.patch.head.items():
+        assert np.array_equal(value, late.patch.head[name])
+    for name, mask in early.patch.masks.items():
+        assert np.array_equal(mask.packed, late.patch.masks[name].packed)
 
 
 def test_the_figures_of_a_run_that_ended_early_are_those_of_what_was_done(request_for):

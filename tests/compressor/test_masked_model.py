@@ -10,6 +10,7 @@ import torch
 
 from maskpack.compressor import fit, fit_task
 from maskpack.compressor.config import FitConfig
+from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.model import (
     build_masked_model,
     extra_bytes,
@@ -22,7 +23,7 @@ from maskpack.compressor.training.loss import TaskLoss
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.tensors import binary_entropy
 from maskpack.models.build import apply_patch, base_of, build_classifier, head_parameters
-from maskpack.models.placement import to_tensors
+from maskpack.models.placement import PLACEMENTS, CpuPlacement, to_tensors
 from maskpack.tasks import restore_task
 from maskpack.tasks.batches import training_batches
 
@@ -135,16 +136,23 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
     wanted, request_for, monkeypatch
 ):
     request = request_for(margin=0.5, dense_lr=0.02, **dict.fromkeys(wanted, True))
-    kept, run = {}, fit.prepare(request)
+    models = []
 
-    def freeze(model, masked, dense):
-        kept.update(model=model, masked=masked)
-        return freeze_for_real(model, masked, dense)
+    class Watched(CpuPlacement):
+        def put(self, model):
+            models.append(model)
+            return super().put(model)
 
-    freeze_for_real = fit.freeze
-    monkeypatch.setattr(fit, "freeze", freeze)
+    monkeypatch.setitem(PLACEMENTS, "watched", lambda _: Watched("cpu", bf16=False))
+    run = fit.prepare(replace(request, device="watched"))
     patch = fit.learn(run, on_progress=lambda _: None).patch
-    trained, backbone = dict(base_of(kept["model"]).named_parameters()), run.prepared.backbone
+    (model,) = models
+    layers = {
+        f"{name}.weight": module
+        for name, module in base_of(model).named_modules()
+        if isinstance(module, MaskedLinear)
+    }
+    trained, backbone = dict(base_of(model).named_parameters()), run.prepared.backbone
     assert set(patch.dense) == set(trained_dense(run.shapes, request.config))
     for name, value in patch.dense.items():
         assert np.array_equal(value, half(trained[name]))
@@ -152,18 +160,18 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
         assert ".key." in name or not np.array_equal(value, backbone.dense[name])
     assert bool(patch.gains) is ("train_scales" in wanted)
     for name, value in patch.gains.items():
-        assert np.array_equal(value, half(kept["masked"][name].gain))
+        assert np.array_equal(value, half(layers[name].gain))
         assert (value != 1).any()
     restored = build_classifier(backbone, run.described, seed=0)
     apply_patch(restored, backbone, patch)
     weights = dict(base_of(restored).named_parameters())
-    for name, layer in kept["masked"].items():
+    for name, layer in layers.items():
         gain = 1.0 if layer.gain is None else layer.gain[:, None]
         own = layer.weight * (layer.score > 0) * gain
         assert torch.allclose(weights[name], own, rtol=2e-3, atol=1e-6)
     feeds = to_tensors(run.dev.feeds(np.arange(32)), restored)
     with torch.no_grad():
-        ours, theirs = (m.eval()(**feeds).logits for m in (kept["model"], restored))
+        ours, theirs = (m.eval()(**feeds).logits for m in (model, restored))
     assert torch.allclose(ours, theirs, atol=0.02)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import MPNetConfig, MPNetModel
 
-from maskpack.compressor import FitRequest, fit_task
+from maskpack.compressor import FitRequest, fit, fit_task
 from maskpack.formats import ArtifactError, ConfigError, DataError, MaskpackError, ModelError
 from maskpack.tasks import find_task
 
@@ -161,15 +161,17 @@ def test_a_fit_that_diverges_writes_nothing(first, request_for, snapshot, tiny_a
     assert snapshot(tmp_path) == before
 
 
-def test_a_disk_that_refuses_leaves_no_half_written_artifact(request_for, monkeypatch, tmp_path):
-    from maskpack.formats import writer
-
-    def refuse(path, data):
-        if path.name == "maskpack.json":
-            raise ArtifactError("no space left")
-        path.write_bytes(data)
-
-    monkeypatch.setattr(writer, "write_bytes", refuse)
-    with pytest.raises(ArtifactError, match="no space left"):
-        fit_task(request_for())
+def test_a_disk_that_refuses_leaves_no_half_written_artifact(request_for, tmp_path):
+    """No file may grow past 8 KiB, which the backbone does."""
+    resource = pytest.importorskip("resource")
+    run = fit.prepare(request_for())
+    trained = fit.learn(run, on_progress=lambda _: None)
+    entry, _ = fit.measure(run, trained)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, usual[1]))
+    try:
+        with pytest.raises(ArtifactError, match="File too large"):
+            fit.write(run, entry, trained.patch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maskpack.compressor.masking.patterns import PATTERNS
-from maskpack.compressor.masking.score_init import ScoreInit, _ranks, initial_scores, worth_of
+from maskpack.compressor.masking.score_init import ScoreInit, initial_scores, ranks_of, worth_of
 
 RANKED = (ScoreInit.MAGNITUDE, ScoreInit.SNIP, ScoreInit.RANDOM)
 SHARES = [0.0, 0.1, 1 / 3, 0.5, 0.9, 0.997]
@@ -82,7 +82,7 @@ def test_a_constant_start_prefers_nothing():
 
 def test_ties_are_broken_by_position():
     worth = torch.tensor([[1.0, 0.5, 1.0], [0.5, 1.0, 1.0]])
-    assert (_ranks(worth) * 6).round().tolist() == [[2, 0, 3], [1, 4, 5]]
+    assert (ranks_of(worth) * 6).round().tolist() == [[2, 0, 3], [1, 4, 5]]
     scores = initial_scores(
         ScoreInit.MAGNITUDE, {"w": torch.ones(2, 4)}, height=1.0, sparsity=0.5, drawn=False
     )

@@ -20,7 +20,7 @@ from maskpack.compressor.training.loss import (
     distance,
     states_of,
 )
-from maskpack.compressor.training.teacher import _state_teacher, distillation_targets
+from maskpack.compressor.training.teacher import distillation_targets, state_teacher
 from maskpack.compressor.training.train import FlooredAdam, take_step
 from maskpack.formats import ConfigError, ModelError
 from maskpack.models.load import load_classifier
@@ -144,14 +144,14 @@ def config_of(model, **changes):
 )
 def test_states_are_followed_where_shapes_agree(asked, changes, weight, model, tiny_model):
     student = config_of(tiny_model, **changes)
-    state_teacher = _state_teacher(FitConfig(teacher="t", teacher_states=asked), model, student)
-    assert (None if state_teacher is None else state_teacher.weight) == weight
+    found = state_teacher(FitConfig(teacher="t", teacher_states=asked), model, student)
+    assert (None if found is None else found.weight) == weight
 
 
 def test_states_of_another_shape_cannot_be_asked_for(model, tiny_model):
     student = config_of(tiny_model, num_hidden_layers=99)
     with pytest.raises(ModelError, match="the student 99 layers of"):
-        _state_teacher(FitConfig(teacher="t", teacher_states=1.0), model, student)
+        state_teacher(FitConfig(teacher="t", teacher_states=1.0), model, student)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])

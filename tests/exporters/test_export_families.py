@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from matrix import matrix
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
@@ -28,7 +29,8 @@ MORE = ("deberta-v2", "deberta-v2-own", "modernbert", "xlnet", "gpt2", "llama")
 BITS = (8, 4, 2, 1)
 EXACT = 1e-4  # of a logit; what fp32 graphs promise
 
-every_kind = pytest.mark.parametrize("kind", [*FIVE, *MORE])
+CASES = matrix([*FIVE, *MORE], BITS, ["folded", "shared", "swap"], ["fp32", "int8"])
+
 every_new_kind = pytest.mark.parametrize("kind", MORE)
 
 
@@ -80,10 +82,7 @@ def exported(trained, tmp_path_factory):
     return make
 
 
-@every_kind
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("layout", ["folded", "shared", "swap"])
-@pytest.mark.parametrize("compute", ["fp32", "int8"])
+@pytest.mark.parametrize(("kind", "bits", "layout", "compute"), CASES)
 def test_a_graph_computes_what_the_masked_torch_model_does(exported, kind, bits, layout, compute):
     _, report = exported(kind, bits, layout, compute)
     assert report.ok, report.findings

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
+import transformers
+from onnx_ir.passes import PassError
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import (
@@ -19,8 +22,9 @@ from maskpack.exporters import (
     make_session,
     ort_predict,
 )
-from maskpack.exporters import export as exporting
-from maskpack.formats import ArtifactError, DataError
+from maskpack.exporters.arithmetic import ARITHMETICS
+from maskpack.exporters.layouts import LAYOUTS
+from maskpack.formats import ArtifactError, DataError, MaskpackError
 from maskpack.tasks import find_task
 from maskpack.tasks.task import Kind
 
@@ -159,20 +163,7 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
     assert listing(tmp_path) == {}
 
 
-@pytest.fixture
-def quick_graph(monkeypatch, exported):
-    """Skip the tracing: the BERT's graph is given back."""
-    import onnx_ir as ir
-
-    proto = exported("bert", "int8").proto()
-    monkeypatch.setattr(
-        exporting.GraphBuilder, "folded", lambda *_: ir.serde.deserialize_model(proto)
-    )
-
-
-def test_outside_its_tolerance_the_graph_is_kept_under_a_name_that_says_so(
-    request_for, tmp_path, quick_graph
-):
+def test_outside_its_tolerance_the_graph_is_kept_under_a_name_that_says_so(request_for, tmp_path):
     report = export_onnx(request_for(tolerance=Tolerance(1e-12, 100.0)))
     assert not report.ok
     assert all("differ by" in line for line in report.findings)
@@ -182,7 +173,7 @@ def test_outside_its_tolerance_the_graph_is_kept_under_a_name_that_says_so(
     assert (tmp_path / "out.failed" / "model.onnx").is_file()
 
 
-def test_an_older_failure_is_replaced(request_for, tmp_path, quick_graph):
+def test_an_older_failure_is_replaced(request_for, tmp_path):
     (tmp_path / "out.failed").mkdir()
     (tmp_path / "out.failed" / "old").write_text("")
     export_onnx(request_for(tolerance=Tolerance(1e-12, 100.0)))
@@ -190,41 +181,51 @@ def test_an_older_failure_is_replaced(request_for, tmp_path, quick_graph):
     assert (tmp_path / "out.failed" / "model.onnx").is_file()
 
 
-def test_an_empty_folder_is_filled(request_for, tmp_path, quick_graph):
+def test_an_empty_folder_is_filled(request_for, tmp_path):
     (tmp_path / "out").mkdir()
     assert export_onnx(request_for()).ok
     assert (tmp_path / "out" / "model.onnx").is_file()
 
 
-def test_without_verification_there_is_no_verdict_and_no_report(request_for, tmp_path, quick_graph):
+def test_without_verification_there_is_no_verdict_and_no_report(request_for, tmp_path):
     assert export_onnx(request_for(verify=False)) is None
     assert (tmp_path / "out" / "model.onnx").is_file()
     assert not (tmp_path / "out" / "maskpack_report.json").exists()
 
 
-@pytest.mark.parametrize("crash", [RuntimeError, KeyboardInterrupt, MemoryError])
+def in_the_arithmetic(monkeypatch, fail):
+    monkeypatch.setitem(ARITHMETICS, "int8", replace(ARITHMETICS["int8"], emit=fail))
+
+
+def in_the_layout(monkeypatch, fail):
+    monkeypatch.setitem(LAYOUTS, "folded", replace(LAYOUTS["folded"], write=fail))
+
+
+def in_the_tokenizer(monkeypatch, fail):
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", fail)
+
+
+def in_the_runtime(monkeypatch, fail):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+
+
+@pytest.mark.parametrize("crash", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize(
-    "step",
-    [
-        "maskpack.exporters.export.GraphBuilder",
-        "maskpack.exporters.layouts.folded.serialize",
-        "maskpack.tasks.preprocess.tokenizer_of",
-        "maskpack.exporters.export.verify",
-    ],
+    "place", [in_the_arithmetic, in_the_layout, in_the_tokenizer, in_the_runtime]
 )
 def test_a_crash_in_the_middle_leaves_nothing_behind(
-    request_for, tmp_path, quick_graph, monkeypatch, step, crash
+    request_for, tmp_path, monkeypatch, place, crash
 ):
     def fail(*_, **__):
         raise crash("in the middle")
 
-    monkeypatch.setattr(step, fail)
-    with pytest.raises(crash, match="in the middle"):
+    place(monkeypatch, fail)
+    with pytest.raises((crash, MaskpackError, PassError)):
         export_onnx(request_for())
     assert listing(tmp_path) == {}
 
 
-def test_data_that_cannot_be_read_leaves_nothing_behind(request_for, tmp_path, quick_graph):
+def test_data_that_cannot_be_read_leaves_nothing_behind(request_for, tmp_path):
     with pytest.raises(DataError):
         export_onnx(request_for(data=tmp_path / "nowhere.tsv"))
     assert listing(tmp_path) == {}
@@ -232,18 +233,14 @@ def test_data_that_cannot_be_read_leaves_nothing_behind(request_for, tmp_path, q
 
 @pytest.mark.parametrize("broken", ["mkdir", "write"])
 def test_a_disk_that_refuses_is_our_error_and_leaves_nothing_behind(
-    request_for, tmp_path, quick_graph, monkeypatch, broken
+    request_for, tmp_path, monkeypatch, broken
 ):
     if broken == "mkdir":
         (tmp_path / "file").write_text("")
         request = request_for(out=tmp_path / "file" / "out")
     else:
         request = request_for()
-        full = OSError(28, "No space left on device")
-        monkeypatch.setattr(
-            "maskpack.tasks.preprocess.tokenizer_of",
-            lambda _: SimpleNamespace(save_pretrained=raiser(full)),
-        )
+        in_the_tokenizer(monkeypatch, raiser(OSError(28, "No space left on device")))
     before = listing(tmp_path)
     with pytest.raises(ArtifactError, match="cannot write"):
         export_onnx(request)

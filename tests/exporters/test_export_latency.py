@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from maskpack.exporters import make_session, ort_predict, session
+from maskpack.exporters import make_session, ort_predict
 from maskpack.exporters.bench.reference import dense_graph
 from maskpack.exporters.session import interleaved, session_facts, speedup, take_turns, token_feeds
 from maskpack.formats import ExportError
@@ -52,7 +53,8 @@ class Scripted:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(session, "time", clock)
+    for name in ("perf_counter", "process_time", "sleep"):
+        monkeypatch.setattr(time, name, getattr(clock, name))
     return clock
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from maskpack.exporters.hf import _check_same, write_hf
+from maskpack.exporters.hf import check_same, write_hf
 from maskpack.formats import ArtifactError, VerifyError, open_artifact
 from maskpack.tasks.context import restore_task
 
@@ -52,12 +52,12 @@ def test_a_place_that_is_taken_is_refused(tiny_artifact, tmp_path):
 
 def test_a_difference_of_one_bit_is_noticed(tiny_artifact):
     first, second = (restore_task(open_artifact(tiny_artifact), "sst2") for _ in range(2))
-    _check_same(first, second)
+    check_same(first, second)
     with torch.no_grad():
         value = next(second.parameters()).view(-1)
         value[0] = float(np.nextafter(np.float32(value[0]), np.float32(9)))
     with pytest.raises(VerifyError, match="was not read back"):
-        _check_same(first, second)
+        check_same(first, second)
 
 
 def test_a_tokenizer_that_was_changed_is_not_used(tiny_artifact, tmp_path):
