@@ -13,14 +13,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from maskpack.exporters.bench.child import read_lines
+from maskpack.exporters.bench.memory import Memory
 from maskpack.exporters.bench.reference import (
     PEERS,
     dense_graph,
@@ -36,13 +35,13 @@ from maskpack.exporters.bench.result import (
     TaskMemory,
     Variant,
     load_average,
-    memory_of,
     this_machine,
 )
 from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.errors import Hint
 from maskpack.formats.writer import write_bytes
+from maskpack.runtime.graph import external_files
 from maskpack.runtime.session import load_tokenizer
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TaskConfig, TaskFiles, find_tasks, pick_task
 
@@ -238,8 +237,7 @@ def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
     found = []
     for names in [[name], [name, *others]] if others else [[name]]:
         told = _child(prepared.work, "tasks", folder=folder, names=names)
-        added = memory_of(told["tasks"])
-        found.append(TaskMemory(len(names), memory_of(told["process"]), added))
+        found.append(TaskMemory(len(names), _memory(told["process"]), _memory(told["tasks"])))
     return tuple(found)
 
 
@@ -262,9 +260,13 @@ def _footprint(prepared: _Bench, name: str) -> Footprint:
         shared_bytes=sum(path.stat().st_size for path in weight_files(graph)),
         load_ms=statistics.median(run["load_ms"] for run in runs),
         peak=usual["peak"],
-        loaded=memory_of(usual["loaded"]),
-        running=memory_of(usual["running"]),
+        loaded=_memory(usual["loaded"]),
+        running=_memory(usual["running"]),
     )
+
+
+def _memory(told: Mapping[str, float] | None) -> Memory | None:
+    return None if told is None else Memory(**told)
 
 
 def weight_files(graph: Path) -> list[Path]:
@@ -272,14 +274,7 @@ def weight_files(graph: Path) -> list[Path]:
     if graph.suffix == ADAPTER_SUFFIX:
         base = graph.with_name(BASE)
         return [base, *weight_files(base)]
-    model = onnx.load(str(graph), load_external_data=False)
-    names = {
-        item.value
-        for tensor in model.graph.initializer
-        for item in tensor.external_data
-        if item.key == "location"
-    }
-    return [graph.parent / name for name in sorted(names)]
+    return [graph.parent / name for name in sorted(external_files(graph))]
 
 
 def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
