@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from compare_routes import COUNTS, DATA, HERE, OLIVE, ROUTES, TRAINING, UNITS, Route, routes, typed
+from session_memory import session_memory
 
 from maskpack.exporters.bench.result import load_average, this_machine
 from maskpack.exporters.session import (
@@ -45,24 +46,6 @@ from maskpack.tasks.evaluation.metrics import compute_metrics, majority
 from maskpack.tasks.preprocess import TextPreprocessor
 
 SHAPES = ((1, 16), (1, 128))
-MEMORY = """
-import json, sys
-from pathlib import Path
-from maskpack.exporters.bench.result import memory_now
-from maskpack.exporters.session import make_session
-from maskpack.exporters.session import token_feeds
-from maskpack.runtime.graph import give_back, task_run
-from maskpack.runtime.task import ADAPTER_SUFFIX
-
-before, sessions, held = memory_now(), {}, []
-for graph, adapter in json.loads(sys.argv[1]):
-    if graph not in sessions:
-        sessions[graph] = make_session(Path(graph), threads=1)
-        sessions[graph].run(None, token_feeds(sessions[graph], batch=1, length=128))
-    held.append(task_run(Path(adapter)) if adapter else None)
-give_back()
-print(memory_now().since(before).rss)
-"""
 MAX_LENGTH = 64
 
 
@@ -118,8 +101,7 @@ def memory_of(work: Path, name: str, route: Route, units: tuple[str, ...]) -> fl
         if adapter and places:  # one graph for all
             graph = Path(places[0][0])
         places.append((str(graph), str(adapter) if adapter else None))
-    command = [sys.executable, "-c", MEMORY, json.dumps(places)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return session_memory(places, answer=True)["rss_mib"]
 
 
 def bytes_of(work: Path, name: str, route: Route, units: tuple[str, ...]) -> int:

@@ -28,7 +28,7 @@ logging.disable(logging.WARNING)
 warnings.simplefilter("ignore")
 import onnx, onnxruntime, torch, transformers
 from transformers import AutoModelForSequenceClassification
-from maskpack.exporters.bench.result import forget_peak, memory_now, peak_memory
+from maskpack.exporters.bench.memory import forget_peak, memory_now, peak_memory
 torch.set_num_threads(1)
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 """

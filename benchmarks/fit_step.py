@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from maskpack.exporters.bench.memory import peak_memory
+
 METHODS = (
     *("dense", "mask8", "mask4", "mask8-taught", "lora8", "bitfit"),
     *("dense-quick", "lora8-quick"),
@@ -137,9 +139,7 @@ def main() -> None:
         step = build(ARGS.memory, ARGS.model)
         for _ in range(4):
             step(batch(64))
-        # not getrusage: its peak would include the parent before exec
-        status = Path("/proc/self/status").read_text()
-        print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+        print(peak_memory())  # not getrusage: its peak would include the parent before exec
         return
     tree = {
         "model": ARGS.model,

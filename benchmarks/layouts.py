@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from base_shape import write_artifact
+from session_memory import session_memory
 
 from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.export import export_onnx, export_shared
@@ -27,34 +26,9 @@ from maskpack.exporters.options import Compute, ExportRequest, Layout, SharedReq
 from maskpack.exporters.session import make_session, take_turns, token_feeds
 from maskpack.formats import open_artifact
 from maskpack.runtime import materialize
-from maskpack.runtime.task import ADAPTER_SUFFIX
+from maskpack.runtime.task import ADAPTER_SUFFIX, find_tasks
 
 SHAPES = ((1, 16), (1, 128), (8, 128))
-
-MEMORY = """
-import sys
-from pathlib import Path
-from maskpack.runtime.graph import give_back
-from maskpack.runtime.session import load_graph, load_inputs
-from maskpack.runtime.task import find_tasks
-
-def resident():
-    status = Path("/proc/self/status").read_text()
-    keys = ("VmRSS", "RssAnon", "VmHWM")
-    return {key: int(status.split(key + ":")[1].split()[0]) / 1024 for key in keys}
-
-places = list(find_tasks(Path(sys.argv[1])).values())
-before, graphs, held = resident(), {}, []
-for number in range(int(sys.argv[2])):
-    place = places[number % len(places)]
-    card = place.read_card()
-    key = place.graph if place.adapter else number
-    graphs[key] = graphs.get(key) or load_graph(place, card, threads=1)
-    held.append(load_inputs(place, card))
-give_back()
-found = resident()
-print(*(found[key] - before[key] for key in before))
-"""
 
 
 def export_all(artifact: Path, tasks: list[str], root: Path) -> dict[str, Path]:
@@ -119,10 +93,10 @@ def switching(folder: Path, tasks: list[str]) -> float:
 
 
 def memory(folder: Path, count: int) -> dict[str, float]:
-    command = [sys.executable, "-c", MEMORY, str(folder), str(count)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    keys = ("rss_mib", "anon_mib", "peak_mib")
-    return dict(zip(keys, map(float, out.split()), strict=True))
+    """Of so many sessions over the tasks of a folder, in turn."""
+    tasks = list(find_tasks(folder).values())
+    places = [(str(one.graph), one.adapter and str(one.adapter)) for one in tasks]
+    return session_memory([places[number % len(places)] for number in range(count)], answer=False)
 
 
 def main() -> None:

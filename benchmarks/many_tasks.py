@@ -31,13 +31,13 @@ from maskpack.formats import (
 READ = """
 import sys, time
 from pathlib import Path
+from maskpack.exporters.bench.memory import peak_memory
 from maskpack.formats import open_artifact
 started = time.process_time()
 artifact = open_artifact(Path(sys.argv[1]))
 artifact.patch("t0").count
 spent = time.process_time() - started
-peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
-print(spent, int(peak) / 1024)
+print(spent, peak_memory())
 """
 
 

@@ -14,7 +14,8 @@ from maskpack.cli import render
 from maskpack.exporters.options import BenchGrid, BenchRequest
 
 if TYPE_CHECKING:
-    from maskpack.exporters.bench.result import BenchResult, Cell, Memory, Variant
+    from maskpack.exporters.bench.memory import Memory
+    from maskpack.exporters.bench.result import BenchResult, Cell, Variant
 
 _SUSPICIOUS = 0.3  # relative error from which graphs are hardly of one model
 

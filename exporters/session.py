@@ -6,9 +6,13 @@ be compared between machines, milliseconds cannot.
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +72,19 @@ def make_session(
         raise ExportError(
             f"ONNX Runtime {onnxruntime.__version__} refuses the graph: {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """ONNX Runtime's tools print what they do, advise by logging, and leave a file for Python to close."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+    finally:
+        logging.disable(before)
 
 
 def session_facts(session: Any) -> dict[str, str]:

@@ -27,6 +27,7 @@ from safetensors.numpy import save
 
 from maskpack.formats.bits import pack_codes, unpack_codes
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.schema import no_key_twice
 from maskpack.formats.tensors import Backbone, BitMask, Patch, QuantTensor
 
 LARGEST_HEADER = 100_000_000
@@ -256,14 +257,6 @@ def _tensor(
         raise ArtifactError(f"`{name}` of {size:,} bytes does not lie at {offsets}")
     flat = np.frombuffer(body[start : offsets[1]], dtype=dtype)
     return flat.reshape(shape), offsets[1]
-
-
-def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, as `object_pairs_hook`; ValueError if it holds a key twice."""
-    tree = dict(pairs)
-    if len(tree) != len(pairs):
-        raise ValueError("a key twice")
-    return tree
 
 
 def file_sha256(path: Path) -> str:

@@ -205,7 +205,7 @@ class Manifest:
             ArtifactError: not JSON, another format or version, or a field that is missing or wrong.
         """
         try:
-            tree = json.loads(text, object_pairs_hook=_no_duplicates)
+            tree = json.loads(text, object_pairs_hook=no_key_twice)
         except (ValueError, RecursionError) as error:  # not JSON, or a number of 4,301 digits
             raise ArtifactError(f"`{MANIFEST}` is not valid JSON: {error}", _RESTORE) from error
         _check_version(tree)
@@ -299,10 +299,11 @@ def _check_version(tree: object) -> None:
         )
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as `object_pairs_hook`; ValueError if it holds a key twice."""
     tree = dict(pairs)
     if len(tree) != len(pairs):
-        raise ArtifactError(f"`{MANIFEST}` has a key twice", _RESTORE)
+        raise ValueError("it has a key twice")
     return tree
 
 

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from maskpack.exporters.bench.result import Memory, forget_peak, memory_now, peak_memory
+from maskpack.exporters.bench.memory import Memory, forget_peak, memory_now, peak_memory
 from maskpack.exporters.session import (
     Feeds,
     make_session,
@@ -34,6 +33,7 @@ from maskpack.runtime import Session
 from maskpack.runtime.graph import first_line, give_back
 from maskpack.runtime.outputs import DECODERS
 from maskpack.runtime.providers import Provider
+from maskpack.runtime.session import load_tokenizer
 
 _PAUSE = 0.003  # seconds; ONNX Runtime's threads spin for about one after a run
 _RUNS_TO_SETTLE = 3
@@ -176,7 +176,7 @@ def _text_batches(
     texts: Path, tokenizer: Path, max_length: int, names: Sequence[str]
 ) -> Iterator[Feeds]:
     """Lines of a file, in their order, padded to the longest of eight; a tab separates a pair."""
-    reader = Tokenizer.from_file(str(tokenizer))
+    reader = load_tokenizer(tokenizer)
     reader.enable_truncation(max_length)
     reader.enable_padding()
     lines = [line for line in read_lines(texts) if line]

@@ -12,9 +12,6 @@ fused), so that it is as fast as theirs.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +26,7 @@ from maskpack.exporters.graph.builder import serialize
 from maskpack.exporters.graph.dequantize import Constants, DequantizeLookUps, StoreProducts
 from maskpack.exporters.graph.passes import GeluInFusedOrder, PlainResiduals
 from maskpack.exporters.graph.trace import trace
-from maskpack.exporters.session import interleaved, make_session
+from maskpack.exporters.session import interleaved, make_session, quiet
 from maskpack.formats import Artifact, ExportError
 from maskpack.formats.writer import write_bytes
 from maskpack.models.families import family_of
@@ -131,7 +128,7 @@ def write_peers(dense: Path, folder: Path) -> dict[str, Path]:
     for name, options in PEERS.items():
         graphs[name] = folder / f"{name.replace(' ', '-')}.onnx"
         try:
-            with _quiet():
+            with quiet():
                 quantize_dynamic(source, graphs[name], **options)
         except Exception as error:  # it raises exceptions of any type
             raise ExportError(f"quantize_dynamic fails on `{dense.name}`: {error!r}") from error
@@ -154,17 +151,6 @@ def load_whole(graph: Path) -> onnx.ModelProto:
 
 
 _OTHERWISE = "give the dense model as `artifact` or `against`"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the advice that quantize_dynamic logs on the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def compare_latency(dense: Path, graph: Path, *, length: int, runs: int) -> tuple[float, float]:

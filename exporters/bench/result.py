@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from maskpack.exporters.bench.memory import Memory
 from maskpack.exporters.report import spell_out
 from maskpack.exporters.session import Spent, quantile, speedup
-
-_STATUS = Path("/proc/self/status")
-_FORGET = Path("/proc/self/clear_refs")
-_FORGET_PEAK = "5"  # for Linux: reset the peak to the present value
-_MIB = 1024.0
 
 NOTABLE = (
     "avx2",
@@ -63,7 +58,7 @@ def this_machine(load_before: float | None) -> Machine:
     Args:
         load_before: of `load_average`, when the figures were begun.
     """
-    facts = read_cpuinfo(_read(Path("/proc/cpuinfo")))
+    facts = read_cpuinfo(Path("/proc/cpuinfo"))
     return Machine(
         cpu=facts[0] or platform.processor() or platform.machine(),
         cores=len(os.sched_getaffinity(0))
@@ -78,14 +73,14 @@ def this_machine(load_before: float | None) -> Machine:
     )
 
 
-def read_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
-    r"""Model and notable instruction sets from the text of `/proc/cpuinfo`; empty where it is silent.
-
-    >>> read_cpuinfo("model name\t: Some CPU\nflags\t\t: sse avx2 avx512_vnni\n")
-    ('Some CPU', ('avx2', 'avx512_vnni'))
-    """
-    lines = [line.partition(":") for line in text.splitlines()]
-    facts = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+def read_cpuinfo(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Model and notable instruction sets from Linux's `/proc/cpuinfo`; empty where it is silent."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "", ()
+    rows = [line.partition(":") for line in reversed(lines)]
+    facts = {key.strip(): value.strip() for key, _, value in rows}
     flags = set(facts.get("flags", facts.get("Features", "")).split())
     return facts.get("model name", ""), tuple(name for name in NOTABLE if name in flags)
 
@@ -98,75 +93,12 @@ def load_average() -> float | None:
         return None
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Memory of a process, in MiB.
-
-    Attributes:
-        rss: in RAM.
-        anon: of that, the process's own; the system can only free it by swapping.
-        mapped: of that, pages of files; processes share them, and the system can drop them.
-    """
-
-    rss: float
-    anon: float
-    mapped: float
-
-    def since(self, before: Memory) -> Memory:
-        """The difference to an earlier value."""
-        return Memory(self.rss - before.rss, self.anon - before.anon, self.mapped - before.mapped)
-
-
-def memory_now() -> Memory | None:
-    """Memory of this process; None where the system has no `/proc`."""
-    return read_memory(_read(_STATUS))
-
-
-def read_memory(text: str) -> Memory | None:
-    r"""Memory from the text of `/proc/self/status`, or None if the text lacks it.
-
-    >>> read_memory("VmRSS: 3072 kB\nRssAnon: 2048 kB\nRssFile: 1024 kB\nRssShmem: 0 kB\n")
-    Memory(rss=3.0, anon=2.0, mapped=1.0)
-    """
-    values = _kilobytes(text)
-    if not {"VmRSS", "RssAnon", "RssFile"} <= values.keys():
-        return None
-    mapped = values["RssFile"] + values.get("RssShmem", 0)
-    return Memory(values["VmRSS"] / _MIB, values["RssAnon"] / _MIB, mapped / _MIB)
-
-
-def peak_memory() -> float | None:
-    """Peak RAM of this process since `forget_peak`, in MiB; None where the system does not report it."""
-    values = _kilobytes(_read(_STATUS))
-    return values["VmHWM"] / _MIB if "VmHWM" in values else None
-
-
-def forget_peak() -> None:
-    """Reset the peak to the present value, where the system can; elsewhere the old peak stays."""
-    try:
-        _FORGET.write_text(_FORGET_PEAK, encoding="ascii")
-    except OSError:
-        return
-
-
-def _kilobytes(text: str) -> dict[str, int]:
-    rows = [line.split() for line in text.splitlines()]
-    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
-
-
 def _system() -> str:
     """Name and version of the operating system; of Linux, its distribution's."""
     try:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         return f"{platform.system()} {platform.release()}"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 @dataclass(frozen=True)
@@ -306,8 +238,3 @@ class BenchResult:
         """Sorted and indented; what is no finite number as a word."""
         tree = spell_out(asdict(self))
         return json.dumps(tree, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
-def memory_of(tree: Mapping[str, float] | None) -> Memory | None:
-    """Memory from a process's JSON."""
-    return None if tree is None else Memory(**tree)

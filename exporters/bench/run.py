@@ -13,14 +13,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from maskpack.exporters.bench.child import read_lines
+from maskpack.exporters.bench.memory import Memory
 from maskpack.exporters.bench.reference import (
     PEERS,
     dense_graph,
@@ -36,7 +35,6 @@ from maskpack.exporters.bench.result import (
     TaskMemory,
     Variant,
     load_average,
-    memory_of,
     this_machine,
 )
 from maskpack.exporters.options import BenchRequest
@@ -44,6 +42,7 @@ from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.errors import Hint
 from maskpack.formats.writer import write_bytes
+from maskpack.runtime.graph import external_files
 from maskpack.runtime.providers import find_providers, report_start
 from maskpack.runtime.session import load_tokenizer
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TaskConfig, TaskFiles, find_tasks, pick_task
@@ -189,8 +188,8 @@ def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
     memories = []
     for names in [[name], [name, *others]] if others else [[name]]:
         answer = _child(prepared, "tasks", folder=folder, names=names)
-        added = memory_of(answer["tasks"])
-        memories.append(TaskMemory(len(names), memory_of(answer["process"]), added))
+        added = _memory(answer["tasks"])
+        memories.append(TaskMemory(len(names), _memory(answer["process"]), added))
     return tuple(memories)
 
 
@@ -213,9 +212,13 @@ def _footprint(prepared: _Bench, name: str) -> Footprint:
         shared_bytes=sum(path.stat().st_size for path in weight_files(graph)),
         load_ms=statistics.median(run["load_ms"] for run in runs),
         peak=usual["peak"],
-        loaded=memory_of(usual["loaded"]),
-        running=memory_of(usual["running"]),
+        loaded=_memory(usual["loaded"]),
+        running=_memory(usual["running"]),
     )
+
+
+def _memory(told: Mapping[str, float] | None) -> Memory | None:
+    return None if told is None else Memory(**told)
 
 
 def weight_files(graph: Path) -> list[Path]:
@@ -223,14 +226,7 @@ def weight_files(graph: Path) -> list[Path]:
     if graph.suffix == ADAPTER_SUFFIX:
         base = graph.with_name(BASE)
         return [base, *weight_files(base)]
-    model = onnx.load(str(graph), load_external_data=False)
-    names = {
-        item.value
-        for tensor in model.graph.initializer
-        for item in tensor.external_data
-        if item.key == "location"
-    }
-    return [graph.parent / name for name in sorted(names)]
+    return [graph.parent / name for name in sorted(external_files(graph))]
 
 
 def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:

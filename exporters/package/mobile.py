@@ -7,14 +7,11 @@ hash map with a random seed, so two runs over one graph give other bytes, and no
 
 from __future__ import annotations
 
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 
+from maskpack.exporters.session import quiet
 from maskpack.formats import ExportError
 from maskpack.runtime.graph import first_line
 
@@ -30,7 +27,7 @@ def convert(graph: Path) -> bytes:
         convert_onnx_models_to_ort,
     )
 
-    with tempfile.TemporaryDirectory() as home, _quiet():
+    with tempfile.TemporaryDirectory() as home, quiet():
         try:
             convert_onnx_models_to_ort(
                 graph,
@@ -53,19 +50,10 @@ def required_operators(graphs: Sequence[Path]) -> bytes:
         create_config_from_models,
     )
 
-    with tempfile.TemporaryDirectory() as home, _quiet():
+    with tempfile.TemporaryDirectory() as home, quiet():
         made = Path(home) / "config"
         create_config_from_models(graphs, made, enable_type_reduction=False)
         lines = made.read_text(encoding="utf-8").splitlines()
     names = ", ".join(sorted(graph.name for graph in graphs))
     kept = [line for line in lines if not line.startswith("#")]
     return "\n".join([f"# operators of {names}", *kept, ""]).encode()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """ONNX Runtime's tools print what they do, log it, and leave a file for Python to close."""
-    logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield

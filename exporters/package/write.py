@@ -12,7 +12,7 @@ import io
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from maskpack.exporters.options import ARCHIVES, PackageRequest, Target
 from maskpack.exporters.package.mobile import convert, required_operators
@@ -30,6 +29,7 @@ from maskpack.formats import ExportError, VerifyError
 from maskpack.formats.codec import file_sha256
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.graph import open_graph
+from maskpack.runtime.session import load_tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs that the examples feed; they cannot run a graph with more inputs."""
@@ -65,11 +65,8 @@ def probes(source: Source) -> list[Feeds]:
     Raises:
         ExportError: its tokenizer cannot be loaded.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(source.place.tokenizer))
-    except Exception as error:  # the library raises bare `Exception`
-        raise ExportError(f"cannot load `{source.place.tokenizer}`: {error}") from error
-    rng, vocabulary = np.random.default_rng(0), tokenizer.get_vocab_size()
+    vocabulary = load_tokenizer(source.place.tokenizer).get_vocab_size()
+    rng = np.random.default_rng(0)
     probes = []
     for rows, width in _SHAPES:
         size = min(width, source.config.max_length)
@@ -105,26 +102,16 @@ OPERATORS = "required_operators.config"
 def check_files(folder: Path) -> None:
     """Raise VerifyError unless the files of a package match its checksums."""
     text = (folder / CHECKSUMS).read_text(encoding="utf-8")
-    _compare(text, folder_digests(folder))
-
-
-def folder_digests(folder: Path) -> dict[str, str]:
-    """Name of a file inside a folder -> SHA-256, in the order of the names."""
-    return {name: file_sha256(folder / name) for name in _names(folder)}
+    wanted = {line[66:]: line[:64] for line in text.splitlines()}
+    found = {name: file_sha256(folder / name) for name in _names(folder) if name != CHECKSUMS}
+    if wanted != found:
+        wrong = min(name for name in wanted | found if wanted.get(name) != found.get(name))
+        raise VerifyError(f"`{wrong}` is not what `{CHECKSUMS}` says", "is the disk full?")
 
 
 def _names(folder: Path) -> list[str]:
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def _compare(checksums: str, digests: Mapping[str, str]) -> None:
-    """Raise VerifyError unless all files match the checksums, that of the checksums left out."""
-    wanted = {line[66:]: line[:64] for line in checksums.splitlines()}
-    named = {name: digest for name, digest in digests.items() if name != CHECKSUMS}
-    wrong = sorted(name for name in wanted | named if wanted.get(name) != named.get(name))
-    if wrong:
-        raise VerifyError(f"`{wrong[0]}` is not what `{CHECKSUMS}` says", "is the disk full?")
 
 
 _MODE = 0o644
@@ -146,11 +133,6 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
     return target.getvalue()
 
 
-def _unzip(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
 def _tar(files: Mapping[str, bytes]) -> bytes:
     target = io.BytesIO()
     with (
@@ -164,23 +146,13 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
     return target.getvalue()
 
 
-def _untar(data: bytes) -> dict[str, bytes]:
-    contents = {}
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-        for entry in archive:
-            file = archive.extractfile(entry)
-            assert file is not None, entry.name
-            contents[entry.name] = file.read()
-    return contents
-
-
-_WRITE: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {".zip": _zip, ".tar.gz": _tar}
-_READ: dict[str, Callable[[bytes], dict[str, bytes]]] = {".zip": _unzip, ".tar.gz": _untar}
-
-
-def unpack(data: bytes, kind: str) -> dict[str, bytes]:
-    """Name -> bytes of an archive, without the top folder of the names."""
-    return {name.partition("/")[2]: content for name, content in _READ[kind](data).items()}
+def _read(data: bytes, kind: str) -> dict[str, bytes]:
+    """Name -> bytes of an archive. Inverse of `_zip` and `_tar`."""
+    if kind == ".zip":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    with tarfile.open(fileobj=io.BytesIO(data)) as entries:
+        return {one.name: file.read() for one in entries if (file := entries.extractfile(one))}
 
 
 @dataclass(frozen=True)
@@ -219,11 +191,11 @@ def write_package(request: PackageRequest) -> Package:
             write_bytes(build / OPERATORS, required_operators(graphs))
         for name, data in example_files(sources, target).items():
             _write(build, name, data)
-        digests = folder_digests(build)
-        lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-        _write(build, CHECKSUMS, lines.encode())
+        names = _names(build)
+        lines = [f"{file_sha256(build / name)}  {name}\n" for name in names]
+        _write(build, CHECKSUMS, "".join(lines).encode())
         check_files(build)
-        files = {name: (build / name).stat().st_size for name in [*digests, CHECKSUMS]}
+        files = {name: (build / name).stat().st_size for name in [*names, CHECKSUMS]}
         kind = _archive_kind(request.out)
         sha256 = None if kind is None else _archive(build, kind, request, sources)
     return Package(request.out, target, files, differences, sha256)
@@ -264,10 +236,10 @@ def _archive(build: Path, kind: str, request: PackageRequest, sources: list[Sour
     """Write the folder as an archive, read it back, and return its digest."""
     some = sources[0].config.name if len(sources) == 1 else "tasks"
     root = f"{some}-{request.target}"
-    data = _WRITE[kind]({f"{root}/{name}": (build / name).read_bytes() for name in _names(build)})
-    files = unpack(data, kind)
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    _compare(files[CHECKSUMS].decode(), digests)
+    files = {f"{root}/{name}": (build / name).read_bytes() for name in _names(build)}
+    data = _zip(files) if kind == ".zip" else _tar(files)
+    if _read(data, kind) != files:
+        raise VerifyError(f"`{request.out}` reads otherwise than what was packed into it")
     write_bytes(request.out, data)
     return hashlib.sha256(data).hexdigest()
 

@@ -15,16 +15,9 @@ import pytest
 
 from maskpack.exporters import Compute, Tolerance
 from maskpack.exporters.bench import run as benching
+from maskpack.exporters.bench.memory import forget_peak, memory_now, peak_memory, read_memory
 from maskpack.exporters.bench.reference import PEERS
-from maskpack.exporters.bench.result import (
-    Cell,
-    forget_peak,
-    memory_now,
-    peak_memory,
-    read_cpuinfo,
-    read_memory,
-    this_machine,
-)
+from maskpack.exporters.bench.result import Cell, read_cpuinfo, this_machine
 from maskpack.exporters.bench.run import REFERENCE, BenchRequest, bench, weight_files
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import SharedRequest
@@ -264,11 +257,16 @@ def test_a_child_sees_no_torch():
     assert done.stdout == "[]\n"
 
 
-def test_what_linux_tells_of_a_processor():
+def test_what_linux_tells_of_a_processor(tmp_path):
     text = "model name : Z\nflags : avx2 amx_int8 sse\n\nmodel name : Z\nflags : avx2\n"
-    assert read_cpuinfo(text) == ("Z", ("avx2", "amx_int8"))
-    assert read_cpuinfo("Features : asimddp fp\n") == ("", ("asimddp",))
-    assert read_cpuinfo("") == ("", ())
+    told = tmp_path / "cpuinfo"
+    for words, found in (
+        (text, ("Z", ("avx2", "amx_int8"))),
+        ("Features : asimddp fp\n", ("", ("asimddp",))),
+    ):
+        told.write_text(words)
+        assert read_cpuinfo(told) == found
+    assert read_cpuinfo(tmp_path / "absent") == ("", ())
     assert this_machine(0.5).load[0] == 0.5
 
 

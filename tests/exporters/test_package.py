@@ -18,7 +18,7 @@ import pytest
 
 from maskpack.exporters.options import PackageRequest, Target
 from maskpack.exporters.package import write as packaging
-from maskpack.exporters.package.write import check_difference, check_files, unpack, write_package
+from maskpack.exporters.package.write import check_difference, check_files, write_package
 from maskpack.formats import ArtifactError, ConfigError, ExportError, VerifyError
 from maskpack.runtime import Session
 
@@ -199,7 +199,6 @@ def test_an_archive_holds_the_folder_and_nothing_of_the_day(packed, sources, tmp
     assert data == second.out.read_bytes()
     assert first.sha256 == hashlib.sha256(data).hexdigest()
     folder = packed(Target.ORT, "folded").out
-    assert unpack(data, ending) == contents(folder)
     if ending == ".zip":
         zipfile.ZipFile(first.out).extractall(tmp_path / "x")
     else:
