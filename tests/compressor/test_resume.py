@@ -20,24 +20,38 @@ from maskpack.tasks import find_task
 PATCH = "tasks/sst2.safetensors"
 
 
-@pytest.fixture
-def requests(tmp_path, tiny_model, sentiment, quick):
-    """A function: a request for an artifact under the test's folder."""
+@pytest.fixture(scope="module")
+def request_in(tiny_model, sentiment, quick):
+    """A function: a request for an artifact in a new folder."""
 
-    def make(name: str = "a", *, resume: bool = False, **options) -> FitRequest:
+    def make(folder: Path, *, resume: bool = False, **options) -> FitRequest:
         config = quick(**{"steps": 40, "checkpoint_every": 10, **options})
-        folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        return FitRequest(
-            str(tiny_model),
-            find_task("sst2"),
-            folder / "artifact",
-            config,
-            data=sentiment,
-            resume=resume,
-        )
+        out, task = folder / "artifact", find_task("sst2")
+        return FitRequest(str(tiny_model), task, out, config, data=sentiment, resume=resume)
 
     return make
+
+
+@pytest.fixture
+def requests(tmp_path, request_in):
+    """A function: a request for an artifact under the test's folder."""
+    return lambda name="a", **options: request_in(tmp_path / name, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, request_in):
+    """`whole(**options)`: the request of a run that nobody stopped, and its result. Learned once."""
+    made = {}
+
+    def learn(**options):
+        key = repr(options)
+        if key not in made:
+            request = request_in(tmp_path_factory.mktemp("whole") / "a", **options)
+            made[key] = request, fit_task(request)
+        return made[key]
+
+    return learn
 
 
 def stopped(request: FitRequest, watch) -> Interrupted:
@@ -58,12 +72,21 @@ def press_ctrl_c_at(step: int):
     return watch
 
 
-@pytest.mark.parametrize("step", [10, 17, 39])
-@pytest.mark.parametrize("options", [{}, {"sparsity": 0.2}, {"target_bpp": 0.1, "floor": 0.0}])
+STEPS, OPTIONS = (10, 17, 39), ({}, {"sparsity": 0.2}, {"target_bpp": 0.1, "floor": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [
+        pytest.param(step, options, marks=[pytest.mark.slow] * (first != second))
+        for first, step in enumerate(STEPS)
+        for second, options in enumerate(OPTIONS)
+    ],
+)
 def test_a_stopped_run_goes_on_to_the_same_bytes_and_scores(
-    requests, stop_at, snapshot, options, step
+    requests, whole, stop_at, snapshot, options, step
 ):
-    twin = fit_task(requests("twin", **options))
+    twin, expected = whole(**options)
     broken = requests("broken", **options)
     error = stopped(broken, stop_at(step))
     assert str(broken.checkpoint_folder) in str(error)
@@ -73,39 +96,35 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_scores(
     done = fit_task(replace(broken, resume=True), on_progress=lambda news: seen.append(news.step))
     assert seen[0] == step // 10 * 10 + 1
     assert seen[-1] == 40
-    assert done.scores == twin.scores
-    assert done.zeros == twin.zeros > 0
-    assert patch_of(broken) == patch_of(requests("twin", **options))
-    assert snapshot(broken.out) == snapshot(requests("twin", **options).out)
+    assert done.scores == expected.scores
+    assert done.zeros == expected.zeros > 0
+    assert snapshot(broken.out) == snapshot(twin.out)
 
 
-def test_ctrl_c_loses_no_step_because_the_state_is_kept_then(requests):
-    fit_task(requests("twin"))
+def test_ctrl_c_loses_no_step_because_the_state_is_kept_then(requests, whole):
     broken = requests("broken")
     stopped(broken, press_ctrl_c_at(13))
     seen = []
     fit_task(replace(broken, resume=True), on_progress=lambda news: seen.append(news.step))
     assert seen == list(range(15, 41))  # pressed in step 13's news, noticed after step 14
-    assert patch_of(broken) == patch_of(requests("twin"))
+    assert patch_of(broken) == patch_of(whole()[0])
 
 
-def test_a_run_stopped_twice_goes_on_twice(requests, stop_at):
-    fit_task(requests("twin"))
+def test_a_run_stopped_twice_goes_on_twice(requests, whole, stop_at):
     broken = requests("broken")
     stopped(broken, stop_at(12))
     stopped(replace(broken, resume=True), stop_at(33))
     fit_task(replace(broken, resume=True))
-    assert patch_of(broken) == patch_of(requests("twin"))
+    assert patch_of(broken) == patch_of(whole()[0])
 
 
-def test_a_run_stopped_after_its_last_step_needs_no_step_more(requests, stop_at):
-    fit_task(requests("twin"))
+def test_a_run_stopped_after_its_last_step_needs_no_step_more(requests, whole, stop_at):
     broken = requests("broken")
     stopped(broken, stop_at(40))
     seen = []
     fit_task(replace(broken, resume=True), on_progress=lambda news: seen.append(news.step))
     assert seen == []
-    assert patch_of(broken) == patch_of(requests("twin"))
+    assert patch_of(broken) == patch_of(whole()[0])
 
 
 def test_a_run_stopped_before_its_first_checkpoint_leaves_nothing(requests, stop_at):
@@ -132,13 +151,12 @@ def test_the_checkpoint_is_gone_once_the_run_is_done(requests, stop_at):
     assert [path.name for path in broken.out.parent.iterdir()] == ["artifact"]
 
 
-def test_without_resume_an_old_checkpoint_is_not_used_and_then_gone(requests, stop_at):
-    fit_task(requests("twin", seed=1))
+def test_without_resume_an_old_checkpoint_is_not_used_and_then_gone(requests, whole, stop_at):
     broken = requests("broken", seed=0)
     stopped(broken, stop_at(25))
     other = requests("broken", seed=1)
     fit_task(other)
-    assert patch_of(other) == patch_of(requests("twin", seed=1))
+    assert patch_of(other) == patch_of(whole(seed=1)[0])
     assert [path.name for path in other.out.parent.iterdir()] == ["artifact"]
 
 
@@ -166,8 +184,7 @@ def test_going_on_with_other_data_is_refused(requests, stop_at, shared, tmp_path
         fit_task(replace(broken, data=data, resume=True))
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_run_can_start_over(requests, stop_at):
-    fit_task(requests("twin"))
+def test_a_damaged_checkpoint_is_refused_and_the_run_can_start_over(requests, whole, stop_at):
     broken = requests("broken")
     stopped(broken, stop_at(25))
     state = broken.checkpoint_folder / "state.safetensors"
@@ -176,7 +193,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_run_can_start_over(requests, st
         fit_task(replace(broken, resume=True))
     assert caught.value.hint == "start over without `resume`"
     fit_task(broken)
-    assert patch_of(broken) == patch_of(requests("twin"))
+    assert patch_of(broken) == patch_of(whole()[0])
 
 
 CHILD = """
