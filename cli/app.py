@@ -118,6 +118,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; never let one of our errors out as a traceback."""
+    render.plain_streams()
     try:
         app()
     except MaskpackError as problem:

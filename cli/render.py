@@ -5,7 +5,9 @@ A run's progress is shown here, and logged for other tools: TensorBoard's event 
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import io
 import json
 import logging
 import math
@@ -104,9 +106,21 @@ def hushed() -> Iterator[None]:
         _LOGGED.setLevel(before)
 
 
+def plain_streams() -> None:
+    """Let files and pipes get UTF-8 and line feeds, as on Linux: Windows gives them an old code page."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8", errors=stream.errors, newline="\n")
+
+
 def data(text: str) -> None:
     """A line of data to stdout, untouched."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # what Windows says of a pipe whose reader went away
+            raise BrokenPipeError from error
+        raise
 
 
 def words(text: str) -> None:
@@ -251,7 +265,7 @@ def logged(
 
 def _log_lines(file: Path, name: str, stack: ExitStack) -> OnProgress:
     """One JSON object a step; what is no number, as the loss of a run that diverges, is null."""
-    stream = file.open("a", encoding="utf-8", buffering=1)
+    stream = file.open("a", encoding="utf-8", buffering=1, newline="\n")
     began = time.monotonic()
 
     @stack.callback

@@ -75,7 +75,7 @@ class Source:
         graph = load_graph(place, self.config, threads=1)
         if place.adapter is None:
             return graph
-        return AdaptedSession(graph, load_inputs(place, self.config).run)
+        return AdaptedSession(graph, load_inputs(place, self.config))
 
     @property
     def report(self) -> Path | None:

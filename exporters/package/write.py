@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import io
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from maskpack.exporters.options import ARCHIVES, PackageRequest, Target
 from maskpack.exporters.package.mobile import convert, required_operators
@@ -28,8 +26,10 @@ from maskpack.exporters.package.source import Source, check_tokenizer, example_f
 from maskpack.exporters.session import Feeds, ort_predict
 from maskpack.formats import ExportError, VerifyError
 from maskpack.formats.codec import file_sha256
+from maskpack.formats.files import name_problem, scratch_folder
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.graph import open_graph
+from maskpack.runtime.session import load_tokenizer
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """What the examples feed; a graph that asks for more is none of theirs."""
@@ -65,11 +65,8 @@ def probes(source: Source) -> list[Feeds]:
     Raises:
         ExportError: its tokenizer cannot be loaded.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(source.place.tokenizer))
-    except Exception as error:  # the library raises bare `Exception`
-        raise ExportError(f"cannot load `{source.place.tokenizer}`: {error}") from error
-    rng, vocabulary = np.random.default_rng(0), tokenizer.get_vocab_size()
+    vocabulary = load_tokenizer(source.place.tokenizer).get_vocab_size()
+    rng = np.random.default_rng(0)
     found = []
     for rows, width in _SHAPES:
         size = min(width, source.config.max_length)
@@ -220,6 +217,8 @@ def write_package(request: PackageRequest) -> Package:
         for name, data in example_files(sources, target).items():
             _write(build, name, data)
         digests = folder_digests(build)
+        if (problem := name_problem(digests)) is not None:
+            raise ExportError(f"the package could not be unpacked: {problem}", "rename the task")
         lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
         _write(build, CHECKSUMS, lines.encode())
         check_files(build)
@@ -281,7 +280,7 @@ def _building(out: Path) -> Iterator[Path]:
         return
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        home = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+        home = scratch_folder(f".{out.name}.", out.parent)
     except OSError as error:
         raise ExportError(f"cannot write `{out}`: {error.strerror}") from error
     with home as folder:
