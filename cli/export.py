@@ -232,16 +232,9 @@ def verify(
     graph, inputs = exported(folder, task)
     compute = compute_of(graph)
     tolerance = Tolerance.of(compute, atol=atol, max_drop=max_drop, rtol=rtol)
+    source, where = open_artifact(artifact), tuple(provider or ())
     subject = Subject(
-        graph,
-        open_artifact(artifact),
-        task,
-        compute,
-        tolerance,
-        data,
-        reference,
-        inputs,
-        providers=tuple(provider or ()),
+        graph, source, task, compute, tolerance, data, reference, inputs, providers=where
     )
     report = run(subject)
     show_report(report, json=json)

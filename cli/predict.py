@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json as codec
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -147,7 +146,7 @@ def _is_header(line: str) -> bool:
 def _lines(path: Path | None) -> Iterator[Iterator[str]]:
     """Lines of a file or of standard input, without their ends."""
     try:
-        with nullcontext(_stdin()) if path is None else path.open(encoding="utf-8-sig") as file:
+        with nullcontext(sys.stdin) if path is None else path.open(encoding="utf-8-sig") as file:
             yield (line.rstrip("\r\n") for line in file)
     except OSError as error:
         raise DataError(
@@ -158,13 +157,6 @@ def _lines(path: Path | None) -> Iterator[Iterator[str]]:
             f"`{path or 'standard input'}` is not UTF-8: {error}",
             "give plain text, one a line; for a table `--data`",
         ) from error
-
-
-def _stdin() -> TextIO:
-    """Standard input as UTF-8: under some locales Python would pass broken bytes on as half letters."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
-    return sys.stdin
 
 
 def _pair(line: str) -> tuple[str, str]:

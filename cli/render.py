@@ -107,7 +107,12 @@ def hushed() -> Iterator[None]:
 
 
 def plain_streams() -> None:
-    """Let files and pipes get UTF-8 and line feeds, as on Linux: Windows gives them an old code page."""
+    """Let files and pipes get UTF-8 and line feeds, as on Linux: Windows gives them an old code page.
+
+    What comes in is UTF-8 too: under some locales Python would pass broken bytes on as half letters.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8", errors=stream.errors, newline="\n")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -64,12 +64,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         check_free(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        build = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        build = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        build.mkdir()
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
         yield build
-        build.chmod(0o777 & ~_umask())  # mkdtemp makes it private
         rename(build, path)
         _sync_folder(path.parent)
         _LOG.debug("renamed `%s` to `%s`", build, path)
@@ -249,12 +249,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _cannot_write(path: Path, error: OSError) -> ArtifactError:

@@ -98,10 +98,13 @@ def test_pipes_and_files_get_utf_8_and_line_feeds(monkeypatch):
         io.TextIOWrapper(io.BytesIO(), encoding="cp1252", errors=errors, newline="\r\n")
         for errors in ("strict", "backslashreplace")
     )
+    typed = io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf\xc3\xa9\n"), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdin", typed)
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     render.plain_streams()
     render.data("né 日本")
+    assert sys.stdin.read() == "é\n"
     render.words("é \udce9")
     out.flush()
     err.flush()
