@@ -122,6 +122,7 @@ def _root(
 def main() -> None:
     """Run the command line; our errors are printed without a traceback."""
     command = next((arg for arg in sys.argv[1:] if not arg.startswith("-")), "")
+    render.plain_streams()
     try:
         with needed_for(f"`compress {command}`"):
             app()

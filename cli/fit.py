@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as codec
-import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typer import Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.hints import shell_word
 from maskpack.compressor.config import FitConfig
 from maskpack.tasks.options import TaskOptions
 
@@ -232,8 +232,8 @@ def _show_scores(result: RunResult) -> None:
 
 def show_next(out: Path, task: str, data: Path | None) -> None:
     """Say where a task lies now, and what comes next."""
-    rows = "" if data is None else f" --data {shlex.quote(data.as_posix())}"
-    place = shlex.quote(str(out))
+    rows = "" if data is None else f" --data {shell_word(data.as_posix())}"
+    place = shell_word(str(out))
     render.words(
         f"`{task}` is in {out}; next: compress export {place} -t {task} --onnx -o {task}-onnx{rows}"
     )

@@ -6,6 +6,9 @@ here, with the same fields; other hints are shown unchanged.
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from enum import StrEnum
 from pathlib import Path
 
@@ -115,6 +118,11 @@ _ZIPPED = (b"PK\x03\x04", b"\x1f\x8b")
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".parquet"}
 _GRAPHS = {".onnx", ".ort", ".onnx_adapter"}
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+
+
+def shell_word(text: str) -> str:
+    """A text as one word of a command, as the shell of this system reads it."""
+    return subprocess.list2cmdline([text]) if sys.platform == "win32" else shlex.quote(text)
 
 
 class PathKind(StrEnum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json as codec
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -24,6 +23,7 @@ from maskpack.tasks.types import TASK_TYPES
 
 if TYPE_CHECKING:
     from maskpack.runtime import Session
+    from maskpack.runtime.session import Text
 
 _CHUNK = 1024  # lines that are answered together
 _TABLES = {".csv", ".json", ".jsonl", ".parquet", ".gz"}
@@ -93,11 +93,11 @@ def predict(
 
 def _answer(session: Session, asked: Iterator[Asked], *, task: str | None, batch_size: int) -> None:
     while chunk := list(islice(asked, _CHUNK)):
-        questions = [one.question for one in chunk]
-        answers = session.predict(questions, task=task, batch_size=batch_size)
-        for one, answer in zip(chunk, answers, strict=True):
-            own = {} if one.expected is None else {"expected": one.expected}
-            render.data(codec.dumps({**answer.to_dict(), **own}, ensure_ascii=False))
+        texts = [text for text, _ in chunk]
+        answers = session.predict(texts, task=task, batch_size=batch_size)
+        for (_, expected), answer in zip(chunk, answers, strict=True):
+            told = {} if expected is None else {"expected": expected}
+            render.data(codec.dumps({**answer.to_dict(), **told}, ensure_ascii=False))
 
 
 def _of_table(
@@ -112,7 +112,8 @@ def _of_table(
 def _of_lines(folder: Path, path: Path | None, *, pair: bool) -> Iterator[Asked]:
     """The lines of a file or of standard input; a table is refused."""
     if path is None and sys.stdin.isatty():
-        render.words("note: texts are read from the terminal, one a line; Ctrl-D ends them")
+        end = "Ctrl-Z and Enter end" if sys.platform == "win32" else "Ctrl-D ends"
+        render.words(f"note: texts are read from the terminal, one a line; {end} them")
     where = "standard input" if path is None else f"`{path}`"
     if path is not None and path.suffix.lower() in _TABLES:
         raise _no_lines(where, folder, path)
@@ -124,7 +125,7 @@ def _of_lines(folder: Path, path: Path | None, *, pair: bool) -> Iterator[Asked]
         if _is_header(first):
             raise _no_lines(where, folder, path)
         for line in chain([first], lines):
-            yield Asked(_pair(line) if pair else (line,))
+            yield _pair(line) if pair else line, None
 
 
 def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
@@ -146,7 +147,7 @@ def _is_header(line: str) -> bool:
 def _lines(path: Path | None) -> Iterator[Iterator[str]]:
     """Lines of a file or of standard input, without their ends."""
     try:
-        with nullcontext(_stdin()) if path is None else path.open(encoding="utf-8-sig") as file:
+        with nullcontext(sys.stdin) if path is None else path.open(encoding="utf-8-sig") as file:
             yield (line.rstrip("\r\n") for line in file)
     except OSError as error:
         raise DataError(
@@ -159,13 +160,6 @@ def _lines(path: Path | None) -> Iterator[Iterator[str]]:
         ) from error
 
 
-def _stdin() -> TextIO:
-    """Standard input as UTF-8: under some locales Python would turn broken bytes into surrogates."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
-    return sys.stdin
-
-
 def _pair(line: str) -> tuple[str, str]:
     first, tab, second = line.partition("\t")
     if not tab:
@@ -173,7 +167,8 @@ def _pair(line: str) -> tuple[str, str]:
     return first, second
 
 
-Expected = str | float | list[str]
+Asked = tuple["Text", str | float | list[str] | None]
+"""A text or a pair, and its own label or labels, or number; None if the table has none."""
 
 
 @dataclass(frozen=True)
@@ -202,24 +197,6 @@ class Columns:
         return tuple(name for name in (self.text, self.pair) if name is not None)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A row.
-
-    Attributes:
-        texts: one text, or two.
-        expected: its own label or labels, or number; None if the table has none.
-    """
-
-    texts: tuple[str, ...]
-    expected: Expected | None = None
-
-    @property
-    def question(self) -> str | tuple[str, str]:
-        """The input of a session."""
-        return self.texts[0] if len(self.texts) == 1 else (self.texts[0], self.texts[1])
-
-
 def rows_of(data: Path, columns: Columns, kind: str) -> list[Asked]:
     """The rows of a file.
 
@@ -236,9 +213,14 @@ def rows_of(data: Path, columns: Columns, kind: str) -> list[Asked]:
     wanted = (*columns.texts, *([] if columns.label is None else [columns.label]))
     task_type = TASK_TYPES[kind]
     rows = read_rows(data, wanted, lists=task_type.several and columns.label is not None)
-    if columns.label is None:
-        return [Asked(row) for row in rows]
-    return [Asked(row[:-1], task_type.expected(row[-1], columns.separator)) for row in rows]
+    size = len(columns.texts)
+    return [
+        (
+            row[0] if size == 1 else (row[0], row[1]),
+            task_type.expected(row[size], columns.separator) if row[size:] else None,
+        )
+        for row in rows
+    ]
 
 
 def _plain(data: Path) -> Columns:

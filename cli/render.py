@@ -5,6 +5,8 @@ It also shows a run's progress, and logs it as TensorBoard's event files or as a
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import math
@@ -104,9 +106,26 @@ def hushed() -> Iterator[None]:
         _LOGGED.setLevel(before)
 
 
+def plain_streams() -> None:
+    """Let files and pipes get UTF-8 and line feeds, as on Linux: Windows gives them an old code page.
+
+    What comes in is UTF-8 too: under some locales Python would pass broken bytes on as half letters.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8", errors=stream.errors, newline="\n")
+
+
 def data(text: str) -> None:
     """A line of data to stdout, untouched."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # what Windows says of a pipe whose reader went away
+            raise BrokenPipeError from error
+        raise
 
 
 def words(text: str) -> None:
@@ -249,7 +268,7 @@ def logged(
 
 def _log_lines(file: Path, name: str, stack: ExitStack) -> OnProgress:
     """One JSON object a step; NaN and infinity, as in the loss of a run that diverges, become null."""
-    stream = file.open("a", encoding="utf-8", buffering=1)
+    stream = file.open("a", encoding="utf-8", buffering=1, newline="\n")
     began = time.monotonic()
 
     @stack.callback

@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+if sys.platform != "win32":
+    import resource
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -289,9 +292,7 @@ def _timed(work: Callable[[], Found]) -> tuple[Found, Cost]:
 
 def _peak_memory() -> int | None:
     """Peak memory of this process in bytes; None on Windows."""
-    try:
-        import resource  # noqa: PLC0415 - not on Windows
-    except ImportError:  # pragma: no cover
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    if sys.platform != "win32":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+    return None

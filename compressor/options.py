@@ -44,6 +44,6 @@ def save_options(path: Path, config: Options, run: Mapping[str, Any] | None = No
     if run is not None:
         tree[RUN] = dict(run)
     try:
-        path.write_text(yaml.safe_dump(tree, sort_keys=True), encoding="utf-8")
+        path.write_bytes(yaml.safe_dump(tree, sort_keys=True).encode())
     except OSError as error:
         raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error

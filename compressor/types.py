@@ -11,7 +11,7 @@ from typing import Any
 
 from maskpack.compressor.config import BaselineConfig, FitConfig
 from maskpack.formats import MaskCount
-from maskpack.formats.schema import check_task_name
+from maskpack.formats.schema import check_new_name
 from maskpack.tasks.task import Task
 
 
@@ -51,7 +51,7 @@ class FitRequest:
     @property
     def stored_name(self) -> str:
         """Name of the task in the artifact."""
-        return check_task_name(self.name or self.task.name)
+        return check_new_name(self.name or self.task.name)
 
     @property
     def checkpoint_folder(self) -> Path:

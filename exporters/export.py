@@ -18,6 +18,7 @@ from maskpack.exporters.options import ExportRequest, Layout, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.verify import Subject, verify
 from maskpack.formats import Artifact, ConfigError, ExportError, TaskEntry, open_artifact
+from maskpack.formats.files import rename
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.task import GRAPH, TaskConfig
 from maskpack.tasks.context import ModelContext, task_config
@@ -65,7 +66,7 @@ def _set_aside(out: Path) -> None:
     """Rename a folder with a graph outside its tolerance."""
     failed = failed_folder(out)
     shutil.rmtree(failed, ignore_errors=True)
-    out.replace(failed)
+    rename(out, failed)
 
 
 def write_folder(

@@ -14,7 +14,7 @@ from maskpack.formats.card import Describe, plain_facts
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.packed import decode_packed, encode_packed
 from maskpack.formats.reader import Artifact, open_artifact
-from maskpack.formats.schema import Manifest, check_task_name, portable_entry
+from maskpack.formats.schema import Manifest, check_new_name, portable_entry
 from maskpack.formats.tensors import Backbone, Patch, QuantTensor
 from maskpack.formats.writer import add_task, change_tasks, check_vacant, write_patch
 
@@ -72,7 +72,7 @@ def rename_task(path: Path, task: str, name: str, *, describe: Describe = plain_
     Raises:
         ArtifactError: no such task, or the name is taken or not allowed.
     """
-    check_task_name(name)
+    check_new_name(name)
 
     def change(artifact: Artifact) -> Manifest:
         check_vacant(artifact, name, replacing=False)

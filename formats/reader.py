@@ -6,6 +6,7 @@ import hashlib
 import logging
 import mmap
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -97,12 +98,18 @@ class Artifact:
             raise ArtifactError(f"cannot read `{path}`: {error.strerror}", _RESTORE) from error
 
     def _map(self, name: str, sha256: str) -> Buffer:
-        """A file of the artifact, mapped into memory: the system can drop its pages again."""
+        """A file of the artifact, mapped into memory: the system can drop its pages again.
+
+        Windows removes no file that is mapped. There only the backbone is mapped, which is never replaced.
+        """
         path = self.path / name
         try:
             with path.open("rb") as file:
-                empty = os.fstat(file.fileno()).st_size == 0  # cannot be mapped
-                data = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                data: Buffer = b""  # an empty file cannot be mapped
+                if sys.platform == "win32" and name != schema.BACKBONE:
+                    data = file.read()
+                elif os.fstat(file.fileno()).st_size:
+                    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise ArtifactError(f"cannot read `{path}`: {error.strerror}", _RESTORE) from error
         _LOG.debug("read `%s`, %s bytes", path, f"{len(data):,}")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.files import name_problem
 
 FORMAT_VERSION = 1
 MANIFEST = "maskpack.json"
@@ -241,6 +242,13 @@ def check_task_name(name: str) -> str:
             f"`{name}` cannot name a task: its file would be a replacement of another task",
             "choose a name that does not end in `.r` and a number",
         )
+    return name
+
+
+def check_new_name(name: str) -> str:
+    """`name` itself, if a task may be called so from now on: files of that name can lie on every system."""
+    if (problem := name_problem([check_task_name(name)])) is not None:
+        raise ArtifactError(f"`{name}` cannot name a task: {problem}", "choose another name")
     return name
 
 

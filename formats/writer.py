@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,6 +21,7 @@ from maskpack.formats import schema
 from maskpack.formats.card import Describe, plain_facts, render_card
 from maskpack.formats.codec import encode_backbone, encode_patch
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.files import lock, open_for_lock, rename
 from maskpack.formats.reader import Artifact, open_artifact
 from maskpack.formats.schema import Manifest, Scheme, Source, TaskEntry
 from maskpack.formats.tensors import Backbone, Patch
@@ -42,7 +43,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        rename(temporary, path)
         _sync_folder(path.parent)
         _LOG.debug("wrote `%s`, %s bytes", path, f"{len(data):,}")
     except BaseException as error:
@@ -63,13 +64,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         check_free(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        build = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        build = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        build.mkdir()
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
         yield build
-        build.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-        build.replace(path)
+        rename(build, path)
         _sync_folder(path.parent)
         _LOG.debug("renamed `%s` to `%s`", build, path)
     except OSError as error:
@@ -193,7 +194,12 @@ def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
 
 
 def write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch) -> Manifest:
-    """Write the patch file and return the manifest that names it."""
+    """Write the patch file and return the manifest that names it.
+
+    Raises:
+        ArtifactError: a name that is no file's on every system, or counts that are not the patch's.
+    """
+    schema.check_new_name(entry.name)
     patch.check_counts(entry.name, zeros=entry.zeros, weights=entry.weights)
     digest = manifest.backbone_sha256
     data = encode_patch(patch, task=entry.name, backbone_sha256=digest)
@@ -225,16 +231,11 @@ def _size(path: Path) -> int | None:
 def locked(path: Path) -> Iterator[None]:
     """Exclude other writers of the same artifact; readers never wait."""
     try:
-        import fcntl  # noqa: PLC0415 - not on Windows, where two writers at once are not guarded
-    except ImportError:  # pragma: no cover
-        yield
-        return
-    try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = open_for_lock(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, wait=True)
         yield
     finally:
         os.close(handle)  # closing releases the lock
@@ -242,20 +243,12 @@ def locked(path: Path) -> Iterator[None]:
 
 def _sync_folder(folder: Path) -> None:
     """Flush a rename to disk. The rename itself is done, so an error here is ignored."""
-    if os.name == "nt":  # pragma: no cover - Windows cannot open a folder
-        return
-    with suppress(OSError):
+    with suppress(OSError):  # Windows opens no folder
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _cannot_write(path: Path, error: OSError) -> ArtifactError:

@@ -10,7 +10,6 @@ import importlib
 import json
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers.utils import cached_file
 
 from maskpack.formats import ModelError
 from maskpack.formats.extras import needed_for
+from maskpack.formats.files import scratch_folder
 from maskpack.models.families import FAMILIES, check_rotary, family_of, settings_of
 from maskpack.models.linears import linearize
 from maskpack.models.placement import to_numpy
@@ -226,7 +226,7 @@ def _any_tokenizer(location: str, revision: str | None) -> Any:
 def tokenizer_of(files: Mapping[str, bytes]) -> Any:
     """The tokenizer of files of an artifact, `config.json` among them; no other file is read."""
     try:
-        with tempfile.TemporaryDirectory(prefix="maskpack-") as folder:
+        with scratch_folder() as folder:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
             tokenizer = load_tokenizer(folder)
@@ -306,7 +306,7 @@ def _commit(location: str, *, revision: str | None) -> str | None:
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             tokenizer.save_pretrained(folder)
             return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     except OSError as error:

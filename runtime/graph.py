@@ -10,8 +10,8 @@ import ctypes
 import mmap
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +58,17 @@ def session_options(*, threads: int) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class TaskRun:
-    """Options of runs as one task.
+    """What makes the runs of a graph of all tasks one task's; nothing where the graph is its own.
 
     Attributes:
         options: for `run`.
         adapter: must live as long as they are used; the options point to it and do not keep it.
+        feeds: the same as plain inputs, where the runtime knows no adapters.
     """
 
     options: Any = None
     adapter: Any = None
+    feeds: Mapping[str, Any] = field(default_factory=dict)
 
 
 def task_run(adapter: Path) -> TaskRun:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskpack.formats.errors import ConfigError, Hint
+from maskpack.formats.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
 
@@ -18,17 +18,9 @@ Provider = str | tuple[str, Mapping[str, Any]]
 
 CPU = "CPUExecutionProvider"
 _ENDING = CPU.removeprefix("CPU").casefold()
-_PACKAGES = {
-    "cann": "onnxruntime-cann",
-    "cuda": "onnxruntime-gpu",
-    "dml": "onnxruntime-directml",
-    "migraphx": "onnxruntime-migraphx",
-    "openvino": "onnxruntime-openvino",
-    "rocm": "onnxruntime-rocm",
-    "tensorrt": "onnxruntime-gpu",
-    "webgpu": "onnxruntime-webgpu",
-}
-"""Short name -> the package whose ONNX Runtime has it; the one for macOS has `coreml`."""
+_PACKAGES = {name: name for name in ("migraphx", "openvino", "rocm", "webgpu")}
+_PACKAGES |= {"cuda": "gpu", "dml": "directml", "tensorrt": "gpu"}
+"""Short name -> the last part of the package whose ONNX Runtime has it; the one for macOS has `coreml`."""
 
 
 def find_providers(wanted: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
@@ -48,14 +40,12 @@ def find_providers(wanted: Sequence[Provider]) -> list[tuple[str, dict[str, Any]
         name, options = (one, {}) if isinstance(one, str) else one
         short = _short(name)
         if short not in installed:
-            package = _PACKAGES.get(short)
+            known = ", ".join(sorted(installed))
             raise ConfigError(
-                f"no execution provider `{name}` is installed, there are: {', '.join(sorted(installed))}",
-                "install an ONNX Runtime that has it, or choose another one"
-                if package is None
-                else Hint(
-                    "`pip uninstall onnxruntime`, then `pip install {package}`", package=package
-                ),
+                f"no execution provider `{name}` is installed, there are: {known}",
+                f"`pip uninstall onnxruntime`, then `pip install onnxruntime-{_PACKAGES[short]}`"
+                if short in _PACKAGES
+                else "install an ONNX Runtime that has it, or choose another one",
             )
         found.setdefault(installed[short], dict(options))
     return list(found.items())

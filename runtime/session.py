@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from maskpack.formats.codec import file_sha256, read_tensors
-from maskpack.formats.errors import ConfigError, ExportError, Hint
+from maskpack.formats.errors import ConfigError, ExportError
 from maskpack.formats.lazy import renamed
 from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.graph import (
@@ -42,6 +43,7 @@ from maskpack.runtime.task import (
     WEIGHTS,
     TaskConfig,
     TaskFiles,
+    choose_task,
     find_tasks,
     pick_task,
 )
@@ -51,27 +53,13 @@ Text = str | tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class TaskInputs:
-    """What makes a graph of all tasks one task; nothing where the graph is its own.
-
-    Attributes:
-        run: with the task's adapter.
-        feeds: the same as plain inputs, where the runtime knows no adapters.
-    """
-
-    run: TaskRun = field(default_factory=TaskRun)
-    feeds: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
 class _Loaded:
     """A task in memory."""
 
-    place: TaskFiles
     config: TaskConfig
     tokenizer: Any
     graph: Any
-    own: TaskInputs
+    own: TaskRun
 
 
 class Session:
@@ -105,6 +93,7 @@ class Session:
         self._threads, self._keep = threads, keep
         self._wanted = find_providers(providers)
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._graphs: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         self._tokenizers: dict[tuple[Path, int], Any] = {}
 
     @property
@@ -154,40 +143,26 @@ class Session:
         return [found[place] for place in range(len(rows))]
 
     def _name(self, task: str | None) -> str:
-        if task is None and len(self._places) == 1:
-            return next(iter(self._places))
-        if task not in self._places:
-            what = "several tasks are here" if task is None else f"no task `{task}` here"
-            hint = Hint("name one as `task`: {names}", names=", ".join(self._places))
-            raise ConfigError(what, hint)
-        return task
+        return choose_task(self._places, task, "here")
 
     def _load(self, task: str) -> _Loaded:
         """The task, loaded now if it is not; the one used longest ago makes room."""
         if task not in self._loaded:
             place = self._places[task]
             config = place.read_config()
-            graph = self._same_graph(place, config)
+            same = (place.graph, config.weights, config.swap and config.swap.graph)
+            graph = self._graphs.get(same) if config.swap else None  # what tasks share
             while len(self._loaded) >= self._keep:
                 self._loaded.popitem(last=False)
             tokenizer = self._tokenizer(place.tokenizer, config.max_length)
             graph = graph or load_graph(
                 place, config, threads=self._threads, providers=self._wanted
             )
+            self._graphs[same] = graph
             own = load_inputs(place, config)
-            self._loaded[task] = _Loaded(place, config, tokenizer, graph, own)
+            self._loaded[task] = _Loaded(config, tokenizer, graph, own)
         self._loaded.move_to_end(task)
         return self._loaded[task]
-
-    def _same_graph(self, place: TaskFiles, config: TaskConfig) -> Any:
-        """The graph of a task if a task in memory has the same; None otherwise."""
-        for loaded in self._loaded.values():
-            own, other = config.swap, loaded.config.swap
-            if own is None or other is None or config.weights != loaded.config.weights:
-                continue
-            if (place.graph, own.graph) == (loaded.place.graph, other.graph):
-                return loaded.graph
-        return None
 
     def _tokenizer(self, path: Path, length: int) -> Any:
         """The tokenizer of a file, cutting texts to a length; tasks that agree in both share it."""
@@ -241,21 +216,21 @@ def check_task(place: TaskFiles, config: TaskConfig) -> None:
     check_external(place, config)
 
 
-def load_inputs(place: TaskFiles, config: TaskConfig) -> TaskInputs:
+def load_inputs(place: TaskFiles, config: TaskConfig) -> TaskRun:
     """What a task feeds a graph that it shares: an adapter where the runtime knows them.
 
     Raises:
         ExportError: it is damaged, or not the one that was made for this graph.
     """
     if place.adapter is None or config.swap is None:
-        return TaskInputs()
+        return TaskRun()
     if not knows_adapters():
         feeds = place.adapter.with_suffix(FEEDS_SUFFIX)
         _check(feeds, config.swap.feeds, config.name)
-        return TaskInputs(feeds=dict(read_tensors(feeds.read_bytes())[0]))
+        return TaskRun(feeds=dict(read_tensors(feeds.read_bytes())[0]))
     _check(place.adapter, config.swap.adapter, config.name)
     try:
-        return TaskInputs(task_run(place.adapter))
+        return task_run(place.adapter)
     except Exception as error:
         raise ExportError(f"cannot load `{place.adapter}`: {first_line(error)}", AGAIN) from error
 
@@ -287,8 +262,10 @@ def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
         feeds["attention_mask"][place, span] = 1
         feeds["token_type_ids"][place, span] = row.type_ids or 0
     told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
-    outputs = loaded.graph.run(["logits"], told | loaded.own.feeds, loaded.own.run.options)
-    logits: NDArray[np.float32] = outputs[0]
+    own = loaded.own
+    logits: NDArray[np.float32] = loaded.graph.run(["logits"], {**told, **own.feeds}, own.options)[
+        0
+    ]
     return logits
 
 

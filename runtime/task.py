@@ -16,6 +16,7 @@ WEIGHTS = "backbone.bin"
 BASE = "base.onnx"
 ADAPTER_SUFFIX = ".onnx_adapter"
 FEEDS_SUFFIX = ".safetensors"
+_SEEN = "[!.]*"  # macOS puts `._x.onnx` beside `x.onnx` on disks of other systems
 
 _HINT = "give the folder of an exported task, or one that holds several of them"
 
@@ -180,7 +181,7 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
         ExportError: there is none, or two of one name.
     """
     try:
-        adapters = sorted(folder.glob(f"*{ADAPTER_SUFFIX}"))
+        adapters = sorted(folder.glob(f"{_SEEN}{ADAPTER_SUFFIX}"))
     except OSError as error:  # such as a name longer than the file system takes
         raise ExportError(f"cannot read `{folder}`: {error.strerror}") from error
     if adapters:
@@ -189,13 +190,13 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
             for one in adapters
         ]
     elif (folder / WEIGHTS).is_file():
-        graphs = sorted(folder.glob("*.onnx"))
+        graphs = sorted(folder.glob(f"{_SEEN}.onnx"))
         candidates = [
             TaskFiles(one, one.with_suffix(".json"), folder / TOKENIZER) for one in graphs
         ]
     else:
         alone = [folder] if (folder / GRAPH).is_file() else []
-        homes = alone or [graph.parent for graph in sorted(folder.glob(f"*/{GRAPH}"))]
+        homes = alone or [graph.parent for graph in sorted(folder.glob(f"{_SEEN}/{GRAPH}"))]
         candidates = [
             TaskFiles(home / GRAPH, home / TASK_CONFIG, home / TOKENIZER) for home in homes
         ]
@@ -218,12 +219,19 @@ def pick_task(folder: Path, task: str | None) -> TaskFiles:
         ExportError: as `find_tasks`.
     """
     places = find_tasks(folder)
-    if task is None and len(places) == 1:
-        return next(iter(places.values()))
-    if task not in places:
+    return places[choose_task(places, task, f"at `{folder}`")]
+
+
+def choose_task(names: dict[str, TaskFiles], task: str | None, where: str) -> str:
+    """The task that is named, or the only one.
+
+    Raises:
+        ConfigError: no such task, or none named of several.
+    """
+    if task is None and len(names) == 1:
+        return next(iter(names))
+    if task not in names:
         what = "several tasks are" if task is None else f"no task `{task}` is"
-        raise ConfigError(
-            f"{what} at `{folder}`",
-            Hint("name one as `task`: {names}", names=", ".join(sorted(places))),
-        )
-    return places[task]
+        hint = Hint("name one as `task`: {names}", names=", ".join(sorted(names)))
+        raise ConfigError(f"{what} {where}", hint)
+    return task

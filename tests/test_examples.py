@@ -91,7 +91,7 @@ def test_python_api_goes_the_whole_way(tiny_model, capsys):
     ]
     assert printed[1] == "sound: True, tasks: tickets"
     assert printed[3].startswith("verified: True")
-    assert printed[5] == "refused: no task `reviews` here; name one as `task`: tickets"
+    assert printed[5] == "refused: no task `reviews` is here; name one as `task`: tickets"
 
 
 def test_own_csv_answers_with_the_labels_of_its_column(tiny_model, sentiment, tmp_path, capsys):

@@ -44,7 +44,7 @@ def calibration_texts(path: Path | None) -> tuple[str, ...]:
         splits = [load_data(TASKS[name]).train for name in _SAMPLES]
         return tuple(row[0] for split in splits for row in split.texts)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the calibration text `{path}`: {error}") from error
     texts = tuple(line.strip() for line in lines if line.strip())

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.formats import ConfigError
-
-if sys.platform != "win32":
-    import fcntl
+from maskpack.formats.files import lock
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,15 @@ def append(path: Path, tree: Mapping[str, Any]) -> bool:
     line = json.dumps(tree, sort_keys=True).encode() + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path) as file:
+        with path.open("ab", buffering=0) as file:
+            lock(file.fileno(), wait=True)
             content = path.read_bytes()
             whole = _whole(content)
             if whole < len(content):
-                os.ftruncate(file, whole)
+                file.truncate(whole)
             if tree["sweep_key"] in read_log(path).keys:
                 return False
-            written = os.write(file, line)
+            written = file.write(line)
             os.fsync(file)
     except OSError as error:
         raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
@@ -94,16 +93,20 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     file = _open_anew(path)
     free = False
     try:
-        free = _lock(file, wait=wait)
+        free = lock(file, wait=wait)
         yield free
     finally:
-        with suppress(
-            OSError
-        ):  # another process may wait for it, or have a claim in the same folder
-            if free:
-                path.unlink()
-            path.parent.rmdir()
+        _remove(path, free=free)
         os.close(file)
+        if sys.platform == "win32":  # which removes no file that is open
+            _remove(path, free=free)
+
+
+def _remove(path: Path, *, free: bool) -> None:
+    with suppress(OSError):  # another process may be waiting for it, or have a claim beside it
+        if free:
+            path.unlink()
+        path.parent.rmdir()
 
 
 def _open_anew(path: Path) -> int:
@@ -116,27 +119,6 @@ def _open_anew(path: Path) -> int:
             continue
         except OSError as error:
             raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
-
-
-def _lock(file: int, *, wait: bool) -> bool:
-    """Whether the file could be locked; always where there are no such locks."""
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """A descriptor for appending, with the file locked until it is closed."""
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        _lock(file, wait=True)
-        yield file
-    finally:
-        os.close(file)
 
 
 def _whole(content: bytes) -> int:

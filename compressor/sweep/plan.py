@@ -17,6 +17,7 @@ from typing import Any
 
 from maskpack.compressor.config import BaselineConfig, FitConfig, Method
 from maskpack.formats import ConfigError
+from maskpack.formats.files import name_key
 from maskpack.formats.options import options_of
 from maskpack.tasks.task import Task
 
@@ -282,12 +283,12 @@ class SweepPlan:
     def _check_runs(self) -> None:
         """Refuse one run under two names, and two runs with one folder."""
         keys: dict[str, Run] = {}
-        folders: dict[Path, Run] = {}
+        folders: dict[str, Run] = {}
         for run in self.runs:
             other = keys.setdefault(run.key, run)
             if other is not run:
                 raise ConfigError(f"`{other.title}` and `{run.title}` are the same run")
-            other = folders.setdefault(run.folder, run)
+            other = folders.setdefault(name_key(run.folder.name), run)
             if other is not run:
                 raise ConfigError(f"`{other.title}` and `{run.title}` have the same folder name")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
@@ -26,6 +25,7 @@ from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import BaselineRequest, FitRequest, RunResult
 from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackError, is_artifact
 from maskpack.formats.errors import Hint
+from maskpack.formats.files import rename, scratch_folder
 from maskpack.formats.lazy import find_entry
 
 
@@ -160,7 +160,7 @@ def is_due(run: Run, runs: Sequence[Run], keys: frozenset[str]) -> bool:
 def is_kept(run: Run) -> bool:
     """Whether the folder of a kept run exists and belongs to this run."""
     note = _note(run)
-    return run.folder.is_dir() and note.is_file() and note.read_text().strip() == run.key
+    return run.folder.is_dir() and note.is_file() and note.read_bytes().strip() == run.key.encode()
 
 
 def do_run(run: Run, *, on_progress: OnProgress) -> RunResult:
@@ -170,18 +170,18 @@ def do_run(run: Run, *, on_progress: OnProgress) -> RunResult:
         ArtifactError: no permission or space for the kept folder.
     """
     if not run.arm.keep:
-        with tempfile.TemporaryDirectory(prefix="maskpack-sweep-") as folder:
+        with scratch_folder("maskpack-sweep-") as folder:
             return _learn(
                 run, None if run.arm.is_baseline else Path(folder) / "artifact", on_progress
             )
     try:
         run.home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=run.home) as folder:
+        with scratch_folder(".", run.home) as folder:
             result = _learn(run, Path(folder) / "model", on_progress)
             _note(run).unlink(missing_ok=True)
             shutil.rmtree(run.folder, ignore_errors=True)  # of a killed run, or of other options
-            (Path(folder) / "model").replace(run.folder)
-            _note(run).write_text(run.key + "\n")
+            rename(Path(folder) / "model", run.folder)
+            _note(run).write_bytes(f"{run.key}\n".encode())
     except OSError as error:
         raise ArtifactError(f"cannot write `{run.folder}`: {error}") from error
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -87,9 +88,11 @@ def read_cpuinfo(path: Path) -> tuple[str, tuple[str, ...]]:
 
 def load_average() -> float | None:
     """Running processes, averaged over the last minute; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
     try:
         return os.getloadavg()[0]
-    except (AttributeError, OSError):
+    except OSError:
         return None
 
 

@@ -12,7 +12,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,7 @@ from maskpack.exporters.options import BenchRequest
 from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.errors import Hint
+from maskpack.formats.files import scratch_folder
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.graph import external_files
 from maskpack.runtime.providers import find_providers, report_start
@@ -83,7 +83,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     if request.texts is not None:
         read_lines(request.texts)  # an unreadable file should fail now, not after minutes
     load_before = load_average()
-    with tempfile.TemporaryDirectory(prefix="maskpack-bench-") as root:
+    with scratch_folder("maskpack-bench-") as root:
         work = Path(root)
         say("making the dense graph and its quantize_dynamic forms")
         dense, reference = _reference(request, place, config, work)
@@ -112,7 +112,7 @@ def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant
     say("errors of logits")
     request = prepared.request
     errors = _child(
-        prepared,
+        prepared.work,
         "errors",
         graphs=prepared.graphs,
         reference=REFERENCE,
@@ -122,6 +122,7 @@ def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant
         tokenizer=prepared.place.tokenizer,
         max_length=prepared.config.max_length,
         task_kind=prepared.config.kind,
+        providers=request.providers,
     )
     footprints = {}
     for name in prepared.graphs:
@@ -183,11 +184,12 @@ def _exported(
 
 def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
     """Memory of the measured task alone, and of all tasks of the folder."""
-    folder, name = prepared.request.folder, prepared.config.name
+    request, name = prepared.request, prepared.config.name
+    folder, where = request.folder, request.providers
     others = sorted(set(find_tasks(folder)) - {name})
     memories = []
     for names in [[name], [name, *others]] if others else [[name]]:
-        answer = _child(prepared, "tasks", folder=folder, names=names)
+        answer = _child(prepared.work, "tasks", folder=folder, names=names, providers=where)
         added = _memory(answer["tasks"])
         memories.append(TaskMemory(len(names), _memory(answer["process"]), added))
     return tuple(memories)
@@ -198,11 +200,12 @@ def _footprint(prepared: _Bench, name: str) -> Footprint:
     graph = prepared.graphs[name]
     runs = [
         _child(
-            prepared,
+            prepared.work,
             "load",
             graph=graph,
             shape=prepared.request.shapes[-1],
             vocabulary=prepared.vocabulary,
+            providers=prepared.request.providers,
         )
         for _ in range(min(_LOADS, prepared.request.runs))
     ]
@@ -236,7 +239,7 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
     for threads in request.threads:
         say(f"latency, {threads} thread{'' if threads == 1 else 's'}")
         results = _child(
-            prepared,
+            prepared.work,
             "times",
             graphs=graphs,
             threads=threads,
@@ -244,6 +247,7 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
             runs=request.runs,
             seconds=request.seconds,
             vocabulary=prepared.vocabulary,
+            providers=request.providers,
         )
         for row, (batch, length) in zip(results, request.shapes, strict=True):
             spent = {name: Spent(**times) for name, times in row.items()}
@@ -253,15 +257,14 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
     return cells
 
 
-def _child(prepared: _Bench, kind: str, **arguments: Any) -> Any:
+def _child(work: Path, kind: str, **arguments: Any) -> Any:
     """Do a job of `child.py` in a fresh process.
 
     Raises:
         ExportError: it failed, with its own message, or was killed.
     """
-    job, result = (prepared.work / name for name in ("job.json", "result.json"))
+    job, result = work / "job.json", work / "result.json"
     result.unlink(missing_ok=True)
-    arguments["providers"] = [*prepared.request.providers]
     write_bytes(job, json.dumps({"kind": kind, "arguments": arguments}, default=str).encode())
     command = [sys.executable, "-m", "maskpack.exporters.bench.child", str(job), str(result)]
     done = subprocess.run(  # noqa: S603

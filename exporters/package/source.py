@@ -75,7 +75,7 @@ class Source:
         graph = load_graph(files, self.config, threads=1)
         if files.adapter is None:
             return graph
-        return AdaptedSession(graph, load_inputs(files, self.config).run)
+        return AdaptedSession(graph, load_inputs(files, self.config))
 
     @property
     def report(self) -> Path | None:

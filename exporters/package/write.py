@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import io
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from maskpack.exporters.package.source import Source, check_tokenizer, example_f
 from maskpack.exporters.session import Feeds, ort_predict
 from maskpack.formats import ExportError, VerifyError
 from maskpack.formats.codec import file_sha256
+from maskpack.formats.files import name_problem, scratch_folder
 from maskpack.formats.writer import check_free, new_folder, write_bytes
 from maskpack.runtime.graph import open_graph
 from maskpack.runtime.session import load_tokenizer
@@ -192,6 +192,8 @@ def write_package(request: PackageRequest) -> Package:
         for name, data in example_files(sources, target).items():
             _write(build, name, data)
         names = _names(build)
+        if (problem := name_problem(names)) is not None:
+            raise ExportError(f"the package could not be unpacked: {problem}", "rename the task")
         lines = [f"{file_sha256(build / name)}  {name}\n" for name in names]
         _write(build, CHECKSUMS, "".join(lines).encode())
         check_files(build)
@@ -253,7 +255,7 @@ def _building(out: Path) -> Iterator[Path]:
         return
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        home = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+        home = scratch_folder(f".{out.name}.", out.parent)
     except OSError as error:
         raise ExportError(f"cannot write `{out}`: {error.strerror}") from error
     with home as folder:

@@ -78,6 +78,12 @@ def test_options_come_from_the_plan_then_the_task_then_the_method(plan):
     assert mask.head_lr == 0.01  # what YAML calls text
 
 
+def test_folders_that_differ_in_case_alone_are_one_on_some_systems(plan):
+    methods = {"Mask": {"bits": 8}, "mask": {"bits": 4}}
+    with pytest.raises(ConfigError, match="have the same folder name"):
+        plan(methods=methods, reference=None)
+
+
 def test_one_task_may_stand_twice_with_other_options(plan):
     made = plan(tasks={"few": {"task": "reviews", "train_rows": 20}, "reviews": None})
     assert [task.task.name for task in made.tasks] == ["reviews", "reviews"]

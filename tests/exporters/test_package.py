@@ -355,3 +355,13 @@ def test_packaging_imports_no_torch(sources, tmp_path):
     assert tree["tasks"]["sst2"] <= 1e-5
     assert set(tree["files"]) == listing(tmp_path / "x")
     assert tree["sha256"] is None
+
+
+def test_two_folders_that_macos_and_windows_take_for_one_are_not_packaged(exported, tmp_path):
+    for name, task in (("Mood", ()), ("mood", ("other",))):
+        shutil.copytree(exported("bert", "int8", *task).folder, tmp_path / "all" / name)
+    with pytest.raises(
+        ExportError, match=r"could not be unpacked: `Mood/.*` and `mood/.*` are one"
+    ):
+        write_package(PackageRequest(tmp_path / "all", tmp_path / "out.zip", Target.ORT))
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]

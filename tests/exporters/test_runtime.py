@@ -79,7 +79,7 @@ def test_a_folder_of_several_asks_which(several):
     with pytest.raises(ConfigError, match="several tasks are here") as caught:
         session.predict(["good"])
     assert caught.value.hint == "name one as `task`: other, sst2"
-    with pytest.raises(ConfigError, match="no task `third` here"):
+    with pytest.raises(ConfigError, match="no task `third` is here"):
         session.predict(["good"], task="third")
     both = [session.predict(["good"], task=task)[0].scores for task in session.tasks]
     assert both[0] != both[1]
