@@ -59,7 +59,7 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory, tiny_models, tiny_artifact, sentiment) -> dict[str, Path]:
-    """Architecture -> artifact with 8-bit rows; `grouped`: a BERT with 4-bit groups.
+    """Architecture -> artifact with 8-bit rows, learned when it is asked for; `grouped`: a BERT with 4-bit groups.
 
     The narrow margin lets the masks remove about a weight in ten, so that a zero at the wrong place
     shows. The BERT holds a second task, `other`.
@@ -68,22 +68,18 @@ def artifacts(tmp_path_factory, tiny_models, tiny_artifact, sentiment) -> dict[s
     from maskpack.tasks import find_task
 
     root = tmp_path_factory.mktemp("artifacts")
-    found = {"grouped": tiny_artifact}
     options = {"steps": 12, "batch_size": 16, "max_length": 16, "precision": "fp32", "margin": 0.5}
-    for kind, model in tiny_models.items():
-        found[kind] = root / kind
-        for name, seed in (("sst2", 0), ("other", 1))[: 2 if kind == "bert" else 1]:
-            fit_task(
-                FitRequest(
-                    str(model),
-                    find_task("sst2"),
-                    found[kind],
-                    FitConfig(bits=8, seed=seed, **options),
-                    data=sentiment,
-                    name=name,
-                )
-            )
-    return found
+
+    class Learned(dict):
+        def __missing__(self, kind: str) -> Path:
+            model, task = str(tiny_models[kind]), find_task("sst2")
+            for name, seed in (("sst2", 0), ("other", 1))[: 2 if kind == "bert" else 1]:
+                config = FitConfig(bits=8, seed=seed, **options)
+                fit_task(FitRequest(model, task, root / kind, config, data=sentiment, name=name))
+            self[kind] = root / kind
+            return self[kind]
+
+    return Learned(grouped=tiny_artifact)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
 from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.options import Compute, SharedRequest
+
+ROW_KINDS = (
+    *("bert", "albert"),
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("roberta", "electra", "distilbert")),
+)
+"""Artifacts with a scale a row. Of the slow ones test_export_families.py has a graph among the others."""
+
+KINDS = (*ROW_KINDS, "grouped")
 
 
 def shared_request(artifact, out, compute="int8", tasks=(), **options):

@@ -129,6 +129,7 @@ def test_nothing_is_left_behind(exported, tmp_path, monkeypatch):
     assert list(tmp_path.glob("maskpack*")) == []
 
 
+@pytest.mark.slow
 def test_a_float32_graph_may_be_the_reference(exported, tmp_path):
     from maskpack.exporters.bench.reference import masked_graph
 
@@ -141,6 +142,7 @@ def test_a_float32_graph_may_be_the_reference(exported, tmp_path):
     assert result.variants[3].error.relative < 0.3
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_folder_may_be_the_reference(exported, tmp_path, artifacts):
     from maskpack.exporters.hf import write_hf
 

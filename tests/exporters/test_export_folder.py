@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import transformers
+from export_kit import ROW_KINDS
 from onnx_ir.passes import PassError
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
@@ -33,7 +34,7 @@ LABELS = {"0": "negative", "1": "positive"}
 TEXTS = ["the film was good", "awful food", "we"]
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ROW_KINDS)
 def test_the_folder_holds_graph_configuration_tokenizer_and_report(exported, kind):
     one = exported(kind, "int8")
     names = {path.name for path in one.folder.iterdir()}
@@ -50,7 +51,7 @@ def test_the_report_in_the_folder_is_the_one_that_was_returned(exported):
     assert Report.from_json((one.folder / "maskpack_report.json").read_text()) == one.report
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("kind", ROW_KINDS)
 def test_optimum_loads_the_folder_and_gives_the_same_logits(exported, kind):
     one = exported(kind, "int8")
     with warnings.catch_warnings():

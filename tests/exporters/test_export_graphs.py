@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from export_kit import KINDS, ROW_KINDS
 
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx, make_session, ort_predict
 from maskpack.exporters.graph.builder import GraphBuilder
@@ -15,13 +16,12 @@ from maskpack.exporters.options import Compute
 from maskpack.tasks.batches import torch_predict
 from maskpack.tasks.context import ModelContext, restore_task
 
-KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 COMPUTES = ("int8", "fp32")
 # Activations that masked linears read: four a layer, and the pooler's or the projection's.
 DISTINCT_INPUTS = {"bert": 9, "roberta": 8, "electra": 9, "distilbert": 8, "albert": 10}
 
-every_kind = pytest.mark.parametrize("kind", [*KINDS, "grouped"])
-every_row_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_row_kind = pytest.mark.parametrize("kind", ROW_KINDS)
 every_compute = pytest.mark.parametrize("compute", COMPUTES)
 
 

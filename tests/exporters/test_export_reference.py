@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
+from export_kit import KINDS
 
 from maskpack.exporters import Compute, Tolerance, make_session, ort_predict
 from maskpack.exporters.bench import reference as twin_module
@@ -20,7 +21,6 @@ from maskpack.formats import ExportError
 from maskpack.tasks.batches import torch_predict
 from maskpack.tasks.context import ModelContext, restore_task
 
-KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
 COMPUTES = ("fp32", "int8")
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from export_kit import ROW_KINDS
 from onnx import numpy_helper
 
 from maskpack.exporters import make_session, ort_predict
@@ -17,15 +18,13 @@ from maskpack.models.families import family_of
 from maskpack.tasks.batches import torch_predict
 from maskpack.tasks.context import restore_task
 
-KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
-
 
 def names_of(config):
     """Names of the inputs of the architecture that a configuration names."""
     return input_names(family_of(config["model_type"]), config)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROW_KINDS)
 def test_every_weight_matrix_keeps_its_name_and_its_values(traced, artifacts, kind):
     found = {t.name: numpy_helper.to_array(t) for t in traced(kind).graph.initializer}
     parameters = dict(restore_task(open_artifact(artifacts[kind]), "sst2").named_parameters())
@@ -35,7 +34,7 @@ def test_every_weight_matrix_keeps_its_name_and_its_values(traced, artifacts, ki
         np.testing.assert_array_equal(found[f"{PREFIX}{name}"], value.detach().numpy())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROW_KINDS)
 def test_a_traced_graph_equals_torch_on_a_shape_it_was_not_traced_with(
     traced, artifacts, tokens, kind
 ):

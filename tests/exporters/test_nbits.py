@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from export_kit import shared_request
+from export_kit import KINDS, shared_request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,7 +89,7 @@ def test_blocks_stand_for_the_weights(bits, inputs, group):
     np.testing.assert_array_equal(weight, one.dequantize().T)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert", "albert", "grouped"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", ["folded", "shared"])
 def test_a_graph_is_near_torch_and_removes_what_the_mask_does(exported, shared, kind, layout):
     if layout == "folded":

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from export_kit import ROW_KINDS
 
 from maskpack.formats import ConfigError, ExportError
 from maskpack.models.load import load_tokenizer
@@ -19,7 +20,6 @@ from maskpack.runtime import Prediction, Session
 from maskpack.runtime.task import TaskConfig
 from maskpack.tasks.context import restore_task
 
-KINDS = ("bert", "roberta", "electra", "distilbert", "albert")
 TEXTS = ["the good film", "bad", "", "we were very happy and the food was great " * 3, "nice bad"]
 
 
@@ -44,7 +44,7 @@ def torch_shares(one, texts):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROW_KINDS)
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_answers_are_those_of_the_masked_torch_model(exported, kind, batch_size):
     one = exported(kind, "fp32")

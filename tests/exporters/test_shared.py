@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from export_kit import shared_request
+from export_kit import KINDS, shared_request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,6 @@ from maskpack.formats.algebra import rename_task
 from maskpack.runtime import Session
 from maskpack.tasks import find_task
 
-KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
 COMPUTES = ("fp32", "int8")
 
 

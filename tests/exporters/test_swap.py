@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from export_kit import shared_request
+from export_kit import KINDS, shared_request
 from safetensors.numpy import load_file
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
@@ -23,7 +23,6 @@ from maskpack.runtime.task import TaskConfig
 from maskpack.tasks import find_task
 
 WORDS = ("good", "bad", "word1", "fine", "film")
-KINDS = ("bert", "roberta", "electra", "distilbert", "albert", "grouped")
 COMPUTES = ("fp32", "int8")
 
 
