@@ -28,7 +28,7 @@ from maskpack.models.families import Family
 PREFIX = "model."
 """What the tracer puts before every parameter name."""
 
-_MEANING = {"id2label", "label2id", "problem_type"}  # of outputs, which no graph computes
+_NOT_COMPUTED = {"id2label", "label2id", "problem_type", "_name_or_path"}
 _KEPT = 16
 _graphs: dict[str, bytes] = {}  # what `_kind_of` says -> a graph without values, the newest last
 
@@ -93,7 +93,7 @@ def _without(values: Mapping[str, Tensor], model: ir.Model) -> bytes:
 def _kind_of(model: Any) -> str:
     """What a graph depends on beside the values of parameters: modules, sizes and options."""
     options = model.config.to_dict().items()
-    return f"{model!r} {sorted(one for one in options if one[0] not in _MEANING)}"
+    return f"{model!r} {sorted(one for one in options if one[0] not in _NOT_COMPUTED)}"
 
 
 def _trace(model: Any, family: Family) -> ir.Model:

@@ -5,28 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
+import forked
 import pytest
 import yaml
 from hub_stub import Repo, serving
-from outcome import Outcome
 
 from maskpack.formats import check_artifact, open_artifact, remove_task
 from maskpack.formats.writer import add_task
 
 REPO = "someone/two-tasks"
 REMOVED = ("HF_HUB_OFFLINE", "HF_TOKEN", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
-
-
-SMALL_CHUNKS = """
-from maskpack.cli.app import main
-from huggingface_hub import constants
-constants.DOWNLOAD_CHUNK_SIZE = {}  # the library keeps whole chunks: 10 MB are more than a tiny model has
-main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +45,7 @@ def compress(hub, tmp_path):
         env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
         env |= {"HF_HUB_DISABLE_XET": "1", "no_proxy": "127.0.0.1", **variables}
         env |= {"HF_TOKEN": token} if token else {}
-        start = [sys.executable, "-c", SMALL_CHUNKS.format(512)]
-        done = subprocess.run(
-            [*start, *map(str, args)],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        return Outcome.of(done)
+        return forked.compress(args, tmp_path, env)
 
     return call
 

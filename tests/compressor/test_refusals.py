@@ -161,17 +161,10 @@ def test_a_fit_that_diverges_writes_nothing(first, request_for, snapshot, tiny_a
     assert snapshot(tmp_path) == before
 
 
-def test_a_disk_that_refuses_leaves_no_half_written_artifact(request_for, tmp_path):
-    """No file may grow past 8 KiB, which the backbone does."""
-    resource = pytest.importorskip("resource")
+def test_a_disk_that_refuses_leaves_no_half_written_artifact(request_for, tmp_path, full_disk):
     run = fit.prepare(request_for())
     trained = fit.learn(run, on_progress=lambda _: None)
     entry, _ = fit.measure(run, trained)
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, usual[1]))
-    try:
-        with pytest.raises(ArtifactError, match="File too large"):
-            fit.write(run, entry, trained.patch)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    with full_disk(), pytest.raises(ArtifactError, match="File too large"):
+        fit.write(run, entry, trained.patch)
     assert list(tmp_path.iterdir()) == []

@@ -10,18 +10,19 @@ from maskpack.formats import DataError
 from maskpack.tasks.data.splits import load_data, load_dev
 from maskpack.tasks.task import Kind, find_task
 
-datasets = pytest.importorskip("datasets")
-
 OWN = find_task("mine", text_field="text", label_field="label")
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+def datasets(tmp_path_factory, monkeypatch):
+    """The package, imported by the first test that runs here."""
+    package = pytest.importorskip("datasets")
+    monkeypatch.setattr(package.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    return package
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, datasets):
     """A function: splits as a folder that `datasets` loads, and its place as `--data` has it."""
     features = datasets.Features(
         {
@@ -68,7 +69,7 @@ def test_a_data_set_of_one_split_has_rows_held_out(hub):
     assert load_dev(OWN, data.labels, data=place).sha256() == data.dev.sha256()
 
 
-def test_lists_of_classes_are_several_labels_a_row(hub):
+def test_lists_of_classes_are_several_labels_a_row(hub, datasets):
     names = datasets.ClassLabel(names=["red", "blue"])
     kinds = {"text": datasets.Value("string"), "label": datasets.Sequence(names)}
     columns = {"text": ["one", "two"], "label": [[1, 0], []]}
