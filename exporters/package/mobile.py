@@ -7,12 +7,12 @@ hash map with a random seed, so two runs over one graph give other bytes, and no
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from maskpack.exporters.session import quiet
 from maskpack.formats import ExportError
+from maskpack.formats.files import scratch_folder
 from maskpack.runtime.graph import first_line
 
 
@@ -27,7 +27,7 @@ def convert(graph: Path) -> bytes:
         convert_onnx_models_to_ort,
     )
 
-    with tempfile.TemporaryDirectory() as home, quiet():
+    with scratch_folder() as home, quiet():
         try:
             convert_onnx_models_to_ort(
                 graph,
@@ -50,7 +50,7 @@ def required_operators(graphs: Sequence[Path]) -> bytes:
         create_config_from_models,
     )
 
-    with tempfile.TemporaryDirectory() as home, quiet():
+    with scratch_folder() as home, quiet():
         made = Path(home) / "config"
         create_config_from_models(graphs, made, enable_type_reduction=False)
         lines = made.read_text(encoding="utf-8").splitlines()
