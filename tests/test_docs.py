@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -52,6 +52,8 @@ def test_ci_runs_every_guard():
         "ruff format --check",
         "mypy",
         "lint-imports",
+        "make_cli.py --check",
+        "make_api.py --check",
         "-m build",
         "twine check --strict",
         "$tests",
@@ -61,16 +63,12 @@ def test_ci_runs_every_guard():
     assert "set -euo pipefail" in script
 
 
-@pytest.mark.parametrize("script", ["make_cli.py", "make_api.py"])
-def test_a_page_that_a_script_makes_is_up_to_date(script):
-    done = subprocess.run(
-        [sys.executable, f"docs/{script}", "--check"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("script", ["make_cli", "make_api"])
+def test_a_page_that_a_script_makes_is_up_to_date(script, monkeypatch):
+    """`python docs/make_cli.py --check` says so too; `.ci/run` calls it."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    made = importlib.import_module(script)
+    assert made.TARGET.read_text(encoding="utf-8") == made.render()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
