@@ -141,7 +141,10 @@ def test_two_processes_share_one_file(plan, work, environment):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "nope"], "error: the plan: no method `nope`\nhint: methods: dense, mask bits=8"),
+        (
+            ["--only", "nope"],
+            "error: the plan: no method `nope`\nhint: methods: dense, mask bits=8",
+        ),
         (["--seed", "9"], "error: seed 9 is not in the plan"),
     ],
 )
