@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,12 @@ def absent_modules() -> set[str]:
         for module, owners in packages_distributions().items()
         if not base & {canonicalize_name(owner) for owner in owners}
     }
+
+
+def test_all_brings_every_extra_but_two():
+    extras = PROJECT["project"]["optional-dependencies"]
+    (line,) = extras["all"]
+    assert set(re.findall(r"\w+", line)) - {"maskpack"} == extras.keys() - {"all", "dev", "optimum"}
 
 
 def test_the_base_is_small():
