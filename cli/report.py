@@ -77,7 +77,7 @@ def report(
     if out.suffix.lower() not in _PAGES:
         raise ConfigError(f"`{out}` is no name of a page", "give one like `-o report.html`")
     if png is not None:
-        from maskpack.report.picture import check_installed  # noqa: PLC0415 - keeps --help fast
+        from maskpack.report.figures import check_installed  # noqa: PLC0415 - keeps --help fast
 
         check_installed()
     if not out.parent.is_dir():  # tasks are evaluated for minutes before the page is written

@@ -56,7 +56,7 @@ def sweep(
     from maskpack.compressor.sweep.plan import choose  # noqa: PLC0415
 
     if plots is not None:
-        from maskpack.report.picture import check_installed  # noqa: PLC0415
+        from maskpack.report.figures import check_installed  # noqa: PLC0415
 
         check_installed()
     plan = read_plan(file, out=out)

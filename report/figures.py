@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maskpack.compressor.sweep.table import Cell, Table, TableRow
+from maskpack.formats.extras import check_package
 from maskpack.report.charts import Chart, Level, Line, Value, chart
 from maskpack.report.view import TaskView
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 _MEAN = "mean over tasks"
 _SIZES = frozenset({"sparsity", "target_bpp", "target_bytes"})
 _APART = 1.3  # room that series share round a width, so that their error bars stand side by side
+
+
+def check_installed() -> None:
+    """Refuse a picture before the first run where it would fail after the last.
+
+    Raises:
+        MissingPackageError: a package of the extra `plots` is missing.
+    """
+    for module in ("resvg_py", "ttf_opensans"):
+        check_package(module, "a picture")
 
 
 @dataclass(frozen=True)

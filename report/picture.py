@@ -16,10 +16,9 @@ from markupsafe import Markup
 from maskpack.compressor.sweep.plan import slug
 from maskpack.compressor.sweep.table import Table
 from maskpack.formats import ConfigError
-from maskpack.formats.extras import check_package
 from maskpack.formats.writer import write_bytes
 from maskpack.report.charts import HEIGHT, WIDTH
-from maskpack.report.figures import Figure, curve_charts, sweep_figures
+from maskpack.report.figures import Figure, check_installed, curve_charts, sweep_figures
 from maskpack.report.page import render
 from maskpack.report.view import HeatMap, TaskView
 
@@ -32,16 +31,6 @@ _LETTER = 6.4  # width in units: more than the mean of the font at 11 px
 _HOLLOW = "has a collapsed seed"
 _PROPERTY = re.compile(r"--([\w-]+): ([^;]+);")
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def check_installed() -> None:
-    """Refuse before the first run what would fail after the last.
-
-    Raises:
-        MissingPackageError: a package of the extra `plots` is missing.
-    """
-    for module in ("resvg_py", "ttf_opensans"):
-        check_package(module, "a picture")
 
 
 def draw(

@@ -16,7 +16,7 @@ from maskpack.cli import app, hints, predict, render
 from maskpack.compressor import estimate
 from maskpack.compressor.quantization.calibration import calibration_texts
 from maskpack.compressor.sweep import log
-from maskpack.exporters.bench import result
+from maskpack.exporters.bench import memory, result
 from maskpack.exporters.bench.child import read_lines
 from maskpack.exporters.bench.result import Cell
 from maskpack.exporters.report import spell_out
@@ -51,12 +51,12 @@ def test_a_machine_is_described_without_what_only_linux_tells(monkeypatch, tmp_p
     on(monkeypatch, result, "win32")
     monkeypatch.delattr(os, "sched_getaffinity")
     for name in ("_STATUS", "_FORGET"):
-        monkeypatch.setattr(result, name, tmp_path / "none" / name)
+        monkeypatch.setattr(memory, name, tmp_path / "none" / name)
     machine = result.this_machine(None)
     assert machine.cores == os.cpu_count()
     assert machine.load == (None, None)
-    assert (result.memory_now(), result.peak_memory()) == (None, None)
-    result.forget_peak()
+    assert (memory.memory_now(), memory.peak_memory()) == (None, None)
+    memory.forget_peak()
 
 
 def test_freed_memory_is_given_back_where_the_system_can(monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _FORGET = Path("/proc/self/clear_refs")
-_FORGET_PEAK = "5"  # what Linux reads as: let the peak be what is held now
+_FORGET_PEAK = b"5"  # what Linux reads as: let the peak be what is held now
 _MIB = 1024.0
 
 
@@ -57,7 +57,7 @@ def peak_memory() -> float | None:
 def forget_peak() -> None:
     """Let the peak begin at what is held now, where the system can; elsewhere the old one stays."""
     try:
-        _FORGET.write_text(_FORGET_PEAK, encoding="ascii")
+        _FORGET.write_bytes(_FORGET_PEAK)
     except OSError:
         return
 

@@ -85,7 +85,7 @@ def test_every_reader_of_names_refuses_before_it_loads(exported):
     for ask in (
         lambda: Session(one.folder, providers=["nowhere"]),
         lambda: make_session(one.graph, providers=["nowhere"]),
-        lambda: BenchRequest(one.folder, providers=("nowhere",)),
+        lambda: bench(BenchRequest(one.folder, providers=("nowhere",))),
     ):
         with pytest.raises(ConfigError, match="no execution provider `nowhere`"):
             ask()
