@@ -7,7 +7,7 @@ safetensors does not promise an order between several entries, and the same inpu
 same bytes.
 
 A file is read as views of its bytes: nothing is copied, so a mapped file stays on disk. The library's own
-reader copies every tensor. The rules checked here are the format's: a header of JSON that fits, no key
+reader copies every tensor (`benchmarks/by_hand.py`). The rules checked here are the format's: a header of JSON that fits, no key
 twice, tensors that lie side by side without holes and have the bytes that dtype and shape ask for.
 `tests/formats/test_tensorfile.py` compares every verdict with the library's.
 """
