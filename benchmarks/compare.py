@@ -37,7 +37,8 @@ from maskpack.exporters.session import (
     token_feeds,
 )
 from maskpack.formats import open_artifact, pack_task
-from maskpack.models.load import load_tokenizer, resolve
+from maskpack.models.load import load_tokenizer
+from maskpack.models.locate import resolve
 from maskpack.runtime.graph import task_run
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
 from maskpack.tasks import find_task, load_data

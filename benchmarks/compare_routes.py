@@ -61,7 +61,7 @@ TRAINING = (
     Training(
         "artifact/tasks/{unit}.safetensors", _FIT + " --teacher twins/{unit} -o artifact --quiet"
     ),
-    Training("untaught/tasks/{unit}.safetensors", _FIT + " -o untaught --quiet"),
+    Training("untaught/tasks/{unit}.safetensors", _FIT + " --teacher none -o untaught --quiet"),
 )
 
 

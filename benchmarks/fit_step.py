@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -42,7 +43,8 @@ def build(method: str, model_name: str):
     from maskpack.compressor.quantization.backbone import prepare_backbone
     from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
     from maskpack.compressor.training.loss import HiddenStateTeacher, TaskLoss
-    from maskpack.compressor.training.train import FlooredAdam, Plan, take_step
+    from maskpack.compressor.training.step import StepRunner
+    from maskpack.compressor.training.train import FlooredAdam, Plan
     from maskpack.formats.schema import CONFIG
     from maskpack.models.build import build_classifier, parameter_shapes
     from maskpack.models.load import load_classifier, load_pretrained
@@ -86,11 +88,20 @@ def build(method: str, model_name: str):
     model.train()
     rows, count = np.arange(BATCH), [0]
 
+    class Loss:
+        """The labels' loss, with the teacher's states where there is one."""
+
+        def __init__(self) -> None:
+            self.state_teacher = state_teacher
+
+        def __call__(self, logits, rows):
+            return task_loss(logits, rows)
+
     def step(feeds):
         noise.on_step_begin(count[0])
         count[0] += 1
-        loss_of = lambda logits: task_loss(logits, rows)  # noqa: E731
-        return take_step(model, optimizer, feeds, loss_of, placement, state_teacher=state_teacher)
+        rows_as_given = SimpleNamespace(feeds=lambda _: feeds)
+        return StepRunner(model, optimizer, rows_as_given, Loss(), placement).take(rows)[0]
 
     return step
 

@@ -60,6 +60,8 @@ def export_all(artifacts: list[Path], root: Path) -> list[Path]:
         for compute in Compute:
             if compute is Compute.NBITS and bits == 8:
                 continue  # old releases have kernels for blocks of 4 bits only
+            if compute is Compute.FP16:
+                continue  # its graphs are for GPUs, and share no weights
             tolerance = Tolerance.of(compute)
             out = root / f"{artifact.name}-shared-{compute}"
             if not out.exists():

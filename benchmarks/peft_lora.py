@@ -12,7 +12,7 @@ import argparse
 import math
 from pathlib import Path
 
-from maskpack.models.load import resolve
+from maskpack.models.locate import resolve
 from maskpack.tasks import find_task, load_data
 
 

@@ -43,7 +43,7 @@ def run_one(method: str, args: argparse.Namespace, seed: int, keep: Path | None)
     watch = watcher(f"{args.task} {method} seed {seed}")
     if method.startswith("mask"):
         out = (keep or Path(tempfile.mkdtemp())) / f"{method}-{seed}"
-        config = FitConfig(bits=int(method[4:]), **budget, **dict(args.option))
+        config = FitConfig(bits=int(method[4:]), teacher="none", **budget, **dict(args.option))
         request = FitRequest(args.model, task, out, config, data=args.data)
         return fit_task(request, on_progress=watch).to_json()
     config = BaselineConfig(method=method, **budget)

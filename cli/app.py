@@ -9,8 +9,9 @@ import os
 import sys
 from typing import Annotated
 
-# ONNX Runtime, transformers and tokenizers read these when they are first imported.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# ONNX Runtime, transformers and tokenizers read these when they are first imported. No command forks after it
+# cut texts, so that the tokenizer may use threads.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -22,14 +23,18 @@ import typer
 from typer import Option
 
 from maskpack.cli import (
+    adopt,
     artifact,
     baseline,
     bench,
     demo,
+    doctor,
+    evaluate,
     export,
     fit,
     predict,
     publish,
+    refit,
     render,
     report,
     sweep,
@@ -53,11 +58,15 @@ app = typer.Typer(
 )
 app.command("quantize")(baseline.quantize)
 app.command("fit")(fit.fit)
+app.command("adopt")(adopt.adopt)
+app.command("refit")(refit.refit)
 app.command("baseline")(baseline.baseline)
-app.command("sweep")(sweep.sweep)
-app.command("eval")(artifact.evaluate)
+app.command("sweep", cls=sweep.SweepCommand)(sweep.sweep)
+app.command("eval")(evaluate.evaluate)
 app.command("inspect")(artifact.inspect)
 app.command("check")(artifact.check)
+app.command("doctor")(doctor.doctor)
+app.command("env")(doctor.env)
 app.command("tasks")(artifact.tasks)
 app.command("pack")(artifact.pack)
 app.command("unpack")(artifact.unpack)
@@ -127,7 +136,8 @@ def main() -> None:
         with needed_for(f"`compress {command}`"):
             app()
     except MaskpackError as problem:
-        render.error(str(problem), in_commands(problem.advice))
+        if render.speaks() or not problem.known_to_all:
+            render.error(str(problem), in_commands(problem.advice))
         sys.exit(EXIT_ERROR)
     except SystemExit as leaving:
         if leaving.code != _CLICK_INTERRUPTED:

@@ -12,10 +12,14 @@ from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.fit import show_run
 from maskpack.cli.hints import PathKind, path_kind
+from maskpack.cli.sources import ArtifactSource
+from maskpack.cli.task_data import only_task
 from maskpack.formats import (
     Artifact,
     ArtifactError,
+    ConfigError,
     MaskCount,
     TaskEntry,
     check_artifact,
@@ -29,58 +33,39 @@ from maskpack.formats import (
     unpack_task,
 )
 from maskpack.formats.schema import BACKBONE, CONFIG
-from maskpack.formats.writer import check_free, write_bytes
+from maskpack.formats.writer import check_free, check_writable, write_bytes
 from maskpack.models.families import FAMILIES
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.types import type_of
 
 if TYPE_CHECKING:
-    from maskpack.tasks.evaluation.evaluate import Assessment
+    pass
 
 
-def evaluate(
-    artifact: opt.ArtifactPath, task: opt.TaskName, data: opt.Data = None, json: opt.Json = False
+def inspect(
+    artifact: ArtifactSource,
+    config: Annotated[
+        bool, Option("--config", help="Print the run that made a task, as `fit --config` reads it.")
+    ] = False,
+    task: Annotated[
+        str | None, Option("--task", "-t", help="Task of --config. [the only one]")
+    ] = None,
+    json: opt.Json = False,
 ) -> None:
-    """Evaluate a task of an artifact in torch on its evaluation split, in total and for each label.
+    """Print what an artifact holds: bytes of each part, tasks, sparsity of each layer.
 
-    Of a file from which the task was learned, the rows that were held out are evaluated.
+    A run is repeated from the artifact alone, but for the data, which you give:
 
-    Example: compress eval artifact -t tickets --data tickets.csv
+    Example: compress inspect artifact --config -t tickets > run.yaml
+
+    Example: compress fit --config run.yaml --data tickets.csv -o again
     """
-    from maskpack.tasks.evaluation.evaluate import assess  # noqa: PLC0415 - imports torch
-
-    result = assess(open_artifact(artifact), task, data=data)
-    if json:
-        render.data(result.to_json())
-        return
-    columns = {"value": result.scores, "same answer always": result.majority}
-    columns["when learned"] = result.recorded
-    if result.original:
-        columns["original model"] = result.original
-    rows = [
-        (name, *(f"{each.get(name, 0):.4f}" for each in columns.values())) for name in result.scores
-    ]
-    render.table(f"{task}: {result.rows} evaluation rows", ("metric", *columns), rows)
-    if result.classes:
-        render.table("", ("label", "precision", "recall", "f1", "rows", "given"), _by_class(result))
-    if not result.same_data:
-        render.words("note: these are not the rows that the task was scored on when learned")
-
-
-def _by_class(result: Assessment) -> list[tuple[str, ...]]:
-    return [
-        (
-            one.label,
-            *(f"{value:.4f}" for value in (one.precision, one.recall, one.f1)),
-            *map(str, (one.rows, one.given)),
-        )
-        for one in result.classes
-    ]
-
-
-def inspect(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
-    """Print what an artifact holds: bytes of each part, tasks, sparsity of each layer."""
     opened = open_artifact(artifact)
+    if config:
+        show_run(opened, only_task(opened, task), json=json)
+        return
+    if task is not None:
+        raise ConfigError("`--task` is for `--config`; all tasks are shown")
     if json:
         render.data(codec.dumps(_describe(opened), indent=2, sort_keys=True))
         return
@@ -107,7 +92,7 @@ def inspect(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
         render.table(f"{name}: zeros of each layer", ("layer", "zeros", "share"), layers)
 
 
-def check(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
+def check(artifact: ArtifactSource, json: opt.Json = False) -> None:
     """Validate an artifact: digests, headers, shapes, counts. Exit 1 if anything is wrong."""
     findings = check_artifact(artifact)
     if not findings:
@@ -211,8 +196,8 @@ Replace = Annotated[bool, Option("--replace", help="Replace what is there.")]
 
 
 def pack(
-    artifact: opt.ArtifactPath,
-    task: opt.TaskName,
+    artifact: ArtifactSource,
+    task: opt.OnlyTask = None,
     out: Annotated[Path | None, Option("--out", "-o", help="File to write. [TASK.patch]")] = None,
     replace: Replace = False,
     json: opt.Json = False,
@@ -222,13 +207,14 @@ def pack(
     A device with the backbone needs no other file. Example: compress pack artifact -t reviews
     """
     opened = open_artifact(artifact)
-    opened.entry(task)
-    path = Path(f"{task}.patch") if out is None else out
+    name = only_task(opened, task)
+    path = Path(f"{name}.patch") if out is None else out
     if not replace:
         check_free(path)
-    data = pack_task(opened, task)
+    check_writable(path)
+    data = pack_task(opened, name)
     write_bytes(path, data)
-    stored = opened.size(opened.entry(task).file)
+    stored = opened.size(opened.entry(name).file)
     if json:
         render.data(codec.dumps({"file": str(path), "bytes": len(data), "stored_bytes": stored}))
     else:
@@ -267,12 +253,14 @@ def remove(artifact: opt.ArtifactPath, task: opt.TaskName, json: opt.Json = Fals
 
 def rename(
     artifact: opt.ArtifactPath,
-    task: opt.TaskName,
+    task: opt.OnlyTask = None,
+    *,
     name: Annotated[str, Option(help="What to call it from now on.")],
     json: opt.Json = False,
 ) -> None:
     """Rename a task of an artifact."""
-    _say_tasks(rename_task(artifact, task, name, describe=card_facts), json=json)
+    old = only_task(open_artifact(artifact), task)
+    _say_tasks(rename_task(artifact, old, name, describe=card_facts), json=json)
 
 
 def merge(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> None:
@@ -312,7 +300,7 @@ def diff(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> No
         raise typer.Exit(1)
 
 
-def overlap(artifact: opt.ArtifactPath, json: opt.Json = False) -> None:
+def overlap(artifact: ArtifactSource, json: opt.Json = False) -> None:
     """Show how many weights the tasks of an artifact remove in common."""
     compared = overlaps(open_artifact(artifact))
     if json:

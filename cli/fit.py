@@ -10,24 +10,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.effects import show_effects
+from maskpack.cli.exportable import SkipExportCheck, check_export
 from maskpack.cli.hints import shell_word
+from maskpack.cli.logs import logged, trackers_of
+from maskpack.cli.sources import started_from
+from maskpack.cli.task_data import find_named_task
 from maskpack.compressor.config import FitConfig
-from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.options import CacheOptions, TaskOptions
 
 if TYPE_CHECKING:
     from maskpack.compressor.estimate import Estimate
-    from maskpack.compressor.fit import PreparedRun
+    from maskpack.compressor.prepare import PreparedRun
     from maskpack.compressor.types import FitRequest, RunResult
+    from maskpack.formats import Artifact
 
 
 @opt.with_options
 def fit(
     ctx: typer.Context,
-    model: opt.Model,
+    model: Annotated[
+        str,
+        Argument(
+            help="Folder, hub id, or the alias `demo` of the pretrained model; or hub:OWNER/NAME of an artifact, "
+            "which is copied to --out and gets the task."
+        ),
+    ],
     task: opt.OwnTaskName = None,
     out: Annotated[
         Path,
@@ -40,12 +52,18 @@ def fit(
     ] = Path("artifact"),
     data: opt.Data = None,
     eval_data: opt.EvalData = None,
+    texts: opt.Texts = None,
     *,
     columns: TaskOptions,
+    rows: CacheOptions,
     name: Annotated[
         str | None, Option(help="Name of the task in the artifact. [the task's own]")
     ] = None,
     chosen: opt.Replayed[FitConfig],
+    start: Annotated[
+        str | None,
+        Option("--from", help="Go on from the mask and head of this task of the same artifact."),
+    ] = None,
     replace: Annotated[
         bool, Option("--replace", help="Learn a task again that is already there.")
     ] = False,
@@ -53,14 +71,30 @@ def fit(
         bool, Option("--resume", help="Go on from the checkpoint of a stopped run.")
     ] = False,
     revision: opt.Revision = None,
+    resize_embeddings: opt.ResizeEmbeddings = False,
     dry_run: Annotated[
         bool,
         Option(
             "--dry-run", help="Load everything, measure a few steps, estimate the run, and stop."
         ),
     ] = False,
+    device: opt.Device = None,
+    processes: Annotated[
+        int,
+        Option(
+            help="Processes on this machine that share the rows of each step: one a GPU, or one a few cores."
+        ),
+    ] = 1,
+    skip_export_check: SkipExportCheck = False,
+    log_to: Annotated[
+        str | None,
+        Option(
+            help="Trackers with commas: tensorboard, wandb, mlflow; offline unless their own settings say otherwise."
+        ),
+    ] = None,
     log_dir: Annotated[
-        Path | None, Option(help="Write events for TensorBoard into this folder.")
+        Path | None,
+        Option(help="Folder for trackers; alone it is for TensorBoard. [logs, with --log-to]"),
     ] = None,
     log: Annotated[Path | None, Option(help="Append a line of JSON a step to this file.")] = None,
     json: opt.Json = False,
@@ -82,15 +116,22 @@ def fit(
     Example: compress fit --config run.yaml --seed 1 -o other
 
     Own data: compress fit demo --data tickets.csv --text-field body --label-field queue
+
+    Several machines or GPUs: torchrun --nproc-per-node 8 -m maskpack.cli fit demo --task reviews
     """
     began = time.perf_counter(), time.process_time()
-    render.check_tensorboard(log_dir)
-    from maskpack.compressor.fit import fit_task  # noqa: PLC0415 - imports torch
+    trackers = trackers_of(log_to, log_dir)
+    if trackers:
+        from maskpack.compressor.training.trackers import check_trackers  # noqa: PLC0415 - rare
+
+        check_trackers(trackers)
+    from maskpack.compressor.launch import check_processes, fit_in_processes  # noqa: PLC0415 - torch
     from maskpack.compressor.types import FitRequest  # noqa: PLC0415
 
+    model, revision, out = started_from(ctx, model, revision, out, dry_run=dry_run)
     request = FitRequest(
         model=model,
-        task=opt.find_named_task(task, data, columns, quiet=quiet),
+        task=find_named_task(task, data, columns, quiet=quiet),
         out=out,
         config=chosen,
         data=data,
@@ -100,15 +141,29 @@ def fit(
         resume=resume,
         bits_given=any(ctx.params[each] is not None for each in ("bits", "config")),
         revision=revision,
+        texts=texts,
+        start=None if start is None else (out, start),
+        resize_embeddings=resize_embeddings,
+        device=device,
+        cache=rows.cache,
     )
+    check_processes(processes)
+    check_export(model, revision, skip=skip_export_check)
     if dry_run:
         show_dry_run(request, began=began, json=json)
         return
     with (
         render.progress(request.stored_name, quiet=quiet) as shown,
-        render.logged(shown, request.stored_name, log_dir, log) as on_progress,
+        logged(
+            shown,
+            request.stored_name,
+            trackers=trackers,
+            folder=log_dir,
+            file=log,
+            options={"model": model, **chosen.record()},
+        ) as on_progress,
     ):
-        result = fit_task(request, on_progress=on_progress)
+        result = fit_in_processes(request, processes, on_progress=on_progress)
     show_result(result, json=json)
     if not quiet:
         show_next(out, request.stored_name, eval_data or data)
@@ -149,7 +204,8 @@ def _plan(run: PreparedRun) -> Mapping[str, Any]:
         "evaluation rows": len(run.data.dev),
         "labels": ", ".join(run.data.labels) or "a number",
         "steps": run.plan.steps,
-        "arithmetic": "bf16" if run.placement.bf16 else "fp32",
+        "device": run.placement.device,
+        "arithmetic": run.placement.precision,
         "out": str(run.request.out),
     }
 
@@ -188,7 +244,7 @@ def duration(seconds: float) -> str:
 
 
 _ADVICE = (
-    "try more `--epochs`, a larger `--head-lr`, `--teacher twin`, or a larger `--margin`; "
+    "try more `--epochs`, a larger `--head-lr`, or a larger `--margin`; "
     "with rare labels add rows of them and judge by `--metric macro_f1`"
 )
 
@@ -199,6 +255,7 @@ def show_result(result: RunResult, *, json: bool) -> None:
         render.data(result.to_json())
         return
     _show_scores(result)
+    show_effects(result)
     count = result.count
     rows = [("head", render.size(result.head_bytes)), ("patch", render.size(result.patch_bytes))]
     if result.extra_bytes:
@@ -221,6 +278,8 @@ def show_result(result: RunResult, *, json: bool) -> None:
 def _show_scores(result: RunResult) -> None:
     """Every metric beside its floor and, where there was one, the model that it started from."""
     columns = {"value": result.scores, "same answer always": result.majority}
+    if result.tuning is not None and result.tuning.thresholds:
+        columns["thresholds of 0.5"] = result.tuning.scores_before
     if result.original is not None:
         columns["original model"] = result.original
     render.table(
@@ -237,3 +296,15 @@ def show_next(out: Path, task: str, data: Path | None) -> None:
     render.words(
         f"`{task}` is in {out}; next: compress export {place} -t {task} --onnx -o {task}-onnx{rows}"
     )
+
+
+def show_run(opened: Artifact, task: str, *, json: bool) -> None:
+    """The run as YAML, or as JSON; what it leaves out is said beside it."""
+    import yaml  # noqa: PLC0415 - rarely needed
+
+    from maskpack.compressor.repeat import recorded_run  # noqa: PLC0415 - keeps --help fast
+
+    found = recorded_run(opened, task)
+    render.data(codec.dumps(found.tree) if json else yaml.safe_dump(found.tree, sort_keys=True))
+    for name, said in found.unknown.items():
+        render.words(f"note: give `--{name}`: {said}")

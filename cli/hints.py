@@ -23,11 +23,42 @@ _DENSE = "give the dense model with `--artifact ARTIFACT` or `--against MODEL`"
 
 HINTS: dict[str, str] = {
     # the model and its training
+    "quantise without it (`refine` 0), give 4 bits, or use a machine with more memory": "quantise without it "
+    "(`--refine 0`), give `--bits 4`, or use a machine with more memory",
     "the teacher `{own}` is trained first{other}": "`--teacher {own}` trains one first{other}",
     "give a `max_length` of {longest}": "give `--max-length {longest}`",
+    "export it in the `shared` layout, whose weights lie in a file of their own": "export it with `--layout shared`, "
+    "whose weights lie in a file of their own",
+    "its commits in the local cache: {commits}; give one as `revision`": "its commits in the local cache: "
+    "{commits}; give one with `--revision`",
     "leave `teacher_states` out": "leave `--teacher-states` out",
+    "give the model that was trained with them, or `resize_embeddings` to give each the mean of all "
+    "embeddings, which no training changes": "give the model that was trained with them, or "
+    "`--resize-embeddings` to give each the mean of all embeddings, which no training changes",
+    "give another model; for torch alone it can be learned with `fit_task`": "give another model; for "
+    "torch alone learn it with `--skip-export-check`",
     "give `sparsity`": "give `--sparsity`",
+    "name the artifact to write as `out`": "name the artifact to write with `--out`",
+    "leave `teacher` out": "leave `--teacher` out",
+    "leave `calibrate` out": "leave `--calibrate` out",
+    "give {enough} training rows or more, or leave `calibrate` out": "give {enough} training rows or more, or leave "
+    "`--calibrate` out",
+    "give {enough} training rows or more, or leave `threshold` out": "give {enough} training rows or more, or leave "
+    "`--threshold` out",
+    "leave `threshold` out": "leave `--threshold` out",
+    "give more training rows, or leave `threshold` out": "give more training rows, or leave `--threshold` out",
+    "leave `class_weight` out": "leave `--class-weight` out",
+    "name it as `base`": "name it with `--base`",
+    "give its rows as `data`, with labels or without, or `texts` for all tasks": "give its rows with "
+    "`--data TASK=PATH`, with labels or without, or `--texts FILE` for all tasks",
+    "leave `teacher` at its default, or leave `texts` out": "leave `--teacher` at its default, or leave "
+    "`--texts` out",
+    "leave `teacher` at its default, or leave the rows out with `unlabelled` skip": "leave `--teacher` at its "
+    "default, or leave the rows out with `--unlabelled skip`",
+    "its columns: {columns}; choose `text_field`": "its columns: {columns}; choose with `--text-field`",
     "lower `lr` or `head_lr`": "lower `--lr` or `--head-lr`",
+    "lower `lr` or `head_lr`; in a regression look for numbers far from all others": "lower `--lr` or `--head-lr`; "
+    "in a regression look for numbers far from all others",
     "use the method `head`": "use `--method head`",
     "use the method `lora`": "use `--method lora`",
     "start over without `resume`": "start over without `--resume`",
@@ -49,6 +80,12 @@ HINTS: dict[str, str] = {
     "choose another `text_field`": "choose with `--text-field`",
     "choose another `label_field`; a number is of the kind `regression`": "choose the label's column "
     "with `--label-field`; for a number give `--regression`",
+    "choose another `label_field`: a text that is its own label teaches nothing": "choose the label's column "
+    "with `--label-field`: a text that is its own label teaches nothing",
+    "if they are none, choose another `label_field`; a number is of the kind `regression`": "if they are none, "
+    "choose the label's column with `--label-field`; for a number give `--regression`",
+    "give it one, leave the row out, or learn with `unlabelled` skip": "give it one, leave the row out, or "
+    "learn with `--unlabelled skip`",
     "a task of the kind `multi-label` may have several labels a row": "give `--multi-label` if a row "
     "may have several labels",
     "give `text_field` and `label_field`": f"give {_COLUMNS}",
@@ -67,10 +104,16 @@ HINTS: dict[str, str] = {
     "a `max_length` of {enough} would hold {held}": "`--max-length {enough}` would hold {held}",
     "is something else than this separator of labels needed?": "is something else than "
     "`--label-separator` needed?",
+    "train longer, or with a larger `head_lr`": "train longer with `--epochs`, or with a larger `--head-lr`",
     "judge by the metric `macro_f1`": "judge by `--metric macro_f1`",
     "label more rows, or try several seeds and more epochs": "label more rows, or try several `--seed` "
     "and more `--epochs`",
     "learn it again": "learn it again with `compress fit --replace`",
+    "`prefix` gives another, or none": "`--prefix TEXT` gives another, `--prefix ''` none",
+    "give one as `prefix`, if it was meant for such texts": "give one with `--prefix`, if it was meant for such "
+    "texts",
+    "give another folder as `cache`, or `off`": "give another folder with `--cache`, or `--cache off`",
+    "leave `pair_prefix` out": "leave `--pair-prefix` out",
     # artifacts
     "restore the artifact from a copy, or make it again": "restore the artifact from a copy, or make it "
     "again with `compress fit`",
@@ -81,6 +124,7 @@ HINTS: dict[str, str] = {
     "copy, or make the artifact again with `compress fit`",
     "a diff of the two names the files": "`compress diff` names the files",
     "choose another place": "choose another place with `-o`",
+    "free some space, or choose another place": "free some space, or choose another place with `-o`",
     "rename one": "rename one with `compress rename`",
     "choose another `name`, or `replace` it": "choose another `--name`; `fit` and `unpack` also take "
     "`--replace`",
@@ -93,6 +137,8 @@ HINTS: dict[str, str] = {
     "export them in the `shared` layout": "export them with `--layout shared`",
     "export it in the `shared` layout": "export it with `--layout shared`",
     "export in the `folded` or the `shared` layout": "export with `--layout folded` or `--layout shared`",
+    "export in the `folded` layout, or in `int8` or `fp32` arithmetic": "export with `--layout folded`, or with "
+    "`--compute int8` or `fp32`",
     "export in `int8` or `fp32` arithmetic": "export with `--compute int8` or `fp32`",
     "choose `int8` or `fp32` arithmetic, or the `shared` layout": "`--compute int8` or `fp32`, or "
     "`--layout shared`",

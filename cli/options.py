@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from difflib import get_close_matches
 from enum import Enum, StrEnum
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -20,14 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin,
 import typer
 from typer import Argument, Option
 
-from maskpack.cli import render
 from maskpack.compressor.options import RUN, load_options, save_options
-from maskpack.formats import ConfigError, DataError, options
+from maskpack.formats import ConfigError, options
 from maskpack.formats.options import Options, options_of
+from maskpack.tasks.task import Unlabelled
 
 if TYPE_CHECKING:
-    from maskpack.tasks.options import TaskOptions
-    from maskpack.tasks.task import Task
+    pass
 
 Config = TypeVar("Config", bound=Options)
 _REPLAY = "replay"
@@ -141,6 +138,10 @@ ArtifactPath = Annotated[Path, Argument(help="Folder that `compress fit -o` wrot
 TaskName = Annotated[
     str, Option("--task", "-t", help="Task, such as sst2. `compress tasks` lists them.")
 ]
+OnlyTask = Annotated[
+    str | None,
+    Option("--task", "-t", help="Task (`compress tasks` lists them). [the only one]"),
+]
 OwnTaskName = Annotated[
     str | None,
     Option(
@@ -161,7 +162,30 @@ EvalData = Annotated[
     Path | None,
     Option(help="Evaluation file; without one, a tenth of a single file is held out, by label."),
 ]
+UnlabelledRows = Annotated[
+    str | None,
+    Option(
+        "--unlabelled",
+        help="Rows without a label are an error, or are left out. [as when the task was learned]",
+        show_default=False,
+        **one_of({"stop": Unlabelled.STOP, "skip": Unlabelled.SKIP}),
+    ),
+]
+Texts = Annotated[
+    Path | None,
+    Option(
+        "--texts",
+        help="Texts without labels, learned from the teacher alone: a .txt file, a text a line, or a table.",
+    ),
+]
 Revision = Annotated[str | None, Option(help="Branch, tag or commit of a model on the Hub.")]
+ResizeEmbeddings = Annotated[
+    bool,
+    Option(
+        "--resize-embeddings",
+        help="Give tokens that the tokenizer has and the model has not the mean embedding; it is not learned.",
+    ),
+]
 Providers = Annotated[
     list[str] | None,
     Option(
@@ -169,6 +193,10 @@ Providers = Annotated[
         help="Execution provider of ONNX Runtime, such as cuda; repeatable, the preferred one first. The "
         "CPU computes what no other takes. [cpu]",
     ),
+]
+Device = Annotated[
+    str | None,
+    Option("--device", help="auto, cpu, cuda, cuda:N or mps. [auto: a GPU if there is one]"),
 ]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress on stderr.")]
@@ -205,39 +233,29 @@ def overrides(given: Sequence[str] | None, flag: str) -> dict[str, int] | None:
     return found
 
 
-def find_named_task(
-    name: str | None, data: Path | None, columns: TaskOptions, *, quiet: bool
-) -> Task:
-    """The task that a call names, or one over columns of the user's own data.
+def given(**options: object) -> str:
+    """The first of these options that the command line gives, as it spells it.
 
-    Args:
-        name: of the task; None takes the name of the data.
-        data: where the rows are. It is looked into for columns where the call gives none.
-        columns: what the call says of columns, labels and metric.
-        quiet: do not say which columns are taken.
+    >>> given(texts=None, pair_field="b")
+    '`--pair-field`'
     """
-    from maskpack.tasks.data.columns import Said, task_of_said  # noqa: PLC0415 - keeps --help fast
-
-    said = Said(name or _name_of(data), name is not None, data, columns)
-    with render.hushed() if quiet else nullcontext():
-        return task_of_said(said)
-
-
-def _name_of(data: Path | None) -> str:
-    """A task's name from the name of its data: `data/Tickets 2024.csv.gz` is `tickets-2024`."""
-    if data is None:
-        raise typer.BadParameter(
-            "Missing option '--task': without --data, give a task that `compress tasks` lists"
-        )
-    last = data.name.removeprefix("hub:").split(":")[0].split(".")[0]
-    name = re.sub(r"[^a-z0-9_-]+", "-", last.casefold()).strip("-_")[:64]
-    if not name:
-        raise ConfigError(f"`{data}` gives the task no name", "name it with `--task`")
-    return name
+    return f"`{next(_dashed(name) for name, value in options.items() if value)}`"
 
 
 _OF_ONE_CALL = {
-    *("config", "save_config", "dry_run", "json", "quiet", "resume", "replace", "log", "log_dir")
+    *(
+        "config",
+        "save_config",
+        "dry_run",
+        "json",
+        "quiet",
+        "resume",
+        "replace",
+        "log",
+        "log_to",
+        "log_dir",
+    ),
+    *("device", "processes"),  # of one machine, not of the run
 }
 """What a file does not repeat: how to answer, and whether what is there may be touched."""
 
@@ -301,61 +319,3 @@ def _replaying() -> list[Parameter]:
         Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, it])
         for name, it in (("config", read), ("save_config", write))
     ]
-
-
-def data_by_task(given: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
-    """Task -> where its data lies, from `PATH` or `TASK=PATH` texts.
-
-    A path that is there is a path, even if it holds an equals sign.
-
-    Args:
-        given: values of `--data`.
-        tasks: names of the tasks at hand; a bare path is that of the only one.
-
-    Raises:
-        ConfigError: a bare path among several tasks, a task that is not at hand or named twice.
-        DataError: nothing lies there.
-    """
-    found: dict[str, Path] = {}
-    for text in given:
-        task, place = _parted(text, tasks)
-        if task in found:
-            raise ConfigError(
-                f"`--data` names `{task}` twice: `{found[task].as_posix()}` and `{place.as_posix()}`",
-                "one file or folder a task",
-            )
-        found[task] = place
-    return found
-
-
-def _parted(text: str, tasks: Sequence[str]) -> tuple[str, Path]:
-    """The task of one text, and its place."""
-    task, equals, path = text.partition("=")
-    if not equals or _is_there(text):
-        if len(tasks) != 1:
-            raise ConfigError(
-                f"`--data {text}` does not say of which task it is",
-                f"give `--data TASK=PATH`; tasks: {', '.join(tasks)}",
-            )
-        task, path = tasks[0], text
-    elif task not in tasks:
-        close = get_close_matches(task, tasks, n=1)
-        raise ConfigError(
-            f"`--data {text}`: there is no task `{task}` here, and no such file or folder",
-            f"{f'did you mean `{close[0]}`? ' if close else ''}tasks: {', '.join(tasks)}",
-        )
-    if not path:
-        raise ConfigError(f"`--data {text}` has no path", f"like `--data {task}=rows.csv`")
-    if not _is_there(path):
-        raise DataError(
-            f"no such file or folder: `{path}`", f"`--data {text}` was to be that of `{task}`"
-        )
-    return task, Path(path)
-
-
-def _is_there(path: str) -> bool:
-    """Whether it names a data set of the Hub, or something on disk."""
-    from maskpack.tasks.data.hub import is_hub  # noqa: PLC0415 - keeps --help fast
-
-    place = Path(path)
-    return is_hub(place) or place.exists()

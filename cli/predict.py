@@ -5,27 +5,37 @@ from __future__ import annotations
 import json as codec
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.formats import ConfigError, DataError
-from maskpack.tasks.data.columns import columns_hint, plain_columns, plain_texts, taken
-from maskpack.tasks.data.tables import column_names, read_rows
+from maskpack.cli.lines import MOST, chunks
+from maskpack.formats import ConfigError, DataError, MaskpackError
+from maskpack.tasks.data.columns import (
+    columns_hint,
+    columns_of,
+    plain_columns,
+    plain_texts,
+    taken,
+)
+from maskpack.tasks.data.hub import hub_table, is_hub
+from maskpack.tasks.data.splits import find_file
+from maskpack.tasks.data.tables import is_separator_line, read_rows
 from maskpack.tasks.options import typed_separator
+from maskpack.tasks.task import EVALUATION
 from maskpack.tasks.types import TASK_TYPES
 
 if TYPE_CHECKING:
     from maskpack.runtime import Session
-    from maskpack.runtime.session import Text
+    from maskpack.runtime.task import TaskConfig
+    from maskpack.runtime.tokens import Text
 
-_CHUNK = 1024  # lines that are answered together
 _TABLES = {".csv", ".json", ".jsonl", ".parquet", ".gz"}
 _SEPARATORS = ",;\t"
 
@@ -38,7 +48,11 @@ def predict(
         Path | None, Option(help="File of texts, one a line. [standard input]")
     ] = None,
     data: Annotated[
-        Path | None, Option(help="Instead: CSV, TSV, JSON, JSONL or Parquet file (or .gz) of rows.")
+        Path | None,
+        Option(
+            help="Instead: CSV, TSV, JSON, JSONL or Parquet file (or .gz) of rows, a folder with a dev file, "
+            "or hub:NAME[:CONFIG]."
+        ),
     ] = None,
     text_field: Annotated[
         str | None, Option(help="Column of the text in --data. [a plain name, such as text]")
@@ -67,8 +81,11 @@ def predict(
 ) -> None:
     """Answer texts with an exported task in ONNX Runtime, one line of JSON for each text.
 
+    A text that cannot be answered gets a line with `error`, the others are answered; then the exit code is 1.
+
     Texts are lines of a file or of standard input, or a column of a table. A row's own label, if the
-    table has one, is printed beside the answer as `expected`.
+    table has one, is printed beside the answer as `expected`. On standard input, such as a pipe from
+    `tail -f`, texts are answered when no further line comes for a fifth of a second.
 
     Example: echo "where is my parcel" | compress predict tickets
 
@@ -83,49 +100,97 @@ def predict(
     if data is None:
         if columns != Columns():
             raise ConfigError("columns are of `--data`", f"`compress predict {folder} --data FILE`")
-        asked = _of_lines(folder, texts, pair=pair)
+        asked = _of_lines(folder, texts, session.config(task), pair=pair)
     else:
         if texts is not None or pair:
-            raise ConfigError("`--data` goes without `--texts` and `--pair`", "choose one of them")
+            other = opt.given(texts=texts, pair=pair)
+            raise ConfigError(f"`--data` goes without {other}", "choose one of them")
         asked = _of_table(session, data, columns, task=task)
     _answer(session, asked, task=task, batch_size=batch_size)
 
 
-def _answer(session: Session, asked: Iterator[Asked], *, task: str | None, batch_size: int) -> None:
-    while chunk := list(islice(asked, _CHUNK)):
-        texts = [text for text, _ in chunk]
-        answers = session.predict(texts, task=task, batch_size=batch_size)
-        for (_, expected), answer in zip(chunk, answers, strict=True):
-            told = {} if expected is None else {"expected": expected}
-            render.data(codec.dumps({**answer.to_dict(), **told}, ensure_ascii=False))
+def _check_texts(config: TaskConfig, given: int, what: str, option: str) -> None:
+    """Refuse rows of too few or too many texts before any is answered."""
+    if config.texts is None or config.texts == given:
+        return
+    words = {1: "one text a row", 2: "a pair of texts a row"}
+    advice = f"give it with `{option}`" if config.texts == 2 else f"leave `{option}` out"
+    raise ConfigError(
+        f"`{config.name}` reads {words[config.texts]}, the {what} are {words[given]}", advice
+    )
+
+
+def _answer(
+    session: Session, asked: Iterator[Sequence[Asked]], *, task: str | None, batch_size: int
+) -> None:
+    """A line for each row; what is wrong with one stops no other, and is the exit code at the end."""
+    empty: list[int] = []
+    number = failed = 0
+    for chunk in asked:
+        texts = [text for text, _ in chunk if not isinstance(text, DataError)]
+        found = iter(session.predict_each(texts, task=task, batch_size=batch_size))
+        for text, expected in chunk:
+            number += 1
+            answer = text if isinstance(text, DataError) else next(found)
+            told: dict[str, Any] = {} if expected is None else {"expected": expected}
+            if isinstance(answer, MaskpackError):
+                failed += 1
+                render.words(f"error: row {number}: {answer}")
+                told = {"error": str(answer), **told}
+            else:
+                empty += [number] if _is_empty(text) else []
+                told = {**answer.to_dict(), **told}
+            render.data(codec.dumps(told, ensure_ascii=False))
+    if empty:
+        render.words(
+            f"warning: texts that are empty: {len(empty)} of {number}, the first is number {empty[0]}; "
+            "their answers mean nothing"
+        )
+    if failed:
+        render.words(f"error: {failed:,} of {number:,} rows were not answered")
+        raise typer.Exit(1)
+
+
+def _is_empty(text: Text | DataError) -> bool:
+    return not isinstance(text, DataError) and not any(map(str.strip, _parts(text)))
+
+
+def _parts(text: Text) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text
 
 
 def _of_table(
     session: Session, data: Path, columns: Columns, *, task: str | None
-) -> Iterator[Asked]:
-    rows = rows_of(data, columns, session.config(task).kind)
+) -> Iterator[Sequence[Asked]]:
+    config = session.config(task)
+    rows = rows_of(data, columns, config)
     if not rows:
         raise DataError(f"`{data}` has no rows", "a file with a line of names and a line a row")
-    return iter(rows)
+    given = 2 if isinstance(rows[0][0], tuple) else 1
+    _check_texts(config, given, f"rows of `{data}`", "--pair-field")
+    return (rows[first : first + MOST] for first in range(0, len(rows), MOST))
 
 
-def _of_lines(folder: Path, path: Path | None, *, pair: bool) -> Iterator[Asked]:
+def _of_lines(
+    folder: Path, path: Path | None, config: TaskConfig, *, pair: bool
+) -> Iterator[Sequence[Asked]]:
     """The lines of a file or of standard input; a table is refused."""
-    if path is None and sys.stdin.isatty():
+    if path is None and sys.stdin is not None and sys.stdin.isatty():
         end = "Ctrl-Z and Enter end" if sys.platform == "win32" else "Ctrl-D ends"
         render.words(f"note: texts are read from the terminal, one a line; {end} them")
     where = "standard input" if path is None else f"`{path}`"
     if path is not None and path.suffix.lower() in _TABLES:
         raise _no_lines(where, folder, path)
-    with _lines(path) as lines:
-        first = next(lines, None)
-        if first is None:
-            hint = f"a text a line, in `--texts FILE` or `echo TEXT | compress predict {folder}`"
-            raise DataError(f"there is no text in {where}", hint)
-        if _is_header(first):
-            raise _no_lines(where, folder, path)
-        for line in chain([first], lines):
-            yield _pair(line) if pair else line, None
+    found = chunks(path, where)
+    first = next(found, None)
+    if first is None:
+        hint = f"a text a line, in `--texts FILE` or `echo TEXT | compress predict {folder}`"
+        raise DataError(f"there is no text in {where}", hint)
+    if _is_header(first[0]):
+        raise _no_lines(where, folder, path)
+    _check_texts(config, 2 if pair else 1, "lines", "--pair")
+    for lines in chain([first], found):
+        yield [(_pair(line) if pair else line, None) for line in lines]
 
 
 def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
@@ -139,36 +204,21 @@ def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
 
 def _is_header(line: str) -> bool:
     """Whether a line names the columns of a table: it has plain names and nothing else."""
+    if is_separator_line(line):
+        return True
     names = ([name.strip('"') for name in line.split(one)] for one in _SEPARATORS)
     return any(plain_columns(each) is not None for each in names)
 
 
-@contextmanager
-def _lines(path: Path | None) -> Iterator[Iterator[str]]:
-    """Lines of a file or of standard input, without their ends."""
-    try:
-        with nullcontext(sys.stdin) if path is None else path.open(encoding="utf-8-sig") as file:
-            yield (line.rstrip("\r\n") for line in file)
-    except OSError as error:
-        raise DataError(
-            f"cannot read `{path}`: {error.strerror}", "give a file of texts, one a line"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"`{path or 'standard input'}` is not UTF-8: {error}",
-            "give plain text, one a line; for a table `--data`",
-        ) from error
-
-
-def _pair(line: str) -> tuple[str, str]:
+def _pair(line: str) -> tuple[str, str] | DataError:
     first, tab, second = line.partition("\t")
     if not tab:
-        raise DataError(f"no tab in the line `{line[:60]}`, expected a pair of texts")
+        return DataError(f"no tab in the line `{line[:60]}`, expected a pair of texts")
     return first, second
 
 
-Asked = tuple["Text", str | float | list[str] | None]
-"""A text or a pair, and its own label or labels, or number; None if the table has none."""
+Asked = tuple["Text | DataError", str | float | list[str] | None]
+"""A text or a pair, or what is wrong with it, and its own label or labels, or number; None if the table has none."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +239,9 @@ class Columns:
 
     def __post_init__(self) -> None:
         if self.text is None and (self.pair, self.label) != (None, None):
-            raise ConfigError("`--pair-field` and `--label-field` need `--text-field`")
+            raise ConfigError(
+                f"{opt.given(pair_field=self.pair, label_field=self.label)} needs `--text-field`"
+            )
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -197,40 +249,54 @@ class Columns:
         return tuple(name for name in (self.text, self.pair) if name is not None)
 
 
-def rows_of(data: Path, columns: Columns, kind: str) -> list[Asked]:
+def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
     """The rows of a file.
 
     Args:
-        data: CSV, TSV, JSON or Parquet.
+        data: a file, a folder with an evaluation file, or `hub:NAME[:CONFIG]`, whose evaluation split is taken.
         columns: columns to read.
-        kind: type of the task, which determines the form of a label.
+        config: of the task, which determines the form of a label and knows the columns it was learned from.
 
     Raises:
         ConfigError: no column of text is given.
         DataError: the file cannot be read, or a label is no number in a regression.
     """
-    columns = columns if columns.text is not None else _plain(data)
+    if not is_hub(data) and data.is_dir():
+        data = find_file(data, EVALUATION)
+    columns = columns if columns.text is not None else _found(data, columns, config.columns)
+    separator = config.separator if columns.separator is None else columns.separator
     wanted = (*columns.texts, *([] if columns.label is None else [columns.label]))
-    task_type = TASK_TYPES[kind]
-    rows = read_rows(data, wanted, lists=task_type.several and columns.label is not None)
+    task_type = TASK_TYPES[config.kind]
+    lists = task_type.several and columns.label is not None
+    rows = (hub_table if is_hub(data) else read_rows)(data, wanted, lists=lists)
     size = len(columns.texts)
     return [
         (
             row[0] if size == 1 else (row[0], row[1]),
-            task_type.expected(row[size], columns.separator) if row[size:] else None,
+            task_type.expected(row[size], separator) if row[size:] else None,
         )
         for row in rows
     ]
 
 
-def _plain(data: Path) -> Columns:
-    """Columns with plain names; a table may have texts alone."""
-    names = column_names(data)
-    plain = plain_columns(names)
-    texts: Sequence[str] | None = plain[:-1] if plain else plain_texts(names)
+def _found(data: Path, said: Columns, known: Sequence[str]) -> Columns:
+    """The columns that a task was learned from, or else columns with plain names; a table may have texts alone.
+
+    Args:
+        data: the table.
+        said: columns that the user named, without one of a text.
+        known: columns of the task's texts and label, or none.
+    """
+    names = columns_of(data)
+    own: Sequence[str] | None = plain_columns(names)
+    texts: Sequence[str] | None = own[:-1] if own else plain_texts(names)
+    if known and set(known[:-1]) <= set(names):
+        texts, own = known[:-1], known if known[-1] in names else None
     if texts is None:
-        raise ConfigError(f"which column of `{data}` is the text?", columns_hint(names, data))
+        raise ConfigError(
+            f"which column of `{data.as_posix()}` is the text?", columns_hint(names, data)
+        )
     first, second = (*texts, None)[:2]
-    columns = Columns(first, second, plain[-1] if plain else None)
+    columns = Columns(first, second, own[-1] if own else None, said.separator)
     render.words(f"note: {taken(data, texts, columns.label)}")
     return columns

@@ -5,18 +5,17 @@ It also shows a run's progress, and logs it as TensorBoard's event files or as a
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
-import json
 import logging
-import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -25,21 +24,26 @@ from rich.console import Console
 from rich.table import Table
 
 from maskpack.cli.hints import in_commands
-from maskpack.formats.errors import ConfigError, Hint
-from maskpack.formats.extras import check_package
+from maskpack.formats.errors import Hint
 from maskpack.report.charts import size as size  # noqa: PLC0414 - part of how we print
 
 if TYPE_CHECKING:
     from maskpack.compressor.training.progress import Progress
 
     OnProgress = Callable[[Progress], None]
-
+    Row = Callable[[str], AbstractContextManager[OnProgress]]
 
 _PLAIN_WIDTH = 150  # width of a table that goes to a file or a pipe
 _OUT = Console(
-    highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH
+    highlight=False,
+    markup=False,
+    emoji=False,
+    width=None if sys.stdout is not None and sys.stdout.isatty() else _PLAIN_WIDTH,
 )
 _ERR = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+_ESCAPED = "maskpack.escaped"
+"""Name of the error handler of our streams, see `_escaped`."""
 
 
 class Loudness(IntEnum):
@@ -84,6 +88,9 @@ def set_loudness(loudness: Loudness) -> None:
     written, and warnings of libraries.
     """
     global _loudness  # noqa: PLW0603 - of the process, as its stderr is
+    if not speaks():
+        loudness = Loudness.QUIET
+        logging.disable()
     _loudness = loudness
     verbose = loudness is Loudness.VERBOSE
     logging.captureWarnings(verbose)
@@ -93,6 +100,11 @@ def set_loudness(loudness: Loudness) -> None:
         logger.removeHandler(_LOGGED)
         if heard:
             logger.addHandler(_LOGGED)
+
+
+def speaks() -> bool:
+    """Whether this process answers: of those that a launcher such as `torchrun` started, only the first one."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 @contextmanager
@@ -109,19 +121,51 @@ def hushed() -> Iterator[None]:
 def plain_streams() -> None:
     """Let files and pipes get UTF-8 and line feeds, as on Linux: Windows gives them an old code page.
 
-    What comes in is UTF-8 too: under some locales Python would pass broken bytes on as half letters.
+    A terminal keeps its encoding. What that cannot show, and a byte of a path that is no UTF-8, is written as JSON
+    writes it, so that a line of JSON stays one. What comes in is UTF-8 too: under some locales Python would pass
+    broken bytes on as half letters.
     """
+    _fill_closed()
+    codecs.register_error(_ESCAPED, _escaped)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
-            stream.reconfigure(encoding="utf-8", errors=stream.errors, newline="\n")
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if stream.isatty():
+            stream.reconfigure(errors=_ESCAPED)
+        else:
+            stream.reconfigure(encoding="utf-8", errors=_ESCAPED, newline="\n")
+
+
+def _fill_closed() -> None:
+    """Open what the caller has closed of the three streams: the next file would get its number, and a library's words."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    r"""What cannot be encoded, as JSON escapes it.
+
+    >>> "\U0001f600 \udcff".encode("ascii", _ESCAPED) if codecs.register_error(_ESCAPED, _escaped) is None else b""
+    b'\\ud83d\\ude00 \\udcff'
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
 
 
 def data(text: str) -> None:
-    """A line of data to stdout, untouched."""
+    """A line of data to stdout, untouched, and at once: a pipe's reader may be waiting. Nothing where it is closed."""
+    if sys.stdout is None or not speaks():
+        return
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
     except OSError as error:
         if error.errno == errno.EINVAL:  # what Windows says of a pipe whose reader went away
             raise BrokenPipeError from error
@@ -147,13 +191,17 @@ def error(message: str, hint: str | None) -> None:
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table to stdout; columns of numbers are aligned to the right."""
+    """A table to stdout, its title a line of its own, whole; columns of numbers are aligned to the right."""
+    if not speaks():
+        return
     numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(head))]
-    shown = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE)
+    shown = Table(box=box.SIMPLE)
     for name, right in zip(head, numeric, strict=True):
         shown.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         shown.add_row(*row)
+    if title:
+        _OUT.print(title, style="bold", soft_wrap=True)
     _OUT.print(shown)
 
 
@@ -174,15 +222,44 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[OnProgress]:
     elif _ERR.is_terminal and not _ERR.is_dumb_terminal:
         with _bar() as bar:
             handle = bar.add_task(label, total=None, figures="")
-            yield lambda now: bar.update(
-                handle,
-                description=label if now.stage == "task" else f"{label} ({now.stage})",
-                total=now.steps,
-                completed=now.step,
-                figures=_summary(now),
-            )
+            yield _in_row(bar, handle, label)
     else:
         yield _lines(label)
+
+
+@contextmanager
+def progress_table(done: int, runs: int, *, quiet: bool = False) -> Iterator[Row]:
+    """A table on stderr of runs that go on at once, once `done` of all `runs` are finished; lines without a terminal."""
+    if quiet or _loudness is Loudness.QUIET:
+        with hushed():
+            yield lambda _: nullcontext(lambda _: None)
+    elif _ERR.is_terminal and not _ERR.is_dumb_terminal:
+        with _bar() as bar:
+            whole = bar.add_task("runs", total=runs, completed=done, figures="")
+
+            @contextmanager
+            def row(label: str) -> Iterator[OnProgress]:
+                handle = bar.add_task(label, total=None, figures="", visible=False)
+                try:
+                    yield _in_row(bar, handle, label)
+                finally:
+                    bar.remove_task(handle)
+                    bar.advance(whole)
+
+            yield row
+    else:
+        yield lambda label: nullcontext(_lines(label))
+
+
+def _in_row(bar: bars.Progress, handle: bars.TaskID, label: str) -> OnProgress:
+    return lambda now: bar.update(
+        handle,
+        description=label if now.stage == "task" else f"{label} ({now.stage})",
+        total=now.steps,
+        completed=now.step,
+        figures=_summary(now),
+        visible=True,
+    )
 
 
 def _bar() -> bars.Progress:
@@ -221,107 +298,6 @@ def _summary(now: Progress) -> str:
     if now.count is not None:
         parts.append(f"zeros {now.count.sparsity:.2%}, {now.count.entropy_bpp:.3f} bpp")
     return ", ".join(parts)
-
-
-def check_tensorboard(folder: Path | None) -> None:
-    """Refuse logs that would fail at the first step of a run.
-
-    Raises:
-        MissingPackageError: tensorboard is wanted and missing.
-    """
-    if folder is not None:
-        check_package("tensorboard", "`--log-dir`")
-
-
-@contextmanager
-def logged(
-    on_progress: OnProgress, name: str, folder: Path | None, file: Path | None
-) -> Iterator[OnProgress]:
-    """A progress callback that also writes logs.
-
-    Args:
-        on_progress: the callback without logs.
-        name: of the task; its events lie in a folder of that name.
-        folder: for TensorBoard, or None.
-        file: for lines of JSON, or None.
-
-    Raises:
-        ConfigError: a log cannot be written.
-    """
-    with ExitStack() as stack:
-        observers = [on_progress]
-        try:
-            if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                observers.append(_log_lines(file, name, stack))
-            if folder is not None:
-                observers.append(_log_events(folder / name, stack))
-        except OSError as error:
-            raise _no_log(error.filename, error) from error
-
-        def tell(now: Progress) -> None:
-            for observer in observers:
-                observer(now)
-
-        yield tell
-
-
-def _log_lines(file: Path, name: str, stack: ExitStack) -> OnProgress:
-    """One JSON object a step; NaN and infinity, as in the loss of a run that diverges, become null."""
-    stream = file.open("a", encoding="utf-8", buffering=1, newline="\n")
-    began = time.monotonic()
-
-    @stack.callback
-    def close() -> None:
-        with suppress(OSError):  # an error of the last line, which `write` has reported
-            stream.close()
-
-    def write(now: Progress) -> None:
-        line = {
-            "task": name,
-            "stage": now.stage,
-            "step": now.step,
-            "steps": now.steps,
-            "seconds": round(time.monotonic() - began, 3),
-            "loss": now.loss if math.isfinite(now.loss) else None,
-            "metric": now.metric,
-            "score": now.value,
-            "zeros": None if now.count is None else now.count.zeros,
-            "weights": None if now.count is None else now.count.weights,
-        }
-        try:
-            stream.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise _no_log(file, error) from error
-
-    return write
-
-
-def _no_log(path: Path | str, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot write a log at `{path}`: {error.strerror}")
-
-
-def _log_events(folder: Path, stack: ExitStack) -> OnProgress:
-    """Scalars: the loss every step, the metric and the mask whenever they are measured anew."""
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
-
-    writer = SummaryWriter(str(folder))
-    stack.callback(writer.close)
-    last: dict[str, float] = {}
-
-    def write(now: Progress) -> None:
-        figures: dict[str, float | None] = {f"{now.stage}/loss": now.loss}
-        values = {f"{now.stage}/{now.metric}": now.value}
-        if now.count is not None:
-            values[f"{now.stage}/zeros"] = now.count.sparsity
-            values[f"{now.stage}/bits a weight"] = now.count.entropy_bpp
-        figures |= {name: value for name, value in values.items() if last.get(name) != value}
-        for name, value in figures.items():
-            if value is not None:
-                last[name] = value
-                writer.add_scalar(name, value, now.step)
-
-    return write
 
 
 def _is_number(text: str) -> bool:

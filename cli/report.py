@@ -13,7 +13,7 @@ from typer import Argument, Option
 from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.hints import in_commands
-from maskpack.cli.options import data_by_task
+from maskpack.cli.task_data import data_by_task
 from maskpack.formats import (
     Artifact,
     ConfigError,
@@ -23,7 +23,7 @@ from maskpack.formats import (
     is_artifact,
     open_artifact,
 )
-from maskpack.formats.writer import write_bytes
+from maskpack.formats.writer import check_writable, write_bytes
 
 if TYPE_CHECKING:
     from maskpack.compressor.sweep.table import Table
@@ -82,10 +82,14 @@ def report(
         check_installed()
     if not out.parent.is_dir():  # tasks are evaluated for minutes before the page is written
         raise ConfigError(f"no folder `{out.parent}` to write `{out.name}` into", "make it first")
+    check_writable(out)
+    if png is not None:
+        check_writable(png / "picture.png")
     if source.is_file():
         if data or exported or sweep:
-            fact = "`--data`, `--export` and `--sweep` are for the report of an artifact"
-            raise ConfigError(fact)
+            raise ConfigError(
+                f"{opt.given(data=data, export=exported, sweep=sweep)} is for the report of an artifact"
+            )
         _report_sweep(source, out, reference, png=png, json=json)
     else:
         opened = _open(source)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json as codec
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.exportable import check_export
 from maskpack.cli.hints import in_commands
 from maskpack.compressor.sweep.table import Table
+from maskpack.formats import ConfigError, ExportError
+from maskpack.formats.extras import check_package
+from maskpack.formats.writer import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +27,23 @@ if TYPE_CHECKING:
     from maskpack.compressor.sweep.plan import Run, SweepPlan
     from maskpack.compressor.sweep.run import Failure
     from maskpack.compressor.training.progress import Progress
+
+
+_LOCAL = "local"
+_ADDRESS = re.compile(r"auto|local|.*:\d+|.*://.*")
+"""What `--ray` takes as its address; anything else belongs to the command."""
+
+
+class SweepCommand(TyperCommand):
+    """The command, with an option that may stand without its value, which Typer does not know."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give `--ray` the address `local` where none follows."""
+        whole: list[str] = []
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            bare = word == "--ray" and not _ADDRESS.fullmatch(following)
+            whole.append(f"--ray={_LOCAL}" if bare else word)
+        return super().parse_args(ctx, whole)
 
 
 def sweep(
@@ -36,6 +59,15 @@ def sweep(
     plots: Annotated[
         Path | None, Option(help="Draw the results into this folder, as PNG and SVG.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        Option(
+            metavar="[ADDRESS]",
+            help="Do the runs on a Ray cluster, several at once: host:port of its head, or auto for the one that this "
+            "machine is in; without an address on this machine alone.",
+        ),
+    ] = None,
+    device: opt.Device = None,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Check the file, list the runs, stop.")
     ] = False,
@@ -59,13 +91,23 @@ def sweep(
         from maskpack.report.figures import check_installed  # noqa: PLC0415
 
         check_installed()
+        check_writable(plots / "picture.png")
+    if ray is not None:
+        check_package("ray", "`--ray`")
+        if device is not None:
+            raise ConfigError(
+                "workers of a cluster choose their devices; `--device` is for runs without `--ray`",
+                "give `gpus` in the file's `resources`",
+            )
     plan = read_plan(file, out=out)
     runs = choose(plan, only or [], seed or [])
     if dry_run:
         _show_runs(plan, runs, json=json)
         return
     _warn(plan)
-    failures = () if summary else _run(plan, runs, quiet=quiet)
+    if not summary:
+        _warn_of_exports(runs)
+    failures = () if summary else _run(plan, runs, ray, device, quiet=quiet)
     _show_results(plan, plots, json=json)
     if failures:
         names = "; ".join(failure.run.title for failure in failures)
@@ -88,20 +130,50 @@ def _warn(plan: SweepPlan) -> None:
         )
 
 
-def _run(plan: SweepPlan, runs: Sequence[Run], *, quiet: bool) -> tuple[Failure, ...]:
+def _warn_of_exports(runs: Sequence[Run]) -> None:
+    """Warn of models of which no graph can be made: a sweep may compare what nobody can deploy."""
+    for source in dict.fromkeys(run.model.source for run in runs if not run.arm.is_baseline):
+        try:
+            check_export(source, None, skip=False)
+        except ExportError as error:
+            render.words(f"warning: {error}")
+
+
+def _run(
+    plan: SweepPlan, runs: Sequence[Run], ray: str | None, device: str | None, *, quiet: bool
+) -> tuple[Failure, ...]:
     """Do the missing runs, with a bar for each."""
+    from maskpack.compressor.sweep.executors import ExecutorOptions  # noqa: PLC0415
+    from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
     from maskpack.compressor.sweep.run import run_sweep  # noqa: PLC0415 - imports torch
 
     places = {run.key: number for number, run in enumerate(runs, 1)}
 
-    def watch(run: Run) -> AbstractContextManager[Callable[[Progress], None]]:
-        return render.progress(f"[{places[run.key]}/{len(runs)}] {run.title}", quiet=quiet)
+    def label(run: Run) -> str:
+        return f"[{places[run.key]}/{len(runs)}] {run.title}"
 
     def failed(failure: Failure) -> None:
         render.error(f"{failure.run.title}: {failure.reason}", in_commands(failure.hint))
 
-    with render.hushed():  # the same notes would be shown for every run
-        return run_sweep(runs, plan.out, watch=watch, failed=failed)
+    if ray is None:
+
+        def watch(run: Run) -> AbstractContextManager[Callable[[Progress], None]]:
+            return render.progress(label(run), quiet=quiet)
+
+        with render.hushed():  # the same notes would be shown for every run
+            here = ExecutorOptions(device=device)
+            return run_sweep(runs, plan.out, watch=watch, failed=failed, options=here)
+    options = ExecutorOptions(None if ray == _LOCAL else ray, plan.resources)
+    done = sum(run.key in read_log(plan.out).keys for run in runs)
+    with render.progress_table(done, len(runs), quiet=quiet) as row:
+        return run_sweep(
+            runs,
+            plan.out,
+            watch=lambda run: row(label(run)),
+            failed=failed,
+            executor="ray",
+            options=options,
+        )
 
 
 def _show_runs(plan: SweepPlan, runs: Sequence[Run], *, json: bool) -> None:

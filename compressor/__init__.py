@@ -10,19 +10,29 @@ from typing import TYPE_CHECKING
 from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from maskpack.compressor.adopt import AdoptRequest, AdoptResult, adopt_models
     from maskpack.compressor.baseline import run_baseline
     from maskpack.compressor.config import BaselineConfig, FitConfig
     from maskpack.compressor.fit import fit_task
+    from maskpack.compressor.launch import fit_in_processes
     from maskpack.compressor.quantization.quantize import quantize_model
+    from maskpack.compressor.refit import RefitRequest, RefitResult, refit_tasks
     from maskpack.compressor.types import BaselineRequest, FitRequest, RunResult
 
 _HOME = {
+    "AdoptRequest": "adopt",
+    "AdoptResult": "adopt",
+    "adopt_models": "adopt",
     "BaselineRequest": "types",
     "run_baseline": "baseline",
     "BaselineConfig": "config",
     "FitConfig": "config",
     "FitRequest": "types",
     "fit_task": "fit",
+    "fit_in_processes": "launch",
+    "RefitRequest": "refit",
+    "RefitResult": "refit",
+    "refit_tasks": "refit",
     "quantize_model": "quantization.quantize",
     "RunResult": "types",
 }
@@ -30,13 +40,20 @@ _HOME = {
 _TASKS = ("TASKS", "Task", "TaskData", "find_task", "load_data", "restore_task")
 
 __all__ = [
+    "AdoptRequest",
+    "AdoptResult",
     "BaselineConfig",
     "BaselineRequest",
     "FitConfig",
     "FitRequest",
+    "RefitRequest",
+    "RefitResult",
     "RunResult",
+    "adopt_models",
+    "fit_in_processes",
     "fit_task",
     "quantize_model",
+    "refit_tasks",
     "run_baseline",
 ]
 

@@ -8,39 +8,60 @@ classifier), `bitfit` and `lora` the head and a small patch of their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from maskpack.compressor.config import BaselineConfig, Method
+from maskpack.compressor.effects import ClassWeights, class_weight_effect, class_weights_of
+from maskpack.compressor.label_checks import check_class_weight
 from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
-from maskpack.compressor.training.loss import TaskLoss
+from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
-from maskpack.compressor.training.teacher import distillation_targets
+from maskpack.compressor.training.teacher import (
+    DenseTeacherRun,
+    distillation_targets,
+    find_teacher,
+)
 from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, every_weight, train
 from maskpack.compressor.types import BaselineRequest, RunResult
 from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
-from maskpack.formats.codec import encode_backbone
+from maskpack.formats.codec import encoded_size
 from maskpack.formats.extras import needed_for
 from maskpack.formats.lazy import renamed_argument
 from maskpack.formats.schema import CONFIG
-from maskpack.formats.writer import check_free, new_folder
-from maskpack.models.build import base_of, build_classifier, head_parameters
+from maskpack.formats.writer import check_free, check_space, check_writable, new_folder
+from maskpack.models.build import (
+    base_of,
+    build_classifier,
+    check_plain,
+    fold_scale,
+    head_parameters,
+    scale_outputs,
+    shapes_of,
+    unfold_scale,
+)
 from maskpack.models.families import family_of
 from maskpack.models.linears import plain_state
 from maskpack.models.load import Pretrained, load_classifier, load_pretrained, set_pad_token
 from maskpack.models.placement import Placement, placement_of
-from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import ModelContext, described, preprocess_splits
 from maskpack.tasks.data.splits import TaskData
+from maskpack.tasks.evaluation.evaluate import answered
 from maskpack.tasks.evaluation.metrics import compute_metrics, majority
 from maskpack.tasks.preprocess import load_splits
-from maskpack.tasks.pretrained_head import Finding, renew_head
+from maskpack.tasks.pretrained_head import Finding, renew_head, scale_for
+from maskpack.tasks.task import Unlabelled
 from maskpack.tasks.types import TaskType
 
 
@@ -87,16 +108,20 @@ def run_baseline(
     config = request.config
     if request.out is not None:
         check_free(request.out)
+        check_writable(request.out)
     loaded = _load(request)
+    if request.out is not None:
+        check_space(request.out, 4 * shapes_of(loaded.pretrained.model).values)
     data, dev = loaded.data, loaded.dev
     model, backbone_bytes = _start(request, loaded, on_progress)
     started = time.perf_counter()
-    trained = _train(request, model, loaded, on_progress)
+    with _scaled(request, model, loaded):
+        trained = _train(request, model, loaded, on_progress)
     seconds = time.perf_counter() - started
     fold_factors(model)
-    logits = predict_all(torch_predict(_check_finite(model)), dev)
+    logits = answered(_check_finite(model), loaded.kind, dev)
     if request.out is not None:
-        _save(model, loaded, request.out)
+        loaded.placement.processes.of_main(partial(_save, model, loaded, request.out))
     return _result(
         config,
         data,
@@ -108,22 +133,50 @@ def run_baseline(
         patch_bytes=4 * trained,
         backbone_bytes=backbone_bytes,
         original=loaded.original,
+        class_weights=_class_weights(config, loaded, logits),
     )
 
 
+def _class_weights(
+    config: BaselineConfig, loaded: _Loaded, logits: NDArray[np.float32]
+) -> ClassWeights | None:
+    """What weights of labels did, if there were any."""
+    return class_weight_effect(
+        loaded.kind,
+        loaded.data.labels,
+        _weights(config, loaded),
+        trained=loaded.rows.labels,
+        logits=logits,
+        labels=loaded.dev.labels,
+    )
+
+
+def _weights(config: BaselineConfig, loaded: _Loaded) -> NDArray[np.float32] | None:
+    """Weights of the labels in the loss; None: all count alike."""
+    data, labels = loaded.data, loaded.rows.labels
+    return class_weights_of(config.class_weight, loaded.kind, labels, data.outputs)
+
+
 def _load(request: BaselineRequest) -> _Loaded:
-    """Data, model and tokenizer."""
-    config = request.config
+    """Data, model and tokenizer. Rows without a label are for masks: a baseline leaves them out."""
+    config, task = request.config, request.task
+    if task.unlabelled is Unlabelled.TEACH:
+        task = replace(task, unlabelled=Unlabelled.SKIP)
     data, finding = load_splits(
         request.model,
-        request.task,
+        task,
         data=request.data,
         eval_data=request.eval_data,
         train_rows=config.train_rows,
         revision=request.revision,
+        cache=request.cache,
     )
+    check_class_weight(config.class_weight, data.task, labelled=True)
     pretrained = load_pretrained(
-        request.model, revision=request.revision, classifier=finding.classifier
+        request.model,
+        revision=request.revision,
+        classifier=finding.classifier,
+        resize_embeddings=request.resize_embeddings,
     )
     context, kind = ModelContext.of_pretrained(pretrained), data.task.type
     rows, dev = preprocess_splits(context, data, finding.note, config.max_length)
@@ -152,6 +205,7 @@ def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResul
         steps=config.total_steps(len(data.train)),
         metric=data.task.metric,
         options=config.record(),
+        rows_without_label=data.rows_without_label,
         **measured,
     )
 
@@ -166,6 +220,7 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
             outputs=described.num_labels,
             revision=request.revision,
             auto_class=loaded.kind.auto_class,
+            vocabulary=described.vocab_size,
         )
         set_pad_token(model, pretrained.model.config.pad_token_id)
         if loaded.finding.refused:
@@ -181,40 +236,45 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
     model = build_classifier(backbone, described, seed=config.seed)
     if loaded.finding.head is not None:
         loaded.finding.head.copy_to(model)
-    return loaded.placement.put(model), len(encode_backbone(backbone))
+    return loaded.placement.put(model), encoded_size(backbone)
+
+
+@contextmanager
+def _scaled(request: BaselineRequest, model: Any, loaded: _Loaded) -> Iterator[None]:
+    """Let the head learn in its own unit; before and after it answers in the target's."""
+    head = loaded.finding.head
+    target = scale_for(loaded.kind, loaded.rows.labels, head)
+    if request.out is not None:
+        check_plain(head_parameters(model), model.config.model_type, target)
+    if head is not None:
+        unfold_scale(model, target)
+    restore = scale_outputs(model, target)
+    yield
+    restore()
+    fold_scale(model, target)
 
 
 def _train(request: BaselineRequest, model: Any, loaded: _Loaded, on_progress: OnProgress) -> int:
     """Train the parameters of the method, in place; return how many they are."""
     config, rows, metric = request.config, loaded.rows, loaded.data.task.metric
-    steps = config.total_steps(len(rows))
-    plan = Plan(steps, config.batch_size, config.warmup, config.seed)
+    plan = Plan.of(config, len(rows))
     groups, noise = trained_groups(model, config), Noise(config.seed)
-    use_fast_dropout(model, noise, p=config.dropout)
+    use_fast_dropout(model, noise, p=config.dropout, as_bytes=loaded.placement.byte_dropout)
     reporter = ProgressReporter(
         on_progress,
         metric=metric,
-        evaluate=metric_of(model, loaded.kind, loaded.dev, metric),
+        evaluate=metric_of(model, loaded.kind, loaded.dev, metric, loaded.placement.processes),
         count=None,
         per_epoch=-(-len(rows) // config.batch_size),
     )
     try:
-        targets = distillation_targets(
-            config,
-            rows,
-            loaded.described,
-            kind=loaded.kind,
-            model=request.model,
-            revision=request.revision,
-            plan=plan,
-            placement=loaded.placement,
-        )
+        targets = _targets(request, loaded, plan, on_progress)
         train(
             model,
             rows,
             plan=plan,
             groups=groups,
-            task_loss=TaskLoss(loaded.kind, rows.labels, targets),
+            task_loss=TaskLoss(loaded.kind, rows.labels, targets, weights=_weights(config, loaded)),
             callbacks=noise,
             placement=loaded.placement,
             checkpoints=NoCheckpoints(),
@@ -223,6 +283,31 @@ def _train(request: BaselineRequest, model: Any, loaded: _Loaded, on_progress: O
     except KeyboardInterrupt:
         raise Interrupted("stopped; a baseline keeps no checkpoint, nothing was written") from None
     return sum(p.numel() for group in groups for p in group.parameters)
+
+
+def _targets(
+    request: BaselineRequest, loaded: _Loaded, plan: Plan, on_progress: OnProgress
+) -> DistillationTargets | None:
+    """The targets of the teacher that the options name, or None."""
+    first = DenseTeacherRun(
+        request.model,
+        request.revision,
+        loaded.rows,
+        loaded.described,
+        loaded.kind,
+        plan,
+        loaded.placement,
+        on_progress,
+        weights=_weights(request.config, loaded),
+    )
+    return distillation_targets(
+        find_teacher(request.config, loaded.finding, loaded.kind),
+        request.config,
+        loaded.rows,
+        loaded.described,
+        placement=loaded.placement,
+        train_first=first.train,
+    )
 
 
 def _check_finite(model: nn.Module) -> nn.Module:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
+from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
+from maskpack.compressor.label_config import LabelConfig, TuningConfig
 from maskpack.formats import ConfigError
-from maskpack.formats.bits import CODE_BITS
 from maskpack.formats.lazy import renamed
-from maskpack.formats.options import Opt, Options, listed
+from maskpack.formats.options import Opt, Options
 
 _POSITIVE = "(0, inf)"
 _SHARE = "[0, 1)"
@@ -23,6 +23,7 @@ class Precision(StrEnum):
 
     AUTO = "auto"
     BF16 = "bf16"
+    FP16 = "fp16"
     FP32 = "fp32"
 
 
@@ -49,8 +50,6 @@ class Estimator(StrEnum):
     FIXED = "fixed"
 
 
-_REFINE_STEPS = 600
-QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
 INIT_NAMES = ("auto", "constant", "magnitude", "soft-magnitude", "snip", "random")
 _USUAL_MARGIN, _MARGIN = 1.6, {1: 0.8}  # by bits; chosen in docs/RESULTS.md
 # The rate of a threshold's scores cancels, see `masking/linear.py`; logits of drawn masks need theirs.
@@ -103,6 +102,29 @@ class RunConfig(Options):
         Opt("Probability of dropout.", within=_SHARE, default="the model's own"),
     ] = None
 
+    accumulate: Annotated[
+        int,
+        Opt(
+            "Parts in which each process computes the rows of a step, one after another: less memory.",
+            within=_POSITIVE,
+            later=True,
+        ),
+    ] = 1
+    max_grad_norm: Annotated[
+        float | None,
+        Opt(
+            "Largest norm of a step's gradients together; larger ones are scaled down.",
+            within=_POSITIVE,
+            default="no limit",
+            later=True,
+        ),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool,
+        Opt("Compute layers again in the backward pass: less memory, more time.", later=True),
+    ] = False
+    compile: Annotated[bool, Opt("Let torch compile the forward pass.", later=True)] = False
+
     def total_steps(self, rows: int) -> int:
         """Optimiser steps for `rows` training rows."""
         if self.steps is not None:
@@ -113,89 +135,17 @@ class RunConfig(Options):
         return max(1, round(per_epoch * self.epochs))
 
 
-@dataclass(frozen=True)
-class CodesConfig(Options):
-    """How weights become codes."""
+DENSE_TEACHER, NO_TEACHER = "twin", "none"
+"""As `teacher`: fine-tune a dense teacher first, with the same data and budget; learn from the labels alone."""
 
-    bits: Annotated[
-        int | None,
-        Opt(
-            "Start from the linears quantised to so many bits.",
-            one_of=CODE_BITS,
-            default="the float model",
-        ),
-    ] = None
-    group: Annotated[
-        int,
-        Opt("Weights that share a scale; 0: a row at 8 bits, else 64.", within="[0, inf)"),
-    ] = 0
-    quantizer: Annotated[
-        str,
-        Opt(
-            "Method of quantisation.",
-            one_of=QUANTIZER_NAMES,
-            default="auto: chosen by the bits",
-        ),
-    ] = "auto"
-    embedding_bits: Annotated[int, Opt("Bits of an embedding's weight.", one_of=(8, 4))] = 8
-    calibration: Annotated[
-        str | None,
-        Opt(
-            "Text file, one sentence a line, of no task, for gptq and for refinement.",
-            default="shipped samples",
-            path=True,
-        ),
-    ] = None
-    refine: Annotated[
-        int | None,
-        Opt(
-            "Steps in which 2- and 1-bit codes learn to copy the float model on that text; 0: none.",
-            within="[0, inf)",
-            default=str(_REFINE_STEPS),
-        ),
-    ] = None
-
-
-def _bits_by_pattern(value: Mapping[str, Any]) -> str | None:
-    """What is wrong with `bits_override`, if anything is."""
-    right = all(type(bits) is int and bits in CODE_BITS for bits in value.values())
-    return None if right else f"a mapping of patterns to {listed(CODE_BITS)} bits"
-
-
-@dataclass(frozen=True)
-class BackboneConfig(CodesConfig):
-    """How a pretrained encoder becomes integers; fixed once an artifact exists."""
-
-    bits: Annotated[
-        int, Opt("Bits of a backbone weight.", one_of=CODE_BITS, default="8, or the artifact's")
-    ] = 8
-    bits_override: Annotated[
-        Mapping[str, int],
-        Opt(
-            "PATTERN=BITS for linears whose names match, such as *.layer.0.*=4; repeatable.",
-            check=_bits_by_pattern,
-        ),
-    ] = field(default_factory=dict)
-
-    @property
-    def refine_steps(self) -> int:
-        """Steps of refinement, with the default resolved."""
-        usual = _REFINE_STEPS if self.quantizer in {"auto", "mse", "gptq"} else 0
-        return usual if self.refine is None else self.refine
+_TEACHER_HELP = "Folder of a fine-tuned model to learn from; `twin` trains one first; or `none`."
 
 
 @dataclass(frozen=True)
 class TeacherConfig(Options):
     """The model that a run learns from, beside the labels."""
 
-    teacher: Annotated[
-        str | None,
-        Opt(
-            "Folder of a fine-tuned model to learn from; `twin` trains one first.",
-            default="none",
-            path=True,
-        ),
-    ] = None
+    teacher: Annotated[str | None, Opt(_TEACHER_HELP, default="none", path=True)] = None
     teacher_share: Annotated[
         float, Opt("Weight of the teacher's logits against the labels.", within="(0, 1]")
     ] = 0.5
@@ -211,11 +161,28 @@ class TeacherConfig(Options):
         ),
     ] = None
 
+    def teacher_name(self, finetuned: str | None) -> str | None:
+        """Name of the teacher with the default resolved; None: there is none.
+
+        Args:
+            finetuned: name of the source model, if it is fine-tuned for the task already.
+        """
+        del finetuned
+        return None if self.teacher == NO_TEACHER else self.teacher
+
 
 @dataclass(frozen=True)
-class FitConfig(TeacherConfig, RunConfig, BackboneConfig):
+class FitConfig(TeacherConfig, TuningConfig, LabelConfig, RunConfig, BackboneConfig):
     """How a mask is learned, over which backbone."""
 
+    teacher: Annotated[
+        str | None,
+        Opt(
+            _TEACHER_HELP,
+            default="MODEL, if it is fine-tuned for the task; else twin",
+            path=True,
+        ),
+    ] = None
     estimator: Annotated[Estimator, Opt("How mask bits follow from scores.")] = Estimator.THRESHOLD
     init: Annotated[
         str,
@@ -307,10 +274,15 @@ class FitConfig(TeacherConfig, RunConfig, BackboneConfig):
             raise ConfigError(f"{what} needs a share of zeros", "give `sparsity`")
         if self.patience is not None and (targets or self.ema):
             raise ConfigError(
-                "`patience` ends a run early, size targets and `ema` need its last step",
+                f"`patience` ends a run early, `{[*targets, 'ema'][0]}` needs its last step",
                 "leave one of them out",
             )
         self.layer_numbers()
+
+    def teacher_name(self, finetuned: str | None) -> str | None:
+        """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher."""
+        name = self.teacher or finetuned or DENSE_TEACHER
+        return None if name == NO_TEACHER else name
 
     def _targets(self) -> list[str]:
         """Those options of the mask's size that are given."""
@@ -367,7 +339,7 @@ class FitConfig(TeacherConfig, RunConfig, BackboneConfig):
 
 
 @dataclass(frozen=True)
-class BaselineConfig(TeacherConfig, RunConfig, CodesConfig):
+class BaselineConfig(TeacherConfig, LabelConfig, RunConfig, CodesConfig):
     """How a baseline is trained; with `bits`, on the model with its linears quantised."""
 
     method: Annotated[Method, Opt("What is trained.", default="", required=True)] = Method.FULL

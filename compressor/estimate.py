@@ -20,13 +20,15 @@ if sys.platform != "win32":
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.fit import PreparedRun, masked_model_of, prepare, targets_for
+from maskpack.compressor.config import DENSE_TEACHER
+from maskpack.compressor.fit import loss_of, masked_model_of, targets_for
 from maskpack.compressor.masking.model import MaskedModel
+from maskpack.compressor.prepare import PreparedRun, prepare
 from maskpack.compressor.training.callbacks import CallbackList
-from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
+from maskpack.compressor.training.loss import DistillationTargets
 from maskpack.compressor.training.progress import Progress
-from maskpack.compressor.training.teacher import DENSE_TEACHER
-from maskpack.compressor.training.train import FlooredAdam, take_step
+from maskpack.compressor.training.step import StepRunner
+from maskpack.compressor.training.train import FlooredAdam
 from maskpack.compressor.types import FitRequest
 from maskpack.tasks.batches import (
     EVAL_BATCH,
@@ -147,9 +149,7 @@ def rehearse(request: FitRequest, *, began: Cost) -> tuple[PreparedRun, Estimate
     run = prepare(replace(request, config=short), on_progress=clock.on_progress)
     load = Cost.so_far() - began + clock.missing(config.refine_steps)
     targets, teacher = _targets(run)
-    masked, making = _timed(
-        lambda: masked_model_of(run, TaskLoss(run.kind, run.train.labels, targets))
-    )
+    masked, making = _timed(lambda: masked_model_of(run, loss_of(run, targets)))
     return run, _total(run, masked, targets, load=load + making, teacher=teacher)
 
 
@@ -199,10 +199,9 @@ def _targets(run: PreparedRun) -> tuple[DistillationTargets | None, Cost]:
     def teach(steps: int) -> DistillationTargets | None:
         return targets_for(run, replace(run.plan, steps=steps))
 
-    teacher = run.request.config.teacher
-    if teacher is None:
+    if run.teacher is None:
         return None, Cost()
-    if teacher != DENSE_TEACHER:
+    if run.teacher.name != DENSE_TEACHER:
         return _timed(partial(teach, run.plan.steps))
     few, many = (min(steps, run.plan.steps) for steps in _TEACHER_STEPS)
     _, first = _timed(partial(teach, few))
@@ -238,18 +237,20 @@ def _typical(run: PreparedRun, first: int, last: int) -> float:
 def _step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | None) -> Cost:
     """Mean time of a step, over batches of every size."""
     task_loss, callbacks = (
-        TaskLoss(run.kind, run.train.labels, targets),
+        loss_of(run, targets),
         CallbackList(masked.callbacks),
     )
     optimizer = FlooredAdam(group.settings() for group in masked.groups)
     optimizer.set_rates(0.0)  # a rate of 0: the measured steps change nothing
     masked.model.train()
 
+    runner = StepRunner(
+        masked.model, optimizer, run.train, task_loss, run.placement, run.plan.step, callbacks
+    )
+
     def take(rows: Rows) -> None:
         callbacks.on_step_begin(0)
-        loss_of, feeds = partial(task_loss, rows=rows), run.train.feeds(rows)
-        teacher = task_loss.state_teacher
-        take_step(masked.model, optimizer, feeds, loss_of, run.placement, teacher)
+        runner.take(rows)
         callbacks.on_step_end(1, run.plan.steps)
 
     batches = _batches(run)
@@ -269,7 +270,7 @@ def _look(model: Any, rows: Encoded) -> Cost:
     return Cost.mean(times) * len(batches)
 
 
-def _batches(run: PreparedRun) -> list[Rows]:
+def _batches(run: PreparedRun) -> Sequence[Rows]:
     """Batches of the first epoch, or fewer if the run is shorter."""
     plan = run.plan
     batches = training_batches(

@@ -13,6 +13,9 @@ import yaml
 from maskpack.formats import ConfigError
 from maskpack.formats.options import Options
 
+UNREADABLE = (OSError, ValueError, RecursionError, yaml.YAMLError)
+"""What reading YAML raises. ValueError: no UTF-8, a date of a 13th month, a number of thousands of digits."""
+
 RUN = "run"
 """Key of what a file of options says beside them: model, task, data."""
 
@@ -25,7 +28,7 @@ def load_options(path: Path) -> dict[str, Any]:
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"cannot read the options in `{path}`: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"`{path}` does not hold a mapping of options")

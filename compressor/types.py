@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.compressor.config import BaselineConfig, FitConfig
+from maskpack.compressor.effects import ClassWeights, HeadTuning
 from maskpack.formats import MaskCount
 from maskpack.formats.schema import check_new_name
+from maskpack.tasks.data.cache import AUTO
 from maskpack.tasks.task import Task
 
 
@@ -32,6 +34,13 @@ class FitRequest:
         revision: branch, tag or commit of a hub model.
         device: kind of device, a name in `PLACEMENTS`; None: the usual one.
         pattern: what a score of the mask stands for, a name in `PATTERNS`.
+        texts: rows without labels, learned from the teacher alone, see `read_unlabelled`.
+        finetuned: a fine-tuned checkpoint of `model`, whose head, labels and logits the task is learned from; None:
+            `model` itself, if it is a classifier of this task.
+        start: artifact and name of a task whose mask, head and other trained tensors the run starts from; None: it starts
+            as the options say.
+        resize_embeddings: whether tokens for which the model has no embedding get one; else they are refused.
+        cache: where rows of large files are kept, see `CacheOptions`.
     """
 
     model: str
@@ -47,6 +56,11 @@ class FitRequest:
     revision: str | None = None
     device: str | None = None
     pattern: str = "weight"
+    texts: Path | None = None
+    finetuned: str | None = None
+    start: tuple[Path, str] | None = None
+    resize_embeddings: bool = False
+    cache: str = AUTO
 
     @property
     def stored_name(self) -> str:
@@ -73,6 +87,8 @@ class BaselineRequest:
         backbone: artifact whose backbone to start from, where `config.bits` asks for one; None
             quantises the model anew.
         device: kind of device, a name in `PLACEMENTS`; None: the usual one.
+        resize_embeddings: whether tokens for which the model has no embedding get one; else they are refused.
+        cache: where rows of large files are kept, see `CacheOptions`.
     """
 
     model: str
@@ -84,6 +100,8 @@ class BaselineRequest:
     revision: str | None = None
     backbone: Path | None = None
     device: str | None = None
+    resize_embeddings: bool = False
+    cache: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -109,7 +127,12 @@ class RunResult:
         patch_bytes: of the task's file; for a baseline, of all weights it trained, in float32.
         backbone_bytes: of the shared weights.
         original: scores of the source model, where it was fine-tuned for this task before; else None.
+        same_answers: share of the evaluation rows that are answered as that model does; else None.
         options: every option of the run.
+        class_weights: each label's weight and recall, where the loss was weighted; else None.
+        tuning: what was fitted after training on held-out rows, if anything was; else None.
+        rows_without_label: `train`, `eval` -> rows of the data that have no label, and are in none of the counts
+            above, but for the `learned` ones: training rows that were learned from the teacher.
     """
 
     method: str
@@ -133,6 +156,10 @@ class RunResult:
     backbone_bytes: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     original: Mapping[str, float] | None = None
+    same_answers: float | None = None
+    class_weights: ClassWeights | None = None
+    tuning: HeadTuning | None = None
+    rows_without_label: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

@@ -24,7 +24,7 @@ def main(
 ) -> None:
     """Fit, export and answer."""
     task = find_task("mine", text_field=text, label_field=label)
-    config = FitConfig(bits=4, steps=steps, batch_size=16, max_length=64)
+    config = FitConfig(bits=4, steps=steps, batch_size=16, max_length=64, teacher="none")
     with tempfile.TemporaryDirectory() as folder:
         artifact, graph = Path(folder) / "artifact", Path(folder) / "graph"
         result = fit_task(FitRequest(model, task, artifact, config, data=Path(csv)))

@@ -21,7 +21,7 @@ def main(model: str = "demo", steps: int = 400) -> None:
     with tempfile.TemporaryDirectory() as folder:
         artifact, graph = Path(folder) / "artifact", Path(folder) / "graph"
 
-        config = FitConfig(bits=8, steps=steps, batch_size=16, max_length=48)
+        config = FitConfig(bits=8, steps=steps, batch_size=16, max_length=48, teacher="none")
         result = fit_task(FitRequest(model, find_task("tickets"), artifact, config))
         print(
             f"learned: {result.metric} {result.score:.3f}, {result.count.zeros:,} weights removed"

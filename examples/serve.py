@@ -7,7 +7,6 @@ curl localhost:8000/predict --json '{"task": "tickets", "texts": ["where is my p
 import asyncio
 import sys
 from collections import defaultdict
-from typing import Annotated
 
 import uvicorn
 from fastapi import FastAPI, HTTPException
@@ -17,10 +16,10 @@ from maskpack.runtime import Prediction, Session
 
 
 class Question(BaseModel):
-    """Texts for a task; the limits keep one question from delaying the others."""
+    """Texts for a task, or pairs; limits keep one question from delaying the others."""
 
     task: str
-    texts: list[Annotated[str, Field(max_length=20_000)]] = Field(min_length=1, max_length=64)
+    texts: list[str | tuple[str, str]] = Field(min_length=1, max_length=64)
 
 
 def make_app(session: Session) -> FastAPI:
@@ -35,6 +34,9 @@ def make_app(session: Session) -> FastAPI:
     async def predict(question: Question) -> list[Prediction]:
         if question.task not in session.tasks:
             raise HTTPException(404, f"no task {question.task!r}; tasks: {list(session.tasks)}")
+        size, texts = session.config(question.task).texts or 1, question.texts
+        if any(isinstance(row, str) == (size == 2) or len("".join(row)) > 20_000 for row in texts):
+            raise HTTPException(422, f"a row has {size} text(s), of 20,000 letters at most")
         answer = asyncio.get_running_loop().create_future()
         waiting[question.task].append((question.texts, answer))
         async with turn:

@@ -21,7 +21,7 @@ def main(model: str = "demo", steps: int = 300) -> None:
     """Fit the two sample tasks into one artifact, and answer with both of them."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "artifact"
-        config = FitConfig(bits=4, steps=steps, batch_size=16, max_length=48)
+        config = FitConfig(bits=4, steps=steps, batch_size=16, max_length=48, teacher="none")
         for name in ("reviews", "tickets"):
             result = fit_task(FitRequest(model, find_task(name), out, config))
             print(

@@ -12,6 +12,7 @@ from maskpack.formats.lazy import lazy_names
 if TYPE_CHECKING:
     from maskpack.exporters.arithmetic.base import Tolerance
     from maskpack.exporters.export import export_onnx, export_shared
+    from maskpack.exporters.exportable import check_exportable
     from maskpack.exporters.options import (
         Compute,
         ExportRequest,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from maskpack.exporters.verify import Subject
 
 _HOME = {
+    "check_exportable": "exportable",
     "export_onnx": "export",
     "export_shared": "export",
     "Compute": "options",
@@ -54,6 +56,7 @@ __all__ = [
     "Subject",
     "Target",
     "Tolerance",
+    "check_exportable",
     "export_onnx",
     "export_shared",
     "make_session",

@@ -14,14 +14,18 @@ from pathlib import Path
 from maskpack.exporters.graph.builder import GraphBuilder
 from maskpack.exporters.layouts import find_layout
 from maskpack.exporters.layouts.base import TaskGraph
-from maskpack.exporters.options import ExportRequest, Layout, SharedRequest
+from maskpack.exporters.options import OPSET, ExportRequest, Layout, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.verify import Subject, verify
-from maskpack.formats import Artifact, ConfigError, ExportError, TaskEntry, open_artifact
+from maskpack.formats import Artifact, ConfigError, DataError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.files import rename
-from maskpack.formats.writer import check_free, new_folder, write_bytes
-from maskpack.runtime.task import GRAPH, TaskConfig
+from maskpack.formats.schema import BACKBONE
+from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
+from maskpack.runtime.task import GRAPH, TASK_CONFIG, TOKENIZER, TaskConfig, TaskFiles
 from maskpack.tasks.context import ModelContext, task_config
+from maskpack.tasks.data.columns import plain_columns
+from maskpack.tasks.evaluation.evaluate import prefixes_of, task_of, texts_of
+from maskpack.tasks.preprocess import Preprocessor
 from maskpack.tasks.types import type_of
 
 
@@ -34,14 +38,17 @@ def export_onnx(request: ExportRequest) -> Report | None:
             `<out>.failed`.
     """
     artifact = open_artifact(request.artifact)
-    check_free(request.out)
+    _check_place(request.out, artifact)
     context = ModelContext.of_artifact(artifact)
     with new_folder(request.out) as build:
-        write_folder(artifact, context, request.task, build, compute=request.compute)
+        write_folder(
+            artifact, context, request.task, build, compute=request.compute, opset=request.opset
+        )
         report = None
         if request.verify:
             subject = Subject(
                 graph=build / GRAPH,
+                files=TaskFiles(build / GRAPH, build / TASK_CONFIG, build / TOKENIZER),
                 artifact=artifact,
                 task=request.task,
                 compute=request.compute,
@@ -49,12 +56,20 @@ def export_onnx(request: ExportRequest) -> Report | None:
                 data=request.data,
                 reference=request.reference,
                 context=context,
+                rows=request.rows,
             )
             report = verify(subject)
             write_bytes(build / REPORT_FILE, report.to_json().encode())
     if report is not None and not report.ok:
         _set_aside(request.out)
     return report
+
+
+def _check_place(out: Path, artifact: Artifact) -> None:
+    """Raise ArtifactError unless `out` can be made and its disk has room for the codes of a graph."""
+    check_free(out)
+    check_writable(out)
+    check_space(out, artifact.size(BACKBONE))
 
 
 def failed_folder(out: Path) -> Path:
@@ -70,11 +85,17 @@ def _set_aside(out: Path) -> None:
 
 
 def write_folder(
-    artifact: Artifact, context: ModelContext, task: str, folder: Path, *, compute: str
+    artifact: Artifact,
+    context: ModelContext,
+    task: str,
+    folder: Path,
+    *,
+    compute: str,
+    opset: int = OPSET,
 ) -> None:
     """Write graph and configurations of one task, and the tokenizer, into an existing folder."""
     entry = artifact.entry(task)
-    builder = GraphBuilder(artifact, context, compute)
+    builder = GraphBuilder(artifact, context, compute, opset=opset)
     task_config(artifact, entry).save_pretrained(str(folder))
     for _ in _write_tasks(builder, Layout.FOLDED, [entry], folder):
         pass
@@ -88,10 +109,12 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
             tolerance raise nothing: the reports say so, and the folder is called `<out>.failed`.
     """
     artifact = open_artifact(request.artifact)
-    check_free(request.out)
+    _check_place(request.out, artifact)
     entries = _entries(request, artifact)
     context = ModelContext.of_artifact(artifact)
-    builder = GraphBuilder(artifact, context, request.compute, narrow=request.packed)
+    builder = GraphBuilder(
+        artifact, context, request.compute, narrow=request.packed, opset=request.opset
+    )
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:
         for exported in _write_tasks(builder, request.layout, entries, build):
@@ -100,6 +123,7 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
                 continue
             subject = Subject(
                 graph=exported.graph,
+                files=exported.files,
                 artifact=artifact,
                 task=task,
                 compute=request.compute,
@@ -124,20 +148,41 @@ def _write_tasks(
     preprocessor.save(folder)
     if how.several:
         _check_names(entries, folder)
-    for exported in how.write(builder, entries, folder):
-        entry = exported.entry
-        config = TaskConfig(
-            name=entry.name,
-            kind=entry.kind,
-            labels=entry.labels,
-            max_length=entry.max_length,
-            pad=preprocessor.pad,
-            weights=exported.weights,
-            swap=exported.digests,
-            pad_left=preprocessor.pad_left,
-        )
-        write_bytes(exported.config, config.to_json().encode())
-        yield exported
+    with builder.constants_in(folder):
+        for exported in how.write(builder, entries, folder):
+            config = config_of(exported, preprocessor)
+            write_bytes(exported.config, config.to_json().encode())
+            yield exported
+
+
+def _columns(entry: TaskEntry) -> tuple[str, ...]:
+    """Columns that a task was learned from, where a reader of another table would not find them by their names."""
+    try:
+        columns = (*task_of(entry).texts, task_of(entry).label)
+    except DataError:  # these keys of the manifest are free
+        return ()
+    return () if plain_columns(columns) == columns else columns
+
+
+def config_of(exported: TaskGraph, preprocessor: Preprocessor) -> TaskConfig:
+    """What a device must know of a task: its outputs, and how training reads texts."""
+    entry = exported.entry
+    return TaskConfig(
+        name=entry.name,
+        kind=entry.kind,
+        labels=entry.labels,
+        max_length=entry.max_length,
+        pad=preprocessor.pad,
+        weights=exported.weights,
+        swap=exported.digests,
+        pad_left=preprocessor.pad_left,
+        columns=_columns(entry),
+        separator=entry.data.get("separator"),
+        texts=texts_of(entry),
+        truncation_left=preprocessor.truncation_left,
+        split_special_tokens=preprocessor.split_special_tokens,
+        prefixes=prefixes_of(entry),
+    )
 
 
 def _entries(request: SharedRequest, artifact: Artifact) -> list[TaskEntry]:

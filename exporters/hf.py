@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 import torch
 
 from maskpack.formats import Artifact, VerifyError
-from maskpack.formats.writer import check_free, new_folder
+from maskpack.formats.target import TargetScale
+from maskpack.formats.writer import check_free, check_space, check_writable, new_folder
+from maskpack.models.build import check_plain
 from maskpack.models.linears import plain_state
 from maskpack.models.load import load_finetuned
 from maskpack.tasks.context import ModelContext, restore_task
+from maskpack.tasks.evaluation.evaluate import prefixes_of
 from maskpack.tasks.types import type_of
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,23 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
 
     Raises:
         ArtifactError: no such task, a damaged artifact, or `out` exists.
+        ModelError: a head without a bias has no place for the mean of a target.
         VerifyError: the model that is read back differs.
     """
     check_free(out)
-    model, kind = restore_task(artifact, task), type_of(artifact.entry(task))
+    check_writable(out)
+    entry = artifact.entry(task)
+    model_type, head = artifact.manifest.source.model_type, artifact.patch(task).head
+    check_plain(head, model_type, TargetScale.of(entry))
+    model, kind = restore_task(artifact, task), type_of(entry)
+    values = list(model.parameters())
+    check_space(out, 4 * sum(value.numel() for value in values))
     with new_folder(out) as build:
         model.save_pretrained(str(build), state_dict=plain_state(model))
         ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
         check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))
-    values = list(model.parameters())
+    if prefixes := prefixes_of(artifact.entry(task)):
+        _LOG.warning("a plain model has no prefix: put %r before a text", prefixes[0])
     return HfModel(
         path=out,
         parameters=sum(value.numel() for value in values),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from maskpack.exporters.arithmetic import ARITHMETICS, find_arithmetic
 from maskpack.exporters.arithmetic.base import Tolerance
@@ -15,12 +15,16 @@ from maskpack.formats import ConfigError
 from maskpack.formats.options import Opt, Options
 from maskpack.runtime.providers import Provider
 
+if TYPE_CHECKING:
+    from maskpack.tasks.data.splits import Split
+
 
 class Compute(StrEnum):
     """Names of the arithmetics in `ARITHMETICS` that this release brings."""
 
     INT8 = "int8"
     FP32 = "fp32"
+    FP16 = "fp16"
     NBITS = "nbits"
 
 
@@ -40,6 +44,13 @@ class Target(StrEnum):
     MOBILE = "mobile"
 
 
+OPSET = 18
+"""The opset that graphs are made in, which has all they use; read by ONNX Runtime 1.17 and later."""
+
+IR_VERSION = 8
+"""What ONNX Runtime 1.17 reads; newer onnx packages would stamp one it refuses."""
+
+
 @dataclass(frozen=True)
 class ToleranceOptions(Options):
     """How far a graph may be from the masked torch model, where the arithmetic's own limits do not fit."""
@@ -49,7 +60,7 @@ class ToleranceOptions(Options):
         Opt(
             "Largest difference of a logit.",
             within="(0, inf)",
-            default="0.0001 for fp32, none for int8",
+            default="0.0001 for fp32, else none",
         ),
     ] = None
     rtol: Annotated[
@@ -57,7 +68,7 @@ class ToleranceOptions(Options):
         Opt(
             "Largest error of the logits over their size.",
             within="(0, inf)",
-            default="0.25 for int8, none for fp32",
+            default="0.02 for fp16, 0.25 for int8 and nbits, none for fp32",
         ),
     ] = None
     max_drop: Annotated[
@@ -65,7 +76,7 @@ class ToleranceOptions(Options):
         Opt(
             "Largest loss of the metric, in points.",
             within="[0, inf)",
-            default="0.5, for int8 at least 2 rows",
+            default="0.5, for int8 and nbits at least 2 rows, for fp16 1",
         ),
     ] = None
 
@@ -96,19 +107,19 @@ class GraphOptions(Options):
     compute: Annotated[
         str,
         Opt(
-            "int8: integer arithmetic, fastest; fp32: exact; nbits: blocks of 4 bits: the "
-            "smallest file, nearer to exact than int8, slower.",
+            "int8: integer arithmetic, fastest on a CPU; fp32: exact; fp16: half precision, for GPUs; nbits: blocks "
+            "of 4 bits: the smallest file, nearer to exact than int8, slower.",
             one_of=ARITHMETICS,
         ),
     ] = Compute.INT8
+    opset: Annotated[
+        int,
+        Opt(
+            "Version of the standard operators, 17 to 24; above 20 ONNX Runtime 1.17 does not read it.",
+            within="[17, 24]",
+        ),
+    ] = OPSET
     verify: Annotated[bool, Opt("Compare with the masked torch model.")] = True
-
-
-OPSET = 18
-"""Oldest opset with everything the graphs use; read by ONNX Runtime 1.17 and later."""
-
-IR_VERSION = 8
-"""What ONNX Runtime 1.17 reads; newer onnx packages would stamp one it refuses."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,8 @@ class ExportRequest:
         data: evaluation data, if the task's does not ship with the package.
         reference: a fine-tuned model, folder or hub id, to compare with as well.
         verify: whether to verify; without it the folder is written unchecked.
+        opset: version of the standard operators.
+        rows: evaluation rows in place of `data`.
     """
 
     artifact: Path
@@ -134,6 +147,8 @@ class ExportRequest:
     data: Path | None = None
     reference: str | None = None
     verify: bool = GraphOptions.verify
+    opset: int = GraphOptions.opset
+    rows: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,7 @@ class SharedRequest:
         packed: whether codes of 4, 2 and 1 bits stay so narrow in `backbone.bin`; graphs unpack them,
             which takes some 25 bytes a weight while a session is made.
         layout: `shared`, a graph a task, or `swap`, one graph for all.
+        opset: version of the standard operators.
     """
 
     artifact: Path
@@ -162,6 +178,7 @@ class SharedRequest:
     verify: bool = GraphOptions.verify
     packed: bool = GraphOptions.packed
     layout: str = Layout.SHARED
+    opset: int = GraphOptions.opset
 
     def __post_init__(self) -> None:
         if not find_layout(self.layout).several:
@@ -170,6 +187,11 @@ class SharedRequest:
                 f"layouts: {', '.join(name for name, layout in LAYOUTS.items() if layout.several)}",
             )
         arithmetic, layout = find_arithmetic(self.compute), find_layout(self.layout)
+        if arithmetic.folded_only:
+            raise ConfigError(
+                f"{self.compute} graphs hold their masked weights, the {self.layout} layout masks shared ones",
+                "export in the `folded` layout, or in `int8` or `fp32` arithmetic",
+            )
         if layout.masks_as_inputs and not arithmetic.masks_as_inputs:
             raise ConfigError(
                 f"{self.compute} arithmetic reads constant weights, the {self.layout} layout masks "

@@ -46,6 +46,7 @@ class AccuracyCheck:
         max_diff: largest absolute difference of a logit.
         reference: value for the fine-tuned model that was given, if any.
         relative: error of the logits, root mean square over root mean square.
+        reference_agreement: share of rows on which graph and fine-tuned model give the same, if one was given.
     """
 
     rows: int
@@ -56,11 +57,27 @@ class AccuracyCheck:
     max_diff: float
     reference: float | None = None
     relative: float = 0.0
+    reference_agreement: float | None = None
 
     @property
     def drop(self) -> float:
         """Points (0.01) that the graph loses against the masked torch model."""
         return 100.0 * (self.torch - self.graph)
+
+
+@dataclass(frozen=True)
+class TextCheck:
+    """Texts that the shipped files and training gave the same tokens, or not.
+
+    Attributes:
+        rows: evaluation rows that were compared.
+        probes: other rows: long, empty, of other scripts, with added tokens.
+        same: whether all had the same tokens.
+    """
+
+    rows: int
+    probes: int
+    same: bool
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,7 @@ class Report:
         values: one entry an input shape.
         accuracy: on the evaluation data, or None if there was none.
         findings: everything that is wrong, one line each; empty if the graph is within its tolerance.
+        texts: tokens of texts, or None if a graph alone was verified.
     """
 
     task: str
@@ -113,6 +131,7 @@ class Report:
     accuracy: AccuracyCheck | None
     findings: tuple[str, ...]
     rtol: float | None = None
+    texts: TextCheck | None = None
 
     @property
     def ok(self) -> bool:
@@ -136,6 +155,8 @@ class Report:
                 tree["accuracy"].pop("drop")
                 tree["accuracy"] = AccuracyCheck(**_read_back(tree["accuracy"]))
             tree.pop("ok")
+            if tree.get("texts") is not None:
+                tree["texts"] = TextCheck(**tree["texts"])
             tree["graph"] = GraphFacts(**tree["graph"])
             tree["values"] = tuple(ValueCheck(**_read_back(value)) for value in tree["values"])
             tree["findings"] = tuple(tree["findings"])

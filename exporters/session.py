@@ -22,7 +22,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from maskpack.formats import ExportError
-from maskpack.runtime.graph import TaskRun, check_version, first_line, open_graph, task_run
+from maskpack.formats.errors import first_line
+from maskpack.runtime.graph import TaskRun, check_version, open_graph, task_run
 from maskpack.runtime.providers import Provider, find_providers
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
 
@@ -44,6 +45,26 @@ class AdaptedSession:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
+
+
+class FedSession:
+    """A session of a graph of all tasks that is fed one task's values.
+
+    Args:
+        session: of the graph, which has no defaults for them.
+        own: the task's inputs by name.
+    """
+
+    def __init__(self, session: Any, own: Mapping[str, NDArray[Any]]) -> None:
+        self._session, self._own = session, own
+
+    def run(self, names: Sequence[str] | None, feeds: Feeds) -> Any:
+        """As `InferenceSession.run`."""
+        return self._session.run(names, {**self._own, **feeds})
+
+    def get_inputs(self) -> list[Any]:
+        """Inputs that are not the task's."""
+        return [value for value in self._session.get_inputs() if value.name not in self._own]
 
 
 def make_session(
@@ -231,8 +252,10 @@ def speedup(reference: Sequence[float], times: Sequence[float]) -> float:
     return float(np.median(left / right)) if np.any(right) else math.nan
 
 
-def relative_error(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    """Root mean square of the difference over that of `right`; NaN if a value is NaN."""
-    size = float(np.sqrt(np.mean(np.square(right, dtype=np.float64))))
+def relative_error(
+    left: NDArray[np.float32], right: NDArray[np.float32], least: float = 0.0
+) -> float:
+    """Root mean square of the difference over that of `right`, or over `least` if it is less; NaN if a value is NaN."""
+    size = max(float(np.sqrt(np.mean(np.square(right, dtype=np.float64)))), least)
     error = float(np.sqrt(np.mean(np.square(left - right, dtype=np.float64))))
     return error / size if size != 0 else float(error > 0)

@@ -1,12 +1,13 @@
 """Compare an exported graph in ONNX Runtime with its masked torch model.
 
-In this order: names, axes, shapes, values, accuracy; zeros are counted from the file's own bytes. All
+In this order: tokens of texts, names, axes, shapes, values, accuracy; zeros are counted from the file's own bytes. All
 findings are collected, not the first. Raising is the caller's choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +17,11 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx.numpy_helper import to_array
 
 from maskpack.exporters.arithmetic import ARITHMETICS
 from maskpack.exporters.arithmetic.base import Tolerance
-from maskpack.exporters.graph.builder import module_of
-from maskpack.exporters.graph.editor import MASKS
-from maskpack.exporters.graph.external_masks import Form, unstack_bits, unstack_flips
 from maskpack.exporters.graph.trace import input_names
+from maskpack.exporters.graph_facts import graph_facts
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, Report, ValueCheck
 from maskpack.exporters.session import (
     Feeds,
@@ -32,17 +30,24 @@ from maskpack.exporters.session import (
     relative_error,
     session_facts,
 )
+from maskpack.exporters.texts import Reading, read_texts
 from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
 from maskpack.formats.codec import Arrays, read_tensors
+from maskpack.formats.target import TargetScale
+from maskpack.formats.waiting import announced
+from maskpack.models.families import Family
 from maskpack.models.load import load_finetuned, set_pad_token
 from maskpack.runtime.providers import Provider
 from maskpack.runtime.session import check_task, load_inputs
-from maskpack.runtime.task import FEEDS_SUFFIX, pick_task
+from maskpack.runtime.task import FEEDS_SUFFIX, TaskFiles, pick_task
 from maskpack.tasks.batches import Encoded, Predict, predict_all, torch_predict
 from maskpack.tasks.context import ModelContext, restore_task
-from maskpack.tasks.evaluation.evaluate import encode_for, evaluation_split
+from maskpack.tasks.data.splits import Split
+from maskpack.tasks.evaluation.evaluate import evaluation_split
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import type_of
+
+_LOG = logging.getLogger(__name__)
 
 SHAPES = ((1, 1, False), (1, 7, False), (2, 16, True), (5, 33, True), (3, 128, True))
 """Batch, sequence, padded: shapes on which logits are compared; short encoders cut the sequence."""
@@ -63,6 +68,8 @@ class Subject:
         inputs: the task's inputs to a graph of all tasks: an adapter, and its values by name.
         context: of the artifact's encoder, if it is loaded already.
         providers: execution providers to run the graph on, see `make_session`.
+        rows: evaluation rows in place of `data`.
+        files: of the exported task, with which a device reads texts; None verifies a graph alone.
     """
 
     graph: Path
@@ -75,6 +82,8 @@ class Subject:
     inputs: tuple[Path, Arrays] | None = None
     context: ModelContext | None = None
     providers: tuple[Provider, ...] = ()
+    files: TaskFiles | None = None
+    rows: Split | None = None
 
     @cached_property
     def encoder(self) -> ModelContext:
@@ -100,9 +109,11 @@ def compute_of(graph: Path) -> str:
     except DecodeError as error:
         raise VerifyError(f"`{graph}` is not an ONNX graph: {error}") from error
     kinds = {node.op_type for node in model.graph.node}
+    types = {tensor.data_type for tensor in model.graph.initializer}
     known = ARITHMETICS.values()
-    plain = next(one.name for one in known if one.operator is None)
-    return next((one.name for one in known if one.operator in kinds), plain)
+    plain = next(one.name for one in known if one.operator is None and one.stored is None)
+    marked = (one.name for one in known if one.operator in kinds or one.stored in types)
+    return next(marked, plain)
 
 
 def exported(folder: Path, task: str) -> tuple[Path, tuple[Path, Arrays] | None]:
@@ -133,25 +144,32 @@ def verify(subject: Subject) -> Report:
     """
     if not subject.graph.is_file():
         raise VerifyError(f"no graph at `{subject.graph}`", "export the task first")
+    with announced(_LOG, f"comparing the graph of `{subject.task}` with torch"):
+        return _verify(subject)
+
+
+def _verify(subject: Subject) -> Report:
+    """The checks, in their order."""
     adapter, own = subject.inputs or (None, {})
+    reading = read_texts(subject.encoder, subject.entry, subject.files, _rows_of(subject))
+    facts = graph_facts(
+        subject.graph,
+        subject.artifact,
+        subject.task,
+        subject.compute,
+        subject.encoder.family.base,
+        own,
+    )
+    torch_side = _torch_answers(subject, reading)  # its model is gone before the graph is loaded
     session = make_session(adapter or subject.graph, providers=subject.providers)
-    findings = _check_signature(session, subject)
-    callable_as_said = not findings
-    facts = graph_facts(subject, own)
-    if facts.removed != facts.mask_zeros:
-        findings.append(
-            f"the mask removes {facts.mask_zeros} weights, "
-            f"the graph has {facts.removed} zeros in their places"
-        )
+    wrong = _check_signature(session, subject)
+    findings = [*reading.findings, *wrong, *_check_zeros(facts)]
     values: tuple[ValueCheck, ...] = ()
     accuracy = None
-    if callable_as_said:
-        model = restore_task(subject.artifact, subject.task)
-        graph, masked = ort_predict(session), torch_predict(model)
-        values = tuple(
-            _check_values(subject, graph, masked, model.config, shape) for shape in SHAPES
-        )
-        accuracy = _check_accuracy(subject, graph, masked)
+    if not wrong:
+        graph = ort_predict(session)
+        values = tuple(_check_values(subject, graph, *each) for each in torch_side.shapes)
+        accuracy = _check_accuracy(subject, reading, graph, torch_side)
         findings += check_tolerance(subject.tolerance, values, accuracy)
     return Report(
         task=subject.task,
@@ -164,7 +182,26 @@ def verify(subject: Subject) -> Report:
         accuracy=accuracy,
         findings=tuple(findings),
         rtol=subject.tolerance.rtol,
+        texts=reading.check,
     )
+
+
+def _check_zeros(facts: GraphFacts) -> list[str]:
+    """Weights that the mask removes and the graph does not."""
+    if facts.removed == facts.mask_zeros:
+        return []
+    wanted, found = facts.mask_zeros, facts.removed
+    return [f"the mask removes {wanted} weights, the graph has {found} zeros in their places"]
+
+
+def _rows_of(subject: Subject) -> Split | None:
+    """The evaluation rows; None if there are none."""
+    split = subject.rows or evaluation_split(subject.entry, data=subject.data)
+    if split is None and subject.reference is not None:
+        raise DataError(
+            f"there is no evaluation data to compare `{subject.reference}` on", "give its `data`"
+        )
+    return split
 
 
 _ROUNDING = 1e-9  # .68 - .67, one row of a hundred, is 1.0000000000000009 points
@@ -222,69 +259,114 @@ def _check_signature(session: Any, subject: Subject) -> list[str]:
     return findings
 
 
+@dataclass(frozen=True, eq=False)
+class _TorchAnswers:
+    """What torch answers, before the graph is loaded.
+
+    Attributes:
+        shapes: each of `SHAPES` with its feeds and logits.
+        rows: logits of the evaluation rows; None: there are none.
+        reference: those of the reference; None: there is none.
+    """
+
+    shapes: tuple[tuple[tuple[int, int, bool], Feeds, NDArray[np.float32]], ...]
+    rows: NDArray[np.float32] | None
+    reference: NDArray[np.float32] | None
+
+
+def _torch_answers(subject: Subject, reading: Reading) -> _TorchAnswers:
+    model = restore_task(subject.artifact, subject.task, for_answers=True)
+    masked, encoder = torch_predict(model), subject.encoder
+    shapes = []
+    for batch, sequence, padded in SHAPES:
+        size = min(sequence, encoder.longest)
+        feeds = random_feeds(model.config, encoder.family, batch, size, padded=padded)
+        shapes.append(((batch, size, padded), feeds, masked(feeds)))
+    encoded = reading.training if reading.device is not None else None
+    rows = None if encoded is None else predict_all(masked, encoded)
+    del model, masked
+    wanted = None
+    if encoded is not None and subject.reference is not None:
+        wanted = _logits_of(subject.reference, subject, encoded)
+    return _TorchAnswers(tuple(shapes), rows, wanted)
+
+
 def _check_values(
-    subject: Subject, graph: Predict, masked: Predict, config: Any, shape: tuple[int, int, bool]
+    subject: Subject,
+    graph: Predict,
+    shape: tuple[int, int, bool],
+    feeds: Feeds,
+    right: NDArray[np.float32],
 ) -> ValueCheck:
-    """Both predictors on random tokens of one shape; the tokens are the same in every run."""
-    batch, sequence, padded = shape
-    sequence = min(sequence, subject.encoder.longest)
-    feeds = _random_feeds(config, subject.encoder, batch, sequence, padded=padded)
-    left, right = graph(feeds), masked(feeds)
+    """The graph on random tokens of one shape, beside torch; the tokens are the same in every run."""
+    left = graph(feeds)
     if left.shape != right.shape:
-        return ValueCheck(batch, sequence, padded, float("inf"), 0, float("inf"))
+        return ValueCheck(*shape, float("inf"), 0, float("inf"))
+    left, right = _comparable(subject, left), _comparable(subject, right)
     difference = float(np.abs(left - right).max())
     decoder = type_of(subject.entry).decoder
-    same = int(decoder.same(left, right).sum()) if decoder.labelled else batch
-    return ValueCheck(batch, sequence, padded, difference, same, relative_error(left, right))
+    same = int(decoder.same(left, right).sum()) if decoder.labelled else shape[0]
+    relative = relative_error(left, right, _least(subject))
+    return ValueCheck(*shape, difference, same, relative)
 
 
-def _random_feeds(
-    config: Any, context: ModelContext, batch: int, sequence: int, *, padded: bool
-) -> Feeds:
+def _comparable(subject: Subject, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of about size 1, as tolerances are: of a target with a scale, in the head's unit."""
+    target = TargetScale.of(subject.entry)
+    return logits if target is None else np.asarray(target.standard(logits))
+
+
+def _least(subject: Subject) -> float:
+    """Size of logits from which an error is a share of them: of a target with a scale, its standard deviation."""
+    return 0.0 if TargetScale.of(subject.entry) is None else 1.0
+
+
+def random_feeds(config: Any, family: Family, batch: int, sequence: int, *, padded: bool) -> Feeds:
+    """Random tokens of one shape for a classifier with this configuration, the same in every run."""
     rng = np.random.default_rng([batch, sequence])
     pad = config.pad_token_id or 0
     ids = rng.integers(0, config.vocab_size, (batch, sequence), dtype=np.int64)
     ids[ids == pad] = (pad + 1) % config.vocab_size
     attention = np.ones_like(ids)
     if padded:
-        left = context.family.pad_left
+        left = family.pad_left
         for row in range(1, batch):
             gap = row * sequence // (batch + 1)
             attention[row, slice(gap) if left else slice(sequence - gap, None)] = 0
         ids[attention == 0] = pad
     feeds = {"input_ids": ids, "attention_mask": attention}
-    if kinds := context.family.token_kinds(context.config):
+    if kinds := family.token_kinds(config.to_dict()):
         feeds["token_type_ids"] = attention * rng.integers(0, kinds, ids.shape)
     return feeds
 
 
-def _check_accuracy(subject: Subject, graph: Predict, masked: Predict) -> AccuracyCheck | None:
-    """Metrics of graph, masked model and reference on the evaluation split, if there is data."""
-    split = evaluation_split(subject.entry, data=subject.data)
-    if split is None:
-        if subject.reference is not None:
-            raise DataError(
-                f"there is no evaluation data to compare `{subject.reference}` on",
-                "give its `data`",
-            )
+def _check_accuracy(
+    subject: Subject, reading: Reading, graph: Predict, torch_side: _TorchAnswers
+) -> AccuracyCheck | None:
+    """Metrics on the evaluation rows, if there are any: each side gets the tokens that it reads itself."""
+    encoded, right, wanted = reading.training, torch_side.rows, torch_side.reference
+    if encoded is None or reading.device is None or right is None:
         return None
-    encoded = encode_for(subject.encoder, subject.entry, split)
     kind, metric = type_of(subject.entry), subject.entry.metric
-    left, right = predict_all(graph, encoded), predict_all(masked, encoded)
+    left = predict_all(graph, reading.device)
 
     def score(logits: NDArray[np.float32]) -> float:
         return compute_metrics(kind, logits, encoded.labels, [metric])[metric]
 
-    finetuned = subject.reference
+    scores = (score(left), score(right))
+    answers = left if wanted is None else wanted
+    same = kind.decoder.agreement(_comparable(subject, left), _comparable(subject, answers))
+    left, right = _comparable(subject, left), _comparable(subject, right)
     return AccuracyCheck(
         rows=len(encoded),
         metric=metric,
-        graph=score(left),
-        torch=score(right),
+        graph=scores[0],
+        torch=scores[1],
         agreement=kind.decoder.agreement(left, right),
         max_diff=float(np.abs(left - right).max()),
-        reference=None if finetuned is None else score(_logits_of(finetuned, subject, encoded)),
-        relative=relative_error(left, right),
+        reference=None if wanted is None else score(wanted),
+        relative=relative_error(left, right, _least(subject)),
+        reference_agreement=None if wanted is None else same,
     )
 
 
@@ -297,53 +379,3 @@ def _logits_of(reference: str, subject: Subject, encoded: Encoded) -> NDArray[np
         )
     readable = encoded.read_by(model.config.to_dict())
     return predict_all(torch_predict(set_pad_token(model, encoded.pad)), readable)
-
-
-def graph_facts(subject: Subject, inputs: Mapping[str, NDArray[np.generic]]) -> GraphFacts:
-    """Sizes, and the zeros of masks, read from a graph's file.
-
-    Args:
-        subject: the graph, and the task that it is of.
-        inputs: values of the task that replace constants of the graph.
-    """
-    graph, artifact = subject.graph, subject.artifact
-    model = onnx.load(str(graph))
-    patch, base = artifact.patch(subject.task), subject.encoder.family.base
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    linears = {module_of(base, name): tensor for name, tensor in artifact.backbone.linears.items()}
-    own = {name: to_array(tensors[name]) for name in tensors if name.startswith(f"{MASKS}.")}
-    sizes = {name: tensor.codes.size for name, tensor in linears.items()}
-    beside = _removed_by_masks({**own, **inputs}, sizes)
-    codes = ARITHMETICS[subject.compute].codes
-
-    def read(name: str) -> NDArray[Any] | None:
-        return to_array(tensors[name]) if name in tensors else None
-
-    zeros = removed = 0
-    for name, mask in patch.masks.items():
-        module = module_of(base, name)
-        stored = codes(read, module, linears[module])
-        if stored is None or stored.size != linears[module].codes.size:
-            continue
-        is_zero = (stored == 0) | beside.get(module, np.False_)
-        zeros += int(is_zero.sum())
-        removed += int((is_zero & ~np.ascontiguousarray(mask.to_bool().T).reshape(-1)).sum())
-    return GraphFacts(
-        bytes=graph.stat().st_size,
-        nodes=len(model.graph.node),
-        opset=next(item.version for item in model.opset_import if item.domain == ""),
-        ir_version=model.ir_version,
-        masked_weights=patch.count.weights,
-        mask_zeros=patch.count.zeros,
-        code_zeros=zeros,
-        removed=removed,
-    )
-
-
-def _removed_by_masks(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:
-    """Weights that a graph removes from shared codes, by module; empty for a folded graph."""
-    if (flips := arrays.get(f"{MASKS}.{Form.FLIPS}")) is not None:
-        return unstack_flips(flips, sizes)
-    if (bits := arrays.get(f"{MASKS}.{Form.BITS}")) is not None:
-        return unstack_bits(bits, sizes)
-    return {}

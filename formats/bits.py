@@ -7,6 +7,8 @@ read without its neighbours; the padding bits at a row's end are zero.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,18 +105,23 @@ def unpack_codes(
     _check_row_bytes(packed, width, bits)
     if bits == 8:
         return np.ascontiguousarray(packed).view(np.int8)
-    per_byte = 8 // bits
-    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
-    fields = (packed[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
-    fields = fields.reshape(packed.shape[0], -1)
-    if fields[:, width:].any():
+    if -width % (8 // bits) and (packed[:, -1] >> np.uint8(width * bits % 8)).any():
         raise ArtifactError("a padding field of packed codes is not zero")
+    codes = _every_byte(bits, zero_free=zero_free)[packed].view(np.int8)
+    return codes if codes.shape[1] == width else np.ascontiguousarray(codes[:, :width])
+
+
+@cache
+def _every_byte(bits: int, *, zero_free: bool) -> NDArray[np.unsignedinteger]:
+    """The codes of each byte, one number of as many bytes as a byte has fields: `(256,)`."""
+    per_byte = 8 // bits
+    fields = np.arange(256)[:, None] >> (np.arange(per_byte) * bits) & ((1 << bits) - 1)
     if zero_free:
-        limit = np.int8(code_limit(bits, zero_free=True))
-        return fields[:, :width].view(np.int8) * np.int8(2) - limit
-    # Move the field's sign bit to the byte's sign bit, then shift back with sign extension.
-    up = np.uint8(8 - bits)
-    return (fields[:, :width] << up).view(np.int8) >> np.int8(8 - bits)
+        codes = 2 * fields - code_limit(bits, zero_free=True)
+    else:
+        codes = fields - ((fields >> (bits - 1)) << bits)  # two's complement
+    wide = np.ascontiguousarray(codes.astype(np.int8)).view(f"u{per_byte}")
+    return np.asarray(wide[:, 0])
 
 
 def _check_width(bits: int, *, zero_free: bool) -> None:
@@ -128,8 +135,17 @@ def _check_width(bits: int, *, zero_free: bool) -> None:
         raise ArtifactError(f"codes of {bits} bits are not in this format unless zero-free")
 
 
+def row_bytes(width: int, bits: int) -> int:
+    """Bytes of a packed row of `width` codes.
+
+    >>> row_bytes(3, 4)
+    2
+    """
+    return -(-width * bits // 8)
+
+
 def _check_row_bytes(packed: NDArray[np.uint8], width: int, bits: int) -> None:
-    expected = -(-width * bits // 8)
+    expected = row_bytes(width, bits)
     if packed.ndim != 2 or packed.dtype != np.uint8 or packed.shape[1] != expected:
         raise ArtifactError(
             f"packed rows are {packed.dtype} {packed.shape}, expected uint8 (*, {expected}) "

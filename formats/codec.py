@@ -17,7 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from maskpack.formats.bits import pack_codes, unpack_codes
+from maskpack.formats.bits import row_bytes, unpack_codes
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.schema import no_key_twice
-from maskpack.formats.tensors import Backbone, BitMask, Patch, QuantTensor
+from maskpack.formats.tensors import (
+    MOST_UNPACKED,
+    Backbone,
+    BitMask,
+    PackedTensor,
+    Patch,
+    QuantTensor,
+)
 
 LARGEST_HEADER = 100_000_000
 _DTYPES = {
@@ -45,6 +54,8 @@ _DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
+_ORDER = ("BOOL", "U8", "I8", "I16", "U16", "F16", "I32", "U32", "F32", "F64", "I64", "U64")
+"""Types as safetensors orders them; tensors of the last one stand first in a file."""
 
 Buffer = Any  # bytes or a memory map: what `memoryview` takes
 Arrays = dict[str, NDArray[Any]]
@@ -52,16 +63,24 @@ Arrays = dict[str, NDArray[Any]]
 
 def encode_backbone(backbone: Backbone) -> bytes:
     """Serialise; the same backbone always gives the same bytes. Inverse of `decode_backbone`."""
-    arrays: Arrays = dict(backbone.dense)
+    return b"".join(backbone_pieces(backbone))
+
+
+def backbone_pieces(backbone: Backbone) -> Iterator[Buffer]:
+    """The bytes of `encode_backbone` in pieces: a tensor is packed when its turn comes, and none is kept."""
+    parts: dict[str, _Part] = {
+        name: _Part(array.dtype, array.shape, partial(np.asarray, array))
+        for name, array in backbone.dense.items()
+    }
     layout: dict[str, dict[str, Any]] = {}
     for role, tensors in (("linear", backbone.linears), ("embedding", backbone.embeddings)):
         for name, tensor in tensors.items():
-            if {f"{name}.codes", f"{name}.scales"} & arrays.keys():
+            if {f"{name}.codes", f"{name}.scales"} & parts.keys():
                 raise ArtifactError(f"two tensors of the backbone would be called `{name}.codes`")
-            arrays[f"{name}.codes"] = pack_codes(
-                tensor.codes, tensor.bits, zero_free=tensor.zero_free
-            )
-            arrays[f"{name}.scales"] = tensor.scales
+            stored = (tensor.shape[0], row_bytes(tensor.shape[1], tensor.bits))
+            parts[f"{name}.codes"] = _Part(np.dtype("u1"), stored, tensor.pack)
+            scales = tensor.scales
+            parts[f"{name}.scales"] = _Part(scales.dtype, scales.shape, partial(np.asarray, scales))
             layout[name] = {
                 "role": role,
                 "bits": tensor.bits,
@@ -70,20 +89,76 @@ def encode_backbone(backbone: Backbone) -> bytes:
             }
             if tensor.zero_free:
                 layout[name]["zero_free"] = True
-    return encode_tensors(arrays, {"kind": "backbone", "tensors": layout})
+    return _pieces(parts, {"kind": "backbone", "tensors": layout})
 
 
-def decode_backbone(data: Buffer) -> Backbone:
-    """Read and check a backbone; inverse of `encode_backbone`."""
+@dataclass(frozen=True)
+class _Part:
+    """A tensor that is still to be made, and what a file says of it beforehand."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    make: Callable[[], NDArray[Any]]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _pieces(parts: Mapping[str, _Part], meta: Mapping[str, Any]) -> Iterator[Buffer]:
+    """A file of `encode_tensors`: its header, then each tensor, the widest types first as safetensors orders them."""
+    kinds = {np.dtype(code): kind for kind, code in _DTYPES.items()}
+    ranks = {kind: rank for rank, kind in enumerate(_ORDER)}
+    order = sorted(parts, key=lambda name: (-ranks[kinds[parts[name].dtype]], name))
+    header: dict[str, Any] = {"__metadata__": {"maskpack": header_text(meta)}}
+    end = 0
+    for name in order:
+        start, end = end, end + parts[name].size
+        header[name] = {
+            "dtype": kinds[parts[name].dtype],
+            "shape": list(parts[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        array = np.ascontiguousarray(parts[name].make())
+        assert array.nbytes == parts[name].size, name
+        yield array.reshape(-1).view(np.uint8).data
+
+
+def encoded_size(backbone: Backbone) -> int:
+    """Size of `encode_backbone`, without packing a tensor."""
+    header = next(iter(backbone_pieces(backbone)))
+    integers = (*backbone.linears.values(), *backbone.embeddings.values())
+    codes = sum(one.shape[0] * row_bytes(one.shape[1], one.bits) for one in integers)
+    rest = (*(one.scales for one in integers), *backbone.dense.values())
+    return len(header) + codes + sum(array.nbytes for array in rest)
+
+
+def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Backbone:
+    """Read and check a backbone; inverse of `encode_backbone`.
+
+    Args:
+        data: the file.
+        most_unpacked: number of codes from which they stay packed.
+    """
     arrays, meta, _ = decode_tensors(data, "backbone")
     tensors: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
     try:
-        for name, spec in sorted(meta["tensors"].items()):
+        specs = sorted(meta["tensors"].items())
+        many = sum(math.prod(read_shape(spec["shape"])) for _, spec in specs) > most_unpacked
+        for name, spec in specs:
             bits, group = read_whole(spec["bits"]), read_whole(spec["group"])
             shape = read_shape(spec["shape"])
             free = _flag(spec.get("zero_free", False))
-            codes = unpack_codes(arrays.pop(f"{name}.codes"), bits, shape[1], zero_free=free)
-            tensor = QuantTensor(codes, arrays.pop(f"{name}.scales"), bits, group, free)
+            codes, scales = arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")
+            if many and bits < 8:
+                tensor: QuantTensor = PackedTensor(codes, scales, bits, group, free, shape[1])
+            else:
+                codes = unpack_codes(codes, bits, shape[1], zero_free=free)
+                tensor = QuantTensor(codes, scales, bits, group, free)
             if tensor.shape != shape:
                 raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
             tensors[spec["role"]][name] = tensor

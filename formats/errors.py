@@ -17,6 +17,9 @@ Messages are lower case, without a full stop, with back-quotes round literals.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Hint:
     """The next step, in words of the Python interface; `cli/hints.py` has the words of commands.
@@ -46,7 +49,10 @@ class MaskpackError(Exception):
 
     Attributes:
         advice: the next step, its fields open; None if there is none.
+        known_to_all: whether all processes that train together raise it, so that the first one alone prints it.
     """
+
+    known_to_all = False
 
     def __init__(self, message: str, hint: str | Hint | None = None) -> None:
         super().__init__(message)
@@ -88,3 +94,20 @@ class MissingPackageError(MaskpackError, ImportError):
 
 class Interrupted(MaskpackError):  # noqa: N818 - not an error: the user asked for it
     """The user stopped a run; the message names the checkpoint and the hint how to go on."""
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """A panic of a library in Rust becomes a RuntimeError: as it comes it is no `Exception`, and passes every border."""
+    try:
+        yield
+    except BaseException as error:
+        # each library has a class of its own, which none exports
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise RuntimeError(first_line(error)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error of a library: the native ones share no base class, and add pages."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -32,22 +32,36 @@ def needed_for(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        found = _requirement(error.name or "")
-        if found is None:
+        missing = missing_package(what, error.name or "")
+        if missing is None:
             raise
-        package, install = found
-        missing = MissingPackageError(
-            f"{what} needs the package {package}, which is not installed", f"pip install {install}"
-        )
-        missing.add_note(f"hint: {missing.hint}")  # a traceback shows it too
         raise missing from error
 
 
-def check_package(module: str, what: str) -> None:
-    """Raise MissingPackageError before a run, where the import would fail at its end."""
+def missing_package(what: str, module: str) -> MissingPackageError | None:
+    """The error for a module that `what` needs; None if neither maskpack nor an extra asks for its package."""
+    found = _requirement(module)
+    if found is None:
+        return None
+    package, install = found
+    missing = MissingPackageError(
+        f"{what} needs the package {package}, which is not installed", f"pip install {install}"
+    )
+    missing.add_note(f"hint: {missing.hint}")  # a traceback shows it too
+    return missing
+
+
+def check_package(module: str, what: str, *, package: str | None = None) -> None:
+    """Raise MissingPackageError before a run, where the import would fail at its end.
+
+    Args:
+        module: that is imported.
+        what: needs it.
+        package: that brings it, if it has another name.
+    """
     with needed_for(what):
         if importlib.util.find_spec(module) is None:
-            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+            raise ModuleNotFoundError(f"No module named {module!r}", name=package or module)
 
 
 def _requirement(module: str) -> tuple[str, str] | None:

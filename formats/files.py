@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -22,6 +23,7 @@ _LOCK = ".lock"
 _FAR = 1 << 30  # a byte behind every file's end: Windows lets nobody read one that is locked
 _POLL = 0.1  # seconds
 _DEVICES = {"con", "prn", "aux", "nul"} | {f"{k}{n}" for k in ("com", "lpt") for n in range(10)}
+_HALF = re.compile("[\ud800-\udfff]")
 _FORBIDDEN = frozenset('<>:"\\|?*') | {chr(number) for number in range(32)}
 
 
@@ -100,3 +102,12 @@ def name_problem(names: Iterable[str]) -> str | None:
         if other != name:
             return f"`{other}` and `{name}` are one file on macOS and Windows"
     return None
+
+
+def half_letter(text: str) -> bool:
+    r"""Whether a text holds half of a surrogate pair: JSON and YAML can spell one, no file and no tokenizer takes it.
+
+    >>> half_letter("nice \ud83d"), half_letter("nice \U0001f600")
+    (True, False)
+    """
+    return _HALF.search(text) is not None

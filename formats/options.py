@@ -37,6 +37,8 @@ class Opt:
         flag: name on the command line, if not that of the field.
         path: whether it names a file or a folder of this machine.
         required: whether a command insists on it, although the class has a default.
+        later: whether it came after artifacts were written without it: a record leaves it out at its default, so
+            that an old run repeated has its old bytes, and its checkpoint is still its own.
     """
 
     help: str
@@ -47,6 +49,7 @@ class Opt:
     flag: str | None = None
     path: bool = False
     required: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,21 @@ class Options:
 
     def sha256(self) -> str:
         """Digest of all options: a checkpoint belongs to one set of them."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._tree(), sort_keys=True).encode()).hexdigest()
 
     def record(self) -> dict[str, Any]:
         """All options for a result or a manifest: of a local file or folder only its last name."""
-        tree = asdict(self)
+        tree = self._tree()
         for option in options_of(type(self)):
             if option.opt.path and tree[option.name] is not None:
                 tree[option.name] = Path(tree[option.name]).name
         return tree
+
+    def _tree(self) -> dict[str, Any]:
+        """All options but later ones at their default."""
+        later = {each.name: each.usual for each in options_of(type(self)) if each.opt.later}
+        tree = asdict(self)
+        return {name: v for name, v in tree.items() if name not in later or v != later[name]}
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:

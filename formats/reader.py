@@ -71,6 +71,7 @@ class Artifact:
         return self._kept[task]
 
     def _read_patch(self, entry: TaskEntry) -> Patch:
+        schema.check_features(entry.requires, f"task `{entry.name}`")
         backbone = (
             self.backbone
         )  # read first, so that an error of the backbone is not reported as one of the patch

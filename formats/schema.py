@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.files import name_problem
+from maskpack.formats.files import half_letter, name_problem
+from maskpack.formats.target import FEATURE, TargetScale
 
 FORMAT_VERSION = 1
 MANIFEST = "maskpack.json"
@@ -30,6 +31,9 @@ PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.s
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+FEATURES = frozenset({FEATURE, "prefix"})
+"""Features beyond the first release that this one reads, as `requires` of a manifest or a task names them."""
+
 _DEEPEST = 20  # of the free keys of a task
 _LARGEST = 1e300
 _RESERVED = {name.casefold() for name in (MANIFEST, BACKBONE, TASK_FOLDER, CARD)}
@@ -105,6 +109,8 @@ class TaskEntry:
         max_length: tokens a text was cut to.
         data: name of the data set and digest of its rows, and the column names.
         training: the options the patch was learned with.
+        requires: features without which the task cannot be read or gives other answers.
+        config: how texts become inputs and outputs become answers, where it differs from the plain way.
     """
 
     name: str
@@ -119,6 +125,8 @@ class TaskEntry:
     max_length: int
     data: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_task_name(self.name)
@@ -135,6 +143,8 @@ class TaskEntry:
             raise ArtifactError(f"task `{self.name}` has no score for its metric `{self.metric}`")
         if self.zeros > self.weights:
             raise ArtifactError(f"task `{self.name}` counts {self.zeros} zeros of {self.weights}")
+        if FEATURE in self.requires:
+            TargetScale.of(self)
 
     def _check_types(self) -> None:
         where = f"tasks.{self.name}"
@@ -142,17 +152,18 @@ class TaskEntry:
             _check_text(f"{where}.{key}", getattr(self, key))
         for key in ("zeros", "weights", "max_length"):
             _check_whole(f"{where}.{key}", getattr(self, key))
-        for key in ("scores", "data", "training"):
+        for key in ("scores", "data", "training", "config"):
             _check_mapping(f"{where}.{key}", getattr(self, key))
-        if not isinstance(self.labels, tuple):
-            raise ArtifactError(f"`{where}.labels` is not a list", _RESTORE)
-        for label in self.labels:
-            _check_text(f"{where}.labels", label)
+        for key in ("labels", "requires"):
+            if not isinstance(getattr(self, key), tuple):
+                raise ArtifactError(f"`{where}.{key}` is not a list", _RESTORE)
+            for text in getattr(self, key):
+                _check_text(f"{where}.{key}", text)
         for metric, value in self.scores.items():
             _check_text(f"{where}.scores", metric)
             if type(value) not in {int, float} or not abs(value) < _LARGEST:
                 raise ArtifactError(f"`{where}.scores.{metric}` is not a finite number", _RESTORE)
-        for key in ("data", "training"):
+        for key in ("data", "training", "config"):
             _check_free(f"{where}.{key}", getattr(self, key))
 
     def renamed(self, name: str) -> TaskEntry:
@@ -174,6 +185,7 @@ class Manifest:
     backbone_sha256: str
     files: Mapping[str, str]
     tasks: Mapping[str, TaskEntry]
+    requires: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_sha(self.backbone_sha256, "backbone.sha256")
@@ -193,6 +205,7 @@ class Manifest:
             "backbone": {"file": BACKBONE, "sha256": self.backbone_sha256},
             "files": dict(self.files),
             "tasks": {name: entry_to_dict(entry) for name, entry in self.tasks.items()},
+            **({"requires": list(self.requires)} if self.requires else {}),
         }
         return (
             json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
@@ -210,6 +223,7 @@ class Manifest:
         except (ValueError, RecursionError) as error:  # not JSON, or a number of 4,301 digits
             raise ArtifactError(f"`{MANIFEST}` is not valid JSON: {error}", _RESTORE) from error
         _check_version(tree)
+        check_features(tree.get("requires", ()), "the artifact")
         try:
             tasks = {name: entry_from_dict(name, entry) for name, entry in tree["tasks"].items()}
             if tree["backbone"]["file"] != BACKBONE:
@@ -220,6 +234,7 @@ class Manifest:
                 backbone_sha256=tree["backbone"]["sha256"],
                 files=dict(tree["files"]),
                 tasks=tasks,
+                requires=tuple(tree.get("requires", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ArtifactError(
@@ -252,6 +267,23 @@ def check_new_name(name: str) -> str:
     return name
 
 
+def check_features(requires: object, what: str) -> None:
+    """Raise ArtifactError unless every feature of a `requires` is one that this release reads.
+
+    Args:
+        requires: names of features.
+        what: that needs them, in words.
+    """
+    if not isinstance(requires, list | tuple):
+        raise ArtifactError(f"`requires` of {what} is not a list", _RESTORE)
+    unknown = [name for name in requires if name not in FEATURES]
+    if unknown:
+        raise ArtifactError(
+            f"{what} requires the feature `{unknown[0]}`, which this release does not know",
+            "upgrade with `pip install -U maskpack`",
+        )
+
+
 def patch_file(name: str, replacing: str | None = None) -> str:
     """File of a task's patch, different from the one it replaces so that both can exist at once.
 
@@ -271,19 +303,26 @@ def entry_from_dict(name: str, tree: Mapping[str, Any]) -> TaskEntry:
     Raises:
         ArtifactError, KeyError, TypeError: a field is missing or wrong.
     """
-    labels = tree[
-        "labels"
-    ]  # a value that is no list is kept, so that the check below refuses it by name
+    # a value that is no list is kept, so that the entry's check refuses it by name
     return TaskEntry(
-        name=name, **{**tree, "labels": tuple(labels) if isinstance(labels, list) else labels}
+        name=name,
+        **{
+            **tree,
+            "labels": _as_tuple(tree["labels"]),
+            "requires": _as_tuple(tree.get("requires", ())),
+        },
     )
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def entry_to_dict(entry: TaskEntry) -> dict[str, Any]:
-    """A task's entry as JSON; its name is the key under which it stands."""
-    tree = asdict(entry)
+    """A task's entry as JSON; its name is the key under which it stands. Empty `requires` and `config` are left out."""
+    tree = {**asdict(entry), "labels": list(entry.labels), "requires": list(entry.requires)}
     del tree["name"]
-    return {**tree, "labels": list(entry.labels)}
+    return {k: v for k, v in tree.items() if v or k not in {"requires", "config"}}
 
 
 def portable_entry(entry: TaskEntry) -> dict[str, Any]:
@@ -316,8 +355,7 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_text(where: str, value: object) -> None:
-    # JSON can name half of a surrogate pair, which no file could be written with
-    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not isinstance(value, str) or half_letter(value):
         raise ArtifactError(f"`{where}` is not a text", _RESTORE)
 
 

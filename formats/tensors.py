@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.bits import CODE_BITS, ZERO_FREE_BITS, code_limit, pack_bits, unpack_bits
+from maskpack.formats.bits import (
+    CODE_BITS,
+    ZERO_FREE_BITS,
+    code_limit,
+    pack_bits,
+    pack_codes,
+    unpack_bits,
+    unpack_codes,
+)
 from maskpack.formats.errors import ArtifactError
 
 
@@ -38,11 +46,10 @@ class QuantTensor:
         if self.bits not in (ZERO_FREE_BITS if self.zero_free else CODE_BITS) or self.limit < 1:
             kind = "zero-free codes" if self.zero_free else "codes"
             raise ArtifactError(f"{kind} of {self.bits} bits are not supported")
-        if self.codes.dtype != np.int8 or self.codes.ndim != 2 or 0 in self.codes.shape:
-            raise ArtifactError(
-                f"codes are {self.codes.dtype} {self.codes.shape}, expected a matrix of int8"
-            )
-        rows, width = self.codes.shape
+        codes = self.codes
+        if codes.dtype != np.int8 or codes.ndim != 2 or 0 in codes.shape:
+            raise ArtifactError(f"codes are {codes.dtype} {codes.shape}, expected a matrix of int8")
+        rows, width = codes.shape
         if not 1 <= self.group <= width:
             raise ArtifactError(f"group of {self.group} weights in rows of {width}")
         expected = (rows, -(-width // self.group))
@@ -53,9 +60,9 @@ class QuantTensor:
             )
         if not (np.isfinite(self.scales).all() and (self.scales >= 0).all()):
             raise ArtifactError("a scale is negative, infinite or not a number")
-        if int(self.codes.min()) < -self.limit or int(self.codes.max()) > self.limit:
+        if int(codes.min()) < -self.limit or int(codes.max()) > self.limit:
             raise ArtifactError(f"a code lies outside +-{self.limit} for {self.bits} bits")
-        if self.zero_free and bool(((self.codes & 1 == 0) & (self.codes != 0)).any()):
+        if self.zero_free and bool(((codes & 1 == 0) & (codes != 0)).any()):
             raise ArtifactError("a zero-free code is even")
 
     @property
@@ -68,18 +75,37 @@ class QuantTensor:
         """`(o, i)`."""
         return (int(self.codes.shape[0]), int(self.codes.shape[1]))
 
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.shape[0] * self.shape[1]
+
+    def pack(self) -> NDArray[np.uint8]:
+        """The codes as a file stores them, `(o, ceil(i * bits / 8))`."""
+        return pack_codes(self.codes, self.bits, zero_free=self.zero_free)
+
     def expanded_scales(self) -> NDArray[np.float32]:
         """One float32 scale a weight: `(o, i)`."""
         wide = np.repeat(self.scales.astype(np.float32), self.group, axis=1)
-        return np.asarray(wide[:, : self.codes.shape[1]])
+        return np.asarray(wide[:, : self.shape[1]])
 
     def dequantize(self) -> NDArray[np.float32]:
         """The weights as float32 `(o, i)`: one multiplication each, nothing else."""
-        return self.codes.astype(np.float32) * self.expanded_scales()
+        rows, width = self.shape
+        wide = self.codes.astype(np.float32)
+        if width % self.group:
+            wide *= self.expanded_scales()
+        else:  # without a scale for each weight, which would take as much memory as the weights
+            blocks = wide.reshape(rows, -1, self.group)
+            blocks *= self.scales.astype(np.float32)[:, :, None]
+        return wide
 
     def with_gains(self, gains: NDArray[np.float16]) -> QuantTensor:
         """The same codes with every scale of row `r` multiplied by `gains[r]`, in float32."""
-        return replace(self, scales=self.scales_with(gains))
+        return self._with_scales(self.scales_with(gains))
+
+    def _with_scales(self, scales: NDArray[np.floating]) -> QuantTensor:
+        return replace(self, scales=scales)
 
     def scales_with(self, gains: NDArray[np.float16]) -> NDArray[np.float32]:
         """Scales `(o, g)` times `gains (o)`: one float32 product each.
@@ -87,13 +113,72 @@ class QuantTensor:
         Raises:
             ArtifactError: another number of rows, or a product that float32 cannot hold.
         """
-        if gains.shape != (self.codes.shape[0],):
+        if gains.shape != (self.shape[0],):
             raise ArtifactError(f"gains of {gains.shape} do not fit weights of {self.shape}")
         with np.errstate(over="ignore"):
             scales = self.scales.astype(np.float32) * gains.astype(np.float32)[:, None]
         if not np.isfinite(scales).all():
             raise ArtifactError("a scale times its gain is infinite")
         return scales
+
+
+MOST_UNPACKED = 2**28
+"""Codes that a backbone holds as bytes; those of a larger one stay packed."""
+
+
+class PackedTensor(QuantTensor):
+    """A tensor whose codes are unpacked whenever they are read, so that a large backbone can stay in its mapped file.
+
+    Args:
+        packed: uint8 `(o, ceil(i * bits / 8))`, as `pack_codes` makes them.
+        scales: as of `QuantTensor`.
+        bits: width of a stored code.
+        group: consecutive inputs of one row that share a scale.
+        zero_free: whether the stored codes leave out 0.
+        width: codes of a row, `i`.
+    """
+
+    def __init__(
+        self,
+        packed: NDArray[np.uint8],
+        scales: NDArray[np.floating],
+        bits: int,
+        group: int,
+        zero_free: bool,
+        width: int,
+    ) -> None:
+        named = {"scales": scales, "bits": bits, "group": group, "zero_free": zero_free}
+        for name, value in {**named, "_packed": packed, "_width": width}.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    _packed: NDArray[np.uint8]
+    _width: int
+
+    @classmethod
+    def of(cls, tensor: QuantTensor) -> PackedTensor:
+        """The same tensor, packed."""
+        fields = tensor.scales, tensor.bits, tensor.group, tensor.zero_free
+        return cls(tensor.pack(), *fields, tensor.shape[1])
+
+    @property
+    def codes(self) -> NDArray[np.int8]:
+        """The codes, a new array each time."""
+        return unpack_codes(self._packed, self.bits, self._width, zero_free=self.zero_free)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(o, i)`."""
+        return (int(self._packed.shape[0]), self._width)
+
+    def pack(self) -> NDArray[np.uint8]:
+        """The codes as they are held."""
+        return self._packed
+
+    def _with_scales(self, scales: NDArray[np.floating]) -> QuantTensor:
+        return PackedTensor(
+            self._packed, scales, self.bits, self.group, self.zero_free, self._width
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +224,7 @@ class BitMask:
         """`tensor` with every masked code set to 0; its scales are shared, not copied."""
         self._check_fits(tensor)
         codes = np.where(self.to_bool(), tensor.codes, np.int8(0))
-        return replace(tensor, codes=codes)
+        return QuantTensor(codes, tensor.scales, tensor.bits, tensor.group, tensor.zero_free)
 
     def _check_fits(self, tensor: QuantTensor) -> None:
         if tensor.shape != self.shape:
@@ -217,9 +302,15 @@ class Backbone:
         _check_dense(self.dense, "backbone")
 
     @property
+    def is_large(self) -> bool:
+        """Whether its floats should not be in memory together."""
+        codes = (*self.linears.values(), *self.embeddings.values())
+        return sum(tensor.size for tensor in codes) > MOST_UNPACKED
+
+    @property
     def maskable(self) -> int:
         """Weights that a mask may cover."""
-        return sum(tensor.codes.size for tensor in self.linears.values())
+        return sum(tensor.size for tensor in self.linears.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,12 +353,15 @@ class Patch:
     def over(self, backbone: Backbone) -> Backbone:
         """The backbone as this task sees it: codes masked, scales and dense parameters its own."""
         self.check_fits(backbone)
-        linears = dict(backbone.linears)
-        for name, mask in self.masks.items():
-            linears[name] = mask.apply(linears[name])
-        for name, gains in self.gains.items():
-            linears[name] = linears[name].with_gains(gains)
+        linears = {name: self.linear_over(backbone, name) for name in backbone.linears}
         return Backbone(linears, backbone.embeddings, {**backbone.dense, **self.dense})
+
+    def linear_over(self, backbone: Backbone, name: str) -> QuantTensor:
+        """One matrix of the backbone as this task sees it."""
+        tensor = backbone.linears[name]
+        if name in self.masks:
+            tensor = self.masks[name].apply(tensor)
+        return tensor.with_gains(self.gains[name]) if name in self.gains else tensor
 
     def check_counts(self, task: str, *, zeros: int, weights: int) -> None:
         """Raise ArtifactError unless the masks have these counts."""

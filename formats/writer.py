@@ -12,14 +12,14 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from maskpack.formats import schema
 from maskpack.formats.card import Describe, plain_facts, render_card
-from maskpack.formats.codec import encode_backbone, encode_patch
+from maskpack.formats.codec import Buffer, backbone_pieces, encode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import lock, open_for_lock, rename
 from maskpack.formats.reader import Artifact, open_artifact
@@ -35,23 +35,37 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         ArtifactError: no permission, no space, or any other failure; the old file stays.
     """
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: Path, pieces: Iterable[Buffer]) -> str:
+    """`write_bytes` of pieces that are made one after the other, and never held together.
+
+    Returns:
+        SHA-256 of the file, in hex.
+    """
+    digest, size = hashlib.sha256(), 0
     if path.is_dir() or not path.name:
         raise ArtifactError(f"`{path}` is a folder, expected a file to write")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
             file.flush()
             os.fsync(file.fileno())
         rename(temporary, path)
         _sync_folder(path.parent)
-        _LOG.debug("wrote `%s`, %s bytes", path, f"{len(data):,}")
+        _LOG.debug("wrote `%s`, %s bytes", path, f"{size:,}")
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
         raise
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -89,6 +103,48 @@ def check_free(path: Path) -> None:
         raise ArtifactError(f"`{path}` already exists", "choose another place")
 
 
+_TRIAL = b"\0" * 4096  # a block: an empty file fits on a disk that is full
+
+
+def check_writable(path: Path) -> None:
+    """Raise ArtifactError if nothing can be written at `path`: called before work whose result is to lie there.
+
+    A block is written where the first file would be, and removed: into a folder that holds something already, or
+    beside what is still to be made, in the nearest folder that exists.
+    """
+    try:
+        for place in _places(path):
+            trial = place / f".{secrets.token_hex(4)}.tmp"
+            try:
+                trial.write_bytes(_TRIAL)
+            finally:
+                with suppress(OSError):
+                    trial.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raise ArtifactError if the disk of `path` has less than `needed` bytes free."""
+    try:
+        free = shutil.disk_usage(_places(path)[0]).free
+    except OSError:  # a system that does not tell
+        return
+    if free < needed:
+        raise ArtifactError(
+            f"`{path}` needs {needed / 1e6:,.1f} MB of disk, {free / 1e6:,.1f} MB are free there",
+            "free some space, or choose another place",
+        )
+
+
+def _places(path: Path) -> list[Path]:
+    """Folders in which writing at `path` makes files."""
+    if path.is_dir() and any(path.iterdir()):
+        tasks = path / schema.TASK_FOLDER
+        return [path, tasks] if tasks.is_dir() else [path]
+    return [next(place for place in path.absolute().parents if place.exists())]
+
+
 def create_artifact(
     path: Path,
     backbone: Backbone,
@@ -112,12 +168,11 @@ def create_artifact(
     """
     if first is not None:
         first[1].check_fits(backbone)
-    data = encode_backbone(backbone)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    manifest = Manifest(source, scheme, hashlib.sha256(data).hexdigest(), digests, {})
     with new_folder(path) as build:
         (build / schema.TASK_FOLDER).mkdir()
-        write_bytes(build / schema.BACKBONE, data)
+        digest = write_pieces(build / schema.BACKBONE, backbone_pieces(backbone))
+        manifest = Manifest(source, scheme, digest, digests, {})
         for name, content in files.items():
             write_bytes(build / name, content)
         if first is not None:

@@ -6,6 +6,7 @@ program or an unexpected path is refused as a whole, and the error names that fi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,9 @@ from huggingface_hub import HfApi, constants, errors
 from maskpack.formats import ArtifactError, ConfigError
 from maskpack.formats.card import HUB_ID
 from maskpack.formats.schema import BACKBONE, CARD, COPIED_FILE, MANIFEST, PATCH_FILE
+from maskpack.formats.waiting import announced
+
+_LOG = logging.getLogger(__name__)
 
 PASSED_OVER = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "NOTICE"}
 """Files of a repository that are harmless and no part of an artifact; they are not fetched."""
@@ -79,7 +83,8 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
         ArtifactError: no network, no such repository or revision, no right to it, or a busy server.
     """
     try:
-        yield
+        with announced(_LOG, f"exchange with the Hub about `{repo}`"):
+            yield
     except errors.HFValidationError as error:
         raise ConfigError(f"`{repo}` is no repository of the Hub: {error}") from error
     except errors.GatedRepoError as error:

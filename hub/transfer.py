@@ -17,7 +17,14 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from maskpack.formats import Artifact, ArtifactError, check_artifact, open_artifact
 from maskpack.formats.card import CardFacts, Describe, is_ours, plain_facts, render_card
 from maskpack.formats.schema import BACKBONE, CARD, MANIFEST, PATCH_FILE, TASK_FOLDER, Manifest
-from maskpack.formats.writer import check_free, locked, new_folder, write_bytes, write_manifest
+from maskpack.formats.writer import (
+    check_free,
+    check_writable,
+    locked,
+    new_folder,
+    write_bytes,
+    write_manifest,
+)
 from maskpack.hub.remote import PASSED_OVER, asking, check_names, check_repo, check_token, hub
 
 
@@ -241,6 +248,7 @@ def pull_artifact(
             has no such task; or the folder exists.
     """
     check_free(request.out)
+    check_writable(request.out)
     remote = find_remote(request.repo, request.revision)
     on_file(MANIFEST)
     text = remote.fetch(MANIFEST)

@@ -35,6 +35,7 @@ class Family:
         time_first: whether inputs of its layers are `(s, b, i)`, not `(b, s, i)`.
         float_mask: whether torch can trace it with a float `attention_mask` only.
         relative: whether it has no table of positions, so that any length can be read.
+        fused: settings that transformers' fused attention takes for granted; a model with others needs `eager`.
         settings: of its configuration, for a model that only classifies.
         projections: last names of the linears beside which LoRA puts its factors.
     """
@@ -46,12 +47,17 @@ class Family:
     time_first: bool = False
     float_mask: bool = False
     relative: bool = False
+    fused: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     projections: tuple[str, ...] = ("query", "value")
 
     def token_kinds(self, config: Mapping[str, Any]) -> int:
-        """Number of token types of a model, 0 if it reads none; from its configuration as a mapping."""
-        return int(config.get("type_vocab_size", self.token_types)) if self.token_types else 0
+        """Number of token types of a model, 0 if it reads none; from its configuration as a mapping.
+
+        One that knows a single type reads none: the second text of a pair would ask for another.
+        """
+        kinds = int(config.get("type_vocab_size", self.token_types)) if self.token_types else 0
+        return kinds if kinds > 1 else 0
 
     def longest_input(self, config: Mapping[str, Any]) -> int:
         """Tokens a model has positions for, from its configuration as a mapping.
@@ -75,7 +81,11 @@ FAMILIES: dict[str, Family] = {
     "distilbert": Family("distilbert", projections=("q_lin", "v_lin")),
     "electra": Family("electra", token_types=2),
     "gpt2": Family(
-        "transformer", last_token=True, settings={"use_cache": False}, projections=("c_attn",)
+        "transformer",
+        last_token=True,
+        fused={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+        settings={"use_cache": False},
+        projections=("c_attn",),
     ),
     "llama": Family(
         "model", last_token=True, settings={"use_cache": False}, projections=("q_proj", "v_proj")
@@ -111,13 +121,31 @@ def family_of(model_type: str) -> Family:
         ) from None
 
 
+_ALWAYS = {
+    "add_cross_attention": False,  # reads the states of an encoder, which a classifier has not
+    "chunk_size_feed_forward": 0,  # saves memory; refuses lengths that are no multiple of it
+}
+
+
 def settings_of(config: Any) -> dict[str, Any]:
     """Settings for the configuration of a model that only classifies; only existing ones are changed.
 
     Release 5 of transformers no longer knows some of the settings.
     """
-    family = family_of(config.model_type)
-    return {name: value for name, value in family.settings.items() if hasattr(config, name)}
+    wanted = {**_ALWAYS, **family_of(config.model_type).settings}
+    return {name: value for name, value in wanted.items() if hasattr(config, name)}
+
+
+def attention_of(config: Any, wanted: str | None) -> str | None:
+    """The implementation of attention that computes what a configuration says.
+
+    Args:
+        config: of transformers.
+        wanted: `eager`, `sdpa`; None: transformers' default.
+    """
+    fused = family_of(config.model_type).fused
+    plain = any(getattr(config, name, usual) != usual for name, usual in fused.items())
+    return "eager" if plain else wanted
 
 
 def token_kinds(config: Mapping[str, Any]) -> int:
@@ -150,6 +178,11 @@ def check_rotary(config: Any) -> None:
         ("global_rope_theta", rope.get("full_attention", {})),
         ("local_rope_theta", rope.get("sliding_attention", {})),
     ):
+        if not isinstance(part, Mapping):
+            raise ModelError(
+                f"`rope_parameters` says {part!r:.60} where an object is expected",
+                "set it in `config.json` as the model was saved with it",
+            )
         read = getattr(config, name, None)
         if read is None or "rope_theta" not in part:
             continue

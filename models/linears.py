@@ -134,6 +134,16 @@ def swap_linear(base: nn.Module, name: str, make: Callable[[nn.Linear], Module])
     return swapped
 
 
+def holder_of(name: str) -> str:
+    """Path of the encoder layer that a parameter lies in; empty outside of layers.
+
+    >>> holder_of("encoder.layer.3.output.dense.weight"), holder_of("pooler.dense.weight")
+    ('encoder.layer.3', '')
+    """
+    match = _LAYER.search(name)
+    return name[: match.end(1)] if match else ""
+
+
 def layer_of(name: str) -> int | None:
     """Number of the encoder layer a parameter lies in, or None.
 

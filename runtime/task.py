@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from maskpack.formats.errors import ConfigError, ExportError, Hint
 from maskpack.runtime.outputs import DECODERS, OutputDecoder
@@ -13,11 +15,15 @@ GRAPH = "model.onnx"
 TASK_CONFIG = "task.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "backbone.bin"
+GRAPH_DATA = (
+    "model.onnx_data"  # the weights of one large graph, by the name that Optimum gives them
+)
 BASE = "base.onnx"
 ADAPTER_SUFFIX = ".onnx_adapter"
 FEEDS_SUFFIX = ".safetensors"
 _SEEN = "[!.]*"  # macOS puts `._x.onnx` beside `x.onnx` on disks of other systems
 
+AGAIN = "export the task again"
 _HINT = "give the folder of an exported task, or one that holds several of them"
 
 
@@ -51,10 +57,17 @@ class TaskConfig:
         labels: class names in the order of the logits; empty for a regression.
         max_length: tokens a text was cut to when the task was learned.
         pad: id and text of the padding token.
-        weights: file beside the graph with weights that several tasks share, and its SHA-256;
-            None if the graph holds all weights.
+        weights: file beside the graph with weights that several tasks share, or with those of one large graph, and
+            its SHA-256; None if the graph holds all weights.
         swap: digests, if the task is an adapter of a graph that it shares with others; else None.
         pad_left: whether padding stands before a text.
+        columns: of the tables that it was learned from: of its texts and, last, of its label; empty if they have
+            the names that are found without being told.
+        separator: text between the labels of a cell of such a table, or None.
+        texts: that a row has, 1 or 2; None: an older release wrote it and did not say.
+        truncation_left: whether a row that is too long loses its beginning.
+        split_special_tokens: whether the text of a special token is read as any other text.
+        prefixes: what stands before the first and the second text of a row; empty: nothing.
     """
 
     name: str
@@ -65,6 +78,12 @@ class TaskConfig:
     weights: tuple[str, str] | None = None
     swap: SwapDigests | None = None
     pad_left: bool = False
+    columns: tuple[str, ...] = ()
+    separator: str | None = None
+    texts: int | None = None
+    truncation_left: bool = False
+    split_special_tokens: bool = False
+    prefixes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in DECODERS:
@@ -76,6 +95,17 @@ class TaskConfig:
             raise ExportError(f"`{TASK_CONFIG}` has {len(self.labels)} labels for a {self.kind}")
         if type(self.max_length) is not int or self.max_length < 1:
             raise ExportError(f"`{TASK_CONFIG}` has the length {self.max_length!r}")
+        if self.texts not in {None, 1, 2} or type(self.texts) is bool:
+            raise ExportError(f"`{TASK_CONFIG}` has rows of {self.texts!r} texts")
+        if len(self.prefixes) not in {0, 2}:
+            raise ExportError(f"`{TASK_CONFIG}` has {len(self.prefixes)} prefixes, expected 2")
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Features without which the task would be answered otherwise, as `FEATURES` names them."""
+        return tuple(
+            name for name, (field, usual) in FEATURES.items() if getattr(self, field) != usual
+        )
 
     @property
     def decoder(self) -> OutputDecoder:
@@ -84,9 +114,9 @@ class TaskConfig:
 
     def to_json(self) -> str:
         """Sorted, indented, with a final line feed. Inverse of `from_json`."""
-        tree = {
+        tree: dict[str, Any] = {
             "format": "maskpack-task",
-            "format_version": 1,
+            "format_version": 2 if self.requires else 1,
             "name": self.name,
             "kind": self.kind,
             "labels": list(self.labels),
@@ -96,6 +126,16 @@ class TaskConfig:
         }
         if self.pad_left:
             tree["pad_side"] = "left"
+        said = {
+            "columns": list(self.columns) or None,
+            "label_separator": self.separator,
+            "texts": self.texts,
+            "requires": list(self.requires) or None,
+            "truncation_side": "left" if self.truncation_left else None,
+            "split_special_tokens": self.split_special_tokens or None,
+            "prefixes": list(self.prefixes) or None,
+        }
+        tree |= {name: value for name, value in said.items() if value is not None}
         if self.weights is not None:
             tree |= {"weights_file": self.weights[0], "weights_sha256": self.weights[1]}
         if self.swap is not None:
@@ -111,30 +151,69 @@ class TaskConfig:
         """
         try:
             tree = json.loads(text)
-            if tree["format"] != "maskpack-task" or tree["format_version"] != 1:
-                raise ExportError(
-                    f"`{TASK_CONFIG}` is of format `{tree['format']}` {tree['format_version']!r}, "
-                    "this release reads `maskpack-task` 1"
-                )
+            _check_version(tree)
             labels = tuple(str(label) for label in tree["labels"])
-            pad = (int(tree["pad_id"]), str(tree["pad_token"]))
             weights = None
             if "weights_file" in tree:
-                weights = (WEIGHTS, str(tree["weights_sha256"]))
-                if tree["weights_file"] != WEIGHTS:
-                    raise ExportError(f"`weights_file` is not `{WEIGHTS}`")
+                weights = (str(tree["weights_file"]), str(tree["weights_sha256"]))
+                if weights[0] not in {WEIGHTS, GRAPH_DATA}:
+                    raise ExportError(f"`weights_file` is neither `{WEIGHTS}` nor `{GRAPH_DATA}`")
             swap = None
             if "adapter_sha256" in tree:
                 digests = (str(tree[f"{part}_sha256"]) for part in ("graph", "adapter", "feeds"))
                 swap = SwapDigests(*digests)
-            name, kind = str(tree["name"]), str(tree["kind"])
-            side = tree.get("pad_side", "right")
-            if side not in {"left", "right"}:
-                raise ExportError(f"`{TASK_CONFIG}` pads on the side {side!r}")
-            left = side == "left"
-            return cls(name, kind, labels, tree["max_length"], pad, weights, swap, left)
+            separator = tree.get("label_separator")
+            return cls(
+                name=str(tree["name"]),
+                kind=str(tree["kind"]),
+                labels=labels,
+                max_length=tree["max_length"],
+                pad=(int(tree["pad_id"]), str(tree["pad_token"])),
+                weights=weights,
+                swap=swap,
+                pad_left=_is_left(tree, "pad_side"),
+                columns=tuple(str(column) for column in tree.get("columns", ())),
+                separator=None if separator is None else str(separator),
+                texts=tree.get("texts"),
+                truncation_left=_is_left(tree, "truncation_side"),
+                split_special_tokens=tree.get("split_special_tokens", False) is True,
+                prefixes=tuple(str(prefix) for prefix in tree.get("prefixes", ())),
+            )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{TASK_CONFIG}` is damaged: {error!r}", _HINT) from error
+
+
+FEATURES: dict[str, tuple[str, Any]] = {
+    "prefix": ("prefixes", ()),
+    "split-special-tokens": ("split_special_tokens", False),
+    "truncation-left": ("truncation_left", False),
+}
+"""Feature that a configuration may require -> its field, and the field's value without the feature."""
+
+
+def _check_version(tree: Mapping[str, Any]) -> None:
+    """Raise ExportError unless this release reads a configuration.
+
+    Version 2 is version 1 with features: releases that would ignore them refuse it.
+    """
+    if tree["format"] != "maskpack-task" or tree["format_version"] not in {1, 2}:
+        raise ExportError(
+            f"`{TASK_CONFIG}` is of format `{tree['format']}` {tree['format_version']!r}, "
+            "this release reads `maskpack-task` 1 and 2"
+        )
+    unknown = [name for name in tree.get("requires", ()) if name not in FEATURES]
+    if unknown:
+        raise ExportError(
+            f"`{TASK_CONFIG}` requires the feature `{unknown[0]}`, which this release does not know",
+            "upgrade with `pip install -U maskpack`",
+        )
+
+
+def _is_left(tree: Mapping[str, Any], key: str) -> bool:
+    side = tree.get(key, "right")
+    if side not in {"left", "right"}:
+        raise ExportError(f"`{TASK_CONFIG}` has the {key.replace('_', ' ')} {side!r}")
+    return bool(side == "left")
 
 
 @dataclass(frozen=True)
@@ -155,8 +234,9 @@ class TaskFiles:
 
     @property
     def weights(self) -> Path:
-        """File of weights that several tasks share; None if the task has none."""
-        return self.graph.with_name(WEIGHTS)
+        """File beside the graph that holds weights, if the task has one: shared by tasks, or of a large graph."""
+        own = self.graph.with_name(GRAPH_DATA)
+        return own if self.graph.name == GRAPH and own.is_file() else self.graph.with_name(WEIGHTS)
 
     def read_config(self) -> TaskConfig:
         """The configuration.

@@ -12,10 +12,14 @@ from maskpack.formats.lazy import lazy_names
 if TYPE_CHECKING:
     from maskpack.tasks.context import restore_task
     from maskpack.tasks.data.splits import TaskData, load_data
+    from maskpack.tasks.doctor import Check, Diagnosis, diagnose
     from maskpack.tasks.task import TASKS, Task, find_task
 
 _HOME = {
     "restore_task": "context",
+    "Check": "doctor",
+    "Diagnosis": "doctor",
+    "diagnose": "doctor",
     "TaskData": "data.splits",
     "load_data": "data.splits",
     "TASKS": "task",
@@ -23,6 +27,16 @@ _HOME = {
     "find_task": "task",
 }
 
-__all__ = ["TASKS", "Task", "TaskData", "find_task", "load_data", "restore_task"]
+__all__ = [
+    "TASKS",
+    "Check",
+    "Diagnosis",
+    "Task",
+    "TaskData",
+    "diagnose",
+    "find_task",
+    "load_data",
+    "restore_task",
+]
 
 __getattr__ = lazy_names(__name__, _HOME, {})

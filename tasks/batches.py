@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from maskpack.formats import ConfigError
 from maskpack.models.families import family_of, token_kinds
 from maskpack.models.placement import to_numpy, to_tensors
+from maskpack.models.processes import ALONE, Processes
+from maskpack.tasks.token_rows import TokenRows, chained
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
@@ -39,18 +41,27 @@ class Encoded:
     """A split as token ids.
 
     Attributes:
-        ids: token ids of each row, without padding.
+        ids: token ids of each row, without padding; a sequence of arrays or lists becomes `TokenRows`.
         types: token type ids of each row, or None for models without them.
         labels: one a row.
         pad: id of the padding token.
         pad_left: whether padding stands before a row.
+        labelled: bool, one a row: whether its label counts; None: all do. Rows without labels are learned from a
+            teacher alone.
     """
 
-    ids: tuple[NDArray[np.int64], ...]
-    types: tuple[NDArray[np.int64], ...] | None
+    ids: TokenRows
+    types: TokenRows | None
     labels: NDArray[Any]
     pad: int
     pad_left: bool = False
+    labelled: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "types"):
+            rows = getattr(self, name)
+            if rows is not None and not isinstance(rows, TokenRows):
+                object.__setattr__(self, name, TokenRows.of(rows))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,13 +69,22 @@ class Encoded:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row."""
-        return np.array([len(row) for row in self.ids], dtype=np.int64)
+        return self.ids.lengths
 
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Some of the rows, in the order given."""
-        types = None if self.types is None else tuple(self.types[row] for row in rows)
-        ids = tuple(self.ids[row] for row in rows)
-        return replace(self, ids=ids, types=types, labels=self.labels[rows])
+        types = None if self.types is None else self.types.take(rows)
+        ids = self.ids.take(rows)
+        labelled = None if self.labelled is None else self.labelled[rows]
+        return replace(self, ids=ids, types=types, labels=self.labels[rows], labelled=labelled)
+
+    def with_labels(self) -> Encoded:
+        """The rows whose label counts."""
+        return self if self.labelled is None else self.take(np.flatnonzero(self.labelled))
+
+    def without_labels(self) -> Encoded:
+        """The same rows, of none of which the label counts."""
+        return replace(self, labelled=np.zeros(len(self), dtype=np.bool_))
 
     def hold_out(self, *, if_asked: bool) -> tuple[Encoded, Encoded | None]:
         """All but a tenth of the rows, and that tenth if it is wanted: the same for every seed.
@@ -87,7 +107,7 @@ class Encoded:
 
     def feeds(self, rows: NDArray[np.intp]) -> Feeds:
         """The rows as one padded batch."""
-        width = max(len(self.ids[row]) for row in rows)
+        width = int(self.lengths[rows].max())
         batch: Feeds = {
             "input_ids": np.full((len(rows), width), self.pad, dtype=np.int64),
             "attention_mask": np.zeros((len(rows), width), dtype=np.int64),
@@ -95,7 +115,7 @@ class Encoded:
         if self.types is not None:
             batch["token_type_ids"] = np.zeros((len(rows), width), dtype=np.int64)
         for number, row in enumerate(rows):
-            size = len(self.ids[row])
+            size = int(self.lengths[row])
             span = slice(width - size, width) if self.pad_left else slice(size)
             batch["input_ids"][number, span] = self.ids[row]
             batch["attention_mask"][number, span] = 1
@@ -104,33 +124,70 @@ class Encoded:
         return batch
 
 
+def known_labels(labels: NDArray[Any], labelled: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Those labels that count; all of them where none does, as those of a teacher's answers."""
+    return labels if labelled is None or not labelled.any() else labels[labelled]
+
+
 def joined(parts: Sequence[Encoded]) -> Encoded:
     """The rows of all parts, one part after the other; all are of one tokenizer."""
-    types = None
+    types = labelled = None
     if parts[0].types is not None:
-        types = tuple(row for part in parts for row in part.types or ())
-    return Encoded(
-        tuple(row for part in parts for row in part.ids),
-        types,
-        np.concatenate([part.labels for part in parts]),
-        parts[0].pad,
-        parts[0].pad_left,
+        types = chained([part.types for part in parts if part.types is not None])
+    if any(part.labelled is not None for part in parts):
+        all_of = (np.ones(len(part), dtype=np.bool_) for part in parts)
+        counts = zip(parts, all_of, strict=True)
+        labelled = np.concatenate([own if p.labelled is None else p.labelled for p, own in counts])
+    return replace(
+        parts[0],
+        ids=chained([part.ids for part in parts]),
+        types=types,
+        labels=np.concatenate([part.labels for part in parts]),
+        labelled=labelled,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Sequence[NDArray[np.intp]]):
+    """Row indices of the batches of an epoch, cut when they are asked for: millions of small arrays cost more than rows.
+
+    Attributes:
+        rows: of all batches, one after the other.
+        size: rows of each; the last one that stands in `rows` may be shorter.
+        order: numbers of the batches, as they are given out.
+    """
+
+    rows: NDArray[np.intp]
+    size: int
+    order: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.intp]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Batches: ...
+
+    def __getitem__(self, index: int | slice) -> NDArray[np.intp] | Batches:
+        if isinstance(index, slice):
+            return replace(self, order=self.order[index])
+        start = self.order[index] * self.size
+        return self.rows[start : start + self.size]
 
 
 def training_batches(
     lengths: NDArray[np.int64], *, batch_size: int, seed: int, epoch: int
-) -> list[NDArray[np.intp]]:
+) -> Batches:
     """Row indices of every batch of one epoch; each row once, a short last batch is kept."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    batches: list[NDArray[np.intp]] = []
     window = _WINDOW * batch_size
     for start in range(0, len(order), window):
         part = order[start : start + window]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+        order[start : start + window] = part[np.argsort(lengths[part], kind="stable")]
+    return Batches(order, batch_size, rng.permutation(-(-len(order) // batch_size)))
 
 
 def evaluation_batches(
@@ -143,16 +200,39 @@ def evaluation_batches(
 
 
 def predict_all(
-    predict: Predict, encoded: Encoded, *, batch_size: int = EVAL_BATCH
+    predict: Predict,
+    encoded: Encoded,
+    *,
+    batch_size: int = EVAL_BATCH,
+    processes: Processes = ALONE,
 ) -> NDArray[np.float32]:
-    """Logits `(rows, c)` of a whole split, in the split's own order."""
-    parts, places = [], []
-    for rows in evaluation_batches(encoded.lengths, batch_size=batch_size):
-        parts.append(predict(encoded.feeds(rows)))
+    """Logits `(rows, c)` of a whole split, in the split's own order.
+
+    Args:
+        predict: answers one batch.
+        encoded: the split.
+        batch_size: rows of a batch.
+        processes: share the batches out; each of them gets all logits.
+    """
+    places, made = [np.zeros(0, dtype=np.intp)], None
+    for number, rows in enumerate(evaluation_batches(encoded.lengths, batch_size=batch_size)):
+        if number % processes.count != processes.rank:
+            continue
+        logits = predict(encoded.feeds(rows))
+        if made is None:
+            made = np.empty((len(encoded), *logits.shape[1:]), dtype=logits.dtype)
+        made[rows] = logits
         places.append(rows)
-    logits = np.concatenate(parts)
-    ordered = np.empty_like(logits)
-    ordered[np.concatenate(places)] = logits
+    own = np.concatenate(places)
+    shared = processes.gather((own, None if made is None else made[own]))
+    ordered = made
+    for others, answers in shared:
+        if answers is None:  # fewer batches than processes
+            continue
+        if ordered is None:
+            ordered = np.empty((len(encoded), *answers.shape[1:]), dtype=answers.dtype)
+        ordered[others] = answers
+    assert ordered is not None  # a split has rows
     return ordered
 
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskpack.formats import Artifact, TaskEntry
+from maskpack.formats import Artifact, DataError, TaskEntry
 from maskpack.formats.schema import CONFIG
-from maskpack.models.build import apply_patch, build_classifier, classifier_config
+from maskpack.formats.target import TargetScale
+from maskpack.formats.waiting import announced
+from maskpack.models.build import apply_dense, classifier_config
 from maskpack.models.families import Family, check_length, family_of
 from maskpack.models.load import Pretrained
+from maskpack.models.outline import build_outline, fill_weights
 from maskpack.tasks.batches import Encoded
-from maskpack.tasks.data.splits import TaskData
+from maskpack.tasks.data.splits import Split, TaskData
 from maskpack.tasks.data_warnings import DataWarning, find_warnings, length_warnings, log_warnings
-from maskpack.tasks.preprocess import PREPROCESSORS, Files, Preprocessor, TextPreprocessor
+from maskpack.tasks.preprocess import PREPROCESSORS, READER, Files, Preprocessor, TextPreprocessor
+from maskpack.tasks.probes import shipped_difference
+from maskpack.tasks.task import Task
+from maskpack.tasks.token_cache import encode_split
 from maskpack.tasks.types import TaskType, type_of
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +69,16 @@ class ModelContext:
             self.made[name] = PREPROCESSORS[name](self.files, self.family, self.config)
         return self.made[name]
 
+    def encode(self, name: str, split: Split, max_length: int, prefixes: Sequence[str]) -> Encoded:
+        """A split as tokens of a preprocessor, see `encode_split`."""
+        return encode_split(
+            self.preprocessor(name),
+            split,
+            max_length=max_length,
+            files=self.files,
+            prefixes=prefixes,
+        )
+
     @property
     def longest(self) -> int:
         """Tokens that the encoder has positions for."""
@@ -79,35 +98,68 @@ def preprocess_splits(
 
     Raises:
         ConfigError: texts may have more tokens than the model has positions for.
+        DataError: a row holds a token for which the model has no embedding.
     """
     check_length(max_length, context.longest)
-    preprocessor = context.preprocessor(data.task.type.preprocessor)
-    train, dev = (
-        preprocessor.encode(split, max_length=max_length) for split in (data.train, data.dev)
-    )
-    log_warnings(find_warnings(data))
+    prefixes, name = data.task.prefixes or (), data.task.type.preprocessor
+    texts = [split.prefixed(prefixes) for split in (data.train, data.dev)]
+    with announced(_LOG, f"cutting {len(data.train) + len(data.dev):,} rows to tokens"):
+        train, dev = (context.encode(name, split, max_length, prefixes) for split in texts)
+    for what, split, encoded in zip(("training", "evaluation"), texts, (train, dev), strict=True):
+        _check_ids(encoded, split, int(context.config["vocab_size"]), what)
+    _check_shipped(context, data.task, max_length)
+    with announced(_LOG, "looking for what may be wrong with the rows"):
+        log_warnings(find_warnings(data))
     if note is not None:
         log_warnings([DataWarning(note, serious=False)])
-    splits, lengths = ((data.train, train), (data.dev, dev)), preprocessor.full_lengths
-    log_warnings(length_warnings(lengths, splits, max_length=max_length, longest=context.longest))
+    splits, lengths = ((texts[0], train), (texts[1], dev)), context.preprocessor(name).full_lengths
+    with announced(_LOG, "counting the tokens that were cut"):
+        warnings = length_warnings(lengths, splits, max_length=max_length, longest=context.longest)
+    log_warnings(warnings)
     return train, dev
 
 
-def restore_task(artifact: Artifact, task: str, *, attention: str | None = None) -> Any:
+def _check_shipped(context: ModelContext, task: Task, max_length: int) -> None:
+    """Warn if devices would read texts otherwise; an export would be refused, after all the training."""
+    if task.type.preprocessor != READER:
+        return
+    preprocessor, texts = context.preprocessor(READER), len(task.texts)
+    found = shipped_difference(context.files, preprocessor, texts=texts, max_length=max_length)
+    if found is not None:
+        log_warnings([DataWarning(f"{found}; an export would be refused", serious=True)])
+
+
+def _check_ids(encoded: Encoded, split: Split, size: int, name: str) -> None:
+    """Raise DataError if a row holds a token for which the model has no embedding."""
+    row = encoded.ids.first_above(size)
+    if row is not None:
+        largest = int(encoded.ids[row].max())
+        raise DataError(
+            f"{name} row {row + 1}, `{split.texts[row][0]:.60}`, holds the token {largest}, the model has {size} embeddings",
+            "leave the token out of the texts, or give a model that knows it",
+        )
+
+
+def restore_task(
+    artifact: Artifact, task: str, *, attention: str | None = None, for_answers: bool = False
+) -> Any:
     """The torch model of one task, in evaluation mode.
 
     Args:
         artifact: an open artifact.
         task: one of its tasks.
         attention: implementation of attention; None: transformers' default; `eager` traces best.
+        for_answers: whether it is only called; then the weights of a large one are there while their layer computes.
     """
+    model, patch = outline_task(artifact, task, attention=attention), artifact.patch(task)
+    return fill_weights(model, artifact.backbone, patch, for_answers=for_answers)
+
+
+def outline_task(artifact: Artifact, task: str, *, attention: str | None = None) -> Any:
+    """The same without its integer weights, which a tracer does not read."""
     entry = artifact.entry(task)
-    config = task_config(artifact, entry)
-    return apply_patch(
-        build_classifier(artifact.backbone, config, seed=0, attention=attention),
-        artifact.backbone,
-        artifact.patch(task),
-    )
+    model = build_outline(artifact.backbone, task_config(artifact, entry), attention=attention)
+    return apply_dense(model, artifact.patch(task), TargetScale.of(entry))
 
 
 def task_config(artifact: Artifact, entry: TaskEntry) -> Any:

@@ -7,17 +7,23 @@ lines to the log `maskpack.tasks.data_warnings`, notes as INFO, warnings as WARN
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats.errors import Hint
-from maskpack.tasks.batches import Encoded
-from maskpack.tasks.data.splits import SEED, Split, TaskData
+from maskpack.tasks.alike import alike, spelled
+from maskpack.tasks.data.held_out import SEED
+from maskpack.tasks.data.splits import Split, TaskData
+from maskpack.tasks.data.stored_rows import pages_of, taken
 from maskpack.tasks.evaluation.metrics import majority
+from maskpack.tasks.types.base import TaskType, too_many
+
+if TYPE_CHECKING:
+    from maskpack.tasks.batches import Encoded
 
 _LOG = logging.getLogger(__name__)
 _FEW_ROWS = 100  # training rows, under which seeds matter more than options
@@ -49,14 +55,15 @@ def log_warnings(warnings: Iterable[DataWarning]) -> None:
     """Log warnings and notes."""
     for warning in warnings:
         level = logging.WARNING if warning.serious else logging.INFO
-        _LOG.log(level, "%s; %s" if warning.hint else "%s%s", warning.text, warning.hint)
+        hint = Hint(warning.hint) if isinstance(warning.hint, str) else warning.hint
+        _LOG.log(level, "%s; %s" if str(hint) else "%s%s", warning.text, hint)
 
 
 def find_warnings(data: TaskData) -> list[DataWarning]:
     """All notes and warnings about a task's rows and labels."""
     warnings = [*_split(data), *_texts(data)]
     if data.labels:
-        warnings += [*_counts(data), *_names(data.labels), *_lopsided(data)]
+        warnings += [*_counts(data), *_many(data), *_names(data.labels), *_lopsided(data)]
     return [*warnings, *_few(data), *_repeated(data)]
 
 
@@ -75,28 +82,40 @@ def length_warnings(
         max_length: tokens they were cut to.
         longest: tokens the encoder has positions for.
     """
-    may_be_cut = [
-        [split.texts[index] for index in np.flatnonzero(rows.lengths >= max_length)]
-        for split, rows in splits
-    ]
-    full = np.concatenate(
-        [full_lengths(rows) for rows in may_be_cut if rows] or [np.zeros(0, np.int64)]
-    )
-    cut = full[full > max_length]
+    lengths = [np.zeros(0, np.int64)]
+    for split, rows in splits:
+        may_be_cut = taken(split.texts, np.flatnonzero(rows.lengths >= max_length))
+        lengths += [full[full > max_length] for full in map(full_lengths, pages_of(may_be_cut))]
+    cut = np.concatenate(lengths)
     if not len(cut):
         return []
     total = sum(len(split) for split, _ in splits)
     enough = min(-(-int(cut.max()) // 8) * 8, longest)
-    still = int((cut > enough).sum())
-    held = "all of them" if not still else f"all but {still}, and the model reads no more"
+    held, some = len(cut) - int((cut > enough).sum()), "all of them"
+    if held < len(cut):
+        some = f"{held or 'none'} of them, and the model reads no more"
     would: Hint | str = "it reads no more"
     if enough > max_length:
-        would = Hint("a `max_length` of {enough} would hold {held}", enough=enough, held=held)
+        would = Hint("a `max_length` of {enough} would hold {held}", enough=enough, held=some)
     return [
         DataWarning(
             f"{len(cut)} of {total} texts are longer than {max_length} tokens and are cut", would
         )
     ]
+
+
+def answer_warnings(
+    kind: TaskType, logits: NDArray[np.float32], labels: NDArray[Any]
+) -> list[DataWarning]:
+    """Whether a task says much the same of every row.
+
+    Args:
+        kind: its type.
+        logits: `(rows, c)`.
+        labels: of these rows.
+    """
+    fact = kind.nearly_constant(logits, labels)
+    return [] if fact is None else [DataWarning(fact, "train longer, or with a larger `head_lr`")]
 
 
 def _split(data: TaskData) -> Iterator[DataWarning]:
@@ -145,12 +164,30 @@ def _counts(data: TaskData) -> Iterator[DataWarning]:
         )
 
 
+def _many(data: TaskData) -> Iterator[DataWarning]:
+    """Labels of a column that may hold something else."""
+    if too_many(data.labels, len(data.train)) and not data.task.raw_labels:
+        yield DataWarning(
+            f"column `{data.task.label}` holds {len(data.labels)} labels in {len(data.train)} training rows",
+            "if they are none, choose another `label_field`; a number is of the kind `regression`",
+        )
+
+
 def _names(labels: Sequence[str]) -> Iterator[DataWarning]:
     """Labels that are probably one."""
-    counts = Counter(label.strip().casefold() for label in labels)
-    alike = [label for label in labels if counts[label.strip().casefold()] > 1]
-    if alike:
-        yield DataWarning(f"labels differ in letter case only: {_some(alike)}; make them one")
+    case: list[list[str]] = []
+    other: list[list[str]] = []
+    for group in alike(labels):
+        bare = {label.strip().casefold() for label in group}
+        (case if len(bare) == 1 else other).append(group)
+    if case:
+        named = [label for label in labels if any(label in group for group in case)]
+        yield DataWarning(f"labels differ in letter case only: {_some(named)}; make them one")
+    if other:
+        named = [" and ".join(f"`{spelled(label)}`" for label in group) for group in other]
+        yield DataWarning(
+            f"labels look alike but are different texts: {_some(named)}; make them one"
+        )
 
 
 def _lopsided(data: TaskData) -> Iterator[DataWarning]:
@@ -194,19 +231,29 @@ def _few(data: TaskData) -> Iterator[DataWarning]:
 
 def _repeated(data: TaskData) -> Iterator[DataWarning]:
     """Texts that occur in both splits, and texts under two labels."""
-    known = set(data.train.texts)
-    both = sum(row in known for row in data.dev.texts)
+    train, dev = (_hashes(split) for split in (data.train, data.dev))
+    both = int(np.isin(dev, train).sum())
     if both:
         yield DataWarning(
             f"evaluation rows that are training rows too: {both} of {len(data.dev)}; they flatter "
             "the score, leave duplicates out"
         )
-    answers: dict[tuple[str, ...], set[str]] = {}
-    for texts, label in zip(data.train.texts, data.train.labels.tolist(), strict=True):
-        answers.setdefault(texts, set()).add(repr(label))
-    torn = sum(len(labels) > 1 for labels in answers.values())
-    if torn and data.labels:
+    torn = _torn(train, data.train.labels) if data.labels else 0
+    if torn:
         yield DataWarning(f"training texts under different labels: {torn}; correct them")
+
+
+def _hashes(split: Split) -> NDArray[np.int64]:
+    """A hash of every row's texts: of millions of rows no two different ones are likely to have the same."""
+    return np.fromiter(map(hash, split.texts), dtype=np.int64, count=len(split))
+
+
+def _torn(hashes: NDArray[np.int64], labels: NDArray[Any]) -> int:
+    """Texts that stand in rows of different labels."""
+    order = np.argsort(hashes, kind="stable")
+    hashes, labels = hashes[order], labels[order].reshape(len(labels), -1)
+    differ = (labels[1:] != labels[:-1]).any(axis=1) & (hashes[1:] == hashes[:-1])
+    return len(np.unique(hashes[1:][differ]))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from maskpack.formats import ConfigError
 from maskpack.formats.options import Opt, Options
+from maskpack.tasks.data.cache import AUTO
 from maskpack.tasks.evaluation.metrics import METRICS
-from maskpack.tasks.task import Kind
+from maskpack.tasks.task import Kind, Unlabelled
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class TaskOptions(Options):
         str | None,
         Opt("Separator of the labels in a cell, `\\t` for a tab; implies `multi_label`."),
     ] = None
+    prefix: Annotated[
+        str | None,
+        Opt("Text before every text, such as 'query: '.", default="the model's default prompt"),
+    ] = None
+    pair_prefix: Annotated[
+        str | None, Opt("Text before the second text of a pair.", default="as prefix")
+    ] = None
+    unlabelled: Annotated[
+        Unlabelled,
+        Opt("Rows without a label are an error, are left out, or are learned from the teacher."),
+    ] = Unlabelled.STOP
     metric: Annotated[
         str | None, Opt("Main metric.", one_of=tuple(METRICS), default="that of the task")
     ] = None
@@ -58,6 +70,25 @@ class TaskOptions(Options):
     def separator(self) -> str | None:
         """What stands between the labels of a cell."""
         return typed_separator(self.label_separator)
+
+
+@dataclass(frozen=True)
+class CacheOptions(Options):
+    """Where rows of large files are kept."""
+
+    cache: Annotated[
+        str,
+        Opt(
+            "Folder that keeps rows and tokens of DATA on disk instead of in memory, for later runs too; `off`: none.",
+            default="auto: for files above 32 MB, in MASKPACK_CACHE or the system's cache folder",
+            path=True,
+        ),
+    ] = AUTO
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cache:
+            raise ConfigError("`cache` is empty", "give a folder, `auto` or `off`")
 
 
 def typed_separator(text: str | None) -> str | None:

@@ -6,6 +6,7 @@ logits; `preprocess_splits` of `context.py` turns both splits into tokens.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.formats import DataError
+from maskpack.formats.errors import Hint, first_line, no_panic
 from maskpack.models.families import Family
 from maskpack.models.load import tokenizer_of
+from maskpack.models.prompts import find_prompts
 from maskpack.tasks.batches import Encoded
+from maskpack.tasks.data.cache import OFF, Cache
 from maskpack.tasks.data.splits import Split, TaskData, load_data
 from maskpack.tasks.pretrained_head import Finding, find_head
 from maskpack.tasks.task import Task
+from maskpack.tasks.token_rows import TokenRows
+
+_LOG = logging.getLogger(__name__)
 
 Files = Mapping[str, bytes]
 """Configuration and tokenizer files as an artifact keeps them, name -> bytes."""
@@ -35,6 +43,14 @@ class Preprocessor(Protocol):
     @property
     def pad_left(self) -> bool:
         """Whether padding stands before a row."""
+
+    @property
+    def truncation_left(self) -> bool:
+        """Whether a row that is too long loses its beginning."""
+
+    @property
+    def split_special_tokens(self) -> bool:
+        """Whether the text of a special token is read as any other text."""
 
     def encode(self, split: Split, *, max_length: int) -> Encoded:
         """A split as tokens; rows longer than `max_length` tokens are cut."""
@@ -73,37 +89,67 @@ class TextPreprocessor:
         """Whether padding stands before a text."""
         return bool(self.tokenizer.padding_side == "left")
 
+    @property
+    def truncation_left(self) -> bool:
+        """Whether a text that is too long loses its beginning."""
+        return bool(self.tokenizer.truncation_side == "left")
+
+    @property
+    def split_special_tokens(self) -> bool:
+        """Whether the text of a special token is read as any other text."""
+        return bool(self.tokenizer.split_special_tokens)
+
     def encode(self, split: Split, *, max_length: int) -> Encoded:
         """Tokenise a split once; texts longer than `max_length` tokens are cut.
 
         A text without tokens, as tokenizers without special tokens make of an empty text, becomes one padding
         token, because a model needs one token at least.
         """
-        columns = list(zip(*split.texts, strict=True))
-        tokens = self.tokenizer(
-            *(list(column) for column in columns),
+        tokens = self._tokens(
+            split.texts,
             truncation=True,
             max_length=max_length,
             return_attention_mask=False,
             return_token_type_ids=self.token_types,
         )
         pad = self.pad[0]
-        ids = tuple(np.array(row or [pad], dtype=np.int64) for row in tokens["input_ids"])
+        ids = TokenRows.of(row or [pad] for row in tokens["input_ids"])
         types = None
         if self.token_types:
-            types = tuple(np.array(row or [0], dtype=np.int64) for row in tokens["token_type_ids"])
+            types = TokenRows.of(row or [0] for row in tokens["token_type_ids"])
         return Encoded(ids, types, split.labels, pad, self.pad_left)
 
     def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
         """Tokens of each row without the cut."""
-        columns = zip(*rows, strict=True)
-        tokens = self.tokenizer(*(list(one) for one in columns), truncation=False, verbose=False)
+        tokens = self._tokens(rows, truncation=False, verbose=False)
         return np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64)
+
+    def _tokens(self, rows: Sequence[tuple[str, ...]], **options: Any) -> Any:
+        """What the tokenizer makes of rows.
+
+        Raises:
+            DataError: it cannot read one, because it lacks a token or a part for it.
+        """
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        try:
+            with no_panic():
+                return self.tokenizer(*columns, **options)
+        except Exception as error:
+            if len(rows) > 1:  # the library does not say which row it is
+                for row in rows:
+                    self._tokens([row], **options)
+            raise DataError(
+                f"the tokenizer of the model cannot read `{rows[0][0]:.60}`: {first_line(error)}",
+                "leave the row out, or give a model whose tokenizer reads every text",
+            ) from error
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer as transformers loads it."""
         self.tokenizer.save_pretrained(str(folder))
 
+
+READER = "text"
+"""Name of the preprocessor that devices have too: `runtime/tokens.py`."""
 
 PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
     "text": TextPreprocessor.of_files,
@@ -119,6 +165,7 @@ def load_splits(
     eval_data: Path | None,
     train_rows: int | None,
     revision: str | None,
+    cache: str = OFF,
 ) -> tuple[TaskData, Finding]:
     """Read a task's rows, and the head of the model if it is a classifier of them; then its labels' order is taken.
 
@@ -129,9 +176,27 @@ def load_splits(
         eval_data: of its evaluation split.
         train_rows: at most so many training rows.
         revision: of a hub model.
+        cache: where rows of large files are kept, see `Cache.of_option`.
     """
-    rows = load_data(task, data=data, eval_data=eval_data)
+    task = prompted(task, model, revision)
+    rows = load_data(task, data=data, eval_data=eval_data, cache=Cache.of_option(cache))
     finding = find_head(model, rows, revision=revision)
     if finding.head is not None:
         rows = rows.in_order(finding.head.labels)
     return rows.limit_train(train_rows), finding
+
+
+def prompted(task: Task, model: str, revision: str | None) -> Task:
+    """The task with the default prompt of a model before its texts, unless it says itself what stands there."""
+    if task.prefixes is not None:
+        return task
+    prompts = find_prompts(model, revision=revision)
+    if prompts.usual:
+        hint = Hint("`prefix` gives another, or none")
+        _LOG.info("`%s` reads texts after its prompt %r; %s", model, prompts.usual, hint)
+        return task.with_prefixes(prompts.usual, None)
+    if known := [name for name, text in prompts.by_name.items() if text]:
+        hint = Hint("give one as `prefix`, if it was meant for such texts")
+        listed = ", ".join(f"{name} ({prompts.by_name[name]!r})" for name in known)
+        _LOG.info("`%s` has the prompts %s and puts none before a text; %s", model, listed, hint)
+    return task.with_prefixes("", None)

@@ -11,20 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from maskpack.formats import ArtifactError, ModelError
-from maskpack.models.build import head_parameters, model_class
+from maskpack.formats.target import TargetScale
+from maskpack.models.build import fresh_classifier, head_parameters, scale_outputs, unfold_scale
+from maskpack.models.config import load_config
+from maskpack.models.failures import NotFiniteError
 from maskpack.models.families import FAMILIES
-from maskpack.models.load import load_config, load_finetuned, resolve, set_pad_token
+from maskpack.models.labels import label_names, label_problem, unnamed
+from maskpack.models.load import load_finetuned, set_pad_token
+from maskpack.models.locate import resolve
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import TaskType, has_several
 
 _CLASSIFIER = "ForSequenceClassification"
-_UNNAMED = re.compile(r"label_[0-9]+")
+FRESH = ": the task gets a fresh head"
+"""How a note about a head that does not fit ends."""
+
 _MANY = 6  # labels that a note spells out
 
 
@@ -53,6 +62,28 @@ class PretrainedHead:
             for name, parameter in own.items():
                 parameter.copy_(self.parameters[name])
 
+    def scale(self, target: TargetScale | None) -> TargetScale | None:
+        """A target's scale for this head, which answers in the target's unit; without a bias it has the mean in its weights."""
+        biased = any(p.ndim == 1 and len(p) == 1 for p in self.parameters.values())
+        return target if target is None or biased else TargetScale(0.0, target.scale)
+
+
+def start_head(classifier: Any, head: PretrainedHead | None, target: TargetScale | None) -> Any:
+    """Let a classifier start with a head, or its fresh one, and answer in the target's unit; in place."""
+    if head is not None:
+        head.copy_to(classifier)
+        unfold_scale(classifier, target)
+    scale_outputs(classifier, target)
+    return classifier
+
+
+def scale_for(
+    kind: TaskType, labels: NDArray[Any], head: PretrainedHead | None
+) -> TargetScale | None:
+    """The scale of the targets of training rows, for a head or a fresh one."""
+    target = kind.target_scale(labels)
+    return target if head is None else head.scale(target)
+
 
 @dataclass(frozen=True, eq=False)
 class Finding:
@@ -72,11 +103,15 @@ class Finding:
         self, kind: TaskType, dev: Encoded, names: Sequence[str]
     ) -> dict[str, float] | None:
         """Metric name -> value of the original model in float32 on the evaluation rows; None without a head."""
+        logits = self.logits(dev)
+        return None if logits is None else compute_metrics(kind, logits, dev.labels, names)
+
+    def logits(self, rows: Encoded) -> NDArray[np.float32] | None:
+        """Logits `(rows, c)` of the original model; None without a head."""
         if self.classifier is None:
             return None
-        rows = dev.read_by(self.classifier.config.to_dict())
-        logits = predict_all(torch_predict(set_pad_token(self.classifier, dev.pad)), rows)
-        return compute_metrics(kind, logits, dev.labels, names)
+        own = rows.read_by(self.classifier.config.to_dict())
+        return predict_all(torch_predict(set_pad_token(self.classifier, rows.pad)), own)
 
     @property
     def refused(self) -> bool:
@@ -100,23 +135,24 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
     if not named or config.model_type not in FAMILIES:
         return Finding()
     if problem := _mismatch(config, data):
-        return Finding(
-            None, f"`{model}` is a classifier, but {problem}: the task gets a fresh head"
-        )
+        return Finding(None, f"`{model}` is a classifier, but {problem}{FRESH}")
     try:
         auto_class = data.task.type.auto_class
         classifier = load_finetuned(model, revision=revision, auto_class=auto_class)
+    except NotFiniteError:
+        raise
     except ModelError:
         return Finding(None, f"`{model}` was saved without its head: the task gets a fresh one")
     kept = {name: p.detach().clone() for name, p in head_parameters(classifier).items()}
     if not data.labels:
         note = f"`{model}` brings a head for one number, which is where the task's head starts"
+        note += _activation(config)
         return Finding(PretrainedHead(model, (), kept), note, classifier)
-    names = _names(config)
+    names = label_names(config)
     labels = label_order(names, data.labels)
     assert labels is not None
     pairs = ", ".join(f"{left} = {right}" for left, right in zip(names, labels, strict=True))
-    what = pairs if _unnamed(names) and len(names) <= _MANY else f"{len(names)} labels match"
+    what = pairs if unnamed(names) and len(names) <= _MANY else f"{len(names)} labels match"
     note = f"`{model}` brings a head ({what}), which is where the task's head starts"
     return Finding(PretrainedHead(model, labels, kept), note, classifier)
 
@@ -137,12 +173,12 @@ def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] 
     if len(by_name) == len(labels) and set(by_name) == set(wanted):
         return tuple(by_name[name] for name in wanted)
     numbers = [str(index) for index in range(len(labels))]
-    return tuple(labels) if _unnamed(names) or list(labels) == numbers else None
+    return tuple(labels) if unnamed(names) or list(labels) == numbers else None
 
 
 def renew_head(classifier: Any, config: Any) -> None:
     """Replace the head of a classifier by a fresh one of this configuration, in place."""
-    fresh = head_parameters(model_class(config)._from_config(config).float())  # noqa: SLF001
+    fresh = head_parameters(fresh_classifier(config).float())
     with torch.no_grad():
         for name, parameter in head_parameters(classifier).items():
             parameter.copy_(fresh[name])
@@ -150,23 +186,28 @@ def renew_head(classifier: Any, config: Any) -> None:
 
 def _mismatch(config: Any, data: TaskData) -> str | None:
     """Why a classifier does not fit the task; None if it does."""
-    kind, problem = data.task.type, config.problem_type
+    kind, meaning = data.task.type, config.problem_type
     if config.num_labels != data.outputs:
         return f"has {config.num_labels} logits where the task has {data.outputs}"
-    if has_several(problem) != kind.several:
-        return f"is one for `{problem or 'one label a text'}`, not for {kind.name}"
-    names = _names(config)
+    if has_several(meaning) != kind.several:
+        return f"is one for `{meaning or 'one label a text'}`, not for {kind.name}"
+    if data.labels and (problem := label_problem(config)):
+        return problem
+    names = label_names(config)
     if data.labels and label_order(names, data.labels) is None:
         return f"has the labels {_listed(names)} where the task has {_listed(data.labels)}"
     return None
 
 
-def _names(config: Any) -> list[str]:
-    return [str(config.id2label.get(index)) for index in range(config.num_labels)]
-
-
-def _unnamed(names: Sequence[str]) -> bool:
-    return all(_UNNAMED.fullmatch(name.casefold()) for name in names)
+def _activation(config: Any) -> str:
+    """What a cross-encoder of sentence-transformers puts behind its number, as the end of a note; empty: nothing."""
+    own = getattr(config, "sentence_transformers", None)
+    named = own.get("activation_fn") if isinstance(own, Mapping) else None
+    named = named or getattr(config, "sbert_ce_default_activation_function", None)
+    last = str(named or "Identity").rsplit(".", 1)[-1]
+    if last == "Identity":
+        return ""
+    return f"; sentence-transformers puts a {last} behind it, which is left out here: numbers are before it"
 
 
 def _plain(name: str) -> str:

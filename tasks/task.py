@@ -7,13 +7,14 @@ package, and `find_task` for anything else. Reading the data is `data/splits.py`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 
 from maskpack.formats import ConfigError
 from maskpack.formats.errors import Hint
+from maskpack.formats.files import half_letter
 from maskpack.formats.lazy import renamed
 from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.types import TASK_TYPES, TaskType
@@ -29,10 +30,22 @@ class Kind(StrEnum):
     MULTI_LABEL = "multi-label"
 
 
+class Unlabelled(StrEnum):
+    """What is done with rows whose label is missing."""
+
+    STOP = "stop"
+    SKIP = "skip"
+    TEACH = "teach"
+
+
 def _find_type(kind: str) -> TaskType:
     if kind not in TASK_TYPES:
         raise ConfigError(f"no type of task `{kind}`", f"types: {', '.join(TASK_TYPES)}")
     return TASK_TYPES[kind]
+
+
+EVALUATION = ("dev", "validation", "valid", "test")
+"""Names of an evaluation split, the first that is there is taken."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,11 @@ class Task:
         folder: where the data ships with the package, or None.
         separator: what stands between the labels of a cell, where a row may have several; None: a
             cell is a list, or one label.
+        guessed: whether its columns were taken because of their names: the user named none.
         summary: one line for `compress tasks`.
+        unlabelled: what is done with rows whose label is missing.
+        prefixes: what stands before the first and the second text of a row; empty: nothing; None: what the
+            model itself puts there.
     """
 
     name: str
@@ -64,16 +81,23 @@ class Task:
     labels: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy",)
     header: tuple[str, ...] = ()
-    dev: tuple[str, ...] = ("dev", "validation", "valid", "test")
+    dev: tuple[str, ...] = EVALUATION
     hub: HubData | None = None
     folder: Path | None = None
     separator: str | None = None
+    guessed: bool = field(default=False, compare=False, repr=False)
     summary: str = ""
+    prefixes: tuple[str, ...] | None = None
+    unlabelled: str = Unlabelled.STOP
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.texts) <= 2:
             raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
-        fitting = (*self.type.usual_metrics, *self.type.other_metrics)
+        for text in (*self.texts, self.label, self.separator or ""):
+            if half_letter(text):  # no file of ours could name it
+                raise ConfigError(f"{text!r} holds half of a surrogate pair", "rename the column")
+        kind = self.type
+        fitting = (*kind.usual_metrics, *kind.other_metrics, *kind.error_metrics)
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ConfigError(f"no metric `{metric}`", f"metrics: {', '.join(METRICS)}")
@@ -82,8 +106,40 @@ class Task:
                     f"`{metric}` is no metric of a {self.kind} task",
                     f"metrics of one: {', '.join(name for name in METRICS if name in fitting)}",
                 )
+        if self.metric in kind.error_metrics:
+            raise ConfigError(
+                f"`{self.metric}` is smaller where a task is better, so that it cannot be the main metric",
+                f"`{kind.usual_metrics[0]}` can; an error is shown beside it",
+            )
+        if self.unlabelled not in set(Unlabelled):
+            raise ConfigError(
+                f"no treatment `{self.unlabelled}` of rows without a label",
+                f"treatments: {', '.join(Unlabelled)}",
+            )
+        object.__setattr__(self, "unlabelled", Unlabelled(self.unlabelled))
         if self.separator is not None and not (self.type.several and self.separator):
             raise ConfigError("a label separator needs a text, and rows with several labels")
+
+    def with_prefixes(self, first: str | None, second: str | None) -> Task:
+        """The same task with other texts before its texts; None and None change nothing, an empty text means none.
+
+        Args:
+            first: before the first text of a row; None: nothing.
+            second: before the second; None: the same as before the first.
+
+        Raises:
+            ConfigError: there is no second text.
+        """
+        if first is None and second is None:
+            return self
+        if second and len(self.texts) == 1:
+            raise ConfigError(
+                f"`{self.name}` has one text a row, and `pair_prefix` is of a second",
+                "leave `pair_prefix` out",
+            )
+        usual = first if len(self.texts) > 1 else ""
+        both = (first or "", (usual if second is None else second) or "")
+        return replace(self, prefixes=both if any(both) else ())
 
     @property
     def type(self) -> TaskType:
@@ -96,6 +152,11 @@ class Task:
         return self.metrics[0]
 
     judged_by = renamed("judged_by", "with_metric")
+
+    def with_errors(self) -> Task:
+        """The same task, whose answers are also measured in the target's own unit."""
+        more = (name for name in self.type.error_metrics if name not in self.metrics)
+        return replace(self, metrics=(*self.metrics, *more))
 
     def with_metric(self, metric: str | None) -> Task:
         """The same task with another main metric; None changes nothing."""
@@ -237,34 +298,54 @@ def find_task(
     kind: str | None = None,
     metric: str | None = None,
     separator: str | None = None,
+    prefix: str | None = None,
+    pair_prefix: str | None = None,
+    unlabelled: str = Unlabelled.STOP,
 ) -> Task:
     """A task of `TASKS`, or one of the user's own when `text_field` and `label_field` are given.
+
+    Rows without a label are an error (`stop`), are left out (`skip`), or are learned from the teacher (`teach`).
 
     Raises:
         ConfigError: the name is not known and no columns are given, or only one of them is; a metric
             that does not fit the kind.
     """
-    if text_field is None and label_field is None and pair_field is None:
-        if name not in TASKS:
-            raise _no_task(name)
-        if kind not in {None, TASKS[name].kind} or separator is not None:
-            raise ConfigError(
-                f"`{name}` is a {TASKS[name].kind} task",
-                "for your own data give `text_field` and `label_field`",
-            )
-        return TASKS[name].with_metric(metric)
-    if text_field is None or label_field is None:
+    if (text_field, pair_field, label_field) == (None, None, None):
+        task = _known_task(name, kind, separator)
+    elif text_field is None or label_field is None:
         raise ConfigError(
             "your own data needs both a text field and a label field",
             "give `text_field` and `label_field`",
         )
-    kind = kind or Kind.CLASSIFICATION
-    texts = (text_field,) if pair_field is None else (text_field, pair_field)
-    metrics = _find_type(kind).usual_metrics
-    task = Task(
-        name, kind=kind, texts=texts, label=label_field, metrics=metrics, separator=separator
-    )
-    return task.with_metric(metric)
+    else:
+        _check_apart(label_field, text_field, pair_field)
+        kind = kind or Kind.CLASSIFICATION
+        texts = (text_field,) if pair_field is None else (text_field, pair_field)
+        metrics = _find_type(kind).usual_metrics
+        task = Task(name, kind, texts, label_field, metrics=metrics, separator=separator)
+    task = task.with_metric(metric).with_prefixes(prefix, pair_prefix)
+    return task if unlabelled == task.unlabelled else replace(task, unlabelled=unlabelled)
+
+
+def _known_task(name: str, kind: str | None, separator: str | None) -> Task:
+    """A task of `TASKS`, if it is of this kind."""
+    if name not in TASKS:
+        raise _no_task(name)
+    if kind not in {None, TASKS[name].kind} or separator is not None:
+        raise ConfigError(
+            f"`{name}` is a {TASKS[name].kind} task",
+            "for your own data give `text_field` and `label_field`",
+        )
+    return TASKS[name]
+
+
+def _check_apart(label: str, *texts: str | None) -> None:
+    """Raise ConfigError if a text would be its own label."""
+    if label in texts:
+        raise ConfigError(
+            f"`{label}` is named as the column of a text and of the label",
+            "choose another `label_field`: a text that is its own label teaches nothing",
+        )
 
 
 def _no_task(name: str) -> ConfigError:

@@ -232,7 +232,9 @@ def tiny_artifact(tmp_path_factory, tiny_model, sentiment) -> Path:
     from maskpack.tasks import find_task
 
     out = tmp_path_factory.mktemp("artifact") / "artifact"
-    config = FitConfig(bits=4, group=16, steps=40, batch_size=16, max_length=16, precision="fp32")
+    config = FitConfig(
+        bits=4, group=16, steps=40, batch_size=16, max_length=16, precision="fp32", teacher="none"
+    )
     fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment))
     return out
 
@@ -244,6 +246,7 @@ QUICK = {
     "batch_size": 16,
     "max_length": 16,
     "precision": "fp32",
+    "teacher": "none",
 }
 
 

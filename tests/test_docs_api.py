@@ -16,7 +16,7 @@ PACKAGES = (
     *("maskpack.compressor", "maskpack.tasks", "maskpack.formats"),
     *("maskpack.exporters", "maskpack.runtime"),
 )
-QUICK = 'steps=4, batch_size=16, max_length=16, group=16, precision="fp32"'
+QUICK = 'steps=4, batch_size=16, max_length=16, group=16, precision="fp32", teacher="none"'
 
 
 @pytest.mark.parametrize("name", PACKAGES)

@@ -26,7 +26,9 @@ GROUP = typer.main.get_command(app)
 OTHERS = {  # options on the pages that are those of other programs
     "--include_ops_by_config",
 }
-QUICK = shlex.split("--steps 4 --batch-size 16 --max-length 16 --precision fp32 --group 16")
+QUICK = shlex.split(
+    "--steps 4 --batch-size 16 --max-length 16 --precision fp32 --teacher none --group 16"
+)
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -211,6 +211,8 @@ def test_serve_refuses_what_it_cannot_answer_and_goes_on(served):
     status, said = ask(address, "nope", "a text")
     assert (status, "no task 'nope'" in said) == (404, True)
     assert [ask(address, "sst2")[0], ask(address, "sst2", "x" * 20_001)[0]] == [422, 422]
+    status, said = ask(address, "sst2", ["good", "film"])
+    assert (status, "a row has 1 text(s)" in said) == (422, True)
     assert session.batches == []
     assert ask(address, "sst2", "break")[0] == 500
     assert ask(address, "sst2", "good")[0] == 200

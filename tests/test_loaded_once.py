@@ -21,6 +21,7 @@ from maskpack.exporters import ExportRequest, SharedRequest, Tolerance, export_o
 from maskpack.formats import add_task, open_artifact
 from maskpack.tasks import find_task
 
+READER = "maskpack.formats.reader"
 SHORT = {"steps": 3, "batch_size": 16, "max_length": 16, "precision": "fp32"}
 
 
@@ -48,9 +49,11 @@ def patches_read(caplog):
     """Files of tasks that were read inside, as the reader's log names them."""
     files: list[str] = []
     caplog.clear()
-    with caplog.at_level(logging.DEBUG, "maskpack.formats.reader"):
+    with caplog.at_level(logging.DEBUG, READER):
         yield files
-    files += [message for message in caplog.messages if "/tasks/" in message]
+    files += [
+        said.message for said in caplog.records if said.name == READER and "/tasks/" in said.message
+    ]
 
 
 def test_a_verified_export_builds_one_tokenizer_and_decodes_a_patch_once(

@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from maskpack.compressor import FitConfig, FitRequest, fit, fit_task
-from maskpack.compressor.config import BackboneConfig
+from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.masking.patterns import PATTERNS
 from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.sweep import run as sweep
@@ -45,7 +45,9 @@ from maskpack.tasks.preprocess import PREPROCESSORS, TextPreprocessor
 from maskpack.tasks.types import TASK_TYPES
 from maskpack.tasks.types.single_label import SingleLabel
 
-QUICK = FitConfig(bits=4, group=16, steps=30, batch_size=16, max_length=16, precision="fp32")
+QUICK = FitConfig(
+    bits=4, group=16, steps=30, batch_size=16, max_length=16, precision="fp32", teacher="none"
+)
 EXACT = Tolerance(1e-4, 100.0)
 
 
@@ -248,28 +250,30 @@ def test_a_layout(monkeypatch, tmp_path, usual, sentiment, example):
     assert Session(out).predict(["a great film"])[0].label in {"negative", "positive"}
 
 
-def do_elsewhere(run, *, on_progress):
+def do_elsewhere(run, threads, *, on_progress):
     """The run, and the process that it was done in as its time."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     return replace(sweep.do_run(run, on_progress=on_progress), seconds=float(os.getpid()))
 
 
 class Processes:
     """Each run in a process of its own."""
 
+    def __init__(self, options):
+        self.threads = options.resources.cpus
+
     def execute(self, runs, attempt):
         fresh = multiprocessing.get_context("spawn")
         for run in runs:
             with ProcessPoolExecutor(1, mp_context=fresh) as pool:
-                attempt(run, do=lambda each, *, on_progress: send(pool, each))
+                attempt(run, do=lambda each, *, on_progress: self.send(pool, each))
 
-
-def send(pool, run):
-    return pool.submit(do_elsewhere, run, on_progress=print).result()
+    def send(self, pool, run):
+        return pool.submit(do_elsewhere, run, self.threads, on_progress=print).result()
 
 
 def test_an_executor(monkeypatch, tmp_path, tiny_model, sentiment):
-    monkeypatch.setitem(EXECUTORS, "processes", Processes())
+    monkeypatch.setitem(EXECUTORS, "processes", Processes)
     plan = {
         "models": [str(tiny_model)],
         "tasks": {"sst2": {"data": str(sentiment)}},
@@ -292,7 +296,9 @@ def test_an_executor(monkeypatch, tmp_path, tiny_model, sentiment):
 
 def test_a_placement(monkeypatch, tmp_path, tiny_model, sentiment, usual):
     """A device that multiplies in bfloat16 whatever it is asked for."""
-    monkeypatch.setitem(PLACEMENTS, "rounding", lambda precision: CpuPlacement("cpu", bf16=True))
+    monkeypatch.setitem(
+        PLACEMENTS, "rounding", lambda device, precision: CpuPlacement("cpu", "bf16")
+    )
     request = FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", QUICK, data=sentiment)
     fit_task(replace(request, device="rounding"))
     assert not same(masks(tmp_path / "a"), masks(usual)), "its steps are rounded"
@@ -304,9 +310,9 @@ def test_codes_are_refined_on_the_device_that_was_asked_for(monkeypatch, tmp_pat
     """By the name of its entry, not by torch's name of the device."""
     asked = []
 
-    def made(precision):
+    def made(device, precision):
         asked.append(precision)
-        return CpuPlacement.of(precision)
+        return CpuPlacement.of("cpu", precision)
 
     monkeypatch.setitem(PLACEMENTS, "rounding", made)
     narrow = BackboneConfig(bits=2, group=16, refine=1)

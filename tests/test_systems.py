@@ -22,7 +22,7 @@ from maskpack.exporters.bench.result import Cell
 from maskpack.exporters.report import spell_out
 from maskpack.exporters.session import Spent, speedup
 from maskpack.runtime import graph
-from maskpack.runtime.task import find_tasks
+from maskpack.runtime.task import TaskConfig, find_tasks
 
 
 def on(monkeypatch, module, platform):
@@ -141,7 +141,8 @@ def test_the_end_of_typed_text_is_the_systems(monkeypatch, platform, words):
     monkeypatch.setattr(sys, "stdin", stdin)
     on(monkeypatch, predict, platform)
     monkeypatch.setattr(render, "words", said.append)
-    assert len(list(predict._of_lines(Path("folder"), None, pair=False))) == 1
+    config = TaskConfig("mood", "classification", ("a", "b"), 16, (0, "[PAD]"))
+    assert len(list(predict._of_lines(Path("folder"), None, config, pair=False))) == 1
     assert words in said[0]
 
 

@@ -15,7 +15,7 @@ neither on the number of steps nor on the learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,9 @@ from torch.nn import functional
 from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
 from maskpack.formats import MaskCount
 from maskpack.models.linears import swap_linear
+
+Draw = Callable[[Tensor], Tensor]
+"""Scores to uniform numbers of [0, 1), in their shape and on their device."""
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -55,7 +58,8 @@ class MaskedLinear(nn.Module):
         score: learned; of the shape that the pattern gives it, `(o, i)` for a score a weight.
         gain: `(o)` factors of the rows, learned, or None.
         threshold: scalar; a weight is kept where its score is above it.
-        drawn: whether a training step draws each mask bit with probability `sigmoid(score)`.
+        drawn: draws the uniform numbers of a training step, which keeps each weight with probability
+            `sigmoid(score)`; None: a threshold decides.
         pattern: what a score stands for.
     """
 
@@ -67,17 +71,17 @@ class MaskedLinear(nn.Module):
         linear: nn.Linear,
         *,
         start: float | Tensor,
-        drawn: bool = False,
+        drawn: Draw | None = None,
         gains: bool = False,
         pattern: MaskPattern = PATTERNS["weight"],
     ) -> None:
         super().__init__()
         self.register_buffer("weight", linear.weight.detach().clone())
-        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("threshold", self.weight.new_zeros(()))
         self.bias = linear.bias
         score = self.weight.new_empty(pattern.score_shape(self.weight.shape))
         self.score = nn.Parameter(score.copy_(torch.as_tensor(start)))
-        self.gain = nn.Parameter(torch.ones(len(self.weight))) if gains else None
+        self.gain = nn.Parameter(self.weight.new_ones(len(self.weight))) if gains else None
         self.drawn, self.pattern = drawn, pattern
         self._narrow: Tensor | None = None
 
@@ -106,8 +110,8 @@ class MaskedLinear(nn.Module):
         """The mask as ones and zeros of the weight's own type, which is five times as fast as bool."""
         score = self.score.detach()
         mask = torch.empty_like(score, dtype=weight.dtype)
-        if self.drawn and self.training:
-            torch.lt(torch.rand_like(score), torch.sigmoid(score), out=mask)
+        if self.drawn is not None and self.training:
+            torch.lt(self.drawn(score), torch.sigmoid(score), out=mask)
         else:
             torch.gt(score, self.threshold, out=mask)
         return self.pattern.expand(mask, weight.shape)
@@ -126,7 +130,7 @@ def mask_linears(
     base: nn.Module,
     starts: Mapping[str, float | Tensor],
     *,
-    drawn: bool = False,
+    drawn: Callable[[int, Tensor], Tensor] | None = None,
     gains: bool = False,
     pattern: MaskPattern = PATTERNS["weight"],
 ) -> dict[str, MaskedLinear]:
@@ -136,7 +140,7 @@ def mask_linears(
         base: the base model; modified.
         starts: parameter name, such as `encoder.layer.0.output.dense.weight`, -> first scores:
             `(o, i)`, or one number for all.
-        drawn: whether mask bits are drawn, see `MaskedLinear`.
+        drawn: of the number of a linear and its scores: what draws its mask bits, see `MaskedLinear`.
         gains: whether rows get learned factors.
         pattern: what a score stands for.
 
@@ -145,8 +149,9 @@ def mask_linears(
     """
     base.requires_grad_(requires_grad=False)
     masked = {}
-    for name, start in starts.items():
-        make = partial(MaskedLinear, start=start, drawn=drawn, gains=gains, pattern=pattern)
+    for number, (name, start) in enumerate(starts.items()):
+        draw = None if drawn is None else partial(drawn, number)
+        make = partial(MaskedLinear, start=start, drawn=draw, gains=gains, pattern=pattern)
         masked[name] = swap_linear(base, name, make)
     return masked
 

@@ -123,6 +123,7 @@ def build_masked_model(
     rows: Encoded,
     task_loss: TaskLoss,
     sparsity: float | None,
+    byte_dropout: bool = True,
 ) -> MaskedModel:
     """Put masks into a classifier of `build_classifier`, in place.
 
@@ -135,24 +136,53 @@ def build_masked_model(
         rows: for score initialisations that use gradients.
         task_loss: for the same.
         sparsity: share of zeros to reach, or None.
+        byte_dropout: as of the placement.
     """
     noise = Noise(config.seed)
-    use_fast_dropout(model, noise, p=config.dropout)
-    height = config.flip_margin * config.score_lr * plan.drift()
-    drawn = config.estimator is Estimator.BERNOULLI
+    use_fast_dropout(model, noise, p=config.dropout, as_bytes=byte_dropout)
+    height, drawn = start_height(config, plan), config.estimator is Estimator.BERNOULLI
     starts = dict.fromkeys(masked_names(shapes.linears, config), height)
-    masked = mask_linears(
-        base_of(model), starts, drawn=drawn, gains=config.train_scales, pattern=pattern
-    )
+    base, draw, gains = base_of(model), noise.uniform if drawn else None, config.train_scales
+    masked = mask_linears(base, starts, drawn=draw, gains=gains, pattern=pattern)
     if config.score_init != ScoreInit.CONSTANT or drawn:
-        gradients = {}
-        if config.score_init == ScoreInit.SNIP:
-            gradients = _gradients(model, masked, plan, rows, task_loss)
+        snip = config.score_init == ScoreInit.SNIP
+        gradients = _gradients(model, masked, plan, rows, task_loss) if snip else {}
         _set_scores(masked, config, gradients, pattern, height=height, sparsity=sparsity or 0.0)
     dense = trained_dense(shapes, config)
     groups = _groups(model, masked, dense, config)
     callbacks = [noise, *_steering(masked, config, plan, sparsity=sparsity, height=height)]
     return MaskedModel(model, masked, dense, groups, callbacks)
+
+
+@torch.no_grad()
+def start_from(masked: MaskedModel, patch: Patch, *, height: float) -> None:
+    """Let a model start where a patch of the same shapes ended, in place.
+
+    A removed weight starts as far below the threshold as a kept one starts above it, so that it can return.
+
+    Args:
+        masked: from `build_masked_model`.
+        patch: mask, head and other trained tensors; those that the model does not train are left out.
+        height: distance of a score from the threshold.
+    """
+    base = dict(base_of(masked.model).named_parameters())
+    for name, layer in masked.layers.items():
+        if name in patch.masks:
+            kept = torch.from_numpy(patch.masks[name].to_bool()).to(layer.weight)
+            gone = layer.pattern.reduce(kept) == 0
+            layer.score.copy_(torch.where(gone, -height, layer.score))
+        if layer.gain is not None and name in patch.gains:
+            layer.gain.copy_(torch.from_numpy(patch.gains[name].astype("f4")))
+    for name, parameter in head_parameters(masked.model).items():
+        parameter.copy_(torch.from_numpy(patch.head[name].astype("f4")))
+    for name in masked.dense:
+        if name in patch.dense:
+            base[name].copy_(torch.from_numpy(patch.dense[name].astype("f4")))
+
+
+def start_height(config: FitConfig, plan: Plan) -> float:
+    """Distance of the first scores from the threshold: the margin in the noise of the run's rates."""
+    return config.flip_margin * config.score_lr * plan.drift()
 
 
 @torch.no_grad()
@@ -253,6 +283,9 @@ def freeze(model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str] 
         ModelError: training diverged: a value is not finite.
     """
     base = dict(base_of(model).named_parameters())
+    for name, layer in masked.items():
+        # the mask of a score that is no number would remove its weight
+        _check_finite(name, not bool(layer.live_scores().isnan().any()))
     masks = {name: BitMask.from_bool(to_numpy(layer.keep())) for name, layer in masked.items()}
     gains = {
         name: _half(name, layer.gain.clamp(min=_LEAST_GAIN))
@@ -265,9 +298,13 @@ def freeze(model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str] 
 
 def _half(name: str, tensor: Tensor) -> NDArray[np.float16]:
     value = to_numpy(tensor).astype(np.float16)
-    if not np.isfinite(value).all():
+    _check_finite(name, bool(np.isfinite(value).all()))
+    return value
+
+
+def _check_finite(name: str, finite: bool) -> None:
+    if not finite:
         raise ModelError(
             f"training diverged: `{name}` holds a value that is not finite",
             "lower `lr` or `head_lr`",
         )
-    return value

@@ -5,14 +5,23 @@ Later steps treat both alike.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.config import BackboneConfig, Precision
+from maskpack.compressor.backbone_config import BackboneConfig
+from maskpack.compressor.config import Precision
+from maskpack.compressor.memory import available_memory
 from maskpack.compressor.quantization.calibration import Calibration, calibration_texts
-from maskpack.compressor.quantization.quantize import is_calibrated, quantize_model, scheme_of
-from maskpack.compressor.quantization.refine import refinable, refine
+from maskpack.compressor.quantization.quantize import (
+    backbone_bytes,
+    bits_of,
+    is_calibrated,
+    quantize_model,
+    scheme_of,
+)
+from maskpack.compressor.quantization.refine import check_memory, refinable, refine
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import (
@@ -26,15 +35,21 @@ from maskpack.formats import (
     open_artifact,
 )
 from maskpack.formats.bits import ZERO_FREE_BITS
-from maskpack.formats.codec import encode_backbone
+from maskpack.formats.codec import encoded_size
 from maskpack.formats.errors import Hint
 from maskpack.formats.schema import CONFIG
-from maskpack.formats.writer import check_free
+from maskpack.formats.waiting import announced
+from maskpack.formats.writer import check_free, check_space, check_writable
+from maskpack.models.build import shapes_of
+from maskpack.models.config import load_config
 from maskpack.models.families import family_of
-from maskpack.models.load import Pretrained, load_config, load_pretrained, resolve
+from maskpack.models.load import Pretrained, load_pretrained
+from maskpack.models.locate import resolve
 from maskpack.models.placement import placement_of
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import ModelContext
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +69,23 @@ class PreparedBackbone:
     context: ModelContext
     artifact: Artifact | None
 
+    @classmethod
+    def of_artifact(cls, artifact: Artifact) -> PreparedBackbone:
+        """The backbone of an artifact."""
+        manifest, context = artifact.manifest, ModelContext.of_artifact(artifact)
+        return cls(artifact.backbone, manifest.source, manifest.scheme, context, artifact)
+
     def backbone_bytes(self) -> int:
         """Size of the backbone as a file."""
-        return len(encode_backbone(self.backbone))
+        return encoded_size(self.backbone)
 
 
 def load_or_quantize(
     request: FitRequest,
     classifier: Any = None,
     on_progress: OnProgress = lambda _: None,
+    *,
+    pretrained: Pretrained | None = None,
 ) -> PreparedBackbone:
     """Read the backbone at `request.out`, or quantise `request.model` if there is none yet.
 
@@ -70,11 +93,19 @@ def load_or_quantize(
         request: of the run.
         classifier: the model, if it is loaded already.
         on_progress: called after every step of a refinement.
+        pretrained: the encoder and its tokenizer, if they are loaded already.
 
     Raises:
         ArtifactError: the artifact was made from another model or with other bits.
     """
-    pretrained = load_pretrained(request.model, revision=request.revision, classifier=classifier)
+    if pretrained is None:
+        own = classifier if request.finetuned is None else None  # else it is that of a checkpoint
+        pretrained = load_pretrained(
+            request.model,
+            revision=request.revision,
+            classifier=own,
+            resize_embeddings=request.resize_embeddings,
+        )
     if is_artifact(request.out):
         return _from_artifact(request, open_artifact(request.out), pretrained)
     return prepare_backbone(
@@ -105,8 +136,11 @@ def prepare_backbone(
     """Quantise a pretrained model; at 2 and 1 bits refine the codes on unlabelled text."""
     scheme, base = scheme_of(config), pretrained.model
     context = ModelContext.of_pretrained(pretrained)
+    if config.refine_steps:
+        _check_refinement(pretrained, scheme)
     calibration = _calibration(context, config, scheme)
-    backbone = quantize_model(base, scheme, calibration)
+    with announced(_LOG, f"quantising `{pretrained.name}` with {scheme.quantizer}"):
+        backbone = quantize_model(base, scheme, calibration)
     if config.refine_steps and refinable(backbone):
         assert calibration is not None
         backbone = refine(
@@ -130,6 +164,15 @@ def prepare_backbone(
         context=context,
         artifact=None,
     )
+
+
+def _check_refinement(pretrained: Pretrained, scheme: Scheme) -> None:
+    """Refuse a refinement, which trains all layers together, where the memory does not suffice."""
+    shapes = shapes_of(pretrained.model)
+    widths = bits_of(shapes.linears, scheme)
+    learned = sum(o * i for n, (o, i) in shapes.linears.items() if widths[n] in ZERO_FREE_BITS)
+    if learned:
+        check_memory(pretrained.name, shapes.values, learned, available_memory())
 
 
 def _calibration(
@@ -163,8 +206,7 @@ def _from_artifact(
             f"{config.bits} were asked for",
             "leave `bits` out, or choose another `out`",
         )
-    context = ModelContext.of_artifact(artifact)
-    return PreparedBackbone(artifact.backbone, manifest.source, manifest.scheme, context, artifact)
+    return PreparedBackbone.of_artifact(artifact)
 
 
 def make_backbone(
@@ -174,6 +216,7 @@ def make_backbone(
     *,
     revision: str | None = None,
     device: str | None = None,
+    resize_embeddings: bool = False,
     on_progress: OnProgress = lambda _: None,
 ) -> Artifact:
     """Quantise a pretrained encoder and write it as an artifact without tasks.
@@ -184,13 +227,16 @@ def make_backbone(
         config: how to quantise.
         revision: branch, tag or commit of a hub model.
         device: kind of device; None: the usual one.
+        resize_embeddings: see `load_pretrained`.
         on_progress: called after every step of a refinement, for progress bars.
 
     Raises:
         MaskpackError: no such model, or `out` exists.
     """
     check_free(out)
-    pretrained = load_pretrained(model, revision=revision)
+    check_writable(out)
+    pretrained = load_pretrained(model, revision=revision, resize_embeddings=resize_embeddings)
+    check_space(out, backbone_bytes(shapes_of(pretrained.model), scheme_of(config)))
     prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
     return create_artifact(
         out,

@@ -6,21 +6,20 @@ tasks can share a backbone that is quantised with them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from maskpack.compressor.quantization.gptq import Gram
+from maskpack.compressor.quantization.layerwise import BEFORE, BEHIND, LayerwiseEncoder
 from maskpack.formats import DataError, QuantTensor
 from maskpack.models.families import family_of
 from maskpack.models.linears import layer_of
-from maskpack.models.placement import to_numpy, to_tensors
+from maskpack.models.placement import to_numpy
 from maskpack.tasks.batches import Encoded, evaluation_batches, joined
 from maskpack.tasks.data.splits import Split, load_data
 from maskpack.tasks.preprocess import Preprocessor
@@ -115,29 +114,28 @@ class Calibrator:
     """Computes Gram matrices block by block, with the earlier blocks already quantised.
 
     Quantising a block changes the inputs of the next one, whose codes should correct that error too
-    (Frantar et al. 2022, section 4).
+    (Frantar et al. 2022, section 4). Beside the inputs of a layer for all texts, the float weights of one layer are held.
     """
 
     def __init__(self, base: nn.Module, calibration: Calibration) -> None:
-        self._base = copy.deepcopy(base).float().eval()
-        self._encoded = calibration.first(_TOKENS)
-        config: Any = base.config
+        encoded, config = calibration.first(_TOKENS), cast("Any", base).config
+        rows = evaluation_batches(encoded.lengths, batch_size=_BATCH)
+        self._encoder = LayerwiseEncoder(base, [encoded.feeds(one) for one in rows])
         self._time_first = family_of(config.model_type).time_first
 
     def blocks(self, names: Iterable[str]) -> Iterator[dict[str, Gram]]:
         """For each block of `names`, parameter name -> Gram matrix; `settle` it before the next."""
+        outside = BEFORE
         for block in blocks_of(names):
-            yield self._grams(block)
+            layer = layer_of(block[0])
+            yield self._grams(block, outside if layer is None else layer)
+            outside = BEHIND
 
     def settle(self, tensors: Mapping[str, QuantTensor]) -> None:
         """Write the quantised weights of a block into the model."""
-        parameters = dict(self._base.named_parameters())
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
+        self._encoder.settle(tensors)
 
-    @torch.no_grad()
-    def _grams(self, names: Iterable[str]) -> dict[str, Gram]:
+    def _grams(self, names: Iterable[str], layer: int) -> dict[str, Gram]:
         grams: dict[str, Tensor] = {}
         present: list[Tensor] = []
 
@@ -152,13 +150,15 @@ class Calibrator:
 
             return module.register_forward_pre_hook(note)
 
-        hooks = [watch(n, self._base.get_submodule(n.removesuffix(".weight"))) for n in names]
+        def begin(feeds: dict[str, Tensor]) -> None:
+            here = feeds["attention_mask"].bool()
+            present.append(here.T if self._time_first else here)
+
+        self._encoder.advance(layer)
+        model = self._encoder.model
+        hooks = [watch(name, model.get_submodule(name.removesuffix(".weight"))) for name in names]
         try:
-            for rows in evaluation_batches(self._encoded.lengths, batch_size=_BATCH):
-                feeds = to_tensors(self._encoded.feeds(rows), self._base)
-                here = feeds["attention_mask"].bool()
-                present.append(here.T if self._time_first else here)
-                self._base(**feeds)
+            self._encoder.run(layer, begin)
         finally:
             for hook in hooks:
                 hook.remove()

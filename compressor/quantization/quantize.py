@@ -7,20 +7,22 @@ parameters stay float16: biases, norms and some rare ones, together under half a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from maskpack.compressor.config import BackboneConfig
+from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.quantization import CALIBRATED, DATA_FREE, Quantizer
 from maskpack.compressor.quantization.calibration import Calibration, Calibrator
 from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
 from maskpack.formats.bits import CODE_BITS
+from maskpack.formats.tensors import MOST_UNPACKED, PackedTensor
+from maskpack.models.build import ParameterShapes
+from maskpack.models.mapped import float_weight, weights_of
 from maskpack.models.placement import to_numpy
 
 AUTO = "auto"
@@ -66,32 +68,45 @@ def quantize_model(
         ModelError: a weight is not finite, or too large for float16.
         ConfigError: an override that names no linear.
     """
-    linears: dict[str, NDArray[np.float32]] = {}
+    roles = _roles(base)
+    names = [name for name, _ in base.named_parameters()]
+    bits = bits_of([name for name in names if roles.get(name) is nn.Linear], scheme)
+    keep = _packed if sum(p.numel() for p in base.parameters()) > MOST_UNPACKED else _as_it_is
+    calibrated = is_calibrated(scheme)
+    linears: dict[str, QuantTensor] = {}
     embeddings: dict[str, QuantTensor] = {}
     dense: dict[str, NDArray[np.float16]] = {}
-    roles = _roles(base)
-    for name, parameter in base.named_parameters():
-        weight = _to_numpy(name, parameter)
-        if roles.get(name) is nn.Linear:
-            linears[name] = weight
+    for name, tensor in weights_of(base):
+        weight = _to_numpy(name, tensor)
+        if name in bits:
+            if not calibrated:
+                quantize = DATA_FREE[quantizer_of(scheme, bits[name])]
+                linears[name] = keep(quantize(weight, bits[name], scheme.group))
         elif roles.get(name) is nn.Embedding:
-            embeddings[name] = _embedding(weight, scheme.embedding_bits)
+            embeddings[name] = keep(_embedding(weight, scheme.embedding_bits))
         else:  # biases, norms, and parameters of some families, such as DeBERTa's convolution
             dense[name] = to_half(name, weight)
-    bits = bits_of(linears, scheme)
-    if not is_calibrated(scheme):
-        quantized = {
-            name: DATA_FREE[quantizer_of(scheme, bits[name])](weight, bits[name], scheme.group)
-            for name, weight in linears.items()
-        }
-        return Backbone(quantized, embeddings, dense)
-    assert calibration is not None, scheme.quantizer
-    calibrator = Calibrator(base, calibration)
-    calibrator.settle(embeddings)
-    return Backbone(_calibrated(calibrator, linears, bits, scheme), embeddings, dense)
+    if calibrated:
+        assert calibration is not None, scheme.quantizer
+        calibrator = Calibrator(base, calibration)
+        calibrator.settle(embeddings)
+        linears = _calibrated(calibrator, base, bits, scheme, keep)
+    return Backbone(linears, embeddings, dense)
 
 
-def bits_of(names: Mapping[str, Any], scheme: Scheme) -> dict[str, int]:
+Keep = Callable[[QuantTensor], QuantTensor]
+"""How the result for a matrix is held until the backbone is written."""
+
+
+def _as_it_is(tensor: QuantTensor) -> QuantTensor:
+    return tensor
+
+
+def _packed(tensor: QuantTensor) -> QuantTensor:
+    return PackedTensor.of(tensor)
+
+
+def bits_of(names: Collection[str], scheme: Scheme) -> dict[str, int]:
     """Width of each linear's codes: the scheme's, or that of the last override that matches.
 
     Raises:
@@ -108,23 +123,31 @@ def bits_of(names: Mapping[str, Any], scheme: Scheme) -> dict[str, int]:
     return chosen
 
 
+def backbone_bytes(shapes: ParameterShapes, scheme: Scheme) -> int:
+    """Bytes that a quantised backbone has on disk, at least: codes and their scales, without names."""
+    sizes = {name: rows * width for name, (rows, width) in shapes.linears.items()}
+    bits = bits_of(sizes, scheme)
+    linears = sum(size * bits[name] for name, size in sizes.items())
+    rows = {name: count for name, (count, _) in shapes.linears.items()}
+    scales = sum(size // scheme.group if scheme.group else rows[n] for n, size in sizes.items())
+    dense = sum(shapes.dense.values())
+    embeddings = shapes.values - sum(sizes.values()) - dense
+    return (linears + embeddings * scheme.embedding_bits + 16 * (dense + scales)) // 8
+
+
 def _calibrated(
-    calibrator: Calibrator,
-    linears: Mapping[str, NDArray[np.float32]],
-    bits: Mapping[str, int],
-    scheme: Scheme,
+    calibrator: Calibrator, base: nn.Module, bits: Mapping[str, int], scheme: Scheme, keep: Keep
 ) -> dict[str, QuantTensor]:
     """Quantise block by block, each with the inputs that the quantised blocks before it give."""
     quantize = CALIBRATED[Quantizer(scheme.quantizer)]
+    parameters = dict(base.named_parameters())
     done: dict[str, QuantTensor] = {}
-    for grams in calibrator.blocks(linears):
-        block = {
-            name: quantize(linears[name], bits[name], scheme.group, gram)
-            for name, gram in grams.items()
-        }
-        calibrator.settle(block)
-        done.update(block)
-    return {name: done[name] for name in linears}
+    for grams in calibrator.blocks(bits):
+        for name in list(grams):
+            weight = to_numpy(float_weight(parameters[name]))
+            done[name] = keep(quantize(weight, bits[name], scheme.group, grams.pop(name)))
+            calibrator.settle({name: done[name]})
+    return {name: done[name] for name in bits}
 
 
 def _embedding(weight: NDArray[np.float32], bits: int) -> QuantTensor:
@@ -143,8 +166,8 @@ def _roles(base: nn.Module) -> dict[str, type[nn.Module]]:
     }
 
 
-def _to_numpy(name: str, parameter: Any) -> NDArray[np.float32]:
-    weight: NDArray[np.float32] = to_numpy(parameter.float())
+def _to_numpy(name: str, tensor: Tensor) -> NDArray[np.float32]:
+    weight: NDArray[np.float32] = to_numpy(tensor)
     if not np.isfinite(weight).all():
         raise ModelError(f"`{name}` of the source model holds a value that is not finite")
     return weight

@@ -29,7 +29,8 @@ from maskpack.compressor.quantization.rounding import Levels, encode
 from maskpack.compressor.training.loss import HiddenStateTeacher, distance, states_of
 from maskpack.compressor.training.progress import OnProgress, Progress
 from maskpack.compressor.training.train import FlooredAdam, Plan, planned_batches
-from maskpack.formats import Backbone, QuantTensor
+from maskpack.formats import Backbone, ConfigError, QuantTensor
+from maskpack.formats.errors import Hint
 from maskpack.models.linears import swap_linear
 from maskpack.models.placement import Placement, to_numpy, to_tensors
 
@@ -75,7 +76,7 @@ class RoundedLinear(nn.Module):
         self.bits, self.group = bits, group
         width = self.weight.shape[1]
         sizes = [min(group, width - start) for start in range(0, width, group)]
-        self.register_buffer("_present", torch.tensor(sizes, dtype=torch.float32))
+        self.register_buffer("_present", self.weight.new_tensor(sizes))
 
     def scales(self) -> Tensor:
         """`(o, g)`, from the weights."""
@@ -142,6 +143,40 @@ def refine(
     linears = {**backbone.linears, **{name: layer.freeze() for name, layer in rounded.items()}}
     halves = {n: to_half(n, to_numpy(parameters[n])) for n in backbone.dense}
     return replace(backbone, linears=linears, dense=halves)
+
+
+_PER_WEIGHT = 8  # bytes: the float model and its copy that learns
+_PER_LEARNED = 20  # more: gradient, both moments, and level and rounded value until the step's gradients are there
+
+
+def refinement_bytes(values: int, learned: int) -> int:
+    """Memory that `refine` takes at least, beside the activations of a batch.
+
+    Args:
+        values: parameters of the encoder.
+        learned: those of linears whose codes are learned.
+    """
+    return values * _PER_WEIGHT + learned * _PER_LEARNED
+
+
+def check_memory(model: str, values: int, learned: int, available: int | None) -> None:
+    """Raise ConfigError unless there is memory for `refine`.
+
+    Args:
+        model: its name.
+        values: parameters of the encoder.
+        learned: those of linears whose codes are learned.
+        available: bytes; None: nobody knows.
+    """
+    needed = refinement_bytes(values, learned)
+    if available is not None and needed > available:
+        raise ConfigError(
+            f"refining `{model}` trains all its layers together and takes {needed / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} GiB are available",
+            Hint(
+                "quantise without it (`refine` 0), give 4 bits, or use a machine with more memory"
+            ),
+        )
 
 
 def refinable(backbone: Backbone) -> bool:

@@ -40,8 +40,8 @@ class Levels:
 
     def round(self, ratio: NDArray[np.float32]) -> NDArray[np.float32]:
         """The nearest level of each weight over scale, of any shape."""
-        level = 2 * np.floor(ratio / 2) + 1 if self.zero_free else np.rint(ratio)
-        return np.asarray(np.clip(level, -self.limit, self.limit), dtype=np.float32)
+        level = np.asarray(2 * np.floor(ratio / 2) + 1 if self.zero_free else np.rint(ratio))
+        return np.asarray(np.clip(level, -self.limit, self.limit, out=level), dtype=np.float32)
 
 
 def to_groups(weight: NDArray[np.float32], group: int) -> NDArray[np.float32]:
@@ -71,9 +71,20 @@ def encode(
 ) -> QuantTensor:
     """`weight (o, i)` as its nearest codes under `scales (o, g)`; a zero scale gives 0, or the code nearest to it."""
     stored = storable_scales(scales)
-    codes = levels.round(ratios(to_groups(weight, group), stored.astype(np.float32)[:, :, None]))
-    rows = codes.astype(np.int8).reshape(len(weight), -1)[:, : weight.shape[1]]
-    return QuantTensor(np.ascontiguousarray(rows), stored, levels.bits, group, levels.zero_free)
+    codes = np.empty(weight.shape, dtype=np.int8)
+    for rows in _row_blocks(weight):
+        scale = stored[rows].astype(np.float32)[:, :, None]
+        rounded = levels.round(ratios(to_groups(weight[rows], group), scale))
+        codes[rows] = rounded.reshape(len(rounded), -1)[:, : weight.shape[1]]
+    return QuantTensor(codes, stored, levels.bits, group, levels.zero_free)
+
+
+_VALUES = 2**16  # weights a pass: they stay in the processor's cache, and change no result
+
+
+def _row_blocks(weight: NDArray[np.float32]) -> list[slice]:
+    step = max(1, _VALUES // weight.shape[1])
+    return [slice(row, row + step) for row in range(0, len(weight), step)]
 
 
 def ratios(values: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -92,7 +103,9 @@ def quantize_minmax(weight: NDArray[np.float32], bits: int, group: int | None) -
         group: weights that share a scale, or None for one scale a row.
     """
     size, levels = min(group or weight.shape[1], weight.shape[1]), Levels(bits, bits == 1)
-    scales = np.abs(to_groups(weight, size)).max(axis=-1) / np.float32(levels.limit)
+    blocks = (to_groups(weight[rows], size) for rows in _row_blocks(weight))
+    largest = np.concatenate([np.abs(block).max(axis=-1) for block in blocks])
+    scales = np.asarray(largest / np.float32(levels.limit), dtype=np.float32)
     return encode(weight, scales, levels, size)
 
 
@@ -113,7 +126,6 @@ def quantize_minmax_tensor(
 
 _SHARES = np.linspace(1.0, 0.42, 40, dtype=np.float32)
 _LOW_BIT_SHARES = np.linspace(1.0, 0.1, 91, dtype=np.float32)  # tails are clipped much more
-_ROWS = 256  # rows a pass: bounds the memory, changes no result
 
 
 def quantize_mse(weight: NDArray[np.float32], bits: int, group: int | None) -> QuantTensor:
@@ -135,14 +147,15 @@ def best_levels(bits: int) -> Levels:
 
 def best_scales(weight: NDArray[np.float32], levels: Levels, group: int) -> NDArray[np.float32]:
     """`weight (o, i)` to the scale `(o, g)` of least squared error for each group."""
-    blocks = to_groups(weight, group)
-    if levels.limit == 1 and levels.zero_free:  # the mean magnitude
-        present = to_groups(np.ones_like(weight[:1]), group).sum(
-            axis=-1
-        )  # a last group may be short
-        return np.asarray(np.abs(blocks).sum(axis=-1) / present, dtype=np.float32)
-    passes = range(0, len(blocks), _ROWS)
-    return np.concatenate([_searched(blocks[row : row + _ROWS], levels) for row in passes])
+    present = to_groups(np.ones_like(weight[:1]), group).sum(axis=-1)  # a last group may be short
+    found = []
+    for rows in _row_blocks(weight):
+        blocks = to_groups(weight[rows], group)
+        if levels.limit == 1 and levels.zero_free:  # the mean magnitude
+            found.append(np.asarray(np.abs(blocks).sum(axis=-1) / present, dtype=np.float32))
+        else:
+            found.append(_searched(blocks, levels))
+    return np.concatenate(found)
 
 
 def _searched(blocks: NDArray[np.float32], levels: Levels) -> NDArray[np.float32]:
@@ -151,11 +164,13 @@ def _searched(blocks: NDArray[np.float32], levels: Levels) -> NDArray[np.float32
     best, least = full, np.full(full.shape, np.inf, dtype=np.float32)
     for share in _LOW_BIT_SHARES if levels.zero_free else _SHARES:
         scale = (full * share)[:, :, None]
-        # the padding of a short last group counts no error
-        error = np.where(
-            blocks == 0, np.float32(0), blocks - levels.round(ratios(blocks, scale)) * scale
-        )
-        squared = np.square(error).sum(axis=-1)
+        safe = np.where(scale > 0, scale, np.float32(1))
+        error = levels.round(np.divide(blocks, safe, dtype=np.float32))
+        error *= scale
+        np.subtract(blocks, error, out=error)
+        if levels.zero_free:  # the padding of a short last group counts no error
+            error[blocks == 0] = 0
+        squared = np.square(error, out=error).sum(axis=-1)
         better = squared < least
         best, least = np.where(better, scale[:, :, 0], best), np.where(better, squared, least)
     return np.asarray(best, dtype=np.float32)

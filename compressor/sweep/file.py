@@ -9,13 +9,15 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from maskpack.compressor.sweep.plan import PATHS, Arm, SweepModel, SweepPlan, SweepTask
+from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER
+from maskpack.compressor.options import UNREADABLE
+from maskpack.compressor.sweep.plan import PATHS, Arm, Resources, SweepModel, SweepPlan, SweepTask
 from maskpack.formats import ConfigError, DataError
 from maskpack.formats.codec import file_sha256
 from maskpack.formats.options import options_of
@@ -25,7 +27,7 @@ from maskpack.tasks.data.tables import READERS
 from maskpack.tasks.options import TaskOptions
 from maskpack.tasks.task import Task
 
-_KEYS = ("models", "tasks", "seeds", "options", "methods", "reference", "out")
+_KEYS = ("models", "tasks", "seeds", "options", "methods", "reference", "resources", "out")
 _TASK_FIELDS = tuple(option.name for option in options_of(TaskOptions))
 _TASK_KEYS = ("task", "data", "eval_data", *_TASK_FIELDS)
 _RUN = "run:"
@@ -67,13 +69,24 @@ def read_plan(path: Path, *, out: Path | None = None) -> SweepPlan:
         seeds=tuple(seeds),
         options=_options(tree.get("options"), "options"),
         reference=None if reference is None else str(reference),
+        resources=_resources(tree.get("resources"), path),
     )
+
+
+def _resources(tree: Any, path: Path) -> Resources:
+    """What a run gets, from `resources: {cpus: 2, gpus: 1}`."""
+    given = _mapping({} if tree is None else tree, "`resources`")
+    _only(given, tuple(each.name for each in fields(Resources)), "`resources`")
+    try:
+        return Resources(**given)
+    except ConfigError as error:
+        raise ConfigError(f"`resources` of `{path}`: {error}", error.advice) from error
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"cannot read the sweep in `{path}`: {error}") from error
     return _mapping(tree, f"`{path}`")
 
@@ -262,7 +275,7 @@ def _with_files(base: Path, arm: Arm) -> Arm:
         arm = replace(arm, teacher=teacher.removeprefix(_RUN).strip())
     for key in PATHS:
         value = options.get(key)
-        if value is None or (key == "teacher" and value == "twin"):
+        if value is None or (key == "teacher" and value in {DENSE_TEACHER, NO_TEACHER}):
             continue
         path = base / str(value)
         if not path.exists():

@@ -13,6 +13,7 @@ from typing import Any
 
 from maskpack.formats import ConfigError
 from maskpack.formats.files import lock
+from maskpack.formats.writer import check_writable
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,16 @@ def append(path: Path, tree: Mapping[str, Any]) -> bool:
     return True
 
 
+def check_log(path: Path) -> None:
+    """Raise an error of ours if no line could be added to `path`; no file is made."""
+    check_writable(path)
+    try:
+        if path.exists():
+            path.open("ab").close()
+    except OSError as error:
+        raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
+
+
 @contextmanager
 def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     """Lock `path`, an empty file, against other processes; False if another process has it.
@@ -90,16 +101,40 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
         path: made if it is not there, removed at the end, with its folder if that is empty.
         wait: wait until the other process has ended instead.
     """
-    file = _open_anew(path)
-    free = False
+    file, free = _open_locked(path, wait=wait)
     try:
-        free = lock(file, wait=wait)
         yield free
     finally:
         _remove(path, free=free)
         os.close(file)
         if sys.platform == "win32":  # which removes no file that is open
             _remove(path, free=free)
+
+
+def _open_locked(path: Path, *, wait: bool) -> tuple[int, bool]:
+    """A descriptor of `path`, and whether it is locked.
+
+    Who held it may have removed the file between our opening and our locking it: another process, or another thread of
+    this one, then locks a new file of that name, and both would have the claim.
+    """
+    while True:
+        file = _open_anew(path)
+        try:
+            free = lock(file, wait=wait)
+            if not free or _is_at(file, path):
+                return file, free
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _remove(path: Path, *, free: bool) -> None:

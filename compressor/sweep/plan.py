@@ -15,11 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.config import BaselineConfig, FitConfig, Method
+from maskpack.compressor.config import NO_TEACHER, BaselineConfig, FitConfig, Method
 from maskpack.formats import ConfigError
 from maskpack.formats.files import name_key
 from maskpack.formats.options import options_of
-from maskpack.tasks.task import Task
+from maskpack.tasks.task import Task, Unlabelled
 
 PATHS = tuple(option.name for option in options_of(FitConfig) if option.opt.path)
 """Options that name files: relative to the plan's file; a run's key has the digest of their content."""
@@ -154,7 +154,9 @@ class Run:
         tree = {
             "model": self.model.digest,
             "task": [task.name, str(task.kind), task.texts, task.label, task.metrics]
-            + ([] if task.separator is None else [task.separator]),
+            + ([] if task.separator is None else [task.separator])
+            + ([] if task.prefixes is None else [task.prefixes])
+            + ([] if task.unlabelled is Unlabelled.STOP else [task.unlabelled]),
             "data": self.task.digest,
             "kind": str(Method(self.arm.options["method"])) if self.arm.is_baseline else "mask",
             "options": self._non_defaults(),
@@ -172,15 +174,42 @@ class Run:
         return f"method `{self.arm.label}` on task `{self.task.name}`"
 
     def _non_defaults(self) -> dict[str, Any]:
-        """Given options that differ from their defaults, files as digests."""
+        """Given options that differ from their defaults, files as digests.
+
+        Without a word on the teacher, masks had none up to release 0.1 and have one now: that counts as an option.
+        """
         config = self.config()
         usual = {option.name: option.usual for option in options_of(type(config))}
         given = {name: getattr(config, name) for name in self._given if name != "checkpoint_every"}
-        return {
+        chosen = {
             name: self.arm.digests.get(name, value)
             for name, value in given.items()
-            if name != "method" and value != usual[name]
+            if name != "method" and value != usual[name] and value != NO_TEACHER
         }
+        silent = isinstance(config, FitConfig) and config.teacher is None
+        return {**chosen, "teacher": "usual"} if silent and self.teacher is None else chosen
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run gets on a cluster.
+
+    Attributes:
+        cpus: cores, and threads of torch.
+        gpus: whole GPUs, or a share of one.
+    """
+
+    cpus: int = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if type(self.cpus) is not int or self.cpus < 1:
+            raise ConfigError(f"`cpus` is {self.cpus!r}, expected a whole number of at least 1")
+        known = type(self.gpus) in {int, float} and self.gpus >= 0
+        if not known or (self.gpus > 1 and self.gpus != int(self.gpus)):
+            raise ConfigError(
+                f"`gpus` is {self.gpus!r}, expected 0, a share of one such as 0.5, or a whole number"
+            )
 
 
 @dataclass(frozen=True)
@@ -192,6 +221,7 @@ class SweepPlan:
         models, tasks, arms, seeds: what is crossed.
         options: of every run.
         reference: label that differences are given against, or None.
+        resources: what each run gets on a cluster.
     """
 
     out: Path
@@ -201,6 +231,7 @@ class SweepPlan:
     seeds: tuple[int, ...] = (0,)
     options: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None
+    resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         for what, names in (

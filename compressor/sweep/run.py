@@ -14,12 +14,13 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.baseline import run_baseline
-from maskpack.compressor.config import BackboneConfig, BaselineConfig
+from maskpack.compressor.config import BaselineConfig
 from maskpack.compressor.fit import fit_task
 from maskpack.compressor.quantization.backbone import make_backbone
-from maskpack.compressor.sweep.executors import EXECUTORS, Do
-from maskpack.compressor.sweep.log import append, claim, read_log
+from maskpack.compressor.sweep.executors import EXECUTORS, Do, ExecutorOptions
+from maskpack.compressor.sweep.log import append, check_log, claim, read_log
 from maskpack.compressor.sweep.plan import Run, slug
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import BaselineRequest, FitRequest, RunResult
@@ -27,15 +28,18 @@ from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackEr
 from maskpack.formats.errors import Hint
 from maskpack.formats.files import rename, scratch_folder
 from maskpack.formats.lazy import find_entry
+from maskpack.formats.writer import check_writable
 
 
-def shared_backbone(run: Run, *, on_progress: OnProgress) -> Path:
+def shared_backbone(run: Run, *, on_progress: OnProgress, device: str | None = None) -> Path:
     """The artifact with the run's backbone and no task; made if it does not exist."""
     made = backbone_folder(run)
     if not is_artifact(made):
         with claim(made.with_name(f".{made.name}.running") / "claim", wait=True):
             if not is_artifact(made):  # another process may have made it meanwhile
-                make_backbone(run.model.source, made, _options(run), on_progress=on_progress)
+                make_backbone(
+                    run.model.source, made, _options(run), device=device, on_progress=on_progress
+                )
     return made
 
 
@@ -81,48 +85,65 @@ def run_sweep(
     watch: Watch,
     failed: Callable[[Failure], None],
     executor: str = "local",
+    options: ExecutorOptions | None = None,
 ) -> tuple[Failure, ...]:
     """Do the runs that have no line in `out`.
 
     Args:
         runs: from `choose`, in an order that has teachers before students.
         out: file of results; other processes may append to it meanwhile.
-        watch: makes a progress callback for each run.
+        watch: makes a progress callback for each run; an executor may do several runs at once, in threads.
         failed: called with each failure when it happens.
         executor: name in `EXECUTORS`.
+        options: what the executor is made from; None: the usual ones.
 
     Returns:
-        All failures; a student whose teacher failed is one of them.
+        All failures, in the order of the runs; a student whose teacher failed is one of them.
 
     Raises:
-        ConfigError: no such executor.
+        ConfigError: no such executor, or one that cannot do the runs.
         Interrupted: Ctrl-C; the same call goes on later.
     """
-    where = find_entry(EXECUTORS, executor, "executor")
+    make = find_entry(EXECUTORS, executor, "executor")
+    check_log(out)
+    for home in {run.home for run in runs}:
+        check_writable(home / "model")
     attempts = _Attempts(runs, out, watch, failed)
     try:
-        where.execute(runs, attempts)
+        if attempts.are_due():  # else a cluster would be started for nothing
+            make(options or ExecutorOptions()).execute(runs, attempts)
     except (Interrupted, KeyboardInterrupt):
-        last = "" if attempts.current is None else f" in `{attempts.current.title}`"
         raise Interrupted(
-            f"stopped{last}; finished runs are in `{out}`", "repeat the same command to go on"
+            f"stopped{attempts.where}; finished runs are in `{out}`",
+            "repeat the same command to go on",
         ) from None
-    return tuple(attempts.failures.values())
+    return tuple(attempts.failures[run.key] for run in runs if run.key in attempts.failures)
 
 
 class _Attempts:
-    """Attempts of one sweep, see `executors.py`; keeps its failures and the run that it attempted last."""
+    """Attempts of one sweep, see `executors.py`; keeps its failures and the runs that have begun and not ended."""
 
     def __init__(
         self, runs: Sequence[Run], out: Path, watch: Watch, failed: Callable[[Failure], None]
     ) -> None:
         self._runs, self._out, self._watch, self._failed = runs, out, watch, failed
         self.failures: dict[str, Failure] = {}
-        self.current: Run | None = None
+        self._begun: dict[str, Run] = {}
+
+    def are_due(self) -> bool:
+        """Whether there is anything to do."""
+        keys = read_log(self._out).keys
+        return any(is_due(run, self._runs, keys) for run in self._runs)
+
+    @property
+    def where(self) -> str:
+        """Words for what is being done now."""
+        titles = [run.title for run in list(self._begun.values())]
+        others = f" and {len(titles) - 1} other runs" if len(titles) > 1 else ""
+        return f" in `{titles[0]}`{others}" if titles else ""
 
     def __call__(self, run: Run, *, wait: bool = False, do: Do | None = None) -> bool:
         """Do the run if it is due and record a failure; False if another process has claimed it."""
-        self.current = run
         # processes claim runs in this folder; it exists only while one has a claim
         claims = self._out.with_name(f".{self._out.name}.running")
         with claim(claims / run.key, wait=wait) as free:
@@ -130,6 +151,7 @@ class _Attempts:
                 return False
             if not is_due(run, self._runs, read_log(self._out).keys):
                 return True
+            self._begun[run.key] = run  # stays there when the sweep is stopped
             try:
                 if run.teacher is not None and run.teacher.key in self.failures:
                     raise ConfigError(f"its teacher `{run.teacher.arm.label}` failed")
@@ -142,6 +164,7 @@ class _Attempts:
                 failure = Failure(run, str(problem), problem.advice)
                 self.failures[run.key] = failure
                 self._failed(failure)
+            del self._begun[run.key]
         return True
 
 
@@ -163,21 +186,25 @@ def is_kept(run: Run) -> bool:
     return run.folder.is_dir() and note.is_file() and note.read_bytes().strip() == run.key.encode()
 
 
-def do_run(run: Run, *, on_progress: OnProgress) -> RunResult:
+def do_run(run: Run, *, on_progress: OnProgress, device: str | None = None) -> RunResult:
     """Train and measure one run; keep its model or artifact if the plan says so.
+
+    Args:
+        run: the run.
+        on_progress: called after every step.
+        device: where it is trained; None: on a GPU if there is one.
 
     Raises:
         ArtifactError: no permission or space for the kept folder.
     """
     if not run.arm.keep:
         with scratch_folder("maskpack-sweep-") as folder:
-            return _learn(
-                run, None if run.arm.is_baseline else Path(folder) / "artifact", on_progress
-            )
+            out = None if run.arm.is_baseline else Path(folder) / "artifact"
+            return _learn(run, out, on_progress, device)
     try:
         run.home.mkdir(parents=True, exist_ok=True)
         with scratch_folder(".", run.home) as folder:
-            result = _learn(run, Path(folder) / "model", on_progress)
+            result = _learn(run, Path(folder) / "model", on_progress, device)
             _note(run).unlink(missing_ok=True)
             shutil.rmtree(run.folder, ignore_errors=True)  # of a killed run, or of other options
             rename(Path(folder) / "model", run.folder)
@@ -199,8 +226,11 @@ def describe(run: Run, result: RunResult) -> dict[str, object]:
     }
 
 
-def _learn(run: Run, out: Path | None, on_progress: OnProgress) -> RunResult:
+def _learn(run: Run, out: Path | None, on_progress: OnProgress, device: str | None) -> RunResult:
     config, task = run.config(), run.task
+    made = None
+    if not (isinstance(config, BaselineConfig) and config.bits is None):
+        made = shared_backbone(run, on_progress=on_progress, device=device)
     if isinstance(config, BaselineConfig):
         baseline = BaselineRequest(
             run.model.source,
@@ -209,17 +239,24 @@ def _learn(run: Run, out: Path | None, on_progress: OnProgress) -> RunResult:
             out=out,
             data=task.data,
             eval_data=task.eval_data,
-            backbone=None if config.bits is None else shared_backbone(run, on_progress=on_progress),
+            backbone=made,
+            device=device,
         )
         return run_baseline(baseline, on_progress=on_progress)
     assert out is not None
-    made = shared_backbone(run, on_progress=on_progress)
+    assert made is not None
     try:
         shutil.copytree(made, out)
     except OSError as error:
         raise ArtifactError(f"cannot copy `{made}` to `{out}`: {error}") from error
     mask = FitRequest(
-        run.model.source, task.task, out, config, data=task.data, eval_data=task.eval_data
+        run.model.source,
+        task.task,
+        out,
+        config,
+        data=task.data,
+        eval_data=task.eval_data,
+        device=device,
     )
     return fit_task(mask, on_progress=on_progress)
 

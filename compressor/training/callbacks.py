@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,13 @@ class TrainerCallback:
 
     def on_step_begin(self, step: int) -> None:
         """Called before step `step` (from 0)."""
+
+    def on_part_begin(self, part: int) -> None:
+        """Called before a part of the step's rows is computed; parts of all processes are numbered together."""
+
+    def recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of the two passes over a layer that is computed twice."""
+        return nullcontext(), nullcontext()
 
     def on_loss(self, loss: float) -> None:
         """Called with the training loss of a step, before `on_step_end`."""
@@ -55,6 +64,16 @@ class CallbackList(TrainerCallback):
         for member in self._members:
             member.on_step_begin(step)
 
+    def on_part_begin(self, part: int) -> None:
+        """Call every member."""
+        for member in self._members:
+            member.on_part_begin(part)
+
+    def recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """The contexts of all members."""
+        first, second = zip(*(member.recomputing() for member in self._members), strict=True)
+        return _nested(first), _nested(second)
+
     def on_loss(self, loss: float) -> None:
         """Call every member."""
         for member in self._members:
@@ -81,6 +100,14 @@ class CallbackList(TrainerCallback):
         """Call every member."""
         for member in self._members:
             member.on_train_end()
+
+
+@contextmanager
+def _nested(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
 
 
 class EarlyStopping(TrainerCallback):
@@ -202,20 +229,61 @@ _LEVELS = 256
 
 
 class Noise(TrainerCallback):
-    """Random bytes that follow from seed and step alone, so that a checkpoint need not keep them."""
+    """Random values that follow from seed, step and part alone, so that a checkpoint need not keep them.
+
+    Dropout differs from part to part of a step; drawn masks do not, because a step has one mask.
+    """
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self.on_step_begin(0)
+        self._seed, self._step = seed, 0
+        self._generator = self._begun(0)
 
     def on_step_begin(self, step: int) -> None:
         """Begin the bytes of a step."""
-        self._generator = np.random.Generator(np.random.SFC64([self._seed, step]))
+        self._step = step
+        self._generator = self._begun(0)
+
+    def on_part_begin(self, part: int) -> None:
+        """Begin the bytes of a part of the step, and what torch draws in it."""
+        self._generator = self._begun(part)
+        torch.manual_seed(_mixed(self._seed, self._step, part))
 
     def bytes(self, shape: torch.Size) -> Tensor:
         """The next bytes as uint8 of any shape."""
         drawn = np.frombuffer(bytearray(self._generator.bytes(shape.numel())), dtype=np.uint8)
         return torch.from_numpy(drawn).view(shape)
+
+    def uniform(self, key: int, like: Tensor) -> Tensor:
+        """Numbers of [0, 1) of the shape and device of `like`: for one key the same all through a step."""
+        generator = torch.Generator(like.device).manual_seed(_mixed(self._seed, self._step, 0, key))
+        return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+    def recomputing(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a layer that gradient checkpointing computes twice: both times with the same bytes."""
+        begun: list[Any] = []
+        return self._noted(begun), self._repeated(begun)
+
+    @contextmanager
+    def _noted(self, begun: list[Any]) -> Iterator[None]:
+        begun.append(self._generator.bit_generator.state)
+        yield
+
+    @contextmanager
+    def _repeated(self, begun: list[Any]) -> Iterator[None]:
+        later = self._generator.bit_generator.state
+        self._generator.bit_generator.state = begun[0]
+        yield
+        self._generator.bit_generator.state = later
+
+    def _begun(self, part: int) -> np.random.Generator:
+        """The generator at the begin of a part of the step."""
+        entropy = [self._seed, self._step, *([part] if part else [])]
+        return np.random.Generator(np.random.SFC64(entropy))
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed for torch that differs wherever one of the numbers does."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class ByteDropout(nn.Module):
@@ -241,7 +309,9 @@ class ByteDropout(nn.Module):
         return inputs * factor
 
 
-def use_fast_dropout(model: nn.Module, noise: Noise, *, p: float | None = None) -> None:
+def use_fast_dropout(
+    model: nn.Module, noise: Noise, *, p: float | None = None, as_bytes: bool = True
+) -> None:
     """Replace every `nn.Dropout` of `model` in place, and leave out dropout inside attention.
 
     Dropout of attention probabilities costs a square of the length, and keeps torch from its fused
@@ -251,13 +321,15 @@ def use_fast_dropout(model: nn.Module, noise: Noise, *, p: float | None = None) 
         model: the classifier.
         noise: where random bytes come from.
         p: probability for all of them; None leaves each its own.
+        as_bytes: whether they are drawn as bytes, which is faster on a CPU; else torch's own stay, with the same
+            probability.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
                 inside = hasattr(module, "num_attention_heads") or hasattr(module, "n_heads")
-                rate = child.p if p is None else p
-                setattr(module, name, ByteDropout(0.0 if inside else rate, noise))
+                rate = 0.0 if inside else child.p if p is None else p
+                setattr(module, name, ByteDropout(rate, noise) if as_bytes else nn.Dropout(rate))
         for name in ("dropout_prob", "attention_dropout"):  # read by fused attention
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)

@@ -1,7 +1,7 @@
 """Keep a run's state on disk so that it can go on after any stop, with the same result.
 
-One safetensors file holds trained parameters, Adam's moments, thresholds, tensors of callbacks and torch's
-random state; it is replaced atomically. The data order needs no state: it follows from seed, epoch and step.
+One safetensors file holds trained parameters, Adam's moments, thresholds and tensors of callbacks; it is replaced
+atomically. Data order and noise need no state: they follow from seed, epoch and step.
 Ctrl-C waits for the end of a step, where the state is whole.
 """
 
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,12 +39,14 @@ class FolderCheckpoints:
         every: steps between saves.
         key: digest of everything that determines the run; a state of another run is refused.
         resume: whether `load` uses an existing state.
+        last: a step after which the state is kept in any case; None: there is none.
     """
 
     folder: Path
     every: int
     key: str
     resume: bool
+    last: int | None = None
 
     @property
     def file(self) -> Path:
@@ -54,14 +57,15 @@ class FolderCheckpoints:
         """Whether there is a state to resume."""
         return self.file.is_file()
 
-    def load(self, state: State) -> int:
-        """Restore the state and return its step; 0 if there is none or `resume` is off.
+    def check(self) -> None:
+        """Raise ArtifactError if there is a state to resume that belongs to another run, or is damaged."""
+        if self.resume and self.found():
+            with self._opened():
+                pass
 
-        Raises:
-            ArtifactError: the state is damaged or belongs to a run with other options.
-        """
-        if not (self.resume and self.found()):
-            return 0
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The file of the state and what is said of it; errors name the file."""
         try:
             with safe_open(self.file, framework="pt") as kept:
                 meta = json.loads(kept.metadata()["maskpack"])
@@ -70,24 +74,33 @@ class FolderCheckpoints:
                         f"the checkpoint `{self.file}` belongs to a run with other options or data",
                         "repeat the first run's options, or start over without `resume`",
                     )
-                with torch.no_grad():
-                    for name, tensor in _tensors(state, create=True):
-                        tensor.copy_(kept.get_tensor(name))
-                torch.set_rng_state(kept.get_tensor("rng"))
-                for group, eps in zip(state.optimizer.param_groups, meta["eps"], strict=True):
-                    group["eps"] = eps
+                yield kept, meta
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ArtifactError(
                 f"the checkpoint `{self.file}` is damaged: {error}", "start over without `resume`"
             ) from error
+
+    def load(self, state: State) -> int:
+        """Restore the state and return its step; 0 if there is none or `resume` is off.
+
+        Raises:
+            ArtifactError: the state is damaged or belongs to a run with other options.
+        """
+        if not (self.resume and self.found()):
+            return 0
+        with self._opened() as (kept, meta):
+            with torch.no_grad():
+                for name, tensor in _tensors(state, create=True):
+                    tensor.copy_(kept.get_tensor(name))
+            for group, eps in zip(state.optimizer.param_groups, meta["eps"], strict=True):
+                group["eps"] = eps
         return int(meta["step"])
 
     def save(self, state: State, step: int, *, now: bool = False) -> None:
-        """Keep the state if `step` is a multiple of `every`, or `now`; never if `every` is 0."""
-        if not self.every or not (now or step % self.every == 0):
+        """Keep the state if `step` is a multiple of `every` or the last, or `now`; never if `every` is 0."""
+        if not self.every or not (now or step % self.every == 0 or step == self.last):
             return
         tensors = {name: tensor.detach() for name, tensor in _tensors(state)}
-        tensors["rng"] = torch.get_rng_state()
         eps = [group["eps"] for group in state.optimizer.param_groups]
         meta = json.dumps({"step": step, "key": self.key, "eps": eps})
         try:
@@ -113,7 +126,7 @@ def _tensors(state: State, *, create: bool = False) -> Iterator[tuple[str, Tenso
             continue
         moments = optimizer.state[parameter]
         if create and not moments:
-            moments["step"] = torch.zeros((), dtype=torch.float32)
+            moments["step"] = parameter.new_zeros((), dtype=torch.float32)
             moments["exp_avg"] = torch.zeros_like(parameter)
             moments["exp_avg_sq"] = torch.zeros_like(parameter)
         yield f"parameter/{name}", parameter

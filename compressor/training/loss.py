@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from maskpack.formats.target import TargetScale
 from maskpack.models.families import token_kinds
+from maskpack.tasks.batches import known_labels
 from maskpack.tasks.types import TaskType
 
 
@@ -54,11 +56,21 @@ class TaskLoss:
         kind: type of the task.
         labels: of all training rows, as the type encodes them.
         targets: the teacher's, or None.
+        labelled: bool, one a row: whether its label counts; None: all do. Other rows are the teacher's alone.
+        weights: float32 `(c)`, of the type's `weighted_loss`; None: all labels count alike. The distance from a
+            teacher is never weighted.
     """
 
     kind: TaskType
     labels: NDArray[Any]
     targets: DistillationTargets | None = None
+    labelled: NDArray[np.bool_] | None = None
+    weights: NDArray[np.float32] | None = None
+
+    @cached_property
+    def target(self) -> TargetScale | None:
+        """The unit in which the loss is measured, where logits and labels are in a target's own."""
+        return self.kind.target_scale(known_labels(self.labels, self.labelled))
 
     @property
     def state_teacher(self) -> HiddenStateTeacher | None:
@@ -66,14 +78,41 @@ class TaskLoss:
         return None if self.targets is None else self.targets.state_teacher
 
     def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
-        """Loss of `logits (b, c)` for these rows."""
-        own = self.kind.loss(logits, torch.from_numpy(self.labels[rows]).to(logits.device))
+        """Loss of `logits (b, c)` for these rows: a mean over them."""
+        if self.labelled is None or self.labelled[rows].all():
+            return self._labelled(logits, rows)
+        known = self.labelled[rows]
+        places = (np.flatnonzero(known), np.flatnonzero(~known))
+        own, taught = (logits[torch.from_numpy(each).to(logits.device)] for each in places)
+        loss = len(places[1]) * self._taught(taught, rows[places[1]])
+        if len(places[0]):
+            loss = loss + len(places[0]) * self._labelled(own, rows[places[0]])
+        return loss / len(rows)
+
+    def _labelled(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
+        """Error against the labels, mixed with the distance from the teacher if there is one."""
+        standard, labels = self._standard(logits), self._standard(self.labels[rows])
+        own = self._own(standard, torch.from_numpy(labels).to(logits.device))
         if self.targets is None:
             return own
-        wanted = torch.from_numpy(self.targets.logits[rows]).to(logits.device)
-        share, temperature = self.targets.share, self.targets.temperature
-        taught = self.kind.distillation_loss(logits, wanted, temperature)
-        return (1.0 - share) * own + share * taught
+        share = self.targets.share
+        return (1.0 - share) * own + share * self._taught(logits, rows)
+
+    def _own(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Error against the labels."""
+        if self.weights is None:
+            return self.kind.loss(logits, labels)
+        weights = torch.from_numpy(self.weights).to(logits.device)
+        return self.kind.weighted_loss(logits, labels, weights)
+
+    def _taught(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
+        """Distance from the teacher's logits."""
+        assert self.targets is not None  # rows without labels come with a teacher
+        wanted = torch.from_numpy(self._standard(self.targets.logits[rows])).to(logits.device)
+        return self.kind.distillation_loss(self._standard(logits), wanted, self.targets.temperature)
+
+    def _standard(self, values: Any) -> Any:
+        return values if self.target is None else self.target.standard(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,19 +150,63 @@ def states_of(outputs: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     Returns:
         float32 `(tokens, i)` for each layer; last the pooler's `(b, i)`, where the model shows it.
     """
-    present = inputs["attention_mask"].bool()
-    states = [state[present].float() for state in outputs.hidden_states[1:]]
+    # once for all layers: a device tells the processor how many there are
+    present = inputs["attention_mask"].flatten().nonzero()[:, 0]
+    states = [state.flatten(0, 1)[present].float() for state in outputs.hidden_states[1:]]
     pooled = getattr(outputs, "pooler_output", None)
     return states if pooled is None else [*states, pooled.float()]
 
 
-def distance(states: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+def spreads_of(wanted: Sequence[Tensor]) -> Tensor:
+    """Values, mean and variance of the wanted states of each layer, float32 `(layers, 3)`."""
+    rows = []
+    for states in wanted:
+        variance, mean = torch.var_mean(states)
+        rows.append(torch.stack([torch.full_like(mean, states.numel()), mean, variance]))
+    return torch.stack(rows)
+
+
+def joined_spreads(parts: Tensor) -> Tensor:
+    """The spreads of all values together.
+
+    Args:
+        parts: `(parts, layers, 3)`, each as of `spreads_of`.
+
+    Sums of squares about the common mean (Chan, Golub & LeVeque 1979): squares of the values themselves would
+    lose the digits in which they differ.
+
+    >>> a, b = torch.tensor([[1.0, -1.0, 4.0]]), torch.tensor([[6.0, 2.0]])
+    >>> joined_spreads(torch.stack([spreads_of([a]), spreads_of([b])]))  # of 1, -1, 4, 6 and 2
+    tensor([[5.0000, 2.4000, 7.3000]])
+    """
+    if len(parts) == 1:
+        return parts[0]
+    values, means, variances = parts.unbind(dim=2)
+    count = values.sum(dim=0)
+    mean = (values * means).sum(dim=0) / count
+    squares = ((values - 1.0).clamp(min=0.0) * variances).sum(dim=0)
+    squares = squares + (values * (means - mean).square()).sum(dim=0)
+    return torch.stack([count, mean, squares / (count - 1.0)], dim=1)
+
+
+def distance(
+    states: Sequence[Tensor], wanted: Sequence[Tensor], spreads: Tensor | None = None
+) -> Tensor:
     """Squared error over the variance of the wanted states, a mean over layers.
+
+    Args:
+        states: of each layer.
+        wanted: the teacher's.
+        spreads: of the wanted states of the whole step, where these are only a part of it; then the distances of all
+            parts add up to that of the step.
 
     >>> wanted = [torch.tensor([[1.0, -1.0]]), torch.tensor([[10.0, -10.0]])]
     >>> states = [torch.zeros(1, 2), torch.tensor([[10.0, -10.0]])]
     >>> distance(states, wanted)  # 1 / 2 at the first layer (torch's variance is 2), 0 at the second
     tensor(0.2500)
     """
-    pairs = zip(states, wanted, strict=True)
-    return torch.stack([functional.mse_loss(a, b) / b.var() for a, b in pairs]).mean()
+    whole = spreads_of(wanted) if spreads is None else spreads
+    pairs = zip(states, wanted, whole, strict=True)
+    return torch.stack(
+        [functional.mse_loss(a, b, reduction="sum") / n / var for a, b, (n, _, var) in pairs]
+    ).mean()

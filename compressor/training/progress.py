@@ -8,6 +8,7 @@ from typing import Any
 
 from maskpack.compressor.training.train import TrainStep
 from maskpack.formats import MaskCount
+from maskpack.models.processes import ALONE, Processes
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import TaskType
@@ -26,7 +27,7 @@ class Progress:
         metric: name of the main metric.
         value: of the metric at the end of the last epoch, or None in the first.
         count: size of the mask, or None for a dense baseline.
-        stage: what is being trained: the `task`, or before it the `backbone`.
+        stage: what is being trained: the `task`, or before it the `backbone` or a `teacher`.
     """
 
     step: int
@@ -47,28 +48,31 @@ class ProgressReporter:
     Args:
         on_progress: called after every step.
         metric: name of the main metric.
-        evaluate: its present value; called at the end of each epoch.
-        count: present size of the mask, or None for a dense baseline.
+        evaluate: its present value, called at the end of each epoch; None: it is not evaluated.
+        count: present size of the mask; None: there is no mask.
         per_epoch: steps of an epoch.
+        stage: what is being trained.
     """
 
     def __init__(
         self,
         on_progress: OnProgress,
         *,
-        metric: str,
-        evaluate: Callable[[], float],
-        count: Callable[[], MaskCount] | None,
-        per_epoch: int,
+        metric: str = "",
+        evaluate: Callable[[], float] | None = None,
+        count: Callable[[], MaskCount] | None = None,
+        per_epoch: int = 1,
+        stage: str = "task",
     ) -> None:
         self._observe, self._evaluate, self._count = on_progress, evaluate, count
         self._per_epoch = per_epoch
         size = None if count is None else count()
-        self._last = Progress(0, 0, float("nan"), metric, None, size)
+        self._last = Progress(0, 0, float("nan"), metric, None, size, stage)
 
     def report(self, progress: TrainStep) -> None:
         """Pass on the progress after one step."""
         old, step = self._last, progress.step
+        epoch_ends = step % self._per_epoch == 0
         smooth = progress.loss
         if old.loss == old.loss:
             smooth = old.loss + _SMOOTHING * (progress.loss - old.loss)
@@ -77,17 +81,19 @@ class ProgressReporter:
             step=step,
             steps=progress.steps,
             loss=smooth,
-            value=self._evaluate() if step % self._per_epoch == 0 else old.value,
+            value=self._evaluate() if self._evaluate and epoch_ends else old.value,
             count=self._count() if self._count and step % _COUNT_EVERY == 0 else old.count,
         )
         self._observe(self._last)
 
 
-def metric_of(model: Any, kind: TaskType, rows: Encoded, metric: str) -> Callable[[], float]:
-    """Evaluates a metric of the model; the model is left in training mode."""
+def metric_of(
+    model: Any, kind: TaskType, rows: Encoded, metric: str, processes: Processes = ALONE
+) -> Callable[[], float]:
+    """Evaluates a metric of the model, in all processes together; the model is left in training mode."""
 
     def evaluate() -> float:
-        logits = predict_all(torch_predict(model), rows)
+        logits = predict_all(torch_predict(model), rows, processes=processes)
         model.train()
         return compute_metrics(kind, logits, rows.labels, [metric])[metric]
 

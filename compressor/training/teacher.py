@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +12,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskpack.compressor.config import BaselineConfig, TeacherConfig
+from maskpack.compressor.config import DENSE_TEACHER, BaselineConfig, TeacherConfig
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.loss import DistillationTargets, HiddenStateTeacher, TaskLoss
-from maskpack.compressor.training.train import NoCheckpoints, Plan, every_weight, train
+from maskpack.compressor.training.progress import OnProgress, ProgressReporter
+from maskpack.compressor.training.train import (
+    Checkpoints,
+    NoCheckpoints,
+    Plan,
+    every_weight,
+    train,
+)
 from maskpack.formats import ModelError
 from maskpack.formats.errors import Hint
+from maskpack.models.build import scale_outputs
 from maskpack.models.families import longest_input, token_kinds
 from maskpack.models.load import load_classifier, load_finetuned, set_pad_token
+from maskpack.models.locate import resolve
 from maskpack.models.placement import Placement
+from maskpack.models.processes import Processes
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.pretrained_head import Finding
 from maskpack.tasks.types import TaskType, has_several
 
-DENSE_TEACHER = "twin"
-"""As `teacher`: fine-tune a dense teacher first, with the same data and budget."""
+_LOG = logging.getLogger(__name__)
 
 TeacherPredict = Callable[[Encoded], NDArray[np.float32]]
 """Rows to a teacher's logits `(rows, c)`."""
@@ -31,54 +43,87 @@ TeacherPredict = Callable[[Encoded], NDArray[np.float32]]
 _STATES = 3.0  # usual weight of hidden states; 1 and 10 were worse, see docs/RESULTS.md
 
 
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A teacher of a run.
+
+    Attributes:
+        name: as an option names it.
+        model: a fine-tuned classifier; None: it is trained first.
+    """
+
+    name: str
+    model: Any = None
+
+    @property
+    def shown(self) -> str:
+        """The name for a manifest: of a folder only its last part."""
+        return Path(self.name).name
+
+
+def find_teacher(config: TeacherConfig, finding: Finding, kind: TaskType) -> Teacher | None:
+    """The teacher of a run, loaded if it has a name; None without one.
+
+    Args:
+        config: names the teacher, or leaves it to the source model.
+        finding: the source model, if it is fine-tuned for the task already: it is not loaded again.
+        kind: type of the task.
+
+    Raises:
+        ModelError: no such teacher.
+    """
+    source = None if finding.head is None else finding.head.model
+    name = config.teacher_name(source)
+    if name is None or name == DENSE_TEACHER:
+        return None if name is None else Teacher(name)
+    if source is not None and (name == source or resolve(name) == resolve(source)):
+        return Teacher(name, finding.classifier)
+    return Teacher(name, _named(name, kind))
+
+
 def distillation_targets(
+    teacher: Teacher | None,
     config: TeacherConfig,
     rows: Encoded,
     student: Any,
     *,
-    kind: TaskType,
-    model: str,
-    revision: str | None,
-    plan: Plan,
     placement: Placement,
+    train_first: Callable[[], Any],
     heard: Callable[[TeacherPredict], None] = lambda _: None,
 ) -> DistillationTargets | None:
-    """The targets of the teacher that `config` names, or None without one.
+    """The targets of a teacher, or None without one.
 
     Args:
-        config: names the teacher.
+        teacher: from `find_teacher`.
+        config: how much it counts.
         rows: the training rows.
         student: configuration of the classifier that will learn, from `classifier_config`.
-        kind: type of the task.
-        model: the pretrained model, for a dense teacher that is trained first.
-        revision: of the model.
-        plan: steps and order of such a teacher's training.
         placement: where the teacher computes.
+        train_first: trains a dense teacher, see `DenseTeacherRun`.
         heard: called with the teacher's predictor, to evaluate it.
 
     Raises:
         ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states that fit.
     """
-    if config.teacher is None:
+    if teacher is None:
         return None
-    if config.teacher == DENSE_TEACHER:
-        teacher = _fine_tuned(model, revision, rows, student.num_labels, kind, plan, placement)
-    else:
-        teacher = placement.put(_named(config.teacher, kind))
-    ask = _teacher_predict(teacher, config.teacher, student, pad=rows.pad)
+    model = train_first() if teacher.model is None else placement.put(teacher.model)
+    ask = _teacher_predict(model, teacher.name, student, placement.processes, pad=rows.pad)
     logits = ask(rows)
     heard(ask)
-    states = state_teacher(config, teacher, student)
+    states = state_teacher(config, model, student, name=teacher.name)
     return DistillationTargets(logits, config.teacher_share, config.temperature, states)
 
 
-def _teacher_predict(teacher: Any, name: str, student: Any, *, pad: int) -> TeacherPredict:
+def _teacher_predict(
+    teacher: Any, name: str, student: Any, processes: Processes, *, pad: int
+) -> TeacherPredict:
     """The teacher's predictor, which refuses rows that it cannot read."""
     predict = torch_predict(set_pad_token(teacher, pad))
 
     def ask(split: Encoded) -> NDArray[np.float32]:
         _check_fits(teacher.config, name, split, student)
-        return predict_all(predict, split.read_by(teacher.config.to_dict()))
+        return predict_all(predict, split.read_by(teacher.config.to_dict()), processes=processes)
 
     return ask
 
@@ -106,7 +151,7 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
         raise ModelError(
             f"the teacher `{name}` is one of `{problem}`, not of {student.problem_type}"
         )
-    highest = max(int(row.max()) for row in rows.ids)
+    highest = rows.ids.largest()
     if highest >= config.vocab_size:
         raise ModelError(
             f"the teacher `{name}` has {config.vocab_size} tokens, the data holds token {highest}",
@@ -118,7 +163,7 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
             f"the teacher `{name}` reads {longest} tokens, a row has {int(rows.lengths.max())}",
             Hint("give a `max_length` of {longest}", longest=longest),
         )
-    kinds = 1 + max((int(row.max()) for row in rows.types or ()), default=0)
+    kinds = 1 + (0 if rows.types is None else rows.types.largest())
     if 0 < token_kinds(config.to_dict()) < kinds:
         raise ModelError(f"the teacher `{name}` cannot tell the two texts of a pair apart")
     own, wanted = (
@@ -131,7 +176,9 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
         )
 
 
-def state_teacher(config: TeacherConfig, teacher: Any, student: Any) -> HiddenStateTeacher | None:
+def state_teacher(
+    config: TeacherConfig, teacher: Any, student: Any, *, name: str
+) -> HiddenStateTeacher | None:
     """The teacher of hidden states, if it is wanted and its states have the student's shape."""
     weight = _STATES if config.teacher_states is None else config.teacher_states
     if weight == 0.0:
@@ -144,37 +191,71 @@ def state_teacher(config: TeacherConfig, teacher: Any, student: Any) -> HiddenSt
         if config.teacher_states is None:
             return None
         raise ModelError(
-            f"the teacher `{config.teacher}` has {other}, the student {own}: no hidden states to follow",
+            f"the teacher `{name}` has {other}, the student {own}: no hidden states to follow",
             "leave `teacher_states` out",
         )
     return HiddenStateTeacher(teacher, weight)
 
 
-def _fine_tuned(
-    model: str,
-    revision: str | None,
-    rows: Encoded,
-    outputs: int,
-    kind: TaskType,
-    plan: Plan,
-    placement: Placement,
-) -> Any:
-    """A float model with a fresh head, every weight fine-tuned."""
-    torch.manual_seed(plan.seed)
-    teacher = placement.put(
-        load_classifier(model, outputs=outputs, revision=revision, auto_class=kind.auto_class)
-    )
-    noise, usual = Noise(plan.seed), BaselineConfig()
-    use_fast_dropout(set_pad_token(teacher, rows.pad), noise)
-    train(
-        teacher,
-        rows,
-        plan=plan,
-        groups=every_weight(teacher, lr=usual.peak_lr, head_lr=usual.head_lr),
-        task_loss=TaskLoss(kind, rows.labels),
-        callbacks=noise,
-        placement=placement,
-        checkpoints=NoCheckpoints(),
-        on_step=lambda _: None,
-    )
-    return teacher
+@dataclass(frozen=True, eq=False)
+class DenseTeacherRun:
+    """The training of a dense teacher: a float model with a fresh head, every weight fine-tuned.
+
+    Attributes:
+        model: the pretrained model.
+        revision: of it.
+        rows: the training rows; those without labels are left out.
+        student: configuration of the classifier that will learn.
+        kind: type of the task.
+        plan: steps and order.
+        placement: where it computes.
+        on_progress: called after every step, with the stage `teacher`.
+        checkpoints: where the training keeps its state.
+        stop: as of `train`.
+        weights: of the labels in the loss, as of the model that it will teach; None: all count alike.
+    """
+
+    model: str
+    revision: str | None
+    rows: Encoded
+    student: Any
+    kind: TaskType
+    plan: Plan
+    placement: Placement
+    on_progress: OnProgress = lambda _: None
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
+    stop: Callable[[], bool] = lambda: False
+    weights: NDArray[np.float32] | None = None
+
+    def train(self) -> Any:
+        """The trained model."""
+        rows = self.rows.with_labels()
+        _LOG.info("a dense teacher is trained first, in %d steps", self.plan.steps)
+        torch.manual_seed(self.plan.seed)
+        auto_class = self.kind.auto_class
+        teacher = self.placement.put(
+            load_classifier(
+                self.model,
+                outputs=self.student.num_labels,
+                revision=self.revision,
+                auto_class=auto_class,
+                vocabulary=self.student.vocab_size,
+            )
+        )
+        noise, usual = Noise(self.plan.seed), BaselineConfig()
+        set_pad_token(teacher, rows.pad)
+        use_fast_dropout(teacher, noise, as_bytes=self.placement.byte_dropout)
+        scale_outputs(teacher, self.kind.target_scale(rows.labels))
+        train(
+            teacher,
+            rows,
+            plan=self.plan,
+            groups=every_weight(teacher, lr=usual.peak_lr, head_lr=usual.head_lr),
+            task_loss=TaskLoss(self.kind, rows.labels, weights=self.weights),
+            callbacks=noise,
+            placement=self.placement,
+            checkpoints=self.checkpoints,
+            on_step=ProgressReporter(self.on_progress, stage="teacher").report,
+            stop=self.stop,
+        )
+        return teacher

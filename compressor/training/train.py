@@ -18,22 +18,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from maskpack.compressor.config import RunConfig
 from maskpack.compressor.training.callbacks import TrainerCallback
-from maskpack.compressor.training.loss import HiddenStateTeacher, TaskLoss, distance, states_of
+from maskpack.compressor.training.loss import TaskLoss
+from maskpack.compressor.training.step import StepOptions, StepRunner, recomputed_layers
+from maskpack.formats import ModelError
 from maskpack.models.build import base_of, head_parameters
-from maskpack.models.placement import Placement, to_tensors
-from maskpack.tasks.batches import Encoded, Feeds, training_batches
+from maskpack.models.placement import Placement
+from maskpack.tasks.batches import Encoded, training_batches
 
 _EVERY = 20  # steps between updates of R; each of the first `_EVERY` steps updates it
+_DIVERGED = "lower `lr` or `head_lr`; in a regression look for numbers far from all others"
 _TINY = 1e-12  # score gradients are products of small numbers: Adam's usual 1e-8 would stall them
 
 
@@ -61,8 +64,8 @@ class FlooredAdam(torch.optim.Adam):
         """Set the group's `eps` from the mean of its second moments, bias corrected."""
         states = [self.state[parameter] for parameter in group["params"]]
         taken = int(states[0]["step"])
-        if taken > _EVERY and taken % _EVERY:
-            return
+        if taken == 0 or (taken > _EVERY and taken % _EVERY):
+            return  # 0: a step that overflowed in float16 was left out
         squares = sum(float(state["exp_avg_sq"].sum()) for state in states)
         count = sum(state["exp_avg_sq"].numel() for state in states)
         correction = 1.0 - group["betas"][1] ** taken
@@ -97,12 +100,20 @@ class Plan:
         batch_size: rows a step.
         warmup: share of the steps in which the rate rises.
         seed: of the data order.
+        step: how a step is computed.
     """
 
     steps: int
     batch_size: int
     warmup: float
     seed: int
+    step: StepOptions = field(default_factory=StepOptions)
+
+    @classmethod
+    def of(cls, config: RunConfig, rows: int) -> Plan:
+        """The plan of a run over `rows` training rows."""
+        steps, step = config.total_steps(rows), StepOptions.of(config)
+        return cls(steps, config.batch_size, config.warmup, config.seed, step)
 
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at `step` (from 0): a linear rise, a linear fall."""
@@ -181,62 +192,37 @@ def train(
     """Train `groups` in place with Adam; return the number of steps taken. All else must be frozen already.
 
     `callbacks` are called around every step, `on_step` last in it. A run goes on from what `checkpoints`
-    load. When `stop` returns True, they keep the state and KeyboardInterrupt is raised.
+    load. When `stop` returns True, in any process, they keep the state and KeyboardInterrupt is raised in all.
     """
     optimizer = FlooredAdam(group.settings() for group in groups)
-    state = State(model, optimizer, callbacks)
-    done = checkpoints.load(state)
+    done = checkpoints.load(state := State(model, optimizer, callbacks))
+    placement.processes.check_same([("checkpoint, of step", done)])
+    runner = StepRunner(model, optimizer, encoded, task_loss, placement, plan.step, callbacks)
     model.train()
-    for step, rows in planned_batches(encoded.lengths, plan, done):
-        if callbacks.should_stop():
-            break
-        optimizer.set_rates(plan.rate(step))
-        callbacks.on_step_begin(step)
-        loss_of, feeds = partial(task_loss, rows=rows), encoded.feeds(rows)
-        loss = take_step(model, optimizer, feeds, loss_of, placement, task_loss.state_teacher)
-        done = step + 1
-        callbacks.on_loss(loss)
-        callbacks.on_step_end(done, plan.steps)
-        stopping = stop()
-        checkpoints.save(state, done, now=stopping)
-        on_step(TrainStep(done, plan.steps, loss))
-        if stopping:
-            raise KeyboardInterrupt
+    with recomputed_layers(model, callbacks, if_asked=plan.step.gradient_checkpointing):
+        for step, rows in planned_batches(encoded.lengths, plan, done):
+            if callbacks.should_stop():
+                break
+            optimizer.set_rates(plan.rate(step))
+            callbacks.on_step_begin(step)
+            loss, stopping = runner.take(rows, stop=stop())
+            callbacks.on_loss(_finite(loss, done := step + 1))
+            callbacks.on_step_end(done, plan.steps)
+            if placement.processes.is_main:
+                checkpoints.save(state, done, now=stopping)
+            on_step(TrainStep(done, plan.steps, loss))
+            if stopping:
+                raise KeyboardInterrupt
     callbacks.on_train_end()
     model.eval()
     return done
 
 
-def take_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    feeds: Feeds,
-    loss_of: Callable[[Tensor], Tensor],
-    placement: Placement,
-    state_teacher: HiddenStateTeacher | None = None,
-) -> float:
-    """One optimiser step on one batch; returns its loss.
-
-    Args:
-        model: in training mode.
-        optimizer: of all trained parameters.
-        feeds: the batch.
-        loss_of: its loss from float32 logits `(b, c)`.
-        placement: device and precision.
-        state_teacher: the teacher of hidden states, or None.
-    """
-    inputs = to_tensors(feeds, model)
-    asked = {} if state_teacher is None else {"output_hidden_states": True}
-    with placement.training():
-        wanted = [] if state_teacher is None else state_teacher.states(inputs)
-        outputs = model(**inputs, **asked)
-    loss = loss_of(outputs.logits.float())
-    if state_teacher is not None:
-        loss = loss + state_teacher.weight * distance(states_of(outputs, inputs), wanted)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach())
+def _finite(loss: float, step: int) -> float:
+    """A loss, unless it is no number."""
+    if not math.isfinite(loss):
+        raise ModelError(f"training diverged: the loss of step {step} is {loss}", _DIVERGED)
+    return loss
 
 
 def planned_batches(

@@ -48,7 +48,8 @@ async function choose(name) {
   const { labels, kind } = task.card;
   at("labels").textContent = kind === "regression" ? "answers with a number" : labels.join(" · ");
   at("chips").replaceChildren(...(texts[name] ?? []).map(chip));
-  at("text").disabled = false;
+  at("text").disabled = at("pair").disabled = false;
+  at("second").hidden = task.card.texts !== 2;
   put(texts[name]?.[0] ?? at("text").value);
 }
 
@@ -63,7 +64,8 @@ async function fetchTask(name) {
     await paint();
     return bytes;
   });
-  for (const words of ["a", "warm up", "warm up once more"]) await loaded.answer(words);
+  const second = loaded.card.texts === 2 ? "a" : null;
+  for (const words of ["a", "warm up", "warm up once more"]) await loaded.answer(words, second);
   moment.end = performance.now();
   moment.ms = moment.end - (first ? 0 : moment.start);
   moments.push(moment);
@@ -91,11 +93,12 @@ function put(text) {
 async function answer() {
   const mine = ++turn;
   const text = at("text").value.trim();
+  const pair = task?.card.texts === 2 ? at("pair").value.trim() : null;
   for (const button of at("chips").children) button.classList.toggle("on", button.textContent === text);
   if (task === null) return;
-  if (!text) return clear();
+  if (!text || pair === "") return clear();
   const start = performance.now();
-  const found = await task.answer(text);
+  const found = await task.answer(text, pair);
   if (mine !== turn) return; // a later text is on its way
   times.unshift(performance.now() - start);
   times.length = Math.min(times.length, 15);
@@ -164,7 +167,7 @@ function line({ file, role, size }, largest) {
 
 for (const name of Object.keys(TASKS)) at("task").append(new Option(name, name));
 at("task").onchange = () => choose(at("task").value);
-at("text").oninput = () => {
+at("text").oninput = at("pair").oninput = () => {
   clearTimeout(timer);
   timer = setTimeout(answer, PAUSE);
 };

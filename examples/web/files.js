@@ -26,14 +26,14 @@ async function download(name, told) {
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-const ROLES = { graph: "the task: mask, head", card: "the task: labels", weights: "backbone" };
+const ROLES = { graph: "the task: mask, head", card: "the task: labels", weights: "backbone", inputs: "the task: mask, head", all: "graph of all tasks" };
 
 function roleOf(name) {
   const path = decodeURI(name);
   if (!path.startsWith(PACKAGE.href)) return path.includes("/vendor/") ? "runtime" : "this page";
   const file = path.slice(PACKAGE.href.length);
   for (const files of Object.values(TASKS))
-    for (const [role, own] of Object.entries(files)) if (own === file) return ROLES[role] ?? "tokenizer";
+    for (const [role, own] of Object.entries(files)) if (own === file) return ROLES[files.inputs && role === "graph" ? "all" : role] ?? "tokenizer";
   return "this page";
 }
 

@@ -8,6 +8,7 @@ from maskpack.formats.lazy import LazyTable, find_entry
 ARITHMETICS: LazyTable[Arithmetic] = LazyTable(
     int8="maskpack.exporters.arithmetic.int8:INT8",
     fp32="maskpack.exporters.arithmetic.fp32:FP32",
+    fp16="maskpack.exporters.arithmetic.fp16:FP16",
     nbits="maskpack.exporters.arithmetic.nbits:NBITS",
 )
 """Name -> arithmetic; an entry is loaded when it is asked for."""

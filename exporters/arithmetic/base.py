@@ -86,7 +86,7 @@ def stored_codes(read: Read, module: str, tensor: QuantTensor) -> NDArray[np.int
     fields = read(f"{module}.fields")
     if fields is None:
         return None
-    count = tensor.codes.size
+    count = tensor.size
     unpacked = unpack_codes(fields[None], tensor.bits, count, zero_free=tensor.zero_free)
     return np.asarray(unpacked[0])
 
@@ -105,6 +105,9 @@ class Arithmetic:
         divides: whether outlier channels of activations are divided before they are rounded.
         codes: the codes of a module as a graph of it stores them, flat; zeros are counted in them.
         dequantize: makes the pass that replaces its products by float products; None if they are float.
+        stored: type of constants by which a graph of it is recognised, as ONNX numbers it, where it has no operator.
+        folded_only: whether its graphs hold their masked weights, so that tasks cannot share them.
+        finish: of a whole graph: the same in its arithmetic; None: the linears are all.
     """
 
     name: str
@@ -115,3 +118,6 @@ class Arithmetic:
     divides: bool = False
     codes: Callable[[Read, str, QuantTensor], NDArray[np.int8] | None] = stored_codes
     dequantize: Callable[[Any], Any] | None = None
+    stored: int | None = None
+    folded_only: bool = False
+    finish: Callable[[Any], Any] | None = None

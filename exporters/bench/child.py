@@ -27,13 +27,13 @@ from maskpack.exporters.session import (
     take_turns,
     token_feeds,
 )
-from maskpack.formats.errors import DataError, ExportError, MaskpackError
+from maskpack.formats.errors import DataError, ExportError, MaskpackError, first_line
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime import Session
-from maskpack.runtime.graph import first_line, give_back
-from maskpack.runtime.outputs import DECODERS
+from maskpack.runtime.graph import give_back
 from maskpack.runtime.providers import Provider
-from maskpack.runtime.session import load_tokenizer
+from maskpack.runtime.task import TaskConfig
+from maskpack.runtime.tokens import Text, TextReader, batch_of, load_tokenizer
 
 _PAUSE = 0.003  # seconds; ONNX Runtime's threads spin for about one after a run
 _RUNS_TO_SETTLE = 3
@@ -120,12 +120,11 @@ def errors(
     vocabulary: int,
     texts: str | None,
     tokenizer: str,
-    max_length: int,
-    task_kind: str,
+    config: str,
     providers: Sequence[Provider],
 ) -> dict[str, Any]:
     """Differences of each graph's logits from those of the graph called `reference`, and where they ran."""
-    sessions = _sessions(graphs, 1, providers)
+    sessions, task = _sessions(graphs, 1, providers), TaskConfig.from_json(config)
     wanted = sorted(value.name for value in sessions[reference].get_inputs())
     for name, session in sessions.items():
         if sorted(value.name for value in session.get_inputs()) != wanted:
@@ -133,7 +132,7 @@ def errors(
     if texts is None:
         batches = list(_random_batches(sessions[reference], shapes, vocabulary))
     else:
-        batches = list(_text_batches(Path(texts), Path(tokenizer), max_length, wanted))
+        batches = list(_text_batches(Path(texts), Path(tokenizer), task, wanted))
     logits = {
         name: np.concatenate([_run(session, feeds) for feeds in batches])
         for name, session in sessions.items()
@@ -148,7 +147,7 @@ def errors(
         differences[name] = {
             "relative": relative_error(left, right),
             "max_diff": float(np.abs(left - right).max()),
-            "same": DECODERS[task_kind].agreement(left, right),
+            "same": task.decoder.agreement(left, right),
         }
     ran = sessions[reference].get_providers()
     return {"rows": len(right), "graphs": differences, "providers": ran}
@@ -173,24 +172,24 @@ def _random_batches(session: Any, shapes: Sequence[BatchShape], vocabulary: int)
 
 
 def _text_batches(
-    texts: Path, tokenizer: Path, max_length: int, names: Sequence[str]
+    texts: Path, tokenizer: Path, config: TaskConfig, names: Sequence[str]
 ) -> Iterator[Feeds]:
-    """Lines of a file, in their order, padded to the longest of eight; a tab separates a pair."""
-    reader = load_tokenizer(tokenizer)
-    reader.enable_truncation(max_length)
-    reader.enable_padding()
+    """Lines of a file, in their order, padded to the longest of eight; for a task on pairs a tab separates them."""
+    reader = TextReader.of(load_tokenizer(tokenizer), config)
     lines = [line for line in read_lines(texts) if line]
     if not lines:
         raise DataError(f"`{texts}` holds no text")
     for start in range(0, len(lines), _TEXTS_A_RUN):
-        chunk = lines[start : start + _TEXTS_A_RUN]
-        rows = reader.encode_batch(
-            [tuple(one.split("\t", 1)) if "\t" in one else one for one in chunk]
+        rows = reader.encode(
+            [_row(line, config.texts) for line in lines[start : start + _TEXTS_A_RUN]]
         )
-        yield {
-            name: np.array([getattr(row, _PARTS[name]) for row in rows], dtype=np.int64)
-            for name in names
-        }
+        feeds = batch_of(rows, pad=config.pad[0], left=config.pad_left)
+        yield {name: feeds[name] for name in names}
+
+
+def _row(line: str, texts: int | None) -> Text:
+    first, tab, second = line.partition("\t")
+    return (first, second) if tab and texts != 1 else line
 
 
 def read_lines(path: Path) -> list[str]:

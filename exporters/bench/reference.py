@@ -28,10 +28,10 @@ from maskpack.exporters.graph.passes import GeluInFusedOrder, PlainResiduals
 from maskpack.exporters.graph.trace import trace
 from maskpack.exporters.session import interleaved, make_session, quiet
 from maskpack.formats import Artifact, ExportError
+from maskpack.formats.errors import first_line
 from maskpack.formats.writer import write_bytes
 from maskpack.models.families import family_of
 from maskpack.models.load import load_finetuned
-from maskpack.runtime.graph import first_line
 from maskpack.tasks.context import restore_task
 
 PEERS = {

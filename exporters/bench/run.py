@@ -44,8 +44,8 @@ from maskpack.formats.files import scratch_folder
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.graph import external_files
 from maskpack.runtime.providers import find_providers, report_start
-from maskpack.runtime.session import load_tokenizer
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TaskConfig, TaskFiles, find_tasks, pick_task
+from maskpack.runtime.tokens import load_tokenizer
 
 REFERENCE = "dense fp32"
 _ONNX = ".onnx"
@@ -120,8 +120,7 @@ def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant
         vocabulary=prepared.vocabulary,
         texts=request.texts,
         tokenizer=prepared.place.tokenizer,
-        max_length=prepared.config.max_length,
-        task_kind=prepared.config.kind,
+        config=prepared.config.to_json(),
         providers=request.providers,
     )
     footprints = {}

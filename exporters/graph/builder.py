@@ -6,7 +6,8 @@ whole backbone. So they are the same for all tasks, and a task's graph is the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import PassError, Sequential, common
 
 from maskpack.exporters.arithmetic import find_arithmetic
+from maskpack.exporters.arithmetic.base import Arithmetic
+from maskpack.exporters.graph import store
 from maskpack.exporters.graph.external_masks import (
     EXTERNAL_MASKS,
     FoldedMasks,
@@ -25,6 +29,7 @@ from maskpack.exporters.graph.external_masks import (
     Masks,
     Removed,
 )
+from maskpack.exporters.graph.opset import in_opset
 from maskpack.exporters.graph.passes import (
     GeluInFusedOrder,
     MaskLinears,
@@ -32,12 +37,28 @@ from maskpack.exporters.graph.passes import (
     ResidualAsSum,
     RewriteContext,
 )
+from maskpack.exporters.graph.store import (
+    Scratch,
+    constant_bytes,
+    in_memory,
+    move_beside,
+    put_scratch,
+    scratch_in,
+)
 from maskpack.exporters.graph.trace import PREFIX, trace
 from maskpack.exporters.graph.weights import Divisors, input_divisors
+from maskpack.exporters.options import OPSET
 from maskpack.formats import Artifact, Backbone, ExportError, TaskEntry
+from maskpack.formats.errors import Hint
 from maskpack.formats.writer import write_bytes
-from maskpack.models.build import build_classifier, head_parameters
-from maskpack.tasks.context import ModelContext, restore_task, task_config
+from maskpack.models.build import head_parameters
+from maskpack.models.families import Family
+from maskpack.models.outline import build_outline, fill_weights
+from maskpack.runtime.task import GRAPH_DATA
+from maskpack.tasks.context import ModelContext, outline_task, task_config
+
+MOST_BYTES = 2**31
+"""Bytes that a protobuf message must stay below."""
 
 
 class GraphBuilder:
@@ -48,24 +69,41 @@ class GraphBuilder:
         context: of its encoder.
         compute: name of the arithmetic of the linears.
         narrow: whether codes narrower than a byte keep their width in graphs with their masks beside the codes.
+        opset: of the graphs.
 
     Attributes:
         base: attribute of the classifier that holds the encoder.
     """
 
     def __init__(
-        self, artifact: Artifact, context: ModelContext, compute: str, *, narrow: bool = False
+        self,
+        artifact: Artifact,
+        context: ModelContext,
+        compute: str,
+        *,
+        narrow: bool = False,
+        opset: int = OPSET,
     ) -> None:
         self.artifact, self.context, self._narrow = artifact, context, narrow
+        self._opset = opset
         self._arithmetic = find_arithmetic(compute)
         self.base = context.family.base
         self._some = artifact.entry(min(artifact.manifest.tasks))
+        self._scratch: Scratch | None = None
+
+    @contextmanager
+    def constants_in(self, folder: Path) -> Iterator[None]:
+        """Constants of graphs of a large backbone lie in a scratch file in `folder` until the block ends."""
+        needed = self.artifact.backbone.is_large
+        with scratch_in(folder, needed=needed) as self._scratch:
+            yield
+        self._scratch = None
 
     @cached_property
     def _bare(self) -> Any:
-        """A classifier with the backbone's weights and a head of no task."""
+        """A classifier without integer weights and with a head of no task."""
         config = task_config(self.artifact, self._some)
-        return build_classifier(self.artifact.backbone, config, seed=0, attention="eager").eval()
+        return build_outline(self.artifact.backbone, config, attention="eager")
 
     @cached_property
     def heads(self) -> frozenset[str]:
@@ -81,11 +119,14 @@ class GraphBuilder:
         if not self._arithmetic.divides:
             return {}
         names = under(self.base, self.artifact.backbone.linears)
-        return input_divisors(self._bare, names, self.context.preprocessor())
+        config = task_config(self.artifact, self._some)
+        model = build_outline(self.artifact.backbone, config, attention="eager")
+        filled = fill_weights(model, self.artifact.backbone, for_answers=True)
+        return input_divisors(filled, names, self.context.preprocessor())
 
     def folded(self, entry: TaskEntry) -> ir.Model:
         """The graph of a task with its masked weights."""
-        return self._of_task(entry, FoldedMasks(self.removed(entry)))
+        return self._of_task(entry, FoldedMasks(self._removed(entry)))
 
     def with_external_masks(self, entry: TaskEntry, removed: Removed, form: Form) -> ir.Model:
         """The graph of a task with the backbone's weights and its masks, `removed`, beside them."""
@@ -94,46 +135,80 @@ class GraphBuilder:
     def bare(self) -> ir.Model:
         """The same for no task, with masks that remove nothing: its encoder is the backbone's."""
         nothing = {
-            module_of(self.base, name): np.zeros(tensor.codes.size, dtype=np.bool_)
+            module_of(self.base, name): np.zeros(tensor.size, dtype=np.bool_)
             for name, tensor in self.artifact.backbone.linears.items()
         }
         return self._graph(self._bare, self.artifact.backbone, EXTERNAL_MASKS[Form.FLIPS](nothing))
 
     def removed(self, entry: TaskEntry) -> Removed:
         """Name of every linear's module -> weights that the task removes, in a graph's order."""
+        return dict(self._removed(entry))
+
+    def _removed(self, entry: TaskEntry) -> Removed:
+        """`removed`, each of them made when it is asked for."""
         patch = self.artifact.patch(entry.name)
-        return {
-            module_of(self.base, name): (
-                np.ascontiguousarray(patch.masks[name].removed(tensor).T).reshape(-1)
-                if name in patch.masks
-                else np.zeros(tensor.codes.size, dtype=np.bool_)
-            )
-            for name, tensor in self.artifact.backbone.linears.items()
-        }
+        linears = {module_of(self.base, name): name for name in self.artifact.backbone.linears}
+
+        def make(module: str) -> NDArray[np.bool_]:
+            name = linears[module]
+            tensor = self.artifact.backbone.linears[name]
+            if name not in patch.masks:
+                return np.zeros(tensor.size, dtype=np.bool_)
+            return np.ascontiguousarray(patch.masks[name].removed(tensor).T).reshape(-1)
+
+        return Made(linears, make)
 
     def _of_task(self, entry: TaskEntry, masks: Masks) -> ir.Model:
         own = replace(self.artifact.patch(entry.name), masks={}).over(self.artifact.backbone)
-        return self._graph(restore_task(self.artifact, entry.name, attention="eager"), own, masks)
+        return self._graph(outline_task(self.artifact, entry.name, attention="eager"), own, masks)
 
     def _graph(self, model: Any, backbone: Backbone, masks: Masks) -> ir.Model:
-        """Trace a classifier in evaluation mode, and put integer weights in place of its floats."""
-        context = RewriteContext(masks, self.divisors, self._narrow)
-        linears = under(self.base, backbone.linears)
-        passes = Sequential(
-            MaskLinears(linears, self._arithmetic.emit, context),
-            QuantizeEmbeddings(under(self.base, backbone.embeddings)),
-            ResidualAsSum(),
-            GeluInFusedOrder(),
-            common.RemoveUnusedNodesPass(),
-            common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
-        )
-        traced = trace(model, self.context.family)
-        try:
-            return passes(traced).model
-        except PassError as error:
-            if isinstance(error.__cause__, ExportError):
-                raise error.__cause__ from None
-            raise
+        context = RewriteContext(masks, self.divisors, self._narrow, scratch=self._scratch)
+        graph = masked_graph(model, self.context.family, backbone, self._arithmetic, context)
+        return in_opset(graph, self._opset)
+
+
+def masked_graph(
+    model: Any, family: Family, backbone: Backbone, arithmetic: Arithmetic, context: RewriteContext
+) -> ir.Model:
+    """Trace a classifier in evaluation mode, and put integer weights in place of its floats.
+
+    Raises:
+        ExportError: torch cannot trace it, or a weight is not used as one of its kind.
+    """
+    linears = under(family.base, backbone.linears)
+    passes = Sequential(
+        MaskLinears(linears, arithmetic.emit, context),
+        QuantizeEmbeddings(under(family.base, backbone.embeddings)),
+        ResidualAsSum(),
+        GeluInFusedOrder(),
+        common.RemoveUnusedNodesPass(),
+        common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
+    )
+    traced = trace(model, family)
+    put_scratch(traced.graph, context.scratch)
+    try:
+        made = passes(traced).model
+        return made if arithmetic.finish is None else arithmetic.finish(made)
+    except PassError as error:
+        if isinstance(error.__cause__, ExportError):
+            raise error.__cause__ from None
+        raise
+
+
+def write_model(model: ir.Model, path: Path) -> tuple[str, str] | None:
+    """Write a graph with all its constants; name and SHA-256 of the file beside it that holds those of a large one.
+
+    Raises:
+        ExportError: the checker refuses it.
+    """
+    if constant_bytes(model) < min(store.MOST_INLINE, MOST_BYTES):
+        write_bytes(path, serialize(model))
+        return None
+    beside = path.with_name(GRAPH_DATA)
+    digest = move_beside(model, beside)
+    write_graph(model, path)
+    return beside.name, digest
 
 
 def serialize(model: ir.Model) -> bytes:
@@ -142,7 +217,7 @@ def serialize(model: ir.Model) -> bytes:
     Raises:
         ExportError: the checker refuses it, or it passes protobuf's 2 GB.
     """
-    data = _bytes_of(model)
+    data = _bytes_of(in_memory(model))
     _check(data)
     return data
 
@@ -153,14 +228,18 @@ def write_graph(model: ir.Model, path: Path) -> None:
     Raises:
         ExportError: as `serialize`; or the shared file lacks data to which the graph refers.
     """
-    write_bytes(path, _bytes_of(model))
+    write_bytes(path, _bytes_of(in_memory(model)))
     _check(str(path))
 
 
 def _bytes_of(model: ir.Model) -> bytes:
+    size = constant_bytes(model)
+    if size >= MOST_BYTES:
+        raise ExportError(
+            f"the graph has {size:,} bytes of weights, a file of ONNX holds less than {MOST_BYTES:,}",
+            Hint("export it in the `shared` layout, whose weights lie in a file of their own"),
+        )
     proto = ir.serde.serialize_model(model)
-    if proto.ByteSize() >= 2**31:
-        raise ExportError(f"the graph has {proto.ByteSize()} bytes, more than a file may hold")
     initialisers = {tensor.name for tensor in proto.graph.initializer}
     values = [value for value in proto.graph.value_info if value.name not in initialisers]
     del proto.graph.value_info[:]
@@ -180,7 +259,31 @@ def module_of(base: str, parameter: str) -> str:
     return f"{base}.{parameter.removesuffix('.weight')}"
 
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+
+class Made(Mapping[Key, Value]):
+    """A mapping whose values are made when they are asked for, and not kept.
+
+    Args:
+        keys: its keys, in their order.
+        make: key -> value.
+    """
+
+    def __init__(self, keys: Iterable[Key], make: Callable[[Key], Value]) -> None:
+        self._keys, self._make = dict.fromkeys(keys), make
+
+    def __getitem__(self, key: Key) -> Value:
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._make(key)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def under(base: str, tensors: Mapping[str, Value]) -> dict[str, Value]:

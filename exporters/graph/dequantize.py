@@ -33,10 +33,11 @@ class Constants:
     Args:
         model: with its weights inside; initialisers count as constants even where an input may
             replace them.
+        folder: of the file that holds large ones, if there is one.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+    def __init__(self, model: onnx.ModelProto, folder: str = "") -> None:
+        self._model, self._folder = model, folder
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         self._makers: dict[str, onnx.NodeProto] = {}
         known = set(self._stored)
@@ -62,7 +63,7 @@ class Constants:
         """
         wanted = list(dict.fromkeys(names))
         known = {
-            name: onnx.numpy_helper.to_array(self._stored[name])
+            name: onnx.numpy_helper.to_array(self._stored[name], self._folder)
             for name in wanted
             if name in self._stored
         }

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from maskpack.exporters.graph.store import kept
+
 MASKS = "masks"
 """Prefix of the names of constants that all modules of a graph share."""
 
@@ -70,7 +72,7 @@ class GraphEditor:
     def _initializer(self, array: NDArray[Any], name: str) -> ir.Value:
         if name in self.graph.initializers:
             return self.graph.initializers[name]
-        tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+        tensor = kept(self.graph, np.ascontiguousarray(array), name)
         value = ir.Value(
             name=name,
             const_value=tensor,

@@ -29,6 +29,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.external_masks import FoldedMasks, Masks, Unpack, emit_table
+from maskpack.exporters.graph.store import Scratch
 from maskpack.exporters.graph.trace import PREFIX
 from maskpack.exporters.graph.weights import Divisors, Fields, Rescaling, fields_of
 from maskpack.formats import ExportError, QuantTensor
@@ -45,6 +46,7 @@ class RewriteContext:
         quantized: activations that are quantised already: value and bytes of its divisor -> (codes,
             scale, zero point). Linears with one input have different divisors if one of them has other inputs too.
         ready: weights in the arithmetic's form, by name of a module that is used several times.
+        scratch: file for constants while the graph is made; None: they stay in memory.
     """
 
     masks: Masks = field(default_factory=lambda: FoldedMasks({}))
@@ -52,6 +54,7 @@ class RewriteContext:
     narrow: bool = False
     quantized: dict[tuple[ir.Value, bytes], tuple[ir.Value, ...]] = field(default_factory=dict)
     ready: dict[str, ir.Value] = field(default_factory=dict)
+    scratch: Scratch | None = None
 
     def unpack(self, tensor: QuantTensor, rescaling: Rescaling | None) -> Unpack | None:
         """Function that emits the codes of a tensor from their packed form; None if they are stored as bytes."""
@@ -164,9 +167,15 @@ class QuantizeEmbeddings(InPlacePass):
         self.tables = tables
 
     def call(self, model: ir.Model) -> PassResult:
-        """Rewrite every use of every table."""
+        """Rewrite every use of every table.
+
+        A model may have a table that it never reads: BERT with relative positions keeps that of absolute ones.
+        """
         graph = model.graph
+        read = {name for name in self.tables if f"{PREFIX}{name}" in graph.initializers}
         for name, tensor in self.tables.items():
+            if name not in read:
+                continue
             table = _parameter(graph, name)
             for use, (reader, slot) in enumerate(list(table.uses())):
                 editor = GraphEditor(graph, reader, name.removesuffix(".weight"), use)
@@ -175,7 +184,9 @@ class QuantizeEmbeddings(InPlacePass):
                 else:
                     reader.replace_input_with(slot, _embedding(editor, tensor, None))
             _drop_parameter(graph, table)
-        return PassResult(model, modified=bool(self.tables))
+        for name in self.tables.keys() - read:
+            _check_unread(graph, name, self.tables[name].shape)
+        return PassResult(model, modified=bool(read))
 
 
 def _embedding(editor: GraphEditor, tensor: QuantTensor, ids: ir.Value | None) -> ir.Value:
@@ -196,6 +207,13 @@ def _parameter(graph: ir.Graph, name: str) -> ir.Value:
         return graph.initializers[f"{PREFIX}{name}"]
     except KeyError:
         raise ExportError(f"the traced graph does not hold the parameter `{name}`") from None
+
+
+def _check_unread(graph: ir.Graph, name: str, shape: tuple[int, ...]) -> None:
+    """Raise ExportError if a table that is not in the graph may stand there under another name, as floats."""
+    for value in graph.initializers.values():
+        if value.dtype == ir.DataType.FLOAT and tuple(value.shape or ()) == shape:
+            _parameter(graph, name)
 
 
 def _products_of(use: ir.Node) -> list[ir.Node]:

@@ -9,10 +9,11 @@ are kept without them: the tasks of one artifact, which differ in values alone, 
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import onnx
@@ -170,16 +171,19 @@ class _OneCopyOfFlags(InPlacePass):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the tracer's messages about its own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Suppress the tracer's messages about its own internals; where it fails it prints whole programs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with (
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 def _cause(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from maskpack.formats import TaskEntry
 from maskpack.formats.codec import Arrays
-from maskpack.runtime.task import SwapDigests
+from maskpack.runtime.task import TOKENIZER, SwapDigests, TaskFiles
 
 if TYPE_CHECKING:
     from maskpack.exporters.graph.builder import GraphBuilder
@@ -34,6 +34,12 @@ class TaskGraph:
     weights: tuple[str, str] | None = None
     inputs: tuple[Path, Arrays] | None = None
     digests: SwapDigests | None = None
+
+    @property
+    def files(self) -> TaskFiles:
+        """Paths of its files, as a device finds them."""
+        adapter = None if self.inputs is None else self.inputs[0]
+        return TaskFiles(self.graph, self.config, self.config.with_name(TOKENIZER), adapter)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A self-contained graph for each task: the mask is applied to the codes when the graph is written.
 
 OUT/model.onnx            the graph
+OUT/model.onnx_data       its weights, if they take more than 512 MiB
 OUT/config.json, ...      what transformers and Optimum read
 OUT/task.json             configuration for `maskpack.runtime`
 """
@@ -10,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from maskpack.exporters.graph.builder import GraphBuilder, serialize
+from maskpack.exporters.graph.builder import GraphBuilder, write_model
 from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
 from maskpack.formats import TaskEntry
-from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import GRAPH, TASK_CONFIG
 
 
@@ -22,8 +22,8 @@ def write_folded(
 ) -> Iterator[TaskGraph]:
     """Write the graph of the only task."""
     (entry,) = entries
-    write_bytes(folder / GRAPH, serialize(builder.folded(entry)))
-    yield TaskGraph(entry, folder / GRAPH, folder / TASK_CONFIG)
+    weights = write_model(builder.folded(entry), folder / GRAPH)
+    yield TaskGraph(entry, folder / GRAPH, folder / TASK_CONFIG, weights)
 
 
 FOLDED = GraphLayout("folded", write_folded, several=False)

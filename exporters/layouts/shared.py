@@ -25,7 +25,8 @@ from maskpack.exporters.graph.external_masks import smaller_form
 from maskpack.exporters.graph.trace import PREFIX
 from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
 from maskpack.formats import TaskEntry
-from maskpack.formats.writer import write_bytes
+from maskpack.formats.codec import Buffer
+from maskpack.formats.writer import write_pieces
 from maskpack.runtime.task import WEIGHTS
 
 _PAGE = 4096
@@ -54,17 +55,23 @@ class SharedBackbone:
             if name.startswith(prefixes) and name not in builder.heads and array.nbytes >= _WORTH_IT
         }
         self._places: dict[str, int] = {}
-        data = bytearray()
+        digest = hashlib.sha256()
+        for piece in self._pieces():
+            digest.update(piece)
+        self.weights = WEIGHTS, digest.hexdigest()
+
+    def _pieces(self) -> Iterator[Buffer]:
+        """Each tensor on a page of its own, one after the other."""
+        end = 0
         for name, array in self._arrays.items():
-            data.extend(bytes(-len(data) % _PAGE))
-            self._places[name] = len(data)
-            data.extend(np.ascontiguousarray(array).tobytes())
-        self._data = bytes(data)
-        self.weights = WEIGHTS, hashlib.sha256(self._data).hexdigest()
+            yield bytes(-end % _PAGE)
+            self._places[name] = start = end + -end % _PAGE
+            yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            end = start + array.nbytes
 
     def write(self, folder: Path) -> None:
-        """Write `backbone.bin`, each tensor on a page of its own."""
-        write_bytes(folder / WEIGHTS, self._data)
+        """Write `backbone.bin`."""
+        write_pieces(folder / WEIGHTS, self._pieces())
 
     def point(self, model: ir.Model) -> ir.Model:
         """Replace the shared constants of a graph by references into `backbone.bin`."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from maskpack.exporters.session import quiet
 from maskpack.formats import ExportError
+from maskpack.formats.errors import first_line
 from maskpack.formats.files import scratch_folder
-from maskpack.runtime.graph import first_line
 
 
 def convert(graph: Path) -> bytes:

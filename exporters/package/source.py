@@ -16,6 +16,7 @@ from typing import Any
 import onnxruntime
 
 from maskpack.exporters.options import Target
+from maskpack.exporters.package.web import without_defaults
 from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.session import AdaptedSession
 from maskpack.formats import ConfigError, ExportError
@@ -78,6 +79,12 @@ class Source:
         return AdaptedSession(graph, load_inputs(files, self.config))
 
     @property
+    def feeds(self) -> Path | None:
+        """The task's inputs to a graph of all tasks as plain tensors; None where its graph is its own."""
+        adapter = self.place.adapter
+        return None if adapter is None else adapter.with_suffix(FEEDS_SUFFIX)
+
+    @property
     def report(self) -> Path | None:
         """The report on its graph, if there is one."""
         own = self.place.adapter or self.place.graph
@@ -89,7 +96,8 @@ class Source:
     def contents(self, target: Target) -> dict[str, bytes]:
         """Its files, without those that the target does not need: name in the package -> bytes.
 
-        A mobile graph holds its weights, so its configuration names none.
+        A mobile graph holds its weights, so its configuration names none. A graph of all tasks is for the web
+        another one, whose digest no configuration has.
 
         Raises:
             ExportError: a file cannot be read.
@@ -101,8 +109,8 @@ class Source:
             config = self.place.graph.with_name(CONFIG)
             paths += [self.place.graph, self.place.config, *([config] if config.is_file() else [])]
             paths += [] if self.config.weights is None else [self.place.weights]
-            adapter = self.place.adapter
-            paths += [] if adapter is None else [adapter, adapter.with_suffix(FEEDS_SUFFIX)]
+            adapter = None if target is Target.WEB else self.place.adapter
+            paths += [path for path in (adapter, self.feeds) if path is not None]
         try:
             contents = {self.name(path): path.read_bytes() for path in paths}
         except OSError as error:
@@ -110,6 +118,11 @@ class Source:
         if target is Target.MOBILE:
             own = replace(self.config, weights=None)
             contents[self.name(self.place.config)] = own.to_json().encode()
+        if target is Target.WEB and self.feeds is not None:
+            own = replace(self.config, swap=None)
+            contents[self.name(self.place.config)] = own.to_json().encode()
+            graph = self.name(self.place.graph)
+            contents[graph] = without_defaults(contents[graph])
         return contents
 
 
@@ -176,6 +189,12 @@ def check_tokenizer(source: Source, inputs: Collection[str]) -> None:
         inputs: names of what its graph takes.
     """
     path = source.place.tokenizer
+    if source.config.split_special_tokens:
+        raise ExportError(
+            "web packages read the text of special tokens as these tokens, "
+            f"`{source.config.name}` reads it as any other text",
+            _ELSEWHERE,
+        )
     if not path.with_name(TOKENIZER_CONFIG).is_file():
         raise ExportError(f"no `{TOKENIZER_CONFIG}` beside `{path}`", _AGAIN)
     try:
@@ -247,9 +266,11 @@ def _task_files(source: Source, target: Target) -> dict[str, str]:
         "card": source.name(place.config),
         "tokenizer": source.name(place.tokenizer),
     }
-    if place.adapter is not None:
+    if place.adapter is not None and target is not Target.WEB:
         names["adapter"] = source.name(place.adapter)
     if target is Target.WEB:
+        if source.feeds is not None:
+            names["inputs"] = source.name(source.feeds)
         names["tokenizer_config"] = source.name(place.tokenizer.with_name(TOKENIZER_CONFIG))
         if source.config.weights is not None:
             names["weights"] = source.name(place.weights)
@@ -258,12 +279,12 @@ def _task_files(source: Source, target: Target) -> dict[str, str]:
 
 def _row(source: Source, target: Target) -> str:
     """A task in the page's table."""
-    config, adapter = source.config, source.place.adapter
+    config, own = source.config, source.feeds if target is Target.WEB else source.place.adapter
     names = [source.graph_name(target)]
     if config.weights is not None and target is not Target.MOBILE:
         names.append(config.weights[0])
-    if adapter is not None:
-        names.append(source.name(adapter))
+    if own is not None:
+        names.append(source.name(own))
     graph = " + ".join(f"`{name}`" for name in names)
     labels = ", ".join(config.labels) or "a number"
     return f"| {config.name} | {graph} | {labels} | {config.max_length} |"

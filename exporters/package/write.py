@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import logging
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -23,13 +24,17 @@ from numpy.typing import NDArray
 from maskpack.exporters.options import ARCHIVES, PackageRequest, Target
 from maskpack.exporters.package.mobile import convert, required_operators
 from maskpack.exporters.package.source import Source, check_tokenizer, example_files, find_sources
+from maskpack.exporters.package.web import open_fed
 from maskpack.exporters.session import Feeds, ort_predict
 from maskpack.formats import ExportError, VerifyError
 from maskpack.formats.codec import file_sha256
 from maskpack.formats.files import name_problem, scratch_folder
-from maskpack.formats.writer import check_free, new_folder, write_bytes
+from maskpack.formats.waiting import announced
+from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
 from maskpack.runtime.graph import open_graph
-from maskpack.runtime.session import load_tokenizer
+from maskpack.runtime.tokens import load_tokenizer
+
+_LOG = logging.getLogger(__name__)
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs that the examples feed; they cannot run a graph with more inputs."""
@@ -47,7 +52,7 @@ def check_graph(session: Any, source: Source, target: Target) -> None:
     """Raise ExportError unless the examples know a graph's inputs and output."""
     names = {value.name for value in session.get_inputs()}
     more = names - set(INPUTS)
-    if source.place.adapter is None or target is not Target.ORT:
+    if source.place.adapter is None or target is Target.MOBILE:
         more |= {value.name for value in session.get_overridable_initializers()}
     if more:
         raise ExportError(
@@ -183,9 +188,12 @@ def write_package(request: PackageRequest) -> Package:
         VerifyError: a packaged graph does not give the logits of its original.
     """
     check_free(request.out)
+    check_writable(request.out)
     sources, target = find_sources(request.folder, request.tasks), request.target
+    check_space(request.out, sum(file.stat().st_size for file in {s.place.graph for s in sources}))
     with _building(request.out) as build:
-        differences = {source.config.name: _pack(source, target, build) for source in sources}
+        with announced(_LOG, f"packaging {len(sources)} task(s) for {target}"):
+            differences = {source.config.name: _pack(source, target, build) for source in sources}
         if target is Target.MOBILE:
             graphs = [build / source.graph_name(target) for source in sources]
             write_bytes(build / OPERATORS, required_operators(graphs))
@@ -219,6 +227,8 @@ def _pack(source: Source, target: Target, build: Path) -> float:
         graph = source.graph_name(target)
         _write(build, graph, convert(source.place.graph))
         packed = open_graph(build / graph, threads=1)
+    elif target is Target.WEB and source.feeds is not None:
+        packed = open_fed(build / source.graph_name(target), build / source.name(source.feeds))
     else:
         packed = source.open(source.place_in(build))
     feeds = probes(source)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,8 +11,12 @@ from pathlib import Path
 
 from maskpack.formats import DataError
 from maskpack.formats.errors import Hint
+from maskpack.formats.files import half_letter
 
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, as spreadsheets write them
+_NO_TEXT = (dict, list, tuple, bytes, bytearray)
+
+NO_LABEL = "\0"
+"""What a cell without a value is read as, where the reader takes such cells; no text of a table holds this."""
 
 Row = tuple[str, ...]
 """The wanted columns of one row, in the order they were asked for."""
@@ -29,12 +31,16 @@ class Wanted:
         columns: names of the columns.
         header: column names of a file without a header line, or empty.
         lists: whether the last column may hold a list; it comes as JSON.
+        crowded: whether a row may have more fields than the header, as some of GLUE's have.
+        gaps: whether the last column may lack a value; it comes as `NO_LABEL`.
     """
 
     path: Path
     columns: tuple[str, ...]
     header: tuple[str, ...] = ()
     lists: bool = False
+    crowded: bool = False
+    gaps: bool = False
 
     def row(self, values: Mapping[str, object], number: int) -> Row:
         """The wanted cells of one row.
@@ -42,23 +48,25 @@ class Wanted:
         Raises:
             DataError: a column is not there, or holds no text and no number.
         """
+        last = self.columns[-1]
         for column in self.columns:
-            if column not in values:
+            if column not in values and not (self.gaps and column == last):
                 raise DataError(
                     f"row {number} of `{self.path}` has no field '{column}'",
                     f"{_nearest(column, list(values))}its fields: {column_list(list(values))}",
                 )
-        last = self.columns[-1]
         return tuple(
-            self._cell(values[column], number, column, listed=column == last)
+            self._cell(values.get(column), number, column, last=column == last)
             for column in self.columns
         )
 
-    def _cell(self, value: object, number: int, column: str, *, listed: bool) -> str:
+    def _cell(self, value: object, number: int, column: str, *, last: bool) -> str:
+        if last and self.gaps and _is_missing(value):
+            return NO_LABEL
         try:
-            return as_text(value, lists=listed and self.lists)
+            return as_text(value, lists=last and self.lists)
         except TypeError as error:
-            several = isinstance(value, list | tuple) and listed
+            several = isinstance(value, list | tuple) and last and not self.lists
             hint = "a task of the kind `multi-label` may have several labels a row"
             raise DataError(
                 f"row {number} of `{self.path}` has {_shown(value)} in `{column}`, {error}",
@@ -73,16 +81,23 @@ def as_text(value: object, *, lists: bool = False) -> str:
     ('3', '1', '["a", "1"]')
 
     Raises:
-        TypeError: nothing, not a number, or an object.
+        TypeError: nothing, not a number, bytes or an object, or a text with half a letter.
     """
     if isinstance(value, str):
+        if half_letter(value):
+            raise TypeError("which holds half of a surrogate pair")
         return value
     if lists and isinstance(value, list | tuple):
         return json.dumps([as_text(each) for each in value])
-    missing = isinstance(value, float) and not math.isfinite(value)
-    if value is None or missing or isinstance(value, dict | list | tuple):
+    infinite = isinstance(value, float) and math.isinf(value)
+    if _is_missing(value) or infinite or isinstance(value, _NO_TEXT):
         raise TypeError("expected a text or a number")
     return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _is_missing(value: object) -> bool:
+    """Whether a table has no value there: null, or NaN as pandas writes it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def check_columns(wanted: Wanted, names: Sequence[str]) -> None:
@@ -99,39 +114,10 @@ def check_columns(wanted: Wanted, names: Sequence[str]) -> None:
         )
     twice = [column for column in wanted.columns if names.count(column) > 1]
     if twice:
-        raise DataError(f"`{wanted.path}` has the column `{twice[0]}` more than once", "rename one")
-
-
-def read_bytes(path: Path) -> bytes:
-    """All of a file, unzipped if its name ends in `.gz`.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read `{path}`: {error}") from error
-
-
-def read_text(path: Path) -> str:
-    """The same as text, without a byte order mark.
-
-    Raises:
-        DataError: it cannot be read, or is not UTF-8.
-    """
-    data = read_bytes(path)
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        other = "utf-16" if data[:2] in _UTF_16 else "latin1"
         raise DataError(
-            f"line {line} of `{path}` is not UTF-8: byte 0x{data[error.start]:02x} "
-            f"at offset {error.start}",
-            f"convert it first: `iconv -f {other} -t utf-8 IN > OUT`",
-        ) from error
+            f"`{wanted.path}` has the column `{twice[0]}` more than once",
+            "give each column of the file a name of its own",
+        )
 
 
 def column_list(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -65,6 +65,9 @@ class Said:
             kind=options.kind,
             metric=options.metric,
             separator=options.separator,
+            prefix=options.prefix,
+            pair_prefix=options.pair_prefix,
+            unlabelled=options.unlabelled,
         )
 
 
@@ -96,7 +99,7 @@ def task_of_said(said: Said) -> Task:
         raise _asked(said, columns)
     *texts, label = plain
     _LOG.info("%s%s", taken(said.data, texts, label), _or_known(said))
-    return said.task(texts, label)
+    return replace(said.task(texts, label), guessed=True)
 
 
 def taken(data: Path, texts: Sequence[str], label: str | None) -> str:
@@ -152,8 +155,12 @@ def _chosen(names: Sequence[str], label: tuple[str, ...]) -> tuple[str, ...] | N
 
 
 def _holds(columns: Sequence[str], task: Task) -> bool:
-    """Whether data may be that of a task; a task without a header line fits any data."""
-    return bool(task.header) or {*task.texts, task.label} <= set(columns)
+    """Whether data may be that of a task: its columns are there, or a label where a file without a header line has it."""
+    if {*task.texts, task.label} <= set(columns):
+        return True
+    if len(columns) != len(task.header):
+        return False
+    return columns[task.header.index(task.label)] in task.raw_labels
 
 
 def _asked(said: Said, columns: Sequence[str]) -> ConfigError:

@@ -6,6 +6,7 @@ NAME is a data set on the Hub or a local folder that `datasets` reads. It travel
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 
 from maskpack.formats import DataError
 from maskpack.formats.extras import needed_for
+from maskpack.formats.waiting import announced
 from maskpack.tasks.data.cells import Row, Wanted, check_columns
 from maskpack.tasks.data.tables import named
-from maskpack.tasks.task import HubData, Task
+from maskpack.tasks.task import EVALUATION, HubData, Task, Unlabelled
+
+_LOG = logging.getLogger(__name__)
 
 _PREFIX = "hub:"
 _SAVED = ("dataset_dict.json", "state.json")  # of `save_to_disk`
@@ -91,6 +95,24 @@ def hub_columns(data: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in loaded[train].column_names)
 
 
+def hub_table(data: Path, columns: Sequence[str], *, lists: bool) -> list[Row]:
+    """These columns of a data set's evaluation split, or of its only one; classes of the last by their names.
+
+    Args:
+        data: as `hub:NAME[:CONFIG]`.
+        columns: to read.
+        lists: whether the last column may hold a list; it comes as JSON.
+
+    Raises:
+        DataError: `datasets` cannot load it, or a column is missing.
+    """
+    loaded, train = _splits(data)
+    splits = [str(split) for split in loaded]
+    dev = next((split for split in EVALUATION if split in splits and split != train), train)
+    names = class_names(loaded[dev].features.get(columns[-1]))
+    return _rows(Wanted(data, tuple(columns), lists=lists), loaded[dev], names)
+
+
 def _splits(data: Path) -> tuple[Any, str]:
     """A data set's splits by name, and which of them is for training."""
     name, _, config = data.as_posix().removeprefix(_PREFIX).partition(":")
@@ -111,7 +133,8 @@ def _load(read: Callable[[Any], Any], name: str, config: str | None) -> Any:
         import datasets  # noqa: PLC0415 - an optional extra
     own = getattr(getattr(datasets, "exceptions", None), "DatasetsError", OSError)
     try:
-        return read(datasets)
+        with announced(_LOG, f"getting `{name}` from the Hub or its cache"):
+            return read(datasets)
     except (OSError, ValueError, KeyError, RuntimeError, own) as error:
         which = "" if config is None else f" ({config})"
         raise DataError(
@@ -131,14 +154,20 @@ def _load_any(datasets: Any, name: str, config: str | None) -> Any:
 
 def _own_split(task: Task, data: Path, rows: Any, names: Sequence[str]) -> list[Row]:
     """The task's columns of a split, classes by their names."""
-    columns = (*task.texts, task.label)
-    wanted = Wanted(data, columns, lists=task.type.several)
+    gaps = task.unlabelled is not Unlabelled.STOP
+    wanted = Wanted(data, (*task.texts, task.label), lists=task.type.several, gaps=gaps)
+    return _rows(wanted, rows, names)
+
+
+def _rows(wanted: Wanted, rows: Any, names: Sequence[str]) -> list[Row]:
+    """The wanted columns of a split; numbers of the last one are those of `names`, if there are any."""
+    columns = wanted.columns
     check_columns(wanted, list(rows.column_names))
     own = []
     for number, cells in enumerate(zip(*(rows[one] for one in columns), strict=True), start=1):
         row = dict(zip(columns, cells, strict=True))
         if names:
-            row[task.label] = named(row[task.label], names)
+            row[columns[-1]] = named(row[columns[-1]], names, gaps=wanted.gaps)
         own.append(wanted.row(row, number))
     return own
 

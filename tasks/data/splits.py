@@ -6,9 +6,9 @@ Where the data has no evaluation split of its own, a tenth of every label is hel
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import DataError
+from maskpack.tasks.data.cache import Cache
+from maskpack.tasks.data.cells import Wanted
+from maskpack.tasks.data.checks import MOST_CELLS, CheckedRows, checked_rows
+from maskpack.tasks.data.held_out import HeldOut, groups_of, held_out_places
 from maskpack.tasks.data.hub import Rows, glue_rows, hub_rows, is_hub
-from maskpack.tasks.data.tables import NOWHERE, READERS, Row, read_rows
-from maskpack.tasks.task import Task
-
-SHARE = 10  # one row in so many
-SEED = 0  # the same rows for every run: runs differ, data does not
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Rows that were held out of one file or split.
-
-    Attributes:
-        rows, total: held out, and in all.
-        by_label: whether every label was given its share.
-    """
-
-    rows: int
-    total: int
-    by_label: bool
-
-
-def held_out_places(groups: Sequence[str]) -> NDArray[np.intp]:
-    """Indices of the rows that are held out, in order.
-
-    A tenth of all, divided among the groups by their size; a group of two rows or more is in both
-    splits whatever its size, and a group of one stays in training.
-
-    Args:
-        groups: the group of each row.
-    """
-    places: dict[str, list[int]] = defaultdict(list)
-    for index in np.random.default_rng(SEED).permutation(len(groups)):
-        places[groups[index]].append(int(index))
-    sizes = {group: len(places[group]) for group in sorted(places)}
-    quota = {group: size // SHARE for group, size in sizes.items()}
-    left = len(groups) // SHARE - sum(quota.values())
-    for group in sorted(sizes, key=lambda one: -(sizes[one] % SHARE))[:left]:
-        quota[group] += 1
-    for group, size in sizes.items():
-        quota[group] = min(max(quota[group], 1), size - 1)
-    kept = [index for group in sizes for index in places[group][: quota[group]]]
-    return np.sort(np.array(kept, dtype=np.intp))
-
-
-def groups_of(labels: Sequence[Sequence[str]]) -> list[str]:
-    """For each row its rarest label, so that rare labels are divided first; `` for a row without labels."""
-    counts = Counter(label for row in labels for label in row)
-    return [min(row, key=lambda label: (counts[label], label), default="") for row in labels]
-
+from maskpack.tasks.data.stored_rows import changed, pages_of, stored_rows, taken
+from maskpack.tasks.data.tables import NOWHERE, READERS, stream_rows
+from maskpack.tasks.task import Task, Unlabelled
+from maskpack.tasks.types.base import too_many
 
 TRAIN = ("train", "msr_paraphrase_train")
 """Names of training files; the second is MRPC's."""
@@ -80,23 +39,47 @@ class Split:
         texts: one or two texts a row.
         labels: class indices (int64) or values (float32), one a row; where a row may have several
             labels, 0 and 1 (int8) `(rows, c)`.
+        unlabelled: texts of further rows, which have no label.
     """
 
-    texts: tuple[tuple[str, ...], ...]
+    texts: Sequence[tuple[str, ...]]
     labels: NDArray[Any]
+    unlabelled: Sequence[tuple[str, ...]] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, indices: NDArray[np.intp]) -> Split:
-        """The rows at `indices`, in that order."""
-        return Split(tuple(self.texts[i] for i in indices), self.labels[indices])
+        """The rows at `indices`, in that order, and all that have no label."""
+        return replace(self, texts=taken(self.texts, indices), labels=self.labels[indices])
+
+    def prefixed(self, prefixes: Sequence[str]) -> Split:
+        """The rows with a prefix before the first text and another before the second; none of them: as they are."""
+        if not any(prefixes):
+            return self
+
+        def prefixed(row: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(map("".join, zip(prefixes, row, strict=False)))
+
+        return replace(self, texts=changed(self.texts, prefixed))
+
+    def pages(self) -> Iterator[Split]:
+        """The rows some at a time, in memory."""
+        start = 0
+        for texts in pages_of(self.texts):
+            yield Split(texts, self.labels[start : start + len(texts)])
+            start += len(texts)
 
     def sha256(self) -> str:
         """Digest of texts and labels."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256()
-        for texts, label in zip(self.texts, self.labels.tolist(), strict=True):
-            digest.update(repr((texts, label)).encode())
+        for page in self.pages():
+            for row in zip(page.texts, page.labels.tolist(), strict=True):
+                digest.update(repr(row).encode())
         return digest.hexdigest()
 
 
@@ -122,6 +105,14 @@ class TaskData:
         """Width of the logits."""
         return max(1, len(self.labels))
 
+    @property
+    def rows_without_label(self) -> dict[str, int]:
+        """How many there are, and how many of them a teacher answers; empty where a missing label is an error."""
+        if self.task.unlabelled is Unlabelled.STOP:
+            return {}
+        train, taught = len(self.train.unlabelled), self.task.unlabelled is Unlabelled.TEACH
+        return {"train": train, "eval": len(self.dev.unlabelled), "learned": train * taught}
+
     def in_order(self, labels: tuple[str, ...]) -> TaskData:
         """The same with its labels, and so the logits, in another order."""
         if labels == self.labels:
@@ -141,7 +132,13 @@ class TaskData:
         return replace(self, train=self.train.take(np.sort(order[:rows])))
 
 
-def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = None) -> TaskData:
+def load_data(
+    task: Task,
+    *,
+    data: Path | None = None,
+    eval_data: Path | None = None,
+    cache: Cache | None = None,
+) -> TaskData:
     """Read both splits of `task`.
 
     Without an evaluation split a tenth of the rows of each label is held out.
@@ -151,6 +148,7 @@ def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = 
         data: folder with train and dev files, one file, or `hub:NAME[:CONFIG]`; None for samples and
             the Hub.
         eval_data: file of the evaluation split, if it is not beside the training file.
+        cache: keeps the rows of large files; None: all rows are in memory.
 
     Raises:
         DataError: missing file or column, unknown label, wrong encoding, empty split.
@@ -161,9 +159,9 @@ def load_data(task: Task, *, data: Path | None = None, eval_data: Path | None = 
     elif is_hub(data):
         rows = _checked(task, hub_rows(task, data), f"`{data.as_posix()}`")
     else:
-        rows = _file_rows(task, data, eval_data)
+        rows = _file_rows(task, data, eval_data, cache)
     if eval_data is not None and (data is None or is_hub(data)):
-        rows = Rows(rows.train, _read(task, eval_data), rows.names)
+        rows = replace(rows, dev=_read(task, eval_data, cache))
     return _assemble(task, rows, str(data or "the Hub"))
 
 
@@ -182,102 +180,117 @@ def load_dev(
     data = data or task.folder
     if data is None or is_hub(data):
         both = glue_rows(task) if data is None else hub_rows(task, data)
-        rows = _divided(task, both.train)[1] if both.dev is None else both.dev
-        rows = checked_rows(task, rows, str(data or "the Hub"))
-    elif data.is_dir():
-        rows = _read(task, find_file(data, task.dev))
-    else:
-        rows = _read(task, data)
-        split = _dev_split(task, labels, rows)
-        if sha256 is None or split.sha256() == sha256 or not (held := _divided(task, rows)[1]):
-            return split
-        held_out = _dev_split(task, labels, held)
-        return held_out if held_out.sha256() == sha256 else split
-    return _dev_split(task, labels, rows)
+        where = str(data or "the Hub")
+        if both.dev is None:
+            rows = checked_rows(task, both.train, where)
+            return _dev_split(task, labels, _held_out(task, rows))
+        return _dev_split(task, labels, checked_rows(task, both.dev, where))
+    if data.is_dir():
+        return _dev_split(task, labels, _read(task, find_file(data, task.dev)))
+    rows = _read(task, data)
+    split = _dev_split(task, labels, rows)
+    if sha256 is None or split.sha256() == sha256 or not len(held := _held_out(task, rows)):
+        return split
+    held_out = _dev_split(task, labels, held)
+    return held_out if held_out.sha256() == sha256 else split
 
 
-def _dev_split(task: Task, labels: Sequence[str], rows: list[Row]) -> Split:
+def _held_out(task: Task, rows: CheckedRows) -> CheckedRows:
+    """The rows that are held out of one file, with all that have no label."""
+    return rows.take(_held_places(task, rows), gaps=True)
+
+
+def _held_places(task: Task, rows: CheckedRows) -> NDArray[np.intp]:
+    """Indices of the tenth that is held out, in the file's order."""
+    of, separator = task.type.cell_labels, task.separator
+    labels = changed(rows.cells, lru_cache(MOST_CELLS)(lambda cell: of(cell, separator)))
+    return held_out_places(groups_of(labels))
+
+
+def _dev_split(task: Task, labels: Sequence[str], rows: CheckedRows) -> Split:
     raw = task.raw_labels or tuple(labels)
     return _to_split(task, raw, rows, f"evaluation split of `{task.name}`")
 
 
-def _assemble(task: Task, rows: Rows, where: str) -> TaskData:
+def _assemble(task: Task, rows: _Both, where: str) -> TaskData:
     train, dev, held_out = rows.train, rows.dev, None
-    if not train:
+    if not len(train):
         raise DataError(f"the training split of `{task.name}` is empty in {where}")
-    cells = [row[-1] for row in train]
-    raw = task.raw_labels or rows.names or task.type.label_names(task.label, cells, task.separator)
+    cells = train.cells
+    known = task.raw_labels or rows.names
+    raw = known or task.type.label_names(task.label, cells, task.separator)
     if dev is None:
-        train, dev = _divided(task, rows.train)
-        held_out = HeldOut(len(dev), len(rows.train), by_label=task.type.labelled)
-    if not dev:
+        places = _held_places(task, train)
+        dev = train.take(places, gaps=False)
+        train = train.take(np.delete(np.arange(len(train)), places), gaps=True)
+        held_out = HeldOut(len(dev), len(cells), by_label=task.type.labelled)
+    if not known and too_many(raw, len(cells)) and (task.guessed or not len(dev)):
+        raise DataError(
+            f"column `{task.label}` holds {len(raw)} labels in {len(cells)} rows, "
+            f"such as `{raw[0][:40]}`",
+            "choose another `label_field`; a number is of the kind `regression`",
+        )
+    if not len(dev):
         hint = "too few rows to hold some out: give `eval_data`" if held_out is not None else None
         raise DataError(f"the evaluation split of `{task.name}` is empty in {where}", hint)
+    rows_to_learn = _to_split(task, raw, train, f"training split of `{task.name}`")
+    scaled = task.type.target_scale(rows_to_learn.labels) is not None
     return TaskData(
-        task,
+        task.with_errors() if scaled else task,
         (task.labels or raw) if task.type.labelled else (),
-        _to_split(task, raw, train, f"training split of `{task.name}`"),
+        rows_to_learn,
         _to_split(task, raw, dev, f"evaluation split of `{task.name}`"),
         held_out,
     )
 
 
-def _to_split(task: Task, raw: Sequence[str], rows: list[Row], where: str) -> Split:
-    if not rows:
+def _to_split(task: Task, raw: Sequence[str], rows: CheckedRows, where: str) -> Split:
+    if not len(rows):
         raise DataError(f"the {where} is empty")
-    cells = [row[-1] for row in rows]
-    labels = task.type.encode(cells, raw, task.separator, where)
-    return Split(tuple(row[:-1] for row in rows), labels)
+    labels = task.type.encode(rows.cells, raw, task.separator, where)
+    return Split(rows.texts, labels, rows.gaps)
 
 
-def _file_rows(task: Task, data: Path, eval_data: Path | None) -> Rows:
+@dataclass(frozen=True, eq=False)
+class _Both:
+    """Training rows, evaluation rows if there are any, and class names where the data keeps them."""
+
+    train: CheckedRows
+    dev: CheckedRows | None
+    names: tuple[str, ...] = ()
+
+
+def _file_rows(task: Task, data: Path, eval_data: Path | None, cache: Cache | None) -> _Both:
     if not data.exists():
         raise DataError(f"no such file or folder: `{data}`", NOWHERE)
     if data.is_dir():
-        train = _read(task, find_file(data, TRAIN))
-        return Rows(train, _read(task, eval_data or find_file(data, task.dev)))
-    return Rows(_read(task, data), None if eval_data is None else _read(task, eval_data))
+        eval_data = eval_data or find_file(data, task.dev)
+        data = find_file(data, TRAIN)
+    train = _read(task, data, cache, learned=True)
+    return _Both(train, None if eval_data is None else _read(task, eval_data, cache))
 
 
-def _divided(task: Task, rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Training rows and the tenth that is held out, in the file's order."""
-    groups = groups_of([task.type.cell_labels(row[-1], task.separator) for row in rows])
-    held = set(held_out_places(groups).tolist())
-    return (
-        [row for index, row in enumerate(rows) if index not in held],
-        [row for index, row in enumerate(rows) if index in held],
-    )
-
-
-def checked_rows(task: Task, rows: list[Row], where: str) -> list[Row]:
-    """The rows, their labels as the type of the task keeps them.
-
-    Raises:
-        DataError: a label is missing or of another form, or a column of text is empty.
-    """
-    for index, column in enumerate(task.texts):
-        if rows and not any(row[index].strip() for row in rows):
-            raise DataError(
-                f"column `{column}` of {where} is empty in every row", "choose another `text_field`"
-            )
-    if task.raw_labels:
-        return rows
-    check = task.type.check_cell
-    return [
-        (*row[:-1], check(row[-1], f"data row {number} of {where}", task.label))
-        for number, row in enumerate(rows, start=1)
-    ]
-
-
-def _checked(task: Task, rows: Rows, where: str) -> Rows:
+def _checked(task: Task, rows: Rows, where: str) -> _Both:
+    train = checked_rows(task, rows.train, where, learned=True)
     dev = None if rows.dev is None else checked_rows(task, rows.dev, where)
-    return Rows(checked_rows(task, rows.train, where), dev, rows.names)
+    return _Both(train, dev, rows.names)
 
 
-def _read(task: Task, path: Path) -> list[Row]:
-    columns, lists = (*task.texts, task.label), task.type.several
-    rows = read_rows(path, columns, header=task.header, lists=lists)
-    return checked_rows(task, rows, f"`{path}`")
+def _read(
+    task: Task, path: Path, cache: Cache | None = None, *, learned: bool = False
+) -> CheckedRows:
+    """Rows of a file."""
+    wanted = Wanted(
+        path,
+        (*task.texts, task.label),
+        header=task.header,
+        lists=task.type.several,
+        crowded=task.hub is not None,  # GLUE's own files
+        gaps=task.unlabelled is not Unlabelled.STOP,
+    )
+    kept = cache is not None and cache.takes(path)
+    rows = stored_rows(cache, wanted) if cache and kept else list(stream_rows(wanted))
+    return checked_rows(task, rows, f"`{path}`", learned=learned)
 
 
 def find_file(folder: Path, stems: Sequence[str]) -> Path:

@@ -9,14 +9,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats import Artifact, DataError, TaskEntry
-from maskpack.tasks.batches import Encoded, predict_all, torch_predict
-from maskpack.tasks.context import ModelContext, restore_task
+from maskpack.formats import Artifact, ArtifactError, DataError, TaskEntry
 from maskpack.tasks.data.splits import Split, load_dev
+from maskpack.tasks.data_warnings import answer_warnings, log_warnings
 from maskpack.tasks.evaluation.metrics import (
     ClassMetrics,
     Confusion,
@@ -24,8 +24,12 @@ from maskpack.tasks.evaluation.metrics import (
     compute_metrics,
     majority,
 )
-from maskpack.tasks.task import TASKS, Task
-from maskpack.tasks.types import type_of
+from maskpack.tasks.task import TASKS, Task, Unlabelled
+from maskpack.tasks.types import TaskType, type_of
+
+if TYPE_CHECKING:
+    from maskpack.tasks.batches import Encoded
+    from maskpack.tasks.context import ModelContext
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Assessment:
         classes: precision and recall of each class; empty for a regression.
         original: scores of the source model when the task was learned, where it was a classifier of
             this task already; else None.
+        rows_without_label: rows of the data that were left out, because they have no label.
     """
 
     task: str
@@ -51,6 +56,7 @@ class Assessment:
     same_data: bool
     classes: tuple[ClassMetrics, ...] = ()
     original: Mapping[str, float] | None = None
+    rows_without_label: int = 0
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -80,19 +86,34 @@ class Predictions:
     logits: NDArray[np.float32]
 
 
-def assess(artifact: Artifact, task: str, *, data: Path | None = None) -> Assessment:
+def assess(
+    artifact: Artifact,
+    task: str,
+    *,
+    data: Path | None = None,
+    unlabelled: str | None = None,
+    device: str | None = None,
+) -> Assessment:
     """Evaluate `task` on its evaluation split.
+
+    Args:
+        artifact: that holds it.
+        task: its name.
+        data: where the rows are, if they do not ship with the package.
+        unlabelled: what is done with rows without a label; None: what was done when the task was learned.
+        device: where the model answers, in float32; None: on a GPU if there is one.
 
     Raises:
         DataError: the data does not ship with the package and none was given.
     """
-    return assessed(artifact.entry(task), predict_split(artifact, task, data=data))
+    found = predict_split(artifact, task, data=data, unlabelled=unlabelled, device=device)
+    return assessed(artifact.entry(task), found)
 
 
 def assessed(entry: TaskEntry, predictions: Predictions) -> Assessment:
     """Metrics of the predictions."""
     split, task = predictions.split, task_of(entry)
-    kind, metrics = task.type, task.metrics
+    kind, metrics = task.type, task.with_errors().metrics
     return Assessment(
         task=entry.name,
         rows=len(split),
@@ -102,6 +123,7 @@ def assessed(entry: TaskEntry, predictions: Predictions) -> Assessment:
         same_data=split.sha256() == entry.data.get("eval_sha256"),
         classes=class_metrics(kind, predictions.logits, split.labels, entry.labels),
         original=entry.data.get("original"),
+        rows_without_label=len(split.unlabelled),
     )
 
 
@@ -121,22 +143,47 @@ def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -
     )
 
 
-def predict_split(artifact: Artifact, task: str, *, data: Path | None = None) -> Predictions:
+def answered(model: Any, kind: TaskType, rows: Encoded) -> NDArray[np.float32]:
+    """Logits `(rows, c)` of a torch model; answers that hardly differ are logged."""
+    from maskpack.tasks.batches import predict_all, torch_predict  # noqa: PLC0415 - torch; graphs need none
+
+    logits = predict_all(torch_predict(model), rows)
+    log_warnings(answer_warnings(kind, logits, rows.labels))
+    return logits
+
+
+def predict_split(
+    artifact: Artifact,
+    task: str,
+    *,
+    data: Path | None = None,
+    unlabelled: str | None = None,
+    device: str | None = None,
+) -> Predictions:
     """Predictions of `task` for its evaluation split.
 
     Raises:
         DataError: the data does not ship with the package and none was given.
     """
+    from maskpack.models.placement import placement_of  # noqa: PLC0415 - torch; graphs need none
+    from maskpack.tasks.batches import predict_all, torch_predict  # noqa: PLC0415
+    from maskpack.tasks.context import ModelContext, restore_task  # noqa: PLC0415
+
+    placement = placement_of(device, "fp32")
     entry = artifact.entry(task)
-    split = evaluation_split(entry, data=data)
+    split = evaluation_split(entry, data=data, unlabelled=unlabelled)
     if split is None:
         raise DataError(f"the evaluation data of `{task}` is not at hand", "give its `data`")
     encoded = encode_for(ModelContext.of_artifact(artifact), entry, split)
-    logits = predict_all(torch_predict(restore_task(artifact, task)), encoded)
+    model = placement.put(restore_task(artifact, task, for_answers=True))
+    logits = predict_all(torch_predict(model), encoded)
+    log_warnings(answer_warnings(type_of(entry), logits, split.labels))
     return Predictions(split, logits)
 
 
-def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
+def evaluation_split(
+    entry: TaskEntry, *, data: Path | None, unlabelled: str | None = None
+) -> Split | None:
     """The evaluation rows of a task; None if no data was given and none ships with the package.
 
     A file that the task was learned from gives the tenth that was held out of it then, not the rows
@@ -145,17 +192,63 @@ def evaluation_split(entry: TaskEntry, *, data: Path | None) -> Split | None:
     task = task_of(entry)
     if data is None and task.folder is None:
         return None
+    if unlabelled is not None:
+        task = replace(task, unlabelled=unlabelled)
     return load_dev(task, entry.labels, data=data, sha256=entry.data.get("eval_sha256"))
 
 
 def encode_for(context: ModelContext, entry: TaskEntry, split: Split) -> Encoded:
     """Tokenise a split as in training."""
     preprocessor = context.preprocessor(type_of(entry).preprocessor)
-    return preprocessor.encode(split, max_length=entry.max_length)
+    return preprocessor.encode(split.prefixed(prefixes_of(entry)), max_length=entry.max_length)
+
+
+PREFIX = "prefix"
+"""Feature of a task whose texts stand after others, and its key in the entry's `config`."""
+
+
+def prefix_fields(task: Task) -> dict[str, Any]:
+    """`requires` and `config` of the entry of a task; empty for a plain one."""
+    return {"requires": (PREFIX,), "config": {PREFIX: list(task.prefixes)}} if task.prefixes else {}
+
+
+def prefixes_of(entry: TaskEntry) -> tuple[str, ...]:
+    """What stands before the first and the second text of a row; empty: nothing.
+
+    Raises:
+        ArtifactError: the entry does not say, although its feature does.
+    """
+    if PREFIX not in entry.requires:
+        return ()
+    found = entry.config.get(PREFIX)
+    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(p, str) for p in found):
+        raise ArtifactError(f"`tasks.{entry.name}.config.prefix` is {found!r}, not two texts")
+    return tuple(found)
+
+
+def texts_of(entry: TaskEntry) -> int | None:
+    """Texts that a row of a task has, 1 or 2; None where the entry does not say."""
+    columns = entry.data.get("texts")
+    known = isinstance(columns, list | tuple) and len(columns) in {1, 2}
+    return len(columns) if known and columns is not None else None
+
+
+UNLABELLED = "unlabelled"
+"""What was done with rows without a label when a task was learned: a key of the entry's `data`."""
 
 
 def task_of(entry: TaskEntry) -> Task:
     """The task of an entry: a known one, or one made from its recorded columns.
+
+    Raises:
+        DataError: the entry does not say; these keys are free, and other writers may leave them out.
+    """
+    found, said = _task_of(entry), entry.data.get(UNLABELLED)
+    return replace(found, unlabelled=said) if said in set(Unlabelled) else found
+
+
+def _task_of(entry: TaskEntry) -> Task:
+    """The same, without what is done with rows without a label.
 
     Raises:
         DataError: the entry does not say; these keys are free, and other writers may leave them out.

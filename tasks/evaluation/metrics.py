@@ -72,6 +72,17 @@ def spearman(predicted: Values, labels: Values) -> float:
     return pearson(_ranks(predicted), _ranks(labels))
 
 
+def mae(predicted: Values, labels: Values) -> float:
+    """Mean absolute error, in the unit of the labels."""
+    return float(np.mean(np.abs(predicted.astype(np.float64) - labels.astype(np.float64))))
+
+
+def rmse(predicted: Values, labels: Values) -> float:
+    """Root mean square error, in the unit of the labels."""
+    error = predicted.astype(np.float64) - labels.astype(np.float64)
+    return float(np.sqrt(np.mean(np.square(error))))
+
+
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -80,6 +91,8 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
+    "mae": mae,
+    "rmse": rmse,
 }
 
 

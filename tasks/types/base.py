@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
+from maskpack.formats.target import TargetScale
 from maskpack.runtime.outputs import DECODERS, OutputDecoder
+from maskpack.tasks.alike import look_of, spelled
+from maskpack.tasks.data.cells import NO_LABEL
+from maskpack.tasks.evaluation.calibration import Decision, Probabilities
 from maskpack.tasks.evaluation.metrics import Confusion
 
 if TYPE_CHECKING:
     from torch import Tensor  # at run time only where a step needs it
 
-_MOST = 50  # labels; with more, of which most stand once, the column is taken for something else
+_MOST = 50  # labels; with more, of which most stand once, the column may be something else
+_WHOLE = re.compile("-?[0-9]{1,400}")
+_MISSING = {"", "nan", "none", "null"}  # as tables are written by programs that lack a value
+GIVE_A_LABEL = "give it one, leave the row out, or learn with `unlabelled` skip"
+"""The hint for a row without a label."""
 
 
 class TaskType(ABC):
@@ -36,6 +44,8 @@ class TaskType(ABC):
         auto_class: class of transformers that loads such a model.
         preprocessor: name in `tasks/preprocess.py::PREPROCESSORS`.
         several: whether a row may have several labels, so that a cell may hold a list of them.
+        probabilities: what logits say of probabilities; None: nothing, they are numbers.
+        error_metrics: metrics in the target's own unit, smaller where the task is better; none is a main metric.
     """
 
     name: ClassVar[str]
@@ -46,6 +56,8 @@ class TaskType(ABC):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     preprocessor: ClassVar[str] = "text"
     several: ClassVar[bool] = False
+    probabilities: ClassVar[Probabilities | None] = None
+    error_metrics: ClassVar[tuple[str, ...]] = ()
 
     @property
     def decoder(self) -> OutputDecoder:
@@ -79,6 +91,10 @@ class TaskType(ABC):
         del separator
         return cell
 
+    def lacks_label(self, cell: str) -> bool:
+        """Whether a cell of the label column says nothing."""
+        return cell == NO_LABEL or cell.strip().casefold() in _MISSING
+
     @abstractmethod
     def check_cell(self, cell: str, row: str, column: str) -> str:
         """A cell of the user's own data in its stored form.
@@ -98,23 +114,18 @@ class TaskType(ABC):
         """Distinct labels of a column: numbers by value, words by alphabet.
 
         Raises:
-            DataError: there is only one, or nearly one for each row.
+            DataError: there is only one.
         """
         labels = {label for cell in cells for label in self.cell_labels(cell, separator)}
-        numeric = all(re.fullmatch("-?[0-9]+", label) for label in labels)
-        names = tuple(sorted(labels, key=int if numeric else None))
+        numeric = all(_WHOLE.fullmatch(label) for label in labels)
+        # `1` and `01` are one number: a set has its own order in each process, so the text decides
+        names = sorted(labels, key=lambda label: (int(label) if numeric else 0, label))
         if len(names) < 2:
             raise DataError(
                 f"column `{column}` holds one label only: {', '.join(names) or 'none at all'}",
                 "a task needs rows of two labels or more",
             )
-        if len(names) > max(_MOST, len(cells) // 2):
-            raise DataError(
-                f"column `{column}` holds {len(names)} labels in {len(cells)} rows, "
-                f"such as `{names[0][:40]}`",
-                "choose another `label_field`; a number is of the kind `regression`",
-            )
-        return names
+        return tuple(names)
 
     @abstractmethod
     def encode(
@@ -136,6 +147,16 @@ class TaskType(ABC):
         """The same labels in another order: label `i` is the one that was at `places[i]`."""
         return np.asarray(np.argsort(places)[labels])
 
+    def target_scale(self, labels: NDArray[Any]) -> TargetScale | None:
+        """The unit in which the head learns labels as `encode` gives them; None: in their own."""
+        del labels
+        return None
+
+    def nearly_constant(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> str | None:
+        """How little the answers differ from each other, in words; None if they do, or are labels."""
+        del logits, labels
+        return None
+
     @abstractmethod
     def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
         """Rows `(c)` of each label."""
@@ -144,6 +165,15 @@ class TaskType(ABC):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Loss of `logits (b, c)` against labels as `encode` gives them."""
 
+    def balanced_weights(self, labels: NDArray[Any], classes: int) -> NDArray[np.float32] | None:
+        """Weights `(c)` with which rare labels count as much as common ones; None: rows have no labels."""
+        del labels, classes
+        return None
+
+    def weighted_loss(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """`loss` with the weights of `balanced_weights`; a type that gives weights overrides it."""
+        raise NotImplementedError(f"`{self.name}` gives no weights")
+
     @abstractmethod
     def distillation_loss(self, logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
         """Distance of `logits (b, c)` from a teacher's, softened by a temperature."""
@@ -151,6 +181,16 @@ class TaskType(ABC):
     @abstractmethod
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Predictions of logits `(rows, c)`, in the form of the labels."""
+
+    def decisions(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> tuple[Decision, ...]:
+        """The decisions for a label that have a threshold, which a change of its logit moves; empty: there are none.
+
+        Args:
+            logits: `(rows, c)`.
+            labels: of the rows, as `encode` gives them.
+        """
+        del logits, labels
+        return ()
 
     @abstractmethod
     def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
@@ -171,22 +211,32 @@ class TaskType(ABC):
         return ()
 
 
+def too_many(names: Sequence[str], rows: int) -> bool:
+    """Whether labels are so many for the rows that their column may hold something else: names of rows, or numbers."""
+    return len(names) > max(_MOST, rows // 2)
+
+
 def label_positions(
-    labels: Sequence[tuple[str, ...]], names: Sequence[str], split: str
-) -> list[list[int]]:
-    """The index of every label of every row in `names`.
+    labels: Iterable[tuple[str, ...]], names: Sequence[str], split: str
+) -> Iterator[list[int]]:
+    """The index of every label of every row in `names`, row by row.
 
     Raises:
         DataError: a label that is not among them.
     """
     index = {label: number for number, label in enumerate(names)}
-    positions: list[list[int]] = []
     for number, row in enumerate(labels):
         odd = [label for label in row if label not in index]
         if odd:
+            look = look_of(odd[0])
+            like = next((name for name in names if look_of(name) == look), None)
+            told = (
+                ""
+                if like is None
+                else f"it looks like `{spelled(like)}`, and is `{spelled(odd[0])}`; "
+            )
             raise DataError(
                 f"data row {number + 1} of the {split} has the unknown label `{odd[0]}`",
-                f"labels: {', '.join(names)}",
+                f"{told}labels: {', '.join(names)}",
             )
-        positions.append([index[label] for label in row])
-    return positions
+        yield [index[label] for label in row]

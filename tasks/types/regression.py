@@ -9,12 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import DataError
-from maskpack.tasks.types.base import TaskType
+from maskpack.formats.target import TargetScale
+from maskpack.tasks.types.base import GIVE_A_LABEL, TaskType
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MOST_PAIRS = 500  # rows, evenly taken: a picture shows no more
+_LARGEST = float(np.finfo(np.float32).max)
+_NEAR = 5.0  # largest mean, in size, of targets that are learned as they are
+_NARROW, _WIDE = 0.1, 10.0  # and their standard deviations
+_LEAST = 1e-30  # standard deviation of rows that all have one number
+_CONSTANT = 0.05  # of the targets' standard deviation
 
 
 class Regression(TaskType):
@@ -23,6 +29,7 @@ class Regression(TaskType):
     name = "regression"
     problem_type = "regression"
     usual_metrics = ("spearman", "pearson")
+    error_metrics = ("mae", "rmse")
 
     def expected(self, cell: str, separator: str | None) -> float:
         """The number as text.
@@ -39,12 +46,16 @@ class Regression(TaskType):
     def check_cell(self, cell: str, row: str, column: str) -> str:
         """The cell as it is, if it is a finite number."""
         del column
+        if self.lacks_label(cell):
+            raise DataError(f"{row} has `{cell}`, not a number", GIVE_A_LABEL)
         try:
             value = float(cell)
         except ValueError:
             value = float("nan")
         if not np.isfinite(value):
             raise DataError(f"{row} has `{cell}`, not a number")
+        if abs(value) > _LARGEST:
+            raise DataError(f"{row} has `{cell}`, a number too large for float32")
         return cell
 
     def label_names(
@@ -59,7 +70,27 @@ class Regression(TaskType):
     ) -> NDArray[Any]:
         """Values float32 `(rows)`."""
         del names, separator, split
-        return np.array([float(cell) for cell in cells], dtype=np.float32)
+        return np.fromiter(map(float, cells), dtype=np.float32, count=len(cells))
+
+    def target_scale(self, labels: NDArray[Any]) -> TargetScale | None:
+        """Mean and standard deviation of targets that are far from 0 or of another size than 1.
+
+        A head starts near 0 and moves in steps of its learning rate: it would take thousands of steps to a price,
+        and its float16 has no number above 65504.
+        """
+        values = labels.astype(np.float64)
+        mean, spread = float(values.mean()), float(values.std())
+        if abs(mean) <= _NEAR and (_NARROW <= spread <= _WIDE):
+            return None
+        scale = float(np.float32(spread))
+        return TargetScale(float(np.float32(mean)), scale if scale > _LEAST else 1.0)
+
+    def nearly_constant(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> str | None:
+        """The standard deviations of answers and targets, if the first is a small part of the second."""
+        given, true = (float(each.astype(np.float64).std()) for each in (logits[:, 0], labels))
+        if not given < _CONSTANT * true:
+            return None
+        return f"answers are nearly constant: they vary by {given:.3g}, the targets by {true:.3g}"
 
     def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
         """Empty: numbers are not counted."""

@@ -81,5 +81,5 @@ def shell(environment) -> Callable[..., Outcome]:
 @pytest.fixture(scope="session")
 def short() -> list[str]:
     """Options of a fit of a second."""
-    words = "--steps 4 --batch-size 16 --max-length 16 --precision fp32 --bits 4 --group 16"
+    words = "--steps 4 --batch-size 16 --max-length 16 --precision fp32 --teacher none --bits 4 --group 16"
     return words.split()

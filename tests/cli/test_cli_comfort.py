@@ -292,7 +292,9 @@ def test_a_rehearsal_moves_nothing(tiny_model, sentiment, tmp_path):
 
     estimate.masked_model_of = remember
     try:
-        config = FitConfig(bits=8, steps=9, batch_size=16, max_length=16, precision="fp32")
+        config = FitConfig(
+            bits=8, steps=9, batch_size=16, max_length=16, precision="fp32", teacher="none"
+        )
         request = FitRequest(
             str(tiny_model), find_task("sst2"), tmp_path / "a", config, data=sentiment
         )

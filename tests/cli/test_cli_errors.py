@@ -102,9 +102,9 @@ def test_a_model_with_a_weight_that_is_not_a_number(refused, place):
     name = next(name for name in tensors if name.endswith("query.weight"))
     tensors[name] = tensors[name] * float("nan")
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert f"`{name}` of the source model holds a value that is not finite" in refused(
-        *fit(), hint=False
-    )
+    words = refused(*fit())
+    assert f"{name}` of `model` holds a value that is not finite" in words
+    assert "give an earlier checkpoint" in words
 
 
 def test_an_alias_and_a_task_that_nobody_knows(refused):
@@ -400,10 +400,14 @@ def test_an_evaluation_without_data(refused):
     assert "--data" in words
 
 
-def test_an_export_without_a_task_names_those_at_hand(refused):
+def test_an_export_without_a_task_of_several_names_them(refused, main):
+    assert main("pack", "art", "-o", "a.patch").code == 0
+    assert main("unpack", "a.patch", "art", "--name", "two").code == 0
     words = refused("export", "art", "--onnx", "-o", "graph")
-    assert "expected one `--task`" in words
-    assert "tasks in `art`: sst2; `--layout shared`" in words
+    assert "several tasks are in `art`" in words
+    assert "name one with `--task`: sst2, two; `--layout shared` and `swap` take all" in words
+    words = refused("export", "art", "--onnx", "-o", "graph", "-t", "sst2", "-t", "two")
+    assert "expected one `--task`, 2 are given: sst2, two" in words
     assert "`model` is not an artifact" in refused("export", "model", "--onnx", "-o", "graph")
 
 
@@ -447,7 +451,7 @@ def test_a_checkpoint_of_another_run(main, place, refused, tiny_model):
     from safetensors.torch import save_file
 
     meta = {"maskpack": json.dumps({"step": 1, "key": "another", "eps": []})}
-    save_file({"rng": torch.get_rng_state()}, folder / "state.safetensors", metadata=meta)
+    save_file({"parameter/score": torch.zeros(1)}, folder / "state.safetensors", metadata=meta)
     assert FolderCheckpoints(folder, 1, "another", True).found()
     words = refused(*fit(), "--max-length", "16", "-q", "--resume")
     assert "belongs to a run with other options or data" in words

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from maskpack.cli.render import logged
+from maskpack.cli.logs import logged
 from maskpack.compressor.training.progress import Progress
+from maskpack.formats import ConfigError
 
 
 def fit(model, data, out, *more):
@@ -74,7 +76,7 @@ def test_a_log_on_a_full_disk_is_told_as_that(main, work, tiny_model, sentiment,
 
 def test_the_loss_of_a_run_that_diverges_is_no_number_in_a_log(work):
     news = Progress(1, 2, float("nan"), "accuracy", None, None)
-    with logged(lambda _: None, "t", None, work / "l") as tell:
+    with logged(lambda _: None, "t", file=work / "l") as tell:
         tell(news)
         tell(replace(news, step=2, loss=0.5))
     lines = [
@@ -82,3 +84,59 @@ def test_the_loss_of_a_run_that_diverges_is_no_number_in_a_log(work):
         for line in (work / "l").read_text().splitlines()
     ]
     assert [line["loss"] for line in lines] == [None, 0.5]
+
+
+def test_weights_and_biases_runs_offline(main, work, tiny_model, sentiment, short, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    done = main(
+        *fit(tiny_model, sentiment, "a", *short, "--log-to", "wandb", "--log-dir", "w", "--json")
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["steps"] == 4, "its words are not on stdout"
+    (run,) = (work / "w" / "wandb").glob("offline-run-*/run-*.wandb")
+    content = run.read_bytes()
+    assert b"task/loss" in content
+    assert b"batch_size" in content
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_mlflow_writes_into_a_folder(main, work, tiny_model, sentiment, short, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = main(*fit(tiny_model, sentiment, "a", *short, "--log-to", "mlflow", "-q"))
+    assert done.code == 0, done.err
+    with sqlite3.connect(work / "logs" / "mlflow.db") as database:
+        losses = database.execute("select step, value from metrics where key = 'task/loss'")
+        assert sorted(step for step, _ in losses) == [1, 2, 3, 4]
+        (size,) = database.execute("select value from params where key = 'batch_size'")
+    assert size == ("16",)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [("wandb,carrier-pigeon", "no tracker `carrier-pigeon`"), ("mlflow", "not installed")],
+)
+def test_a_tracker_that_is_not_there_is_refused_before_anything(
+    names, words, main, work, tiny_model, sentiment, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    done = main(*fit(tiny_model, sentiment, "a", "--log-to", names))
+    assert done.code == 1
+    assert words in done.err
+    assert list(work.iterdir()) == []
+
+
+def test_a_tracker_that_does_not_start_is_an_error_of_ours(work, monkeypatch):
+    from maskpack.compressor.training import trackers
+
+    class Broken:
+        def start(self):
+            raise ValueError("no key\nand more")
+
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", lambda *_: Broken())
+    with (
+        pytest.raises(ConfigError, match="`tensorboard` does not start: no key"),
+        logged(lambda _: None, "t", trackers=["tensorboard"], folder=work / "l"),
+    ):
+        pass

@@ -19,6 +19,8 @@ SHORT = [
     "12",
     "--precision",
     "fp32",
+    "--teacher",
+    "none",
     "--bits",
     "4",
     "--group",
@@ -91,11 +93,14 @@ def test_columns_that_are_not_plain_are_asked_for(main, work, table, tiny_model,
 
 
 def test_a_teacher_that_is_trained_first_is_announced(main, table, tiny_model):
-    fit = main("fit", tiny_model, "--data", table, *COLUMNS, *SHORT, "--teacher", "twin")
+    usual = SHORT[: SHORT.index("--teacher")] + SHORT[SHORT.index("--teacher") + 2 :]
+    fit = main("fit", tiny_model, "--data", table, *COLUMNS, *usual)
     assert fit.code == 0, fit.err
     assert re.search(
-        r"note: a dense teacher is trained first, in \d+ steps; then the mask\n"
-        r"note: the teacher has accuracy [01]\.\d{4} on the evaluation rows\n",
+        r"note: a dense teacher is trained first, in 6 steps\n"
+        r"(my-tickets \(teacher\) \d/6 loss .*\n)+"
+        r"note: the teacher has accuracy [01]\.\d{4} on the evaluation rows\n"
+        r"my-tickets 1/6 loss ",
         fit.err,
     )
 
@@ -174,7 +179,7 @@ def test_a_collapse_is_told_with_what_to_try(main, work, table, tiny_model):
         ),
         (
             ["--data", "My Tickets.csv", "--text-field", "body", "--label-field", "body"],
-            "column `body` holds",
+            "`body` is named as the column of a text and of the label",
             "--label-field",
         ),
         (

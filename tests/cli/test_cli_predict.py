@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import doctest
 import json
+import os
+import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from maskpack.cli import lines as lines_module
+from maskpack.cli.lines import arriving, byte_lines, decoded
 from maskpack.cli.predict import Columns, rows_of
-from maskpack.formats import DataError
+from maskpack.formats import ConfigError, DataError
+from maskpack.runtime import Session
+from maskpack.runtime.task import TaskConfig
 from maskpack.tasks.task import Kind
 
 
@@ -23,6 +32,16 @@ def folder(tmp_path_factory, tiny_artifact):
     out = tmp_path_factory.mktemp("predict") / "sst2"
     tolerance = Tolerance.of(Compute.FP32)
     export_onnx(ExportRequest(tiny_artifact, "sst2", out, Compute.FP32, tolerance, verify=False))
+    return out
+
+
+@pytest.fixture(scope="module")
+def paired(folder, tmp_path_factory):
+    """The same graph as that of a task on pairs."""
+    out = tmp_path_factory.mktemp("paired") / "pairs"
+    shutil.copytree(folder, out)
+    config = json.loads((out / "task.json").read_text())
+    (out / "task.json").write_text(json.dumps({**config, "texts": 2}))
     return out
 
 
@@ -48,13 +67,59 @@ def test_texts_come_from_standard_input(main, folder, tmp_path):
     assert found == lines(main("predict", folder, "--texts", tmp_path / "texts"))
 
 
-def test_a_tab_parts_a_pair(main, folder, tmp_path):
+def of_texts(folder, out, texts):
+    """A copy of an exported folder whose configuration names another number of texts; None: as older releases."""
+    shutil.copytree(folder, out)
+    config = json.loads((out / "task.json").read_text())
+    del config["texts"]
+    (out / "task.json").write_text(json.dumps({**config, **({"texts": texts} if texts else {})}))
+    return out
+
+
+def test_a_tab_parts_a_pair(main, paired, tmp_path):
     (tmp_path / "texts").write_text("good\tbad film\n")
-    assert len(lines(main("predict", folder, "--texts", tmp_path / "texts", "--pair"))) == 1
-    (tmp_path / "texts").write_text("good bad film\n")
-    outcome = main("predict", folder, "--texts", tmp_path / "texts", "--pair")
+    assert len(lines(main("predict", paired, "--texts", tmp_path / "texts", "--pair"))) == 1
+
+
+def test_a_bad_line_gets_an_error_and_the_others_their_answers(main, paired, tmp_path):
+    (tmp_path / "texts").write_text("good\tbad film\ngood bad film\nbad\tfilm\n")
+    outcome = main("predict", paired, "--texts", tmp_path / "texts", "--pair")
+    first, bad, last = map(json.loads, outcome.out.splitlines())
+    assert (outcome.code, "label" in first, "label" in last) == (1, True, True)
+    assert bad == {"error": "no tab in the line `good bad film`, expected a pair of texts"}
+    assert outcome.err.splitlines() == [
+        "error: row 2: no tab in the line `good bad film`, expected a pair of texts",
+        "error: 1 of 3 rows were not answered",
+    ]
+
+
+def test_a_row_that_no_tokenizer_reads_is_named_before_any_is_answered(main, folder, work):
+    (work / "rows.json").write_text('[{"text": "good"}, {"text": "\\ud800"}, {"text": "bad"}]')
+    outcome = main("predict", folder, "--data", "rows.json", "--text-field", "text")
     assert (outcome.code, outcome.out) == (1, "")
-    assert "no tab in the line `good bad film`" in outcome.err
+    assert "row 2 of `rows.json`" in outcome.err
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_rows_of_too_few_or_too_many_texts_are_refused(main, folder, work, old):
+    pairs, ones = (
+        of_texts(folder, work / name, None if old else n) for name, n in (("p", 2), ("o", 1))
+    )
+    (work / "lines").write_text("good\tfilm\n")
+    (work / "rows.csv").write_text("text,text_pair\ngood,film\n")
+    for target, args, fact, advice in (
+        (pairs, ("--texts", "lines"), "the lines are one text a row", "give it with `--pair`"),
+        (ones, ("--texts", "lines", "--pair"), "the lines are a pair", "leave `--pair` out"),
+        (pairs, ("--data", "rows.csv", "--text-field", "text"), "are one text", "`--pair-field`"),
+        (ones, ("--data", "rows.csv"), "the rows of `rows.csv` are a pair", "`--pair-field` out"),
+    ):
+        outcome = main("predict", target, *args)
+        if old:  # an older release did not say how many texts its task reads
+            assert len(lines(outcome)) == 1
+        else:
+            assert (outcome.code, outcome.out) == (1, "")
+            assert fact in outcome.err
+            assert advice in outcome.err
 
 
 def test_what_is_missing_is_named(main, folder, tmp_path):
@@ -72,6 +137,7 @@ def test_what_is_missing_is_named(main, folder, tmp_path):
         ("rows.csv.gz", [], b""),
         ("rows.txt", [], b"text,label\ngood film,1\n"),
         ("rows.tsv", ["--pair"], b"text\ttext_pair\tlabel\n"),
+        ("rows.txt", [], b"sep=;\r\nbody;queue\r\n"),
     ],
 )
 def test_a_table_is_not_taken_for_lines(main, folder, work, name, args, content):
@@ -89,6 +155,54 @@ def test_a_table_on_standard_input_is_noticed_by_its_first_line(main, folder):
     assert len(lines(main("predict", folder, stdin="a text, a label\n"))) == 1
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_file_of_texts_may_end_its_lines_as_on_any_system(main, folder, work, end):
+    (work / "texts").write_bytes(end.join(["good film", "bad", "quite sad", ""]).encode())
+    plain = lines(main("predict", folder, stdin="good film\nbad\nquite sad\n"))
+    assert lines(main("predict", folder, "--texts", "texts")) == plain
+
+
+def test_a_carriage_return_within_a_line_parts_no_text(main, folder, work):
+    (work / "texts").write_bytes(b"good\rfilm\nbad\r\n")
+    assert len(lines(main("predict", folder, "--texts", "texts"))) == 2
+    (work / "bad").write_bytes(b"good film\nbad \xff\n")
+    assert (
+        "line 2 of `bad` is not UTF-8: byte 0xff" in main("predict", folder, "--texts", "bad").err
+    )
+
+
+@pytest.mark.parametrize("option", ["--texts", "--data"])
+def test_an_empty_text_is_answered_with_a_warning(main, folder, work, option):
+    (work / "rows.txt").write_text(
+        "text\tlabel\ngood\t1\n \t0\n" if option == "--data" else "good\n\n"
+    )
+    found = main("predict", folder, option, "rows.txt")
+    assert len(lines(found)) == 2
+    said = (
+        "warning: texts that are empty: 1 of 2, the first is number 2; their answers mean nothing"
+    )
+    assert said in found.err.splitlines()
+    assert "warning" not in main("predict", folder, stdin="good\nbad\n").err
+
+
+def test_a_tables_columns_are_those_that_the_task_was_learned_from(main, folder, work):
+    shutil.copytree(folder, work / "own")
+    config = json.loads((folder / "task.json").read_text())
+    assert "columns" not in config  # plain names are found without being told
+    told = {**config, "kind": "multi-label", "columns": ["body", "queue"], "label_separator": "|"}
+    (work / "own" / "task.json").write_text(json.dumps(told))
+    (work / "rows.csv").write_text("id,body,queue,text\n1,good film,a|b,bad\n")
+    found = main("predict", "own", "--data", "rows.csv")
+    assert found.json["expected"] == ["a", "b"]
+    assert found.err.startswith(
+        "note: of `rows.csv` `body` is taken as the text, `queue` as the label"
+    )
+    asked = main("predict", "own", "--data", "rows.csv", "--text-field", "body")
+    assert found.json["scores"] == asked.json["scores"]
+    (work / "rows.csv").write_text("text\nbad\n")  # of another make: plain names
+    assert "`text` is taken" in main("predict", "own", "--data", "rows.csv").err
+
+
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
 def test_bytes_that_are_no_text_are_refused_on_standard_input_too(folder, environment, locale):
     done = subprocess.run(
@@ -99,7 +213,7 @@ def test_bytes_that_are_no_text_are_refused_on_standard_input_too(folder, enviro
         check=False,
     )
     assert done.returncode == 1, done.stderr.decode()
-    assert b"error: `standard input` is not UTF-8" in done.stderr
+    assert b"error: line 1 of standard input is not UTF-8: byte 0xbf" in done.stderr
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_text(main, folder, work):
@@ -147,13 +261,13 @@ def test_plain_columns_of_a_table_are_taken_and_said(main, folder, work, header,
     assert ("as the label" in found.err) is label
 
 
-def test_pairs_of_a_table_are_pairs(main, folder, work):
+def test_pairs_of_a_table_are_pairs(main, paired, work):
     row = {"a": "good", "b": "bad film", "y": 1}
     (work / "rows.json").write_text(json.dumps([row]))
     (work / "texts").write_text("good\tbad film\n")
     columns = ["--text-field", "a", "--pair-field", "b"]
-    found = main("predict", folder, "--data", "rows.json", *columns)
-    assert found.json == main("predict", folder, "--texts", "texts", "--pair").json
+    found = main("predict", paired, "--data", "rows.json", *columns)
+    assert found.json == main("predict", paired, "--texts", "texts", "--pair").json
 
 
 def test_a_tab_between_labels_is_typed_as_in_fit(main, folder, work):
@@ -171,9 +285,15 @@ def test_a_tab_between_labels_is_typed_as_in_fit(main, folder, work):
     [
         (["--data", "rows.csv"], "which column of `rows.csv` is the text?"),
         (["--data", "rows.csv", "--text-field", "bdy"], "`rows.csv` has no column `bdy`"),
-        (["--data", "rows.csv", "--label-field", "queue"], "need `--text-field`"),
-        (["--data", "rows.csv", "--texts", "rows.csv"], "goes without `--texts`"),
-        (["--data", "rows.csv", "--text-field", "body", "--pair"], "goes without `--texts` and"),
+        (
+            ["--data", "rows.csv", "--label-field", "queue"],
+            "error: `--label-field` needs `--text-field`",
+        ),
+        (["--data", "rows.csv", "--texts", "rows.csv"], "`--data` goes without `--texts`\n"),
+        (
+            ["--data", "rows.csv", "--text-field", "body", "--pair"],
+            "`--data` goes without `--pair`\n",
+        ),
         (["--text-field", "body"], "columns are of `--data`"),
         (["--data", "none.csv", "--text-field", "body"], "cannot read `none.csv`"),
     ],
@@ -183,6 +303,12 @@ def test_a_table_that_cannot_be_read_is_refused(main, folder, work, args, fact):
     found = main("predict", folder, *args)
     assert (found.code, found.out) == (1, "")
     assert fact in found.err
+
+
+def of(kind, **changes):
+    """The configuration of a task of a kind."""
+    labels = () if kind is Kind.REGRESSION else ("a", "b")
+    return TaskConfig("mine", kind, labels, 16, (0, "[PAD]"), **changes)
 
 
 @pytest.mark.parametrize(
@@ -197,17 +323,103 @@ def test_a_table_that_cannot_be_read_is_refused(main, folder, work, args, fact):
 )
 def test_an_expected_label_is_of_the_tasks_kind(tmp_path, kind, separator, cell, wanted):
     (tmp_path / "rows.csv").write_text(f"body,queue\nx,{cell}\n")
-    (row,) = rows_of(tmp_path / "rows.csv", Columns("body", None, "queue", separator), kind)
+    (row,) = rows_of(tmp_path / "rows.csv", Columns("body", None, "queue", separator), of(kind))
     assert row == ("x", wanted)
 
 
 def test_a_list_of_labels_is_expected_as_one(tmp_path):
     (tmp_path / "rows.json").write_text('[{"body": "x", "queue": ["b", "a"]}]')
-    (row,) = rows_of(tmp_path / "rows.json", Columns("body", None, "queue"), Kind.MULTI_LABEL)
+    (row,) = rows_of(tmp_path / "rows.json", Columns("body", None, "queue"), of(Kind.MULTI_LABEL))
     assert set(row[1]) == {"a", "b"}
 
 
 def test_a_number_that_is_none_is_refused(tmp_path):
     (tmp_path / "rows.csv").write_text("body,queue\nx,many\n")
     with pytest.raises(DataError, match="`many` is no number"):
-        rows_of(tmp_path / "rows.csv", Columns("body", None, "queue"), Kind.REGRESSION)
+        rows_of(tmp_path / "rows.csv", Columns("body", None, "queue"), of(Kind.REGRESSION))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads a pipe without waiting")
+def test_a_pipe_that_stays_open_is_answered(folder, environment):
+    """As `tail -f texts | compress predict FOLDER`."""
+    command = [str(Path(sys.executable).with_name("compress")), "predict", str(folder)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        try:
+            answers = []
+            for text in ("good film", "bad film", "a"):
+                process.stdin.write(f"{text}\n")
+                process.stdin.flush()
+                assert select.select([process.stdout], [], [], 60)[0], "no answer came"
+                answers.append(json.loads(process.stdout.readline()))
+            process.stdin.write("the end, without a line feed")
+            process.stdin.close()
+            answers.append(json.loads(process.stdout.readline()))
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+    assert [set(one) for one in answers] == [{"label", "score", "scores"}] * 4
+
+
+def test_lines_that_come_slowly_end_a_list_and_fast_ones_fill_it():
+    reading, writing = os.pipe()
+
+    def write():
+        os.write(writing, b"one\ntwo\nhal")
+        time.sleep(0.3)
+        os.write(writing, b"f\n" + b"x\n" * 1500)
+        os.close(writing)
+
+    Thread(target=write).start()
+    found = [
+        len(chunk)
+        for chunk in lines_module._prompt(decoded(byte_lines(arriving(reading, 0.1)), "a pipe"))
+    ]
+    os.close(reading)
+    assert found == [2, 1024, 477]
+
+
+def test_a_descriptor_that_cannot_be_read_is_the_readers_error():
+    reading, writing = os.pipe()
+    os.close(writing)
+    os.close(reading)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        list(arriving(reading))
+
+
+def test_the_helpers_of_lines_do_what_they_say():
+    found = doctest.testmod(lines_module)
+    assert (found.failed, found.attempted) == (0, 3)
+
+
+@pytest.mark.parametrize(("option", "value", "least"), [("threads", -1, 0), ("keep", 0, 1)])
+def test_what_a_session_cannot_be_is_said_of_that_argument_alone(folder, option, value, least):
+    with pytest.raises(ConfigError) as wrong:
+        Session(folder, **{option: value})
+    assert str(wrong.value) == f"`{option}` is {value}, expected {least} or more"
+
+
+def test_threads_below_none_are_refused(main, folder):
+    found = main("predict", folder, "--threads", "-1", stdin="a\n")
+    assert (found.code, found.err) == (1, "error: `threads` is -1, expected 0 or more\n")
+
+
+def test_a_folder_is_asked_by_its_evaluation_file(main, folder, sentiment):
+    whole = lines(main("predict", folder, "--data", sentiment))
+    assert whole == lines(main("predict", folder, "--data", sentiment / "dev.tsv"))
+    assert len(whole) == 32
+
+
+def test_a_data_set_of_the_hub_is_asked_by_its_evaluation_split(main, folder, work, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", work / "cache")
+    (work / "set").mkdir()
+    for name, texts in (("train", ["bad"]), ("validation", ["good film", "bad film"])):
+        rows = [{"sentence": text, "label": str(number)} for number, text in enumerate(texts)]
+        datasets.Dataset.from_list(rows).to_parquet(str(work / "set" / f"{name}.parquet"))
+    found = lines(main("predict", folder, "--data", "hub:set"))
+    assert [one.pop("expected") for one in found] == ["0", "1"]
+    assert found == lines(main("predict", folder, stdin="good film\nbad film\n"))
+    columns = ["--text-field", "nothing"]
+    assert "no column `nothing`" in main("predict", folder, "--data", "hub:set", *columns).err

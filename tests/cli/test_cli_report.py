@@ -40,7 +40,14 @@ def many(tmp_path_factory, tiny_model, sentiment):
         "text\tmark\n"
         + "".join(f"the film was {'good' if n % 2 else 'bad'}\t{n % 7}.5\n" for n in range(60))
     )
-    options = {"group": 16, "batch_size": 16, "max_length": 16, "precision": "fp32", "refine": 2}
+    options = {
+        "group": 16,
+        "batch_size": 16,
+        "max_length": 16,
+        "precision": "fp32",
+        "refine": 2,
+        "teacher": "none",
+    }
     config = FitConfig(bits=1, bits_override={"*.layer.0.*": 4}, steps=8, **options)
     out = folder / "artifact"
     fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment))
@@ -291,7 +298,7 @@ def test_png_without_its_packages_is_refused_before_anything(
         (["torn.jsonl"], "line 1 of `torn.jsonl` is no JSON"),
         (["odd.jsonl"], "line 1 is no result of a run: a figure is missing or no number"),
         (["QUALITY", "--reference", "x"], "no method `x`\nhint: methods: dense"),
-        (["QUALITY", "--export", "x"], "are for the report of an artifact"),
+        (["QUALITY", "--export", "x"], "`--export` is for the report of an artifact"),
         (["MANY", "--data", "x"], "`--data x` does not say of which task it is\nhint: give"),
         (["ART", "--data", "nope"], "nope"),
     ],

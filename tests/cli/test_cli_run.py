@@ -104,7 +104,18 @@ def test_a_run_by_steps_says_so_in_tables(main, work, model, short):
 
 
 def test_a_dense_baseline_is_trained_and_kept_as_a_model_folder(main, work, model):
-    options = ["--steps", "3", "--max-length", "16", "--batch-size", "16", "--precision", "fp32"]
+    options = [
+        "--steps",
+        "3",
+        "--max-length",
+        "16",
+        "--batch-size",
+        "16",
+        "--precision",
+        "fp32",
+        "--teacher",
+        "none",
+    ]
     found = main(
         "baseline",
         *[model, "-t", "sst2", "--data", "data", "--method", "head", "-o", "twin", "-q", "--json"],

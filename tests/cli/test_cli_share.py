@@ -366,3 +366,64 @@ def test_a_name_that_is_no_repository_is_refused(compress, hub, name):
     assert found.code == 1
     assert re.match(f"error: `{re.escape(name)}` is no repository of the Hub", found.err)
     assert hub.log == []
+
+
+@pytest.fixture
+def pushed(compress, artifact):
+    """The artifact is on the Hub."""
+    assert compress("push", artifact, REPO).code == 0
+
+
+def test_an_artifact_of_the_hub_is_read_by_name_and_fetched_once(
+    compress, hub, artifact, pushed, sentiment, main, tmp_path
+):
+    args = ["-t", "sst2", "--data", f"sst2={sentiment}", "--json"]
+    hub.log.clear()
+    found = compress("eval", f"hub:{REPO}", *args)
+    assert found.code == 0, found.err
+    assert found.json == main("eval", artifact, *args).json
+    assert "fetching backbone.safetensors" in found.err
+    assert sum("/resolve/" in path and "backbone" in path for _, path, _ in hub.log) > 0
+    hub.log.clear()
+    again = compress("inspect", f"hub:{REPO}@main", "--json")
+    assert again.code == 0, again.err
+    assert set(again.json["tasks"]) == {"other", "sst2"}
+    assert not [path for _, path, _ in hub.log if "/resolve/" in path]
+    out = compress("export", f"hub:{REPO}", "--hf", "-t", "other", "-o", "plain", "--json")
+    assert out.code == 0, out.err
+    assert (tmp_path / "plain" / "model.safetensors").is_file()
+
+
+def test_a_task_is_learned_over_an_artifact_of_the_hub(
+    compress, artifact, pushed, sentiment, tiny_model, tmp_path
+):
+    shutil.copytree(tiny_model, tmp_path / "bert")  # the artifact's source model
+    words = ["--steps", "4", "--batch-size", "16", "--max-length", "16", "--precision", "fp32"]
+    fit = ["fit", f"hub:{REPO}", "-t", "sst2", "--name", "third", "--data", sentiment, *words]
+    dry = compress(*fit, "-o", "new", "--dry-run", "--json")
+    assert dry.code == 0, dry.err
+    assert not (tmp_path / "new").exists()
+    found = compress(*fit, "-o", "new", "--json")
+    assert found.code == 0, found.err
+    made, old = open_artifact(tmp_path / "new"), open_artifact(artifact)
+    assert set(made.manifest.tasks) == {"other", "sst2", "third"}
+    assert made.manifest.backbone_sha256 == old.manifest.backbone_sha256
+    assert check_artifact(tmp_path / "new") == []
+    again = compress(*fit[:4], "--name", "fourth", *fit[6:], "-o", "new", "--json")
+    assert again.code == 0, again.err
+    assert "fourth" in open_artifact(tmp_path / "new").manifest.tasks
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [
+        ("hub:tickets", "`hub:tickets` is no artifact of the Hub"),
+        ("hub:me/nowhere", "the Hub has no repository `me/nowhere`"),
+    ],
+)
+def test_what_is_no_artifact_of_the_hub_is_refused(compress, tmp_path, name, fact):
+    for command in (["inspect", name], ["fit", name, "-t", "sst2", "-o", "new"]):
+        found = compress(*command)
+        assert (found.code, found.out) == (1, "")
+        assert fact in found.err, found.err
+    assert not (tmp_path / "new").exists()

@@ -34,6 +34,8 @@ def fit(out, *more):
         "16",
         "--precision",
         "fp32",
+        "--teacher",
+        "none",
         "--bits",
         "4",
         "--group",

@@ -103,7 +103,7 @@ def test_a_failed_run_is_named_at_the_end(main, plan, work):
     plan.write_text(yaml.safe_dump(tree, sort_keys=False))
     done = main("sweep", plan, "--seed", "0", "-q")
     assert done.code == 1
-    assert "error: bert, sst2, dense, seed 0: training diverged: `" in done.err
+    assert "error: bert, sst2, dense, seed 0: training diverged: " in done.err
     assert "\nhint: lower `--lr`" in done.err
     assert "2 of 4 runs failed: bert, sst2, dense, seed 0; bert, sst2, taught, seed 0" in done.err
     assert "| mask bits=8" in done.out
@@ -189,3 +189,21 @@ def test_the_examples_pass_a_dry_run(main, work, name):
     assert done.code == 0, done.err
     assert len(done.json) > 50
     assert not list(work.iterdir())
+
+
+def test_a_device_reaches_every_run_and_its_backbone(main, plan, monkeypatch):
+    from maskpack.models.placement import PLACEMENTS, CpuPlacement
+
+    asked = []
+
+    def made(device, precision):
+        asked.append(precision)
+        return CpuPlacement.of("cpu", "fp32")
+
+    monkeypatch.setitem(PLACEMENTS, "watched", made)
+    done = main("sweep", plan, "--device", "watched", "-q")
+    assert done.code == 0, done.err
+    assert len(asked) >= 2
+    refused = main("sweep", plan, "--device", "watched", "--ray", "-q")
+    assert refused.code == 1
+    assert "workers of a cluster choose their devices" in refused.err

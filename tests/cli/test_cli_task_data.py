@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskpack.cli.options import data_by_task
+from maskpack.cli.task_data import data_by_task
 from maskpack.formats import ConfigError, DataError, open_artifact
 from maskpack.formats.algebra import merge_tasks, rename_task
 

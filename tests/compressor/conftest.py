@@ -52,3 +52,12 @@ def request_for(tiny_model, sentiment, quick, tmp_path):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory, sentiment):
+    """The sentences of `sst2`, a line each, without labels."""
+    lines = [line.split("\t")[0] for line in (sentiment / "train.tsv").read_text().splitlines()]
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    path.write_text("\n".join(lines[1:]) + "\n")
+    return path

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from maskpack.compressor import fit
+from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.baseline import run_baseline
-from maskpack.compressor.config import BackboneConfig, BaselineConfig, FitConfig
+from maskpack.compressor.config import BaselineConfig, FitConfig
 from maskpack.compressor.quantization.backbone import load_or_quantize, make_backbone
 from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
 from maskpack.compressor.types import BaselineRequest, FitRequest

@@ -71,6 +71,7 @@ def trained(tmp_path_factory, family_models, sentiment):
                 batch_size=16,
                 max_length=16,
                 precision="fp32",
+                teacher="none",
                 margin=0.5,
             )
             request = FitRequest(
@@ -289,7 +290,7 @@ def test_a_narrow_backbone_comes_nearer_to_its_model_by_refinement(family_models
         backbone,
         text,
         steps=30,
-        placement=CpuPlacement.of("fp32"),
+        placement=CpuPlacement.of("cpu", "fp32"),
         on_progress=lambda n: told.append(n.loss),
     )
     assert refined.linears.keys() == backbone.linears.keys()

@@ -35,6 +35,7 @@ def trained(tmp_path_factory, shared, tiny_model):
         head_lr=0.01,
         margin=0.5,
         precision="fp32",
+        teacher="none",
     )
     result = fit_task(FitRequest(str(tiny_model), SST2, out, config, data=data))
     return SimpleNamespace(out=out, result=result, data=load_data(SST2, data=data))
@@ -129,7 +130,7 @@ def test_the_entry_of_a_task_says_how_it_was_learned_and_on_what(request_for, se
     assert entry.weights == artifact.backbone.maskable
     assert entry.max_length == 16
     options = {key: value for key, value in entry.training.items() if key != "history"}
-    assert options == asdict(request.config)
+    assert options == {**request.config.record(), "teacher": None}
     assert entry.data == {
         "task": "sst2",
         "texts": ["sentence"],

@@ -9,7 +9,11 @@ import torch
 
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
-from maskpack.compressor.training.teacher import distillation_targets
+from maskpack.compressor.training.teacher import (
+    DenseTeacherRun,
+    distillation_targets,
+    find_teacher,
+)
 from maskpack.compressor.training.train import Plan
 from maskpack.formats import ModelError
 from maskpack.models.load import load_classifier, load_pretrained
@@ -17,6 +21,7 @@ from maskpack.models.placement import CpuPlacement
 from maskpack.tasks.batches import predict_all, torch_predict
 from maskpack.tasks.context import described
 from maskpack.tasks.preprocess import TextPreprocessor
+from maskpack.tasks.pretrained_head import Finding
 from maskpack.tasks.types import TASK_TYPES
 
 ROWS = np.array([3, 0, 5])
@@ -86,15 +91,20 @@ def rows(tiny_model, sentiment):
 def opinion_of(teacher, rows, model, plan=PLAN, labels=("bad", "good"), states=None):
     config = FitConfig(teacher=teacher, teacher_share=0.7, temperature=3.0, teacher_states=states)
     data = (Path(model) / "config.json").read_bytes()
+    student = described(data, CLASSES, labels)
+    place = CpuPlacement.of("cpu", "fp32")
+
+    def train_first():
+        run = DenseTeacherRun(str(model), None, rows, student, CLASSES, plan, place)
+        return run.train()
+
     return distillation_targets(
+        find_teacher(config, Finding(), CLASSES),
         config,
         rows,
-        described(data, CLASSES, labels),
-        kind=CLASSES,
-        model=str(model),
-        revision=None,
-        plan=plan,
-        placement=CpuPlacement.of("fp32"),
+        student,
+        placement=place,
+        train_first=train_first,
     )
 
 
@@ -106,7 +116,7 @@ def save_teacher(model, outputs, folder):
 
 
 def test_without_a_teacher_there_is_no_opinion(rows, tiny_model):
-    assert opinion_of(None, rows, tiny_model) is None
+    assert opinion_of("none", rows, tiny_model) is None
 
 
 def test_a_teacher_with_the_labels_in_another_order_is_refused(rows, tiny_model, tmp_path):

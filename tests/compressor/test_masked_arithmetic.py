@@ -11,7 +11,7 @@ PARTS = pytest.mark.parametrize(("bias", "gains"), [(0, 0), (1, 0), (0, 1), (1, 
 ARITHMETIC = pytest.mark.parametrize("bf16", [False, True])
 
 
-def layer_of(*, bias=True, gains=False, drawn=False) -> MaskedLinear:
+def layer_of(*, bias=True, gains=False, drawn=None) -> MaskedLinear:
     torch.manual_seed(5)
     layer = MaskedLinear(nn.Linear(12, 6, bias=bool(bias)), start=0.5, gains=gains, drawn=drawn)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_gradients_of_all_parts_are_those_of_the_formula(bias, gains, bf16):
 
 
 def test_a_drawn_mask_keeps_each_weight_as_often_as_its_sigmoid_says():
-    layer = layer_of(bias=False, drawn=True).train()
+    layer = layer_of(bias=False, drawn=torch.rand_like).train()
     torch.manual_seed(0)
     with torch.no_grad():
         kept = sum((layer(torch.eye(12)).T != 0).float() for _ in range(4000)) / 4000
@@ -85,7 +85,7 @@ def test_a_drawn_mask_keeps_each_weight_as_often_as_its_sigmoid_says():
 
 
 def test_a_drawn_mask_changes_from_step_to_step_and_is_fixed_in_evaluation():
-    layer = layer_of(drawn=True)
+    layer = layer_of(drawn=torch.rand_like)
     inputs = torch.eye(12)
     layer.train()
     assert not torch.equal(layer(inputs), layer(inputs))
@@ -96,12 +96,12 @@ def test_a_drawn_mask_changes_from_step_to_step_and_is_fixed_in_evaluation():
 
 
 def test_the_mask_of_drawn_scores_is_cut_where_keeping_is_as_likely_as_not():
-    layer = layer_of(drawn=True).train()
+    layer = layer_of(drawn=torch.rand_like).train()
     assert torch.equal(layer.keep(), torch.sigmoid(layer.score.detach()) > 0.5)
 
 
 def test_a_draw_follows_from_torchs_seed():
-    layer, inputs = layer_of(drawn=True).train(), torch.eye(12)
+    layer, inputs = layer_of(drawn=torch.rand_like).train(), torch.eye(12)
     outputs = []
     for _ in range(2):
         torch.manual_seed(9)
@@ -110,6 +110,6 @@ def test_a_draw_follows_from_torchs_seed():
 
 
 def test_a_score_of_a_draw_gets_the_gradient_whether_its_weight_was_drawn_or_not():
-    layer = layer_of(bias=False, drawn=True).train()
+    layer = layer_of(bias=False, drawn=torch.rand_like).train()
     layer(torch.eye(12)).sum().backward()
     assert torch.allclose(layer.score.grad, layer.weight)

@@ -143,7 +143,7 @@ def test_what_was_trained_lands_in_the_patch_and_the_restored_model_is_the_train
             models.append(model)
             return super().put(model)
 
-    monkeypatch.setitem(PLACEMENTS, "watched", lambda _: Watched("cpu", bf16=False))
+    monkeypatch.setitem(PLACEMENTS, "watched", lambda _, __: Watched("cpu"))
     run = fit.prepare(replace(request, device="watched"))
     patch = fit.learn(run, on_progress=lambda _: None).patch
     (model,) = models

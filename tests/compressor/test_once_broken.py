@@ -106,7 +106,14 @@ def test_a_fit_that_diverges_leaves_no_checkpoint(request_for, tmp_path):
 
 # test_baseline.py
 def baseline(tiny_model, data, out=None, **options):
-    settings = {"steps": 3, "batch_size": 8, "max_length": 16, "precision": "fp32", **options}
+    settings = {
+        "steps": 3,
+        "batch_size": 8,
+        "max_length": 16,
+        "precision": "fp32",
+        "teacher": "none",
+        **options,
+    }
     config = BaselineConfig(**settings)
     return BaselineRequest(str(tiny_model), find_task("sst2"), config, out, data)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskpack.compressor.config import BackboneConfig
+from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.quantization.calibration import Calibration, calibration_texts
 from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
 from maskpack.compressor.quantization.refine import (
@@ -25,7 +25,7 @@ from maskpack.models.load import load_pretrained
 from maskpack.models.placement import CpuPlacement, to_tensors
 from maskpack.tasks.context import ModelContext
 
-FP32, BF16 = CpuPlacement.of("fp32"), CpuPlacement.of("bf16")
+FP32, BF16 = CpuPlacement.of("cpu", "fp32"), CpuPlacement.of("cpu", "bf16")
 
 
 @pytest.fixture(scope="module")

@@ -270,3 +270,45 @@ def test_a_killed_process_leaves_the_artifact_sound_and_its_work_can_go_on(
     same = {name for name in after if after[name] == killed.before.get(name)}
     assert set(after) - same == {"tasks/second.safetensors", "maskpack.json", "README.md"}
     assert not Path(request.checkpoint_folder).exists()
+
+
+def test_a_teacher_that_was_trained_first_is_not_trained_again(request_for):
+    """A run stopped after its teacher goes on with the mask, and ends with the same bytes."""
+    whole = request_for("whole", teacher="twin", steps=12, checkpoint_every=5)
+    fit_task(whole)
+    part = request_for("part", teacher="twin", steps=12, checkpoint_every=5)
+    stages = []
+
+    def stop_in_mask(now):
+        stages.append(now.stage)
+        if now.stage == "task" and now.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        fit_task(part, on_progress=stop_in_mask)
+    assert stages.count("teacher") == 12
+    stages.clear()
+    fit_task(replace(part, resume=True), on_progress=lambda now: stages.append(now.stage))
+    assert stages == ["task"] * 7, "from the checkpoint after step 5"
+    assert not part.checkpoint_folder.exists()
+    for name in ("tasks/sst2.safetensors", "maskpack.json"):
+        assert (part.out / name).read_bytes() == (whole.out / name).read_bytes()
+
+
+def test_a_teacher_that_is_stopped_goes_on(request_for):
+    whole = request_for("whole", teacher="twin", steps=12, checkpoint_every=5)
+    fit_task(whole)
+    part = request_for("part", teacher="twin", steps=12, checkpoint_every=5)
+    steps = []
+
+    def stop(now):
+        if now.stage == "teacher" and now.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="the checkpoint is kept"):
+        fit_task(part, on_progress=stop)
+    fit_task(replace(part, resume=True), on_progress=lambda now: steps.append(now.step))
+    assert steps == [*range(6, 13), *range(1, 13)]
+    assert (part.out / "tasks" / "sst2.safetensors").read_bytes() == (
+        whole.out / "tasks" / "sst2.safetensors"
+    ).read_bytes()

@@ -20,16 +20,22 @@ from maskpack.compressor.training.loss import (
     distance,
     states_of,
 )
-from maskpack.compressor.training.teacher import distillation_targets, state_teacher
-from maskpack.compressor.training.train import FlooredAdam, take_step
+from maskpack.compressor.training.step import StepRunner
+from maskpack.compressor.training.teacher import (
+    distillation_targets,
+    find_teacher,
+    state_teacher,
+)
+from maskpack.compressor.training.train import FlooredAdam
 from maskpack.formats import ConfigError, ModelError
 from maskpack.models.load import load_classifier
 from maskpack.models.placement import CpuPlacement
 from maskpack.tasks import find_task
 from maskpack.tasks.context import described
+from maskpack.tasks.pretrained_head import Finding
 from maskpack.tasks.types import TASK_TYPES
 
-CLASSES, FP32 = TASK_TYPES["classification"], CpuPlacement.of("fp32")
+CLASSES, FP32 = TASK_TYPES["classification"], CpuPlacement.of("cpu", "fp32")
 
 FEEDS = {
     "input_ids": np.array([[2, 7, 9, 3], [2, 8, 3, 0]]),
@@ -39,6 +45,19 @@ FEEDS = {
 
 def inputs():
     return {name: torch.from_numpy(array) for name, array in FEEDS.items()}
+
+
+def step(student, optimizer, loss_of, teacher):
+    """One step on `FEEDS`; returns its loss."""
+
+    class Loss:
+        state_teacher = teacher
+
+        def __call__(self, logits, rows):
+            return loss_of(logits)
+
+    rows = SimpleNamespace(feeds=lambda _: FEEDS)
+    return StepRunner(student, optimizer, rows, Loss(), FP32).take(np.arange(2))[0]
 
 
 @pytest.fixture
@@ -87,14 +106,7 @@ def test_a_step_adds_the_weighed_distance_to_its_loss(model):
         student = copy.deepcopy(model)
         optimizer = FlooredAdam([{"params": list(student.parameters()), "lr": 1e-3}])
         state_teacher = HiddenStateTeacher(other, weight) if weight else None
-        return take_step(
-            student,
-            optimizer,
-            FEEDS,
-            lambda logits: logits.square().mean(),
-            FP32,
-            state_teacher=state_teacher,
-        )
+        return step(student, optimizer, lambda logits: logits.square().mean(), state_teacher)
 
     assert loss(2.0) - loss(0.0) == pytest.approx(2.0 * expected, rel=1e-3)
 
@@ -109,15 +121,7 @@ def test_a_student_comes_nearer_to_its_guide_and_the_guide_stays(model, tiny_mod
     optimizer = FlooredAdam([{"params": list(model.parameters()), "lr": 1e-3}])
     state_teacher = HiddenStateTeacher(teacher, 1.0)
     losses = [
-        take_step(
-            model,
-            optimizer,
-            FEEDS,
-            lambda logits: 0.0 * logits.sum(),
-            FP32,
-            state_teacher=state_teacher,
-        )
-        for _ in range(30)
+        step(model, optimizer, lambda logits: 0.0 * logits.sum(), state_teacher) for _ in range(30)
     ]
     assert losses[-1] < 0.5 * losses[0]
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
@@ -144,14 +148,14 @@ def config_of(model, **changes):
 )
 def test_states_are_followed_where_shapes_agree(asked, changes, weight, model, tiny_model):
     student = config_of(tiny_model, **changes)
-    found = state_teacher(FitConfig(teacher="t", teacher_states=asked), model, student)
+    found = state_teacher(FitConfig(teacher="t", teacher_states=asked), model, student, name="t")
     assert (None if found is None else found.weight) == weight
 
 
 def test_states_of_another_shape_cannot_be_asked_for(model, tiny_model):
     student = config_of(tiny_model, num_hidden_layers=99)
     with pytest.raises(ModelError, match="the student 99 layers of"):
-        state_teacher(FitConfig(teacher="t", teacher_states=1.0), model, student)
+        state_teacher(FitConfig(teacher="t", teacher_states=1.0), model, student, name="t")
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
@@ -202,14 +206,9 @@ def test_an_objective_names_its_guide(model):
 
 def test_without_a_teacher_nothing_is_followed(tiny_model):
     student = config_of(tiny_model)
+    config = FitConfig(teacher="none", teacher_states=3.0)
+    assert find_teacher(config, Finding(), CLASSES) is None
     targets = distillation_targets(
-        FitConfig(teacher_states=3.0),
-        None,
-        student,
-        kind=CLASSES,
-        model="x",
-        revision=None,
-        plan=None,
-        placement=FP32,
+        None, config, None, student, placement=FP32, train_first=lambda: None
     )
     assert targets is None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from maskpack.compressor.options import load_options
 from maskpack.compressor.sweep.file import read_plan
 from maskpack.compressor.sweep.plan import choose, slug
 from maskpack.formats import ConfigError, DataError
@@ -235,6 +236,22 @@ def test_a_plan_is_refused_before_its_first_run(plan, case):
     with pytest.raises(ConfigError) as problem:
         plan(**changes)
     assert message in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["out: 2001-99-99", "[" * 3000, "seeds: [" + "9" * 5000 + "]", b"out: \xff", "a: \0"]
+)
+def test_what_yaml_cannot_read_is_refused_by_the_files_name(write, content):
+    with pytest.raises(ConfigError, match=r"cannot read the sweep in `.*plan\.yaml`"):
+        read_plan(write("plan.yaml", content))
+    with pytest.raises(ConfigError, match=r"cannot read the options in `.*plan\.yaml`"):
+        load_options(write("plan.yaml", content))
+
+
+def test_half_a_letter_in_a_plan_is_refused(plan):
+    said = {"data": "nope", "text_field": "text\ud83d", "label_field": "label"}
+    with pytest.raises(ConfigError, match=r"'text\\ud83d' holds half of a surrogate pair"):
+        plan(tasks={"mine": said})
 
 
 def test_missing_data_is_refused(plan):

@@ -18,7 +18,7 @@ from maskpack.tasks.types import TASK_TYPES
 
 WORDS = 12
 CLASSES, NUMBERS = TASK_TYPES["classification"], TASK_TYPES["regression"]
-FP32, BF16 = CpuPlacement.of("fp32"), CpuPlacement.of("bf16")
+FP32, BF16 = CpuPlacement.of("cpu", "fp32"), CpuPlacement.of("cpu", "bf16")
 
 
 class Bag(nn.Module):
@@ -273,10 +273,10 @@ def test_automatic_precision_asks_the_processor(precision, flags, expected, monk
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     for name, flag in zip(names, flags, strict=True):
         monkeypatch.setattr(torch.cpu, name, lambda flag=flag: flag, raising=False)
-    assert CpuPlacement.of(precision).bf16 is expected
+    assert CpuPlacement.of("cpu", precision).precision == ("bf16" if expected else "fp32")
 
 
 def test_automatic_precision_is_float32_where_torch_cannot_tell(monkeypatch):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert CpuPlacement.of(Precision.AUTO).bf16 is False
+    assert CpuPlacement.of("cpu", Precision.AUTO).precision == "fp32"

@@ -68,7 +68,14 @@ def artifacts(tmp_path_factory, tiny_models, tiny_artifact, sentiment) -> dict[s
     from maskpack.tasks import find_task
 
     root = tmp_path_factory.mktemp("artifacts")
-    options = {"steps": 12, "batch_size": 16, "max_length": 16, "precision": "fp32", "margin": 0.5}
+    options = {
+        "steps": 12,
+        "batch_size": 16,
+        "max_length": 16,
+        "precision": "fp32",
+        "teacher": "none",
+        "margin": 0.5,
+    }
 
     class Learned(dict):
         def __missing__(self, kind: str) -> Path:

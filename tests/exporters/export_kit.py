@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
 from maskpack.exporters.arithmetic.base import Tolerance
@@ -24,3 +27,14 @@ def shared_request(artifact, out, compute="int8", tasks=(), **options):
     kind = Compute(compute)
     tolerance = Tolerance.of(kind, max_drop=100.0)
     return SharedRequest(artifact, tasks, out, kind, tolerance, **{"packed": True, **options})
+
+
+def of_older_release(folder, out):
+    """A copy of an exported folder whose configurations do not say how many texts a row has."""
+    shutil.copytree(folder, out)
+    for path in out.glob("*.json"):
+        tree = json.loads(path.read_text())
+        if tree.get("format") == "maskpack-task":
+            del tree["texts"]
+            path.write_text(json.dumps(tree))
+    return out

@@ -50,6 +50,7 @@ def trained(tmp_path_factory, family_models, sentiment):
                 batch_size=16,
                 max_length=16,
                 precision="fp32",
+                teacher="none",
                 margin=0.5,
             )
             fit_task(

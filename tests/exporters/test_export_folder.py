@@ -87,7 +87,7 @@ def own_task(name, kind=Kind.CLASSIFICATION, **fields):
 
 
 def fit_own(model, task, data, out):
-    config = FitConfig(steps=4, batch_size=8, max_length=24, precision="fp32")
+    config = FitConfig(steps=4, batch_size=8, max_length=24, precision="fp32", teacher="none")
     fit_task(FitRequest(str(model), task, out, config, data=data))
     request = ExportRequest(out, task.name, out.with_name("onnx"), Compute.FP32, LOOSE, data=data)
     return export_onnx(request), request.out

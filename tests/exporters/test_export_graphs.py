@@ -7,12 +7,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from export_kit import KINDS, ROW_KINDS
+from export_kit import KINDS, ROW_KINDS, shared_request
 
-from maskpack.exporters import ExportRequest, Tolerance, export_onnx, make_session, ort_predict
-from maskpack.exporters.graph.builder import GraphBuilder
+from maskpack.exporters import (
+    ExportRequest,
+    Tolerance,
+    export_onnx,
+    export_shared,
+    make_session,
+    ort_predict,
+)
+from maskpack.exporters.graph.builder import GraphBuilder, serialize
 from maskpack.exporters.graph.weights import channel_weights
 from maskpack.exporters.options import Compute
+from maskpack.formats import ExportError
 from maskpack.tasks.batches import torch_predict
 from maskpack.tasks.context import ModelContext, restore_task
 
@@ -280,3 +288,22 @@ def test_a_shared_layer_s_weights_are_stored_once(exported, compute):
     assert len(stored) == 1
     assert len(used) == (2 if compute == "int8" else 1)  # floats are widened once for both
     assert len({node.name for node in graph.node}) == len(graph.node)
+
+
+def test_weights_past_what_a_file_holds_lie_beside_it_or_are_refused_before_it_is_written(
+    exported, tmp_path, monkeypatch
+):
+    one = exported("bert", "int8")
+    artifact = one.artifact.path
+    monkeypatch.setattr("maskpack.exporters.graph.builder.MOST_BYTES", 10_000)
+    request = ExportRequest(artifact, "sst2", tmp_path / "out", "int8", Tolerance.of("int8"))
+    assert export_onnx(request).ok
+    assert (tmp_path / "out" / "model.onnx_data").stat().st_size > 10_000
+    builder = GraphBuilder(one.artifact, ModelContext.of_artifact(one.artifact), "int8")
+    with pytest.raises(ExportError, match=r"a file of ONNX holds less than 10,000") as caught:
+        serialize(builder.folded(one.artifact.entry("sst2")))
+    assert "`shared` layout" in str(caught.value.hint)
+    monkeypatch.setattr("maskpack.exporters.graph.builder.MOST_BYTES", 15_000)
+    report = export_shared(shared_request(artifact, tmp_path / "shared"))
+    assert (tmp_path / "shared" / "backbone.bin").stat().st_size > 15_000
+    assert all(one.ok for one in report.values())

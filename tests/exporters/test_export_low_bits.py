@@ -168,7 +168,8 @@ def codes_in(arrays, parameter, tensor):
     """The codes of a linear as its graph holds them, `(i, o)` flat or not."""
     if (blocks := arrays.get(f"{stem(parameter)}.blocks")) is not None:
         return from_blocks(blocks, blocking_of(parameter, tensor))
-    return arrays[f"{stem(parameter)}.codes"]
+    stored = arrays.get(f"{stem(parameter)}.weight")  # of fp16: floats
+    return arrays[f"{stem(parameter)}.codes"] if stored is None else stored
 
 
 def stem(parameter):

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from maskpack.exporters.arithmetic.fp32 import emit_fp32
 from maskpack.exporters.arithmetic.int8 import emit_int8
+from maskpack.exporters.graph import builder
 from maskpack.exporters.graph.builder import serialize
 from maskpack.exporters.graph.external_masks import ExternalBits, ExternalFlips, FoldedMasks
 from maskpack.exporters.graph.passes import MaskLinears, QuantizeEmbeddings, RewriteContext
@@ -247,6 +248,15 @@ def test_a_renamed_embedding_is_an_error():
         )
 
 
+def test_a_table_that_no_node_reads_is_passed_over():
+    node = helper.make_node("Gather", ["model.e.weight", "x"], ["y"])
+    model = graph(node, name="model.e.weight", integer=True)
+    unread = QuantTensor(np.ones((3, 2), np.int8), np.ones((3, 1), np.float32), 8, 2)
+    before = serialize(model)
+    assert not QuantizeEmbeddings({"unread.weight": unread})(model).modified
+    assert serialize(model) == before
+
+
 @pytest.mark.parametrize("rewriter", [MaskLinears({}, emit_int8), QuantizeEmbeddings({})])
 def test_a_pass_with_nothing_to_do_says_that_it_changed_nothing(rewriter):
     model = linear("matmul")
@@ -265,10 +275,10 @@ def test_a_graph_that_the_checker_refuses_is_an_error():
 
 
 def test_a_graph_as_large_as_a_protobuf_may_not_be_is_an_error(monkeypatch):
-    class Large:
-        def ByteSize(self):
-            return 2**31
-
-    monkeypatch.setattr(ir.serde, "serialize_model", lambda _: Large())
-    with pytest.raises(ExportError, match="2147483648 bytes"):
-        serialize(linear("matmul"))
+    model = linear("matmul")
+    held = sum(each.const_value.nbytes for each in model.graph.initializers.values())
+    monkeypatch.setattr(builder, "MOST_BYTES", held + 1)
+    serialize(model)
+    monkeypatch.setattr(builder, "MOST_BYTES", held)
+    with pytest.raises(ExportError, match=f"{held} bytes of weights"):
+        serialize(model)

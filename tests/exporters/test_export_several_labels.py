@@ -46,7 +46,13 @@ def artifact(tmp_path_factory, tiny_model):
     data = folder / "rows.jsonl"
     data.write_text("\n".join(lines))
     config = FitConfig(
-        steps=60, batch_size=16, max_length=16, precision="fp32", head_lr=1e-2, margin=0.5
+        steps=60,
+        batch_size=16,
+        max_length=16,
+        precision="fp32",
+        teacher="none",
+        head_lr=1e-2,
+        margin=0.5,
     )
     fit_task(FitRequest(str(tiny_model), TASK, folder / "artifact", config, data=data))
     return folder / "artifact", data

@@ -159,7 +159,14 @@ def test_a_text_does_not_depend_on_its_batch_mates(exported):
 
 @pytest.mark.parametrize("bits", [2, 1])
 def test_a_mask_over_zero_free_codes_still_fits(tiny_model, sentiment, tmp_path, bits):
-    options = {"steps": 12, "batch_size": 16, "max_length": 16, "precision": "fp32", "refine": 2}
+    options = {
+        "steps": 12,
+        "batch_size": 16,
+        "max_length": 16,
+        "precision": "fp32",
+        "teacher": "none",
+        "refine": 2,
+    }
     config = FitConfig(bits=bits, group=16, sparsity=0.2, **options)
     task, out = find_task("sst2"), tmp_path / "a"
     fit_task(FitRequest(str(tiny_model), task, out, config, data=sentiment))

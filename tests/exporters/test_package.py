@@ -15,6 +15,7 @@ import zipfile
 import numpy as np
 import onnx
 import pytest
+from export_kit import of_older_release
 
 from maskpack.exporters.options import PackageRequest, Target
 from maskpack.exporters.package import write as packaging
@@ -130,11 +131,13 @@ def test_the_python_example_answers_as_the_source_does(packed, sources, tmp_path
         assert line["scores"] == pytest.approx(want.scores, abs=1e-5)
 
 
-def test_the_example_takes_pairs(packed, sources):
+def test_the_example_takes_pairs(sources, tmp_path):
     import runpy
 
-    example = runpy.run_path(str(packed(Target.ORT, "folded").out / "predict.py"))
-    (want,) = Session(sources["folded"]).predict([("good", "bad film")], batch_size=1)
+    source = of_older_release(sources["folded"], tmp_path / "old")
+    package = write_package(PackageRequest(source, tmp_path / "p", Target.ORT)).out
+    example = runpy.run_path(str(package / "predict.py"))
+    (want,) = Session(source).predict([("good", "bad film")], batch_size=1)
     assert example["Task"]("sst2").answer("good", "bad film")["scores"] == pytest.approx(
         want.scores
     )

@@ -13,13 +13,17 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from export_kit import of_older_release
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from maskpack.exporters.options import PackageRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.exporters.session import make_session
-from maskpack.formats import ExportError
+from maskpack.formats import ExportError, VerifyError
+from maskpack.runtime import Session
 from maskpack.runtime.task import find_tasks
 
 MODULES = os.environ.get("MASKPACK_NODE_MODULES", "")
@@ -157,8 +161,9 @@ def native(place, text, pair):
 @needs_node
 @pytest.mark.parametrize("name", ["shared int8", "folded int8", "folded fp32"])
 def test_the_example_in_node_gives_the_logits_of_native_onnx_runtime(sources, tmp_path, name):
-    found = in_node(package(sources[name], tmp_path / "x"), LOGITS, TEXTS)
-    places = find_tasks(sources[name])
+    source = of_older_release(sources[name], tmp_path / "old")
+    found = in_node(package(source, tmp_path / "x"), LOGITS, TEXTS)
+    places = find_tasks(source)
     assert set(found) == set(places)
     for task, place in places.items():
         for (text, pair), answer in zip(TEXTS, found[task], strict=True):
@@ -208,6 +213,56 @@ def test_the_command_line_of_the_example_prints_a_line_for_each_text(sources, tm
         (task, text) for task in ("other", "sst2") for text in ("good", "bad film")
     ]
 
+
+def test_a_graph_of_all_tasks_takes_a_tasks_tensors_as_inputs(swapped, tmp_path):
+    made = write_package(PackageRequest(swapped("bert", "int8")[0], tmp_path / "x", Target.WEB))
+    assert made.differences == {"other": 0.0, "sst2": 0.0}, (
+        "natively, fed from the files of the page"
+    )
+    assert not [name for name in made.files if name.endswith("onnx_adapter")]
+    assert {"base.onnx", "backbone.bin", "sst2.safetensors", "other.safetensors"} <= set(made.files)
+    graph = onnx.load(str(made.out / "base.onnx"), load_external_data=False).graph
+    inputs = {value.name for value in graph.input}
+    assert not inputs & {tensor.name for tensor in graph.initializer}
+    for task in ("sst2", "other"):
+        own = load_file(made.out / f"{task}.safetensors")
+        assert inputs == {"input_ids", "attention_mask", "token_type_ids", *own}
+        assert "adapter_sha256" not in json.loads((made.out / f"{task}.json").read_text())
+
+
+def test_a_damaged_file_of_inputs_is_no_package(swapped, tmp_path):
+    folder = shutil.copytree(swapped("bert", "int8")[0], tmp_path / "source")
+    shutil.copy(folder / "other.safetensors", folder / "sst2.safetensors")
+    with pytest.raises(VerifyError, match="the packaged graph of `sst2` is off by"):
+        package(folder, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@needs_node
+@pytest.mark.parametrize("compute", ["int8", "fp32"])
+def test_a_graph_of_all_tasks_in_node_gives_the_answers_of_the_runtime(swapped, tmp_path, compute):
+    source = swapped("bert", compute)[0]
+    found = in_node(package(source, tmp_path / "x"), LOGITS, [[text, None] for text, _ in TEXTS])
+    session = Session(source)
+    assert set(found) == {"sst2", "other"}
+    for task, answers in found.items():
+        for (text, _), answer in zip(TEXTS, answers, strict=True):
+            (want,) = session.predict([text], task=task, batch_size=1)
+            limit = 1e-4 if compute == "fp32" else 0.01
+            assert answer["scores"] == pytest.approx(want.scores, abs=limit)
+
+
+@needs_node
+def test_a_second_task_of_one_graph_is_its_inputs_alone(swapped, tmp_path):
+    found = in_node(package(swapped("bert", "int8")[0], tmp_path / "x"), READS, None)
+    shared = ["tokenizer.json", "tokenizer_config.json", "backbone.bin", "base.onnx"]
+    names = [*shared, *(f"{task}.{kind}" for task in ("other", "sst2") for kind in TASK_FILES)]
+    assert {name: found["read"].count(name) for name in names} == dict.fromkeys(names, 1)
+    own = ["tokenizer.json", "tokenizer_config.json", "sst2.json", "sst2.safetensors"]
+    assert sorted(found["own"]) == sorted(own), "the session is that of the first task"
+
+
+TASK_FILES = ("json", "safetensors")
 
 TOKENS = """
 import fs from "node:fs";

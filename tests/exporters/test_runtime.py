@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -56,10 +58,17 @@ def test_answers_are_those_of_the_masked_torch_model(exported, kind, batch_size)
     assert [answer.score for answer in found] == pytest.approx(shares.max(axis=1))
 
 
-def test_pairs_are_told_apart(exported):
+def with_config(folder, out, **changes):
+    """A copy of an exported folder whose configuration says something else."""
+    copy = shutil.copytree(folder, out)
+    (copy / "task.json").write_text(replace(read_config(copy), **changes).to_json())
+    return copy
+
+
+def test_pairs_are_told_apart(exported, tmp_path):
     one = exported("bert", "fp32")
     pairs = [("good", "bad film"), ("good bad", "film")]
-    found = Session(one.folder).predict(pairs)
+    found = Session(with_config(one.folder, tmp_path / "x", texts=2)).predict(pairs)
     shares = np.array([list(answer.scores.values()) for answer in found])
     assert shares == pytest.approx(torch_shares(one, pairs), abs=2e-5)
     assert abs(shares[0] - shares[1]).max() > 1e-6
@@ -135,7 +144,13 @@ def test_a_damaged_file_is_named_when_it_is_needed(exported, tmp_path, name):
     "change",
     [
         {"format": "other"},
-        {"format_version": 2},
+        {"format_version": 3},
+        {"requires": ["smell"]},
+        {"requires": 3},
+        {"texts": 3},
+        {"texts": True},
+        {"prefixes": ["one"]},
+        {"truncation_side": "top"},
         {"kind": "ranking"},
         {"labels": ["one"]},
         {"labels": 3},
@@ -192,6 +207,26 @@ def test_answering_imports_neither_torch_nor_transformers(exported):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in exported("bert", "int8").artifact.entry("sst2").labels
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_session_is_sent_to_another_process_as_what_it_was_made_of(exported, used):
+    session = Session(exported("bert", "int8").folder, threads=1, keep=2)
+    if used:
+        session.predict(TEXTS)
+    for again in (pickle.loads(pickle.dumps(session)), copy.deepcopy(session)):
+        assert again.predict(TEXTS) == session.predict(TEXTS)
+        assert (again._threads, again._keep) == (1, 2)
+
+
+def test_a_session_has_the_threads_that_its_container_grants(exported, monkeypatch):
+    folder = exported("bert", "int8").folder
+    monkeypatch.setattr("maskpack.runtime.graph.threads_allowed", lambda: 3)
+    for asked, given in ((0, 3), (2, 2)):
+        session = Session(folder, threads=asked)
+        session.predict(["good"])
+        options = session._load("sst2").graph.get_session_options()
+        assert options.intra_op_num_threads == given
 
 
 def test_a_text_is_cut_where_the_task_cut_it(exported, tmp_path):

@@ -98,7 +98,14 @@ def test_adapters_and_feeds_hold_the_same(swapped):
 
 
 def test_tasks_may_have_classes_biases_and_scales_of_their_own(tiny_model, tmp_path):
-    usual = {"steps": 12, "batch_size": 16, "max_length": 16, "precision": "fp32", "bits": 8}
+    usual = {
+        "steps": 12,
+        "batch_size": 16,
+        "max_length": 16,
+        "precision": "fp32",
+        "teacher": "none",
+        "bits": 8,
+    }
     own = {"train_scales": True, "train_bias": True, "train_norm": True, "margin": 1.3}
     for name, options, classes in (
         ("two", {}, 2),

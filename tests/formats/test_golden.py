@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from formats_kit import ZERO_SHA, assert_same_backbone, assert_same_patch, tree
 
-from maskpack.formats import check_artifact, open_artifact
+from maskpack.formats import ArtifactError, Manifest, check_artifact, open_artifact
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGESTS = {
@@ -80,3 +82,24 @@ def test_the_golden_artifact_can_still_be_made_and_lies_in_the_same_files(maker,
     assert_same_backbone(made.backbone, golden.backbone)
     for task in golden.manifest.tasks:
         assert_same_patch(made.patch(task), golden.patch(task))
+
+
+def test_a_feature_that_this_release_does_not_know_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(GOLDEN / "v1", folder)
+    text = (folder / "maskpack.json").read_text()
+    tree = json.loads(text)
+    name = next(iter(tree["tasks"]))
+    tree["tasks"][name] |= {"requires": ["units"], "config": {"units": [1, 2]}}
+    (folder / "maskpack.json").write_text(json.dumps(tree))
+    artifact = open_artifact(folder)  # other tasks of the artifact are readable
+    assert Manifest.from_json(artifact.manifest.to_json()) == artifact.manifest
+    with pytest.raises(ArtifactError, match=f"task `{name}` requires the feature `units`"):
+        artifact.patch(name)
+    other = next(task for task in tree["tasks"] if task != name)
+    artifact.patch(other)
+    assert any("`units`" in line for line in check_artifact(folder))
+    tree["requires"] = ["vocab"]
+    (folder / "maskpack.json").write_text(json.dumps(tree))
+    with pytest.raises(ArtifactError, match="the artifact requires the feature `vocab`"):
+        open_artifact(folder)

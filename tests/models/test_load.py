@@ -21,8 +21,8 @@ from maskpack.models.load import (
     load_finetuned,
     load_pretrained,
     load_tokenizer,
-    resolve,
 )
+from maskpack.models.locate import resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/tiny-bert"
@@ -109,6 +109,7 @@ def test_an_alias_is_the_folder_its_package_names(monkeypatch, tiny_model):
 
 def test_a_folder_of_that_name_wins_over_the_alias(monkeypatch, tmp_path):
     (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert resolve("demo") == "demo"
 
@@ -276,3 +277,43 @@ def test_the_stub_is_gone_when_the_visit_is_over(visit):
     host, port = visit.address.removeprefix("http://").split(":")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), timeout=5).close()
+
+
+OFFLINE = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from maskpack.formats import ModelError
+from maskpack.models.load import load_pretrained
+
+model = load_pretrained("me/cached")
+print(model.revision, model.weights_sha256())
+try:
+    load_pretrained("me/absent")
+except ModelError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_without_a_network_the_cache_is_read_at_once(tiny_model, tmp_path, forbidden):
+    """One question to the Hub; the libraries would ask for each file, several times."""
+    folder = tmp_path / "hub" / "models--me--cached"
+    shutil.copytree(tiny_model, folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    nobody = "http://127.0.0.1:9"
+    env = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": nobody, "NO_PROXY": "127.0.0.1"}
+    env |= {"HF_HUB_OFFLINE": str(int(forbidden))}
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE], env=env, capture_output=True, text=True, timeout=120
+    )
+    loaded, error = done.stdout.splitlines()
+    assert loaded == f"{COMMIT} {load_pretrained(str(tiny_model)).weights_sha256()}"
+    why = (
+        "HF_HUB_OFFLINE forbids the network" if forbidden else f"there is no connection to {nobody}"
+    )
+    wanted = f"cannot load a model from `me/absent`: {why}, and the cache does not hold it"
+    assert error == wanted
+    assert "Retrying" not in done.stderr
+    said = f"no connection to {nobody}: `me/cached` is read from the cache" in done.stderr
+    assert said is not forbidden

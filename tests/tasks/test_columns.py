@@ -172,6 +172,18 @@ def test_a_file_of_glue_is_known_by_its_name(write, told, name, header):
     assert told(Said(name, named=False, data=write(f"{name}.tsv", header))) == (TASKS[name], "")
 
 
+@pytest.mark.parametrize("header", ["text,label", "idx,text,label"])
+def test_a_table_with_the_name_of_a_task_without_a_header_has_its_own(write, told, header):
+    """The known CoLA is read without a header line; that is no reason to read a table so."""
+    path = write("cola.csv", f"{header}\n{header.replace('text', 'It fell.')}\n")
+    task, words = told(Said("cola", named=False, data=path))
+    assert (task.texts, task.label, task.header) == (("text",), "label", ())
+    assert "the known task is `cola`" in words
+    with pytest.raises(ConfigError, match="which columns"):
+        path = write("cola.csv", "one,two,three,four\n1,2,3,4\n")
+        told(Said("cola", named=False, data=path))
+
+
 def test_columns_that_somebody_names_are_not_looked_for(tmp_path, told):
     columns = TaskOptions(text_field="a", label_field="b")
     said = Said("tickets", data=tmp_path / "none.csv", options=columns)

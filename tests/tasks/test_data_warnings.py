@@ -117,6 +117,31 @@ def test_labels_that_differ_in_case_only_are_named(told):
     assert "Bug, bug" in only(found, "letter case")
 
 
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        ("Cafe\u0301", r"Cafe\u0301"),  # decomposed
+        ("Caf\u00e9\u200b", "Caf\u00e9\\u200b"),  # a space of no width
+        ("\ufeffCaf\u00e9", "\\ufeffCaf\u00e9"),  # a mark of byte order
+        ("Caf\u00ad\u00e9", "Caf\\xad\u00e9"),  # a soft hyphen
+        ("C\u0430f\u00e9", "C\\u0430f\u00e9"),  # Cyrillic
+    ],
+)
+def test_labels_that_look_alike_are_spelled_out(told, other, shown):
+    lines = [f"{i},{label}" for label in ("Caf\u00e9", "b", other) for i in range(60)]
+    line = only(told(lines), "look alike")
+    start, end = "labels look alike but are different texts: ", "; make them one"
+    named = line.removeprefix(start).removesuffix(end).split(" and ")
+    assert sorted(named) == sorted(["`Caf\u00e9`", f"`{shown}`"])
+
+
+@pytest.mark.parametrize("other", ["a\u00a0", " a", "a "])
+def test_blanks_around_a_label_are_no_part_of_it(told, other):
+    (_, counts), warnings = told([*rows(a=300, b=300), *(f"x{i},{other}" for i in range(60))])
+    assert "a 324 + 36" in counts
+    assert warnings == []
+
+
 def test_empty_texts_are_counted(told):
     assert "an empty text: 3;" in only(
         told([*rows(a=300, b=300), *[",a"] * 3], dev=rows(c=0, a=60)), "empty text"
@@ -140,7 +165,8 @@ def test_numbers_are_held_out_at_random_and_not_counted(told):
     ("longest", "told"),
     [
         (512, "a `max_length` of 24 would hold all of them"),
-        (16, "a `max_length` of 16 would hold all but 1, and the model reads no more"),
+        (16, "a `max_length` of 16 would hold 1 of them, and the model reads no more"),
+        (9, "a `max_length` of 9 would hold none of them, and the model reads no more"),
         (8, "it reads no more"),
     ],
 )

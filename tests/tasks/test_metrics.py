@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from maskpack.tasks.evaluation.metrics import METRICS, accuracy, f1, matthews, pearson, spearman
+from maskpack.tasks.types import TASK_TYPES
 
 relaxed = settings(deadline=None, max_examples=150)
 
@@ -110,11 +111,23 @@ def test_f1_is_zero_without_a_hit_and_without_a_case():
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_perfect_answer_scores_one_and_is_a_plain_float(name):
+def test_a_perfect_answer_scores_one_or_has_no_error_and_is_a_plain_float(name):
     labels = np.array([0, 1, 2, 1, 0, 2])
     value = METRICS[name](labels, labels)
-    assert value == pytest.approx(1.0)
+    error = name in TASK_TYPES["regression"].error_metrics
+    assert value == pytest.approx(0.0 if error else 1.0)
     assert type(value) is float
+
+
+def test_errors_agree_with_scikit_learn_and_are_of_float64():
+    rng = np.random.default_rng(5)
+    labels = rng.normal(1e6, 3e5, 50).astype(np.float32)
+    predicted = (labels + rng.normal(0, 40, 50)).astype(np.float32)
+    wide = labels.astype(np.float64), predicted.astype(np.float64)
+    wanted = outside(sklearn.metrics.mean_absolute_error, *wide)
+    assert METRICS["mae"](predicted, labels) == pytest.approx(wanted, rel=1e-12)
+    wanted = outside(sklearn.metrics.mean_squared_error, *wide) ** 0.5
+    assert METRICS["rmse"](predicted, labels) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_metrics_take_float32_logits_against_float32_labels():

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskpack.formats import DataError
-from maskpack.tasks.data.splits import groups_of, held_out_places, load_data, load_dev
+from maskpack.formats import ConfigError, DataError
+from maskpack.tasks.data.held_out import groups_of, held_out_places
+from maskpack.tasks.data.splits import load_data, load_dev
+from maskpack.tasks.data_warnings import find_warnings
 from maskpack.tasks.task import Kind, find_task
 
 FIELDS = {"text_field": "text", "label_field": "label"}
@@ -137,11 +140,55 @@ def test_a_column_without_any_label_is_refused(write):
         load_data(BARS, data=path, eval_data=path)
 
 
-def test_a_column_of_numbers_or_names_of_rows_is_no_label(write):
+def test_a_guessed_column_of_numbers_or_names_of_rows_is_no_label(write):
     path = write("a.csv", csv(*(f"t{i},{i / 7:.3f}" for i in range(80))))
     with pytest.raises(DataError, match="`label` holds 80 labels in 80 rows, such as") as caught:
-        load_data(OWN, data=path, eval_data=path)
+        load_data(replace(OWN, guessed=True), data=path, eval_data=path)
     assert "regression" in caught.value.hint
+    with pytest.raises(DataError, match="`label` holds 80 labels in 80 rows, such as"):
+        load_data(OWN, data=path)  # nothing could be held out
+
+
+def test_a_column_that_the_user_named_may_have_a_label_for_each_row(write):
+    path = write("a.csv", csv(*(f"t{i},l{i}" for i in range(77))))
+    data = load_data(OWN, data=path, eval_data=path)
+    assert len(data.labels) == 77
+    (told,) = [str(one) for one in find_warnings(data) if "77 labels in 77" in str(one)]
+    assert told == (
+        "column `label` holds 77 labels in 77 training rows; if they are none, choose another "
+        "`label_field`; a number is of the kind `regression`"
+    )
+
+
+def test_numbers_of_one_value_have_one_order(write):
+    path = write("a.csv", csv("one,1", "two,01", "three,001", "four,10", "five,2", "six,-1"))
+    assert load_data(OWN, data=path, eval_data=path).labels == ("-1", "001", "01", "1", "2", "10")
+
+
+def test_a_label_of_more_digits_than_a_number_has_is_a_word(write):
+    huge = "9" * 5000
+    path = write("a.csv", csv(f"one,{huge}", "two,1"))
+    assert load_data(OWN, data=path, eval_data=path).labels == ("1", huge)
+
+
+def test_half_a_letter_in_a_list_of_labels_is_named(write):
+    path = write("a.csv", csv("one,a", """two,"[""b"", ""\\ud83d""]" """.strip()))
+    with pytest.raises(
+        DataError, match=r"data row 2 of .* has '\\ud83d' in `label`, which holds half"
+    ):
+        load_data(MANY, data=path)
+
+
+def test_half_a_letter_in_the_name_of_a_column_is_refused():
+    with pytest.raises(ConfigError, match=r"'\\udcff' holds half of a surrogate pair"):
+        find_task("mine", text_field="text", label_field="\udcff")
+
+
+def test_an_unknown_label_that_looks_like_a_known_one_is_spelled_out(write):
+    train, dev = write("a.csv", csv("one,pay", "two,b")), write("b.csv", csv("one,p\u0430y"))
+    with pytest.raises(DataError, match="unknown label") as caught:
+        load_data(OWN, data=train, eval_data=dev)
+    assert caught.value.hint == r"it looks like `pay`, and is `p\u0430y`; labels: b, pay"
 
 
 def test_the_labels_may_stand_in_another_order(write):
@@ -153,3 +200,15 @@ def test_the_labels_may_stand_in_another_order(write):
     path = write("b.csv", csv("one,a|c", "two,b"))
     several = load_data(BARS, data=path, eval_data=path).in_order(("c", "a", "b"))
     assert several.train.labels.tolist() == [[1, 1, 0], [0, 0, 1]]
+
+
+def test_what_predict_expects_of_a_row_is_a_label_of_the_task(write):
+    from maskpack.cli.predict import Columns, rows_of
+    from maskpack.runtime.task import TaskConfig
+
+    path = write("rows.csv", csv('a,"good "', "b, bad", "c,good", "d,bad"))
+    found = load_data(OWN, data=path, eval_data=path)
+    config = TaskConfig("mine", "classification", found.labels, 16, (0, ""))
+    rows = rows_of(path, Columns("text", label="label"), config)
+    assert [label for _, label in rows] == ["good", "bad", "good", "bad"]
+    assert found.labels == ("bad", "good")

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from maskpack.cli.hints import in_commands
 from maskpack.formats import DataError, MissingPackageError
 from maskpack.tasks.data.cells import as_text
 from maskpack.tasks.data.tables import read_rows
@@ -165,6 +166,23 @@ def test_a_spreadsheets_utf_16_is_named(write):
 
 def test_a_column_that_is_there_twice_is_refused(write):
     path = write("a.csv", "text,text,label\none,two,a\n")
-    with pytest.raises(DataError, match="has the column `text` more than once"):
+    with pytest.raises(DataError, match="has the column `text` more than once") as caught:
         read_rows(path, COLUMNS)
+    # the command line has other words for "rename one": those are of tasks
+    assert in_commands(caught.value.advice) == "give each column of the file a name of its own"
     assert read_rows(path, ("label",)) == [("a",)]
+
+
+def test_bytes_in_parquet_that_are_no_text_are_named_by_their_row(parquet):
+    arrow = pytest.importorskip("pyarrow")
+    path = parquet({"text": [b"one", b"two"], "label": ["a", "b"]})
+    with pytest.raises(DataError, match="row 1 of .* has b'one' in `text`, expected a text"):
+        read_rows(path, COLUMNS)
+    broken = arrow.Array.from_buffers(
+        arrow.string(),
+        2,
+        [None, arrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), arrow.py_buffer(b"o\xff")],
+    )
+    path = parquet(arrow.table({"text": broken, "label": ["a", "b"]}))
+    with pytest.raises(DataError, match="row 2 of .* has a cell in `text` that cannot be read"):
+        read_rows(path, COLUMNS)

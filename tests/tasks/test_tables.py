@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskpack.formats import DataError
-from maskpack.tasks.data.tables import read_rows
+from maskpack.tasks.data.tables import column_names, read_rows
 
 COLUMNS = ("text", "label")
 
@@ -193,3 +193,90 @@ def test_a_line_that_is_no_object_of_texts_is_named(write, line):
 def test_csv_with_broken_quotes_is_refused(write, content):
     with pytest.raises(DataError, match="is not valid CSV"):
         read_rows(write("a.csv", content), COLUMNS)
+
+
+HALF = '{"text": "nice \\ud83d", "label": 1}'
+
+
+def test_half_of_a_surrogate_pair_is_named_by_its_row(write):
+    path = write("a.jsonl", '{"text": "one \\ud83d\\ude00", "label": 1}\n' + HALF + "\n")
+    with pytest.raises(
+        DataError, match=r"row 2 of .* has 'nice \\ud83d' in `text`, which holds half"
+    ):
+        read_rows(path, COLUMNS)
+    assert read_rows(path, ("label",)) == [("1",), ("1",)]  # what is not asked for does no harm
+    array = write("a.json", f"[{HALF}]")
+    with pytest.raises(DataError, match="row 1 of .* which holds half of a surrogate pair"):
+        read_rows(array, COLUMNS)
+    listed = write("b.jsonl", '{"text": "one", "label": ["\\udc00"]}')
+    with pytest.raises(DataError, match="row 1 of .* in `label`, which holds half") as caught:
+        read_rows(listed, COLUMNS, lists=True)
+    assert caught.value.hint is None
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e999", "-" + "7" * 4301])
+@pytest.mark.parametrize("form", ["{}", "[{}]"])
+def test_a_number_that_nothing_holds_is_named_by_its_row(write, number, form):
+    path = write("a.json", form.format(f'{{"text": "one", "label": {number}}}'))
+    with pytest.raises(DataError, match=r"row 1 of .* has -?inf in `label`, expected"):
+        read_rows(path, COLUMNS)
+    assert read_rows(path, ("text",)) == [("one",)]
+
+
+def test_a_nul_character_is_a_character(write):
+    assert read_rows(write("a.jsonl", '{"text": "a\\u0000b", "label": 1}'), COLUMNS)[0][0] == "a\0b"
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        path = write(name, f"text{separator}label\na\0b{separator}1\n")
+        assert read_rows(path, COLUMNS) == [("a\0b", "1")]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("a.csv", ["text,label", '"one, two",1', "three,0"]),
+        ("a.csv", ["sep=;", "text;label", "one, two;1", "three;0"]),
+        ("a.tsv", ["text\tlabel", "one, two\t1", "three\t0"]),
+        ("a.jsonl", ['{"text": "one, two", "label": 1}', '{"text": "three", "label": 0}']),
+    ],
+)
+def test_lines_may_end_as_on_any_system(write, name, lines, end):
+    path = write(name, end.join([*lines, ""]))
+    assert read_rows(path, COLUMNS) == [("one, two", "1"), ("three", "0")]
+    assert column_names(path) == COLUMNS
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "\ufeffsep=;"])
+def test_a_first_line_may_name_the_separator_as_for_a_spreadsheet(write, first):
+    path = write("a.csv", f"{first}\r\ntext;label,x\r\none;1\r\n")
+    assert read_rows(path, ("text", "label,x")) == [("one", "1")]
+    assert column_names(path) == ("text", "label,x")
+
+
+def test_a_name_of_a_column_may_be_of_two_lines(write):
+    path = write("a.csv", '"text\nof all";label\r\none;1\r\n')
+    assert read_rows(path, ("text\nof all", "label")) == [("one", "1")]
+    assert column_names(path) == ("text\nof all", "label")
+
+
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        ('text,label\n"one,1\n', 2),
+        ('text,label\n\ntwo,0\n"one"x,1\n', 4),
+        ('text,label\n"a\nb",1\n"one,1\n', 3),
+        ("text,label\na\rb,1\n", 2),
+    ],
+)
+def test_a_fault_of_quotes_is_named_by_its_row(write, content, row):
+    with pytest.raises(DataError, match=rf"row {row} of .* is not valid CSV: [^-]*$") as caught:
+        read_rows(write("a.csv", content), COLUMNS)
+    assert "quotation marks" in caught.value.hint
+
+
+def test_a_row_of_too_many_fields_is_refused_in_tsv_too(write):
+    path = write("a.tsv", "text\tlabel\none\t1\na\ttab\t0\n")
+    with pytest.raises(DataError, match="row 3 of .* has 3 fields, not 2") as caught:
+        read_rows(path, COLUMNS)
+    assert "tab" in caught.value.hint
+    assert read_rows(path, COLUMNS, crowded=True)[1] == ("a", "tab")  # as GLUE's own files have it

@@ -1,8 +1,9 @@
 // Answer texts with the tasks of this package, a line of JSON each; after `npm install`:
 //   node predict.mjs "where is my parcel" "the app crashes"
+// A task on pairs takes its texts two by two.
 // In a page (see index.html): const task = await load("NAME"); await task.answer("where is my parcel")
-// `load` reads a file once, so that a second task takes its graph alone. Give it a `read` of your own to
-// show progress: from the name of a file in this package to a promise of its Uint8Array.
+// `load` reads a file once, so that a second task takes its graph alone, or its own inputs to the graph of all tasks.
+// Give it a `read` of your own to show progress: from the name of a file in this package to a promise of its Uint8Array.
 import * as ort from "onnxruntime-web/wasm";
 import { Tokenizer } from "@huggingface/tokenizers";
 
@@ -15,16 +16,20 @@ export async function load(name, read = once) {
   const json = async (file) => JSON.parse(new TextDecoder().decode(await read(file)));
   const card = await json(files.card);
   const tokenizer = new Tokenizer(await json(files.tokenizer), await json(files.tokenizer_config));
-  const shared = files.weights && { path: card.weights_file, data: await read(files.weights) };
-  const session = await ort.InferenceSession.create(await read(files.graph), {
-    executionProviders: ["wasm"],
-    externalData: shared ? [shared] : [],
-  });
+  const open = async () => {
+    const shared = files.weights && { path: card.weights_file, data: await read(files.weights) };
+    return ort.InferenceSession.create(await read(files.graph), {
+      executionProviders: ["wasm"],
+      externalData: shared ? [shared] : [],
+    });
+  };
+  const own = files.inputs ? tensors(await read(files.inputs)) : {};
+  const session = await (files.inputs ? kept(sessions, files.graph, open) : open());
   const logits = async (text, pair = null) => {
-    const { ids, types } = encode(tokenizer, card.max_length, text, pair);
+    const { ids, types } = tokens(tokenizer, card, text, pair);
     const all = { input_ids: ids, attention_mask: ids.map(() => 1), token_type_ids: types };
-    const feeds = {};
-    for (const input of session.inputNames)
+    const feeds = { ...own };
+    for (const input of session.inputNames.filter((name) => !(name in own)))
       feeds[input] = new ort.Tensor("int64", all[input].map(BigInt), [1, ids.length]);
     return Array.from((await session.run(feeds)).logits.data);
   };
@@ -32,14 +37,25 @@ export async function load(name, read = once) {
   return { card, logits, answer };
 }
 
-// Token ids and types of a text or a pair, the longer one cut first, as the task was learned.
-export function encode(tokenizer, length, text, pair = null) {
+// Token ids and types of a row of a task, as it was learned; at least one token.
+export function tokens(tokenizer, card, text, pair = null) {
+  const given = pair === null ? 1 : 2;
+  if ((card.texts ?? given) !== given) throw new Error(`${card.name} reads ${card.texts} text(s) a row, not ${given}`);
+  const [before, between] = card.prefixes ?? ["", ""];
+  const second = pair === null ? null : between + pair;
+  const found = encode(tokenizer, card.max_length, before + text, second, card.truncation_side);
+  return found.ids.length ? found : { ids: [card.pad_id], types: [0] };
+}
+
+// Token ids and types of a text or a pair, the longer one cut first, on the side where the task's texts were cut.
+export function encode(tokenizer, length, text, pair = null, side = "right") {
   const bare = (some) => tokenizer.encode(some, { add_special_tokens: false }).ids;
   const [first, second] = [bare(text), pair === null ? null : bare(pair)];
   const join = (a, b) => tokenizer.post_processor(a, b);
   const room = length - join([], second && []).tokens.length;
   const [one, two] = second ? shares(first.length, second.length, room) : [room, 0];
-  const joined = join(first.slice(0, one), second && second.slice(0, two));
+  const cut = (ids, size) => (side === "left" ? ids.slice(Math.max(0, ids.length - size)) : ids.slice(0, size));
+  const joined = join(cut(first, one), second && cut(second, two));
   const ids = joined.tokens.map((token) => (typeof token === "string" ? tokenizer.token_to_id(token) : token));
   return { ids, types: joined.token_type_ids ?? ids.map(() => 0) };
 }
@@ -65,13 +81,37 @@ function meaning(card, logits) {
   return { label, score: scores[label], scores };
 }
 
-const held = new Map(); // tasks share backbone.bin and the tokenizer
+const KINDS = {
+  F32: ["float32", Float32Array],
+  I64: ["int64", BigInt64Array],
+  I32: ["int32", Int32Array],
+  I8: ["int8", Int8Array],
+  U8: ["uint8", Uint8Array],
+  BOOL: ["bool", Uint8Array],
+};
 
-function once(name) {
-  if (!held.has(name)) held.set(name, bytes(name));
-  held.get(name).catch(() => held.delete(name)); // so that a second try is one
-  return held.get(name);
+// Name -> tensor of a file of safetensors: a length, a header in JSON, values.
+function tensors(file) {
+  const start = 8 + Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
+  const { __metadata__, ...header } = JSON.parse(new TextDecoder().decode(file.subarray(8, start)));
+  const made = Object.entries(header).map(([name, { dtype, shape, data_offsets: [from, to] }]) => {
+    const [type, Values] = KINDS[dtype];
+    const values = new Uint8Array(file.subarray(start + from, start + to)).buffer; // a copy begins where its values may
+    return [name, new ort.Tensor(type, new Values(values), shape)];
+  });
+  return Object.fromEntries(made);
 }
+
+const held = new Map(); // tasks share backbone.bin and the tokenizer
+const sessions = new Map(); // of graphs that are those of all tasks
+
+function kept(map, name, make) {
+  if (!map.has(name)) map.set(name, make());
+  map.get(name).catch(() => map.delete(name)); // so that a second try is one
+  return map.get(name);
+}
+
+const once = (name) => kept(held, name, () => bytes(name));
 
 async function bytes(name) {
   const url = new URL(name, import.meta.url);
@@ -84,6 +124,15 @@ async function bytes(name) {
 if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs"))
   for (const name of Object.keys(TASKS)) {
     const task = await load(name);
-    for (const text of process.argv.slice(2))
-      console.log(JSON.stringify({ task: name, text, ...(await task.answer(text)) }));
+    const [given, size] = [process.argv.slice(2), task.card.texts ?? 1];
+    for (let start = 0; start < given.length; start += size) {
+      const [text, pair = null] = given.slice(start, start + size);
+      const row = { task: name, text, ...(pair === null ? {} : { pair }) };
+      try {
+        console.log(JSON.stringify({ ...row, ...(await task.answer(text, pair)) }));
+      } catch (error) {
+        console.log(JSON.stringify({ ...row, error: error.message })); // one row stops no other
+        process.exitCode = 1;
+      }
+    }
   }

@@ -1,0 +1,190 @@
+"""Rows from which a fine-tuned checkpoint's task is learned, with labels or without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskpack.compressor.prepare import TaskRows
+from maskpack.compressor.types import FitRequest
+from maskpack.formats import ConfigError, ModelError
+from maskpack.formats.errors import Hint
+from maskpack.models.config import load_config
+from maskpack.models.labels import label_names
+from maskpack.models.load import Pretrained
+from maskpack.models.locate import resolve
+from maskpack.tasks.context import ModelContext
+from maskpack.tasks.data.columns import Said, plain_columns, plain_texts, task_of_said
+from maskpack.tasks.data.held_out import held_out_places
+from maskpack.tasks.data.splits import Split, TaskData, load_dev
+from maskpack.tasks.data.tables import column_names
+from maskpack.tasks.data.unlabelled import is_lines, read_unlabelled
+from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.preprocess import load_splits, prompted
+from maskpack.tasks.pretrained_head import FRESH, Finding, find_head
+from maskpack.tasks.task import Task
+from maskpack.tasks.types import TASK_TYPES, TaskType, has_several
+
+
+def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) -> TaskRows:
+    """The rows of a request, and the head of its checkpoint.
+
+    Args:
+        fit: names rows and checkpoint.
+        columns: of the rows.
+        base: the pretrained model.
+
+    Raises:
+        ModelError: the checkpoint is no classifier of these rows.
+        DataError: the rows cannot be read.
+    """
+    assert fit.data is not None
+    assert fit.finetuned is not None
+    if label_column(fit.data, columns) is None:
+        task = prompted(fit.task, fit.finetuned, None)
+        config = load_config(resolve(fit.finetuned))
+        labels = tuple(label_names(config)) if task.type.labelled else ()
+        find = partial(_found_head, fit.finetuned)
+        rows = unlabelled_rows(fit, task, labels, find, ModelContext.of_pretrained(base))
+        rows = replace(rows, facts={"labels": "of the fine-tuned model"})
+    else:
+        data, finding = load_splits(
+            fit.finetuned,
+            fit.task,
+            data=fit.data,
+            eval_data=fit.eval_data,
+            train_rows=fit.config.train_rows,
+            revision=None,
+            cache=fit.cache,
+        )
+        rows = TaskRows(data, finding)
+    _check_head(rows.finding, fit.finetuned)
+    return replace(rows, facts={**rows.facts, "adopted": Path(fit.finetuned).name})
+
+
+def _found_head(model: str, data: TaskData) -> Finding:
+    finding = find_head(model, data)
+    _check_head(finding, model)
+    return finding
+
+
+def _check_head(finding: Finding, model: str) -> None:
+    if finding.head is None:
+        raise ModelError(
+            (finding.note or f"`{model}` is no fine-tuned classifier").removesuffix(FRESH)
+        )
+
+
+def label_column(path: Path, columns: TaskOptions) -> str | None:
+    """The column of labels in a task's rows; None: they have none."""
+    if is_lines(path):
+        return None
+    data = path
+    if path.is_dir() or not path.exists():
+        return columns.label_field or "label"  # a folder with two splits, or a data set of the Hub
+    names = column_names(data)
+    if columns.label_field is not None:
+        return columns.label_field if columns.label_field in names else None
+    plain = plain_columns(names)
+    return None if plain is None else plain[-1]
+
+
+def task_of_rows(name: str, model: str, path: Path, columns: TaskOptions) -> Task:
+    """The task of a checkpoint, over the columns of its rows.
+
+    Args:
+        name: of the task.
+        model: the checkpoint.
+        path: of the rows.
+        columns: what is said of them.
+    """
+    kind, label = kind_of(load_config(resolve(model))), label_column(path, columns)
+    if label is not None:
+        said = replace(columns, regression=kind.name == "regression")
+        task = task_of_said(Said(name, named=False, data=path, options=said))
+        return replace(task, name=name, kind=kind.name) if task.kind != kind.name else task
+    texts = _text_columns(path, columns)
+    metric = kind.usual_metrics
+    task = Task(name, kind.name, texts=texts, label=columns.label_field or "label", metrics=metric)
+    return replace(task.with_metric(columns.metric), unlabelled=columns.unlabelled)
+
+
+def _text_columns(path: Path, columns: TaskOptions) -> tuple[str, ...]:
+    """The columns of the texts of rows without labels; lines of two texts are pairs."""
+    if columns.text_field is not None:
+        return tuple(each for each in (columns.text_field, columns.pair_field) if each is not None)
+    if is_lines(path):
+        return ("text", "text_pair") if is_lines(path, pairs=True) else ("text",)
+    names = column_names(path)
+    plain = plain_texts(names)
+    if plain is None:
+        raise ConfigError(
+            f"which columns of `{path}` are the texts?",
+            Hint("its columns: {columns}; choose `text_field`", columns=", ".join(names)),
+        )
+    return plain
+
+
+def kind_of(config: Any) -> TaskType:
+    """The type of task of a fine-tuned classifier, from its configuration."""
+    if config.num_labels == 1 or config.problem_type == "regression":
+        return TASK_TYPES["regression"]
+    return TASK_TYPES["multi-label" if has_several(config.problem_type) else "classification"]
+
+
+def unlabelled_rows(
+    fit: FitRequest,
+    task: Task,
+    labels: tuple[str, ...],
+    find: Callable[[TaskData], Finding],
+    context: ModelContext,
+) -> TaskRows:
+    """Rows without labels, which a model answers; a tenth of them is held out, or rows with labels are given.
+
+    Args:
+        fit: names the rows.
+        task: with what stands before its texts.
+        labels: of the model, in the order of its logits.
+        find: rows of the task to the model.
+        context: of the encoder, whose tokens the model reads.
+    """
+    assert fit.data is not None
+    texts = read_unlabelled(fit.data, task.texts)
+    held = set(held_out_places(["" for _ in texts]).tolist()) if fit.eval_data is None else set()
+    train, dev = (
+        _blank(task.type, [row for i, row in enumerate(texts) if (i in held) is wanted], labels)
+        for wanted in (False, True)
+    )
+    data = TaskData(task, labels, train, dev).limit_train(fit.config.train_rows)
+    finding = find(data)
+    answer = _answers(task, fit, finding, context)
+    dev = answer(dev) if fit.eval_data is None else load_dev(task, labels, data=fit.eval_data)
+    return TaskRows(replace(data, train=answer(data.train), dev=dev), finding, labelled=False)
+
+
+def _blank(kind: TaskType, texts: Sequence[tuple[str, ...]], labels: Sequence[str]) -> Split:
+    """Rows that nobody has answered yet."""
+    logits = np.zeros((len(texts), max(1, len(labels))), dtype=np.float32)
+    return Split(tuple(texts), kind.answers(logits))
+
+
+def _answers(
+    task: Task, fit: FitRequest, finding: Finding, context: ModelContext
+) -> Callable[[Split], Split]:
+    """A function that labels a split as the model answers it."""
+    kind = task.type
+    preprocessor = context.preprocessor(kind.preprocessor)
+
+    def answer(split: Split) -> Split:
+        texts = split.prefixed(task.prefixes or ())
+        rows = preprocessor.encode(texts, max_length=fit.config.max_length)
+        logits = finding.logits(rows)
+        assert logits is not None  # `find` gives a model
+        return Split(split.texts, kind.answers(logits))
+
+    return answer

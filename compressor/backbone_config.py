@@ -1,0 +1,84 @@
+"""Options of quantisation as frozen values, each declared once. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from maskpack.formats.bits import CODE_BITS
+from maskpack.formats.options import Opt, Options, listed
+
+QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
+_REFINE_STEPS = 600
+
+
+@dataclass(frozen=True)
+class CodesConfig(Options):
+    """How weights become codes."""
+
+    bits: Annotated[
+        int | None,
+        Opt(
+            "Start from the linears quantised to so many bits.",
+            one_of=CODE_BITS,
+            default="the float model",
+        ),
+    ] = None
+    group: Annotated[
+        int,
+        Opt("Weights that share a scale; 0: a row at 8 bits, else 64.", within="[0, inf)"),
+    ] = 0
+    quantizer: Annotated[
+        str,
+        Opt(
+            "Method of quantisation.",
+            one_of=QUANTIZER_NAMES,
+            default="auto: chosen by the bits",
+        ),
+    ] = "auto"
+    embedding_bits: Annotated[int, Opt("Bits of an embedding's weight.", one_of=(8, 4))] = 8
+    calibration: Annotated[
+        str | None,
+        Opt(
+            "Text file, one sentence a line, of no task, for gptq and for refinement.",
+            default="shipped samples",
+            path=True,
+        ),
+    ] = None
+    refine: Annotated[
+        int | None,
+        Opt(
+            "Steps in which 2- and 1-bit codes learn to copy the float model on that text; 0: none.",
+            within="[0, inf)",
+            default=str(_REFINE_STEPS),
+        ),
+    ] = None
+
+
+def _bits_by_pattern(value: Mapping[str, Any]) -> str | None:
+    """What is wrong with `bits_override`, if anything is."""
+    right = all(type(bits) is int and bits in CODE_BITS for bits in value.values())
+    return None if right else f"a mapping of patterns to {listed(CODE_BITS)} bits"
+
+
+@dataclass(frozen=True)
+class BackboneConfig(CodesConfig):
+    """How a pretrained encoder becomes integers; fixed once an artifact exists."""
+
+    bits: Annotated[
+        int, Opt("Bits of a backbone weight.", one_of=CODE_BITS, default="8, or the artifact's")
+    ] = 8
+    bits_override: Annotated[
+        Mapping[str, int],
+        Opt(
+            "PATTERN=BITS for linears whose names match, such as *.layer.0.*=4; repeatable.",
+            check=_bits_by_pattern,
+        ),
+    ] = field(default_factory=dict)
+
+    @property
+    def refine_steps(self) -> int:
+        """Steps of refinement, with the default resolved."""
+        usual = _REFINE_STEPS if self.quantizer in {"auto", "mse", "gptq"} else 0
+        return usual if self.refine is None else self.refine

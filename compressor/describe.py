@@ -1,0 +1,124 @@
+"""What a run is said to be: its task's entry in the manifest, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.compressor.effects import ClassWeights, HeadTuning, class_weight_effect
+from maskpack.compressor.types import HISTORY, RunResult
+from maskpack.formats import TaskEntry
+from maskpack.formats.schema import patch_file
+from maskpack.tasks.evaluation.evaluate import UNLABELLED, prefix_fields
+from maskpack.tasks.evaluation.metrics import majority
+
+if TYPE_CHECKING:
+    from maskpack.compressor.fit import TrainedRun
+    from maskpack.compressor.prepare import PreparedRun
+    from maskpack.tasks.data.splits import TaskData
+
+
+def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]) -> TaskEntry:
+    """The manifest's entry of the task; the writer fills in file and digest."""
+    request, data, count = run.request, run.data, trained.patch.count
+    return TaskEntry(
+        name=request.stored_name,
+        file=patch_file(request.stored_name),
+        sha256="0" * 64,
+        kind=run.kind.name,
+        labels=data.labels,
+        metric=data.task.metric,
+        scores=metrics,
+        zeros=count.zeros,
+        weights=count.weights,
+        max_length=request.config.max_length,
+        data={
+            "task": data.task.name,
+            "texts": list(data.task.texts),
+            "label": data.task.label,
+            "metrics": list(data.task.metrics),
+            **({} if data.task.separator is None else {"separator": data.task.separator}),
+            "train_rows": len(data.train),
+            "eval_rows": len(data.dev),
+            "eval_sha256": data.dev.sha256(),
+            **({} if run.original is None else {"original": run.metrics(run.original)}),
+            **_gaps(data),
+            **run.facts,
+        },
+        training={**run.options(), HISTORY: trained.curves.to_tree(), **_tuned(trained.tuning)},
+        **features_of(prefix_fields(data.task), {} if run.target is None else run.target.fields()),
+    )
+
+
+def features_of(*fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`requires` and `config` of an entry, from those of single features."""
+    requires = tuple(name for each in fields for name in each.get("requires", ()))
+    config = {key: value for each in fields for key, value in each.get("config", {}).items()}
+    return {"requires": requires, "config": config} if requires else {}
+
+
+def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]) -> RunResult:
+    """The run's figures; the size of the task's file is known once it is written.
+
+    Args:
+        run: as prepared.
+        trained: as learned.
+        logits: of the stored patch for the evaluation rows.
+    """
+    original, same = run.original, None
+    if original is not None:
+        same = run.kind.decoder.agreement(original, logits)
+    request, data, patch = run.request, run.data, trained.patch
+    return RunResult(
+        method="mask",
+        model=run.prepared.source.model,
+        task=request.stored_name,
+        bits=run.prepared.scheme.bits,
+        seed=request.config.seed,
+        train_rows=len(run.train),
+        eval_rows=len(data.dev),
+        steps=trained.steps,
+        seconds=round(trained.seconds, 2),
+        metric=data.task.metric,
+        scores=run.metrics(logits),
+        majority=majority(run.kind, run.dev.labels, data.task.metrics),
+        weights=patch.count.weights,
+        zeros=patch.count.zeros,
+        mask_bytes=sum(mask.packed.nbytes for mask in patch.masks.values()),
+        head_bytes=sum(tensor.nbytes for tensor in patch.head.values()),
+        extra_bytes=sum(tensor.nbytes for tensor in (*patch.dense.values(), *patch.gains.values())),
+        backbone_bytes=run.prepared.backbone_bytes(),
+        original=None if original is None else run.metrics(original),
+        same_answers=same,
+        options=run.options(),
+        rows_without_label=data.rows_without_label,
+        class_weights=_class_weights(run, logits),
+        tuning=trained.tuning,
+    )
+
+
+def _tuned(tuning: HeadTuning | None) -> dict[str, Any]:
+    """What the entry says of a head that was tuned; empty of another."""
+    return {} if tuning is None else {"tuning": tuning.record()}
+
+
+def _class_weights(run: PreparedRun, logits: NDArray[np.float32]) -> ClassWeights | None:
+    """What weights of labels did, if there were any."""
+    return class_weight_effect(
+        run.kind,
+        run.data.labels,
+        run.class_weights,
+        trained=run.known_labels,
+        logits=logits,
+        labels=run.dev.labels,
+    )
+
+
+def _gaps(data: TaskData) -> dict[str, Any]:
+    """Rows without a label, for the manifest, and what `task_of` reads; empty for most tasks: their manifests stay as they are."""
+    counts = data.rows_without_label
+    said = {UNLABELLED: str(data.task.unlabelled), "rows_without_label": counts}
+    return said if counts else {}

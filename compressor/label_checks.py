@@ -1,0 +1,167 @@
+"""Options on labels that cannot do what they say are refused here, before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.compressor.config import FitConfig
+from maskpack.compressor.label_config import Calibrate, ClassWeight, Threshold
+from maskpack.formats import ConfigError
+from maskpack.formats.errors import Hint
+from maskpack.models.build import LastLinear
+from maskpack.tasks.batches import Encoded
+from maskpack.tasks.data.splits import TaskData
+from maskpack.tasks.evaluation.calibration import Decision
+from maskpack.tasks.task import Task
+
+_LOG = logging.getLogger(__name__)
+_LEAST_ROWS = 20
+"""Held-out rows for a temperature: with fewer its error is as large as what it corrects."""
+
+LEAST_OF_LABEL = 5
+"""Held-out rows with a label, and without it, for its threshold."""
+
+_GIVE_MORE = {
+    "calibrate": "give {enough} training rows or more, or leave `calibrate` out",
+    "threshold": "give {enough} training rows or more, or leave `threshold` out",
+}
+
+
+def check_label_options(
+    config: FitConfig, data: TaskData, last: LastLinear | None, *, model_type: str, labelled: bool
+) -> None:
+    """Refuse options on labels that do not fit the task or the model.
+
+    Args:
+        config: the options.
+        data: the task's rows.
+        last: the linear that the head ends in, if it does.
+        model_type: architecture, for the error.
+        labelled: whether the labels of training rows count.
+
+    Raises:
+        ConfigError: an option does not fit.
+    """
+    task = data.task
+    check_class_weight(config.class_weight, task, labelled=labelled)
+    if config.calibrate is not Calibrate.NONE:
+        if task.type.probabilities is None:
+            raise ConfigError(
+                f"`calibrate` fits probabilities, and `{task.name}` is a {task.type.name}",
+                "leave `calibrate` out",
+            )
+        _check_tuned("calibrate", task, last, model_type=model_type, labelled=labelled)
+    if config.threshold is not Threshold.NONE:
+        if not _decisions(data, data.train.labels):
+            count = f"has {len(data.labels)} labels" if data.labels else f"is a {task.type.name}"
+            raise ConfigError(
+                f"`threshold` is for two labels, or for several a row, and `{task.name}` {count}",
+                "leave `threshold` out",
+            )
+        _check_tuned("threshold", task, last, model_type=model_type, labelled=labelled)
+        if last is not None and last.bias is None:
+            raise ConfigError(
+                f"`threshold` changes the bias of the head, and that of `{model_type}` has none",
+                "leave `threshold` out",
+            )
+
+
+def _decisions(data: TaskData, labels: NDArray[Any]) -> tuple[Decision, ...]:
+    """The decisions of rows with these labels, before anything has answered them."""
+    blank = np.zeros((len(labels), data.outputs), dtype=np.float32)
+    return data.task.type.decisions(blank, labels)
+
+
+def _check_tuned(
+    option: str, task: Task, last: LastLinear | None, *, model_type: str, labelled: bool
+) -> None:
+    """What every option needs that changes the head after training."""
+    if not labelled:
+        raise ConfigError(
+            f"`{option}` compares answers with labels, and the training rows of `{task.name}` have none",
+            f"leave `{option}` out",
+        )
+    if last is None:
+        raise ConfigError(
+            f"`{option}` changes the last linear of the head, and that of `{model_type}` ends in none",
+            f"leave `{option}` out",
+        )
+
+
+def hold_out(config: FitConfig, train: Encoded, data: TaskData) -> tuple[Encoded, Encoded | None]:
+    """All but a tenth of the training rows, and that tenth if an option needs it.
+
+    Raises:
+        ConfigError: the tenth has too few rows for what the options want of it.
+    """
+    held, needs = len(train) // 10, {}
+    if config.threshold is not Threshold.NONE:
+        needs["threshold"] = 2 * LEAST_OF_LABEL
+    if config.calibrate is not Calibrate.NONE:
+        needs["calibrate"] = _LEAST_ROWS
+    for option, least in needs.items():
+        if held < least:
+            raise ConfigError(
+                f"`{option}` needs {least} held-out rows, a tenth of the {len(train)} training rows is {held}",
+                Hint(_GIVE_MORE[option], enough=10 * least),
+            )
+    learned, held_out = train.hold_out(if_asked=config.patience is not None or config.tunes_head)
+    if config.tunes_head:
+        assert held_out is not None
+        _LOG.info(
+            "held out %d of %d training rows, the same for every seed, to fit the head on",
+            len(held_out),
+            len(train),
+        )
+    if held_out is not None and config.threshold is not Threshold.NONE:
+        _check_thresholds(data, held_out)
+    return learned, held_out
+
+
+def _check_thresholds(data: TaskData, held_out: Encoded) -> None:
+    """Warn of labels of which too few rows are held out for a threshold.
+
+    Raises:
+        ConfigError: there are too few of all.
+    """
+    decisions = _decisions(data, held_out.labels)
+    few = [each for each in decisions if each.fewest < LEAST_OF_LABEL]
+    if not few:
+        return
+    told = ", ".join(f"{each.truth.sum()} with `{data.labels[each.label]}`" for each in few)
+    fact = (
+        f"a threshold needs {LEAST_OF_LABEL} held-out rows with its label and as many without, "
+        f"of {len(held_out)} there are {told}"
+    )
+    if len(few) == len(decisions):
+        raise ConfigError(fact, "give more training rows, or leave `threshold` out")
+    _LOG.warning("%s: it stays at 0.5", fact)
+
+
+def check_class_weight(class_weight: ClassWeight, task: Task, *, labelled: bool) -> None:
+    """Refuse weights of labels where there are none.
+
+    Args:
+        class_weight: the option.
+        task: the task.
+        labelled: whether the labels of training rows count.
+
+    Raises:
+        ConfigError: a number is learned, or a teacher alone says what is right.
+    """
+    if class_weight is ClassWeight.NONE:
+        return
+    if not task.type.labelled:
+        raise ConfigError(
+            f"`class_weight` weighs labels, and `{task.name}` is a {task.type.name}",
+            "leave `class_weight` out",
+        )
+    if not labelled:
+        raise ConfigError(
+            f"`class_weight` weighs labels, and the training rows of `{task.name}` have none",
+            "leave `class_weight` out",
+        )

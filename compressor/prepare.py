@@ -1,0 +1,323 @@
+"""Everything that a run needs, loaded before its first step; refuses requests that cannot succeed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.compressor.effects import class_weights_of
+from maskpack.compressor.label_checks import check_label_options, hold_out
+from maskpack.compressor.masking.model import sparsity_of
+from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
+from maskpack.compressor.quantization.backbone import (
+    PreparedBackbone,
+    config_bytes,
+    load_or_quantize,
+)
+from maskpack.compressor.space import check_place, check_room
+from maskpack.compressor.training.progress import OnProgress
+from maskpack.compressor.training.teacher import Teacher, find_teacher
+from maskpack.compressor.training.train import Plan
+from maskpack.compressor.types import FitRequest
+from maskpack.formats import ConfigError, Patch, open_artifact
+from maskpack.formats.lazy import find_entry
+from maskpack.formats.schema import CONFIG
+from maskpack.formats.target import TargetScale
+from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
+from maskpack.models.placement import Placement, placement_of
+from maskpack.tasks.batches import Encoded, joined, known_labels
+from maskpack.tasks.context import described, preprocess_splits
+from maskpack.tasks.data.splits import Split, TaskData
+from maskpack.tasks.data.unlabelled import read_unlabelled
+from maskpack.tasks.evaluation.metrics import compute_metrics
+from maskpack.tasks.preprocess import load_splits
+from maskpack.tasks.pretrained_head import Finding, PretrainedHead, scale_for
+from maskpack.tasks.task import Unlabelled
+from maskpack.tasks.types import TaskType
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRows:
+    """Rows of a task, and the fine-tuned model that they come with.
+
+    Attributes:
+        data: rows of both splits.
+        finding: the head of a fine-tuned model for this task, if there is one.
+        labelled: whether the labels of the training rows count; else a teacher alone says what is right.
+        facts: further keys of the entry's `data`.
+    """
+
+    data: TaskData
+    finding: Finding
+    labelled: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRun:
+    """A run with everything loaded, before its first step.
+
+    Attributes:
+        request: what was asked for.
+        data: rows of both splits.
+        prepared: the backbone.
+        train, dev: both splits as tokens; `train` ends with the rows without labels.
+        held_out: training rows kept back to decide when to stop, and to tune the head on, or None.
+        plan: steps and rates.
+        placement: where and in which arithmetic.
+        pattern: what a score of the mask stands for.
+        shapes: of the classifier's parameters.
+        sparsity: share of zeros to reach, or None.
+        teacher: the model to learn from, or None.
+        finding: the head of a fine-tuned source model for this task, if it has one.
+        facts: further keys of the entry's `data`.
+        start: the patch that the run starts from, or None.
+        target: the unit of targets that the head learns in another one; None: in their own.
+    """
+
+    request: FitRequest
+    data: TaskData
+    prepared: PreparedBackbone
+    train: Encoded
+    dev: Encoded
+    held_out: Encoded | None
+    plan: Plan
+    placement: Placement
+    pattern: MaskPattern
+    shapes: ParameterShapes
+    sparsity: float | None
+    teacher: Teacher | None
+    finding: Finding
+    facts: Mapping[str, Any]
+    start: Patch | None = None
+    target: TargetScale | None = None
+
+    @property
+    def kind(self) -> TaskType:
+        """Type of the task."""
+        return self.data.task.type
+
+    @property
+    def head(self) -> PretrainedHead | None:
+        """The head that the run starts from, or None."""
+        return self.finding.head
+
+    @cached_property
+    def original(self) -> NDArray[np.float32] | None:
+        """Logits of the fine-tuned source model for the evaluation rows, or None."""
+        return self.finding.logits(self.dev)
+
+    @cached_property
+    def class_weights(self) -> NDArray[np.float32] | None:
+        """Weights of the labels in the loss; None: all count alike."""
+        option = self.request.config.class_weight
+        return class_weights_of(option, self.kind, self.known_labels, self.data.outputs)
+
+    @property
+    def known_labels(self) -> NDArray[Any]:
+        """Those labels of the training rows that count."""
+        return known_labels(self.train.labels, self.train.labelled)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self.train) // self.plan.batch_size)
+
+    @property
+    def described(self) -> Any:
+        """Configuration of the classifier."""
+        return described(self.prepared.context.files[CONFIG], self.kind, self.data.labels)
+
+    def classifier(self, seed: int) -> Any:
+        """The classifier over the backbone, with a fresh head."""
+        model = build_classifier(self.prepared.backbone, self.described, seed=seed)
+        return self.placement.put(model)
+
+    def metrics(self, logits: NDArray[np.float32]) -> dict[str, float]:
+        """Metrics of logits for the evaluation rows."""
+        return compute_metrics(self.kind, logits, self.dev.labels, self.data.task.metrics)
+
+    def options(self) -> dict[str, Any]:
+        """The options for a result or a manifest, with the teacher that was chosen."""
+        teacher = None if self.teacher is None else self.teacher.shown
+        return {**self.request.config.record(), "teacher": teacher}
+
+
+def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -> PreparedRun:
+    """Load model, data and tokenizer; refuse requests that cannot succeed before the first step."""
+    return prepare_rows(request, load_rows(request), on_progress=on_progress)
+
+
+def load_rows(request: FitRequest) -> TaskRows:
+    """The rows of the task, in the order of labels that the model or the run that it starts from has."""
+    check_place(request)
+    data, finding = load_splits(
+        request.finetuned or request.model,
+        request.task,
+        data=request.data,
+        eval_data=request.eval_data,
+        train_rows=request.config.train_rows,
+        revision=request.revision if request.finetuned is None else None,
+        cache=request.cache,
+    )
+    return as_started(request, TaskRows(data, finding))
+
+
+def as_started(request: FitRequest, rows: TaskRows) -> TaskRows:
+    """The rows with their labels in the order of the task that the run starts from.
+
+    Raises:
+        ConfigError: that task has other labels or another kind.
+    """
+    if request.start is None:
+        return rows
+    entry, data = open_artifact(request.start[0]).entry(request.start[1]), rows.data
+    own = (data.task.type.name, sorted(data.labels))
+    if own != (entry.kind, sorted(entry.labels)):
+        raise ConfigError(
+            f"`{entry.name}` is a {entry.kind} of {', '.join(entry.labels) or 'a number'}, the rows are a "
+            f"{own[0]} of {', '.join(data.labels) or 'a number'}",
+            "start from a task of the same labels",
+        )
+    facts = {**rows.facts, "started_from": entry.name}
+    return replace(rows, data=data.in_order(entry.labels), facts=facts)
+
+
+def _target(request: FitRequest, train: Encoded, rows: TaskRows) -> TargetScale | None:
+    """The unit in which the head learns: that of the task it starts from, else that of the rows."""
+    if request.start is not None:
+        return TargetScale.of(open_artifact(request.start[0]).entry(request.start[1]))
+    labels = known_labels(train.labels, train.labelled)
+    return scale_for(rows.data.task.type, labels, rows.finding.head)
+
+
+def _start(request: FitRequest, prepared: PreparedBackbone) -> Patch | None:
+    """The patch that the run starts from, or None.
+
+    Raises:
+        ArtifactError: its masks are of another architecture.
+    """
+    if request.start is None:
+        return None
+    patch = open_artifact(request.start[0]).patch(request.start[1])
+    patch.check_fits(prepared.backbone)
+    return patch
+
+
+def prepare_rows(
+    request: FitRequest,
+    rows: TaskRows,
+    *,
+    prepared: PreparedBackbone | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> PreparedRun:
+    """The run over rows that are read already.
+
+    Args:
+        request: what to learn.
+        rows: of the task.
+        prepared: the backbone, if it is there; then `request.model` is only a name.
+        on_progress: called after every step of a refinement.
+    """
+    config, data, finding = request.config, rows.data, rows.finding
+    placement, pattern, shapes, sparsity = _chosen(request, rows, prepared)
+    if prepared is None:
+        prepared = load_or_quantize(request, finding.classifier, on_progress)
+    teacher = find_teacher(config, finding, data.task.type)
+    train, dev, held_out, extra = _tokens(request, rows, prepared, teacher)
+    return PreparedRun(
+        request=request,
+        data=data,
+        prepared=prepared,
+        train=train,
+        dev=dev,
+        held_out=held_out,
+        plan=Plan.of(config, len(train)),
+        placement=placement,
+        pattern=pattern,
+        shapes=shapes,
+        sparsity=sparsity,
+        teacher=teacher,
+        finding=finding,
+        start=_start(request, prepared),
+        target=_target(request, train, rows),
+        facts={**rows.facts, **extra},
+    )
+
+
+def _tokens(
+    request: FitRequest, rows: TaskRows, prepared: PreparedBackbone, teacher: Teacher | None
+) -> tuple[Encoded, Encoded, Encoded | None, dict[str, int]]:
+    """Training rows, evaluation rows and rows that are held out as tokens, and what is said of rows without labels."""
+    config, context = request.config, prepared.context
+    train, dev = preprocess_splits(context, rows.data, rows.finding.note, config.max_length)
+    train, held_out = hold_out(config, train, rows.data)
+    train, extra = _with_unlabelled(train, rows, request, prepared, teacher)
+    return train, dev, held_out, extra
+
+
+def _chosen(
+    request: FitRequest, rows: TaskRows, prepared: PreparedBackbone | None
+) -> tuple[Placement, MaskPattern, ParameterShapes, float | None]:
+    """What the options choose, and refuse, before anything is quantised: see `PreparedRun`."""
+    config, data = request.config, rows.data
+    described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
+    placement = placement_of(request.device, config.precision)
+    pattern = find_entry(PATTERNS, request.pattern, "pattern")
+    model = described(described_by, data.task.type, data.labels)
+    shapes = parameter_shapes(model)
+    check_label_options(
+        config, data, shapes.last, model_type=model.model_type, labelled=rows.labelled
+    )
+    sparsity = sparsity_of(shapes, config)
+    check_room(request, shapes, pattern, rows=len(data.train))
+    return placement, pattern, shapes, sparsity
+
+
+def _with_unlabelled(
+    train: Encoded,
+    rows: TaskRows,
+    request: FitRequest,
+    prepared: PreparedBackbone,
+    teacher: Teacher | None,
+) -> tuple[Encoded, dict[str, int]]:
+    """The training rows with texts that are learned from a teacher alone behind them, and what is said of these."""
+    train = train if rows.labelled else train.without_labels()
+    data = rows.data
+    several = [data.train.unlabelled if data.task.unlabelled is Unlabelled.TEACH else ()]
+    if request.texts is not None:
+        several.append(read_unlabelled(request.texts, data.task.texts))
+    count = sum(map(len, several))
+    if not count:
+        return train, {}
+    if teacher is None and request.texts is not None:
+        raise ConfigError(
+            "`texts` without labels are learned from a teacher, and there is none",
+            "leave `teacher` at its default, or leave `texts` out",
+        )
+    if teacher is None:
+        raise ConfigError(
+            f"{count:,} rows without a label are learned from a teacher, and there is none",
+            "leave `teacher` at its default, or leave the rows out with `unlabelled` skip",
+        )
+    extra = [_blank(texts, rows, request, prepared) for texts in several if len(texts)]
+    return joined([train, *extra]), {"unlabelled_rows": count}
+
+
+def _blank(
+    texts: Sequence[tuple[str, ...]],
+    rows: TaskRows,
+    request: FitRequest,
+    prepared: PreparedBackbone,
+) -> Encoded:
+    """Texts without labels as tokens."""
+    task, length = rows.data.task, request.config.max_length
+    labels = np.repeat(rows.data.train.labels[:1], len(texts), axis=0)  # never looked at
+    prefixes = task.prefixes or ()
+    split = Split(texts, labels).prefixed(prefixes)
+    return prepared.context.encode(task.type.preprocessor, split, length, prefixes).without_labels()

@@ -1,0 +1,91 @@
+"""The run that made a task, as far as an artifact knows it: options, model and columns. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
+from maskpack.compressor.options import RUN
+from maskpack.formats import Artifact, TaskEntry
+from maskpack.formats.options import options_of
+from maskpack.tasks.evaluation.evaluate import task_of
+from maskpack.tasks.task import TASKS, Kind, Task, Unlabelled
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run to be repeated.
+
+    Attributes:
+        tree: options, and under `run` model, task and columns, as a file of options has them.
+        unknown: what the artifact does not know, and the caller must say: name -> what is known of it.
+    """
+
+    tree: Mapping[str, Any]
+    unknown: Mapping[str, str]
+
+
+def _known(entry: TaskEntry) -> Task | None:
+    """The task that is known by name, if the entry was learned from its columns."""
+    learned = task_of(entry)
+    known = TASKS.get(learned.name)
+    same = known is not None and (known.texts, known.label) == (learned.texts, learned.label)
+    return known if same else None
+
+
+def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
+    """What the command line says of a task; None where it says nothing."""
+    learned = task_of(entry)
+    run: dict[str, Any] = {
+        "task": learned.name,
+        "name": None if entry.name == learned.name else entry.name,
+        "unlabelled": None if learned.unlabelled is Unlabelled.STOP else str(learned.unlabelled),
+        "metric": None if known is not None and entry.metric == known.metric else entry.metric,
+    }
+    if known is None:
+        first, second = (*learned.texts, None)[:2]
+        run |= {
+            "text_field": first,
+            "pair_field": second,
+            "label_field": learned.label,
+            "regression": learned.type.name == Kind.REGRESSION or None,
+            "multi_label": learned.type.several or None,
+            "label_separator": learned.separator,
+        }
+    return run
+
+
+def recorded_run(artifact: Artifact, task: str) -> Recorded:
+    """The run that made `task`; options of the backbone are those of the artifact.
+
+    Raises:
+        ArtifactError: there is no such task.
+        DataError: the manifest does not say from which columns it was learned.
+    """
+    entry, scheme, source = artifact.entry(task), artifact.manifest.scheme, artifact.manifest.source
+    names = {field.name for field in fields(FitConfig)}
+    options = {name: value for name, value in entry.training.items() if name in names}
+    options |= {
+        "bits": scheme.bits,
+        "group": scheme.group or 0,
+        "quantizer": scheme.quantizer.removesuffix(", refined"),
+        "embedding_bits": scheme.embedding_bits,
+        "bits_override": dict(scheme.overrides),
+        "max_length": entry.max_length,
+    }
+    if options.get("teacher", "") is None:
+        options["teacher"] = NO_TEACHER  # as an option, None would be the default
+    paths = {option.name for option in options_of(FitConfig) if option.opt.path}
+    lost = {
+        name: f"`{options[name]}`, whose folder is not recorded"
+        for name in sorted(paths)
+        if options.get(name) not in {None, DENSE_TEACHER, NO_TEACHER}
+    }
+    known = _known(entry)
+    if known is None or known.folder is None:
+        lost["data"] = f"{entry.data.get('train_rows', 'some')} training rows"
+    run = {"model": source.model, "revision": source.revision, **_task(entry, known)}
+    kept = {name: value for name, value in options.items() if name not in lost}
+    return Recorded({**kept, RUN: {k: v for k, v in run.items() if v is not None}}, lost)

@@ -1,0 +1,65 @@
+"""Whether what a run will write has its place: tried before the first step, which may be hours before the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from maskpack.compressor.masking.model import extra_bytes, masked_names
+from maskpack.compressor.masking.patterns import MaskPattern
+from maskpack.compressor.quantization.quantize import backbone_bytes, scheme_of
+from maskpack.compressor.types import FitRequest
+from maskpack.formats import check_vacant, is_artifact, open_artifact
+from maskpack.formats.writer import check_free, check_space, check_writable
+from maskpack.models.build import ParameterShapes
+
+_STATE = 12  # bytes of a trained value in a checkpoint: itself and two moments, in float32
+
+
+def check_place(request: FitRequest) -> None:
+    """Raise ArtifactError unless the task can be written into the artifact, or a new one be made."""
+    if is_artifact(request.out):
+        check_vacant(open_artifact(request.out), request.stored_name, replacing=request.replace)
+    else:
+        check_free(request.out)
+    check_writable(request.out)
+
+
+def has_task(out: Path, name: str) -> bool:
+    """Whether there is an artifact with a task of that name."""
+    return is_artifact(out) and name in open_artifact(out).manifest.tasks
+
+
+def check_room(
+    request: FitRequest, shapes: ParameterShapes, pattern: MaskPattern, *, rows: int
+) -> None:
+    """Raise ArtifactError if the disk has less free than the run needs, see `needed_bytes`."""
+    new = not is_artifact(request.out)
+    check_space(request.out, needed_bytes(request, shapes, pattern, rows=rows, new=new))
+
+
+def needed_bytes(
+    request: FitRequest, shapes: ParameterShapes, pattern: MaskPattern, *, rows: int, new: bool
+) -> int:
+    """Bytes that a run has on the disk at once, at least: from shapes, before anything is computed.
+
+    A checkpoint is written beside the one before it, and the last one goes when the artifact is written.
+
+    Args:
+        request: what is learned.
+        shapes: of the classifier.
+        pattern: what a score stands for.
+        rows: of the training split.
+        new: whether the backbone is written too.
+    """
+    config = request.config
+    sizes = [torch.Size(shapes.linears[name]) for name in masked_names(shapes.linears, config)]
+    others = shapes.head_bytes + extra_bytes(shapes, config)
+    written = sum(size.numel() for size in sizes) // 8 + others
+    if new:
+        written += backbone_bytes(shapes, scheme_of(config))
+    scores = sum(torch.Size(pattern.score_shape(size)).numel() for size in sizes)
+    checkpoint = _STATE * (scores + others // 2)
+    saved = config.total_steps(rows) // config.checkpoint_every if config.checkpoint_every else 0
+    return max(min(saved, 2) * checkpoint, min(saved, 1) * checkpoint + written)

@@ -1,0 +1,71 @@
+"""Whether a model can be exported, before anything is learned. Imports what traces only where it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from maskpack.formats import ExportError
+from maskpack.models.config import load_config
+from maskpack.models.families import family_of, settings_of
+from maskpack.models.locate import resolve
+
+_NO_SWITCH = {  # sizes, and what no graph depends on
+    *("num_hidden_layers", "n_layers", "n_layer"),
+    *("intermediate_size", "hidden_dim", "n_inner", "d_inner"),
+    *("vocab_size", "hidden_size", "embedding_size", "dim", "n_embd", "d_model", "type_vocab_size"),
+    *("num_attention_heads", "n_heads", "n_head", "num_key_value_heads", "head_dim", "d_head"),
+    *("max_position_embeddings", "n_positions", "n_ctx", "model_type", "use_cache"),
+    *("architectures", "dtype", "torch_dtype", "transformers_version", "tokenizer_class"),
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "_name_or_path"),
+    *("output_past", "gradient_checkpointing", "task_specific_params", "_num_labels"),
+}
+
+
+def check_exportable(model: str, *, revision: str | None = None) -> None:
+    """Refuse a model of which no graph can be made, or one that computes something else.
+
+    A model with the usual settings of its architecture passes at once; with others the graph takes seconds.
+
+    Args:
+        model: folder, hub id or alias; only its configuration is read.
+        revision: branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: no such model, or one of an unknown family.
+        ExportError: the architecture, with the settings of this model, cannot be exported.
+    """
+    config = load_config(resolve(model), revision=revision)
+    family_of(config.model_type)
+    tree = config.to_dict()
+    if not (switches := unusual(tree)):
+        return
+    from maskpack.exporters.graph.miniature import find_problem  # noqa: PLC0415 - imports the tracer
+
+    problem = find_problem(tree)
+    if problem is not None:
+        odd = ", ".join(f"`{name}` {value}" for name, value in switches.items())
+        raise ExportError(
+            f"`{model}` cannot be exported: {problem}; its unusual settings: {odd}",
+            "give another model; for torch alone it can be learned with `fit_task`",
+        )
+
+
+def unusual(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a configuration that may change its graph: neither sizes nor as in the configuration's class.
+
+    >>> unusual({"model_type": "bert", "hidden_size": 8, "hidden_act": "relu", "layer_norm_eps": 0.5})
+    {'hidden_act': 'relu'}
+    """
+    default = CONFIG_MAPPING[config["model_type"]]()
+    usual = default.to_dict() | settings_of(default)
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in _NO_SWITCH
+        and not name.endswith("_token_id")
+        and not isinstance(value, float)
+        and value != usual.get(name)
+    }

@@ -1,0 +1,160 @@
+"""Texts to tokens: the only code of a device that does it. Training's own way gives the same ids, which verification shows.
+
+What `tokenizer.json` does not hold is in the task's configuration: how many texts a row has, what stands before
+them, to how many tokens a row is cut and on which side. Truncation and padding that `tokenizer.json` was
+saved with are of another program and do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from maskpack.formats.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    MaskpackError,
+    first_line,
+    no_panic,
+)
+from maskpack.runtime.task import AGAIN, TaskConfig
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts for tasks on pairs."""
+
+_WORDS = {1: "one text", 2: "a pair of texts"}
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A row as a model reads it: `(s,)` each, and at least one token."""
+
+    ids: NDArray[np.int64]
+    types: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class TextReader:
+    """Cuts the texts of a task into tokens.
+
+    Attributes:
+        tokenizer: of its `tokenizer.json`, set up for the task by `of`.
+        config: of the task.
+    """
+
+    tokenizer: Any
+    config: TaskConfig
+
+    @classmethod
+    def of(cls, tokenizer: Any, config: TaskConfig) -> TextReader:
+        """The reader of a task; the tokenizer is changed in place."""
+        side = "left" if config.truncation_left else "right"
+        tokenizer.enable_truncation(config.max_length, direction=side)
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = config.split_special_tokens
+        return cls(tokenizer, config)
+
+    def encode(self, rows: Sequence[Text]) -> list[Tokens]:
+        """Tokens of each row.
+
+        Raises:
+            ConfigError: a row has more or fewer texts than the task reads.
+            DataError: a row holds something that is no text.
+        """
+        found = self.encode_each(rows)
+        for number, one in enumerate(found, start=1):
+            if isinstance(one, MaskpackError):
+                raise type(one)(f"row {number}: {one}", one.advice) from one
+        return [one for one in found if isinstance(one, Tokens)]
+
+    def encode_each(self, rows: Sequence[Text]) -> list[Tokens | MaskpackError]:
+        """Tokens of each row, or what is wrong with it."""
+        problems = [self.problem(row) for row in rows]
+        good = [self.prefixed(row) for row, bad in zip(rows, problems, strict=True) if bad is None]
+        try:
+            with no_panic():
+                read = iter(self.tokenizer.encode_batch(good))
+        except Exception:  # noqa: BLE001 - the library raises bare `Exception`, and does not say of which row
+            return [
+                self._alone(row) if bad is None else bad
+                for row, bad in zip(rows, problems, strict=True)
+            ]
+        return [self._tokens(next(read)) if bad is None else bad for bad in problems]
+
+    def problem(self, row: Text) -> MaskpackError | None:
+        """What keeps a row from being read, as far as its form shows it."""
+        texts = row if isinstance(row, tuple) else (row,)
+        if not 1 <= len(texts) <= 2 or not all(isinstance(text, str) for text in texts):
+            return DataError(f"{row!r:.80} is neither a text nor a pair of texts")
+        wanted = self.config.texts
+        if wanted is None or wanted == len(texts):
+            return None
+        return ConfigError(
+            f"`{self.config.name}` reads {_WORDS[wanted]}, `{texts[0]:.60}` is "
+            f"{'a text alone' if len(texts) == 1 else 'the first of two'}",
+            "give rows of as many texts as the task was learned from",
+        )
+
+    def prefixed(self, row: Text) -> Text:
+        """A row with what the task puts before its texts."""
+        first, second = self.config.prefixes or ("", "")
+        return first + row if isinstance(row, str) else (first + row[0], second + row[1])
+
+    def _alone(self, row: Text) -> Tokens | MaskpackError:
+        try:
+            with no_panic():
+                (one,) = self.tokenizer.encode_batch([self.prefixed(row)])
+        except Exception as error:  # noqa: BLE001 - as above
+            shown = str(row).encode("utf-8", "backslashreplace").decode()
+            return DataError(f"`{shown:.60}` cannot be read: {first_line(error)}")
+        return self._tokens(one)
+
+    def _tokens(self, row: Any) -> Tokens:
+        """One of no tokens is one of padding, as in training."""
+        return Tokens(
+            np.array(row.ids or [self.config.pad[0]], dtype=np.int64),
+            np.array(row.type_ids or [0], dtype=np.int64),
+        )
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a file.
+
+    Raises:
+        ExportError: the file is missing or damaged.
+    """
+    try:
+        with no_panic():
+            return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare `Exception`
+        raise ExportError(f"cannot load `{path}`: {error}", AGAIN) from error
+
+
+def batch_of(rows: Sequence[Tokens], *, pad: int, left: bool) -> dict[str, NDArray[np.int64]]:
+    """Rows as one padded batch, name of an input -> `(b, s)`.
+
+    Args:
+        rows: one or more.
+        pad: id of the padding token.
+        left: whether padding stands before a row.
+    """
+    width = max(len(row) for row in rows)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    feeds = {name: np.zeros((len(rows), width), dtype=np.int64) for name in names}
+    feeds["input_ids"][:] = pad
+    for place, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(len(row))
+        feeds["input_ids"][place, span] = row.ids
+        feeds["attention_mask"][place, span] = 1
+        feeds["token_type_ids"][place, span] = row.types
+    return feeds

@@ -1,0 +1,77 @@
+"""Rows without labels: texts that a teacher says of what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskpack.formats import ConfigError, DataError
+from maskpack.tasks.data.cells import column_list
+from maskpack.tasks.data.columns import plain_columns, plain_texts
+from maskpack.tasks.data.tables import column_names, read_rows
+from maskpack.tasks.data.text_lines import read_text
+
+_LINES = ".txt"
+
+
+def read_unlabelled(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Texts of a file, one or two a row; empty ones are left out.
+
+    A `.txt` file holds a text a line. For a task on pairs it holds both with a tab between, or a text and the one on
+    the next line make a pair. A table has the task's own columns or columns of plain names, such as `text`; its other
+    columns are not read.
+
+    Args:
+        path: the file.
+        columns: of the task's texts, one or two.
+
+    Raises:
+        DataError: the file cannot be read, or holds no text.
+        ConfigError: a table without such columns.
+    """
+    if is_lines(path):
+        rows = _lines(path, len(columns))
+    else:
+        rows = [row for row in read_rows(path, _columns(path, columns)) if any(map(str.strip, row))]
+    if not rows:
+        raise DataError(f"`{path}` holds no text", "one text or more a line")
+    return tuple(rows)
+
+
+def is_lines(path: Path, *, pairs: bool = False) -> bool:
+    """Whether a file holds a text a line; with `pairs`, whether each line holds two with a tab between."""
+    if Path(path.name.removesuffix(".gz")).suffix.lower() != _LINES:
+        return False
+    lines = (line for line in read_text(path).splitlines() if line.strip()) if pairs else ()
+    return all(line.count("\t") == 1 for line in lines)
+
+
+def _lines(path: Path, width: int) -> list[tuple[str, ...]]:
+    """The lines as rows of so many texts.
+
+    Raises:
+        DataError: it cannot be read, or a pair is wanted of one line.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if width == 1:
+        return [(line,) for line in lines]
+    if all(line.count("\t") == 1 for line in lines):
+        first_second = (line.partition("\t") for line in lines)
+        return [(first, second) for first, _, second in first_second]
+    if len(lines) == 1:
+        raise DataError(f"`{path}` holds one text, a task on pairs needs two")
+    return list(zip(lines, [*lines[1:], lines[0]], strict=True))
+
+
+def _columns(path: Path, wanted: Sequence[str]) -> Sequence[str]:
+    """The columns of the texts in a table."""
+    names = column_names(path)
+    if set(wanted) <= set(names):
+        return wanted
+    plain = plain_texts(names) or (plain_columns(names) or ())[:-1]
+    if len(plain) != len(wanted):
+        raise ConfigError(
+            f"`{path}` has neither the task's columns {column_list(wanted)} nor plain ones",
+            f"its columns: {column_list(names)}; rename one, or give lines of text as .txt",
+        )
+    return plain

@@ -1,0 +1,57 @@
+"""Evaluate an exported task: texts in, answers out, as a device does it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskpack.formats import Artifact, ConfigError, DataError
+from maskpack.runtime import Session
+from maskpack.runtime.providers import Provider
+from maskpack.runtime.task import pick_task
+from maskpack.tasks.evaluation.evaluate import (
+    Assessment,
+    Predictions,
+    assessed,
+    evaluation_split,
+)
+
+
+def assess_exported(
+    artifact: Artifact,
+    folder: Path,
+    task: str | None = None,
+    *,
+    data: Path | None = None,
+    providers: Sequence[Provider] = (),
+    unlabelled: str | None = None,
+) -> Assessment:
+    """Metrics of an exported graph on the task's evaluation split, through `maskpack.runtime`.
+
+    Args:
+        artifact: the folder's source, which knows the rows, the metric and the score when learned.
+        folder: one that an export wrote, of one task or several.
+        task: which; None where there is one.
+        data: evaluation data, if the task's does not ship with the package.
+        providers: execution providers, see `maskpack.runtime.Session`.
+        unlabelled: what is done with rows without a label; None: what was done when the task was learned.
+
+    Raises:
+        ConfigError: no such task, or one of other outputs than the artifact's.
+        DataError: the data does not ship with the package and none was given.
+        ExportError: no exported task there, or files that do not belong together.
+    """
+    config = pick_task(folder, task).read_config()
+    entry = artifact.entry(config.name)
+    if (config.kind, config.labels) != (entry.kind, entry.labels):
+        raise ConfigError(
+            f"`{config.name}` at `{folder}` has the labels {', '.join(config.labels) or 'of a number'}, "
+            f"in `{artifact.path}` {', '.join(entry.labels) or 'those of a number'}",
+            "give the artifact that it was made from",
+        )
+    split = evaluation_split(entry, data=data, unlabelled=unlabelled)
+    if split is None:
+        raise DataError(f"the evaluation data of `{entry.name}` is not at hand", "give its `data`")
+    texts = [row[0] if len(row) == 1 else (row[0], row[1]) for row in split.texts]
+    session = Session(folder, providers=providers)
+    return assessed(entry, Predictions(split, session.logits(texts, task=config.name)))

@@ -1,0 +1,75 @@
+"""A task goes on from the mask and head of another, or of its own earlier self."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from maskpack.compressor import fit_task
+from maskpack.formats import ArtifactError, ConfigError, open_artifact
+
+IDLE = {"margin": 50.0, "head_lr": 1e-12, "dense_lr": 1e-12}  # no score travels so far
+
+
+def patches(out, *names):
+    artifact = open_artifact(out)
+    return [artifact.patch(name) for name in names]
+
+
+def test_a_run_that_changes_nothing_ends_where_it_started(request_for):
+    parts = {"train_bias": True, "train_norm": True, "train_scales": True, "margin": 0.4}
+    first = request_for(name="first", **parts)
+    fit_task(first)
+    again = request_for(name="again", steps=2, **{**parts, **IDLE})
+    result = fit_task(replace(again, start=(first.out, "first")))
+    old, new = patches(first.out, "first", "again")
+    assert old.count.zeros > 0
+    for name, mask in old.masks.items():
+        np.testing.assert_array_equal(new.masks[name].to_bool(), mask.to_bool())
+    for part in ("head", "dense", "gains"):
+        for name, value in getattr(old, part).items():
+            np.testing.assert_allclose(getattr(new, part)[name], value, rtol=2e-3, atol=1e-6)
+    artifact = open_artifact(first.out)
+    assert result.scores == artifact.entry("first").scores
+    assert artifact.entry("again").data["started_from"] == "first"
+
+
+def test_a_removed_weight_can_return(request_for):
+    first = request_for(name="first", margin=0.3)
+    fit_task(first)
+    again = request_for(name="again", margin=0.3, seed=3)
+    fit_task(replace(again, start=(first.out, "first")))
+    old, new = patches(first.out, "first", "again")
+    back = sum(
+        int((~mask.to_bool() & new.masks[name].to_bool()).sum()) for name, mask in old.masks.items()
+    )
+    gone = sum(
+        int((mask.to_bool() & ~new.masks[name].to_bool()).sum()) for name, mask in old.masks.items()
+    )
+    assert back > 0
+    assert gone > 0
+
+
+def test_a_task_replaces_itself(request_for):
+    first = request_for()
+    fit_task(first)
+    more = request_for(steps=3, replacing=True)
+    fit_task(replace(more, start=(first.out, "sst2")))
+    assert open_artifact(first.out).entry("sst2").data["started_from"] == "sst2"
+
+
+def test_another_task_is_no_start(request_for, tmp_path):
+    first = request_for()
+    fit_task(first)
+    rows = tmp_path / "other.tsv"
+    rows.write_text("sentence\tlabel\n" + "it was fine\tx\nit was bad\ty\nso so\tz\n" * 20)
+    from maskpack.tasks import find_task
+
+    other = find_task("own", text_field="sentence", label_field="label")
+    request = replace(request_for(name="own"), task=other, data=rows, start=(first.out, "sst2"))
+    with pytest.raises(ConfigError, match="`sst2` is a classification of negative, positive"):
+        fit_task(request)
+    with pytest.raises(ArtifactError, match="nope"):
+        fit_task(replace(request, start=(first.out, "nope")))
