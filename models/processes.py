@@ -53,21 +53,18 @@ class Processes:
         return self.rank == 0
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one type and device by their sums over all processes; sent as one.
+        """Replace tensors by their sums over all processes, each where it lies: copying them costs as much as sending.
 
         Raises:
             ProcessLostError: another process has ended.
         """
         if self.alone or not tensors:
             return
-        from accelerate.utils import reduce  # noqa: PLC0415 - one process needs none of it
-
-        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-        total = self._together(lambda: reduce(flat, "sum"))
-        parts = total.split([tensor.numel() for tensor in tensors])
-        with torch.no_grad():
-            for tensor, part in zip(tensors, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+        dense = [tensor.detach().contiguous() for tensor in tensors]
+        self._together(lambda: _sum_in_place(dense))
+        for tensor, total in zip(tensors, dense, strict=True):
+            if total.data_ptr() != tensor.data_ptr():  # it was not contiguous
+                tensor.detach().copy_(total)
 
     def gather(self, value: Found) -> list[Found]:
         """The values of all processes, by rank; anything that can be pickled.
@@ -136,6 +133,12 @@ class Processes:
                 f"another of the {self.count} processes has ended, so that process {self.rank} cannot go on",
                 _LOST,
             ) from error
+
+
+def _sum_in_place(tensors: Sequence[Tensor]) -> None:
+    """Sum contiguous tensors over all processes; several are on their way at a time."""
+    for sent in [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+        sent.wait()
 
 
 def _outcome(work: Callable[[], Any]) -> Any:

@@ -135,11 +135,12 @@ def test_processes_that_do_not_find_each_other_are_an_error_of_ours(monkeypatch,
 def test_a_lost_process_is_an_error_of_ours(monkeypatch):
     from accelerate import utils
 
-    def lost(*_):
+    def lost(*_, **__):
         raise RuntimeError("Connection closed by peer")
 
-    for name in ("reduce", "gather_object", "broadcast_object_list"):
+    for name in ("gather_object", "broadcast_object_list"):
         monkeypatch.setattr(utils, name, lost)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lost)
     two = Processes(0, 2)
     for work in (
         lambda: two.sum([torch.ones(2)]),
