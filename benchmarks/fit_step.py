@@ -2,7 +2,7 @@
 
 The baselines run as transformers and peft make them; `-quick` gives them the dropout of
 `compressor/training/callbacks.py`, which masks (and `compress baseline`) train with. `-taught` follows the hidden
-states of a dense teacher, which runs along.
+states of a dense teacher, which runs along; `-kept` follows the same states from the disk.
 
 python benchmarks/fit_step.py --out docs/results/fit-step.json
 
@@ -15,7 +15,9 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +26,7 @@ import numpy as np
 from maskpack.exporters.bench.memory import peak_memory
 
 METHODS = (
-    *("dense", "mask8", "mask4", "mask8-taught", "lora8", "bitfit"),
+    *("dense", "mask8", "mask4", "mask8-taught", "mask8-kept", "lora8", "bitfit"),
     *("dense-quick", "lora8-quick"),
 )
 BASELINES = {"dense": "full", "lora8": "lora", "bitfit": "bitfit"}
@@ -83,16 +85,18 @@ def build(method: str, model_name: str):
             use_fast_dropout(model, noise)
     optimizer = FlooredAdam(group.settings() for group in groups)
     state_teacher = None
-    if addition == "taught":
+    if addition in {"taught", "kept"}:
         state_teacher = HiddenStateTeacher(load_classifier(model_name, outputs=2).eval(), 3.0)
     model.train()
     rows, count = np.arange(BATCH), [0]
+    kept_states = lru_cache(partial(states_on_disk, state_teacher, labels))
 
     class Loss:
         """The labels' loss, with the teacher's states where there is one."""
 
-        def __init__(self) -> None:
-            self.state_teacher = state_teacher
+        def __init__(self, feeds) -> None:
+            width = feeds["input_ids"].shape[1]
+            self.state_teacher = kept_states(width) if addition == "kept" else state_teacher
 
         def __call__(self, logits, rows):
             return task_loss(logits, rows)
@@ -101,9 +105,18 @@ def build(method: str, model_name: str):
         noise.on_step_begin(count[0])
         count[0] += 1
         rows_as_given = SimpleNamespace(feeds=lambda _: feeds)
-        return StepRunner(model, optimizer, rows_as_given, Loss(), placement).take(rows)[0]
+        return StepRunner(model, optimizer, rows_as_given, Loss(feeds), placement).take(rows)[0]
 
     return step
+
+
+def states_on_disk(teacher, labels, length: int):
+    """The teacher's states of the batch of a length, as a run keeps them."""
+    from maskpack.compressor.training.kept_states import answers_and_states
+    from maskpack.tasks.batches import Encoded
+
+    encoded = Encoded([*batch(length)["input_ids"]], None, labels, pad=0)
+    return answers_and_states(teacher, encoded, folder=Path(tempfile.gettempdir()))[1]
 
 
 def batch(length: int):
@@ -148,8 +161,9 @@ def peak_mb(method: str) -> float:
 def main() -> None:
     if ARGS.memory:
         step = build(ARGS.memory, ARGS.model)
+        feeds = batch(64)
         for _ in range(4):
-            step(batch(64))
+            step(feeds)
         print(peak_memory())  # not getrusage: its peak would include the parent before exec
         return
     tree = {

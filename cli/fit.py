@@ -226,7 +226,15 @@ def _words(estimate: Estimate) -> Mapping[str, str]:
         "basis": f"{estimate.measured} steps measured, on batches of every size",
         "memory": "unknown" if memory is None else f"{render.size(memory)}, peak of this rehearsal",
         "checkpoint": render.size(estimate.disk_bytes) if estimate.disk_bytes else "none",
+        **_states(estimate),
     }
+
+
+def _states(estimate: Estimate) -> Mapping[str, str]:
+    """Where a teacher's hidden states come from, if something is known of them."""
+    if not estimate.states_bytes:
+        return {}
+    return {"teacher's states": f"{render.size(estimate.states_bytes)} on the disk while it trains"}
 
 
 def duration(seconds: float) -> str:

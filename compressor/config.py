@@ -257,6 +257,13 @@ class FitConfig(TeacherConfig, TuningConfig, LabelConfig, RunConfig, BackboneCon
             default="never",
         ),
     ] = None
+    keep_states: Annotated[
+        bool,
+        Opt(
+            "Where it saves time, keep the teacher's hidden states on the disk in float16 while the run lasts.",
+            later=True,
+        ),
+    ] = True
     checkpoint_every: Annotated[
         int, Opt("Steps between two checkpoints; 0: none.", within="[0, inf)")
     ] = 200

@@ -25,6 +25,7 @@ from maskpack.compressor.fit import loss_of, masked_model_of, targets_for
 from maskpack.compressor.masking.model import MaskedModel
 from maskpack.compressor.prepare import PreparedRun, prepare
 from maskpack.compressor.training.callbacks import CallbackList
+from maskpack.compressor.training.kept_states import states_bytes
 from maskpack.compressor.training.loss import DistillationTargets
 from maskpack.compressor.training.progress import Progress
 from maskpack.compressor.training.step import StepRunner
@@ -96,6 +97,7 @@ class Estimate:
         memory_bytes: peak of this process, which has done a step on the largest batch; None where the
             system does not tell.
         disk_bytes: of the largest file that is written beside the artifact, a checkpoint.
+        states_bytes: of a teacher's hidden states on the disk; 0: it runs in every step, or there are none.
     """
 
     seconds: float
@@ -109,6 +111,7 @@ class Estimate:
     looks: int
     memory_bytes: int | None
     disk_bytes: int
+    states_bytes: int
 
 
 class RefineClock:
@@ -179,6 +182,7 @@ def _total(
         looks=looks,
         memory_bytes=_peak_memory(),
         disk_bytes=12 * trained if run.request.config.checkpoint_every else 0,
+        states_bytes=0 if targets is None else states_bytes(targets.state_teacher),
     )
 
 

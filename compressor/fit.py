@@ -29,6 +29,7 @@ from maskpack.compressor.prepare import PreparedRun, load_rows, prepare, prepare
 from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
+from maskpack.compressor.training.kept_states import Keeping
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
 from maskpack.compressor.training.teacher import (
@@ -49,6 +50,7 @@ from maskpack.formats import (
     is_artifact,
 )
 from maskpack.formats.lazy import renamed_argument
+from maskpack.formats.writer import nearest_folder
 from maskpack.models.build import apply_patch
 from maskpack.models.placement import placement_of
 from maskpack.tasks.batches import predict_all, torch_predict
@@ -231,7 +233,15 @@ def targets_for(
         placement=run.placement,
         train_first=first.train,
         heard=heard,
+        keep=_keeping(run),
     )
+
+
+def _keeping(run: PreparedRun) -> Keeping | None:
+    """Where the run may keep a teacher's states: on the disk that the artifact comes to."""
+    if not run.request.config.keep_states:
+        return None
+    return Keeping(nearest_folder(run.request.out), run.plan.steps * run.plan.batch_size)
 
 
 def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Pipe, wait
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ from maskpack.compressor.fit import fit_task
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import FitRequest, RunResult
 from maskpack.formats import ConfigError, MaskpackError
-from maskpack.models.processes import ProcessLostError, expected_processes
+from maskpack.models.processes import ProcessLostError, expected_processes, leave_processes
 
 _PROGRESS, _RECORD, _RESULT, _ERROR, _STOPPED = "progress", "record", "result", "error", "stopped"
 _POLL_S = 0.2
@@ -194,7 +193,7 @@ def _child(rank: int, request: FitRequest, count: int, port: int, writers: Seque
             writer.send((_ERROR, problem))
     finally:
         writer.close()
-        _leave()
+        leave_processes()
 
 
 def _set_place(rank: int, count: int, port: int) -> None:
@@ -217,13 +216,6 @@ def _set_place(rank: int, count: int, port: int) -> None:
         torch.set_num_threads(share)
     if hasattr(os, "setsid"):
         os.setsid()  # a terminal sends Ctrl-C to all of a group; here the parent passes it on
-
-
-def _leave() -> None:
-    """Close the connections, so that the end of one process is seen by the others."""
-    if torch.distributed.is_initialized():
-        with suppress(RuntimeError):
-            torch.distributed.destroy_process_group()
 
 
 def _forward_records(writer: Any) -> None:

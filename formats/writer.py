@@ -142,7 +142,12 @@ def _places(path: Path) -> list[Path]:
     if path.is_dir() and any(path.iterdir()):
         tasks = path / schema.TASK_FOLDER
         return [path, tasks] if tasks.is_dir() else [path]
-    return [next(place for place in path.absolute().parents if place.exists())]
+    return [nearest_folder(path)]
+
+
+def nearest_folder(path: Path) -> Path:
+    """The nearest folder above a path that exists."""
+    return next(folder for folder in path.absolute().parents if folder.exists())
 
 
 def create_artifact(

@@ -5,8 +5,8 @@ Distillation as in Hinton et al. 2015 (arXiv 1503.02531), mixed as in SMP (Jiang
     (1 - a) CE(labels) + a T^2 KL(teacher / T || model / T)
 
 The teacher runs over the training rows once, before the first step, without dropout: its logits are a small
-table, and a step costs no more than without it. Hidden states are too large for a table: with them
-the teacher runs in every step, and the loss gains the squared error of every layer over that layer's variance, so that
+table, and a step costs no more than without it. Hidden states are kept on the disk (`kept_states.py`), or
+the teacher runs in every step; with them the loss gains the squared error of every layer over that layer's variance, so that
 all layers count equally. As in TinyBERT (Jiao et al. 2020, arXiv 1909.10351, eq. 8), whose projection is not
 needed between models of one shape. A narrow backbone follows the float model's states in the same way
 (`quantization/refine.py`).
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,25 @@ from maskpack.tasks.batches import known_labels
 from maskpack.tasks.types import TaskType
 
 
+class StateTeacher(Protocol):
+    """Has the hidden states that a student follows: a model, or what was kept of its states."""
+
+    @property
+    def weight(self) -> float:
+        """Of the distance in a step's loss."""
+
+    def states(self, inputs: Mapping[str, Tensor], rows: NDArray[np.intp]) -> list[Tensor]:
+        """The states of a batch.
+
+        Args:
+            inputs: the batch.
+            rows: which of the training rows it holds.
+
+        Returns:
+            float32 `(tokens, i)` for each layer, without padding, see `states_of`.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class DistillationTargets:
     """A teacher's logits for every training row.
@@ -39,13 +58,13 @@ class DistillationTargets:
         logits: float32 `(rows, c)`.
         share: weight `a` of the teacher against the labels.
         temperature: `T`.
-        state_teacher: the teacher itself, if its hidden states are part of the loss.
+        state_teacher: has its hidden states, if they are part of the loss.
     """
 
     logits: NDArray[np.float32]
     share: float
     temperature: float
-    state_teacher: HiddenStateTeacher | None = None
+    state_teacher: StateTeacher | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +92,7 @@ class TaskLoss:
         return self.kind.target_scale(known_labels(self.labels, self.labelled))
 
     @property
-    def state_teacher(self) -> HiddenStateTeacher | None:
+    def state_teacher(self) -> StateTeacher | None:
         """The teacher whose hidden states are part of the loss, or None."""
         return None if self.targets is None else self.targets.state_teacher
 
@@ -117,7 +136,7 @@ class TaskLoss:
 
 @dataclass(frozen=True, eq=False)
 class HiddenStateTeacher:
-    """A teacher whose hidden states are part of a student's loss.
+    """A teacher that computes its hidden states.
 
     Attributes:
         model: the teacher, in evaluation mode.
@@ -127,8 +146,11 @@ class HiddenStateTeacher:
     model: Any
     weight: float
 
-    def states(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    def states(
+        self, inputs: Mapping[str, Tensor], rows: NDArray[np.intp] | None = None
+    ) -> list[Tensor]:
         """The teacher's states of a batch, without gradients; it gets the inputs of its family."""
+        del rows  # the inputs say all
         known = inputs
         if not self._reads_types:
             known = {name: value for name, value in inputs.items() if name != "token_type_ids"}

@@ -82,7 +82,7 @@ class StepRunner:
         model: in training mode.
         optimizer: of all trained parameters.
         encoded: the training rows.
-        task_loss: loss of float32 logits of some rows, and the teacher of hidden states.
+        task_loss: loss of float32 logits of some rows, and a teacher's hidden states.
         placement: device, precision and processes.
         options: how a step is computed.
         callbacks: told when a part begins.
@@ -156,7 +156,7 @@ class StepRunner:
         if teacher is None:
             return [[] for _ in parts], None
         with self.placement.training():
-            wanted = [teacher.states(part.inputs) for part in parts]
+            wanted = [teacher.states(part.inputs, part.rows) for part in parts]
         own = [
             spreads_of(states) * (part.share > 0.0)
             for part, states in zip(parts, wanted, strict=True)

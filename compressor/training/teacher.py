@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from maskpack.compressor.config import DENSE_TEACHER, BaselineConfig, TeacherConfig
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
-from maskpack.compressor.training.loss import DistillationTargets, HiddenStateTeacher, TaskLoss
+from maskpack.compressor.training.kept_states import Keeping, answers_and_states
+from maskpack.compressor.training.loss import (
+    DistillationTargets,
+    HiddenStateTeacher,
+    StateTeacher,
+    TaskLoss,
+)
 from maskpack.compressor.training.progress import OnProgress, ProgressReporter
 from maskpack.compressor.training.train import (
     Checkpoints,
@@ -90,6 +96,7 @@ def distillation_targets(
     placement: Placement,
     train_first: Callable[[], Any],
     heard: Callable[[TeacherPredict], None] = lambda _: None,
+    keep: Keeping | None = None,
 ) -> DistillationTargets | None:
     """The targets of a teacher, or None without one.
 
@@ -101,6 +108,7 @@ def distillation_targets(
         placement: where the teacher computes.
         train_first: trains a dense teacher, see `DenseTeacherRun`.
         heard: called with the teacher's predictor, to evaluate it.
+        keep: where its hidden states are kept, if that is worth it; None: they are not.
 
     Raises:
         ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states that fit.
@@ -109,9 +117,14 @@ def distillation_targets(
         return None
     model = train_first() if teacher.model is None else placement.put(teacher.model)
     ask = _teacher_predict(model, teacher.name, student, placement.processes, pad=rows.pad)
-    logits = ask(rows)
+    _check_fits(model.config, teacher.name, rows, student)
+    own = state_teacher(config, model, student, name=teacher.name)
+    states: StateTeacher | None = own
+    if own is None or keep is None or not keep.pays(rows, model.config, placement):
+        logits = ask(rows)
+    else:
+        logits, states = answers_and_states(own, rows, folder=keep.folder)
     heard(ask)
-    states = state_teacher(config, model, student, name=teacher.name)
     return DistillationTargets(logits, config.teacher_share, config.temperature, states)
 
 
