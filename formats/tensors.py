@@ -18,6 +18,7 @@ from maskpack.formats.bits import (
     unpack_codes,
 )
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.units import Units
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,12 +325,15 @@ class Patch:
         dense: parameter name -> float16 bias or LayerNorm parameter that stands in for the
             backbone's.
         gains: parameter name of a linear -> float16 `(o)`, above 0: factors of its rows' scales.
+        units: whole units that the masks remove, and those that stay; None: the task knows of none. The masks hold
+            their weights' bits too, so that only what stores or shrinks a task reads this.
     """
 
     masks: Mapping[str, BitMask]
     head: Dense
     dense: Dense = field(default_factory=dict)
     gains: Dense = field(default_factory=dict)
+    units: Units | None = None
 
     def __post_init__(self) -> None:
         _check_dense(self.head, "head")
