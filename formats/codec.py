@@ -194,7 +194,7 @@ def patch_parts(patch: Patch) -> tuple[Arrays, dict[str, Any]]:
         arrays.update(bits)
     if unmasked:
         about["unmasked"] = list(unmasked)
-    arrays.update(named_parts(patch, arrays))
+    arrays.update(named_parts(patch, {*arrays, *(f"{name}.mask" for name in masks)}))
     return arrays, about
 
 
