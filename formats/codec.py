@@ -189,13 +189,21 @@ def patch_parts(patch: Patch) -> tuple[Arrays, dict[str, Any]]:
         f"{name}.mask": mask.packed for name, mask in masks.items() if mask.zeros or not implied
     }
     about: dict[str, Any] = {"masks": {name: list(mask.shape) for name, mask in masks.items()}}
-    if patch.units is not None:
-        about["units"], bits = describe_units(patch.units)
-        arrays.update(bits)
+    described, bits = unit_parts(patch)
+    about.update(described)
+    arrays.update(bits)
     if unmasked:
         about["unmasked"] = list(unmasked)
     arrays.update(named_parts(patch, {*arrays, *(f"{name}.mask" for name in masks)}))
     return arrays, about
+
+
+def unit_parts(patch: Patch) -> tuple[dict[str, Any], Arrays]:
+    """What a header says of a patch's units, and their bits; nothing of a patch without. Inverse of `units_of`."""
+    if patch.units is None:
+        return {}, {}
+    described, bits = describe_units(patch.units)
+    return {"units": described}, bits
 
 
 def units_of(meta: Mapping[str, Any], arrays: Arrays) -> Units | None:
@@ -222,14 +230,7 @@ def decode_patch(
         ArtifactError: damaged, of another task, or made for another backbone.
     """
     arrays, meta, _ = decode_tensors(data, "patch")
-    if meta.get("backbone_sha256") != backbone_sha256:
-        raise ArtifactError(
-            f"the patch of `{task}` was made for backbone "
-            f"{str(meta.get('backbone_sha256'))[:12]}, this one is {backbone_sha256[:12]}",
-            "use the patch with the artifact it was learned in",
-        )
-    if meta.get("task") != task:
-        raise ArtifactError(f"the patch of `{task}` says it is for `{meta.get('task')}`")
+    _check_bound(meta, task, backbone_sha256)
     try:
         sizes = {name: read_shape(shape) for name, shape in sorted(meta["masks"].items())}
         masks = {
@@ -247,6 +248,18 @@ def decode_patch(
         kept = {name: shape for name, shape in sizes.items() if name not in masks}
         masks = whole_masks(units, masks, kept, unmasked, shapes or {})
     return Patch(masks, **parts_of(arrays, task), units=units)
+
+
+def _check_bound(meta: Mapping[str, Any], task: str, backbone_sha256: str) -> None:
+    """Raise ArtifactError unless a patch is of this task and was made for this backbone."""
+    if meta.get("backbone_sha256") != backbone_sha256:
+        raise ArtifactError(
+            f"the patch of `{task}` was made for backbone "
+            f"{str(meta.get('backbone_sha256'))[:12]}, this one is {backbone_sha256[:12]}",
+            "use the patch with the artifact it was learned in",
+        )
+    if meta.get("task") != task:
+        raise ArtifactError(f"the patch of `{task}` says it is for `{meta.get('task')}`")
 
 
 def decode_units(data: Buffer) -> Units | None:

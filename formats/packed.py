@@ -25,6 +25,7 @@ from maskpack.formats.codec import (
     named_parts,
     parts_of,
     patch_parts,
+    unit_parts,
     units_of,
 )
 from maskpack.formats.coded import LANES, CodedMask, CodedMasks, Coding, decode_masks, encode_masks
@@ -39,7 +40,7 @@ from maskpack.formats.schema import (
     portable_entry,
 )
 from maskpack.formats.tensors import Backbone, BitMask, Patch
-from maskpack.formats.unit_bits import check_required, cut_units, describe_units, without_units
+from maskpack.formats.unit_bits import check_required, cut_units, without_units
 
 _STREAM = "masks.stream"
 _BARE = "-"  # a linear without a mask
@@ -74,10 +75,8 @@ def encode_packed(
     }
     if coded.lanes:
         arrays[_STREAM] = coded.stream
-    described: dict[str, Any] = {}
-    if patch.units is not None:
-        described["units"], bits = describe_units(patch.units)
-        arrays.update(bits)
+    described, bits = unit_parts(patch)
+    arrays.update(bits)
     arrays.update(named_parts(patch, arrays))
     meta: dict[str, Any] = {
         "kind": PACKED_KIND,
