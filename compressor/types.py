@@ -131,6 +131,8 @@ class RunResult:
         options: every option of the run.
         class_weights: each label's weight and recall, where the loss was weighted; else None.
         tuning: what was fitted after training on held-out rows, if anything was; else None.
+        units, units_kept: kind of whole units that were to be removed -> how many there were, and how many stay.
+        unit_weights: weights of those that are removed, zeros of the mask too.
         rows_without_label: `train`, `eval` -> rows of the data that have no label, and are in none of the counts
             above, but for the `learned` ones: training rows that were learned from the teacher.
     """
@@ -159,6 +161,9 @@ class RunResult:
     same_answers: float | None = None
     class_weights: ClassWeights | None = None
     tuning: HeadTuning | None = None
+    units: Mapping[str, int] = field(default_factory=dict)
+    units_kept: Mapping[str, int] = field(default_factory=dict)
+    unit_weights: int = 0
     rows_without_label: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -172,14 +177,20 @@ class RunResult:
         return MaskCount(self.weights, self.zeros)
 
     @property
+    def single(self) -> MaskCount:
+        """Size of the mask without the weights of removed units, which a bit for each unit says."""
+        return MaskCount(self.weights - self.unit_weights, self.zeros - self.unit_weights)
+
+    @property
     def coded_bytes(self) -> int:
-        """Bytes of the task when its mask is coded: entropy of the mask, head and the rest.
+        """Bytes of the task when its mask is coded: entropy of the mask, a bit for each unit, head and the rest.
 
         For a baseline: its trained values in float16.
         """
         if self.weights == 0:
             return self.patch_bytes // 2
-        return self.count.entropy_bytes + self.head_bytes + self.extra_bytes
+        units = -(-sum(self.units.values()) // 8)
+        return self.single.entropy_bytes + units + self.head_bytes + self.extra_bytes
 
     @property
     def collapsed(self) -> bool:
@@ -188,11 +199,10 @@ class RunResult:
 
     def to_json(self) -> str:
         """One line of JSON, derived sizes included."""
-        count = self.count
         derived = {
-            "sparsity": count.sparsity,
-            "entropy_bpp": count.entropy_bpp,
-            "entropy_bytes": count.entropy_bytes,
+            "sparsity": self.count.sparsity,
+            "entropy_bpp": self.single.entropy_bpp,
+            "entropy_bytes": self.single.entropy_bytes,
             "coded_bytes": self.coded_bytes,
             "collapsed": self.collapsed,
         }
