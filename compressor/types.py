@@ -131,10 +131,10 @@ class RunResult:
         options: every option of the run.
         class_weights: each label's weight and recall, where the loss was weighted; else None.
         tuning: what was fitted after training on held-out rows, if anything was; else None.
-        units, units_kept: kind of whole units that were to be removed -> how many there were, and how many stay.
-        unit_weights: weights of those that are removed, zeros of the mask too.
         rows_without_label: `train`, `eval` -> rows of the data that have no label, and are in none of the counts
             above, but for the `learned` ones: training rows that were learned from the teacher.
+        units, units_kept: kind of whole units that were to be removed -> how many there were, and how many stay.
+        unit_weights: weights of those that are removed, zeros of the mask too.
     """
 
     method: str
@@ -161,10 +161,10 @@ class RunResult:
     same_answers: float | None = None
     class_weights: ClassWeights | None = None
     tuning: HeadTuning | None = None
+    rows_without_label: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, int] = field(default_factory=dict)
     units_kept: Mapping[str, int] = field(default_factory=dict)
     unit_weights: int = 0
-    rows_without_label: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def score(self) -> float:

@@ -48,6 +48,7 @@ _DONE = 0.6  # of the steps, when the last unit goes
 _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # on which importance is measured
 _SHARE_OF_ROWS = 1 / 4  # of all rows that the run learns from, measured in all stages together
 _LARGEST_BATCH = 32
+_KEPT_LAYERS = 8  # times as much memory a row, at least, where training would compute layers twice
 
 Worth = NDArray[np.float64]
 Bits = NDArray[np.bool_]
@@ -183,7 +184,8 @@ class UnitImportance:
         count = measured_rows(self.plan, len(self.encoded))
         rows = rng.choice(len(self.encoded), count, replace=False)
         rows = rows[np.argsort(self.encoded.lengths[rows], kind="stable")]
-        size = max(1, min(_LARGEST_BATCH, self.plan.batch_size // self.plan.step.accumulate))
+        size = min(_LARGEST_BATCH, self.plan.batch_size // self.plan.step.accumulate)
+        size = max(1, size // _KEPT_LAYERS if self.plan.step.gradient_checkpointing else size)
         return [rows[first : first + size] for first in range(0, count, size)]
 
     def of(self, batches: Sequence[NDArray[np.intp]]) -> list[Worth]:

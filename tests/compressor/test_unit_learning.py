@@ -229,6 +229,27 @@ def test_rows_differ_from_stage_to_stage_and_follow_from_seed_and_step(request_f
     assert max(map(len, first)) == 16
 
 
+def test_where_memory_is_scarce_fewer_rows_are_measured_at_once(request_for):
+    """The order of rows in batches changes no unit: the sums differ by rounding only."""
+    found = []
+    for options in ({}, {"accumulate": 4}, {"gradient_checkpointing": True}):
+        run = fit.prepare(request_for(**BOTH, **options))
+        importance = fit.masked_model_of(run, fit.loss_of(run, None)).units.importance
+        batches = importance.batches(3)
+        found.append((max(map(len, batches)), importance.of(batches)))
+    assert [size for size, _ in found] == [16, 4, 2]
+    for _, worth in found[1:]:
+        for ours, theirs in zip(found[0][1], worth, strict=True):
+            np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-12)
+
+
+def test_layers_that_are_computed_twice_in_training_are_measured_as_others(request_for):
+    plain = learned(request_for(**BOTH, dropout=0.0))[1]
+    twice = learned(request_for(**BOTH, dropout=0.0, gradient_checkpointing=True, accumulate=2))[1]
+    for ours, theirs in zip(plain.units.kept, twice.units.kept, strict=True):
+        assert (ours != theirs).sum() <= 0.1 * len(ours)
+
+
 # learning
 
 
