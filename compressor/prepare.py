@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.compressor.config import FitConfig
 from maskpack.compressor.effects import class_weights_of
 from maskpack.compressor.label_checks import check_label_options, hold_out
 from maskpack.compressor.masking.model import masked_names, sparsity_of
@@ -206,12 +207,23 @@ def _start(request: FitRequest, prepared: PreparedBackbone) -> Patch | None:
 
     Raises:
         ArtifactError: its masks are of another architecture.
+        ConfigError: units are gone, and a size of the mask is asked for.
     """
     if request.start is None:
         return None
     patch = open_artifact(request.start[0]).patch(request.start[1])
     patch.check_fits(prepared.backbone)
+    check_start(patch, request.start[1], request.config)
     return patch
+
+
+def check_start(patch: Patch, task: str, config: FitConfig) -> None:
+    """Raise ConfigError if a run would count weights of units that the task it starts from has removed."""
+    if patch.units is not None and patch.units.removed and config.has_size_target:
+        raise ConfigError(
+            f"`{task}` has removed {patch.units.removed} units, and a size of the mask counts single weights",
+            "start without that task, or leave the size to the margin",
+        )
 
 
 def prepare_rows(

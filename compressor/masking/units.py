@@ -11,8 +11,8 @@ logits, before each stage anew, because what is left takes over the work of what
 
     1 - (1 - k / K)^3
 
-of all units that are to go are gone (Zhu & Gupta 2017, arXiv 1710.01878, eq. 1), the last ones after 60 % of the steps. Scores
-of single weights, the head and all else that is trained go on learning meanwhile, and alone after that.
+of all units that are to go are gone (Zhu & Gupta 2017, arXiv 1710.01878, eq. 1), from 10 % of the steps to 60 %. Scores of
+single weights, the head and all else that is trained go on learning meanwhile, and alone after that.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ from maskpack.tasks.batches import Encoded
 _LOG = logging.getLogger(__name__)
 
 STAGES = 8
-_DONE = 0.6  # of the steps, when the last unit goes
+_BEGUN, _DONE = (
+    0.1,
+    0.6,
+)  # of the steps: a new head has hardly learned before, and says little; the last unit goes
 _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # on which importance is measured
 _SHARE_OF_ROWS = 1 / 4  # of all rows that the run learns from, measured in all stages together
 _LARGEST_BATCH = 32
@@ -122,12 +125,13 @@ def stages_of(steps: int) -> dict[int, float]:
     """Step after which a stage comes -> share of the units to be removed that are gone after it.
 
     >>> {step: round(share, 3) for step, share in stages_of(400).items()}
-    {30: 0.33, 60: 0.578, 90: 0.756, 120: 0.875, 150: 0.947, 180: 0.984, 210: 0.998, 240: 1.0}
+    {40: 0.33, 69: 0.578, 97: 0.756, 126: 0.875, 154: 0.947, 183: 0.984, 211: 0.998, 240: 1.0}
     >>> stages_of(1)
     {1: 1.0}
     """
-    done = [number / STAGES for number in range(1, STAGES + 1)]
-    return {max(1, round(steps * _DONE * t)): 1.0 - (1.0 - t) ** 3 for t in done}
+    times = [_BEGUN + (_DONE - _BEGUN) * number / (STAGES - 1) for number in range(STAGES)]
+    shares = [1.0 - (1.0 - number / STAGES) ** 3 for number in range(1, STAGES + 1)]
+    return {max(1, round(steps * t)): share for t, share in zip(times, shares, strict=True)}
 
 
 def measured_rows(plan: Plan, rows: int) -> int:

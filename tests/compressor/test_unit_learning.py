@@ -26,6 +26,7 @@ from maskpack.compressor.masking.units import (
     stages_of,
     without_weakest,
 )
+from maskpack.compressor.prepare import check_start
 from maskpack.compressor.training.train import FlooredAdam, Group, Plan
 from maskpack.formats import ConfigError, Interrupted, open_artifact
 from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units, joined
@@ -331,7 +332,8 @@ def test_the_mask_grows_in_stages_and_the_artifact_says_how_many_units_stay(requ
     assert result.coded_bytes == result.single.entropy_bytes + units + result.head_bytes
     zeros = [int(value) for value in entry.training["history"]["zeros"].split()]
     assert zeros[0] == 0
-    assert zeros[1] < result.unit_weights / 2 < result.unit_weights <= zeros[-1]
+    assert zeros[2] == zeros[0] < zeros[4] < result.unit_weights / 2
+    assert result.unit_weights <= zeros[-1]
     assert zeros[23] >= result.unit_weights, "all are gone after 60 % of the steps"
 
 
@@ -425,6 +427,14 @@ def test_units_that_are_gone_at_the_start_stay_gone(request_for):
     shapes = {name: tensor.shape for name, tensor in run.prepared.backbone.linears.items()}
     for name, stays in second.units.masks(shapes).items():
         assert not second.masks[name].to_bool()[~stays].any()
+
+
+def test_a_size_over_a_task_with_removed_units_is_refused(request_for):
+    _, first = learned(request_for(**BOTH))
+    with pytest.raises(ConfigError, match="`sst2` has removed 68 units, and a size of the mask"):
+        check_start(first, "sst2", FitConfig(sparsity=0.5))
+    check_start(first, "sst2", FitConfig())
+    check_start(replace(first, units=None), "sst2", FitConfig(sparsity=0.5))
 
 
 # what a removed unit is to the parts around it
