@@ -217,6 +217,7 @@ def _words(estimate: Estimate) -> Mapping[str, str]:
         *([teacher] if estimate.teacher_seconds > 1 else []),
         f"{estimate.steps:,} steps of {1000 * estimate.step_seconds:.0f} ms",
         f"{estimate.looks} scorings of {estimate.look_seconds:.1f} s",
+        *([f"{duration(estimate.units_seconds)} units"] if estimate.units_seconds else []),
     ]
     memory = estimate.memory_bytes
     return {
@@ -271,8 +272,10 @@ def show_result(result: RunResult, *, json: bool) -> None:
     if count.weights:
         beside = result.beside_units
         entropy = f"{render.size(beside.entropy_bytes)} ({beside.entropy_bpp:.3f} bits a weight)"
+        kept = [(kind, result.units_kept[kind], every) for kind, every in result.units.items()]
         rows = [
             ("zeros", f"{count.zeros:,} of {count.weights:,} ({count.sparsity:.2%})"),
+            *((f"{kind} kept", f"{some:,} of {every:,}") for kind, some, every in kept),
             ("mask, packed", render.size(result.mask_bytes)),
             ("mask, entropy", entropy),
             *([("units", render.size(result.unit_bytes))] if result.unit_bytes else []),

@@ -38,6 +38,10 @@ HINTS: dict[str, str] = {
     "give another model; for torch alone it can be learned with `fit_task`": "give another model; for "
     "torch alone learn it with `--skip-export-check`",
     "give `sparsity`": "give `--sparsity`",
+    "give `keep_units`": "give `--keep-units`",
+    "give `units`": "give `--units`",
+    "leave `units` out": "leave `--units` out",
+    "mask all linears of a layer, or leave `units` out": "mask all linears of a layer, or leave `--units` out",
     "name the artifact to write as `out`": "name the artifact to write with `--out`",
     "leave `teacher` out": "leave `--teacher` out",
     "leave `calibrate` out": "leave `--calibrate` out",

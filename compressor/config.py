@@ -8,6 +8,7 @@ from typing import Annotated
 
 from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
+from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
 from maskpack.formats.lazy import renamed
 from maskpack.formats.options import Opt, Options
@@ -41,7 +42,7 @@ class Estimator(StrEnum):
     """How mask bits follow from scores.
 
     A threshold flips a bit where gradients insist, `topk` removes a fixed share of each kind of matrix,
-    `bernoulli` draws masks, and with `fixed` the first mask stays and nothing is learned.
+    `bernoulli` draws masks, and with `fixed` the first mask stays, but for units that are removed.
     """
 
     THRESHOLD = "threshold"
@@ -172,7 +173,7 @@ class TeacherConfig(Options):
 
 
 @dataclass(frozen=True)
-class FitConfig(TeacherConfig, TuningConfig, LabelConfig, RunConfig, BackboneConfig):
+class FitConfig(TeacherConfig, TuningConfig, LabelConfig, UnitConfig, RunConfig, BackboneConfig):
     """How a mask is learned, over which backbone."""
 
     teacher: Annotated[
@@ -275,13 +276,19 @@ class FitConfig(TeacherConfig, TuningConfig, LabelConfig, RunConfig, BackboneCon
             raise ConfigError(
                 f"`{targets[0]}` and `{targets[1]}` set the same thing", "give one of them"
             )
+        if self.units is not None and targets:
+            raise ConfigError(
+                f"`{targets[0]}` counts single weights, and `units` removes many at once",
+                "leave one of them out",
+            )
         ranked = self.init not in {"auto", "constant"} or self.estimator is not Estimator.THRESHOLD
-        if ranked and self.sparsity is None:
+        if ranked and self.sparsity is None and not self._units_alone():
             what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
             raise ConfigError(f"{what} needs a share of zeros", "give `sparsity`")
-        if self.patience is not None and (targets or self.ema):
+        whole = [*targets, *(name for name in ("units", "ema") if getattr(self, name))]
+        if self.patience is not None and whole:
             raise ConfigError(
-                f"`patience` ends a run early, `{[*targets, 'ema'][0]}` needs its last step",
+                f"`patience` ends a run early, `{whole[0]}` needs its last step",
                 "leave one of them out",
             )
         self.layer_numbers()
@@ -290,6 +297,11 @@ class FitConfig(TeacherConfig, TuningConfig, LabelConfig, RunConfig, BackboneCon
         """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher."""
         name = self.teacher or finetuned or DENSE_TEACHER
         return None if name == NO_TEACHER else name
+
+    def _units_alone(self) -> bool:
+        """Whether units are removed and no single weight is."""
+        fixed = self.estimator is Estimator.FIXED and self.init in {"auto", "constant"}
+        return fixed and self.units is not None
 
     def _targets(self) -> list[str]:
         """Those options of the mask's size that are given."""

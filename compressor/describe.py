@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.compressor.effects import ClassWeights, HeadTuning, class_weight_effect
+from maskpack.compressor.masking.units import kept_by_layer
 from maskpack.compressor.types import HISTORY, RunResult
-from maskpack.formats import TaskEntry
+from maskpack.formats import Patch, TaskEntry
 from maskpack.formats.schema import patch_file
 from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_bytes
+from maskpack.formats.units import Units
 from maskpack.tasks.evaluation.evaluate import UNLABELLED, prefix_fields
 from maskpack.tasks.evaluation.metrics import majority
 
@@ -49,7 +51,12 @@ def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]
             **_gaps(data),
             **run.facts,
         },
-        training={**run.options(), HISTORY: trained.curves.to_tree(), **_tuned(trained.tuning)},
+        training={
+            **run.options(),
+            HISTORY: trained.curves.to_tree(),
+            **_tuned(trained.tuning),
+            **_kept_units(trained.patch.units),
+        },
         **features_of(prefix_fields(data.task), {} if run.target is None else run.target.fields()),
     )
 
@@ -100,7 +107,29 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         rows_without_label=data.rows_without_label,
         class_weights=_class_weights(run, logits),
         tuning=trained.tuning,
+        **_unit_counts(patch),
     )
+
+
+def _unit_counts(patch: Patch) -> dict[str, Any]:
+    """What a result says of units; empty where none could be removed."""
+    if patch.units is None:
+        return {}
+    every: dict[str, int] = {}
+    for group in patch.units.groups:
+        every[group.kind] = every.get(group.kind, 0) + group.count
+    return {
+        "units": every,
+        "units_kept": {kind: sum(kept) for kind, kept in kept_by_layer(patch.units).items()},
+    }
+
+
+def _kept_units(units: Units | None) -> dict[str, Any]:
+    """What the entry says of them: kind -> how many stay in each layer, as one line of text."""
+    if units is None:
+        return {}
+    kept = kept_by_layer(units).items()
+    return {"units_kept": {kind: " ".join(map(str, layers)) for kind, layers in kept}}
 
 
 def _tuned(tuning: HeadTuning | None) -> dict[str, Any]:

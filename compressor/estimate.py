@@ -40,6 +40,7 @@ from maskpack.tasks.batches import (
 )
 
 _STEPS = 8  # masked steps that are measured
+_UNIT_BATCHES = 4  # on which the importance of units is measured
 _LOOKS = 6  # batches of the evaluation rows that are measured
 _TEACHER_STEPS = (2, 8)  # of a teacher that is trained first: the difference is measured
 _REFINE_STEPS = 6
@@ -98,6 +99,7 @@ class Estimate:
             system does not tell.
         disk_bytes: of the largest file that is written beside the artifact, a checkpoint.
         states_bytes: of a teacher's hidden states on the disk; 0: it runs in every step, or there are none.
+        units_seconds: of measuring how important units are, in all stages; 0: none are removed.
     """
 
     seconds: float
@@ -112,6 +114,7 @@ class Estimate:
     memory_bytes: int | None
     disk_bytes: int
     states_bytes: int
+    units_seconds: float = 0.0
 
 
 class RefineClock:
@@ -167,8 +170,8 @@ def _total(
     """Time of the parts that run once, and of all steps and evaluations."""
     steps = run.plan.steps
     step, look = _step(run, masked, targets), _look(masked.model, run.dev)
-    looks = 1 + steps // run.per_epoch
-    whole = load + teacher + step * steps + look * looks
+    looks, units = 1 + steps // run.per_epoch, _units(run, masked)
+    whole = load + teacher + step * steps + look * looks + units
     trained = sum(p.numel() for group in masked.groups for p in group.parameters)
     return Estimate(
         seconds=whole.seconds,
@@ -180,6 +183,7 @@ def _total(
         measured=min(_STEPS, len(_batches(run))),
         look_seconds=look.seconds,
         looks=looks,
+        units_seconds=units.seconds,
         memory_bytes=_peak_memory(),
         disk_bytes=12 * trained if run.request.config.checkpoint_every else 0,
         states_bytes=0 if targets is None else states_bytes(targets.state_teacher),
@@ -262,6 +266,19 @@ def _step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | 
     take(batches[int(np.argmax(sizes))])
     indices = spread(sizes, min(_STEPS, len(sizes)))
     return Cost.mean([_timed(partial(take, batches[index]))[1] for index in indices])
+
+
+def _units(run: PreparedRun, masked: MaskedModel) -> Cost:
+    """Time of measuring units in all stages."""
+    if masked.units is None or not masked.units.stages:
+        return Cost()
+    importance = masked.units.importance
+    batches = importance.batches(0)
+    sizes = [_tokens(run.train, rows) for rows in batches]
+    some = [batches[index] for index in spread(sizes, min(_UNIT_BATCHES, len(sizes)))]
+    importance.of(some[-1:])  # warms up
+    each = Cost.mean([_timed(partial(importance.of, [rows]))[1] for rows in some])
+    return each * (len(batches) * masked.units.stages)
 
 
 def _look(model: Any, rows: Encoded) -> Cost:

@@ -24,6 +24,7 @@ from maskpack.compressor.masking.model import (
     freeze,
     start_from,
     start_height,
+    with_units,
 )
 from maskpack.compressor.prepare import PreparedRun, load_rows, prepare, prepare_rows
 from maskpack.compressor.quantization.backbone import load_or_quantize
@@ -143,7 +144,8 @@ def learn(run: PreparedRun, *, on_progress: OnProgress) -> TrainedRun:
     except KeyboardInterrupt:
         raise _interrupted(run) from None
     try:
-        patch = freeze(masked.model, masked.layers, masked.dense)
+        units = None if masked.units is None else masked.units.units
+        patch = freeze(masked.model, masked.layers, masked.dense, units)
     except ModelError:
         checkpoints.clear()  # no checkpoint yet
         raise
@@ -260,7 +262,16 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     )
     if run.start is not None:
         start_from(masked, run.start, height=start_height(config, run.plan))
-    return masked
+    return with_units(
+        masked,
+        run.units,
+        config,
+        plan=run.plan,
+        rows=run.train,
+        task_loss=task_loss,
+        placement=run.placement,
+        start=None if run.start is None else run.start.units,
+    )
 
 
 def _early_stopping(run: PreparedRun, masked: MaskedModel) -> list[EarlyStopping]:

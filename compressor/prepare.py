@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.compressor.config import FitConfig
 from maskpack.compressor.effects import class_weights_of
 from maskpack.compressor.label_checks import check_label_options, hold_out
-from maskpack.compressor.masking.model import sparsity_of
+from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
+from maskpack.compressor.masking.units import chosen_groups
 from maskpack.compressor.quantization.backbone import (
     PreparedBackbone,
     config_bytes,
@@ -28,8 +30,10 @@ from maskpack.formats import ConfigError, Patch, open_artifact
 from maskpack.formats.lazy import find_entry
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
+from maskpack.formats.units import UnitGroup
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
 from maskpack.models.placement import Placement, placement_of
+from maskpack.models.units import unit_groups
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
 from maskpack.tasks.data.splits import Split, TaskData
@@ -78,6 +82,7 @@ class PreparedRun:
         facts: further keys of the entry's `data`.
         start: the patch that the run starts from, or None.
         target: the unit of targets that the head learns in another one; None: in their own.
+        units: groups of heads and neurons of which some are removed.
     """
 
     request: FitRequest
@@ -96,6 +101,7 @@ class PreparedRun:
     facts: Mapping[str, Any]
     start: Patch | None = None
     target: TargetScale | None = None
+    units: tuple[UnitGroup, ...] = ()
 
     @property
     def kind(self) -> TaskType:
@@ -201,12 +207,23 @@ def _start(request: FitRequest, prepared: PreparedBackbone) -> Patch | None:
 
     Raises:
         ArtifactError: its masks are of another architecture.
+        ConfigError: units are gone, and a size of the mask is asked for.
     """
     if request.start is None:
         return None
     patch = open_artifact(request.start[0]).patch(request.start[1])
     patch.check_fits(prepared.backbone)
+    check_start(patch, request.start[1], request.config)
     return patch
+
+
+def check_start(patch: Patch, task: str, config: FitConfig) -> None:
+    """Raise ConfigError if a run would count weights of units that the task it starts from has removed."""
+    if patch.units is not None and patch.units.removed and config.has_size_target:
+        raise ConfigError(
+            f"`{task}` has removed {patch.units.removed} units, and a size of the mask counts single weights",
+            "start without that task, or leave the size to the margin",
+        )
 
 
 def prepare_rows(
@@ -225,7 +242,7 @@ def prepare_rows(
         on_progress: called after every step of a refinement.
     """
     config, data, finding = request.config, rows.data, rows.finding
-    placement, pattern, shapes, sparsity = _chosen(request, rows, prepared)
+    placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared)
     if prepared is None:
         prepared = load_or_quantize(request, finding.classifier, on_progress)
     teacher = find_teacher(config, finding, data.task.type)
@@ -246,6 +263,7 @@ def prepare_rows(
         finding=finding,
         start=_start(request, prepared),
         target=_target(request, train, rows),
+        units=units,
         facts={**rows.facts, **extra},
     )
 
@@ -263,7 +281,7 @@ def _tokens(
 
 def _chosen(
     request: FitRequest, rows: TaskRows, prepared: PreparedBackbone | None
-) -> tuple[Placement, MaskPattern, ParameterShapes, float | None]:
+) -> tuple[Placement, MaskPattern, ParameterShapes, float | None, tuple[UnitGroup, ...]]:
     """What the options choose, and refuse, before anything is quantised: see `PreparedRun`."""
     config, data = request.config, rows.data
     described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
@@ -275,8 +293,10 @@ def _chosen(
         config, data, shapes.last, model_type=model.model_type, labelled=rows.labelled
     )
     sparsity = sparsity_of(shapes, config)
+    names, groups = masked_names(shapes.linears, config), unit_groups(model)
+    units = chosen_groups(groups, names, config, model_type=model.model_type)
     check_room(request, shapes, pattern, rows=len(data.train))
-    return placement, pattern, shapes, sparsity
+    return placement, pattern, shapes, sparsity, units
 
 
 def _with_unlabelled(

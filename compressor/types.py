@@ -135,6 +135,7 @@ class RunResult:
         tuning: what was fitted after training on held-out rows, if anything was; else None.
         rows_without_label: `train`, `eval` -> rows of the data that have no label, and are in none of the counts
             above, but for the `learned` ones: training rows that were learned from the teacher.
+        units, units_kept: kind of whole units that were to be removed -> how many there were, and how many stay.
     """
 
     method: str
@@ -164,6 +165,8 @@ class RunResult:
     class_weights: ClassWeights | None = None
     tuning: HeadTuning | None = None
     rows_without_label: Mapping[str, int] = field(default_factory=dict)
+    units: Mapping[str, int] = field(default_factory=dict)
+    units_kept: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -198,9 +201,8 @@ class RunResult:
 
     def to_json(self) -> str:
         """One line of JSON, derived sizes included."""
-        count = self.count
         derived = {
-            "sparsity": count.sparsity,
+            "sparsity": self.count.sparsity,
             "entropy_bpp": self.beside_units.entropy_bpp,
             "entropy_bytes": self.beside_units.entropy_bytes,
             "coded_bytes": self.coded_bytes,

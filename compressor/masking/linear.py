@@ -58,6 +58,7 @@ class MaskedLinear(nn.Module):
         score: learned; of the shape that the pattern gives it, `(o, i)` for a score a weight.
         gain: `(o)` factors of the rows, learned, or None.
         threshold: scalar; a weight is kept where its score is above it.
+        stays: bool `(o, i)`, False for weights of units that are removed, whatever their scores are; None: there are none.
         drawn: draws the uniform numbers of a training step, which keeps each weight with probability
             `sigmoid(score)`; None: a threshold decides.
         pattern: what a score stands for.
@@ -83,6 +84,7 @@ class MaskedLinear(nn.Module):
         self.score = nn.Parameter(score.copy_(torch.as_tensor(start)))
         self.gain = nn.Parameter(self.weight.new_ones(len(self.weight))) if gains else None
         self.drawn, self.pattern = drawn, pattern
+        self.stays: Tensor | None = None
         self._narrow: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -97,9 +99,26 @@ class MaskedLinear(nn.Module):
         return outputs if self.bias is None else outputs + self.bias
 
     def keep(self) -> Tensor:
-        """The mask as bool `(o, i)`. Weights that are already 0 count as kept; they cost no bit."""
+        """The mask as bool `(o, i)`. Weights that are already 0 count as kept; they cost no bit.
+
+        Those of units that are removed do not count as kept: a full mask has all zeros of a task.
+        """
         kept = self.score.detach() > self.threshold
-        return self.pattern.expand(kept, self.weight.shape) | (self.weight == 0)
+        mask = self.pattern.expand(kept, self.weight.shape) | (self.weight == 0)
+        return mask if self.stays is None else mask & self.stays
+
+    @torch.no_grad()
+    def remove_units(self, stays: Tensor) -> None:
+        """Make the weights 0 for which `stays (o, i)` is False, for good: no gradient reaches their scores any more."""
+        self.stays = stays.to(self.weight.device)
+        self.weight.masked_fill_(~self.stays, 0.0)
+        self._narrow = None
+
+    def alive(self) -> Tensor | None:
+        """Which scores stand for a weight that no removed unit has, bool in their shape; None: all of them."""
+        if self.stays is None:
+            return None
+        return self.pattern.reduce(self.stays.to(self.weight.dtype)) > 0
 
     def live_scores(self) -> Tensor:
         """Scores that stand for a weight other than zero, flat; the other scores are ignored."""

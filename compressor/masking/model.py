@@ -6,8 +6,9 @@ patch that is evaluated and stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,15 @@ from maskpack.compressor.masking.sparsity import (
     ScoreAverage,
     target_sparsity,
 )
+from maskpack.compressor.masking.units import UnitImportance, UnitRemoval, groups_with_gaps
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Group, Plan
 from maskpack.formats import BitMask, ConfigError, ModelError, Patch
+from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.build import ParameterShapes, base_of, head_parameters
 from maskpack.models.linears import layer_of
-from maskpack.models.placement import to_numpy, to_tensors
+from maskpack.models.placement import Placement, to_numpy, to_tensors
 from maskpack.tasks.batches import Encoded, training_batches
 
 _SNIP_BATCHES = 16
@@ -48,7 +51,8 @@ class MaskedModel:
         layers: parameter name -> masked linear.
         dense: names of the base model's other parameters that are trained.
         groups: all trained parameters, by learning rate.
-        callbacks: noise, averages, and steering of the size.
+        callbacks: noise, averages, steering of the size, and removal of units.
+        units: that removal; None: no unit is removed.
     """
 
     model: Any
@@ -56,6 +60,7 @@ class MaskedModel:
     dense: tuple[str, ...]
     groups: list[Group]
     callbacks: list[TrainerCallback]
+    units: UnitRemoval | None = None
 
 
 def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
@@ -180,6 +185,41 @@ def start_from(masked: MaskedModel, patch: Patch, *, height: float) -> None:
             base[name].copy_(torch.from_numpy(patch.dense[name].astype("f4")))
 
 
+def with_units(
+    masked: MaskedModel,
+    groups: Sequence[UnitGroup],
+    config: FitConfig,
+    *,
+    plan: Plan,
+    rows: Encoded,
+    task_loss: TaskLoss,
+    placement: Placement,
+    start: Units | None,
+) -> MaskedModel:
+    """The model with a callback that removes units in stages; as it is where there are none.
+
+    Args:
+        masked: from `build_masked_model`.
+        groups: of the units that may go, see `chosen_groups`.
+        config: the options.
+        plan: of the run.
+        rows: on which importance is measured.
+        task_loss: with which it is measured.
+        placement: where.
+        start: units of the patch that the run starts from: those that are gone stay gone. None: there are none.
+    """
+    known = {(group.kind, group.layer) for group in groups}
+    gaps = groups_with_gaps(start, masked.layers)
+    groups = (*groups, *(group for group in gaps if (group.kind, group.layer) not in known))
+    if not groups:
+        return masked
+    measure = UnitImportance(masked.model, masked.layers, groups, rows, task_loss, plan, placement)
+    removal = UnitRemoval(masked.layers, groups, keep=config.unit_shares(), importance=measure)
+    if start is not None:
+        removal.start_from(start)
+    return replace(masked, callbacks=[*masked.callbacks, removal], units=removal)
+
+
 def start_height(config: FitConfig, plan: Plan) -> float:
     """Distance of the first scores from the threshold: the margin in the noise of the run's rates."""
     return config.flip_margin * config.score_lr * plan.drift()
@@ -219,8 +259,13 @@ def _groups(
         for score in scores:
             score.requires_grad = False
     else:
-        groups.insert(0, Group(scores, config.score_lr, config.floor))
+        alive = partial(_alive, list(masked.values()))
+        groups.insert(0, Group(scores, config.score_lr, config.floor, alive))
     return [*groups, Group(rest, config.dense_lr)] if rest else groups
+
+
+def _alive(layers: Sequence[MaskedLinear]) -> list[Tensor | None]:
+    return [layer.alive() for layer in layers]
 
 
 def _steering(
@@ -271,13 +316,19 @@ def _gradients(
 _LEAST_GAIN = 2.0**-14  # smallest normal float16
 
 
-def freeze(model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str] = ()) -> Patch:
+def freeze(
+    model: Any,
+    masked: Mapping[str, MaskedLinear],
+    dense: Iterable[str] = (),
+    units: Units | None = None,
+) -> Patch:
     """The learned masks as bits; the head and other trained parameters as float16.
 
     Args:
         model: the trained classifier.
         masked: parameter name -> masked linear, from `mask_linears`.
         dense: names of the base model's biases and LayerNorm parameters that were trained.
+        units: which units stay; the masks have the zeros of the others already. None: none was removed.
 
     Raises:
         ModelError: training diverged: a value is not finite.
@@ -293,7 +344,8 @@ def freeze(model: Any, masked: Mapping[str, MaskedLinear], dense: Iterable[str] 
         if layer.gain is not None
     }
     head = {name: _half(name, value) for name, value in head_parameters(model).items()}
-    return Patch(masks, head, {name: _half(name, base[name]) for name in dense}, gains)
+    trained = {name: _half(name, base[name]) for name in dense}
+    return Patch(masks, head, trained, gains, units)
 
 
 def _half(name: str, tensor: Tensor) -> NDArray[np.float16]:

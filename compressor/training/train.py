@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from maskpack.compressor.config import RunConfig
 from maskpack.compressor.training.callbacks import TrainerCallback
@@ -44,7 +44,7 @@ class FlooredAdam(torch.optim.Adam):
     """Adam whose parameter groups may carry a `floor`."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
-        filled = [{"floor": 0.0, "peak": group["lr"], **group} for group in groups]
+        filled = [{"floor": 0.0, "peak": group["lr"], "alive": None, **group} for group in groups]
         super().__init__(filled, eps=_TINY, fused=True)
 
     def set_rates(self, share: float) -> None:
@@ -66,23 +66,37 @@ class FlooredAdam(torch.optim.Adam):
         taken = int(states[0]["step"])
         if taken == 0 or (taken > _EVERY and taken % _EVERY):
             return  # 0: a step that overflowed in float16 was left out
-        squares = sum(float(state["exp_avg_sq"].sum()) for state in states)
-        count = sum(state["exp_avg_sq"].numel() for state in states)
+        moments = [state["exp_avg_sq"] for state in states]
+        if group["alive"] is not None:
+            some = group["alive"]()
+            moments = [m if own is None else m[own] for m, own in zip(moments, some, strict=True)]
+        squares = sum(float(each.sum()) for each in moments)
+        count = max(1, sum(each.numel() for each in moments))
         correction = 1.0 - group["betas"][1] ** taken
         group["eps"] = max(_TINY, group["floor"] * (squares / count / correction) ** 0.5)
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Parameters that share a peak learning rate and a floor (see above)."""
+    """Parameters that share a peak learning rate and a floor (see above).
+
+    Attributes:
+        parameters: trained.
+        lr: their peak rate.
+        floor: how much the size of a gradient counts.
+        alive: says which values of each parameter still change anything, bool in its shape, or None where all do: the
+            others would make the mean of all gradients smaller, and so every step larger. None: all of all do.
+    """
 
     parameters: Sequence[nn.Parameter]
     lr: float
     floor: float = 0.0
+    alive: Callable[[], Sequence[Tensor | None]] | None = None
 
     def settings(self) -> dict[str, Any]:
         """The group as an optimiser takes it."""
-        return {"params": list(self.parameters), "lr": self.lr, "floor": self.floor}
+        shared = {"lr": self.lr, "floor": self.floor, "alive": self.alive}
+        return {"params": list(self.parameters), **shared}
 
 
 def every_weight(model: Any, *, lr: float, head_lr: float) -> list[Group]:
