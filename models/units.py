@@ -1,0 +1,212 @@
+"""Units of every family: which rows and columns of which linears make up an attention head, or a neuron of the feed-forward layer.
+
+What differs between architectures is data, in `STRUCTURES`. One rule reads it: a unit has rows in the linears that make
+it and columns in the linear that reads it. With these columns at 0 nothing depends on the unit any more, neither
+on its rows nor on their biases.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart
+
+HEADS, NEURONS = "heads", "neurons"
+KINDS = (HEADS, NEURONS)
+"""Kinds of units, in the order of a layer's groups."""
+
+
+def _always(config: Any) -> bool:
+    del config
+    return True
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a linear in which the units of a layer lie one after the other.
+
+    Attributes:
+        name: of the linear inside its layer.
+        parts: how often all units follow one another in it, as query, key and value in one matrix.
+        shared: whether a unit has the rows of one key/value head, which several query heads may share; else those of all
+            its query heads.
+        there: of a configuration: whether the model has this linear.
+    """
+
+    name: str
+    parts: int = 1
+    shared: bool = False
+    there: Callable[[Any], bool] = _always
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Where the units of one architecture lie.
+
+    Attributes:
+        layer: path of a layer inside the base model, with a place for each of its numbers.
+        heads: rows that make an attention head.
+        heads_out: the linear that reads the heads.
+        neurons: rows that make a neuron.
+        neurons_out: the linear that reads the neurons.
+        inner: what the configuration calls the number of neurons; where it is None they are four times the hidden size.
+        numbers: what it calls how many of each number of `layer` there are.
+    """
+
+    layer: str
+    heads: tuple[Rows, ...]
+    heads_out: str
+    neurons: tuple[Rows, ...]
+    neurons_out: str
+    inner: str = "intermediate_size"
+    numbers: tuple[str, ...] = ("num_hidden_layers",)
+
+
+def _own_positions(kind: str) -> Callable[[Any], bool]:
+    """Of a DeBERTa: whether it projects positions of this kind with a linear of their own."""
+
+    def there(config: Any) -> bool:
+        own = config.relative_attention and not getattr(config, "share_att_key", False)
+        return bool(own) and kind in (config.pos_att_type or ())
+
+    return there
+
+
+_BERT = Structure(
+    "encoder.layer.{}",
+    heads=(
+        Rows("attention.self.query"),
+        Rows("attention.self.key"),
+        Rows("attention.self.value"),
+    ),
+    heads_out="attention.output.dense",
+    neurons=(Rows("intermediate.dense"),),
+    neurons_out="output.dense",
+)
+
+STRUCTURES: dict[str, Structure] = {
+    "albert": Structure(  # a layer that is used several times is there once
+        "encoder.albert_layer_groups.{}.albert_layers.{}",
+        heads=(Rows("attention.query"), Rows("attention.key"), Rows("attention.value")),
+        heads_out="attention.dense",
+        neurons=(Rows("ffn"),),
+        neurons_out="ffn_output",
+        numbers=("num_hidden_groups", "inner_group_num"),
+    ),
+    "bert": _BERT,
+    "camembert": _BERT,
+    "deberta-v2": replace(
+        _BERT,
+        heads=(
+            Rows("attention.self.query_proj"),
+            Rows("attention.self.key_proj"),
+            Rows("attention.self.value_proj"),
+            Rows("attention.self.pos_key_proj", there=_own_positions("c2p")),
+            Rows("attention.self.pos_query_proj", there=_own_positions("p2c")),
+        ),
+    ),
+    "distilbert": Structure(
+        "transformer.layer.{}",
+        heads=(Rows("attention.q_lin"), Rows("attention.k_lin"), Rows("attention.v_lin")),
+        heads_out="attention.out_lin",
+        neurons=(Rows("ffn.lin1"),),
+        neurons_out="ffn.lin2",
+        inner="hidden_dim",
+    ),
+    "electra": _BERT,
+    "gpt2": Structure(
+        "h.{}",
+        heads=(Rows("attn.c_attn", parts=3),),
+        heads_out="attn.c_proj",
+        neurons=(Rows("mlp.c_fc"),),
+        neurons_out="mlp.c_proj",
+        inner="n_inner",
+    ),
+    "llama": Structure(
+        "layers.{}",
+        heads=(
+            Rows("self_attn.q_proj"),
+            Rows("self_attn.k_proj", shared=True),
+            Rows("self_attn.v_proj", shared=True),
+        ),
+        heads_out="self_attn.o_proj",
+        neurons=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
+        neurons_out="mlp.down_proj",
+    ),
+    "modernbert": Structure(
+        "layers.{}",
+        heads=(Rows("attn.Wqkv", parts=3),),
+        heads_out="attn.Wo",
+        neurons=(Rows("mlp.Wi", parts=2),),
+        neurons_out="mlp.Wo",
+    ),
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "xlnet": Structure(
+        "layer.{}",
+        heads=tuple(Rows(f"rel_attn.{each}") for each in "qkvr"),
+        heads_out="rel_attn.o",
+        neurons=(Rows("ff.layer_1"),),
+        neurons_out="ff.layer_2",
+        inner="d_inner",
+    ),
+}
+"""Architecture -> where its units lie. One that is missing has no units."""
+
+
+def unit_groups(config: Any) -> tuple[UnitGroup, ...]:
+    """Heads and neurons of a model, layer by layer; names are those inside the base model, as a backbone has them.
+
+    A head that shares its key and value with others (grouped queries) is one unit with them. A layer that is used
+    several times is one layer. Heads that the source model has lost already are not there.
+
+    Args:
+        config: of transformers.
+
+    Returns:
+        No group of a family that `STRUCTURES` does not hold.
+    """
+    structure = STRUCTURES.get(config.model_type)
+    return () if structure is None else tuple(_groups(structure, config))
+
+
+def _groups(structure: Structure, config: Any) -> Iterator[UnitGroup]:
+    heads = int(config.num_attention_heads)
+    units = int(getattr(config, "num_key_value_heads", None) or heads)
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    inner = int(getattr(config, structure.inner) or 4 * config.hidden_size)
+    lost = getattr(config, "pruned_heads", None) or {}  # transformers 4 could remove heads itself
+    ranges = (range(int(getattr(config, name))) for name in structure.numbers)
+    for layer, numbers in enumerate(itertools.product(*ranges)):
+        path = structure.layer.format(*numbers)
+        left = units - len(lost.get(layer, ()))
+        if left:
+            rows = tuple(each for each in structure.heads if each.there(config))
+            parts = _parts(path, rows, structure.heads_out, left, size, heads // units)
+            yield UnitGroup(HEADS, layer, left, parts)
+        parts = _parts(path, structure.neurons, structure.neurons_out, inner, 1, 1)
+        yield UnitGroup(NEURONS, layer, inner, parts)
+
+
+def _parts(
+    path: str, rows: tuple[Rows, ...], out: str, count: int, size: int, sharing: int
+) -> tuple[UnitPart, ...]:
+    """The weights of a layer's units: rows of each linear that makes them, columns of the one that reads them.
+
+    Args:
+        path: of the layer.
+        rows: of the linears that make the units.
+        out: the linear that reads them.
+        count: units.
+        size: rows of a head, or of a neuron.
+        sharing: heads that share a key and a value.
+    """
+    found = []
+    for each in rows:
+        width = size if each.shared else size * sharing
+        firsts = (number * count * width for number in range(each.parts))
+        found += [UnitPart(f"{path}.{each.name}.weight", ROWS, first, width) for first in firsts]
+    return (*found, UnitPart(f"{path}.{out}.weight", COLUMNS, 0, size * sharing))
