@@ -19,7 +19,7 @@ from maskpack.exporters.arithmetic.base import Arithmetic, Read
 from maskpack.exporters.graph.builder import module_of, modules_of
 from maskpack.exporters.graph.editor import MASKS
 from maskpack.exporters.graph.external_masks import Form, unstack_bits, unstack_flips
-from maskpack.exporters.graph.units import ALL, Kept, Shrunk, index_names, take
+from maskpack.exporters.graph.units import ALL, Kept, Shrunk, as_index, index_names, take
 from maskpack.exporters.report import GraphFacts
 from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
 from maskpack.formats.codec import Arrays
@@ -53,7 +53,9 @@ def graph_facts(
     shrunk = Shrunk.of(patch.units, artifact.backbone.linears, arithmetic.block)
     look = _Graph(artifact, patch, arithmetic, read, masks, base, shrunk)
     counts = [look.count(name) for name in patch.masks]
-    zeros, removed, left_out, wrong = (sum(each) for each in zip((0, 0, 0, 0), *counts))
+    zeros, removed, left_out, wrong = (
+        sum(each) for each in zip((0, 0, 0, 0), *counts, strict=True)
+    )
     return GraphFacts(
         bytes=graph.stat().st_size,
         nodes=len(model.graph.node),
@@ -143,9 +145,7 @@ class _Graph:
         removed = int((zero & gone.reshape(-1)).sum())
         return int(zero.sum()), removed, int(outside.sum()), self._wrong(name, kept, small)
 
-    def _small(
-        self, module: str, whole: QuantTensor, kept: Kept
-    ) -> NDArray[np.int8] | None:
+    def _small(self, module: str, whole: QuantTensor, kept: Kept) -> NDArray[np.int8] | None:
         """The masked codes that the graph takes of a module, `(i, o)`; None if it holds the whole matrix."""
         tensor = kept.tensor(whole)
         if not self.lists.keys() & self.masks.keys():
@@ -160,20 +160,31 @@ class _Graph:
 
     def _wrong(self, name: str, kept: Kept, small: NDArray[np.int8]) -> int:
         """Integers of a small matrix that do not stand for the weights at their places in the backbone."""
-        listed = {name: one.astype(np.int32).tobytes() for name, one in self.masks.items()}
-        beside = bool(self.lists.keys() & listed.keys())
-        if beside and any(listed.get(name) != key for name, key in self.lists.items()):
+        module, listed = module_of(self.base, name), self.lists.keys() & self.masks.keys()
+        held = {one: as_index(self.masks[one]).tobytes() for one in listed}
+        if listed and held != self.lists:
             return small.size
         tensor = kept.tensor(self.patch.linear_over(self.artifact.backbone, name))
-        own = {".scales": kept.rows, ".factor": kept.columns} if beside else {}
+        own = {f"{module}.scales": kept.rows, f"{module}.factor": kept.columns} if listed else {}
 
-        def read(constant: str) -> NDArray[Any] | None:
-            array = self.read(constant)
-            places = own.get(constant[constant.rfind(".") :])
-            return array if array is None or array.ndim != 1 else take(array, places, 0)
+        def fitting(sibling: str) -> int:
+            def read(constant: str) -> NDArray[Any] | None:
+                there = constant != f"{module}.factor"
+                array = self.read(constant if there else f"{sibling}.factor")
+                places = own.get(constant)
+                return array if array is None or array.ndim != 1 else take(array, places, 0)
 
-        fits = self.arithmetic.fits(read, module_of(self.base, name), small, tensor)
-        return int((~fits).sum())
+            return int(self.arithmetic.fits(read, module, small, tensor).sum())
+
+        return small.size - max(map(fitting, self._with_one_input(module)))
+
+    def _with_one_input(self, module: str) -> list[str]:
+        """Modules whose divisors may be those of a module: those of one input are stored once."""
+        if self.read(f"{module}.factor") is not None:
+            return [module]
+        holder = module.rpartition(".")[0]
+        every = (module_of(self.base, name) for name in self.artifact.backbone.linears)
+        return [module, *(one for one in every if one.rpartition(".")[0] == holder)]
 
 
 def _removed_by_masks(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:

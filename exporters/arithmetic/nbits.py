@@ -110,9 +110,7 @@ def block_columns(name: str, tensor: QuantTensor) -> int:
     return 1 if tensor.scales.shape[1] == 1 else blocking_of(name, tensor).size
 
 
-def block_scales(
-    tensor: QuantTensor, blocking: Blocking, kept: Kept = ALL
-) -> NDArray[np.float32]:
+def block_scales(tensor: QuantTensor, blocking: Blocking, kept: Kept = ALL) -> NDArray[np.float32]:
     """The scale of every block that a graph holds, float32 `(o * blocks,)`.
 
     Args:
