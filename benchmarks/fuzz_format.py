@@ -23,6 +23,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,8 @@ from maskpack.formats import (
 )
 from maskpack.formats.packed import decode_packed
 from maskpack.formats.tensors import Backbone
+from maskpack.formats.unit_bits import cut_units
+from maskpack.formats.units import COLUMNS, UnitGroup, UnitPart, Units
 
 HEADROOM = 256 << 20
 FILES = ("maskpack.json", "backbone.safetensors", "tasks/a.safetensors", "a.patch", "b.patch")
@@ -88,6 +91,11 @@ def build(folder: Path) -> None:
         head = {"out.weight": rng.normal(size=(2, 3)).astype(np.float16)}
         gains = {"b": rng.uniform(0.5, 2, 9).astype(np.float16)}
         patch = Patch(masks, head, {"bias": np.ones(9, np.float16)}, gains)
+        if name == "a":
+            kept = rng.random(100) > 0.5
+            group = UnitGroup("neurons", 0, 100, (UnitPart("a", COLUMNS, 0, 1),))
+            units = Units((group,), (kept,))
+            patch = replace(patch, masks=cut_units(masks, units), units=units)
         add_task(folder, entry_of(name, patch), patch)
     for name in keeps:
         (folder / f"{name}.patch").write_bytes(pack_task(open_artifact(folder), name))
@@ -132,6 +140,8 @@ def read_all(folder: Path, file: str) -> dict[str, bytes]:
 def values_of(patch: Patch, task: str) -> dict[str, bytes]:
     parts = {"head": patch.head, "dense": patch.dense, "gains": patch.gains}
     found = {f"{task} {name}": mask.packed.tobytes() for name, mask in patch.masks.items()}
+    if patch.units is not None:
+        found[f"{task} units"] = repr(sorted(patch.units.removed_units())).encode()
     for part, tensors in parts.items():
         found |= {f"{task} {part}.{name}": value.tobytes() for name, value in tensors.items()}
     return found

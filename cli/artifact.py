@@ -21,6 +21,8 @@ from maskpack.formats import (
     ArtifactError,
     ConfigError,
     MaskCount,
+    Overlap,
+    Patch,
     TaskEntry,
     check_artifact,
     difference,
@@ -33,6 +35,7 @@ from maskpack.formats import (
     unpack_task,
 )
 from maskpack.formats.schema import BACKBONE, CONFIG
+from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_bytes
 from maskpack.formats.writer import check_free, check_writable, write_bytes
 from maskpack.models.families import FAMILIES
 from maskpack.tasks.card import card_facts
@@ -85,6 +88,7 @@ def inspect(
     head = ("task", "metric", "value", "zeros", "bpp", "mask", "entropy", "patch", "a task in all")
     render.table("tasks", head, rows)
     for name in sorted(manifest.tasks):
+        _show_units(name, opened.patch(name))
         layers = [
             (layer, str(mask.zeros), f"{mask.zeros / (mask.shape[0] * mask.shape[1]):.2%}")
             for layer, mask in sorted(opened.patch(name).masks.items())
@@ -131,17 +135,34 @@ def tasks(
         render.table("", ("task", "what"), list(listed.items()))
 
 
+def _show_units(name: str, patch: Patch) -> None:
+    """Heads and neurons that a task keeps, a row for each layer; nothing of a task that knows of none."""
+    if patch.units is None:
+        return
+    counts = patch.units.counts()
+    kinds = sorted({one.kind for one in counts})
+    layers = {one.layer: dict.fromkeys(kinds, "-") for one in counts}
+    for one in counts:
+        layers[one.layer][one.kind] = f"{one.kept:,} of {one.count:,}"
+    rows = [(str(layer), *cells.values()) for layer, cells in sorted(layers.items())]
+    title = f"{name}: units that stay, {render.size(unit_bytes(patch.units))}"
+    render.table(title, ("layer", *kinds), rows)
+
+
 def _task_row(opened: Artifact, entry: TaskEntry) -> tuple[str, ...]:
-    count = MaskCount(entry.weights, entry.zeros)
+    patch, all_weights = opened.patch(entry.name), MaskCount(entry.weights, entry.zeros)
+    count, stored = all_weights, -(-all_weights.weights // 8)
+    if patch.units is not None:  # a mask costs only what it adds to the units
+        count, stored = count_beside_units(patch), mask_bytes(patch)
     size = opened.size(entry.file)
     shared = opened.size(BACKBONE) / len(opened.manifest.tasks)
     return (
         entry.name,
         entry.metric,
         f"{entry.scores[entry.metric]:.4f}",
-        f"{count.sparsity:.2%}",
+        f"{all_weights.sparsity:.2%}",
         f"{count.entropy_bpp:.3f}",
-        render.size(-(-count.weights // 8)),
+        render.size(stored),
         render.size(count.entropy_bytes),
         render.size(size),
         render.size(round(size + shared)),
@@ -155,6 +176,7 @@ def _describe(opened: Artifact) -> dict[str, Any]:
     for name, entry in manifest.tasks.items():
         count, size = MaskCount(entry.weights, entry.zeros), opened.size(entry.file)
         patch = opened.patch(name)
+        beside = count if patch.units is None else count_beside_units(patch)
         tasks_found[name] = {
             "metric": entry.metric,
             "scores": dict(entry.scores),
@@ -162,9 +184,11 @@ def _describe(opened: Artifact) -> dict[str, Any]:
             "weights": count.weights,
             "zeros": count.zeros,
             "sparsity": count.sparsity,
-            "entropy_bpp": count.entropy_bpp,
-            "entropy_bytes": count.entropy_bytes,
-            "mask_bytes": sum(mask.packed.nbytes for mask in patch.masks.values()),
+            "entropy_bpp": beside.entropy_bpp,
+            "entropy_bytes": beside.entropy_bytes,
+            "mask_bytes": mask_bytes(patch),
+            "unit_bytes": unit_bytes(patch.units),
+            "units": None if patch.units is None else [asdict(c) for c in patch.units.counts()],
             "head_bytes": sum(tensor.nbytes for tensor in patch.head.values()),
             "extra_bytes": sum(t.nbytes for t in (*patch.dense.values(), *patch.gains.values())),
             "patch_bytes": size,
@@ -282,20 +306,21 @@ def diff(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> No
                 render.data(f"only in {where}: {', '.join(names)}")
         for field, (own, others) in changes.fields.items():
             render.data(f"{field}: {own} | {others}")
+        units = ["units apart"] if any(task.units for task in changes.tasks) else []
         rows = [
             (
                 task.name,
                 "the same" if task.same_bytes else "different",
                 ", ".join(task.fields) or "-",
                 "-" if task.bits is None else f"{task.bits:,}",
+                *([] if not units else ["-" if task.units is None else f"{task.units:,}"]),
                 ", ".join(f"{name} {a:.4f} | {b:.4f}" for name, (a, b) in task.scores.items()),
             )
             for task in changes.tasks
         ]
         if rows:
-            render.table(
-                "tasks of both", ("task", "patch", "entry", "mask bits apart", "scores"), rows
-            )
+            columns = ("task", "patch", "entry", "mask bits apart", *units, "scores")
+            render.table("tasks of both", columns, rows)
     if not changes.empty:
         raise typer.Exit(1)
 
@@ -304,20 +329,30 @@ def overlap(artifact: ArtifactSource, json: opt.Json = False) -> None:
     """Show how many weights the tasks of an artifact remove in common."""
     compared = overlaps(open_artifact(artifact))
     if json:
-        pairs = [{**asdict(p), "either": p.either, "jaccard": p.jaccard} for p in compared]
-        render.data(codec.dumps(pairs))
+        render.data(codec.dumps([_overlap_tree(pair) for pair in compared]))
         return
-    rows = [
-        (
-            f"{pair.first}, {pair.second}",
-            *(f"{zeros:,}" for zeros in (pair.first_zeros, pair.second_zeros, pair.both)),
-            f"{pair.by_chance:,.0f}",
-            f"{pair.jaccard:.3f}",
-        )
-        for pair in compared
-    ]
-    head = ("tasks", "zeros", "zeros", "of both", "by chance", "both / either")
-    render.table("overlap of masks", head, rows)
+    ends = ("of both", "by chance", "both / either")
+    render.table(
+        "overlap of masks", ("tasks", "zeros", "zeros", *ends), [_overlap_row(p) for p in compared]
+    )
+    units = [pair.units for pair in compared if pair.units is not None]
+    if units:
+        head = ("tasks", "removed", "removed", *ends)
+        render.table("overlap of units", head, [_overlap_row(pair) for pair in units])
+
+
+def _overlap_row(pair: Overlap) -> tuple[str, ...]:
+    return (
+        f"{pair.first}, {pair.second}",
+        *(f"{zeros:,}" for zeros in (pair.first_zeros, pair.second_zeros, pair.both)),
+        f"{pair.by_chance:,.0f}",
+        f"{pair.jaccard:.3f}",
+    )
+
+
+def _overlap_tree(pair: Overlap) -> dict[str, Any]:
+    units = None if pair.units is None else _overlap_tree(pair.units)
+    return {**asdict(pair), "either": pair.either, "jaccard": pair.jaccard, "units": units}
 
 
 def _say_tasks(artifact: Artifact, *, json: bool) -> None:

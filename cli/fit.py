@@ -269,11 +269,13 @@ def show_result(result: RunResult, *, json: bool) -> None:
     if result.extra_bytes:
         rows.insert(1, ("biases, norms, scales", render.size(result.extra_bytes)))
     if count.weights:
-        entropy = f"{render.size(count.entropy_bytes)} ({count.entropy_bpp:.3f} bits a weight)"
+        beside = result.beside_units
+        entropy = f"{render.size(beside.entropy_bytes)} ({beside.entropy_bpp:.3f} bits a weight)"
         rows = [
             ("zeros", f"{count.zeros:,} of {count.weights:,} ({count.sparsity:.2%})"),
             ("mask, packed", render.size(result.mask_bytes)),
             ("mask, entropy", entropy),
+            *([("units", render.size(result.unit_bytes))] if result.unit_bytes else []),
             *rows,
         ]
     render.table("", ("part", "size"), [*rows, ("backbone", render.size(result.backbone_bytes))])

@@ -12,6 +12,7 @@ from maskpack.compressor.effects import ClassWeights, HeadTuning, class_weight_e
 from maskpack.compressor.types import HISTORY, RunResult
 from maskpack.formats import TaskEntry
 from maskpack.formats.schema import patch_file
+from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_bytes
 from maskpack.tasks.evaluation.evaluate import UNLABELLED, prefix_fields
 from maskpack.tasks.evaluation.metrics import majority
 
@@ -87,7 +88,9 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         majority=majority(run.kind, run.dev.labels, data.task.metrics),
         weights=patch.count.weights,
         zeros=patch.count.zeros,
-        mask_bytes=sum(mask.packed.nbytes for mask in patch.masks.values()),
+        mask_bytes=mask_bytes(patch),
+        unit_weights=patch.count.weights - count_beside_units(patch).weights,
+        unit_bytes=unit_bytes(patch.units),
         head_bytes=sum(tensor.nbytes for tensor in patch.head.values()),
         extra_bytes=sum(tensor.nbytes for tensor in (*patch.dense.values(), *patch.gains.values())),
         backbone_bytes=run.prepared.backbone_bytes(),

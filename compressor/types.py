@@ -121,7 +121,9 @@ class RunResult:
         scores: metric name -> value on the evaluation split, for the model as it is stored.
         majority: the same for always answering the commonest class.
         weights, zeros: of the mask; 0 for the baselines.
-        mask_bytes: of the packed mask.
+        mask_bytes: of the packed mask, as stored.
+        unit_weights: weights of units that are removed, which need no bits of the mask.
+        unit_bytes: of the bits that say which units stay.
         head_bytes: of the head as stored.
         extra_bytes: of biases, LayerNorm parameters and scales that the task trained besides.
         patch_bytes: of the task's file; for a baseline, of all weights it trained, in float32.
@@ -150,6 +152,8 @@ class RunResult:
     weights: int = 0
     zeros: int = 0
     mask_bytes: int = 0
+    unit_weights: int = 0
+    unit_bytes: int = 0
     head_bytes: int = 0
     extra_bytes: int = 0
     patch_bytes: int = 0
@@ -172,14 +176,20 @@ class RunResult:
         return MaskCount(self.weights, self.zeros)
 
     @property
+    def beside_units(self) -> MaskCount:
+        """Size of the mask over the weights of units that stay."""
+        return MaskCount(self.weights - self.unit_weights, self.zeros - self.unit_weights)
+
+    @property
     def coded_bytes(self) -> int:
-        """Bytes of the task when its mask is coded: entropy of the mask, head and the rest.
+        """Bytes of the task when its mask is coded: entropy of the mask, bits of units, head and the rest.
 
         For a baseline: its trained values in float16.
         """
         if self.weights == 0:
             return self.patch_bytes // 2
-        return self.count.entropy_bytes + self.head_bytes + self.extra_bytes
+        mask = self.beside_units.entropy_bytes + self.unit_bytes
+        return mask + self.head_bytes + self.extra_bytes
 
     @property
     def collapsed(self) -> bool:
@@ -191,8 +201,8 @@ class RunResult:
         count = self.count
         derived = {
             "sparsity": count.sparsity,
-            "entropy_bpp": count.entropy_bpp,
-            "entropy_bytes": count.entropy_bytes,
+            "entropy_bpp": self.beside_units.entropy_bpp,
+            "entropy_bytes": self.beside_units.entropy_bytes,
             "coded_bytes": self.coded_bytes,
             "collapsed": self.collapsed,
         }

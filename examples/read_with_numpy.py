@@ -12,7 +12,7 @@ from maskpack.formats import open_artifact
 
 
 def main(path: str, task: str) -> None:
-    """Print the zeros of each layer and the norm of its masked weights."""
+    """Print the zeros of each linear and the norm of its masked weights, then units that stay."""
     artifact = open_artifact(Path(path))
     patch = artifact.patch(task)
     for name, mask in patch.masks.items():
@@ -21,6 +21,8 @@ def main(path: str, task: str) -> None:
         print(
             f"{name}: {masked.bits} bits, {mask.zeros} of {masked.codes.size} removed, |W| {norm:.2f}"
         )
+    for group in () if patch.units is None else patch.units.counts():
+        print(f"layer {group.layer}: {group.kept} of {group.count} {group.kind} stay")
     print(f"{task}: {patch.count.sparsity:.2%} of {patch.count.weights:,} weights removed")
 
 

@@ -115,13 +115,15 @@ def merge_tasks(path: Path, other: Artifact, *, describe: Describe = plain_facts
 
 @dataclass(frozen=True)
 class Overlap:
-    """How far two tasks remove the same weights.
+    """How far two tasks remove the same weights, or the same units.
 
     Attributes:
         first, second: names of the tasks.
-        first_zeros, second_zeros: weights that each removes.
+        first_zeros, second_zeros: weights that each removes, or units.
         both: weights that both remove.
-        by_chance: weights that both would remove if their masks were independent, matrix by matrix.
+        by_chance: weights that both would remove if their masks were independent, matrix by matrix; units,
+            group by group.
+        units: the same of whole units; None where neither task knows of units.
     """
 
     first: str
@@ -130,6 +132,7 @@ class Overlap:
     second_zeros: int
     both: int
     by_chance: float
+    units: Overlap | None = None
 
     @property
     def either(self) -> int:
@@ -160,7 +163,27 @@ def overlap(backbone: Backbone, first: tuple[str, Patch], second: tuple[str, Pat
         zeros = [total + count for total, count in zip(zeros, counts, strict=True)]
         both += int((gone[0] & gone[1]).sum())
         chance += counts[0] * counts[1] / max(1, int(np.count_nonzero(tensor.codes)))
-    return Overlap(first[0], second[0], zeros[0], zeros[1], both, chance)
+    own = _unit_overlap(first, second)
+    return Overlap(first[0], second[0], zeros[0], zeros[1], both, chance, own)
+
+
+def _unit_overlap(first: tuple[str, Patch], second: tuple[str, Patch]) -> Overlap | None:
+    """Compare which units two patches remove."""
+    known = [patch.units for _, patch in (first, second) if patch.units is not None]
+    if not known:
+        return None
+    gone = [_units_gone(patch) for _, patch in (first, second)]
+    chance = 0.0
+    for group in known[0].groups:  # where only one task has units, both remove none
+        place = (group.kind, group.layer)
+        counts = [sum(unit[:2] == place for unit in units) for units in gone]
+        chance += counts[0] * counts[1] / group.count
+    both = len(gone[0] & gone[1])
+    return Overlap(first[0], second[0], len(gone[0]), len(gone[1]), both, chance)
+
+
+def _units_gone(patch: Patch) -> frozenset[tuple[str, int, int]]:
+    return frozenset() if patch.units is None else patch.units.removed_units()
 
 
 def _removed(patch: Patch, name: str, tensor: QuantTensor) -> NDArray[np.bool_]:
@@ -176,6 +199,7 @@ class TaskChange:
         name: of the task.
         same_bytes: whether the patches are equal byte for byte.
         bits: mask bits that differ; None over different backbones.
+        units: units that one of them removes and the other does not; None over different backbones.
         scores: metric -> (value in A, value in B), for the metrics of both.
         fields: fields of the manifest's entries that differ, `file` and `sha256` apart.
     """
@@ -185,6 +209,7 @@ class TaskChange:
     bits: int | None
     scores: Mapping[str, tuple[float, float]]
     fields: tuple[str, ...] = ()
+    units: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -228,13 +253,18 @@ def _change_of(a: Artifact, b: Artifact, task: str) -> TaskChange:
     first, second = a.entry(task), b.entry(task)
     same = first.sha256 == second.sha256
     bits: int | None = None
+    units: int | None = None
     if a.manifest.backbone_sha256 == b.manifest.backbone_sha256:
-        bits = 0 if same else _bits_apart(a.backbone, a.patch(task), b.patch(task))
+        bits = units = 0
+        if not same:
+            one, two = a.patch(task), b.patch(task)
+            bits = _bits_apart(a.backbone, one, two)
+            units = len(_units_gone(one) ^ _units_gone(two))
     common = sorted(first.scores.keys() & second.scores.keys())
     scores = {name: (float(first.scores[name]), float(second.scores[name])) for name in common}
     own, other = portable_entry(first), portable_entry(second)
     fields = tuple(key for key in sorted(own) if own[key] != other[key])
-    return TaskChange(task, same, bits, scores, fields)
+    return TaskChange(task, same, bits, scores, fields, units)
 
 
 def _bits_apart(backbone: Backbone, first: Patch, second: Patch) -> int:

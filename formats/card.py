@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from maskpack.formats import schema
 from maskpack.formats.errors import ConfigError
 from maskpack.formats.schema import Manifest, Scheme, TaskEntry
 from maskpack.formats.tensors import MaskCount
+from maskpack.formats.units import UnitCount, Units
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _MOST_LABELS = 12  # of a task, that a card spells out
@@ -36,7 +37,7 @@ tasks. A task adds a bit mask over the frozen weights and a small head.
 |---|---|---|---|---|---|
 {rows}
 
-Values are those of the evaluation rows, when a task was learned.
+{units}Values are those of the evaluation rows, when a task was learned.
 
 ## Use
 
@@ -108,7 +109,10 @@ def plain_facts(manifest: Manifest) -> CardFacts:
 
 
 def render_card(
-    manifest: Manifest, sizes: Mapping[str, int | None], facts: CardFacts | None = None
+    manifest: Manifest,
+    sizes: Mapping[str, int | None],
+    facts: CardFacts | None = None,
+    units: Mapping[str, Units] | None = None,
 ) -> str:
     """Markdown with the YAML head that model hubs read.
 
@@ -116,6 +120,7 @@ def render_card(
         manifest: what the artifact holds.
         sizes: file name -> bytes, for the backbone and every patch; None for one that is lost.
         facts: what else is known.
+        units: task -> its units, of the tasks that have some.
     """
     facts = facts or CardFacts()
     entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
@@ -129,6 +134,7 @@ def render_card(
         embedding_bits=manifest.scheme.embedding_bits,
         backbone=_bytes(sizes[schema.BACKBONE]),
         rows="\n".join(_row(entry, sizes[entry.file]) for entry in entries),
+        units=_unit_lines(units or {}),
         get="" if facts.repo is None else f"compress pull {facts.repo} -o {folder}\n",
         folder=folder,
         task=entries[0].name if entries else "TASK",
@@ -187,6 +193,30 @@ def _flow(value: object) -> str:
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9./_-]*", value):
         return value
     return json.dumps(value, ensure_ascii=False)
+
+
+def _unit_lines(units: Mapping[str, Units]) -> str:
+    """A line for each task with units, and an empty one; nothing where no task has some."""
+    lines = [f"* {name}: {units_in_words(own.counts())}\n" for name, own in sorted(units.items())]
+    return "".join(["Heads and neurons that stay, by layer:\n\n", *lines, "\n"]) if lines else ""
+
+
+def units_in_words(counts: Sequence[UnitCount]) -> str:
+    """Kept units by kind and layer.
+
+    >>> units_in_words([UnitCount("heads", 0, 12, 7), UnitCount("heads", 1, 12, 0)])
+    'heads 7, 0 of 12'
+    """
+    words = []
+    for kind in dict.fromkeys(one.kind for one in counts):
+        own = [one for one in counts if one.kind == kind]
+        sizes = {one.count for one in own}
+        if len(sizes) == 1:
+            kept = ", ".join(f"{one.kept:,}" for one in own) + f" of {sizes.pop():,}"
+        else:
+            kept = ", ".join(f"{one.kept:,} of {one.count:,}" for one in own)
+        words.append(f"{kind} {kept}")
+    return "; ".join(words)
 
 
 def _labels(entry: TaskEntry) -> str:

@@ -2,7 +2,7 @@
 
 Key grammar (SPEC.md sections 4 and 5): `<param>.codes` + `<param>.scales` for integers, `<param>`
 for float16, `<param>.mask` for masks, `head.<param>` for the head, `dense.<param>` and
-`gains.<param>` for what a task changes besides. One metadata entry, `maskpack`, holds sorted JSON:
+`gains.<param>` for what a task changes besides, `units.<n>` for units. One metadata entry, `maskpack`, holds sorted JSON:
 safetensors does not promise an order between several entries, and the same input must give the
 same bytes.
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from maskpack.formats.bits import row_bytes, unpack_codes
+from maskpack.formats.checks import read_flag, read_list, read_shape, read_text, read_whole
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.schema import no_key_twice
 from maskpack.formats.tensors import (
@@ -38,6 +39,8 @@ from maskpack.formats.tensors import (
     Patch,
     QuantTensor,
 )
+from maskpack.formats.unit_bits import describe_units, read_units, stored_masks, whole_masks
+from maskpack.formats.units import Units
 
 LARGEST_HEADER = 100_000_000
 _DTYPES = {
@@ -152,7 +155,7 @@ def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Back
         for name, spec in specs:
             bits, group = read_whole(spec["bits"]), read_whole(spec["group"])
             shape = read_shape(spec["shape"])
-            free = _flag(spec.get("zero_free", False))
+            free = read_flag(spec.get("zero_free", False))
             codes, scales = arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")
             if many and bits < 8:
                 tensor: QuantTensor = PackedTensor(codes, scales, bits, group, free, shape[1])
@@ -168,21 +171,87 @@ def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Back
 
 
 def encode_patch(patch: Patch, *, task: str, backbone_sha256: str) -> bytes:
-    """Serialise a patch, bound to one backbone by its digest. Inverse of `decode_patch`."""
-    arrays: Arrays = {f"{name}.mask": mask.packed for name, mask in patch.masks.items()}
-    arrays.update(named_parts(patch, arrays))
-    shapes = {name: list(mask.shape) for name, mask in patch.masks.items()}
-    meta = {"kind": "patch", "task": task, "backbone_sha256": backbone_sha256, "masks": shapes}
+    """Serialise a patch, bound to one backbone by its digest. Inverse of `decode_patch`.
+
+    Raises:
+        ArtifactError: a mask keeps weights of a unit that is removed.
+    """
+    arrays, about = patch_parts(patch)
+    meta = {"kind": "patch", "task": task, "backbone_sha256": backbone_sha256, **about}
     return encode_tensors(arrays, meta)
 
 
-def decode_patch(data: Buffer, *, task: str, backbone_sha256: str) -> Patch:
+def patch_parts(patch: Patch) -> tuple[Arrays, dict[str, Any]]:
+    """Tensors of a patch by key, and what its header says of masks and units."""
+    masks, unmasked = stored_masks(patch)
+    implied = patch.units is not None  # of files with units: a mask that keeps all has no tensor
+    arrays: Arrays = {
+        f"{name}.mask": mask.packed for name, mask in masks.items() if mask.zeros or not implied
+    }
+    about: dict[str, Any] = {"masks": {name: list(mask.shape) for name, mask in masks.items()}}
+    described, bits = unit_parts(patch)
+    about.update(described)
+    arrays.update(bits)
+    if unmasked:
+        about["unmasked"] = list(unmasked)
+    arrays.update(named_parts(patch, {*arrays, *(f"{name}.mask" for name in masks)}))
+    return arrays, about
+
+
+def unit_parts(patch: Patch) -> tuple[dict[str, Any], Arrays]:
+    """What a header says of a patch's units, and their bits; nothing of a patch without. Inverse of `units_of`."""
+    if patch.units is None:
+        return {}, {}
+    described, bits = describe_units(patch.units)
+    return {"units": described}, bits
+
+
+def units_of(meta: Mapping[str, Any], arrays: Arrays) -> Units | None:
+    """Units of a patch, whose bits are taken out of `arrays`; None of a patch without."""
+    return read_units(meta["units"], arrays) if "units" in meta else None
+
+
+def decode_patch(
+    data: Buffer,
+    *,
+    task: str,
+    backbone_sha256: str,
+    shapes: Mapping[str, tuple[int, int]] | None = None,
+) -> Patch:
     """Read and check a patch; inverse of `encode_patch`.
+
+    Args:
+        data: the file.
+        task: that the patch must be of.
+        backbone_sha256: digest of the backbone that it must be made for.
+        shapes: of the backbone's linears; a patch with units needs them, to make masks.
 
     Raises:
         ArtifactError: damaged, of another task, or made for another backbone.
     """
     arrays, meta, _ = decode_tensors(data, "patch")
+    _check_bound(meta, task, backbone_sha256)
+    try:
+        sizes = {name: read_shape(shape) for name, shape in sorted(meta["masks"].items())}
+        masks = {
+            name: BitMask(arrays.pop(f"{name}.mask"), shape)
+            for name, shape in sizes.items()
+            if "units" not in meta or f"{name}.mask" in arrays
+        }
+        for mask in masks.values():
+            mask.to_bool()  # a set padding bit is refused here, not at the first use
+        units = units_of(meta, arrays)
+        unmasked = [read_text(name) for name in read_list(meta.get("unmasked", []))]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"the header of patch `{task}` is wrong: {error}") from error
+    if units is not None:
+        kept = {name: shape for name, shape in sizes.items() if name not in masks}
+        masks = whole_masks(units, masks, kept, unmasked, shapes or {})
+    return Patch(masks, **parts_of(arrays, task), units=units)
+
+
+def _check_bound(meta: Mapping[str, Any], task: str, backbone_sha256: str) -> None:
+    """Raise ArtifactError unless a patch is of this task and was made for this backbone."""
     if meta.get("backbone_sha256") != backbone_sha256:
         raise ArtifactError(
             f"the patch of `{task}` was made for backbone "
@@ -191,16 +260,15 @@ def decode_patch(data: Buffer, *, task: str, backbone_sha256: str) -> Patch:
         )
     if meta.get("task") != task:
         raise ArtifactError(f"the patch of `{task}` says it is for `{meta.get('task')}`")
+
+
+def decode_units(data: Buffer) -> Units | None:
+    """The units of a patch alone, which need no backbone; None of a patch without."""
+    arrays, meta, _ = decode_tensors(data, "patch")
     try:
-        masks = {
-            name: BitMask(arrays.pop(f"{name}.mask"), read_shape(shape))
-            for name, shape in sorted(meta["masks"].items())
-        }
-        for mask in masks.values():
-            mask.to_bool()  # a set padding bit is refused here, not at the first use
+        return units_of(meta, arrays)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"the header of patch `{task}` is wrong: {error}") from error
-    return Patch(masks, **parts_of(arrays, task))
+        raise ArtifactError(f"the header of a patch is wrong: {error}") from error
 
 
 def named_parts(patch: Patch, taken: Collection[str]) -> Arrays:
@@ -227,27 +295,6 @@ def parts_of(arrays: Arrays, task: str) -> dict[str, Arrays]:
             raise ArtifactError(f"the patch of `{task}` holds the unknown tensor `{name}`")
         parts[prefix][parameter] = tensor
     return parts
-
-
-def _flag(value: object) -> bool:
-    """A truth value of a header, exactly."""
-    if type(value) is not bool:
-        raise TypeError(f"{value!r} is not true or false")
-    return value
-
-
-def read_whole(value: object) -> int:
-    """An integer of a header, exactly: no text, no fraction, no infinity."""
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is not a whole number")
-    return value
-
-
-def read_shape(value: object) -> tuple[int, int]:
-    """A matrix shape of a header."""
-    if not isinstance(value, list) or len(value) != 2:
-        raise TypeError(f"{value!r} is not the shape of a matrix")
-    return (read_whole(value[0]), read_whole(value[1]))
 
 
 def encode_tensors(arrays: Arrays, meta: Mapping[str, Any]) -> bytes:

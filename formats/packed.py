@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.formats.checks import read_whole
 from maskpack.formats.codec import (
     Arrays,
     Buffer,
@@ -23,7 +24,9 @@ from maskpack.formats.codec import (
     header_text,
     named_parts,
     parts_of,
-    read_whole,
+    patch_parts,
+    unit_parts,
+    units_of,
 )
 from maskpack.formats.coded import LANES, CodedMask, CodedMasks, Coding, decode_masks, encode_masks
 from maskpack.formats.errors import ArtifactError
@@ -31,11 +34,13 @@ from maskpack.formats.schema import (
     PACKED_KIND,
     Manifest,
     TaskEntry,
+    check_features,
     entry_from_dict,
     patch_file,
     portable_entry,
 )
 from maskpack.formats.tensors import Backbone, BitMask, Patch
+from maskpack.formats.unit_bits import check_required, cut_units, without_units
 
 _STREAM = "masks.stream"
 _BARE = "-"  # a linear without a mask
@@ -60,7 +65,8 @@ def encode_packed(
     """
     patch.check_fits(backbone)
     patch = without_idle_bits(patch, backbone)
-    coded = encode_masks(patch.masks, backbone.linears)
+    check_required(entry.name, entry.requires, patch.units)
+    coded = encode_masks(patch.masks, without_units(backbone.linears, patch.units))
     names = sorted(backbone.linears)
     arrays: Arrays = {
         f"masks.{names.index(name)}": mask.data
@@ -69,6 +75,8 @@ def encode_packed(
     }
     if coded.lanes:
         arrays[_STREAM] = coded.stream
+    described, bits = unit_parts(patch)
+    arrays.update(bits)
     arrays.update(named_parts(patch, arrays))
     meta: dict[str, Any] = {
         "kind": PACKED_KIND,
@@ -78,6 +86,7 @@ def encode_packed(
         "task": entry.name,
         "entry": portable_entry(replace(entry, zeros=patch.count.zeros)),
         **_describe([coded.masks.get(name) for name in names]),
+        **described,
         "lanes": coded.lanes,
         "sha256": _BLANK,
     }
@@ -96,16 +105,18 @@ def decode_packed(
     arrays, meta, text = decode_tensors(data, PACKED_KIND)
     entry = _check_header(meta, manifest)
     try:
-        masks = _masks(meta, arrays, backbone)
+        masks, units = _masks(meta, arrays, backbone), units_of(meta, arrays)
         lanes = read_whole(meta["lanes"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         fact = f"the header of packed patch `{entry.name}` is wrong: {error}"
         raise ArtifactError(fact) from error
     modelled = any(mask.coding is Coding.MODEL for mask in masks.values())
     stream = _take_stream(arrays, lanes, wanted=modelled)
-    bits = decode_masks(CodedMasks(masks, stream, lanes), backbone.linears)
-    patch = Patch(bits, **parts_of(arrays, entry.name))
+    linears = without_units(backbone.linears, units)
+    bits = cut_units(decode_masks(CodedMasks(masks, stream, lanes), linears), units)
+    patch = Patch(bits, **parts_of(arrays, entry.name), units=units)
     patch.check_fits(backbone)
+    check_required(entry.name, entry.requires, units)
     patch.check_counts(entry.name, zeros=entry.zeros, weights=entry.weights)
     claimed = str(meta["sha256"])
     if text.count(claimed) != 1 or _digest(text.replace(claimed, _BLANK), patch) != claimed:
@@ -122,12 +133,12 @@ def files_digest(manifest: Manifest) -> str:
 
 
 def without_idle_bits(patch: Patch, backbone: Backbone) -> Patch:
-    """The patch with every mask bit over a code of 0 set, where a mask has no effect."""
+    """The patch with every mask bit over a code of 0 set, where a mask has no effect; those of removed units stay 0."""
     masks = {
         name: BitMask.from_bool(mask.to_bool() | (backbone.linears[name].codes == 0))
         for name, mask in patch.masks.items()
     }
-    return replace(patch, masks=masks)
+    return replace(patch, masks=cut_units(masks, patch.units))
 
 
 def _check_header(meta: Mapping[str, Any], manifest: Manifest) -> TaskEntry:
@@ -138,7 +149,9 @@ def _check_header(meta: Mapping[str, Any], manifest: Manifest) -> TaskEntry:
             f"version {version!r} of packed patches is not readable, this release reads 1",
             "upgrade with `pip install -U maskpack`",
         )
-    if odd := sorted(_KEYS ^ meta.keys()):
+    if isinstance(meta.get("entry"), dict):
+        check_features(meta["entry"].get("requires", ()), f"packed patch `{task}`")
+    if odd := sorted(_KEYS ^ (meta.keys() - {"units"})):
         raise ArtifactError(f"packed patch `{task}` lacks the field `{odd[0]}`, or has it too much")
     if meta["backbone_sha256"] != manifest.backbone_sha256:
         raise ArtifactError(
@@ -165,8 +178,7 @@ def _check_header(meta: Mapping[str, Any], manifest: Manifest) -> TaskEntry:
 def _digest(text: str, patch: Patch) -> str:
     """Digest of the header, with this digest blanked, and of every tensor as it is read."""
     digest = hashlib.sha256(text.encode())
-    tensors: Arrays = {f"{name}.mask": mask.packed for name, mask in patch.masks.items()}
-    tensors.update(named_parts(patch, tensors))
+    tensors, _ = patch_parts(patch)
     for key in sorted(tensors):
         tensor = np.ascontiguousarray(tensors[key])
         shape = "x".join(str(size) for size in tensor.shape)

@@ -17,6 +17,7 @@ from maskpack.formats.codec import Buffer, decode_backbone, decode_patch
 from maskpack.formats.errors import ArtifactError, Hint
 from maskpack.formats.schema import Manifest, TaskEntry
 from maskpack.formats.tensors import Backbone, Patch
+from maskpack.formats.unit_bits import check_required
 
 _LOG = logging.getLogger(__name__)
 _KEPT = 8  # patches: each may hold a file open
@@ -76,8 +77,14 @@ class Artifact:
             self.backbone
         )  # read first, so that an error of the backbone is not reported as one of the patch
         data = self._map(entry.file, entry.sha256)
-        patch = decode_patch(data, task=entry.name, backbone_sha256=self.manifest.backbone_sha256)
+        patch = decode_patch(
+            data,
+            task=entry.name,
+            backbone_sha256=self.manifest.backbone_sha256,
+            shapes={name: tensor.shape for name, tensor in backbone.linears.items()},
+        )
         patch.check_fits(backbone)
+        check_required(entry.name, entry.requires, patch.units)
         return patch
 
     def file(self, name: str) -> bytes:

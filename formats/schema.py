@@ -15,6 +15,7 @@ from typing import Any
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import half_letter, name_problem
 from maskpack.formats.target import FEATURE, TargetScale
+from maskpack.formats.units import FEATURE as UNITS
 
 FORMAT_VERSION = 1
 MANIFEST = "maskpack.json"
@@ -31,7 +32,7 @@ PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.s
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-FEATURES = frozenset({FEATURE, "prefix"})
+FEATURES = frozenset({FEATURE, "prefix", UNITS})
 """Features beyond the first release that this one reads, as `requires` of a manifest or a task names them."""
 
 _DEEPEST = 20  # of the free keys of a task
@@ -169,6 +170,13 @@ class TaskEntry:
     def renamed(self, name: str) -> TaskEntry:
         """The same task under another name, in a file of its own."""
         return replace(self, name=name, file=patch_file(name))
+
+    def requiring_units(self, wanted: bool) -> TaskEntry:
+        """The same task with the feature `units` in `requires`, or without."""
+        others = tuple(name for name in self.requires if name != UNITS)
+        if wanted == (UNITS in self.requires):
+            return self
+        return replace(self, requires=(*others, UNITS) if wanted else others)
 
     @property
     def outputs(self) -> int:

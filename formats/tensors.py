@@ -17,6 +17,7 @@ from maskpack.formats.bits import (
     unpack_bits,
     unpack_codes,
 )
+from maskpack.formats.checks import check_dense, check_over
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.units import Units
 
@@ -300,7 +301,7 @@ class Backbone:
             raise ArtifactError("a parameter of the backbone is stored twice")
         if not self.linears:
             raise ArtifactError("the backbone holds no weight that a mask could cover")
-        _check_dense(self.dense, "backbone")
+        check_dense(self.dense, "backbone")
 
     @property
     def is_large(self) -> bool:
@@ -336,9 +337,9 @@ class Patch:
     units: Units | None = None
 
     def __post_init__(self) -> None:
-        _check_dense(self.head, "head")
-        _check_dense(self.dense, "patch")
-        _check_dense(self.gains, "gains")
+        check_dense(self.head, "head")
+        check_dense(self.dense, "patch")
+        check_dense(self.gains, "gains")
         for name, gain in self.gains.items():
             if not (gain > 0).all():
                 raise ArtifactError(f"a gain of `{name}` is not above 0")
@@ -346,13 +347,15 @@ class Patch:
     def check_fits(self, backbone: Backbone) -> None:
         """Raise ArtifactError unless every part lies over a backbone tensor of its shape."""
         linears = {name: tensor.shape for name, tensor in backbone.linears.items()}
-        _check_over("mask", {n: m.shape for n, m in self.masks.items()}, linears)
+        check_over("mask", {n: m.shape for n, m in self.masks.items()}, linears)
         rows = {name: (shape[0],) for name, shape in linears.items()}
-        _check_over("gains", {n: g.shape for n, g in self.gains.items()}, rows)
+        check_over("gains", {n: g.shape for n, g in self.gains.items()}, rows)
         for name, gain in self.gains.items():
             backbone.linears[name].scales_with(gain)  # an infinite product is refused here
         shapes = {name: tensor.shape for name, tensor in backbone.dense.items()}
-        _check_over("value", {n: d.shape for n, d in self.dense.items()}, shapes)
+        check_over("value", {n: d.shape for n, d in self.dense.items()}, shapes)
+        if self.units is not None:
+            self.units.check_within(linears)
 
     def over(self, backbone: Backbone) -> Backbone:
         """The backbone as this task sees it: codes masked, scales and dense parameters its own."""
@@ -379,24 +382,3 @@ class Patch:
     def count(self) -> MaskCount:
         """Weights and zeros of the masks."""
         return MaskCount.of(self.masks)
-
-
-def _check_over(
-    what: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raise ArtifactError unless each shape in `found` is that of the same name in `expected`."""
-    for name, shape in found.items():
-        if name not in expected:
-            raise ArtifactError(f"the backbone has no `{name}` for the {what} of that name")
-        if shape != expected[name]:
-            raise ArtifactError(
-                f"the {what} of `{name}` is {shape}, the backbone wants {expected[name]}"
-            )
-
-
-def _check_dense(tensors: Dense, where: str) -> None:
-    for name, tensor in tensors.items():
-        if tensor.dtype != np.float16 or tensor.ndim == 0 or not np.isfinite(tensor).all():
-            raise ArtifactError(
-                f"`{name}` of the {where} is not finite float16 of one dimension or more"
-            )

@@ -7,8 +7,10 @@ else is not stored.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,11 @@ from numpy.typing import NDArray
 from maskpack.formats.errors import ArtifactError
 
 ROWS, COLUMNS = 0, 1
+FEATURE = "units"
+"""As `requires` of a task names it."""
+
+UNIT_KINDS = ("heads", "neurons")
+"""What units of a group may be."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,12 @@ class UnitPart:
     axis: int
     first: int
     width: int
+
+    def __post_init__(self) -> None:
+        if self.axis not in {ROWS, COLUMNS} or self.first < 0 or self.width < 1:
+            raise ArtifactError(
+                f"units of width {self.width} from {self.first} in axis {self.axis} of `{self.name}`"
+            )
 
     def entries(self, units: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Rows or columns of some units.
@@ -62,8 +75,23 @@ class UnitGroup:
     parts: tuple[UnitPart, ...]
 
     def __post_init__(self) -> None:
+        if self.kind not in UNIT_KINDS or self.layer < 0:
+            raise ArtifactError(
+                f"`{self.kind}` of layer {self.layer} are no units that this release knows, "
+                f"which are {' and '.join(UNIT_KINDS)}"
+            )
         if self.count < 1 or not self.parts:
             raise ArtifactError(f"the {self.kind} of layer {self.layer} have no weights")
+
+
+@dataclass(frozen=True)
+class UnitCount:
+    """How many units a group has, and how many of them a task keeps."""
+
+    kind: str
+    layer: int
+    count: int
+    kept: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +113,50 @@ class Units:
                     f"the {group.kind} of layer {group.layer} are {group.count}, "
                     f"bits are there for {kept.shape}"
                 )
+        _check_apart(self.groups)
 
     @property
     def removed(self) -> int:
         """Units that are removed."""
         return sum(int((~kept).sum()) for kept in self.kept)
+
+    @property
+    def count(self) -> int:
+        """Units, removed or not."""
+        return sum(group.count for group in self.groups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Linears in which units lie, in the order of their names."""
+        return tuple(sorted({part.name for group in self.groups for part in group.parts}))
+
+    def counts(self) -> tuple[UnitCount, ...]:
+        """Units of each group, by kind and layer in this order."""
+        return tuple(
+            UnitCount(kind, layer, len(kept), int(kept.sum()))
+            for (kind, layer), kept in self.by_place().items()
+        )
+
+    def by_place(self) -> dict[tuple[str, int], NDArray[np.bool_]]:
+        """The kept units of each group, by kind and layer in this order."""
+        places = {(g.kind, g.layer): kept for g, kept in zip(self.groups, self.kept, strict=True)}
+        return dict(sorted(places.items()))
+
+    def removed_units(self) -> frozenset[tuple[str, int, int]]:
+        """Kind, layer and number of each unit that is removed."""
+        return frozenset(
+            (kind, layer, int(number))
+            for (kind, layer), kept in self.by_place().items()
+            for number in np.flatnonzero(~kept)
+        )
+
+    def removes_from(self, name: str) -> bool:
+        """Whether a removed unit has weights in a linear."""
+        return any(
+            part.name == name and not kept.all()
+            for group, kept in zip(self.groups, self.kept, strict=True)
+            for part in group.parts
+        )
 
     def masks(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.bool_]]:
         """What the units alone keep of each linear that they touch: bool `(o, i)` by name.
@@ -105,30 +172,62 @@ class Units:
         >>> units.masks({"a.weight": (1, 4)})["a.weight"]
         array([[ True,  True, False, False]])
         """
-        found: dict[str, NDArray[np.bool_]] = {}
+        self.check_within(shapes)
+        return {name: self.mask(name, shapes[name]) for name in self.names}
+
+    def mask(self, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """What the units alone keep of one linear of this shape: bool `(o, i)`.
+
+        Raises:
+            ArtifactError: a part lies beyond the linear.
+        """
+        keep = np.ones(shape, dtype=np.bool_)
         for group, kept in zip(self.groups, self.kept, strict=True):
             for part in group.parts:
-                size = self._size(group, part, shapes)
-                mask = found.setdefault(part.name, np.ones(size, dtype=np.bool_))
+                if part.name != name:
+                    continue
+                _check_inside(group, part, shape)
                 gone = part.entries(~kept)
                 if part.axis == ROWS:
-                    mask[gone] = False
+                    keep[gone] = False
                 else:
-                    mask[:, gone] = False
-        return found
+                    keep[:, gone] = False
+        return keep
 
-    def _size(
-        self, group: UnitGroup, part: UnitPart, shapes: Mapping[str, tuple[int, ...]]
-    ) -> tuple[int, ...]:
-        """Shape of the linear of a part, which the part lies in."""
-        size = shapes.get(part.name)
-        if size is None:
-            raise ArtifactError(f"the backbone has no `{part.name}` for the {group.kind} in it")
-        if part.first + group.count * part.width > size[part.axis]:
-            raise ArtifactError(
-                f"the {group.kind} of layer {group.layer} reach beyond `{part.name}`, which is {size}"
-            )
-        return size
+    def check_within(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ArtifactError unless every part lies in a linear of `shapes`."""
+        for group in self.groups:
+            for part in group.parts:
+                if part.name not in shapes:
+                    raise ArtifactError(
+                        f"the backbone has no `{part.name}` for the {group.kind} in it"
+                    )
+                _check_inside(group, part, shapes[part.name])
+
+
+def _check_inside(group: UnitGroup, part: UnitPart, shape: tuple[int, ...]) -> None:
+    if part.first + group.count * part.width > shape[part.axis]:
+        raise ArtifactError(
+            f"the {group.kind} of layer {group.layer} reach beyond `{part.name}`, which is {shape}"
+        )
+
+
+def _check_apart(groups: Sequence[UnitGroup]) -> None:
+    """Raise ArtifactError if a group is there twice, or a row or column belongs to two units."""
+    spans = defaultdict(list)
+    seen: set[tuple[str, int]] = set()
+    for group in groups:
+        if (group.kind, group.layer) in seen:
+            raise ArtifactError(f"the {group.kind} of layer {group.layer} are there twice")
+        seen.add((group.kind, group.layer))
+        for part in group.parts:
+            end = part.first + group.count * part.width
+            spans[part.name, part.axis].append((part.first, end))
+    for (name, axis), found in spans.items():
+        for (_, end), (start, _) in pairwise(sorted(found)):
+            if start < end:
+                word = ("row", "column")[axis]
+                raise ArtifactError(f"{word} {start} of `{name}` belongs to two units")
 
 
 def kept_entries(units: Units, name: str, axis: int, size: int) -> NDArray[np.intp]:

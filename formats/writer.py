@@ -19,12 +19,14 @@ from pathlib import Path
 
 from maskpack.formats import schema
 from maskpack.formats.card import Describe, plain_facts, render_card
-from maskpack.formats.codec import Buffer, backbone_pieces, encode_patch
+from maskpack.formats.codec import Buffer, backbone_pieces, decode_units, encode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import lock, open_for_lock, rename
 from maskpack.formats.reader import Artifact, open_artifact
 from maskpack.formats.schema import Manifest, Scheme, Source, TaskEntry
 from maskpack.formats.tensors import Backbone, Patch
+from maskpack.formats.units import FEATURE as UNITS
+from maskpack.formats.units import Units
 
 _LOG = logging.getLogger(__name__)
 
@@ -254,7 +256,7 @@ def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
 
 
 def write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch) -> Manifest:
-    """Write the patch file and return the manifest that names it.
+    """Write the patch file and return the manifest that names it; its entry requires `units` if the patch has some.
 
     Raises:
         ArtifactError: a name that is no file's on every system, or counts that are not the patch's.
@@ -265,6 +267,7 @@ def write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch
     data = encode_patch(patch, task=entry.name, backbone_sha256=digest)
     before = manifest.tasks.get(entry.name)
     file = schema.patch_file(entry.name, before.file if before else None)
+    entry = entry.requiring_units(patch.units is not None)
     entry = replace(entry, file=file, sha256=hashlib.sha256(data).hexdigest())
     write_bytes(folder / file, data)
     return replace(manifest, tasks={**manifest.tasks, entry.name: entry})
@@ -275,8 +278,21 @@ def write_manifest(folder: Path, manifest: Manifest, describe: Describe = plain_
     names = [schema.BACKBONE, *(entry.file for entry in manifest.tasks.values())]
     sizes = {name: _size(folder / name) for name in names}
     text = manifest.to_json()
-    write_bytes(folder / schema.CARD, render_card(manifest, sizes, describe(manifest)).encode())
+    units = stored_units(folder, manifest)
+    card = render_card(manifest, sizes, describe(manifest), units)
+    write_bytes(folder / schema.CARD, card.encode())
     write_bytes(folder / schema.MANIFEST, text.encode())
+
+
+def stored_units(folder: Path, manifest: Manifest) -> dict[str, Units]:
+    """Units of each task that has some; those of a file that is lost or damaged are left out."""
+    units = {}
+    for name, entry in manifest.tasks.items():
+        if UNITS in entry.requires:
+            with suppress(OSError, ArtifactError):  # `check_artifact` reports them
+                found = decode_units((folder / entry.file).read_bytes())
+                units.update({} if found is None else {name: found})
+    return units
 
 
 def _size(path: Path) -> int | None:

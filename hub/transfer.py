@@ -22,6 +22,7 @@ from maskpack.formats.writer import (
     check_writable,
     locked,
     new_folder,
+    stored_units,
     write_bytes,
     write_manifest,
 )
@@ -150,7 +151,8 @@ def _card(opened: Artifact, patches: list[str], facts: CardFacts) -> bytes:
     own = path.read_bytes() if path.is_file() else b""
     if own and not is_ours(own.decode("utf-8", errors="replace")):
         return own
-    return render_card(opened.manifest, sizes, facts).encode()
+    units = stored_units(opened.path, opened.manifest)
+    return render_card(opened.manifest, sizes, facts, units).encode()
 
 
 def _size(source: Path | bytes) -> int:

@@ -16,6 +16,8 @@ from maskpack.compressor.types import HISTORY, Curves, curves_of
 from maskpack.formats import Artifact, MaskCount, Patch, TaskEntry, pack_task
 from maskpack.formats.schema import BACKBONE
 from maskpack.formats.tensors import Backbone
+from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_bytes
+from maskpack.formats.units import UnitCount
 
 _FLOAT32 = 4
 _NUMBER = re.compile(r"\.(\d+)(?=\.)")
@@ -69,11 +71,13 @@ class TaskView:
     Attributes:
         name, kind, labels, metric, scores: as the manifest says.
         count: weights and zeros of its mask.
+        beside_units: the same of weights that no removed unit has.
         parts: what its file is made of.
         patch_bytes: of that file.
         packed_bytes: of what `compress pack` writes.
         dense_bytes: of a fine-tuned copy in float32.
         heat: zeros of each matrix.
+        units: heads and neurons of each layer, and how many stay; none where the task knows of none.
         curves: how it was learned, or None if that was not kept.
         options: with which it was learned, where they are no defaults.
         data: name of the data set, and its rows.
@@ -85,11 +89,13 @@ class TaskView:
     metric: str
     scores: Mapping[str, float]
     count: MaskCount
+    beside_units: MaskCount
     parts: tuple[Part, ...]
     patch_bytes: int
     packed_bytes: int
     dense_bytes: int
     heat: HeatMap
+    units: tuple[UnitCount, ...]
     curves: Curves | None
     options: Mapping[str, Any]
     data: Mapping[str, Any]
@@ -184,11 +190,13 @@ def _view_task(artifact: Artifact, entry: TaskEntry) -> TaskView:
         metric=entry.metric,
         scores=entry.scores,
         count=MaskCount(entry.weights, entry.zeros),
+        beside_units=count_beside_units(patch),
         parts=_with_rest(_patch_parts(patch), size, "names and shapes"),
         patch_bytes=size,
         packed_bytes=len(pack_task(artifact, entry.name)),
         dense_bytes=_FLOAT32 * (_parameters(artifact.backbone) + head),
         heat=heat_map(patch),
+        units=() if patch.units is None else patch.units.counts(),
         curves=curves_of(entry.training),
         options=told_options(entry.training),
         data=entry.data,
@@ -211,9 +219,10 @@ def _backbone_parts(backbone: Backbone) -> list[Part]:
 def _patch_parts(patch: Patch) -> list[Part]:
     extra = sum(tensor.nbytes for tensor in (*patch.dense.values(), *patch.gains.values()))
     return [
-        Part("mask", sum(mask.packed.nbytes for mask in patch.masks.values())),
+        Part("mask", mask_bytes(patch)),
         Part("head", sum(tensor.nbytes for tensor in patch.head.values())),
         *([Part("biases, norms, scales", extra)] if extra else []),
+        *([Part("units", unit_bytes(patch.units))] if patch.units is not None else []),
     ]
 
 

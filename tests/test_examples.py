@@ -52,6 +52,14 @@ def test_read_with_numpy_lists_every_masked_layer(tiny_artifact, capsys):
         assert f"{name}: 4 bits" in printed
 
 
+def test_read_with_numpy_lists_units_that_stay(capsys):
+    load("read_with_numpy").main(str(Path(__file__).parent / "golden" / "v1-units"), "only")
+    printed = capsys.readouterr().out
+    assert "layer 0: 3 of 4 heads stay\n" in printed
+    assert "layer 1: 289 of 500 neurons stay\n" in printed
+    assert "layer.1.qkv.weight: 2 bits, 5760 of 5760 removed, |W| 0.00" in printed
+
+
 def test_a_demo_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     prepare, package, modules = load("web/prepare"), tmp_path / "package", tmp_path / "modules"
     package.mkdir()

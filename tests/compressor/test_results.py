@@ -45,6 +45,16 @@ def test_the_line_of_json_holds_every_figure_and_the_derived_sizes():
     assert {"method", "scores", "majority", "options", "seconds", "zeros"} <= set(tree)
 
 
+def test_weights_of_removed_units_cost_their_units_bits_only():
+    units = replace(RESULT, zeros=510, unit_weights=500, unit_bytes=9, head_bytes=100)
+    assert (units.beside_units.weights, units.beside_units.zeros) == (500, 10)
+    tree = json.loads(units.to_json())
+    assert tree["sparsity"] == 0.51
+    assert tree["entropy_bytes"] == 9  # 500 weights of .1414 bits
+    assert tree["coded_bytes"] == 9 + 9 + 100
+    assert tree["unit_bytes"] == 9
+
+
 def test_a_baseline_without_a_mask_has_no_sparsity():
     tree = json.loads(replace(RESULT, weights=0, zeros=0).to_json())
     assert (tree["sparsity"], tree["entropy_bpp"], tree["entropy_bytes"]) == (0.0, 0.0, 0)

@@ -26,6 +26,7 @@ from maskpack.formats import (
     create_artifact,
     open_artifact,
 )
+from maskpack.formats.units import Units
 
 ZERO_SHA = "0" * 64
 SOURCE = Source("some/model", None, "bert", "12" * 32)
@@ -138,6 +139,17 @@ def assert_same_patch(found: Patch, expected: Patch) -> None:
     assert_same_dense(found.head, expected.head)
     assert_same_dense(found.dense, expected.dense)
     assert_same_dense(found.gains, expected.gains)
+    assert (found.units is None) == (expected.units is None)
+    if expected.units is not None:
+        assert_same_units(found.units, expected.units)
+
+
+def assert_same_units(found: Units, expected: Units) -> None:
+    """The same groups in any order, with the same bits."""
+    assert set(found.groups) == set(expected.groups)
+    ours, theirs = found.by_place(), expected.by_place()
+    for place, kept in theirs.items():
+        np.testing.assert_array_equal(ours[place], kept)
 
 
 def assert_same_dense(found: Any, expected: Any) -> None:

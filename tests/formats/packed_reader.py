@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 from safetensors.numpy import load
-from spec_reader import need, read_fields
+from spec_reader import need, read_fields, read_units
 
 STEPS = (5, 7, 10, 13, 19, 27, 38, 54, 76, 108, 152, 215, 304, 431, 609)
 
@@ -144,6 +144,10 @@ def read_packed(data, linears, backbone_sha256, files):
     need(meta["backbone_sha256"] == backbone_sha256, "another backbone")
     told = json.dumps(files, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     need(meta["files_sha256"] == hashlib.sha256(told.encode()).hexdigest(), "other files")
+    need(("units" in meta) == ("units" in meta["entry"].get("requires", [])), "the feature `units`")
+    units = {key: value for key, value in tensors.items() if key.startswith("units.")}
+    alone, losing = read_units(meta.get("units", []), dict(units), linears)
+    linears = {name: without_units(linear, alone.get(name)) for name, linear in linears.items()}
     stream = Stream(tensors.pop("masks.stream"), meta["lanes"]) if meta["lanes"] else None
     tables, gaps, keep = Tables(), iter(meta["gaps"]), {}
     for n, (name, letter) in enumerate(zip(sorted(linears), meta["codings"], strict=True)):
@@ -162,15 +166,32 @@ def read_packed(data, linears, backbone_sha256, files):
             keep[name] = [[1 - bit for bit in row] for row in gone]
     if stream:
         stream.finish()
-    check_digest(text, meta["sha256"], keep, tensors)
-    return meta, keep, tensors
+    need(losing <= keep.keys(), "a linear of removed units has a mask")
+    for name in alone.keys() & keep.keys():
+        keep[name] = (np.array(keep[name]) * alone[name]).tolist()
+    stored = keep
+    if "units" in meta:  # 5.1: what follows from the units is in no file
+        every = {name: alone.get(name, True) for name in keep}
+        stored = {
+            name: rows for name, rows in keep.items() if (np.array(rows) != every[name]).any()
+        }
+    check_digest(text, meta["sha256"], stored, tensors)
+    return meta, keep, {key: value for key, value in tensors.items() if key not in units}
+
+
+def without_units(linear, alone):
+    """9: codes of removed units are not live, as those of 0 are not."""
+    if alone is None:
+        return linear
+    return linear._replace(codes=(np.array(linear.codes) * alone).tolist())
 
 
 def check_digest(text, wanted, keep, tensors):
     """9.5."""
     before, after = text.split(wanted)
     found = hashlib.sha256((before + 64 * "0" + after).encode())
-    parts = {key: (value, "F16") for key, value in tensors.items()}
+    kinds = {"float16": "F16", "uint8": "U8"}
+    parts = {key: (value, kinds[str(value.dtype)]) for key, value in tensors.items()}
     for name, rows in keep.items():
         packed = np.packbits(np.array(rows, dtype=bool), axis=1, bitorder="little")
         parts[f"{name}.mask"] = (packed, "U8")

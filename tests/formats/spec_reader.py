@@ -103,18 +103,60 @@ def read_backbone(folder, manifest):
     return weights["linear"], weights["embedding"], arrays
 
 
+def read_units(entries, arrays, linears):
+    """Section 5.1: what the units alone keep of each linear that they lie in, and the linears that lose a unit."""
+    alone, losing, groups, taken = {}, set(), set(), set()
+    for n, entry in enumerate(entries):
+        need(set(entry) == {"kind", "count", "layers", "parts"}, "fields of units")
+        kind, count, packed = entry["kind"], entry["count"], arrays.pop(f"units.{n}")
+        need(kind in ("heads", "neurons") and type(count) is int and count >= 1, "units")
+        need(packed.dtype == np.uint8 and len(packed) == len(entry["layers"]), "bits of units")
+        for layer, row in zip(entry["layers"], packed.tolist(), strict=True):
+            need(type(layer) is int and layer >= 0 and (kind, layer) not in groups, "layer")
+            groups.add((kind, layer))
+            bits = read_fields(row, count, 1)
+            need(entry["parts"], "parts")
+            for param, axis, first, width in entry["parts"]:
+                name = param.replace("{}", str(layer))
+                need(name in linears and axis in (0, 1) and first >= 0 and width >= 1, "part")
+                need(first + count * width <= linears[name].shape[axis], "beyond a linear")
+                mask = alone.setdefault(name, np.ones(linears[name].shape, dtype=bool))
+                for line in range(first, first + count * width):
+                    need((name, axis, line) not in taken, "a row or column twice")
+                    taken.add((name, axis, line))
+                    if not bits[(line - first) // width]:
+                        mask[(line, slice(None)) if axis == 0 else (slice(None), line)] = False
+                        losing.add(name)
+    return alone, losing
+
+
+def read_masks(meta, arrays, linears, alone, losing):
+    """Sections 5 and 5.1: the whole mask of each linear that has one."""
+    masks, few = {}, "units" in meta
+    for name, (rows, width) in meta["masks"].items():
+        need(name in linears and (rows, width) == linears[name].shape, "mask")
+        if few and f"{name}.mask" not in arrays:
+            masks[name] = np.ones((rows, width), dtype=bool)
+            continue
+        packed = arrays.pop(f"{name}.mask")
+        need(packed.dtype == np.uint8 and len(packed) == rows, "rows of a mask")
+        masks[name] = np.array([read_fields(row.tolist(), width, 1) for row in packed], dtype=bool)
+    unmasked = meta.get("unmasked", [])
+    need(all(name in alone and name not in {*losing, *masks} for name in unmasked), "unmasked")
+    for name in set(alone) - set(unmasked):
+        masks.setdefault(name, alone[name])
+        need(not (masks[name] & ~alone[name]).any(), "a weight of a removed unit")
+    return masks
+
+
 def read_patch(folder, manifest, task, linears, dense):
     entry = manifest["tasks"][task]
     arrays, meta = read_file(folder, entry["file"], entry["sha256"])
     need(meta["kind"] == "patch" and meta["task"] == task, "another task")
     need(meta["backbone_sha256"] == manifest["backbone"]["sha256"], "another backbone")
-    need(set(meta["masks"]) <= set(linears), "masks")
-    masks = {}
-    for name, (rows, width) in meta["masks"].items():
-        packed = arrays.pop(f"{name}.mask")
-        need(packed.dtype == np.uint8 and (rows, width) == linears[name].shape, "mask")
-        need(len(packed) == rows, "rows of a mask")
-        masks[name] = np.array([read_fields(row.tolist(), width, 1) for row in packed], dtype=bool)
+    need(("units" in meta) == ("units" in entry.get("requires", [])), "the feature `units`")
+    alone, losing = read_units(meta.get("units", []), arrays, linears)
+    masks = read_masks(meta, arrays, linears, alone, losing)
     parts = {"head": {}, "dense": {}, "gains": {}}
     for key, value in arrays.items():
         part, _, name = key.partition(".")

@@ -90,15 +90,15 @@ def test_a_feature_that_this_release_does_not_know_is_refused_by_name(tmp_path: 
     text = (folder / "maskpack.json").read_text()
     tree = json.loads(text)
     name = next(iter(tree["tasks"]))
-    tree["tasks"][name] |= {"requires": ["units"], "config": {"units": [1, 2]}}
+    tree["tasks"][name] |= {"requires": ["smell"], "config": {"smell": [1, 2]}}
     (folder / "maskpack.json").write_text(json.dumps(tree))
     artifact = open_artifact(folder)  # other tasks of the artifact are readable
     assert Manifest.from_json(artifact.manifest.to_json()) == artifact.manifest
-    with pytest.raises(ArtifactError, match=f"task `{name}` requires the feature `units`"):
+    with pytest.raises(ArtifactError, match=f"task `{name}` requires the feature `smell`"):
         artifact.patch(name)
     other = next(task for task in tree["tasks"] if task != name)
     artifact.patch(other)
-    assert any("`units`" in line for line in check_artifact(folder))
+    assert any("`smell`" in line for line in check_artifact(folder))
     tree["requires"] = ["vocab"]
     (folder / "maskpack.json").write_text(json.dumps(tree))
     with pytest.raises(ArtifactError, match="the artifact requires the feature `vocab`"):

@@ -14,14 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from formats_kit import make_artifact, make_entry, make_patch, tree
+from formats_kit import make_artifact, make_entry, make_patch, meta_of, tree
+from safetensors.numpy import load
 from spec_reader import (
+    Linear,
     RefusedError,
     read_artifact,
     read_backbone,
     read_codes,
     read_fields,
     read_file,
+    read_masks,
+    read_units,
     weights_of_task,
 )
 
@@ -36,6 +40,7 @@ from maskpack.formats import (
     open_artifact,
     schema,
 )
+from maskpack.formats.units import COLUMNS, UnitGroup, UnitPart, Units
 
 SPEC = (Path(maskpack.formats.__file__).parent / "SPEC.md").read_text("utf-8")
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -59,7 +64,7 @@ def folder_of(which, made):
     return made if which == "made" else GOLDEN / which
 
 
-FOLDERS = {"made": 2, "v1": 2, "v1-low-bits": 3}
+FOLDERS = {"made": 2, "v1": 2, "v1-low-bits": 3, "v1-units": 2}
 
 
 @pytest.mark.parametrize("which", FOLDERS)
@@ -68,7 +73,7 @@ def test_a_reader_written_from_the_page_agrees_on_every_weight_of_the_backbone(m
     backbone = open_artifact(folder_of(which, made)).backbone
     for ours, theirs in ((linears, backbone.linears), (embeddings, backbone.embeddings)):
         assert set(ours) == set(theirs)
-        assert ours
+        assert linears
         for name, linear in ours.items():
             assert linear.weights.tobytes() == theirs[name].dequantize().tobytes()
     assert bytes_of(dense) == bytes_of(backbone.dense)
@@ -158,6 +163,7 @@ def test_every_arrow_on_the_page_is_an_example_that_is_checked():
     kinds = {(8, False), (4, False), (2, False), (2, True), (1, True)}
     assert {(bits, zero_free) for bits, zero_free, _, _ in CODE_ROWS} == kinds
     known = {"bits", "codes", "json", "backbone-header", "backbone-data", "patch-data", "gaps"}
+    known |= {"units-header", "units-data"}
     assert set(re.findall(r"^```(.+)$", SPEC, re.MULTILINE)) == known
 
 
@@ -225,6 +231,34 @@ def test_the_worked_patch_is_what_the_writer_writes():
         assert written[end:] == bytes.fromhex(data)
     assert re.search(r"With `dense.b`\s`0.25` and `gains.l` `3.0` as well it is the second", SPEC)
     assert "a head `[[1.0, -2.0]]`" in SPEC
+
+
+def test_the_worked_units_are_what_the_writer_writes_and_both_readers_read(tmp_path):
+    mask, part = maskpack.formats.BitMask.from_bool, UnitPart("l", COLUMNS, 0, 1)
+    units = Units((UnitGroup("neurons", 0, 3, (part,)),), (np.array([False, True, True]),))
+    (header,), (lines,) = blocks("units-header"), blocks("units-data")
+    linear = Linear([[1, -1, 7]], half([0.5, 2.0]), 2)
+    wanted = (([0, 1, 1], [0.0, -0.5, 14.0]), ([0, 0, 1], [0.0, 0.0, 14.0]))
+    for (keep, weights), data in zip(wanted, lines.splitlines(), strict=True):
+        masks = {"l": mask(np.array([keep], dtype=bool))}
+        patch = maskpack.formats.Patch(masks, {"w": half([1.0, -2.0])}, units=units)
+        written = maskpack.formats.codec.encode_patch(patch, task="t", backbone_sha256="0" * 64)
+        end = 8 + int.from_bytes(written[:8], "little")
+        assert written[end:] == bytes.fromhex(data)
+        arrays, meta = load(written), meta_of(written)
+        alone, losing = read_units(meta["units"], arrays, {"l": linear})
+        found = read_masks(meta, arrays, {"l": linear}, alone, losing)
+        assert found["l"].astype(int).tolist() == [keep]
+        assert weights_of_task(linear, found["l"], None).tolist() == [weights]
+        if keep == [0, 1, 1]:
+            told = {**json.loads(header), "backbone_sha256": "0" * 64, "task": "t"}
+            assert meta == told
+            one_line = json.dumps(json.loads(header), sort_keys=True, separators=(",", ":"))
+            assert one_line == header.replace("\n", "")
+    assert "bits `0 1 1`" in SPEC
+    assert "With the mask `0 0 1` as well it is the second" in SPEC
+    assert "weights are `0.0 -0.5 14.0`" in SPEC
+    assert "they are `0.0 0.0 14.0`" in SPEC
 
 
 def table_fields(start, end):
