@@ -49,8 +49,8 @@ def write_swap(
         ExportError: the tasks' graphs differ.
     """
     if smaller := [entry.name for entry in entries if builder.shrunk(entry) is not None]:
-        fact = "units that %s removes bring no speed in one graph of all tasks; %s"
-        _LOG.warning(fact, ", ".join(smaller), _SMALLER)
+        fact = "units removed by %s bring no speed in one graph of all tasks; %s"
+        _LOG.warning(fact, ", ".join(f"`{name}`" for name in smaller), _SMALLER)
     backbone = SharedBackbone(builder)
     backbone.write(folder)
     model, inputs = swap_graph(builder, backbone, entries)

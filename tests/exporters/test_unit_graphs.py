@@ -18,6 +18,7 @@ from unit_kit import random_units, units_removed, without_units
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.arithmetic import find_arithmetic
+from maskpack.exporters.bench.reference import float_graph, masked_graph
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.graph.units import ALL, Kept, Shrunk
 from maskpack.exporters.hf import write_hf
@@ -25,7 +26,7 @@ from maskpack.exporters.options import Compute, Layout, PackageRequest, SharedRe
 from maskpack.exporters.package.write import write_package
 from maskpack.exporters.session import make_session
 from maskpack.exporters.verify import Subject, verify
-from maskpack.formats import QuantTensor, open_artifact
+from maskpack.formats import QuantTensor, add_task, open_artifact
 from maskpack.formats.reader import Artifact
 from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units
 from maskpack.models.units import unit_groups
@@ -84,16 +85,17 @@ def graph_of(folder):
     return next(path for path in found if path.is_file())
 
 
-def logits(folder, *, seed=0, padded=True):
+IDS = np.random.default_rng(0).integers(5, 50, (3, 12), dtype=np.int64)
+FEEDS = {
+    "input_ids": IDS,
+    "attention_mask": np.ones_like(IDS),
+    "token_type_ids": np.zeros_like(IDS),
+}
+
+
+def logits(folder):
     """Answers to random tokens."""
-    session = make_session(graph_of(folder), threads=1)
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(5, 50, (3, 12), dtype=np.int64)
-    attention = np.ones_like(ids)
-    if padded:
-        attention[1, 8:] = 0
-    feeds = {"input_ids": ids, "attention_mask": attention, "token_type_ids": np.zeros_like(ids)}
-    return session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})[0]
+    return make_session(graph_of(folder), threads=1).run(None, FEEDS)[0]
 
 
 def arrays(folder):
@@ -239,6 +241,34 @@ def test_tasks_with_units_and_without_share_a_backbone(trained, tmp_path, sentim
     assert json.loads((tmp_path / "out/plain.maskpack_report.json").read_text())["ok"]
     session = Session(tmp_path / "out")
     assert len(session.predict(["the good film"], task="plain")) == 1
+
+
+def test_an_artifact_that_stores_units_is_exported_small(trained, tmp_path):
+    path, task = tmp_path / "artifact", "small"
+    shutil.copytree(trained("bert"), path)
+    artifact = open_artifact(path)
+    entry = artifact.entry("sst2")
+    units = random_units(unit_groups(task_config(artifact, entry)))
+    patch = without_units(artifact.patch("sst2"), artifact.backbone, units)
+    count, file = patch.count, f"tasks/{task}.safetensors"
+    own = replace(entry, name=task, file=file, zeros=count.zeros, weights=count.weights)
+    add_task(path, own, patch)
+    tolerance = Tolerance.of(Compute.FP32, max_drop=100.0)
+    report = export_onnx(ExportRequest(path, task, tmp_path / "out", Compute.FP32, tolerance))
+    assert report.ok, report.findings
+    assert report.graph.left_out > 0
+
+
+def test_a_benchmark_takes_a_small_graph_apart(trained, tmp_path):
+    """What `compress bench` compares with: the same weights as floats, and the masked model in its whole size."""
+    path = trained("bert")
+    with units_removed():
+        export(path, tmp_path / "out", compute="int8")
+        whole = masked_graph(open_artifact(path), "sst2")
+    small = float_graph(graph_of(tmp_path / "out"))
+    assert len(small) < len(whole) * 0.8
+    found = [make_session(data, threads=1).run(None, FEEDS)[0] for data in (small, whole)]
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-4)
 
 
 def test_swap_keeps_zeros_in_place_and_says_so(trained, tmp_path, caplog):
