@@ -263,7 +263,7 @@ def test_a_benchmark_takes_a_small_graph_apart(trained, tmp_path):
     """What `compress bench` compares with: the same weights as floats, and the masked model in its whole size."""
     path = trained("bert")
     with units_removed():
-        export(path, tmp_path / "out", compute="int8")
+        export(path, tmp_path / "out", compute="fp32")
         whole = masked_graph(open_artifact(path), "sst2")
     small = float_graph(graph_of(tmp_path / "out"))
     assert len(small) < len(whole) * 0.8
