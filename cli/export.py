@@ -257,6 +257,11 @@ def show_report(report: Report, *, json: bool) -> None:
         [
             ("file", f"{render.size(graph.bytes)}, {graph.nodes} nodes, opset {graph.opset}"),
             ("removed", f"{graph.removed:,} of {graph.mask_zeros:,} weights the mask removes"),
+            *(
+                [("left out", f"{graph.left_out:,} of them, with their units")]
+                if graph.left_out
+                else []
+            ),
             ("session", ", ".join(f"{key} {value}" for key, value in report.session.items())),
             *([] if report.texts is None else [("texts", _read_alike(report.texts))]),
         ],

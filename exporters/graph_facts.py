@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
 
 from maskpack.exporters.arithmetic import ARITHMETICS
-from maskpack.exporters.graph.builder import module_of
+from maskpack.exporters.arithmetic.base import Arithmetic, Read
+from maskpack.exporters.graph.builder import module_of, modules_of
 from maskpack.exporters.graph.editor import MASKS
 from maskpack.exporters.graph.external_masks import Form, unstack_bits, unstack_flips
+from maskpack.exporters.graph.units import ALL, Kept, Shrunk, as_index, index_names, take
 from maskpack.exporters.report import GraphFacts
-from maskpack.formats import Artifact, ExportError, Patch
+from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
 from maskpack.formats.codec import Arrays
 from maskpack.formats.errors import first_line
 
@@ -46,8 +49,12 @@ def graph_facts(
     patch, read = artifact.patch(task), partial(_constant, tensors, graph.parent)
     own = {name: read(name) for name in tensors if name.startswith(f"{MASKS}.")}
     masks = {**own, **inputs}
-    zeros, removed = _count_zeros(
-        artifact, patch, partial(module_of, base), ARITHMETICS[compute].codes, read, masks
+    arithmetic = ARITHMETICS[compute]
+    shrunk = Shrunk.of(patch.units, artifact.backbone.linears, arithmetic.block)
+    look = _Graph(artifact, patch, arithmetic, read, masks, base, shrunk)
+    counts = [look.count(name) for name in patch.masks]
+    zeros, removed, left_out, wrong = (
+        sum(each) for each in zip((0, 0, 0, 0), *counts, strict=True)
     )
     return GraphFacts(
         bytes=graph.stat().st_size,
@@ -58,6 +65,8 @@ def graph_facts(
         mask_zeros=patch.count.zeros,
         code_zeros=zeros,
         removed=removed,
+        left_out=left_out,
+        wrong=wrong,
     )
 
 
@@ -81,27 +90,101 @@ def _constant(tensors: Mapping[str, onnx.TensorProto], folder: Path, name: str) 
     return to_array(tensors[name], str(folder)) if name in tensors else None
 
 
-def _count_zeros(
-    artifact: Artifact,
-    patch: Patch,
-    module_of_name: Callable[[str], str],
-    codes: Callable[..., NDArray[Any] | None],
-    read: Callable[[str], NDArray[Any] | None],
-    masks: Mapping[str, Any],
-) -> tuple[int, int]:
-    """Zeros among the codes of masked linears, and how many of them the patch removes."""
-    linears = {module_of_name(name): each for name, each in artifact.backbone.linears.items()}
-    beside = _removed_by_masks(dict(masks), {name: tensor.size for name, tensor in linears.items()})
-    zeros = removed = 0
-    for name, mask in patch.masks.items():
-        module = module_of_name(name)
-        stored = codes(read, module, linears[module])
-        if stored is None or stored.size != linears[module].size:
-            continue
-        is_zero = (stored == 0) | beside.get(module, np.False_)
-        zeros += int(is_zero.sum())
-        removed += int((is_zero & ~np.ascontiguousarray(mask.to_bool().T).reshape(-1)).sum())
-    return zeros, removed
+Counts = tuple[int, int, int, int]
+"""Zeros, those of them that the mask removes, weights that a graph leaves out, integers that are not the backbone's."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """Constants of a graph beside what they should be.
+
+    Attributes:
+        artifact, patch, arithmetic: what the graph is made of.
+        read: reads a constant.
+        masks: constants and inputs that all modules share, by name.
+        base: attribute of the classifier that holds the encoder.
+        shrunk: what the graph may leave out.
+    """
+
+    artifact: Artifact
+    patch: Patch
+    arithmetic: Arithmetic
+    read: Read
+    masks: Mapping[str, NDArray[Any]]
+    base: str
+    shrunk: Shrunk | None
+
+    @cached_property
+    def beside(self) -> dict[str, NDArray[np.bool_]]:
+        """Weights that masks beside the codes remove, by module."""
+        linears = self.artifact.backbone.linears.items()
+        sizes = {module_of(self.base, name): tensor.size for name, tensor in linears}
+        return _removed_by_masks(dict(self.masks), sizes)
+
+    @cached_property
+    def lists(self) -> dict[str, bytes]:
+        """Lists of kept rows and columns that the graph should hold beside whole codes, by name."""
+        kept = {} if self.shrunk is None else modules_of(self.base, self.shrunk)
+        return {f"{MASKS}.{name}": key for key, name in index_names(kept).items()}
+
+    def count(self, name: str) -> Counts:
+        """Count the integers of one masked linear; of one that the graph does not hold nothing counts."""
+        module, whole = module_of(self.base, name), self.artifact.backbone.linears[name]
+        kept = ALL if self.shrunk is None else self.shrunk.linears.get(name, ALL)
+        small = None if kept.is_all else self._small(module, whole, kept)
+        gone = ~np.ascontiguousarray(self.patch.masks[name].to_bool().T)
+        if small is None:
+            stored = self.arithmetic.codes(self.read, module, whole)
+            if stored is None or stored.size != whole.size:
+                return (0, 0, 0, 0)
+            is_zero = (stored == 0) | self.beside.get(module, np.False_)
+            return (int(is_zero.sum()), int((is_zero & gone.reshape(-1)).sum()), 0, 0)
+        outside = ~kept.inside(np.ones(whole.size, dtype=np.bool_), whole.shape)
+        zero = outside.copy()
+        zero[~outside] = (small == 0).reshape(-1)
+        removed = int((zero & gone.reshape(-1)).sum())
+        return int(zero.sum()), removed, int(outside.sum()), self._wrong(name, kept, small)
+
+    def _small(self, module: str, whole: QuantTensor, kept: Kept) -> NDArray[np.int8] | None:
+        """The masked codes that the graph takes of a module, `(i, o)`; None if it holds the whole matrix."""
+        tensor = kept.tensor(whole)
+        if not self.lists.keys() & self.masks.keys():
+            codes = self.arithmetic.codes(self.read, module, tensor)
+            fits = codes is not None and codes.size == tensor.size
+            return codes.reshape(tensor.shape[::-1]) if fits and codes is not None else None
+        codes = self.arithmetic.codes(self.read, module, whole)
+        if codes is None or codes.size != whole.size:
+            return None
+        masked = np.where(self.beside.get(module, np.False_), np.int8(0), codes)
+        return kept.of(masked.reshape(whole.shape[::-1]))
+
+    def _wrong(self, name: str, kept: Kept, small: NDArray[np.int8]) -> int:
+        """Integers of a small matrix that do not stand for the weights at their places in the backbone."""
+        module, listed = module_of(self.base, name), self.lists.keys() & self.masks.keys()
+        held = {one: as_index(self.masks[one]).tobytes() for one in listed}
+        if listed and held != self.lists:
+            return small.size
+        tensor = kept.tensor(self.patch.linear_over(self.artifact.backbone, name))
+        own = {f"{module}.scales": kept.rows, f"{module}.factor": kept.columns} if listed else {}
+
+        def fitting(sibling: str) -> int:
+            def read(constant: str) -> NDArray[Any] | None:
+                there = constant != f"{module}.factor"
+                array = self.read(constant if there else f"{sibling}.factor")
+                places = own.get(constant)
+                return array if array is None or array.ndim != 1 else take(array, places, 0)
+
+            return int(self.arithmetic.fits(read, module, small, tensor).sum())
+
+        return small.size - max(map(fitting, self._with_one_input(module)))
+
+    def _with_one_input(self, module: str) -> list[str]:
+        """Modules whose divisors may be those of a module: those of one input are stored once."""
+        if self.read(f"{module}.factor") is not None:
+            return [module]
+        holder = module.rpartition(".")[0]
+        every = (module_of(self.base, name) for name in self.artifact.backbone.linears)
+        return [module, *(one for one in every if one.rpartition(".")[0] == holder)]
 
 
 def _removed_by_masks(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:

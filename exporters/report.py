@@ -94,6 +94,8 @@ class GraphFacts:
             0 before, and codes that requantising rounds to 0.
         removed: zero codes at the positions that the mask removes; equal to `mask_zeros`, or the
             graph is wrong.
+        left_out: weights of removed units that are not in the graph; they count as zeros.
+        wrong: integers of matrices that lost units which are not those of the backbone at their places.
     """
 
     bytes: int
@@ -104,6 +106,8 @@ class GraphFacts:
     mask_zeros: int
     code_zeros: int
     removed: int
+    left_out: int = 0
+    wrong: int = 0
 
 
 @dataclass(frozen=True)

@@ -187,11 +187,16 @@ def _verify(subject: Subject) -> Report:
 
 
 def _check_zeros(facts: GraphFacts) -> list[str]:
-    """Weights that the mask removes and the graph does not."""
-    if facts.removed == facts.mask_zeros:
-        return []
+    """Weights that the mask removes and the graph does not, and integers that are not the backbone's."""
+    findings = []
     wanted, found = facts.mask_zeros, facts.removed
-    return [f"the mask removes {wanted} weights, the graph has {found} zeros in their places"]
+    if found != wanted:
+        findings.append(
+            f"the mask removes {wanted} weights, the graph has {found} zeros in their places"
+        )
+    if facts.wrong:
+        findings.append(f"{facts.wrong} integers are not those of the backbone at their places")
+    return findings
 
 
 def _rows_of(subject: Subject) -> Split | None:

@@ -91,6 +91,20 @@ def stored_codes(read: Read, module: str, tensor: QuantTensor) -> NDArray[np.int
     return np.asarray(unpacked[0])
 
 
+def own_codes(
+    read: Read, module: str, stored: NDArray[np.int8], tensor: QuantTensor
+) -> NDArray[np.bool_]:
+    """Where a graph's codes `(i, o)` are the tensor's own."""
+    del read, module
+    return np.asarray(stored == tensor.codes.T)
+
+
+def any_column(name: str, tensor: QuantTensor) -> int:
+    """Columns that stay or go together: each alone."""
+    del name, tensor
+    return 1
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """How the linears of a graph compute.
@@ -108,6 +122,8 @@ class Arithmetic:
         stored: type of constants by which a graph of it is recognised, as ONNX numbers it, where it has no operator.
         folded_only: whether its graphs hold their masked weights, so that tasks cannot share them.
         finish: of a whole graph: the same in its arithmetic; None: the linears are all.
+        block: name and weights of a linear -> columns that can only be left out together.
+        fits: where codes `(i, o)` that a graph stores of a module stand for the masked weights of a tensor `(o, i)`.
     """
 
     name: str
@@ -121,3 +137,5 @@ class Arithmetic:
     stored: int | None = None
     folded_only: bool = False
     finish: Callable[[Any], Any] | None = None
+    block: Callable[[str, QuantTensor], int] = any_column
+    fits: Callable[[Read, str, NDArray[np.int8], QuantTensor], NDArray[np.bool_]] = own_codes

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult, Sequential, common
 
-from maskpack.exporters.arithmetic.base import Arithmetic, Read, Tolerance, stored_codes
+from maskpack.exporters.arithmetic.base import Arithmetic, Read, Tolerance, own_codes, stored_codes
 from maskpack.exporters.graph.dequantize import Constants, ConstantsPass, DequantizeLookUps
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.passes import PlainResiduals, RewriteContext
@@ -53,7 +53,7 @@ def emit_fp16(
     codes = np.ascontiguousarray(tensor.codes.T)
     known = context.masks.known(editor.name, codes)
     assert known is not None  # `SharedRequest` refuses masks beside the codes
-    weight = known * tensor.expanded_scales().T
+    weight = known * context.masks.kept(editor.name).of(tensor.expanded_scales().T)
     stored = editor.constant(weight.astype(np.float16), "weight")
     (result,) = editor.op("MatMul", inputs, stored, label="linear")
     return result
@@ -65,6 +65,16 @@ def weights_as_codes(read: Read, module: str, tensor: QuantTensor) -> NDArray[np
     if weight is None:
         return stored_codes(read, module, tensor)
     return np.asarray(weight.reshape(-1) != 0, dtype=np.int8)
+
+
+def same_halves(
+    read: Read, module: str, stored: NDArray[np.int8], tensor: QuantTensor
+) -> NDArray[np.bool_]:
+    """Where the weights of a module are the tensor's, rounded once."""
+    weight = read(f"{module}.weight")
+    if weight is None:
+        return own_codes(read, module, stored, tensor)
+    return np.asarray(weight == tensor.dequantize().T.astype(np.float16))
 
 
 def to_half(model: ir.Model) -> ir.Model:
@@ -238,4 +248,5 @@ FP16 = Arithmetic(
     codes=weights_as_codes,
     dequantize=WidenHalves,
     finish=to_half,
+    fits=same_halves,
 )

@@ -29,6 +29,8 @@ def emit_fp32(
 
 def _emit_floats(editor: GraphEditor, tensor: QuantTensor, context: RewriteContext) -> ir.Value:
     """The masked weights as floats, `(i, o)`."""
+    if not context.masks.kept(editor.name).is_all:
+        return _emit_kept_floats(editor, tensor, context)
     shape = grouped(tensor)
     codes = np.ascontiguousarray(tensor.codes.T)
     matrix = context.masks.matrix(editor, codes, shape, context.unpack(tensor, None))
@@ -39,6 +41,27 @@ def _emit_floats(editor: GraphEditor, tensor: QuantTensor, context: RewriteConte
         return scaled
     (matrix,) = editor.op("Reshape", scaled, editor.shape(*tensor.shape[::-1]), label="weight")
     return matrix
+
+
+def _emit_kept_floats(
+    editor: GraphEditor, tensor: QuantTensor, context: RewriteContext
+) -> ir.Value:
+    """The same for the rows and columns that a graph holds; columns of one group may be any number."""
+    kept, groups = context.masks.kept(editor.name), tensor.scales.shape[1]
+    codes = np.ascontiguousarray(tensor.codes.T)
+    matrix = context.masks.matrix(editor, codes, codes.shape, context.unpack(tensor, None))
+    wide = editor.cast(matrix, ir.DataType.FLOAT, label="wide")
+    scales = group_scales(tensor)  # in the shape in which other tasks store them, see `emit_spread`
+    scales = scales[:, 0, :] if tensor.shape[1] % tensor.group else scales
+    own = context.masks.taken(editor, scales, "scales", kept.rows, scales.ndim - 1)
+    outputs = tensor.shape[0] if kept.rows is None else len(kept.rows)
+    (table,) = editor.op("Reshape", own, editor.shape(groups, outputs), label="table")
+    if groups > 1:
+        columns = np.arange(tensor.shape[1]) if kept.columns is None else kept.columns
+        places = editor.constant((columns // tensor.group).astype(np.int64), "group")
+        (table,) = editor.op("Gather", table, places, label="scales_rows")
+    (scaled,) = editor.op("Mul", wide, table, label="scaled")
+    return scaled
 
 
 FP32 = Arithmetic(

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from maskpack.exporters.arithmetic.base import ROUNDED, Arithmetic
+from maskpack.exporters.arithmetic.base import ROUNDED, Arithmetic, Read, own_codes
 from maskpack.exporters.graph.dequantize import Constants, DequantizeProducts, IntegerProduct
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.passes import RewriteContext, only_user
@@ -25,12 +25,13 @@ def emit_int8(
 ) -> ir.Value:
     """Integer arithmetic: activations are quantised in every run, once for all their readers."""
     divisor = context.divisors.get(f"{editor.name}.weight")
-    weights = channel_weights(tensor, divisor)
+    weights, kept = channel_weights(tensor, divisor), context.masks.kept(editor.name)
     key = (inputs, b"" if divisor is None else divisor.tobytes())
     if key not in context.quantized:
         even = inputs
         if divisor is not None:
-            factor = editor.constant(np.float32(1) / divisor, "factor")
+            whole = np.float32(1) / divisor
+            factor = context.masks.taken(editor, whole, "factor", kept.columns, 0)
             (even,) = editor.op("Mul", inputs, factor, label="even")
         context.quantized[key] = editor.op("DynamicQuantizeLinear", even, label="input", outputs=3)
     codes, scale, zero = context.quantized[key]
@@ -38,7 +39,8 @@ def emit_int8(
     matrix = context.masks.matrix(editor, weights.codes, weights.codes.shape, unpack)
     (product,) = editor.op("MatMulInteger", codes, matrix, zero, label="product")
     wide = editor.cast(product, ir.DataType.FLOAT, label="wide")
-    (scales,) = editor.op("Mul", scale, editor.constant(weights.scales, "scales"), label="scale")
+    own = context.masks.taken(editor, weights.scales, "scales", kept.rows, 0)
+    (scales,) = editor.op("Mul", scale, own, label="scale")
     (result,) = editor.op("Mul", wide, scales, label="linear")
     return result
 
@@ -89,6 +91,22 @@ def _undivided(even: ir.Value, constants: Constants) -> tuple[ir.Value, ir.Value
     return inputs, factor
 
 
+_HALF = 0.5 + 1e-4  # of a step, and rounding of float32
+
+
+def nearest_steps(
+    read: Read, module: str, stored: NDArray[np.int8], tensor: QuantTensor
+) -> NDArray[np.bool_]:
+    """Where codes times their scale, and divisor, are the tensor's weights up to half a step; own codes exactly."""
+    scales, factor = read(f"{module}.scales"), read(f"{module}.factor")
+    if scales is None or (tensor.scales.shape[1] == 1 and factor is None):
+        return own_codes(read, module, stored, tensor)
+    step = np.ones(stored.shape, dtype=np.float64) * scales
+    if factor is not None:
+        step *= factor[:, None]
+    return np.asarray(np.abs(stored * step - tensor.dequantize().T) <= _HALF * step)
+
+
 INT8 = Arithmetic(
     name="int8",
     emit=emit_int8,
@@ -97,4 +115,5 @@ INT8 = Arithmetic(
     operator="MatMulInteger",
     divides=True,
     dequantize=DequantizeLinears,
+    fits=nearest_steps,
 )

@@ -15,7 +15,7 @@ The operator is ONNX Runtime's own, not the standard's; 4 bits from 1.17 on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,7 @@ from maskpack.exporters.arithmetic.base import ROUNDED, Arithmetic, Read, stored
 from maskpack.exporters.graph.dequantize import DequantizeProducts, IntegerProduct
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.passes import RewriteContext
+from maskpack.exporters.graph.units import ALL, Kept, take
 from maskpack.formats import ExportError, QuantTensor
 
 _SMALLEST, _LARGEST = 16, 128  # sizes that ONNX Runtime has kernels for; powers of two between
@@ -45,6 +46,12 @@ class Blocking:
     inputs: int
     bits: int
     size: int
+
+    def of(self, kept: Kept) -> Blocking:
+        """Blocks of the part of the matrix that a graph holds."""
+        outputs = self.outputs if kept.rows is None else len(kept.rows)
+        inputs = self.inputs if kept.columns is None else len(kept.columns)
+        return replace(self, outputs=outputs, inputs=inputs)
 
     @property
     def count(self) -> int:
@@ -98,10 +105,22 @@ def blocking_of(name: str, tensor: QuantTensor) -> Blocking:
     return Blocking(outputs, inputs, 4 if tensor.bits <= 4 else 8, size)
 
 
-def block_scales(tensor: QuantTensor, blocking: Blocking) -> NDArray[np.float32]:
-    """The scale of every block, float32 `(o * blocks,)`."""
-    groups = np.arange(blocking.count) * blocking.size // tensor.group
-    scales = tensor.scales.astype(np.float32)[:, groups]
+def block_columns(name: str, tensor: QuantTensor) -> int:
+    """Columns that stay or go together: a block, or any single one where all blocks of a row have one scale."""
+    return 1 if tensor.scales.shape[1] == 1 else blocking_of(name, tensor).size
+
+
+def block_scales(tensor: QuantTensor, blocking: Blocking, kept: Kept = ALL) -> NDArray[np.float32]:
+    """The scale of every block that a graph holds, float32 `(o * blocks,)`.
+
+    Args:
+        tensor: the whole matrix.
+        blocking: of it.
+        kept: what the graph holds, see `block_columns`.
+    """
+    columns = np.arange(tensor.shape[1]) if kept.columns is None else kept.columns
+    groups = columns[:: blocking.size] // tensor.group
+    scales = take(tensor.scales.astype(np.float32)[:, groups], kept.rows, 0)
     return np.ascontiguousarray(scales).reshape(-1)
 
 
@@ -147,7 +166,9 @@ def emit_nbits(
     editor: GraphEditor, inputs: ir.Value, tensor: QuantTensor, context: RewriteContext
 ) -> ir.Value:
     """Arithmetic of the operator; a module that is used several times has one set of blocks."""
-    blocking = blocking_of(f"{editor.name}.weight", tensor)
+    kept = context.masks.kept(editor.name)
+    whole = blocking_of(f"{editor.name}.weight", tensor)
+    blocking = whole.of(kept)
     codes = np.ascontiguousarray(tensor.codes.T)
     known = context.masks.known(editor.name, codes)
     if known is not None:
@@ -157,7 +178,8 @@ def emit_nbits(
             matrix = context.masks.matrix(editor, codes, codes.shape, context.unpack(tensor, None))
             context.ready[editor.name] = _emit_blocks(editor, matrix, blocking)
         blocks = context.ready[editor.name]
-    scales = editor.constant(block_scales(tensor, blocking), "scales")
+    # the task's own if units are gone: what would pick them from shared ones is as large as they are
+    scales = editor.constant(block_scales(tensor, whole, kept), "scales")
     editor.graph.opset_imports[_DOMAIN] = 1
     (result,) = editor.op(
         NBITS_OP,
@@ -217,7 +239,10 @@ def block_codes(read: Read, module: str, tensor: QuantTensor) -> NDArray[np.int8
     blocks = read(f"{module}.blocks")
     if blocks is None:
         return stored_codes(read, module, tensor)
-    return from_blocks(blocks, blocking_of(module, tensor)).reshape(-1)
+    outputs, _, width = blocks.shape
+    bits = 4 if tensor.bits <= 4 else 8
+    inputs = min(tensor.shape[1], blocks.shape[1] * width * 8 // bits)
+    return from_blocks(blocks, Blocking(outputs, inputs, bits, width * 8 // bits)).reshape(-1)
 
 
 NBITS = Arithmetic(
@@ -227,4 +252,5 @@ NBITS = Arithmetic(
     operator=NBITS_OP,
     codes=block_codes,
     dequantize=DequantizeBlocks,
+    block=block_columns,
 )

@@ -37,6 +37,7 @@ from maskpack.exporters.graph.passes import (
     ResidualAsSum,
     RewriteContext,
 )
+from maskpack.exporters.graph.shrink import GatherBiases, shrink, whole_biases
 from maskpack.exporters.graph.store import (
     Scratch,
     constant_bytes,
@@ -46,12 +47,13 @@ from maskpack.exporters.graph.store import (
     scratch_in,
 )
 from maskpack.exporters.graph.trace import PREFIX, trace
+from maskpack.exporters.graph.units import Kept, Shrunk
 from maskpack.exporters.graph.weights import Divisors, input_divisors
 from maskpack.exporters.options import OPSET
 from maskpack.formats import Artifact, Backbone, ExportError, TaskEntry
 from maskpack.formats.errors import Hint
 from maskpack.formats.writer import write_bytes
-from maskpack.models.build import head_parameters
+from maskpack.models.build import base_of, head_parameters
 from maskpack.models.families import Family
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.runtime.task import GRAPH_DATA
@@ -125,12 +127,31 @@ class GraphBuilder:
         return input_divisors(filled, names, self.context.preprocessor())
 
     def folded(self, entry: TaskEntry) -> ir.Model:
-        """The graph of a task with its masked weights."""
-        return self._of_task(entry, FoldedMasks(self._removed(entry)))
+        """The graph of a task with its masked weights, without those of removed units."""
+        shrunk = self.shrunk(entry)
+        masks = FoldedMasks(self._removed(entry), self._kept(shrunk))
+        return self._of_task(entry, masks, shrunk)
 
-    def with_external_masks(self, entry: TaskEntry, removed: Removed, form: Form) -> ir.Model:
-        """The graph of a task with the backbone's weights and its masks, `removed`, beside them."""
-        return self._of_task(entry, EXTERNAL_MASKS[form](removed))
+    def with_external_masks(
+        self, entry: TaskEntry, removed: Removed, form: Form, shrunk: Shrunk | None = None
+    ) -> ir.Model:
+        """The graph of a task with the backbone's weights and its masks, `removed`, beside them.
+
+        Args:
+            entry: the task.
+            removed: weights that the masks remove, by module.
+            form: encoding of the masks.
+            shrunk: what the graph takes of the weights; None: everything.
+        """
+        return self._of_task(entry, EXTERNAL_MASKS[form](removed, self._kept(shrunk)), shrunk)
+
+    def shrunk(self, entry: TaskEntry) -> Shrunk | None:
+        """What a graph needs of the linears if units of the task are gone; None: everything."""
+        units = self.artifact.patch(entry.name).units
+        return Shrunk.of(units, self.artifact.backbone.linears, self._arithmetic.block)
+
+    def _kept(self, shrunk: Shrunk | None) -> dict[str, Kept]:
+        return {} if shrunk is None else modules_of(self.base, shrunk)
 
     def bare(self) -> ir.Model:
         """The same for no task, with masks that remove nothing: its encoder is the backbone's."""
@@ -140,9 +161,19 @@ class GraphBuilder:
         }
         return self._graph(self._bare, self.artifact.backbone, EXTERNAL_MASKS[Form.FLIPS](nothing))
 
-    def removed(self, entry: TaskEntry) -> Removed:
-        """Name of every linear's module -> weights that the task removes, in a graph's order."""
-        return dict(self._removed(entry))
+    def removed(self, entry: TaskEntry, shrunk: Shrunk | None = None) -> Removed:
+        """Name of every linear's module -> weights that the task removes, in a graph's order.
+
+        Args:
+            entry: the task.
+            shrunk: what the graph takes of the weights; what it leaves out anyway does not count.
+        """
+        found, kept = dict(self._removed(entry)), self._kept(shrunk)
+        for name, tensor in self.artifact.backbone.linears.items():
+            module = module_of(self.base, name)
+            if module in kept:
+                found[module] = kept[module].inside(found[module], tensor.shape)
+        return found
 
     def _removed(self, entry: TaskEntry) -> Removed:
         """`removed`, each of them made when it is asked for."""
@@ -158,9 +189,16 @@ class GraphBuilder:
 
         return Made(linears, make)
 
-    def _of_task(self, entry: TaskEntry, masks: Masks) -> ir.Model:
+    def _of_task(self, entry: TaskEntry, masks: Masks, shrunk: Shrunk | None) -> ir.Model:
         own = replace(self.artifact.patch(entry.name), masks={}).over(self.artifact.backbone)
-        return self._graph(outline_task(self.artifact, entry.name, attention="eager"), own, masks)
+        model = outline_task(self.artifact, entry.name, attention="eager")
+        if shrunk is None:
+            return self._graph(model, own, masks)
+        shrink(base_of(model), shrunk)
+        graph = self._graph(model, own, masks)
+        if not masks.folds:
+            GatherBiases(whole_biases(own.dense, shrunk, self.base), masks)(graph)
+        return graph
 
     def _graph(self, model: Any, backbone: Backbone, masks: Masks) -> ir.Model:
         context = RewriteContext(masks, self.divisors, self._narrow, scratch=self._scratch)
@@ -257,6 +295,11 @@ def _check(graph: bytes | str) -> None:
 def module_of(base: str, parameter: str) -> str:
     """Name of the module inside the classifier that a weight inside the encoder belongs to."""
     return f"{base}.{parameter.removesuffix('.weight')}"
+
+
+def modules_of(base: str, shrunk: Shrunk) -> dict[str, Kept]:
+    """Name of a module -> what a graph holds of it."""
+    return {module_of(base, name): kept for name, kept in shrunk.linears.items()}
 
 
 Key = TypeVar("Key")

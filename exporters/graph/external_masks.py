@@ -8,6 +8,9 @@ byte for each removed weight, and more bytes for long distances: a step of 1 to 
 positions and removes the weight there; a step of 0 goes on by 255 and removes nothing. *Bits* are an eighth of
 a byte for each weight; every matrix starts on a byte.
 
+A module that lost units is whole in `codes`, and `Gather` takes the rows and columns that are left. The lists of them
+are constants `masks.kept0`, ..., which modules share.
+
 With constant codes both fold when a session is made, and runs cost nothing. If the steps or bits
 are an input of the graph instead, they are applied in every run, and a task consists of its inputs.
 """
@@ -18,12 +21,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from itertools import takewhile
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from maskpack.exporters.graph.editor import MASKS, GraphEditor
+from maskpack.exporters.graph.units import ALL, Kept, Places, as_index, index_names, take
 
 FAR = 255
 
@@ -128,18 +134,34 @@ def smaller_form(*tasks: Removed) -> Form:
     return Form.FLIPS if flips <= bits else Form.BITS
 
 
+_WHOLE: Mapping[str, Kept] = MappingProxyType({})
+
+
 class Masks(ABC):
-    """Emits masked codes.
+    """Emits masked codes, and takes the rows and columns that a graph holds.
 
     Args:
-        removed: name of a module -> weights that its mask removes.
+        removed: name of a module -> weights that its mask removes, of the whole matrix.
+        kept: name of a module -> what the graph holds of it; a module that is not here is held whole.
     """
 
-    def __init__(self, removed: Removed) -> None:
-        self._removed = removed
+    folds = False
+    """Whether rows, columns and masks are applied when the graph is written."""
+
+    def __init__(self, removed: Removed, kept: Mapping[str, Kept] = _WHOLE) -> None:
+        self._removed, self._kept = removed, kept
+
+    def kept(self, name: str) -> Kept:
+        """What the graph holds of a module."""
+        return self._kept.get(name, ALL)
 
     def known(self, name: str, codes: Codes) -> Codes | None:
-        """The masked codes `(i, o)` of a module if they can be constants of the graph, else None."""
+        """The masked codes `(i, o)` that the graph holds of a module if they can be constants of it, else None.
+
+        Args:
+            name: of the module.
+            codes: of the whole matrix.
+        """
         del name, codes
         return None
 
@@ -151,35 +173,63 @@ class Masks(ABC):
 
         Args:
             editor: at the module.
-            codes: int8 `(i, o)`, not masked.
-            shape: of the result.
+            codes: int8 `(i, o)` of the whole matrix, not masked.
+            shape: of the result; if the module is not held whole, the result is a matrix of what is held.
             unpack: emits the same codes, flat, from a smaller constant.
         """
+
+    @abstractmethod
+    def taken(
+        self,
+        editor: GraphEditor,
+        array: NDArray[Any],
+        label: str,
+        places: Places | None,
+        axis: int,
+    ) -> ir.Value:
+        """Entries of an axis of an array that belongs to a module; all where `places` is None."""
 
 
 class FoldedMasks(Masks):
     """Masked codes as one constant; a module without a mask keeps all weights."""
 
+    folds = True
+
     def known(self, name: str, codes: Codes) -> Codes:
         """See `Masks`."""
         gone = self._removed.get(name)
-        return codes if gone is None else np.where(gone.reshape(codes.shape), np.int8(0), codes)
+        masked = codes if gone is None else np.where(gone.reshape(codes.shape), np.int8(0), codes)
+        return self.kept(name).of(masked)
 
     def matrix(
         self, editor: GraphEditor, codes: Codes, shape: tuple[int, ...], unpack: Unpack | None
     ) -> ir.Value:
         """See `Masks`; nothing is unpacked, so that the graph also runs in old runtimes."""
         del unpack
-        return editor.constant(self.known(editor.name, codes).reshape(shape), "codes")
+        masked = self.known(editor.name, codes)
+        whole = self.kept(editor.name).is_all
+        return editor.constant(masked.reshape(shape) if whole else masked, "codes")
+
+    def taken(
+        self,
+        editor: GraphEditor,
+        array: NDArray[Any],
+        label: str,
+        places: Places | None,
+        axis: int,
+    ) -> ir.Value:
+        """See `Masks`."""
+        return editor.constant(take(array, places, axis), label)
 
 
 class ExternalMasks(Masks):
     """Codes as a constant without a mask, and the masks of all modules as a second one; every module has a mask."""
 
-    def __init__(self, removed: Removed) -> None:
-        super().__init__(removed)
+    def __init__(self, removed: Removed, kept: Mapping[str, Kept] = _WHOLE) -> None:
+        super().__init__(removed, kept)
         self._parts: dict[str, tuple[ir.Value, ...]] = {}
         self._made: dict[str, ir.Value] = {}
+        self._indices = index_names(kept)
 
     def matrix(
         self, editor: GraphEditor, codes: Codes, shape: tuple[int, ...], unpack: Unpack | None
@@ -191,8 +241,35 @@ class ExternalMasks(Masks):
                 self._parts = self._split(GraphEditor(editor.graph, editor.before, MASKS))
             flat = editor.constant(codes.reshape(-1), "codes") if unpack is None else unpack(editor)
             masked = self._apply(editor, flat, self._parts[name])
-            (self._made[name],) = editor.op("Reshape", masked, editor.shape(*shape), label="matrix")
+            kept = self.kept(name)
+            whole = editor.shape(*(shape if kept.is_all else codes.shape))
+            (matrix,) = editor.op("Reshape", masked, whole, label="matrix")
+            columns = self._gathered(editor, matrix, "columns", kept.columns, 0)
+            self._made[name] = self._gathered(editor, columns, "rows", kept.rows, 1)
         return self._made[name]
+
+    def taken(
+        self,
+        editor: GraphEditor,
+        array: NDArray[Any],
+        label: str,
+        places: Places | None,
+        axis: int,
+    ) -> ir.Value:
+        """See `Masks`; the array stays whole, so that tasks can share it."""
+        whole = editor.constant(array, label)
+        return self._gathered(editor, whole, f"{label}_kept", places, axis)
+
+    def _gathered(
+        self, editor: GraphEditor, value: ir.Value, label: str, places: Places | None, axis: int
+    ) -> ir.Value:
+        """Entries of an axis, which are looked up when a session is made."""
+        if places is None:
+            return value
+        index = as_index(places)
+        stored = editor.shared_constant(index, self._indices[index.tobytes()])
+        (held,) = editor.op("Gather", value, stored, label=label, attributes={"axis": axis})
+        return held
 
     @abstractmethod
     def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:

@@ -1,6 +1,6 @@
 """A self-contained graph for each task: the mask is applied to the codes when the graph is written.
 
-OUT/model.onnx            the graph
+OUT/model.onnx            the graph, without the rows and columns of removed units
 OUT/model.onnx_data       its weights, if they take more than 512 MiB
 OUT/config.json, ...      what transformers and Optimum read
 OUT/task.json             configuration for `maskpack.runtime`

@@ -5,6 +5,9 @@
     OUT/<task>.json           configuration for `maskpack.runtime`, with the digest of backbone.bin
     OUT/tokenizer.json, ...   of all tasks
 
+A graph of a task with removed units lists the rows and columns that are left; they are looked up in
+`backbone.bin` when a session is made, so that its weights in memory are as small as those of a folded graph.
+
 Shared tensors are found by comparison with a graph whose task changes nothing:
 constants of a task's graph with the same name and bytes are stored in `backbone.bin` only.
 """
@@ -99,8 +102,9 @@ def write_shared(
     backbone = SharedBackbone(builder)
     backbone.write(folder)
     for entry in entries:
-        removed = builder.removed(entry)
-        model = builder.with_external_masks(entry, removed, smaller_form(removed))
+        shrunk = builder.shrunk(entry)
+        removed = builder.removed(entry, shrunk)
+        model = builder.with_external_masks(entry, removed, smaller_form(removed), shrunk)
         path = folder / f"{entry.name}.onnx"
         write_graph(backbone.point(model), path)
         yield TaskGraph(entry, path, path.with_suffix(".json"), backbone.weights)

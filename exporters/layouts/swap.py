@@ -8,11 +8,13 @@
     OUT/<task>.json             configuration for `maskpack.runtime`, with the digests of all of these
 
 One session serves all tasks and switching costs nothing. But the masking of the codes, which folds to
-constants in the other layouts, is done in every run.
+constants in the other layouts, is done in every run. Units that a task removes are zeros like others and bring no
+speed, because all tasks run the same graph.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,9 +29,13 @@ from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
 from maskpack.exporters.layouts.shared import Arrays, SharedBackbone, arrays_of, same_array
 from maskpack.formats import ExportError, TaskEntry
 from maskpack.formats.codec import file_sha256
+from maskpack.formats.errors import Hint
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, FEEDS_SUFFIX, SwapDigests
 
+_LOG = logging.getLogger(__name__)
+
+_SMALLER = Hint("export in the `folded` or the `shared` layout")
 _CLASSES = "classes"
 _VERSION = 1  # of adapter and model, in the adapter's header
 
@@ -42,6 +48,9 @@ def write_swap(
     Raises:
         ExportError: the tasks' graphs differ.
     """
+    if smaller := [entry.name for entry in entries if builder.shrunk(entry) is not None]:
+        fact = "units removed by %s bring no speed in one graph of all tasks; %s"
+        _LOG.warning(fact, ", ".join(f"`{name}`" for name in smaller), _SMALLER)
     backbone = SharedBackbone(builder)
     backbone.write(folder)
     model, inputs = swap_graph(builder, backbone, entries)

@@ -1,0 +1,183 @@
+"""Time of folded int8 graphs that lost a share of their heads and neurons, beside the whole one. Speed only: nothing is learned.
+
+python benchmarks/units.py --out docs/results/units.json
+python benchmarks/units.py --shape base --kept 0.5 0.25
+
+The encoder has the demo model's shape, or BERT-base's, and random weights; random units of every layer are removed. The
+graphs take turns in one process and one thread; a ratio is the median over rounds of one ratio a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from base_shape import tokenizer_files
+from transformers import BertConfig, BertForSequenceClassification
+
+from maskpack.compressor.quantization.quantize import quantize_model
+from maskpack.exporters import make_session
+from maskpack.exporters.bench.result import load_average, this_machine
+from maskpack.exporters.export import write_folder
+from maskpack.exporters.session import quantile, speedup, take_turns, token_feeds
+from maskpack.formats import (
+    Backbone,
+    BitMask,
+    Patch,
+    Scheme,
+    Source,
+    TaskEntry,
+    add_task,
+    create_artifact,
+    open_artifact,
+)
+from maskpack.formats.units import UnitGroup, Units
+from maskpack.models.units import unit_groups
+from maskpack.tasks.context import ModelContext
+
+SHAPES = {
+    "demo": {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536},
+    "base": {},
+}
+INPUTS = ((1, 128), (8, 128))
+FLIPS = 0.01  # share of weights that each mask removes beside the units, at random
+LABELS = ("no", "yes")
+
+
+def random_patch(backbone: Backbone, groups: Sequence[UnitGroup], kept: float, width: int) -> Patch:
+    """A mask that keeps a share of every group's units, and a head, all at random."""
+    rng = np.random.default_rng(0)
+    alive = []
+    for group in groups:
+        bits = np.zeros(group.count, dtype=np.bool_)
+        bits[rng.permutation(group.count)[: round(kept * group.count)]] = True
+        alive.append(bits)
+    units = Units(tuple(groups), tuple(alive))
+    masks = {
+        name: rng.random(tensor.shape, dtype=np.float32) >= FLIPS
+        for name, tensor in backbone.linears.items()
+    }
+    shapes = {name: tensor.shape for name, tensor in backbone.linears.items()}
+    masks |= {name: masks[name] & keep for name, keep in units.masks(shapes).items()}
+    head = {
+        "classifier.weight": rng.normal(0, 0.05, (2, width)).astype(np.float16),
+        "classifier.bias": np.zeros(2, np.float16),
+    }
+    packed = {name: BitMask.from_bool(keep) for name, keep in masks.items()}
+    return Patch(packed, head, units=units if units.removed else None)
+
+
+def name_of(kept: float) -> str:
+    """Name of the task that keeps a share of the units."""
+    return f"kept{kept:g}".replace(".", "_")
+
+
+def write_artifact(folder: Path, shape: str, shares: Sequence[float]) -> None:
+    """Quantise a random encoder and add a task for every share."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(num_labels=2, **SHAPES[shape])).eval()
+    scheme = Scheme(8, None, "minmax", 8)
+    backbone = quantize_model(model.bert, scheme)
+    tree = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}
+    config = json.dumps(tree, indent=2, sort_keys=True) + "\n"
+    files = tokenizer_files() | {"config.json": config.encode()}
+    source = Source(f"random/{shape}-shape", None, "bert", "12" * 32)
+    create_artifact(folder, backbone, source=source, scheme=scheme, files=files)
+    groups = unit_groups(model.config)
+    entry = TaskEntry(
+        name="none",
+        file="",
+        sha256="0" * 64,
+        kind="classification",
+        labels=LABELS,
+        metric="accuracy",
+        scores={"accuracy": 0.5},
+        zeros=0,
+        weights=0,
+        max_length=128,
+        data={"texts": ["text"]},
+    )
+    for share in shares:
+        patch = random_patch(backbone, groups, share, model.config.hidden_size)
+        name, count = name_of(share), patch.count
+        file = f"tasks/{name}.safetensors"
+        own = replace(entry, name=name, file=file, zeros=count.zeros, weights=count.weights)
+        add_task(folder, own, patch)
+
+
+def graphs_of(folder: Path, shares: Sequence[float]) -> dict[float, Path]:
+    """The folded int8 graph of every share."""
+    artifact, graphs = open_artifact(folder), {}
+    context = ModelContext.of_artifact(artifact)
+    for share in shares:
+        out = folder.parent / name_of(share)
+        out.mkdir()
+        write_folder(artifact, context, name_of(share), out, compute="int8")
+        graphs[share] = out / "model.onnx"
+    return graphs
+
+
+def measure(graphs: dict[float, Path], runs: int) -> list[dict[str, Any]]:
+    """Milliseconds of every graph and its speed against the whole one, for every size of input."""
+    sessions = {str(share): make_session(path, threads=1) for share, path in graphs.items()}
+    rows = []
+    for batch, length in INPUTS:
+        feeds = {
+            name: token_feeds(session, batch=batch, length=length)
+            for name, session in sessions.items()
+        }
+        spent = take_turns(sessions, feeds, runs=runs)
+        whole = spent[str(1.0)].wall
+        rows += [
+            {
+                "batch": batch,
+                "length": length,
+                "kept": share,
+                "ms": quantile(spent[str(share)].wall, 0.5),
+                "ms_10": quantile(spent[str(share)].wall, 0.1),
+                "ratio": speedup(whole, spent[str(share)].wall),
+                "bytes": path.stat().st_size,
+            }
+            for share, path in graphs.items()
+        ]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="demo")
+    parser.add_argument("--kept", type=float, nargs="+", default=[0.5, 0.25, 0.125])
+    parser.add_argument("--runs", type=int, default=31)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    shares, before = list(dict.fromkeys([1.0, *args.kept])), load_average()
+    with tempfile.TemporaryDirectory() as root:
+        write_artifact(Path(root) / "artifact", args.shape, shares)
+        rows = measure(graphs_of(Path(root) / "artifact", shares), args.runs)
+    print("| kept | input | ms | x | bytes |\n|---|---|---|---|---|")
+    for row in rows:
+        size = f"{row['batch']} x {row['length']}"
+        print(
+            f"| {row['kept']:.1%} | {size} | {row['ms']:.2f} | {row['ratio']:.2f} | {row['bytes']:,} |"
+        )
+    tree = {
+        "shape": args.shape,
+        "runs": args.runs,
+        "machine": vars(this_machine(before)),
+        "rows": rows,
+    }
+    if args.out:
+        args.out.write_text(json.dumps(tree, indent=2, sort_keys=True, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
