@@ -96,8 +96,6 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         weights=patch.count.weights,
         zeros=patch.count.zeros,
         mask_bytes=mask_bytes(patch),
-        unit_weights=patch.count.weights - count_beside_units(patch).weights,
-        unit_bytes=unit_bytes(patch.units),
         head_bytes=sum(tensor.nbytes for tensor in patch.head.values()),
         extra_bytes=sum(tensor.nbytes for tensor in (*patch.dense.values(), *patch.gains.values())),
         backbone_bytes=run.prepared.backbone_bytes(),
@@ -107,11 +105,11 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         rows_without_label=data.rows_without_label,
         class_weights=_class_weights(run, logits),
         tuning=trained.tuning,
-        **_unit_counts(patch),
+        **_unit_figures(patch),
     )
 
 
-def _unit_counts(patch: Patch) -> dict[str, Any]:
+def _unit_figures(patch: Patch) -> dict[str, Any]:
     """What a result says of units; empty where none could be removed."""
     if patch.units is None:
         return {}
@@ -119,6 +117,8 @@ def _unit_counts(patch: Patch) -> dict[str, Any]:
     for group in patch.units.groups:
         every[group.kind] = every.get(group.kind, 0) + group.count
     return {
+        "unit_weights": patch.count.weights - count_beside_units(patch).weights,
+        "unit_bytes": unit_bytes(patch.units),
         "units": every,
         "units_kept": {kind: sum(kept) for kind, kept in kept_by_layer(patch.units).items()},
     }

@@ -52,10 +52,8 @@ def graph_facts(
     arithmetic = ARITHMETICS[compute]
     shrunk = Shrunk.of(patch.units, artifact.backbone.linears, arithmetic.block)
     look = _Graph(artifact, patch, arithmetic, read, masks, base, shrunk)
-    counts = [look.count(name) for name in patch.masks]
-    zeros, removed, left_out, wrong = (
-        sum(each) for each in zip((0, 0, 0, 0), *counts, strict=True)
-    )
+    counts = np.array([(0, 0, 0, 0), *map(look.count, patch.masks)])
+    zeros, removed, left_out, wrong = counts.sum(axis=0).tolist()
     return GraphFacts(
         bytes=graph.stat().st_size,
         nodes=len(model.graph.node),
