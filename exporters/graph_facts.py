@@ -50,8 +50,7 @@ def graph_facts(
     own = {name: read(name) for name in tensors if name.startswith(f"{MASKS}.")}
     masks = {**own, **inputs}
     arithmetic = ARITHMETICS[compute]
-    shrunk = Shrunk.of(patch.units, artifact.backbone.linears, arithmetic.block)
-    look = _Graph(artifact, patch, arithmetic, read, masks, base, shrunk)
+    look = _Graph(artifact, patch, arithmetic, read, masks, base)
     counts = [look.count(name) for name in patch.masks]
     zeros, removed, left_out, wrong = (
         sum(each) for each in zip((0, 0, 0, 0), *counts, strict=True)
@@ -103,7 +102,6 @@ class _Graph:
         read: reads a constant.
         masks: constants and inputs that all modules share, by name.
         base: attribute of the classifier that holds the encoder.
-        shrunk: what the graph may leave out.
     """
 
     artifact: Artifact
@@ -112,7 +110,12 @@ class _Graph:
     read: Read
     masks: Mapping[str, NDArray[Any]]
     base: str
-    shrunk: Shrunk | None
+
+    @cached_property
+    def shrunk(self) -> Shrunk | None:
+        """What the graph may leave out."""
+        linears = self.artifact.backbone.linears
+        return Shrunk.of(self.patch.units, linears, self.arithmetic.block)
 
     @cached_property
     def beside(self) -> dict[str, NDArray[np.bool_]]:
