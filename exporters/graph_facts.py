@@ -50,10 +50,11 @@ def graph_facts(
     own = {name: read(name) for name in tensors if name.startswith(f"{MASKS}.")}
     masks = {**own, **inputs}
     arithmetic = ARITHMETICS[compute]
-    shrunk = Shrunk.of(patch.units, artifact.backbone.linears, arithmetic.block)
-    look = _Graph(artifact, patch, arithmetic, read, masks, base, shrunk)
-    counts = np.array([(0, 0, 0, 0), *map(look.count, patch.masks)])
-    zeros, removed, left_out, wrong = counts.sum(axis=0).tolist()
+    look = _Graph(artifact, patch, arithmetic, read, masks, base)
+    counts = [look.count(name) for name in patch.masks]
+    zeros, removed, left_out, wrong = (
+        sum(each) for each in zip((0, 0, 0, 0), *counts, strict=True)
+    )
     return GraphFacts(
         bytes=graph.stat().st_size,
         nodes=len(model.graph.node),
@@ -101,7 +102,6 @@ class _Graph:
         read: reads a constant.
         masks: constants and inputs that all modules share, by name.
         base: attribute of the classifier that holds the encoder.
-        shrunk: what the graph may leave out.
     """
 
     artifact: Artifact
@@ -110,7 +110,12 @@ class _Graph:
     read: Read
     masks: Mapping[str, NDArray[Any]]
     base: str
-    shrunk: Shrunk | None
+
+    @cached_property
+    def shrunk(self) -> Shrunk | None:
+        """What the graph may leave out."""
+        linears = self.artifact.backbone.linears
+        return Shrunk.of(self.patch.units, linears, self.arithmetic.block)
 
     @cached_property
     def beside(self) -> dict[str, NDArray[np.bool_]]:
@@ -174,15 +179,25 @@ class _Graph:
 
             return int(self.arithmetic.fits(read, module, small, tensor).sum())
 
-        return small.size - max(map(fitting, self._with_one_input(module)))
+        return small.size - max(map(fitting, self._with_one_input(name)))
 
-    def _with_one_input(self, module: str) -> list[str]:
-        """Modules whose divisors may be those of a module: those of one input are stored once."""
+    def _with_one_input(self, name: str) -> list[str]:
+        """Modules whose divisors may be those of a linear: those of one input are stored once."""
+        module, linears = module_of(self.base, name), self.artifact.backbone.linears
         if self.read(f"{module}.factor") is not None:
             return [module]
-        holder = module.rpartition(".")[0]
-        every = (module_of(self.base, name) for name in self.artifact.backbone.linears)
-        return [module, *(one for one in every if one.rpartition(".")[0] == holder)]
+        holder, kept = name.rsplit(".", 2)[0], {} if self.shrunk is None else self.shrunk.linears
+
+        def reads_alike(other: str) -> bool:
+            columns = [kept.get(one, ALL).columns for one in (name, other)]
+            widths = [linears[one].shape[1] for one in (name, other)]
+            ends = [
+                one if one is not None else width
+                for one, width in zip(columns, widths, strict=True)
+            ]
+            return other.rsplit(".", 2)[0] == holder and np.array_equal(*ends)
+
+        return [module, *(module_of(self.base, other) for other in linears if reads_alike(other))]
 
 
 def _removed_by_masks(arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, NDArray[np.bool_]]:

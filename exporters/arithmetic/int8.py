@@ -97,9 +97,13 @@ _HALF = 0.5 + 1e-4  # of a step, and rounding of float32
 def nearest_steps(
     read: Read, module: str, stored: NDArray[np.int8], tensor: QuantTensor
 ) -> NDArray[np.bool_]:
-    """Where codes times their scale, and divisor, are the tensor's weights up to half a step; own codes exactly."""
+    """Where codes times their scale, and divisor, are the tensor's weights up to half a step; own codes exactly.
+
+    Codes in their own width are the tensor's own, which the graph rescales.
+    """
     scales, factor = read(f"{module}.scales"), read(f"{module}.factor")
-    if scales is None or (tensor.scales.shape[1] == 1 and factor is None):
+    own = read(f"{module}.fields") is not None
+    if own or scales is None or (tensor.scales.shape[1] == 1 and factor is None):
         return own_codes(read, module, stored, tensor)
     step = np.ones(stored.shape, dtype=np.float64) * scales
     if factor is not None:
