@@ -48,13 +48,8 @@ def graph_facts(
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     patch, read = artifact.patch(task), partial(_constant, tensors, graph.parent)
     own = {name: read(name) for name in tensors if name.startswith(f"{MASKS}.")}
-    masks = {**own, **inputs}
-    arithmetic = ARITHMETICS[compute]
-    look = _Graph(artifact, patch, arithmetic, read, masks, base)
-    counts = [look.count(name) for name in patch.masks]
-    zeros, removed, left_out, wrong = (
-        sum(each) for each in zip((0, 0, 0, 0), *counts, strict=True)
-    )
+    look = _Graph(artifact, patch, ARITHMETICS[compute], read, {**own, **inputs}, base)
+    zeros, removed, left_out, wrong = look.counts()
     return GraphFacts(
         bytes=graph.stat().st_size,
         nodes=len(model.graph.node),
@@ -129,6 +124,14 @@ class _Graph:
         """Lists of kept rows and columns that the graph should hold beside whole codes, by name."""
         kept = {} if self.shrunk is None else modules_of(self.base, self.shrunk)
         return {f"{MASKS}.{name}": key for key, name in index_names(kept).items()}
+
+    def counts(self) -> Counts:
+        """Sums over all masked linears."""
+        sums = np.zeros(4, dtype=np.int64)
+        for name in self.patch.masks:
+            sums += self.count(name)
+        zeros, removed, left_out, wrong = sums.tolist()
+        return zeros, removed, left_out, wrong
 
     def count(self, name: str) -> Counts:
         """Count the integers of one masked linear; of one that the graph does not hold nothing counts."""
