@@ -191,14 +191,14 @@ class _Graph:
             return [module]
         holder, kept = name.rsplit(".", 2)[0], {} if self.shrunk is None else self.shrunk.linears
 
+        def read_by(one: str) -> NDArray[np.intp]:
+            columns = kept.get(one, ALL).columns
+            return np.arange(linears[one].shape[1]) if columns is None else columns
+
         def reads_alike(other: str) -> bool:
-            columns = [kept.get(one, ALL).columns for one in (name, other)]
-            widths = [linears[one].shape[1] for one in (name, other)]
-            ends = [
-                one if one is not None else width
-                for one, width in zip(columns, widths, strict=True)
-            ]
-            return other.rsplit(".", 2)[0] == holder and np.array_equal(*ends)
+            return other.rsplit(".", 2)[0] == holder and np.array_equal(
+                read_by(name), read_by(other)
+            )
 
         return [module, *(module_of(self.base, other) for other in linears if reads_alike(other))]
 
