@@ -1,7 +1,7 @@
 """Floor 0: bytes. The artifact format, readable with numpy and safetensors alone.
 
 Start at SPEC.md; then `tensors.py` (what a value is), `codec.py` (how it becomes bytes),
-`reader.py` and `writer.py` (how the bytes lie on disk), `packed.py` and `coded.py` (a task as one small
+`reader.py` and `writer.py` (how the bytes lie on disk), `units.py` (heads and neurons), `packed.py` and `coded.py` (a task as one small
 file), `algebra.py` (tasks moved and compared).
 """
 

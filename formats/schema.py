@@ -284,7 +284,7 @@ def check_features(requires: object, what: str) -> None:
     """
     if not isinstance(requires, list | tuple):
         raise ArtifactError(f"`requires` of {what} is not a list", _RESTORE)
-    unknown = [name for name in requires if name not in FEATURES]
+    unknown = [name for name in requires if not isinstance(name, str) or name not in FEATURES]
     if unknown:
         raise ArtifactError(
             f"{what} requires the feature `{unknown[0]}`, which this release does not know",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import random
 from dataclasses import replace
 
@@ -41,6 +42,8 @@ from maskpack.formats import (
     pack_task,
     remove_task,
     rename_task,
+    unit_bits,
+    units,
     unpack_task,
 )
 from maskpack.formats.codec import decode_patch, decode_units, encode_patch
@@ -284,6 +287,18 @@ def test_a_feature_that_patch_and_entry_do_not_share_is_refused(folder):
         open_artifact(folder).patch("second")
 
 
+def test_a_feature_of_the_artifact_that_is_no_text_is_refused(folder):
+    edit_manifest(folder, lambda tree: tree.update(requires=[["units"]]))
+    with pytest.raises(ArtifactError, match=r"the artifact requires the feature `\['units'\]`"):
+        open_artifact(folder)
+
+
+def test_the_examples_in_docstrings_are_true():
+    for module in (units, unit_bits):
+        assert doctest.testmod(module).failed == 0
+        assert doctest.testmod(module).attempted > 2
+
+
 def first(change):
     """Change the first entry of `units` in a header."""
     return lambda meta, _: change(meta["units"][0])
@@ -501,6 +516,14 @@ def test_units_cost_a_packed_file_their_bits_and_their_description_only(tmp_path
 
 
 BAD_PACKED = {
+    "a feature that is no text": (
+        lambda meta, _: meta["entry"].update(requires=[{}]),
+        r"packed patch `first` requires the feature `\{\}`",
+    ),
+    "features that are no list": (
+        lambda meta, _: meta["entry"].update(requires="units"),
+        "`requires` of packed patch `first` is not a list",
+    ),
     "an unknown feature": (
         lambda meta, _: meta["entry"].update(requires=["units", "smell"]),
         "packed patch `first` requires the feature `smell`",
