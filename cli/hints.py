@@ -139,6 +139,8 @@ HINTS: dict[str, str] = {
     # graphs
     "export the task first": "make it with `compress export --onnx`",
     "export them in the `shared` layout": "export them with `--layout shared`",
+    "export it in the `swap` layout, which keeps zeros in their places": "export it with `--layout swap`, which keeps "
+    "zeros in their places",
     "export it in the `shared` layout": "export it with `--layout shared`",
     "export in the `folded` or the `shared` layout": "export with `--layout folded` or `--layout shared`",
     "export in the `folded` layout, or in `int8` or `fp32` arithmetic": "export with `--layout folded`, or with "

@@ -48,13 +48,8 @@ def graph_facts(
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     patch, read = artifact.patch(task), partial(_constant, tensors, graph.parent)
     own = {name: read(name) for name in tensors if name.startswith(f"{MASKS}.")}
-    masks = {**own, **inputs}
-    arithmetic = ARITHMETICS[compute]
-    look = _Graph(artifact, patch, arithmetic, read, masks, base)
-    counts = [look.count(name) for name in patch.masks]
-    zeros, removed, left_out, wrong = (
-        sum(each) for each in zip((0, 0, 0, 0), *counts, strict=True)
-    )
+    look = _Graph(artifact, patch, ARITHMETICS[compute], read, {**own, **inputs}, base)
+    zeros, removed, left_out, wrong = look.counts()
     return GraphFacts(
         bytes=graph.stat().st_size,
         nodes=len(model.graph.node),
@@ -130,6 +125,14 @@ class _Graph:
         kept = {} if self.shrunk is None else modules_of(self.base, self.shrunk)
         return {f"{MASKS}.{name}": key for key, name in index_names(kept).items()}
 
+    def counts(self) -> Counts:
+        """Sums over all masked linears."""
+        sums = np.zeros(4, dtype=np.int64)
+        for name in self.patch.masks:
+            sums += self.count(name)
+        zeros, removed, left_out, wrong = sums.tolist()
+        return zeros, removed, left_out, wrong
+
     def count(self, name: str) -> Counts:
         """Count the integers of one masked linear; of one that the graph does not hold nothing counts."""
         module, whole = module_of(self.base, name), self.artifact.backbone.linears[name]
@@ -188,14 +191,14 @@ class _Graph:
             return [module]
         holder, kept = name.rsplit(".", 2)[0], {} if self.shrunk is None else self.shrunk.linears
 
+        def read_by(one: str) -> NDArray[np.intp]:
+            columns = kept.get(one, ALL).columns
+            return np.arange(linears[one].shape[1]) if columns is None else columns
+
         def reads_alike(other: str) -> bool:
-            columns = [kept.get(one, ALL).columns for one in (name, other)]
-            widths = [linears[one].shape[1] for one in (name, other)]
-            ends = [
-                one if one is not None else width
-                for one, width in zip(columns, widths, strict=True)
-            ]
-            return other.rsplit(".", 2)[0] == holder and np.array_equal(*ends)
+            return other.rsplit(".", 2)[0] == holder and np.array_equal(
+                read_by(name), read_by(other)
+            )
 
         return [module, *(module_of(self.base, other) for other in linears if reads_alike(other))]
 

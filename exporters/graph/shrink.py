@@ -21,6 +21,7 @@ from maskpack.exporters.graph.external_masks import Masks
 from maskpack.exporters.graph.trace import PREFIX
 from maskpack.exporters.graph.units import Kept, Shrunk
 from maskpack.formats import ExportError
+from maskpack.formats.errors import Hint
 from maskpack.formats.units import ROWS, UnitGroup
 
 _COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
@@ -70,7 +71,8 @@ def _shrink_heads(base: nn.Module, group: UnitGroup, held: NDArray[np.intp]) -> 
             if isinstance(whole, int):
                 if whole % group.count:
                     raise ExportError(
-                        f"`{path}.{name}` is {whole}, no multiple of the {group.count} heads of layer {group.layer}"
+                        f"`{path}.{name}` is {whole}, no multiple of the {group.count} heads of layer {group.layer}",
+                        Hint("export it in the `swap` layout, which keeps zeros in their places"),
                     )
                 setattr(module, name, whole // group.count * len(held))
         for name, axis in _BY_HEAD.items():

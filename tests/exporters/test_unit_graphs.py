@@ -13,6 +13,7 @@ import onnx
 import pytest
 from matrix import matrix
 from onnx.numpy_helper import from_array, to_array
+from torch import nn
 from unit_kit import random_units, units_removed, without_units
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
@@ -20,13 +21,14 @@ from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.arithmetic import find_arithmetic
 from maskpack.exporters.bench.reference import float_graph, masked_graph
 from maskpack.exporters.export import export_shared
+from maskpack.exporters.graph.shrink import shrink
 from maskpack.exporters.graph.units import ALL, Kept, Shrunk
 from maskpack.exporters.hf import write_hf
 from maskpack.exporters.options import Compute, Layout, PackageRequest, SharedRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.exporters.session import make_session
 from maskpack.exporters.verify import Subject, verify
-from maskpack.formats import QuantTensor, add_task, open_artifact
+from maskpack.formats import ExportError, QuantTensor, add_task, open_artifact
 from maskpack.formats.reader import Artifact
 from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units
 from maskpack.models.units import unit_groups
@@ -354,6 +356,16 @@ def test_packages_of_small_graphs_answer_as_their_originals(trained, tmp_path, t
     write_package(PackageRequest(tmp_path / "out", tmp_path / "package", target))
     names = {path.suffix for path in (tmp_path / "package").iterdir()}
     assert (".ort" in names) == (target == Target.MOBILE)
+
+
+def test_an_attention_that_counts_its_heads_otherwise_is_refused_by_name():
+    base = nn.Module()
+    base.attention = nn.Module()
+    base.attention.query, base.attention.num_heads = nn.Linear(8, 8), 3
+    part = UnitPart("attention.query.weight", ROWS, 0, 2)
+    units = Units((UnitGroup("heads", 5, 4, (part,)),), (np.array([True, False, True, True]),))
+    with pytest.raises(ExportError, match=r"`attention\.num_heads` is 3.* the 4 heads of layer 5"):
+        shrink(base, Shrunk(units))
 
 
 def matrix_of(bits, group, shape=(8, 64)):
