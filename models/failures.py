@@ -22,6 +22,7 @@ from maskpack.models.locate import ORIGINAL, WHERE
 from maskpack.models.mapped import weights_of
 
 _LOG = logging.getLogger(__name__)
+_PIECE = 2**24  # values
 
 # Words of an error about a part that is not installed -> the package. Libraries word each in their own way.
 _PARTS = {
@@ -117,7 +118,10 @@ def check_finite(model: Any, location: str, *, dtype: torch.dtype = torch.float3
                 ORIGINAL,
             )
     for name, weight in weights_of(model):
-        if not bool(weight.isfinite().all()):
+        # in pieces: torch makes three tensors of a weight's size, and a table of a multilingual model has a gigabyte
+        flat = weight.flatten()
+        pieces = (flat[start : start + _PIECE] for start in range(0, len(flat), _PIECE))
+        if not all(bool(piece.isfinite().all()) for piece in pieces):
             raise NotFiniteError(
                 f"`{name}` of `{location}` holds a value that is not finite",
                 "its training diverged, or it was saved in float16: give an earlier checkpoint, or save it "
