@@ -44,10 +44,8 @@ from maskpack.tasks.batches import Encoded
 _LOG = logging.getLogger(__name__)
 
 STAGES = 8
-_BEGUN, _DONE = (
-    0.1,
-    0.6,
-)  # of the steps: a new head has hardly learned before, and says little; the last unit goes
+_BEGUN = 0.1  # of the steps: before, a new head has hardly learned and says little
+_DONE = 0.6  # of the steps: the last unit goes, and the rest of the run is recovery
 _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # on which importance is measured
 _SHARE_OF_ROWS = 1 / 4  # of all rows that the run learns from, measured in all stages together
 _LARGEST_BATCH = 32
