@@ -29,6 +29,7 @@ from maskpack.tasks.batches import EVAL_BATCH, Encoded, evaluation_batches
 
 _LOG = logging.getLogger(__name__)
 _LARGEST = 8 << 30  # bytes
+_WORTH_A_NOTE = 200_000_000
 _SHARE_OF_DISK = 0.5  # of what is free: checkpoints and the artifact come later
 _FEW = 0.1  # visits a row; a written and a read state take a twentieth of the teacher's time for it
 
@@ -174,7 +175,8 @@ def _new(teacher: HiddenStateTeacher, rows: Encoded, folder: Path) -> KeptStates
     except OSError as error:
         _give_up(error)
         return None
-    _LOG.info("the teacher's hidden states are kept on the disk: %.0f MB", size / 1e6)
+    level = logging.INFO if size >= _WORTH_A_NOTE else logging.DEBUG
+    _LOG.log(level, "the teacher's hidden states are kept on the disk: %.1f MB", size / 1e6)
     shape = int(config.num_hidden_layers), int(config.hidden_size)
     kept = KeptStates(teacher.weight, file, lengths, np.zeros_like(lengths), *shape)
     weakref.finalize(kept, file.close)

@@ -328,7 +328,7 @@ def test_the_mask_grows_in_stages_and_the_artifact_says_how_many_units_stay(requ
     assert result.unit_weights == 4 * 4 * 8 * 32 + 64 * 2 * 32
     assert result.unit_weights <= result.zeros == patch.count.zeros == entry.zeros
     assert result.beside_units.weights == result.weights - result.unit_weights
-    units = (8 + 128) // 8
+    units = 2 * (1 + 8)  # whole bytes for 4 heads and 64 neurons of each of two layers
     assert result.coded_bytes == result.beside_units.entropy_bytes + units + result.head_bytes
     zeros = [int(value) for value in entry.training["history"]["zeros"].split()]
     assert zeros[0] == 0
