@@ -31,6 +31,10 @@ HINTS: dict[str, str] = {
     "whose weights lie in a file of their own",
     "its commits in the local cache: {commits}; give one as `revision`": "its commits in the local cache: "
     "{commits}; give one with `--revision`",
+    "leave `layers` and `modules` out, or start without that task": "leave `--layers` and `--modules` out, or start "
+    "without that task",
+    "leave `estimator` and `init` out, or give the estimator fixed": "leave `--estimator` and `--init` out, or give "
+    "`--estimator fixed`",
     "leave `teacher_states` out": "leave `--teacher-states` out",
     "give the model that was trained with them, or `resize_embeddings` to give each the mean of all "
     "embeddings, which no training changes": "give the model that was trained with them, or "

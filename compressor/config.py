@@ -284,6 +284,11 @@ class FitConfig(TeacherConfig, TuningConfig, LabelConfig, UnitConfig, RunConfig,
         ranked = self.init not in {"auto", "constant"} or self.estimator is not Estimator.THRESHOLD
         if ranked and self.sparsity is None and not self._units_alone():
             what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
+            if self.units is not None:
+                raise ConfigError(
+                    f"{what} needs a share of zeros, and `units` takes none",
+                    "leave `estimator` and `init` out, or give the estimator fixed",
+                )
             raise ConfigError(f"{what} needs a share of zeros", "give `sparsity`")
         whole = [*targets, *(name for name in ("units", "ema") if getattr(self, name))]
         if self.patience is not None and whole:

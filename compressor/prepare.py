@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -30,10 +30,10 @@ from maskpack.formats import ConfigError, Patch, open_artifact
 from maskpack.formats.lazy import find_entry
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
-from maskpack.formats.units import UnitGroup
+from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
 from maskpack.models.placement import Placement, placement_of
-from maskpack.models.units import unit_groups
+from maskpack.models.units import own_units, unit_groups
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
 from maskpack.tasks.data.splits import Split, TaskData
@@ -202,18 +202,22 @@ def _target(request: FitRequest, train: Encoded, rows: TaskRows) -> TargetScale 
     return scale_for(rows.data.task.type, labels, rows.finding.head)
 
 
-def _start(request: FitRequest, prepared: PreparedBackbone) -> Patch | None:
+def _start(request: FitRequest, rows: TaskRows, prepared: PreparedBackbone) -> Patch | None:
     """The patch that the run starts from, or None.
 
     Raises:
         ArtifactError: its masks are of another architecture.
-        ConfigError: units are gone, and a size of the mask is asked for.
+        ConfigError: units are gone, and a size of the mask is asked for; or the run could not keep them gone.
     """
     if request.start is None:
         return None
-    patch = open_artifact(request.start[0]).patch(request.start[1])
+    place, task = request.start
+    patch = open_artifact(place).patch(task)
     patch.check_fits(prepared.backbone)
-    check_start(patch, request.start[1], request.config)
+    check_start(patch, task, request.config)
+    files, names = prepared.context.files, prepared.backbone.linears
+    config = described(files[CONFIG], rows.data.task.type, rows.data.labels)
+    check_start_units(patch.units, task, config, masked_names(names, request.config))
     return patch
 
 
@@ -224,6 +228,34 @@ def check_start(patch: Patch, task: str, config: FitConfig) -> None:
             f"`{task}` has removed {patch.units.removed} units, and a size of the mask counts single weights",
             "start without that task, or leave the size to the margin",
         )
+
+
+def check_start_units(units: Units | None, task: str, config: Any, masked: Collection[str]) -> None:
+    """Raise ConfigError if units that are gone in the task a run starts from would come back.
+
+    Args:
+        units: of that task.
+        task: its name.
+        config: of the model.
+        masked: names of the linears that get a mask.
+    """
+    if units is None:
+        return
+    own, names = own_units(units, config), set(masked)
+    for group, kept in zip(units.groups, units.kept, strict=True):
+        lost = f"`{task}` has removed {int((~kept).sum())} {group.kind} of layer {group.layer}"
+        if kept.all():
+            continue
+        if own is None or group not in own.groups:
+            raise ConfigError(
+                f"{lost}, whose weights are no {group.kind} of this model",
+                "start without that task",
+            )
+        if not {part.name for part in group.parts} <= names:
+            raise ConfigError(
+                f"{lost}, and the run does not mask all of their linears: they would come back",
+                "leave `layers` and `modules` out, or start without that task",
+            )
 
 
 def prepare_rows(
@@ -261,7 +293,7 @@ def prepare_rows(
         sparsity=sparsity,
         teacher=teacher,
         finding=finding,
-        start=_start(request, prepared),
+        start=_start(request, rows, prepared),
         target=_target(request, train, rows),
         units=units,
         facts={**rows.facts, **extra},

@@ -24,6 +24,8 @@ from maskpack.exporters.report import GraphFacts
 from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
 from maskpack.formats.codec import Arrays
 from maskpack.formats.errors import first_line
+from maskpack.models.units import own_units
+from maskpack.tasks.context import task_config
 
 
 def graph_facts(
@@ -110,7 +112,8 @@ class _Graph:
     def shrunk(self) -> Shrunk | None:
         """What the graph may leave out."""
         linears = self.artifact.backbone.linears
-        return Shrunk.of(self.patch.units, linears, self.arithmetic.block)
+        config = task_config(self.artifact, self.artifact.entry(min(self.artifact.manifest.tasks)))
+        return Shrunk.of(own_units(self.patch.units, config), linears, self.arithmetic.block)
 
     @cached_property
     def beside(self) -> dict[str, NDArray[np.bool_]]:

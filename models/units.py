@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart
+from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units
 
 HEADS, NEURONS = "heads", "neurons"
 KINDS = (HEADS, NEURONS)
@@ -171,6 +171,29 @@ def unit_groups(config: Any) -> tuple[UnitGroup, ...]:
     """
     structure = STRUCTURES.get(config.model_type)
     return () if structure is None else tuple(_groups(structure, config))
+
+
+def own_units(units: Units | None, config: Any) -> Units | None:
+    """The units of a task whose groups are those of its model; None if there are none.
+
+    A file may describe any groups. Only of the model's own it is known that what a removed unit gives is read by nothing: of
+    others a graph keeps the zeros in their places.
+
+    Args:
+        units: of a patch.
+        config: of the model.
+    """
+    if units is None:
+        return None
+    own = set(map(_meaning, unit_groups(config)))
+    pairs = zip(units.groups, units.kept, strict=True)
+    known = [(group, kept) for group, kept in pairs if _meaning(group) in own]
+    return Units(*zip(*known, strict=True)) if known else None
+
+
+def _meaning(group: UnitGroup) -> tuple[str, int, int, frozenset[UnitPart]]:
+    """What a group says, whatever the order of its parts."""
+    return group.kind, group.layer, group.count, frozenset(group.parts)
 
 
 def _groups(structure: Structure, config: Any) -> Iterator[UnitGroup]:

@@ -56,6 +56,7 @@ from maskpack.formats.writer import write_bytes
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.families import Family
 from maskpack.models.outline import build_outline, fill_weights
+from maskpack.models.units import own_units
 from maskpack.runtime.task import GRAPH_DATA
 from maskpack.tasks.context import ModelContext, outline_task, task_config
 
@@ -147,7 +148,8 @@ class GraphBuilder:
 
     def shrunk(self, entry: TaskEntry) -> Shrunk | None:
         """What a graph needs of the linears if units of the task are gone; None: everything."""
-        units = self.artifact.patch(entry.name).units
+        config = task_config(self.artifact, self._some)
+        units = own_units(self.artifact.patch(entry.name).units, config)
         return Shrunk.of(units, self.artifact.backbone.linears, self._arithmetic.block)
 
     def _kept(self, shrunk: Shrunk | None) -> dict[str, Kept]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from side_by_side import side_by_side
 
 from maskpack.compressor import FitConfig, fit, fit_task, unit_config
+from maskpack.compressor.estimate import Cost, rehearse
 from maskpack.compressor.masking import units as unit_module
 from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.model import masked_names
@@ -26,7 +27,7 @@ from maskpack.compressor.masking.units import (
     stages_of,
     without_weakest,
 )
-from maskpack.compressor.prepare import check_start
+from maskpack.compressor.prepare import check_start, check_start_units
 from maskpack.compressor.training.train import FlooredAdam, Group, Plan
 from maskpack.formats import ConfigError, Interrupted, open_artifact
 from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units, joined
@@ -435,6 +436,43 @@ def test_a_size_over_a_task_with_removed_units_is_refused(request_for):
         check_start(first, "sst2", FitConfig(sparsity=0.5))
     check_start(first, "sst2", FitConfig())
     check_start(replace(first, units=None), "sst2", FitConfig(sparsity=0.5))
+
+
+def test_units_that_would_come_back_are_refused_at_the_start(request_for):
+    run, first = learned(request_for(**BOTH))
+    model, names = run.described, list(run.prepared.backbone.linears)
+    check_start_units(first.units, "sst2", model, names)
+    check_start_units(None, "sst2", model, [])
+    only = [name for name in names if "layer.0" in name]
+    with pytest.raises(ConfigError, match=r"removed \d+ \w+ of layer 1, and the run does not mask"):
+        check_start_units(first.units, "sst2", model, only)
+    model.num_attention_heads *= 2
+    with pytest.raises(ConfigError, match="whose weights are no heads of this model"):
+        check_start_units(first.units, "sst2", model, names)
+
+
+def test_a_run_that_starts_from_units_on_other_layers_is_refused_before_training(request_for):
+    request = request_for(**BOTH)
+    fit_task(request)
+    again = request_for(name="upper", layers="1")
+    with pytest.raises(ConfigError, match="they would come back"):
+        fit.prepare(replace(again, start=(request.out, "sst2")))
+
+
+def test_what_needs_a_share_of_zeros_is_refused_without_a_circle():
+    for option in ({"estimator": "bernoulli"}, {"estimator": "topk"}, {"init": "magnitude"}):
+        with pytest.raises(ConfigError, match="and `units` takes none"):
+            FitConfig(**BOTH, **option)
+
+
+def test_a_rehearsal_of_a_short_run_removes_no_unit_in_its_measured_steps(request_for, monkeypatch):
+    def fail(*_):
+        raise AssertionError("a measured step measured units")
+
+    monkeypatch.setattr(UnitRemoval, "on_step_end", fail)
+    request = request_for(**BOTH)
+    short = replace(request, config=replace(request.config, steps=10))
+    assert rehearse(short, began=Cost.so_far())[1].units_seconds > 0
 
 
 # what a removed unit is to the parts around it

@@ -415,3 +415,21 @@ def test_the_tensor_of_kept_rows_and_columns_has_the_weights_of_the_whole(group)
     np.testing.assert_array_equal(ALL.tensor(tensor).dequantize(), tensor.dequantize())
     inside = kept.inside(np.ones(tensor.size, dtype=np.bool_), tensor.shape)
     assert inside.sum() == 15
+
+
+def foreign(group):
+    """Half a head, or a neuron without the rows that make it."""
+    if group.kind == "heads":
+        parts = tuple(replace(part, width=part.width // 2) for part in group.parts)
+        return replace(group, count=2 * group.count, parts=parts)
+    return replace(group, parts=tuple(part for part in group.parts if part.axis == COLUMNS))
+
+
+@pytest.mark.parametrize("layout", ["folded", "shared"])
+def test_units_that_are_none_of_the_model_stay_as_zeros(trained, tmp_path, layout):
+    """A file may describe any rows and columns; only of the model's own groups a graph can leave something out."""
+    with units_removed(change=foreign):
+        report = export(trained("bert"), tmp_path / "out", layout, "fp32")
+    assert report.ok, report.findings
+    assert report.graph.left_out == 0
+    assert report.graph.removed == report.graph.mask_zeros > 0

@@ -38,7 +38,7 @@ def without_units(patch, backbone, units):
 
 
 @contextmanager
-def units_removed(*, share=0.5, known=True, empty=1, tasks=None):
+def units_removed(*, share=0.5, known=True, empty=1, tasks=None, change=None):
     """Every artifact's patches remove random units, and say so if `known`; the task decides which."""
     plain = Artifact.patch
 
@@ -47,6 +47,8 @@ def units_removed(*, share=0.5, known=True, empty=1, tasks=None):
         if tasks is not None and task not in tasks:
             return own
         groups = unit_groups(task_config(self, self.entry(task)))
+        if change is not None:
+            groups = tuple(map(change, groups))
         units = random_units(groups, share=share, seed=len(task), empty=empty)
         found = without_units(own, self.backbone, units)
         return found if known else replace(found, units=None)
