@@ -83,6 +83,8 @@ def read_units(described: object, arrays: Arrays) -> Units:
             raise TypeError(f"`{str(entry)[:60]}` describes no units")
         kind, count = read_text(entry["kind"]), read_whole(entry["count"])
         layers = [read_whole(layer) for layer in read_list(entry["layers"])]
+        if not layers:
+            raise TypeError(f"`units.{n}` are of no layer")
         packed = arrays.pop(f"units.{n}")
         expected = (len(layers), -(-count // 8))
         if packed.dtype != np.uint8 or packed.shape != expected:

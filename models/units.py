@@ -199,7 +199,8 @@ def _meaning(group: UnitGroup) -> tuple[str, int, int, frozenset[UnitPart]]:
 def _groups(structure: Structure, config: Any) -> Iterator[UnitGroup]:
     heads = int(config.num_attention_heads)
     units = int(getattr(config, "num_key_value_heads", None) or heads)
-    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    named = (getattr(config, name, None) for name in ("head_dim", "attention_head_size"))
+    size = int(next(filter(None, named), config.hidden_size // heads))
     inner = int(getattr(config, structure.inner) or 4 * config.hidden_size)
     lost = getattr(config, "pruned_heads", None) or {}  # transformers 4 could remove heads itself
     ranges = (range(int(getattr(config, name))) for name in structure.numbers)

@@ -35,7 +35,7 @@ from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Plan
-from maskpack.formats import ConfigError
+from maskpack.formats import ConfigError, ModelError
 from maskpack.formats.units import COLUMNS, UnitGroup, UnitPart, Units
 from maskpack.models.families import family_of
 from maskpack.models.placement import Placement, to_numpy, to_tensors
@@ -49,6 +49,7 @@ _DONE = 0.6  # of the steps: the last unit goes, and the rest of the run is reco
 _FEWEST_ROWS, _MOST_ROWS = 256, 2048  # on which importance is measured
 _SHARE_OF_ROWS = 1 / 4  # of all rows that the run learns from, measured in all stages together
 _LARGEST_BATCH = 32
+_DIVERGED = "lower `lr` or `head_lr`"
 _KEPT_LAYERS = 8  # times as much memory a row, at least, where training would compute layers twice
 
 Worth = NDArray[np.float64]
@@ -67,10 +68,10 @@ def chosen_groups(
         model_type: architecture, for the error.
 
     Raises:
-        ConfigError: there is none of a kind.
+        ConfigError: there is none of a kind, or all of them would stay.
     """
     names, found = set(masked), list[UnitGroup]()
-    for kind in config.unit_shares():
+    for kind, share in config.unit_shares().items():
         of_kind = [group for group in groups if group.kind == kind]
         if not of_kind:
             raise ConfigError(
@@ -82,6 +83,11 @@ def chosen_groups(
             raise ConfigError(
                 f"`{'` and `'.join(given)}` leave no layer whose {kind} are masked as a whole",
                 "mask all linears of a layer, or leave `units` out",
+            )
+        total = sum(group.count for group in whole)
+        if kept_of(total, share) == total:
+            raise ConfigError(
+                f"`keep_units` {share} of {total} {kind} is all of them", "give a smaller share"
             )
         found += whole
     return tuple(found)
@@ -200,7 +206,10 @@ class UnitImportance:
             found = [total + own for total, own in zip(found, squares, strict=True)]
         self.model.train(training)
         told = processes.gather(found)
-        return [np.sum(each, axis=0) for each in zip(*told, strict=True)]
+        sums = [np.sum(each, axis=0) for each in zip(*told, strict=True)]
+        if not all(np.isfinite(each).all() for each in sums):
+            raise ModelError("training diverged: the importance of a unit is no number", _DIVERGED)
+        return sums
 
     def _gradients(self, rows: NDArray[np.intp]) -> list[Worth]:
         """`dL_r / dg_u`, `(b, count)`, of each group."""

@@ -20,6 +20,7 @@ from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.model import masked_names
 from maskpack.compressor.masking.units import (
     STAGES,
+    UnitImportance,
     UnitRemoval,
     chosen_groups,
     kept_of,
@@ -29,7 +30,7 @@ from maskpack.compressor.masking.units import (
 )
 from maskpack.compressor.prepare import check_start, check_start_units
 from maskpack.compressor.training.train import FlooredAdam, Group, Plan
-from maskpack.formats import ConfigError, Interrupted, open_artifact
+from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units, joined
 from maskpack.models.placement import PLACEMENTS, CpuPlacement, to_tensors
 from maskpack.models.units import HEADS, NEURONS, STRUCTURES, unit_groups
@@ -66,8 +67,8 @@ def gone(units, kind):
         ({**BOTH, "target_bytes": 900}, "`target_bytes` counts single weights", "leave"),
         ({**BOTH, "target_bpp": 0.1}, "`target_bpp` counts single weights", "leave"),
         ({**BOTH, "patience": 2}, "`patience` ends a run early, `units` needs its last", "leave"),
-        ({**BOTH, "estimator": "topk"}, "estimator topk needs a share of zeros", "sparsity"),
-        ({**BOTH, "estimator": "fixed", "init": "snip"}, "init snip needs a share", "sparsity"),
+        ({**BOTH, "estimator": "topk"}, "estimator topk needs a share of zeros", "fixed"),
+        ({**BOTH, "estimator": "fixed", "init": "snip"}, "init snip needs a share", "fixed"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message, hint):
@@ -457,6 +458,21 @@ def test_a_run_that_starts_from_units_on_other_layers_is_refused_before_training
     again = request_for(name="upper", layers="1")
     with pytest.raises(ConfigError, match="they would come back"):
         fit.prepare(replace(again, start=(request.out, "sst2")))
+
+
+def test_a_share_that_is_all_units_is_refused_before_training(request_for):
+    with pytest.raises(ConfigError, match=r"`keep_units` 0.99 of 8 heads is all of them"):
+        fit.prepare(request_for(units="heads", keep_units=0.99))
+
+
+def test_an_importance_that_is_no_number_ends_the_run(request_for, monkeypatch):
+    monkeypatch.setattr(
+        UnitImportance,
+        "_gradients",
+        lambda self, rows: [np.full((1, g.count), np.nan) for g in self.groups],
+    )
+    with pytest.raises(ModelError, match="the importance of a unit is no number"):
+        learned(request_for(**BOTH))
 
 
 def test_what_needs_a_share_of_zeros_is_refused_without_a_circle():

@@ -356,6 +356,7 @@ BAD = {
         first(lambda unit: unit.update(layers=[0, 1, 7])),
         "the backbone has no `layer.7.up.weight` for the neurons in it",
     ),
+    "no layers": (first(lambda unit: unit.update(layers=[])), "`units.0` are of no layer"),
     "no parts": (first(lambda unit: unit.update(parts=[])), "neurons of layer 0 have no weights"),
     "a part of three": (first(lambda unit: unit["parts"][0].pop()), "header of patch `t` is wrong"),
     "another axis": (

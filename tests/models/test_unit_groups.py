@@ -182,3 +182,15 @@ def test_a_family_without_a_known_structure_has_no_groups(classifier, monkeypatc
     assert unit_groups(config)[0].parts[0].name.startswith("elsewhere.0.")
     monkeypatch.delitem(units.STRUCTURES, "bert")
     assert unit_groups(config) == ()
+
+
+def test_a_width_of_heads_that_a_configuration_names_counts():
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    config = AutoConfig.for_model("deberta-v2", **sizes, attention_head_size=4)
+    heads = next(group for group in unit_groups(config) if group.kind == "heads")
+    assert {part.width for part in heads.parts} == {4}
