@@ -124,7 +124,7 @@ def test_a_run_keeps_states_unless_told_not_to(request_for, tiny_model, tmp_path
     for keep in (True, False):
         request = request_for(f"a{keep}", teacher=str(tmp_path / "t"), keep_states=keep)
         caplog.clear()
-        with caplog.at_level(logging.DEBUG):
+        with caplog.at_level(logging.DEBUG, kept_states.__name__):
             trained = learn(prepare(request), on_progress=lambda _: None)
         assert ("are kept on the disk" in caplog.text) == keep
         losses[keep] = trained.curves.loss
