@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.compressor.effects import ClassWeights, HeadTuning, class_weight_effect
-from maskpack.compressor.masking.units import kept_by_layer
 from maskpack.compressor.types import HISTORY, RunResult
 from maskpack.formats import Patch, TaskEntry
 from maskpack.formats.schema import patch_file
@@ -113,14 +112,13 @@ def _unit_figures(patch: Patch) -> dict[str, Any]:
     """What a result says of units; empty where none could be removed."""
     if patch.units is None:
         return {}
-    every: dict[str, int] = {}
-    for group in patch.units.groups:
-        every[group.kind] = every.get(group.kind, 0) + group.count
+    counts = patch.units.counts()
+    kinds = dict.fromkeys(one.kind for one in counts)
     return {
         "unit_weights": patch.count.weights - count_beside_units(patch).weights,
         "unit_bytes": unit_bytes(patch.units),
-        "units": every,
-        "units_kept": {kind: sum(kept) for kind, kept in kept_by_layer(patch.units).items()},
+        "units": {kind: sum(one.count for one in counts if one.kind == kind) for kind in kinds},
+        "units_kept": {kind: sum(one.kept for one in counts if one.kind == kind) for kind in kinds},
     }
 
 
@@ -128,8 +126,10 @@ def _kept_units(units: Units | None) -> dict[str, Any]:
     """What the entry says of them: kind -> how many stay in each layer, as one line of text."""
     if units is None:
         return {}
-    kept = kept_by_layer(units).items()
-    return {"units_kept": {kind: " ".join(map(str, layers)) for kind, layers in kept}}
+    kept: dict[str, list[str]] = {}
+    for one in units.counts():
+        kept.setdefault(one.kind, []).append(str(one.kept))
+    return {"units_kept": {kind: " ".join(layers) for kind, layers in kept.items()}}
 
 
 def _tuned(tuning: HeadTuning | None) -> dict[str, Any]:

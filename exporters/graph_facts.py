@@ -16,7 +16,7 @@ from onnx.numpy_helper import to_array
 
 from maskpack.exporters.arithmetic import ARITHMETICS
 from maskpack.exporters.arithmetic.base import Arithmetic, Read
-from maskpack.exporters.graph.builder import module_of, modules_of
+from maskpack.exporters.graph.builder import module_of, modules_of, shrunk_of
 from maskpack.exporters.graph.editor import MASKS
 from maskpack.exporters.graph.external_masks import Form, unstack_bits, unstack_flips
 from maskpack.exporters.graph.units import ALL, Kept, Shrunk, as_index, index_names, take
@@ -24,8 +24,6 @@ from maskpack.exporters.report import GraphFacts
 from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
 from maskpack.formats.codec import Arrays
 from maskpack.formats.errors import first_line
-from maskpack.models.units import own_units
-from maskpack.tasks.context import task_config
 
 
 def graph_facts(
@@ -111,9 +109,7 @@ class _Graph:
     @cached_property
     def shrunk(self) -> Shrunk | None:
         """What the graph may leave out."""
-        linears = self.artifact.backbone.linears
-        config = task_config(self.artifact, self.artifact.entry(min(self.artifact.manifest.tasks)))
-        return Shrunk.of(own_units(self.patch.units, config), linears, self.arithmetic.block)
+        return shrunk_of(self.artifact, self.patch.units, self.arithmetic)
 
     @cached_property
     def beside(self) -> dict[str, NDArray[np.bool_]]:

@@ -108,14 +108,6 @@ def groups_with_gaps(units: Units | None, masked: Iterable[str]) -> Iterator[Uni
             yield group
 
 
-def kept_by_layer(units: Units) -> dict[str, list[int]]:
-    """Kind -> how many units each layer keeps, of the layers that could lose some."""
-    found: dict[str, list[int]] = {}
-    for group, kept in zip(units.groups, units.kept, strict=True):
-        found.setdefault(group.kind, []).append(int(kept.sum()))
-    return found
-
-
 def kept_of(total: int, share: float) -> int:
     """How many units stay: the share rounded to the nearest number, halves upwards, and at least one.
 

@@ -143,8 +143,8 @@ def answers_and_states(
     """
     rows, kept = rows.read_by(teacher.model.config.to_dict()), _new(teacher, rows, folder)
     teacher.model.eval()
-    logits = []
-    for some in evaluation_batches(rows.lengths, batch_size=EVAL_BATCH):
+    batches, logits = list(evaluation_batches(rows.lengths, batch_size=EVAL_BATCH)), []
+    for some in batches:
         feeds = to_tensors(rows.feeds(some), teacher.model)
         with torch.inference_mode():
             outputs = teacher.model(**feeds, output_hidden_states=kept is not None)
@@ -155,10 +155,9 @@ def answers_and_states(
             except (OSError, OverflowError) as error:
                 _give_up(error)
                 kept = None
-    order = np.concatenate([*evaluation_batches(rows.lengths, batch_size=EVAL_BATCH)])
     answers = np.concatenate(logits)
     ordered = np.empty_like(answers)
-    ordered[order] = answers
+    ordered[np.concatenate(batches)] = answers
     return ordered, teacher if kept is None else kept
 
 

@@ -52,6 +52,7 @@ from maskpack.exporters.graph.weights import Divisors, input_divisors
 from maskpack.exporters.options import OPSET
 from maskpack.formats import Artifact, Backbone, ExportError, TaskEntry
 from maskpack.formats.errors import Hint
+from maskpack.formats.units import Units
 from maskpack.formats.writer import write_bytes
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.families import Family
@@ -148,9 +149,8 @@ class GraphBuilder:
 
     def shrunk(self, entry: TaskEntry) -> Shrunk | None:
         """What a graph needs of the linears if units of the task are gone; None: everything."""
-        config = task_config(self.artifact, self._some)
-        units = own_units(self.artifact.patch(entry.name).units, config)
-        return Shrunk.of(units, self.artifact.backbone.linears, self._arithmetic.block)
+        units = self.artifact.patch(entry.name).units
+        return shrunk_of(self.artifact, units, self._arithmetic)
 
     def _kept(self, shrunk: Shrunk | None) -> dict[str, Kept]:
         return {} if shrunk is None else modules_of(self.base, shrunk)
@@ -297,6 +297,12 @@ def _check(graph: bytes | str) -> None:
 def module_of(base: str, parameter: str) -> str:
     """Name of the module inside the classifier that a weight inside the encoder belongs to."""
     return f"{base}.{parameter.removesuffix('.weight')}"
+
+
+def shrunk_of(artifact: Artifact, units: Units | None, arithmetic: Arithmetic) -> Shrunk | None:
+    """What a graph holds of the linears of a task with these units; None: everything."""
+    config = task_config(artifact, artifact.entry(min(artifact.manifest.tasks)))
+    return Shrunk.of(own_units(units, config), artifact.backbone.linears, arithmetic.block)
 
 
 def modules_of(base: str, shrunk: Shrunk) -> dict[str, Kept]:
