@@ -40,7 +40,7 @@ TaskData = Annotated[
 
 
 _OF_GRAPHS = (
-    *("layout", "packed", "compute", "opset", "data", "reference"),
+    *("layout", "packed", "compute", "opset", "fused", "data", "reference"),
     *("atol", "rtol", "max_drop", "verify"),
 )
 
@@ -104,6 +104,7 @@ def export(
             packed=graph.packed,
             layout=graph.layout,
             opset=graph.opset,
+            fused=graph.fused,
         )
         _export_shared(shared, json=json)
         return
@@ -120,6 +121,7 @@ def export(
         reference=reference,
         verify=graph.verify,
         opset=graph.opset,
+        fused=graph.fused,
     )
     report = export_onnx(request)
     if report is None:

@@ -42,7 +42,13 @@ def export_onnx(request: ExportRequest) -> Report | None:
     context = ModelContext.of_artifact(artifact)
     with new_folder(request.out) as build:
         write_folder(
-            artifact, context, request.task, build, compute=request.compute, opset=request.opset
+            artifact,
+            context,
+            request.task,
+            build,
+            compute=request.compute,
+            opset=request.opset,
+            fused=request.fused,
         )
         report = None
         if request.verify:
@@ -92,10 +98,11 @@ def write_folder(
     *,
     compute: str,
     opset: int = OPSET,
+    fused: bool = True,
 ) -> None:
     """Write graph and configurations of one task, and the tokenizer, into an existing folder."""
     entry = artifact.entry(task)
-    builder = GraphBuilder(artifact, context, compute, opset=opset)
+    builder = GraphBuilder(artifact, context, compute, opset=opset, fused=fused)
     task_config(artifact, entry).save_pretrained(str(folder))
     for _ in _write_tasks(builder, Layout.FOLDED, [entry], folder):
         pass
@@ -113,7 +120,12 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     entries = _entries(request, artifact)
     context = ModelContext.of_artifact(artifact)
     builder = GraphBuilder(
-        artifact, context, request.compute, narrow=request.packed, opset=request.opset
+        artifact,
+        context,
+        request.compute,
+        narrow=request.packed,
+        opset=request.opset,
+        fused=request.fused,
     )
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:

@@ -119,6 +119,13 @@ class GraphOptions(Options):
             within="[17, 24]",
         ),
     ] = OPSET
+    fused: Annotated[
+        bool,
+        Opt(
+            "In int8 and nbits graphs: let ONNX Runtime's own attention operator compute batches without padding.",
+            flag="fused-attention/--plain-attention",
+        ),
+    ] = True
     verify: Annotated[bool, Opt("Compare with the masked torch model.")] = True
 
 
@@ -136,6 +143,7 @@ class ExportRequest:
         reference: a fine-tuned model, folder or hub id, to compare with as well.
         verify: whether to verify; without it the folder is written unchecked.
         opset: version of the standard operators.
+        fused: whether batches without padding take ONNX Runtime's attention operator, where the arithmetic is for CPUs.
         rows: evaluation rows in place of `data`.
     """
 
@@ -148,6 +156,7 @@ class ExportRequest:
     reference: str | None = None
     verify: bool = GraphOptions.verify
     opset: int = GraphOptions.opset
+    fused: bool = GraphOptions.fused
     rows: Split | None = None
 
 
@@ -167,6 +176,7 @@ class SharedRequest:
             which takes some 25 bytes a weight while a session is made.
         layout: `shared`, a graph a task, or `swap`, one graph for all.
         opset: version of the standard operators.
+        fused: as of `ExportRequest`.
     """
 
     artifact: Path
@@ -179,6 +189,7 @@ class SharedRequest:
     packed: bool = GraphOptions.packed
     layout: str = Layout.SHARED
     opset: int = GraphOptions.opset
+    fused: bool = GraphOptions.fused
 
     def __post_init__(self) -> None:
         if not find_layout(self.layout).several:

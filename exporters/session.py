@@ -190,8 +190,8 @@ def take_turns(
 ) -> dict[str, Spent]:
     """Time every session, one run each at a time.
 
-    Every second round goes backwards, so that a session does not always follow the same one. Rounds before
-    the first that counts warm up.
+    Each round has an order of its own, and no session runs twice in a row: the one that did would find its weights in
+    the caches. Rounds before the first that counts warm up.
 
     Args:
         sessions: name -> session.
@@ -201,12 +201,12 @@ def take_turns(
         pause: seconds of rest before each run, for threads of the session before to fall asleep.
     """
     spent = {name: Spent() for name in sessions}
+    orders = _orders(list(sessions))
     began = time.perf_counter()
     for number in range(-_WARM_UP, runs):
         if number >= _LEAST and time.perf_counter() - began > seconds:
             break
-        order = list(sessions) if number % 2 else list(sessions)[::-1]
-        for name in order:
+        for name in next(orders):
             if pause:
                 time.sleep(pause)
             worked, started = time.process_time(), time.perf_counter()
@@ -216,6 +216,17 @@ def take_turns(
                 spent[name].wall.append((ended - started) * 1e3)
                 spent[name].cpu.append((time.process_time() - worked) * 1e3)
     return spent
+
+
+def _orders(names: Sequence[str]) -> Iterator[list[str]]:
+    """Orders of some names without end, each at random, none beginning with the last name of the one before."""
+    rng, last = np.random.default_rng(0), ""
+    while True:
+        order = [names[place] for place in rng.permutation(len(names))]
+        if len(order) > 1 and order[0] == last:
+            order.append(order.pop(0))
+        last = order[-1]
+        yield order
 
 
 def interleaved(

@@ -123,6 +123,7 @@ class Arithmetic:
         folded_only: whether its graphs hold their masked weights, so that tasks cannot share them.
         finish: of a whole graph: the same in its arithmetic; None: the linears are all.
         block: name and weights of a linear -> columns that can only be left out together.
+        fuses_attention: whether its graphs run on CPUs, whose attention operator is fast without padding.
         fits: where codes `(i, o)` that a graph stores of a module stand for the masked weights of a tensor `(o, i)`.
     """
 
@@ -138,4 +139,5 @@ class Arithmetic:
     folded_only: bool = False
     finish: Callable[[Any], Any] | None = None
     block: Callable[[str, QuantTensor], int] = any_column
+    fuses_attention: bool = False
     fits: Callable[[Read, str, NDArray[np.int8], QuantTensor], NDArray[np.bool_]] = own_codes

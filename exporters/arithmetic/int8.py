@@ -118,6 +118,7 @@ INT8 = Arithmetic(
     masks_as_inputs=True,
     operator="MatMulInteger",
     divides=True,
+    fuses_attention=True,
     dequantize=DequantizeLinears,
     fits=nearest_steps,
 )

@@ -253,4 +253,5 @@ NBITS = Arithmetic(
     codes=block_codes,
     dequantize=DequantizeBlocks,
     block=block_columns,
+    fuses_attention=True,
 )

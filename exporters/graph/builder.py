@@ -22,6 +22,7 @@ from onnx_ir.passes import PassError, Sequential, common
 from maskpack.exporters.arithmetic import find_arithmetic
 from maskpack.exporters.arithmetic.base import Arithmetic
 from maskpack.exporters.graph import store
+from maskpack.exporters.graph.attention import FuseAttention
 from maskpack.exporters.graph.external_masks import (
     EXTERNAL_MASKS,
     FoldedMasks,
@@ -74,6 +75,7 @@ class GraphBuilder:
         compute: name of the arithmetic of the linears.
         narrow: whether codes narrower than a byte keep their width in graphs with their masks beside the codes.
         opset: of the graphs.
+        fused: whether batches without padding take ONNX Runtime's attention operator, where the arithmetic is for CPUs.
 
     Attributes:
         base: attribute of the classifier that holds the encoder.
@@ -87,9 +89,10 @@ class GraphBuilder:
         *,
         narrow: bool = False,
         opset: int = OPSET,
+        fused: bool = True,
     ) -> None:
         self.artifact, self.context, self._narrow = artifact, context, narrow
-        self._opset = opset
+        self._opset, self._fused = opset, fused
         self._arithmetic = find_arithmetic(compute)
         self.base = context.family.base
         self._some = artifact.entry(min(artifact.manifest.tasks))
@@ -205,7 +208,10 @@ class GraphBuilder:
     def _graph(self, model: Any, backbone: Backbone, masks: Masks) -> ir.Model:
         context = RewriteContext(masks, self.divisors, self._narrow, scratch=self._scratch)
         graph = masked_graph(model, self.context.family, backbone, self._arithmetic, context)
-        return in_opset(graph, self._opset)
+        graph = in_opset(graph, self._opset)
+        if self._fused and self._arithmetic.fuses_attention:
+            FuseAttention()(graph)
+        return graph
 
 
 def masked_graph(

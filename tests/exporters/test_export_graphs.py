@@ -38,15 +38,23 @@ every_compute = pytest.mark.parametrize("compute", COMPUTES)
 def test_the_checker_passes_the_graph_at_opset_18_and_ir_8(exported, kind, compute):
     model = exported(kind, compute).proto()
     onnx.checker.check_model(model, full_check=True)
-    assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
+    own = [("com.microsoft", 1)] if compute == "int8" else []
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 18), *own]
     assert model.ir_version == 8
 
 
 @every_kind
 @every_compute
-def test_every_operator_is_a_standard_one(exported, kind, compute):
+def test_every_operator_is_a_standard_one_but_attention_without_padding(exported, kind, compute):
     model = exported(kind, compute).proto()
     assert {node.domain for node in model.graph.node} == {""}
+    inner = [
+        node for choice in model.graph.node for side in choice.attribute for node in side.g.node
+    ]
+    assert bool(inner) == (compute == "int8")
+    assert {node.op_type for node in inner if node.domain} == {"MultiHeadAttention"} & {
+        node.op_type for node in inner
+    }
     assert not model.functions
 
 
