@@ -15,11 +15,14 @@ import zipfile
 import numpy as np
 import onnx
 import pytest
-from export_kit import of_older_release
+from export_kit import of_older_release, shared_request
+from unit_kit import units_removed
 
+from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import PackageRequest, Target
 from maskpack.exporters.package import write as packaging
 from maskpack.exporters.package.write import check_difference, check_files, write_package
+from maskpack.exporters.session import make_session, token_feeds
 from maskpack.formats import ArtifactError, ConfigError, ExportError, VerifyError
 from maskpack.runtime import Session
 
@@ -129,6 +132,21 @@ def test_the_python_example_answers_as_the_source_does(packed, sources, tmp_path
         (want,) = session.predict([line["text"]], task=line["task"], batch_size=1)
         assert line["label"] == want.label
         assert line["scores"] == pytest.approx(want.scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("target", [Target.ORT, Target.MOBILE])
+def test_tasks_with_removed_units_answer_in_a_package_as_before(artifacts, tmp_path, target):
+    source = tmp_path / "source"
+    with units_removed():
+        export_shared(shared_request(artifacts["bert"], source))
+    made = write_package(PackageRequest(source, tmp_path / "made", target))
+    assert set(made.differences) == {"sst2", "other"}
+    assert max(made.differences.values()) <= 1e-5
+    own = made.out / ("sst2.ort" if target is Target.MOBILE else "sst2.onnx")
+    graph, whole = make_session(own, threads=1), make_session(source / "sst2.onnx", threads=1)
+    feeds = token_feeds(whole, batch=1, length=9, vocabulary=50)
+    left, right = (each.run(None, feeds)[0] for each in (graph, whole))
+    np.testing.assert_allclose(left, right, atol=1e-5)
 
 
 def test_the_example_takes_pairs(sources, tmp_path):

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from export_kit import of_older_release
+from export_kit import of_older_release, shared_request
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from unit_kit import units_removed
 
+from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import PackageRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.exporters.session import make_session
@@ -34,10 +36,13 @@ needs_node = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def sources(exported, shared):
+def sources(exported, shared, artifacts, tmp_path_factory):
     """Name -> exported folder. Read only."""
+    smaller = tmp_path_factory.mktemp("sources") / "units"
+    with units_removed():
+        export_shared(shared_request(artifacts["bert"], smaller))
     folded = {f"folded {name}": exported("bert", name).folder for name in ("int8", "fp32")}
-    return {"shared int8": shared("bert", "int8")[0], **folded}
+    return {"shared int8": shared("bert", "int8")[0], "units int8": smaller, **folded}
 
 
 def package(folder, out):
@@ -159,7 +164,7 @@ def native(place, text, pair):
 
 
 @needs_node
-@pytest.mark.parametrize("name", ["shared int8", "folded int8", "folded fp32"])
+@pytest.mark.parametrize("name", ["shared int8", "units int8", "folded int8", "folded fp32"])
 def test_the_example_in_node_gives_the_logits_of_native_onnx_runtime(sources, tmp_path, name):
     source = of_older_release(sources[name], tmp_path / "old")
     found = in_node(package(source, tmp_path / "x"), LOGITS, TEXTS)
