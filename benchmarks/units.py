@@ -1,6 +1,7 @@
 """Time of folded int8 graphs that lost a share of their heads and neurons, beside the whole one. Speed only: nothing is learned.
 
 python benchmarks/units.py --out docs/results/units.json
+python benchmarks/units.py --memory --out docs/results/units-speed.json
 python benchmarks/units.py --shape base --kept 0.5 0.25
 
 The encoder has the demo model's shape, or BERT-base's, and random weights; random units of every layer are removed. The
@@ -10,6 +11,7 @@ graphs take turns in one process and one thread; a ratio is the median over roun
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import tempfile
@@ -21,12 +23,15 @@ from typing import Any
 import numpy as np
 import torch
 from base_shape import tokenizer_files
+from session_memory import session_memory
 from transformers import BertConfig, BertForSequenceClassification
 
 from maskpack.compressor.quantization.quantize import quantize_model
 from maskpack.exporters import make_session
+from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.bench.result import load_average, this_machine
-from maskpack.exporters.export import write_folder
+from maskpack.exporters.export import export_shared, write_folder
+from maskpack.exporters.options import SharedRequest
 from maskpack.exporters.session import quantile, speedup, take_turns, token_feeds
 from maskpack.formats import (
     Backbone,
@@ -50,11 +55,14 @@ SHAPES = {
 INPUTS = ((1, 128), (8, 128))
 FLIPS = 0.01  # share of weights that each mask removes beside the units, at random
 LABELS = ("no", "yes")
+EIGHT = 8  # tasks over one file of weights
 
 
-def random_patch(backbone: Backbone, groups: Sequence[UnitGroup], kept: float, width: int) -> Patch:
+def random_patch(
+    backbone: Backbone, groups: Sequence[UnitGroup], kept: float, width: int, seed: int = 0
+) -> Patch:
     """A mask that keeps a share of every group's units, and a head, all at random."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     alive = []
     for group in groups:
         bits = np.zeros(group.count, dtype=np.bool_)
@@ -75,13 +83,13 @@ def random_patch(backbone: Backbone, groups: Sequence[UnitGroup], kept: float, w
     return Patch(packed, head, units=units if units.removed else None)
 
 
-def name_of(kept: float) -> str:
-    """Name of the task that keeps a share of the units."""
-    return f"kept{kept:g}".replace(".", "_")
+def name_of(kept: float, number: int = 0) -> str:
+    """Name of a task that keeps a share of the units."""
+    return f"kept{kept:g}n{number}".replace(".", "_")
 
 
-def write_artifact(folder: Path, shape: str, shares: Sequence[float]) -> None:
-    """Quantise a random encoder and add a task for every share."""
+def write_artifact(folder: Path, shape: str, shares: Sequence[float], each: int = 1) -> None:
+    """Quantise a random encoder and add some tasks for every share."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(num_labels=2, **SHAPES[shape])).eval()
     scheme = Scheme(8, None, "minmax", 8)
@@ -105,9 +113,9 @@ def write_artifact(folder: Path, shape: str, shares: Sequence[float]) -> None:
         max_length=128,
         data={"texts": ["text"]},
     )
-    for share in shares:
-        patch = random_patch(backbone, groups, share, model.config.hidden_size)
-        name, count = name_of(share), patch.count
+    for share, number in itertools.product(shares, range(each)):
+        patch = random_patch(backbone, groups, share, model.config.hidden_size, number)
+        name, count = name_of(share, number), patch.count
         file = f"tasks/{name}.safetensors"
         own = replace(entry, name=name, file=file, zeros=count.zeros, weights=count.weights)
         add_task(folder, own, patch)
@@ -151,11 +159,25 @@ def measure(graphs: dict[float, Path], runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def memory(root: Path, shape: str, shares: Sequence[float]) -> list[dict[str, Any]]:
+    """MiB that sessions of eight shared tasks add to a process before their first answer, for every share."""
+    write_artifact(root / "eight", shape, shares, EIGHT)
+    rows = []
+    for share in shares:
+        names = tuple(name_of(share, number) for number in range(EIGHT))
+        out, usual = root / f"shared{share}", Tolerance.of("int8")
+        export_shared(SharedRequest(root / "eight", names, out, "int8", usual, verify=False))
+        places = [(str(out / f"{name}.onnx"), None) for name in names]
+        rows.append({"kept": share, "tasks": EIGHT, **session_memory(places, answer=False)})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="demo")
     parser.add_argument("--kept", type=float, nargs="+", default=[0.5, 0.25, 0.125])
     parser.add_argument("--runs", type=int, default=31)
+    parser.add_argument("--memory", action="store_true", help="measure sessions of eight tasks too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -163,6 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         write_artifact(Path(root) / "artifact", args.shape, shares)
         rows = measure(graphs_of(Path(root) / "artifact", shares), args.runs)
+        eight = memory(Path(root), args.shape, shares) if args.memory else []
     print("| kept | input | ms | x | bytes |\n|---|---|---|---|---|")
     for row in rows:
         size = f"{row['batch']} x {row['length']}"
@@ -174,7 +197,10 @@ def main() -> None:
         "runs": args.runs,
         "machine": vars(this_machine(before)),
         "rows": rows,
+        "memory": eight,
     }
+    for each in eight:
+        print(f"{each['tasks']} shared tasks, {each['kept']:.1%} kept: {each['anon_mib']:.1f} MiB")
     if args.out:
         args.out.write_text(json.dumps(tree, indent=2, sort_keys=True, default=str) + "\n")
 

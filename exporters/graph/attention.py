@@ -157,7 +157,8 @@ class _Trail:
 
 def _trail(value: ir.Value | None) -> _Trail:
     """The longest trail to a value."""
-    nodes, order, factor = list[ir.Node](), (0, 1, 2, 3), 1.0
+    order: tuple[int, ...] = (0, 1, 2, 3)
+    nodes, factor = list[ir.Node](), 1.0
     while (node := _producer(value)) is not None:
         if (axes := _order(node)) is not None and len(axes) == len(order):
             order = tuple(axes[axis] for axis in order)
