@@ -113,7 +113,12 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     entries = _entries(request, artifact)
     context = ModelContext.of_artifact(artifact)
     builder = GraphBuilder(
-        artifact, context, request.compute, narrow=request.packed, opset=request.opset
+        artifact,
+        context,
+        request.compute,
+        narrow=request.packed,
+        opset=request.opset,
+        trunk_layers=request.trunk_layers,
     )
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:
@@ -175,6 +180,7 @@ def config_of(exported: TaskGraph, preprocessor: Preprocessor) -> TaskConfig:
         pad=preprocessor.pad,
         weights=exported.weights,
         swap=exported.digests,
+        trunk=None if exported.trunk is None else exported.trunk[1],
         pad_left=preprocessor.pad_left,
         columns=_columns(entry),
         separator=entry.data.get("separator"),
