@@ -118,7 +118,7 @@ def _refusal(
     most = min(free.values())
     last = f"at most {most} fit" if most else "no layer is left"
     return ExportError(
-        f"a trunk of {layers} layer(s) would hold what tasks have otherwise: {'; '.join(wrong)}; {last}",
+        f"a trunk of {layers} layer{'s' if layers > 1 else ''} would hold what tasks have otherwise: {'; '.join(wrong)}; {last}",
         _ELSEWHERE,
     )
 
