@@ -17,8 +17,10 @@ from matrix import matrix
 from unit_kit import units_removed
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.exporters.bench.child import Together, open_tasks
+from maskpack.exporters.bench.run import bench
 from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import PackageRequest, Target
+from maskpack.exporters.options import BenchRequest, PackageRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.exporters.session import make_session, token_feeds
 from maskpack.formats import BitMask, ConfigError, DataError, ExportError
@@ -428,3 +430,49 @@ def test_a_package_for_the_web_is_refused(folders, tmp_path):
         write_package(PackageRequest(folders("trunk"), tmp_path / "x", Target.WEB))
     assert "`shared`" in caught.value.hint
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("layout", ["trunk", "shared"])
+def test_a_benchmark_times_all_tasks_beside_one(folders, trained, layout):
+    request = BenchRequest(
+        folder=folders(layout, "int8"),
+        task="one",
+        artifact=trained("bert"),
+        batches=(1, 2),
+        lengths=(8,),
+        threads=(1,),
+        runs=3,
+    )
+    result = bench(request)
+    assert [(each.tasks, each.batch, each.length) for each in result.together] == [
+        (2, 1, 8),
+        (2, 2, 8),
+    ]
+    for each in result.together:
+        assert each.all > each.one > 0
+        assert each.ratio > 1
+    own = next(variant for variant in result.variants if variant.exported)
+    files = ["backbone.bin"] if layout == "shared" else ["backbone.bin", "trunk.onnx"]
+    sizes = [(request.folder / name).stat().st_size for name in files]
+    assert own.footprint.shared_bytes == sum(sizes)
+    assert json.loads(result.to_json())["together"][0]["tasks"] == 2
+
+
+def test_a_dense_graph_is_not_made_of_a_top_alone(folders):
+    request = BenchRequest(folder=folders("trunk"), task="one", runs=3, threads=(1,))
+    with pytest.raises(ConfigError, match="alone is no task"):
+        bench(request)
+
+
+def test_several_sessions_of_one_folder_run_its_trunk_once(folders, monkeypatch):
+    every = open_tasks([folders("trunk") / f"{task}.onnx" for task in ("one", "two")], ())
+    assert every[0].trunk is every[1].trunk
+    feeds = token_feeds(every[0], batch=2, length=8, vocabulary=40)
+    wanted = [one.run(["logits"], feeds)[0] for one in every]
+    runs = []
+    plain = OnTrunk.states
+    monkeypatch.setattr(OnTrunk, "states", lambda self, fed: runs.append(1) or plain(self, fed))
+    found = Together(every).run(["logits"], feeds)
+    assert len(runs) == 1
+    for left, (right,) in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(left, right)
