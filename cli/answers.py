@@ -1,4 +1,4 @@
-"""Answers of `compress predict` as lines: JSON or CSV, of one task or of all tasks of a folder. Imports no torch."""
+"""ByTask of `compress predict` as lines: JSON or CSV, of one task or of all tasks of a folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Asked = tuple["Text | DataError", str | float | list[str] | None]
 """A text or a pair, or what is wrong with it, and its own label or labels, or number; None if the table has none."""
 
-Answers = dict[str, "Prediction | MaskpackError"]
+ByTask = dict[str, "Prediction | MaskpackError"]
 """Name of a task -> its answer to a text, or what is wrong."""
 
 _BETWEEN = "|"  # labels of a cell
@@ -44,7 +44,7 @@ class Ask:
     batch_size: int
     together: bool
 
-    def answers(self, texts: Sequence[Text]) -> list[Answers]:
+    def answers(self, texts: Sequence[Text]) -> list[ByTask]:
         """What each task says of each text."""
         return self.session.predict_all_each(texts, tasks=self.tasks, batch_size=self.batch_size)
 
@@ -104,11 +104,11 @@ def answer_lines(asked: Iterator[Sequence[Asked]], ask: Ask, *, csv: bool, pairs
         raise typer.Exit(1)
 
 
-def _all_wrong(ask: Ask, error: DataError) -> Answers:
+def _all_wrong(ask: Ask, error: DataError) -> ByTask:
     return dict.fromkeys(ask.tasks, error)
 
 
-def _tell_wrong(number: int, answers: Answers) -> bool:
+def _tell_wrong(number: int, answers: ByTask) -> bool:
     """Whether a row lacks an answer; says which, each fact once."""
     facts = {str(one): None for one in answers.values() if isinstance(one, MaskpackError)}
     for fact in facts:
@@ -116,7 +116,7 @@ def _tell_wrong(number: int, answers: Answers) -> bool:
     return bool(facts)
 
 
-def _json(answers: Answers, expected: str | float | list[str] | None, ask: Ask) -> str:
+def _json(answers: ByTask, expected: str | float | list[str] | None, ask: Ask) -> str:
     told: dict[str, Any] = {name: _told(answer) for name, answer in answers.items()}
     line = {"tasks": told} if ask.together else next(iter(told.values()))
     own = {} if expected is None else {"expected": expected}
@@ -127,7 +127,7 @@ def _told(answer: Prediction | MaskpackError) -> dict[str, Any]:
     return {"error": str(answer)} if isinstance(answer, MaskpackError) else answer.to_dict()
 
 
-def _csv(text: Text | DataError, answers: Answers) -> str:
+def _csv(text: Text | DataError, answers: ByTask) -> str:
     parts = ("",) if isinstance(text, DataError) else _parts(text)
     return _cells((*parts, *map(_cell, answers.values())))
 

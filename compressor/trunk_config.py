@@ -24,8 +24,8 @@ class TrunkConfig(Options):
     trunk: Annotated[
         str | None,
         Opt(
-            "Lower layers that the task leaves as they are, for `export --layout trunk`: a number, or auto: as many as "
-            "cost little on held-out training rows.",
+            "Lower layers that the task leaves as they are, so that tasks can share a pass over them: a number, or auto: "
+            "as many as cost little on held-out training rows.",
             check=_other_than_layers,
             default="none",
             later=True,

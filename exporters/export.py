@@ -112,14 +112,7 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     _check_place(request.out, artifact)
     entries = _entries(request, artifact)
     context = ModelContext.of_artifact(artifact)
-    builder = GraphBuilder(
-        artifact,
-        context,
-        request.compute,
-        narrow=request.packed,
-        opset=request.opset,
-        trunk_layers=request.trunk_layers,
-    )
+    builder = _builder(request, artifact, context)
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:
         for exported in _write_tasks(builder, request.layout, entries, build):
@@ -142,6 +135,17 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     if not all(report.ok for report in reports.values()):
         _set_aside(request.out)
     return reports
+
+
+def _builder(request: SharedRequest, artifact: Artifact, context: ModelContext) -> GraphBuilder:
+    return GraphBuilder(
+        artifact,
+        context,
+        request.compute,
+        narrow=request.packed,
+        opset=request.opset,
+        trunk_layers=request.trunk_layers,
+    )
 
 
 def _write_tasks(

@@ -343,16 +343,7 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
     """
     place = pick_task(folder, task)
     config = place.read_config()
-    if place.adapter is not None:
-        raise ConfigError(
-            f"`{config.name}` is an adapter: its mask comes with every run and cannot be folded",
-            "export it in the `shared` layout",
-        )
-    if place.trunk is not None:
-        raise ConfigError(
-            f"`{config.name}` stands on a trunk that other tasks share, and would lose it",
-            "export it in the `shared` layout",
-        )
+    _check_foldable(place, config)
     check_task(place, config)
     with new_folder(out) as build:
         graph = build / f"{config.name}.onnx"
@@ -370,3 +361,17 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
         write_bytes(build / f"{config.name}.json", own.to_json().encode())
         shutil.copy(place.tokenizer, build / TOKENIZER)
     return out / f"{config.name}.onnx"
+
+
+def _check_foldable(place: TaskFiles, config: TaskConfig) -> None:
+    """Raise ConfigError if a task's graph is not its own, or not whole."""
+    if place.adapter is not None:
+        raise ConfigError(
+            f"`{config.name}` is an adapter: its mask comes with every run and cannot be folded",
+            "export it in the `shared` layout",
+        )
+    if place.trunk is not None:
+        raise ConfigError(
+            f"`{config.name}` stands on a trunk that other tasks share, and would lose it",
+            "export it in the `shared` layout",
+        )

@@ -101,8 +101,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         vocabulary = load_tokenizer(place.tokenizer).get_vocab_size()
         prepared = _Bench(request, place, config, vocabulary, graphs, work)
         say("memory of tasks in one process")
-        tasks = _task_memory(prepared)
-        together = _together(prepared, say)
+        tasks, together = _task_memory(prepared), _together(prepared, say)
         errors, variants = _variants(prepared, say)
     report_start(providers, errors["providers"])
     return BenchResult(

@@ -241,6 +241,14 @@ class GraphBuilder:
         return in_opset(graph, self._opset)
 
 
+_LAST = (
+    ResidualAsSum(),
+    GeluInFusedOrder(),
+    common.RemoveUnusedNodesPass(),
+    common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
+)
+
+
 def masked_graph(
     model: Any,
     family: Family,
@@ -267,14 +275,8 @@ def masked_graph(
     if part is not None:
         traced = part.cut(traced)
         linears, tables = part.only(linears, family.base), part.only(tables, family.base)
-    passes = Sequential(
-        MaskLinears(linears, arithmetic.emit, context),
-        QuantizeEmbeddings(tables),
-        ResidualAsSum(),
-        GeluInFusedOrder(),
-        common.RemoveUnusedNodesPass(),
-        common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
-    )
+    first = (MaskLinears(linears, arithmetic.emit, context), QuantizeEmbeddings(tables))
+    passes = Sequential(*first, *_LAST)
     put_scratch(traced.graph, context.scratch)
     try:
         made = passes(traced).model
