@@ -1,12 +1,12 @@
 """Time of nine tasks on one text over that of one, with a trunk of four of six layers. Speed only: nothing is learned.
 
-python benchmarks/trunk.py --runs 31 --out docs/results/trunk-speed.json
+python benchmarks/trunk.py --runs 31 --out docs/results/trunk-speed.jsonl
 
 The encoder has the demo model's shape and random weights; each task's mask lies on the layers above the trunk, flips one
 weight in a hundred at random and removes random units. All sessions take turns in one process and one thread; a ratio is the
 median over rounds of one ratio a round. `one` is the first task with its trunk, `all` runs the trunk once and every task's own
 graph, and `whole` is the graph of a task in the shared layout that keeps all units, as it runs without a trunk. The table has ratios of processor time,
-which do not count waiting for other programs; the file has both.
+which do not count waiting for other programs; the file, to which each call adds a line, has both.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ def main() -> None:
     if args.out is not None:
         machine = asdict(this_machine(before))
         found = {"machine": machine, "threads": 1, "runs": args.runs, "trunk": TRUNK, "rows": rows}
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        with args.out.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(found, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def write_trunk(
     """
     if any(entry.name == _NAME for entry in entries):
         raise ExportError(
-            f"the graph of the task `{_NAME}` would replace the trunk's `{TRUNK}`",
+            f"the graph of a task `{_NAME}` would replace the trunk's `{TRUNK}`",
             "give the task another name",
         )
     split = builder.split()

@@ -285,6 +285,23 @@ def test_a_family_that_shares_its_layers_has_a_trunk_for_heads_alone(
     export(artifact, tmp_path / "head", tasks=("head",))
 
 
+@pytest.mark.parametrize("opset", [20, 21])
+def test_trunk_and_tops_are_written_in_one_opset(trained, folders, tmp_path, opset):
+    out = export(trained("bert"), tmp_path / "out", "int8", opset=opset)
+    for path in out.glob("*.onnx"):
+        (found,) = onnx.load(str(path), load_external_data=False).opset_import
+        assert found.version == opset
+    for left, right in zip(
+        logits(out, "one"), logits(folders("trunk", "int8"), "one"), strict=True
+    ):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-5)
+
+
+def test_half_precision_is_refused_as_in_other_layouts_of_several_tasks(trained, tmp_path):
+    with pytest.raises(ConfigError, match="the trunk layout masks shared ones"):
+        shared_request(trained("bert"), tmp_path / "x", "fp16", layout="trunk")
+
+
 def test_a_task_is_not_called_as_the_trunk(trained, tmp_path):
     artifact = tmp_path / "artifact"
     shutil.copytree(trained("bert"), artifact)
