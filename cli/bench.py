@@ -104,10 +104,24 @@ def _show(result: BenchResult) -> None:
         ("tasks", "they add", "whole process"),
         [(f"{t.tasks}", _memory(t.added), _memory(t.process)) for t in result.tasks],
     )
+    _show_together(result)
     _table_of_cells(
         result, "milliseconds, p50 / p90", lambda cell: f"{cell.p50:.2f} / {cell.p90:.2f}"
     )
     _show_machine(result)
+
+
+def _show_together(result: BenchResult) -> None:
+    """Time of all tasks of the folder over that of one, where there are several."""
+    if result.together:
+        render.table(
+            f"{result.together[0].tasks} tasks on the same text, one thread",
+            ("batch x length", f"{result.task}, ms", "all, ms", "all over one"),
+            [
+                (f"{t.batch} x {t.length}", f"{t.one:.2f}", f"{t.all:.2f}", f"{t.ratio:.2f}")
+                for t in result.together
+            ],
+        )
 
 
 def _table_of_cells(

@@ -1,4 +1,4 @@
-"""Effects of options on labels, as tables of a run's result."""
+"""Effects of options, as tables of a run's result."""
 
 from __future__ import annotations
 
@@ -8,17 +8,37 @@ from maskpack.cli import render
 
 if TYPE_CHECKING:
     from maskpack.compressor.effects import ClassWeights, HeadTuning, TemperatureEffect
-    from maskpack.compressor.types import RunResult
+    from maskpack.compressor.types import RunResult, TrunkSearch
 
 
 def show_effects(result: RunResult) -> None:
-    """Print what the options on labels did; nothing where none was given."""
+    """Print what options on labels did and how a trunk was found; nothing where none was given."""
+    if result.trunk is not None:
+        _show_trunk(result.task, result.trunk)
     if result.class_weights is not None:
         _show_class_weights(result.task, result.class_weights)
     if result.tuning is not None and result.tuning.temperature is not None:
         _show_temperature(result.task, result.tuning.rows, result.tuning.temperature)
     if result.tuning is not None and result.tuning.thresholds:
         _show_thresholds(result.task, result.tuning)
+
+
+def _show_trunk(task: str, search: TrunkSearch) -> None:
+    """The metric of each depth that was tried, on rows that were held out."""
+    first = search.tries[0].value
+    words = (
+        f"{search.layers} lower layers are left alone"
+        if search.layers
+        else "no layer is left alone"
+    )
+    render.table(
+        f"{task}: {words}; {search.rows} training rows were held out, {search.tolerance:g} points may be lost",
+        ("layers left alone", search.metric, "points lost"),
+        [
+            (str(each.layers), f"{each.value:.4f}", f"{100 * (first - each.value):.2f}")
+            for each in search.tries
+        ],
+    )
 
 
 def _show_thresholds(task: str, tuning: HeadTuning) -> None:

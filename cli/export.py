@@ -40,7 +40,7 @@ TaskData = Annotated[
 
 
 _OF_GRAPHS = (
-    *("layout", "packed", "compute", "opset", "fused", "data", "reference"),
+    *("layout", "packed", "trunk_layers", "compute", "opset", "fused", "data", "reference"),
     *("atol", "rtol", "max_drop", "verify"),
 )
 
@@ -54,7 +54,7 @@ def export(
         Option(
             "--task",
             "-t",
-            help="Task; repeatable for --layout shared and swap. [all; of another form the only one]",
+            help="Task; repeatable where a --layout takes several. [all; of another form the only one]",
         ),
     ] = None,
     *,
@@ -74,8 +74,9 @@ def export(
     The folder of `--onnx` loads in ONNX Runtime and in Optimum. Outside its tolerance the graph is
     kept as OUT.failed and the exit code is 1. `--layout shared` writes several tasks, each a small
     graph over one backbone.bin; `--layout swap` one graph for all of them, which takes a task's mask
-    and head with every run. `maskpack.runtime` answers with all layouts. The folder of `--hf` loads in
-    transformers, and holds the masked model's weights bit for bit.
+    and head with every run; `--layout trunk` a graph of the lower layers, which tasks with masks on the upper
+    ones share, and a small graph a task on top. `maskpack.runtime` answers with all layouts. The folder of `--hf`
+    loads in transformers, and holds the masked model's weights bit for bit.
 
     Example: compress export artifact --onnx --task reviews -o reviews-onnx
 
@@ -105,6 +106,7 @@ def export(
             layout=graph.layout,
             opset=graph.opset,
             fused=graph.fused,
+            trunk_layers=graph.trunk_layers,
         )
         _export_shared(shared, json=json)
         return
@@ -139,8 +141,8 @@ def _only(tasks: Sequence[str] | None, artifact: Path) -> str:
     """The task, where one is exported at a time: the one that is named, or the only one there is."""
     if tasks is not None and len(tasks) > 1:
         fact = f"expected one `--task`, {len(tasks)} are given: {', '.join(tasks)}"
-        raise ConfigError(fact, "`--layout shared` and `swap` take several")
-    more = "; `--layout shared` and `swap` take all"
+        raise ConfigError(fact, "`--layout shared`, `swap` and `trunk` take several")
+    more = "; `--layout shared`, `swap` and `trunk` take all"
     return only_task(open_artifact(artifact), tasks[0] if tasks else None, more=more)
 
 
@@ -153,8 +155,8 @@ def _refuse_idle(ctx: typer.Context, *, layout: str | None) -> None:
     """
     if layout not in {None, Layout.FOLDED}:
         return
-    names: Iterable[str] = ("packed",)
-    place = "for `--layout shared` and `swap`"
+    names: Iterable[str] = ("packed", "trunk_layers")
+    place = "for layouts of several tasks, such as `--layout shared`"
     if layout is None:
         names, place = (
             _OF_GRAPHS,

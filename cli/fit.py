@@ -218,6 +218,13 @@ def _words(estimate: Estimate) -> Mapping[str, str]:
         f"{estimate.steps:,} steps of {1000 * estimate.step_seconds:.0f} ms",
         f"{estimate.looks} scorings of {estimate.look_seconds:.1f} s",
         *([f"{duration(estimate.units_seconds)} units"] if estimate.units_seconds else []),
+        *(
+            [
+                f"{duration(estimate.trunk_seconds)} for at most {estimate.trunk_runs} runs to find the trunk"
+            ]
+            if estimate.trunk_runs
+            else []
+        ),
     ]
     memory = estimate.memory_bytes
     return {

@@ -145,6 +145,8 @@ HINTS: dict[str, str] = {
     "export them in the `shared` layout": "export them with `--layout shared`",
     "export it in the `swap` layout, which keeps zeros in their places": "export it with `--layout swap`, which keeps "
     "zeros in their places",
+    "learn such tasks with masks on the upper `layers` alone, or export them in the `shared` layout": "learn such tasks "
+    "with `--layers` or `--trunk`, or export them with `--layout shared`",
     "export it in the `shared` layout": "export it with `--layout shared`",
     "export in the `folded` or the `shared` layout": "export with `--layout folded` or `--layout shared`",
     "export in the `folded` layout, or in `int8` or `fp32` arithmetic": "export with `--layout folded`, or with "

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json as codec
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.answers import Ask, Asked, answer_lines, tasks_of_texts
 from maskpack.cli.lines import MOST, chunks
-from maskpack.formats import ConfigError, DataError, MaskpackError
+from maskpack.formats import ConfigError, DataError
 from maskpack.tasks.data.columns import (
     columns_hint,
     columns_of,
@@ -32,9 +31,7 @@ from maskpack.tasks.task import EVALUATION
 from maskpack.tasks.types import TASK_TYPES
 
 if TYPE_CHECKING:
-    from maskpack.runtime import Session
     from maskpack.runtime.task import TaskConfig
-    from maskpack.runtime.tokens import Text
 
 _TABLES = {".csv", ".json", ".jsonl", ".parquet", ".gz"}
 _SEPARATORS = ",;\t"
@@ -67,6 +64,13 @@ def predict(
         str | None, Option(help="What stands between the labels of a cell of --data.")
     ] = None,
     task: Annotated[str | None, Option("--task", "-t", help="Which, of several.")] = None,
+    every: Annotated[
+        bool,
+        Option("--all", help="Every task that reads so many texts a row; on a trunk, in one pass."),
+    ] = False,
+    csv: Annotated[
+        bool, Option("--csv", help="Lines of CSV: the texts, and a column a task with its answer.")
+    ] = False,
     pair: Annotated[
         bool, Option("--pair", help="A tab parts a line into two texts of a pair.")
     ] = False,
@@ -87,9 +91,14 @@ def predict(
     table has one, is printed beside the answer as `expected`. On standard input, such as a pipe from
     `tail -f`, texts are answered when no further line comes for a fifth of a second.
 
+    With `--all` a line holds an object of tasks, `tasks`, with the answer of each. In a folder of `--layout trunk` the
+    lower layers then run once for all of them.
+
     Example: echo "where is my parcel" | compress predict tickets
 
     Example: compress predict tickets --data rows.csv --text-field body --label-field queue
+
+    Example: compress predict trunk --all --texts texts.txt
     """
     del json
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
@@ -97,16 +106,26 @@ def predict(
     session = Session(folder, threads=threads, providers=provider or ())
     separator = typed_separator(label_separator)
     columns = Columns(text_field, pair_field, label_field, separator)
+    if every and (task is not None or label_field is not None):
+        other = opt.given(task=task, label_field=label_field)
+        raise ConfigError(f"`--all` goes without {other}", "choose one of them")
+    pairs = pair or pair_field is not None
+    if every:
+        names, config = tasks_of_texts(session, pairs=pairs)
+    else:
+        config = session.config(task)
+        names = (config.name,)
     if data is None:
         if columns != Columns():
             raise ConfigError("columns are of `--data`", f"`compress predict {folder} --data FILE`")
-        asked = _of_lines(folder, texts, session.config(task), pair=pair)
+        asked = _of_lines(folder, texts, config, pair=pair)
     else:
         if texts is not None or pair:
             other = opt.given(texts=texts, pair=pair)
             raise ConfigError(f"`--data` goes without {other}", "choose one of them")
-        asked = _of_table(session, data, columns, task=task)
-    _answer(session, asked, task=task, batch_size=batch_size)
+        asked = _of_table(config, data, columns, labels=not every)
+    ask = Ask(session, names, batch_size, together=every)
+    answer_lines(asked, ask, csv=csv, pairs=pairs or config.texts == 2)
 
 
 def _check_texts(config: TaskConfig, given: int, what: str, option: str) -> None:
@@ -120,50 +139,12 @@ def _check_texts(config: TaskConfig, given: int, what: str, option: str) -> None
     )
 
 
-def _answer(
-    session: Session, asked: Iterator[Sequence[Asked]], *, task: str | None, batch_size: int
-) -> None:
-    """A line for each row; what is wrong with one stops no other, and is the exit code at the end."""
-    empty: list[int] = []
-    number = failed = 0
-    for chunk in asked:
-        texts = [text for text, _ in chunk if not isinstance(text, DataError)]
-        found = iter(session.predict_each(texts, task=task, batch_size=batch_size))
-        for text, expected in chunk:
-            number += 1
-            answer = text if isinstance(text, DataError) else next(found)
-            told: dict[str, Any] = {} if expected is None else {"expected": expected}
-            if isinstance(answer, MaskpackError):
-                failed += 1
-                render.words(f"error: row {number}: {answer}")
-                told = {"error": str(answer), **told}
-            else:
-                empty += [number] if _is_empty(text) else []
-                told = {**answer.to_dict(), **told}
-            render.data(codec.dumps(told, ensure_ascii=False))
-    if empty:
-        render.words(
-            f"warning: texts that are empty: {len(empty)} of {number}, the first is number {empty[0]}; "
-            "their answers mean nothing"
-        )
-    if failed:
-        render.words(f"error: {failed:,} of {number:,} rows were not answered")
-        raise typer.Exit(1)
-
-
-def _is_empty(text: Text | DataError) -> bool:
-    return not isinstance(text, DataError) and not any(map(str.strip, _parts(text)))
-
-
-def _parts(text: Text) -> tuple[str, ...]:
-    return (text,) if isinstance(text, str) else text
-
-
 def _of_table(
-    session: Session, data: Path, columns: Columns, *, task: str | None
+    config: TaskConfig, data: Path, columns: Columns, *, labels: bool
 ) -> Iterator[Sequence[Asked]]:
-    config = session.config(task)
     rows = rows_of(data, columns, config)
+    if not labels:
+        rows = [(text, None) for text, _ in rows]
     if not rows:
         raise DataError(f"`{data}` has no rows", "a file with a line of names and a line a row")
     given = 2 if isinstance(rows[0][0], tuple) else 1
@@ -215,10 +196,6 @@ def _pair(line: str) -> tuple[str, str] | DataError:
     if not tab:
         return DataError(f"no tab in the line `{line[:60]}`, expected a pair of texts")
     return first, second
-
-
-Asked = tuple["Text | DataError", str | float | list[str] | None]
-"""A text or a pair, or what is wrong with it, and its own label or labels, or number; None if the table has none."""
 
 
 @dataclass(frozen=True)

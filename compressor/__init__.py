@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from maskpack.compressor.launch import fit_in_processes
     from maskpack.compressor.quantization.quantize import quantize_model
     from maskpack.compressor.refit import RefitRequest, RefitResult, refit_tasks
-    from maskpack.compressor.types import BaselineRequest, FitRequest, RunResult
+    from maskpack.compressor.types import (
+        BaselineRequest,
+        FitRequest,
+        RunResult,
+        TrunkSearch,
+        TrunkTry,
+    )
 
 _HOME = {
     "AdoptRequest": "adopt",
@@ -35,6 +41,8 @@ _HOME = {
     "refit_tasks": "refit",
     "quantize_model": "quantization.quantize",
     "RunResult": "types",
+    "TrunkSearch": "types",
+    "TrunkTry": "types",
 }
 
 _TASKS = ("TASKS", "Task", "TaskData", "find_task", "load_data", "restore_task")
@@ -49,6 +57,8 @@ __all__ = [
     "RefitRequest",
     "RefitResult",
     "RunResult",
+    "TrunkSearch",
+    "TrunkTry",
     "adopt_models",
     "fit_in_processes",
     "fit_task",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
+from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
 from maskpack.formats.lazy import renamed
@@ -173,7 +174,9 @@ class TeacherConfig(Options):
 
 
 @dataclass(frozen=True)
-class FitConfig(TeacherConfig, TuningConfig, LabelConfig, UnitConfig, RunConfig, BackboneConfig):
+class FitConfig(
+    TeacherConfig, TuningConfig, LabelConfig, TrunkConfig, UnitConfig, RunConfig, BackboneConfig
+):
     """How a mask is learned, over which backbone."""
 
     teacher: Annotated[
@@ -297,6 +300,8 @@ class FitConfig(TeacherConfig, TuningConfig, LabelConfig, UnitConfig, RunConfig,
                 "leave one of them out",
             )
         self.layer_numbers()
+        if self.layers is not None and self.trunk is not None:
+            raise ConfigError("`layers` and `trunk` set the same thing", "give one of them")
 
     def teacher_name(self, finetuned: str | None) -> str | None:
         """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher."""

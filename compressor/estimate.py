@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from maskpack.compressor.config import DENSE_TEACHER
 from maskpack.compressor.fit import loss_of, masked_model_of, targets_for
 from maskpack.compressor.masking.model import MaskedModel
+from maskpack.compressor.masking.trunk import layer_count
 from maskpack.compressor.prepare import PreparedRun, prepare
 from maskpack.compressor.training.callbacks import CallbackList
 from maskpack.compressor.training.kept_states import states_bytes
@@ -30,6 +31,7 @@ from maskpack.compressor.training.loss import DistillationTargets
 from maskpack.compressor.training.progress import Progress
 from maskpack.compressor.training.step import StepRunner
 from maskpack.compressor.training.train import FlooredAdam
+from maskpack.compressor.trunk import most_tries, probe_plan
 from maskpack.compressor.types import FitRequest
 from maskpack.tasks.batches import (
     EVAL_BATCH,
@@ -100,6 +102,8 @@ class Estimate:
         disk_bytes: of the largest file that is written beside the artifact, a checkpoint.
         states_bytes: of a teacher's hidden states on the disk; 0: it runs in every step, or there are none.
         units_seconds: of measuring how important units are, in all stages; 0: none are removed.
+        trunk_seconds: of runs that find how many lower layers are left alone, their teacher included; 0: none is made.
+        trunk_runs: how many of them there are at most.
     """
 
     seconds: float
@@ -115,6 +119,8 @@ class Estimate:
     disk_bytes: int
     states_bytes: int
     units_seconds: float = 0.0
+    trunk_seconds: float = 0.0
+    trunk_runs: int = 0
 
 
 class RefineClock:
@@ -171,7 +177,12 @@ def _total(
     steps = run.plan.steps
     step, look = _step(run, masked, targets), _look(masked.model, run.dev)
     looks, units = 1 + steps // run.per_epoch, _units(run, masked)
-    whole = load + teacher + step * steps + look * looks + units
+    runs = most_tries(layer_count(run.shapes.linears)) if run.request.config.finds_trunk else 0
+    share = probe_plan(run).steps / steps
+    trunk = (step * steps + look * looks + units) * (share * runs) + teacher * (
+        share if runs else 0
+    )
+    whole = load + teacher + step * steps + look * looks + units + trunk
     trained = sum(p.numel() for group in masked.groups for p in group.parameters)
     return Estimate(
         seconds=whole.seconds,
@@ -184,6 +195,8 @@ def _total(
         look_seconds=look.seconds,
         looks=looks,
         units_seconds=units.seconds,
+        trunk_seconds=trunk.seconds,
+        trunk_runs=runs,
         memory_bytes=_peak_memory(),
         disk_bytes=12 * trained if run.request.config.checkpoint_every else 0,
         states_bytes=0 if targets is None else states_bytes(targets.state_teacher),

@@ -32,13 +32,18 @@ from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, 
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
 from maskpack.compressor.training.kept_states import Keeping
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
-from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
+from maskpack.compressor.training.progress import (
+    OnProgress,
+    ProgressReporter,
+    metric_of,
+)
 from maskpack.compressor.training.teacher import (
     DenseTeacherRun,
     TeacherPredict,
     distillation_targets,
 )
 from maskpack.compressor.training.train import Checkpoints, NoCheckpoints, Plan, train
+from maskpack.compressor.trunk import with_trunk_found
 from maskpack.compressor.tune import tune_head
 from maskpack.compressor.types import Curves, FitRequest, RunResult
 from maskpack.formats import (
@@ -89,6 +94,9 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
 
 def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> RunResult:
     """The same from a run that is prepared."""
+    # how many lower layers the task leaves alone, if that is to be found
+    run, trunk = with_trunk_found(run, targets_for, train_mask, on_progress=on_progress)
+
     # scores and head, on frozen codes
     trained = learn(run, on_progress=on_progress)
 
@@ -101,7 +109,7 @@ def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> Ru
 
     # a new artifact, or one more task in an old one
     size = run.placement.processes.of_main(partial(write, run, entry, trained.patch))
-    return replace(result, patch_bytes=size)
+    return replace(result, patch_bytes=size, trunk=trunk)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +167,6 @@ def _train(
     stop: Callable[[], bool],
 ) -> tuple[MaskedModel, int, History]:
     """Train a dense teacher first if the run has one, then scores and head."""
-    metric, per_epoch = run.data.task.metric, run.per_epoch
     targets = targets_for(
         run,
         run.plan,
@@ -168,6 +175,18 @@ def _train(
         stop=stop,
         heard=partial(_log_teacher, run),
     )
+    return train_mask(run, targets, checkpoints, on_progress, stop)
+
+
+def train_mask(
+    run: PreparedRun,
+    targets: DistillationTargets | None,
+    checkpoints: Checkpoints,
+    on_progress: OnProgress,
+    stop: Callable[[], bool],
+) -> tuple[MaskedModel, int, History]:
+    """Train scores and head."""
+    metric, per_epoch = run.data.task.metric, run.per_epoch
     task_loss = loss_of(run, targets)
     masked = masked_model_of(run, task_loss)
     count = partial(count_zeros, list(masked.layers.values()))

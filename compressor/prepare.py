@@ -15,6 +15,7 @@ from maskpack.compressor.effects import class_weights_of
 from maskpack.compressor.label_checks import check_label_options, hold_out
 from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
+from maskpack.compressor.masking.trunk import check_trunk
 from maskpack.compressor.masking.units import chosen_groups
 from maskpack.compressor.quantization.backbone import (
     PreparedBackbone,
@@ -324,6 +325,7 @@ def _chosen(
     check_label_options(
         config, data, shapes.last, model_type=model.model_type, labelled=rows.labelled
     )
+    check_trunk(config, model, shapes.linears)
     sparsity = sparsity_of(shapes, config)
     names, groups = masked_names(shapes.linears, config), unit_groups(model)
     units = chosen_groups(groups, names, config, model_type=model.model_type)

@@ -105,6 +105,38 @@ class BaselineRequest:
 
 
 @dataclass(frozen=True)
+class TrunkTry:
+    """A depth that a search for a trunk tried.
+
+    Attributes:
+        layers: that were left alone; 0: none.
+        value: of the main metric on the held-out rows.
+    """
+
+    layers: int
+    value: float
+
+
+@dataclass(frozen=True)
+class TrunkSearch:
+    """A search for the deepest trunk.
+
+    Attributes:
+        metric: name of the main metric.
+        tolerance: points that a trunk may cost.
+        rows: training rows that were held out to measure them.
+        layers: of the trunk that was taken; 0: each one cost more.
+        tries: in their order, the one without a trunk first.
+    """
+
+    metric: str
+    tolerance: float
+    rows: int
+    layers: int
+    tries: tuple[TrunkTry, ...]
+
+
+@dataclass(frozen=True)
 class RunResult:
     """Figures of one run, all measured.
 
@@ -135,6 +167,7 @@ class RunResult:
         tuning: what was fitted after training on held-out rows, if anything was; else None.
         rows_without_label: `train`, `eval` -> rows of the data that have no label, and are in none of the counts
             above, but for the `learned` ones: training rows that were learned from the teacher.
+        trunk: how the number of lower layers that are left alone was found, if it was searched for; else None.
         units, units_kept: kind of whole units that were to be removed -> how many there were, and how many stay.
     """
 
@@ -165,6 +198,7 @@ class RunResult:
     class_weights: ClassWeights | None = None
     tuning: HeadTuning | None = None
     rows_without_label: Mapping[str, int] = field(default_factory=dict)
+    trunk: TrunkSearch | None = None
     units: Mapping[str, int] = field(default_factory=dict)
     units_kept: Mapping[str, int] = field(default_factory=dict)
 

@@ -119,14 +119,7 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     _check_place(request.out, artifact)
     entries = _entries(request, artifact)
     context = ModelContext.of_artifact(artifact)
-    builder = GraphBuilder(
-        artifact,
-        context,
-        request.compute,
-        narrow=request.packed,
-        opset=request.opset,
-        fused=request.fused,
-    )
+    builder = _builder(request, artifact, context)
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:
         for exported in _write_tasks(builder, request.layout, entries, build):
@@ -149,6 +142,18 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
     if not all(report.ok for report in reports.values()):
         _set_aside(request.out)
     return reports
+
+
+def _builder(request: SharedRequest, artifact: Artifact, context: ModelContext) -> GraphBuilder:
+    return GraphBuilder(
+        artifact,
+        context,
+        request.compute,
+        narrow=request.packed,
+        opset=request.opset,
+        fused=request.fused,
+        trunk_layers=request.trunk_layers,
+    )
 
 
 def _write_tasks(
@@ -187,6 +192,7 @@ def config_of(exported: TaskGraph, preprocessor: Preprocessor) -> TaskConfig:
         pad=preprocessor.pad,
         weights=exported.weights,
         swap=exported.digests,
+        trunk=None if exported.trunk is None else exported.trunk[1],
         pad_left=preprocessor.pad_left,
         columns=_columns(entry),
         separator=entry.data.get("separator"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from maskpack.exporters.report import GraphFacts
 from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
 from maskpack.formats.codec import Arrays
 from maskpack.formats.errors import first_line
+from maskpack.runtime.task import HIDDEN, find_trunk
 
 
 def graph_facts(
@@ -45,10 +46,12 @@ def graph_facts(
         inputs: values of the task that replace constants of the graph.
     """
     model = _read(graph)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    held = tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    if (below := trunk_of(model, graph)) is not None:
+        tensors = {**{tensor.name: tensor for tensor in _read(below).graph.initializer}, **held}
     patch, read = artifact.patch(task), partial(_constant, tensors, graph.parent)
     own = {name: read(name) for name in tensors if name.startswith(f"{MASKS}.")}
-    look = _Graph(artifact, patch, ARITHMETICS[compute], read, {**own, **inputs}, base)
+    look = _Graph(artifact, patch, ARITHMETICS[compute], read, {**own, **inputs}, base, held)
     zeros, removed, left_out, wrong = look.counts()
     return GraphFacts(
         bytes=graph.stat().st_size,
@@ -79,6 +82,12 @@ def _read(graph: Path) -> onnx.ModelProto:
     return model
 
 
+def trunk_of(model: onnx.ModelProto, graph: Path) -> Path | None:
+    """The graph that computes the hidden states which a graph reads; None: it reads tokens, or there is none beside it."""
+    reads = any(value.name == HIDDEN for value in model.graph.input)
+    return find_trunk(graph.parent) if reads else None
+
+
 def _constant(tensors: Mapping[str, onnx.TensorProto], folder: Path, name: str) -> Any:
     """A constant as an array; None if there is none. One that lies beside the graph is read alone."""
     return to_array(tensors[name], str(folder)) if name in tensors else None
@@ -97,6 +106,7 @@ class _Graph:
         read: reads a constant.
         masks: constants and inputs that all modules share, by name.
         base: attribute of the classifier that holds the encoder.
+        held: names of the constants that the graph itself holds; others are a trunk's.
     """
 
     artifact: Artifact
@@ -105,6 +115,7 @@ class _Graph:
     read: Read
     masks: Mapping[str, NDArray[Any]]
     base: str
+    held: Collection[str]
 
     @cached_property
     def shrunk(self) -> Shrunk | None:
@@ -116,7 +127,13 @@ class _Graph:
         """Weights that masks beside the codes remove, by module."""
         linears = self.artifact.backbone.linears.items()
         sizes = {module_of(self.base, name): tensor.size for name, tensor in linears}
-        return _removed_by_masks(dict(self.masks), sizes)
+        own = {module: size for module, size in sizes.items() if self._holds(module)}
+        return _removed_by_masks(dict(self.masks), own)
+
+    def _holds(self, module: str) -> bool:
+        """Whether the codes of a module are the graph's own, and not those of a trunk below it."""
+        parts = (f"{module}.codes", f"{module}.fields")
+        return any(part in self.held for part in parts) or all(self.read(n) is None for n in parts)
 
     @cached_property
     def lists(self) -> dict[str, bytes]:

@@ -34,6 +34,7 @@ class Layout(StrEnum):
     FOLDED = "folded"
     SHARED = "shared"
     SWAP = "swap"
+    TRUNK = "trunk"
 
 
 class Target(StrEnum):
@@ -93,7 +94,7 @@ class GraphOptions(Options):
         str,
         Opt(
             "folded: a graph that stands alone; shared: tasks over one weight file; "
-            "swap: one graph for all tasks, an adapter each.",
+            "swap: one graph for all tasks, an adapter each; trunk: tasks share a pass over their lower layers.",
             one_of=LAYOUTS,
         ),
     ] = Layout.FOLDED
@@ -104,6 +105,14 @@ class GraphOptions(Options):
             flag="packed/--unpacked",
         ),
     ] = False
+    trunk_layers: Annotated[
+        int | None,
+        Opt(
+            "Layers of the trunk layout's trunk.",
+            within="[1, inf)",
+            default="as many as all tasks leave alone",
+        ),
+    ] = None
     compute: Annotated[
         str,
         Opt(
@@ -174,9 +183,10 @@ class SharedRequest:
         verify: whether to verify.
         packed: whether codes of 4, 2 and 1 bits stay so narrow in `backbone.bin`; graphs unpack them,
             which takes some 25 bytes a weight while a session is made.
-        layout: `shared`, a graph a task, or `swap`, one graph for all.
+        layout: `shared`, a graph a task; `swap`, one graph for all; or `trunk`, a graph a task on top of one for all.
         opset: version of the standard operators.
         fused: as of `ExportRequest`.
+        trunk_layers: of the `trunk` layout: layers of the trunk; None: as many as all tasks leave alone.
     """
 
     artifact: Path
@@ -190,6 +200,7 @@ class SharedRequest:
     layout: str = Layout.SHARED
     opset: int = GraphOptions.opset
     fused: bool = GraphOptions.fused
+    trunk_layers: int | None = GraphOptions.trunk_layers
 
     def __post_init__(self) -> None:
         if not find_layout(self.layout).several:
@@ -198,6 +209,11 @@ class SharedRequest:
                 f"layouts: {', '.join(name for name, layout in LAYOUTS.items() if layout.several)}",
             )
         arithmetic, layout = find_arithmetic(self.compute), find_layout(self.layout)
+        if self.trunk_layers is not None and not layout.trunk:
+            raise ConfigError(
+                f"`trunk_layers` is {self.trunk_layers}, the {self.layout} layout has no trunk",
+                f"layouts: {', '.join(name for name, one in LAYOUTS.items() if one.trunk)}",
+            )
         if arithmetic.folded_only:
             raise ConfigError(
                 f"{self.compute} graphs hold their masked weights, the {self.layout} layout masks shared ones",

@@ -25,7 +25,8 @@ from maskpack.formats import ExportError
 from maskpack.formats.errors import first_line
 from maskpack.runtime.graph import TaskRun, check_version, open_graph, task_run
 from maskpack.runtime.providers import Provider, find_providers
-from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
+from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TRUNK
+from maskpack.runtime.trunk import OnTrunk, reads_states
 
 
 class AdaptedSession:
@@ -73,7 +74,8 @@ def make_session(
     """A session with default optimisation.
 
     Args:
-        model: a file or a serialised graph; or an adapter beside the graph that it belongs to.
+        model: a file or a serialised graph; an adapter beside the graph that it belongs to; or a graph beside the trunk
+            whose hidden states it reads.
         threads: of one operator; 0 leaves the choice to the runtime.
         providers: execution providers, the preferred one first: names such as `cuda`, or names and
             options. The CPU computes what none of them takes.
@@ -88,7 +90,11 @@ def make_session(
         if isinstance(model, Path) and model.suffix == ADAPTER_SUFFIX:
             graph = open_graph(model.with_name(BASE), threads=threads, providers=wanted)
             return AdaptedSession(graph, task_run(model))
-        return open_graph(model, threads=threads, providers=wanted)
+        session = open_graph(model, threads=threads, providers=wanted)
+        if not isinstance(model, Path) or not reads_states(session):
+            return session
+        trunk = open_graph(model.with_name(TRUNK), threads=threads, providers=wanted)
+        return OnTrunk(trunk, session)
     except Exception as error:
         raise ExportError(
             f"ONNX Runtime {onnxruntime.__version__} refuses the graph: {first_line(error)}"

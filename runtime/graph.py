@@ -128,21 +128,26 @@ def check_external(place: TaskFiles, config: TaskConfig) -> None:
     Nor may these be a link out of the folder, unless the graph is one to the same place, as in the hub's
     cache: ONNX Runtime 1.31 refuses such links, older releases follow them.
     """
+    for graph in (place.graph, *(() if place.trunk is None else (place.trunk,))):
+        _check_weights(graph, place.weights, config)
+
+
+def _check_weights(graph: Path, weights: Path, config: TaskConfig) -> None:
     try:
-        named = external_files(place.graph)
+        named = external_files(graph)
     except (OSError, ValueError) as error:
-        raise ExportError(f"cannot load `{place.graph}`: {error}", AGAIN) from error
+        raise ExportError(f"cannot load `{graph}`: {error}", AGAIN) from error
     allowed = set() if config.weights is None else {config.weights[0]}
     if named - allowed:
         known = f"only `{min(allowed)}`" if allowed else "no such file"
         raise ExportError(
-            f"`{place.graph}` has weights in `{min(named - allowed)}`, its configuration names {known}",
+            f"`{graph}` has weights in `{min(named - allowed)}`, its configuration names {known}",
             AGAIN,
         )
-    homes = (place.graph.parent.resolve(), place.graph.resolve().parent)
-    if named and not any(place.weights.resolve().is_relative_to(home) for home in homes):
+    homes = (graph.parent.resolve(), graph.resolve().parent)
+    if named and not any(weights.resolve().is_relative_to(home) for home in homes):
         raise ExportError(
-            f"`{place.weights}` is a link out of its folder, to `{place.weights.resolve()}`",
+            f"`{weights}` is a link out of its folder, to `{weights.resolve()}`",
             "put the file itself there, or a hard link",
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from maskpack.formats.codec import file_sha256, read_tensors
 from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, first_line
 from maskpack.formats.lazy import renamed
 from maskpack.formats.writer import new_folder, write_bytes
+from maskpack.runtime.answers import Loaded, answer_each, batches, run, ways
 from maskpack.runtime.graph import (
     TaskRun,
     check_external,
@@ -46,17 +47,8 @@ from maskpack.runtime.task import (
     find_tasks,
     pick_task,
 )
-from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of, load_tokenizer
-
-
-@dataclass(frozen=True, eq=False)
-class _Loaded:
-    """A task in memory."""
-
-    config: TaskConfig
-    reader: TextReader
-    graph: Any
-    own: TaskRun
+from maskpack.runtime.tokens import Text, TextReader, load_tokenizer
+from maskpack.runtime.trunk import OnTrunk
 
 
 class Session:
@@ -88,7 +80,7 @@ class Session:
         self._places = find_tasks(Path(folder))
         self._threads, self._keep = threads, keep
         self._wanted = find_providers(providers)
-        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._graphs: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         self._tokenizers: dict[tuple[Path, int, bool, bool], Any] = {}
         self._made = partial(Session, folder, threads=threads, keep=keep, providers=providers)
@@ -131,29 +123,54 @@ class Session:
             ExportError: the graph or the tokenizer cannot be loaded, or the graph fails.
         """
         found = self.predict_each(texts, task=task, batch_size=batch_size)
-        for number, one in enumerate(found, start=1):
-            if isinstance(one, MaskpackError):
-                raise type(one)(f"row {number}: {one}", one.advice) from one
-        return [one for one in found if isinstance(one, Prediction)]
+        return [_sound(number, one) for number, one in enumerate(found, start=1)]
 
     def predict_each(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
     ) -> list[Prediction | MaskpackError]:
         """As `predict`, but a text that cannot be answered gets its error, and the others their answers."""
-        if batch_size < 1:
-            raise ConfigError(f"`batch_size` is {batch_size}, expected 1 or more")
         loaded = self._load(self._name(task))
-        read = loaded.reader.encode_each(texts)
-        found: dict[int, Prediction | MaskpackError] = {
-            place: row for place, row in enumerate(read) if isinstance(row, MaskpackError)
-        }
-        rows = {place: row for place, row in enumerate(read) if isinstance(row, Tokens)}
-        order = sorted(rows, key=lambda place: len(rows[place]))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            answers = _answers(loaded, [rows[place] for place in places])
-            found.update(zip(places, answers, strict=True))
-        return [found[place] for place in range(len(read))]
+        return [one for (one,) in answer_each([loaded], texts, _checked(batch_size))]
+
+    def predict_all(
+        self, texts: Sequence[Text], *, tasks: Sequence[str] | None = None, batch_size: int = 32
+    ) -> list[dict[str, Prediction]]:
+        """What each task says of each text: name of a task -> its answer, for each text in their order.
+
+        In a folder of the trunk layout tasks that read texts alike share a pass of the trunk over each batch. In other
+        layouts each task runs its own graph. All tasks that are asked are held in memory, however few `keep` says.
+
+        Args:
+            texts: texts, or pairs of texts.
+            tasks: which; None: all of them.
+            batch_size: texts a run.
+
+        Raises:
+            ConfigError: no such task, or one named twice; a row of too few or too many texts for one of them.
+            DataError: a row is no text.
+            ExportError: a graph or the tokenizer cannot be loaded, or a graph fails.
+        """
+        found = self.predict_all_each(texts, tasks=tasks, batch_size=batch_size)
+        return [
+            {name: _sound(number, one) for name, one in answers.items()}
+            for number, answers in enumerate(found, start=1)
+        ]
+
+    def predict_all_each(
+        self, texts: Sequence[Text], *, tasks: Sequence[str] | None = None, batch_size: int = 32
+    ) -> list[dict[str, Prediction | MaskpackError]]:
+        """As `predict_all`, but a task that cannot answer a text gives its error, and the others their answers."""
+        names = self.tasks if tasks is None else tuple(tasks)
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"`tasks` are {', '.join(names) or 'none'}, expected different ones")
+        self._keep = max(self._keep, len(names))
+        loaded = [self._load(self._name(name)) for name in names]
+        found: list[dict[str, Prediction | MaskpackError]] = [{} for _ in texts]
+        for group in ways(loaded):
+            each = answer_each(group, texts, _checked(batch_size))
+            for answers, row in zip(found, each, strict=True):
+                answers.update(zip((one.config.name for one in group), row, strict=True))
+        return [{name: answers[name] for name in names} for answers in found]
 
     def logits(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
@@ -161,38 +178,44 @@ class Session:
         """Outputs `(b, c)` for the texts, in their order, before they become answers; the rest as of `predict`."""
         loaded = self._load(self._name(task))
         rows = loaded.reader.encode(texts)
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        starts = range(0, len(order), batch_size)
-        batches = [[rows[place] for place in order[at : at + batch_size]] for at in starts]
+        order = list(batches(dict(enumerate(rows)), batch_size))
         try:
-            values = np.concatenate([_run(loaded, batch) for batch in batches])
+            values = np.concatenate([run(loaded, [rows[at] for at in places]) for places in order])
         except Exception as error:  # the runtime's errors share no public base class
             raise ExportError(f"the graph fails: {first_line(error)}", AGAIN) from error
         found = np.empty_like(values)
-        found[order] = values
+        found[[place for places in order for place in places]] = values
         return found
 
     def _name(self, task: str | None) -> str:
         return choose_task(self._places, task, "here")
 
-    def _load(self, task: str) -> _Loaded:
+    def _load(self, task: str) -> Loaded:
         """The task, loaded now if it is not; the one used longest ago makes room."""
         if task not in self._loaded:
             place = self._places[task]
             config = place.read_config()
-            same = (place.graph, config.weights, config.swap and config.swap.graph)
-            graph = self._graphs.get(same) if config.swap else None  # what tasks share
             while len(self._loaded) >= self._keep:
                 self._loaded.popitem(last=False)
             reader = self._reader(place.tokenizer, config)
-            graph = graph or load_graph(
-                place, config, threads=self._threads, providers=self._wanted
-            )
-            self._graphs[same] = graph
+            graph = self._graph(place, config)
             own = load_inputs(place, config)
-            self._loaded[task] = _Loaded(config, reader, graph, own)
+            self._loaded[task] = Loaded(config, reader, graph, own)
         self._loaded.move_to_end(task)
         return self._loaded[task]
+
+    def _graph(self, place: TaskFiles, config: TaskConfig) -> Any:
+        """The graph of a task; of what tasks share, an adapter's graph or a trunk, one is held."""
+        digest = config.swap.graph if config.swap else config.trunk
+        same = (place.trunk or place.graph, config.weights, digest)
+        shared = None if digest is None else self._graphs.get(same)
+        if config.swap and shared is not None:
+            return shared
+        graph = load_graph(
+            place, config, threads=self._threads, providers=self._wanted, trunk=shared
+        )
+        self._graphs[same] = graph.trunk if isinstance(graph, OnTrunk) else graph
+        return graph
 
     def _reader(self, path: Path, config: TaskConfig) -> TextReader:
         """The reader of a task's texts; tasks whose texts are cut alike share a tokenizer."""
@@ -203,32 +226,54 @@ class Session:
 
 
 def load_graph(
-    place: TaskFiles, config: TaskConfig, *, threads: int, providers: Sequence[Provider] = ()
+    place: TaskFiles,
+    config: TaskConfig,
+    *,
+    threads: int,
+    providers: Sequence[Provider] = (),
+    trunk: Any = None,
 ) -> Any:
-    """A task's graph in ONNX Runtime; arguments as of `open_graph`.
+    """A task's graph in ONNX Runtime, with the trunk that it stands on; arguments as of `open_graph`.
+
+    Args:
+        place: its files.
+        config: its configuration.
+        threads: of one operator.
+        providers: where it runs.
+        trunk: a session of its trunk; None: one is made, if it has one.
 
     Raises:
         ExportError: it is damaged, it names other weights than its configuration or those beside it are not
             those it was made for, or ONNX Runtime is too old.
     """
     check_task(place, config)
-    try:
-        graph = open_graph(place.graph, threads=threads, providers=providers)
-    except Exception as error:
-        raise ExportError(f"cannot load `{place.graph}`: {first_line(error)}", AGAIN) from error
+    graph = _opened(place.graph, threads, providers)
+    if place.trunk is not None:
+        graph = OnTrunk(trunk or _opened(place.trunk, threads, providers), graph)
     give_back()
     return graph
+
+
+def _opened(path: Path, threads: int, providers: Sequence[Provider]) -> Any:
+    try:
+        return open_graph(path, threads=threads, providers=providers)
+    except Exception as error:
+        raise ExportError(f"cannot load `{path}`: {first_line(error)}", AGAIN) from error
 
 
 def check_task(place: TaskFiles, config: TaskConfig) -> None:
     """Raise ExportError if a task's files do not belong together, or the runtime is too old for them."""
     check_version()
-    if (place.adapter is None) != (config.swap is None):
+    if (place.adapter is None) != (config.swap is None) or (place.trunk is None) != (
+        config.trunk is None
+    ):
         raise ExportError(f"`{place.config}` is not the configuration of `{place.graph}`", AGAIN)
     if config.weights is not None:
         _check(place.weights, config.weights[1], place.graph.name)
     if config.swap is not None:
         _check(place.graph, config.swap.graph, config.name)
+    if place.trunk is not None and config.trunk is not None:
+        _check(place.trunk, config.trunk, config.name)
     check_external(place, config)
 
 
@@ -265,27 +310,17 @@ def _check(path: Path, digest: str, owner: str) -> None:
         )
 
 
-def _answers(loaded: _Loaded, rows: Sequence[Tokens]) -> list[Prediction | MaskpackError]:
-    """The answers of a batch; where the graph fails, each row is asked alone, so that one stops no other."""
-    config = loaded.config
-    try:
-        logits = _run(loaded, rows)
-    except Exception as error:  # noqa: BLE001 - the runtime's errors share no public base class
-        if len(rows) > 1:
-            return [answer for row in rows for answer in _answers(loaded, [row])]
-        return [ExportError(f"the graph fails on {len(rows[0])} tokens: {first_line(error)}")]
-    return [*config.decoder.predictions(config.labels, logits)]
+def _sound(number: int, answer: Prediction | MaskpackError) -> Prediction:
+    """The answer to a text; raises what is wrong with it."""
+    if isinstance(answer, MaskpackError):
+        raise type(answer)(f"row {number}: {answer}", answer.advice) from answer
+    return answer
 
 
-def _run(loaded: _Loaded, rows: Sequence[Tokens]) -> NDArray[np.float32]:
-    """Logits `(b, c)` of tokenised texts."""
-    feeds = batch_of(rows, pad=loaded.config.pad[0], left=loaded.config.pad_left)
-    told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
-    own = loaded.own
-    logits: NDArray[np.float32] = loaded.graph.run(["logits"], {**told, **own.feeds}, own.options)[
-        0
-    ]
-    return logits
+def _checked(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ConfigError(f"`batch_size` is {batch_size}, expected 1 or more")
+    return batch_size
 
 
 _LEAST = 1024  # bytes from which a constant lies in the file of weights
@@ -303,16 +338,12 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
         task: which; needed where there are several.
 
     Raises:
-        ConfigError: no such task, none named of several, or one of the swap layout.
+        ConfigError: no such task, none named of several, or one of the swap or the trunk layout.
         ExportError: its files do not belong together, or ONNX Runtime refuses the graph.
     """
     place = pick_task(folder, task)
     config = place.read_config()
-    if place.adapter is not None:
-        raise ConfigError(
-            f"`{config.name}` is an adapter: its mask comes with every run and cannot be folded",
-            "export it in the `shared` layout",
-        )
+    _check_foldable(place, config)
     check_task(place, config)
     with new_folder(out) as build:
         graph = build / f"{config.name}.onnx"
@@ -330,3 +361,17 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
         write_bytes(build / f"{config.name}.json", own.to_json().encode())
         shutil.copy(place.tokenizer, build / TOKENIZER)
     return out / f"{config.name}.onnx"
+
+
+def _check_foldable(place: TaskFiles, config: TaskConfig) -> None:
+    """Raise ConfigError if a task's graph is not its own, or not whole."""
+    if place.adapter is not None:
+        raise ConfigError(
+            f"`{config.name}` is an adapter: its mask comes with every run and cannot be folded",
+            "export it in the `shared` layout",
+        )
+    if place.trunk is not None:
+        raise ConfigError(
+            f"`{config.name}` stands on a trunk that other tasks share, and would lose it",
+            "export it in the `shared` layout",
+        )

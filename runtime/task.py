@@ -19,6 +19,9 @@ GRAPH_DATA = (
     "model.onnx_data"  # the weights of one large graph, by the name that Optimum gives them
 )
 BASE = "base.onnx"
+TRUNK = "trunk.onnx"
+HIDDEN = "hidden_states"
+"""Output of a trunk, and input of a task's graph on top of it."""
 ADAPTER_SUFFIX = ".onnx_adapter"
 FEEDS_SUFFIX = ".safetensors"
 _SEEN = "[!.]*"  # macOS puts `._x.onnx` beside `x.onnx` on disks of other systems
@@ -68,6 +71,8 @@ class TaskConfig:
         truncation_left: whether a row that is too long loses its beginning.
         split_special_tokens: whether the text of a special token is read as any other text.
         prefixes: what stands before the first and the second text of a row; empty: nothing.
+        trunk: SHA-256 of the graph that computes the hidden states which the task's own graph reads; None: it reads
+            tokens.
     """
 
     name: str
@@ -84,8 +89,11 @@ class TaskConfig:
     truncation_left: bool = False
     split_special_tokens: bool = False
     prefixes: tuple[str, ...] = ()
+    trunk: str | None = None
 
     def __post_init__(self) -> None:
+        if self.trunk is not None and len(self.trunk) != 64:
+            raise ExportError(f"`{TASK_CONFIG}` has the digest `{self.trunk}` for `trunk`")
         if self.kind not in DECODERS:
             raise ExportError(
                 f"`{TASK_CONFIG}` is of the unknown kind `{self.kind}`",
@@ -134,6 +142,7 @@ class TaskConfig:
             "truncation_side": "left" if self.truncation_left else None,
             "split_special_tokens": self.split_special_tokens or None,
             "prefixes": list(self.prefixes) or None,
+            "trunk_sha256": self.trunk,
         }
         tree |= {name: value for name, value in said.items() if value is not None}
         if self.weights is not None:
@@ -178,6 +187,7 @@ class TaskConfig:
                 truncation_left=_is_left(tree, "truncation_side"),
                 split_special_tokens=tree.get("split_special_tokens", False) is True,
                 prefixes=tuple(str(prefix) for prefix in tree.get("prefixes", ())),
+                trunk=str(tree["trunk_sha256"]) if "trunk_sha256" in tree else None,
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{TASK_CONFIG}` is damaged: {error!r}", _HINT) from error
@@ -186,6 +196,7 @@ class TaskConfig:
 FEATURES: dict[str, tuple[str, Any]] = {
     "prefix": ("prefixes", ()),
     "split-special-tokens": ("split_special_tokens", False),
+    "trunk": ("trunk", None),
     "truncation-left": ("truncation_left", False),
 }
 """Feature that a configuration may require -> its field, and the field's value without the feature."""
@@ -225,12 +236,14 @@ class TaskFiles:
         config: its own.
         tokenizer: its own, or that of all tasks.
         adapter: the inputs by which a graph of all tasks computes this task; None where the graph is its own.
+        trunk: the graph that computes the hidden states which its own reads; None where its own reads tokens.
     """
 
     graph: Path
     config: Path
     tokenizer: Path
     adapter: Path | None = None
+    trunk: Path | None = None
 
     @property
     def weights(self) -> Path:
@@ -270,9 +283,11 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
             for one in adapters
         ]
     elif (folder / WEIGHTS).is_file():
-        graphs = sorted(folder.glob(f"{_SEEN}.onnx"))
+        trunk = find_trunk(folder)
+        graphs = [one for one in sorted(folder.glob(f"{_SEEN}.onnx")) if one != trunk]
         candidates = [
-            TaskFiles(one, one.with_suffix(".json"), folder / TOKENIZER) for one in graphs
+            TaskFiles(one, one.with_suffix(".json"), folder / TOKENIZER, trunk=trunk)
+            for one in graphs
         ]
     else:
         alone = [folder] if (folder / GRAPH).is_file() else []
@@ -289,6 +304,12 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
     if not tasks:
         raise ExportError(f"no exported task at `{folder}`", Hint(_HINT, path=folder))
     return tasks
+
+
+def find_trunk(folder: Path) -> Path | None:
+    """The graph that tasks of a folder share, if it has one; a graph with a configuration is a task of that name."""
+    trunk = folder / TRUNK
+    return trunk if trunk.is_file() and not trunk.with_suffix(".json").is_file() else None
 
 
 def pick_task(folder: Path, task: str | None) -> TaskFiles:

@@ -28,6 +28,7 @@ from maskpack.compressor.masking.sparsity import (
     ScoreAverage,
     target_sparsity,
 )
+from maskpack.compressor.masking.trunk import above_trunk
 from maskpack.compressor.masking.units import UnitImportance, UnitRemoval, groups_with_gaps
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
 from maskpack.compressor.training.loss import TaskLoss
@@ -75,6 +76,8 @@ def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
         if missing:
             raise ConfigError(f"`layers` names layer {missing[0]}, which the encoder does not have")
         chosen = [name for name in chosen if layer_of(name) in numbers]
+    if config.trunk_layers is not None:
+        chosen = above_trunk(chosen, config.trunk_layers)
     if config.modules is not None:
         parts = [part.strip() for part in config.modules.split(",")]
         for part in parts:
@@ -90,11 +93,13 @@ def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
 
 
 def trained_dense(shapes: ParameterShapes, config: FitConfig) -> tuple[str, ...]:
-    """Names of the biases and LayerNorm parameters that the options train."""
+    """Names of the biases and LayerNorm parameters that the options train; with a trunk, those in layers above it."""
+    trunk = config.trunk_layers
     return tuple(
         name
         for name in shapes.dense
         if (config.train_bias if name in shapes.biases_of_linears else config.train_norm)
+        and (trunk is None or (layer_of(name) or 0) >= trunk)
     )
 
 

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from maskpack.runtime.graph import give_back
 from maskpack.runtime.providers import Provider
 from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.tokens import Text, TextReader, batch_of, load_tokenizer
+from maskpack.runtime.trunk import OnTrunk
 
 _PAUSE = 0.003  # seconds; ONNX Runtime's threads spin for about one after a run
 _RUNS_TO_SETTLE = 3
@@ -111,6 +112,66 @@ def times(
         spent = take_turns(sessions, feeds, runs=runs, seconds=seconds, pause=pause)
         rows.append({name: asdict(one) for name, one in spent.items()})
     return rows
+
+
+class Together:
+    """All tasks on the same tokens as one session: a trunk that tasks share runs once.
+
+    Args:
+        sessions: of the tasks.
+    """
+
+    def __init__(self, sessions: Sequence[Any]) -> None:
+        self._alone = [one for one in sessions if not isinstance(one, OnTrunk)]
+        self._tops = [one for one in sessions if isinstance(one, OnTrunk)]
+
+    def run(self, names: Sequence[str] | None, feeds: Feeds) -> list[Any]:
+        """Outputs of all tasks."""
+        found = [one.run(names, feeds) for one in self._alone]
+        states = self._tops[0].states(feeds) if self._tops else None
+        return [*found, *(one.over(states, names, feeds) for one in self._tops)]
+
+
+def together(
+    one: str,
+    graphs: Sequence[str],
+    shapes: Sequence[BatchShape],
+    runs: int,
+    seconds: float,
+    vocabulary: int,
+    providers: Sequence[Provider],
+) -> list[dict[str, Any]]:
+    """Times of one task and of all of a folder, taking turns, one thread; one entry a shape.
+
+    Args:
+        one: graph, or adapter, of the task.
+        graphs: those of all tasks, that one among them.
+        shapes: batch and length.
+        runs: rounds on each shape.
+        seconds: no round begins after so many.
+        vocabulary: tokens to choose from.
+        providers: where they run.
+    """
+    every = open_tasks(list(map(Path, graphs)), providers)
+    sessions = {"one": every[graphs.index(one)], "all": Together(every)}
+    rows = []
+    for batch, length in shapes:
+        tokens = token_feeds(sessions["one"], batch=batch, length=length, vocabulary=vocabulary)
+        feeds = dict.fromkeys(sessions, tokens)
+        spent = take_turns(sessions, feeds, runs=runs, seconds=seconds)
+        rows.append({name: asdict(each) for name, each in spent.items()})
+    return rows
+
+
+def open_tasks(graphs: Sequence[Path], providers: Sequence[Provider]) -> list[Any]:
+    """Sessions of tasks, one thread; tasks of one folder share a trunk."""
+    found, trunks = [], dict[Path, Any]()
+    for graph in graphs:
+        session = make_session(graph, threads=1, providers=providers)
+        if isinstance(session, OnTrunk):
+            session = replace(session, trunk=trunks.setdefault(graph.parent, session.trunk))
+        found.append(session)
+    return found
 
 
 def errors(
@@ -228,6 +289,7 @@ JOBS: dict[str, Callable[..., Any]] = {
     "load": load,
     "tasks": tasks,
     "times": times,
+    "together": together,
     "errors": errors,
 }
 

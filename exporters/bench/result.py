@@ -214,6 +214,41 @@ class TaskMemory:
 
 
 @dataclass(frozen=True)
+class AllTasks:
+    """Time of all tasks of a folder on the same tokens over the time of one, one thread.
+
+    Attributes:
+        tasks: of the folder.
+        batch, length: of the tokens.
+        one: milliseconds of the measured task, median.
+        all: of all tasks: with a trunk one pass of it and each task's own graph, else a graph a task.
+        ratio: of all over one: median of one ratio a round.
+        runs: that were measured.
+    """
+
+    tasks: int
+    batch: int
+    length: int
+    one: float
+    all: float
+    ratio: float
+    runs: int
+
+    @classmethod
+    def of(cls, one: Spent, every: Spent, *, tasks: int, batch: int, length: int) -> AllTasks:
+        """Figures from runs in turn."""
+        return cls(
+            tasks=tasks,
+            batch=batch,
+            length=length,
+            one=quantile(one.wall, 0.5),
+            all=quantile(every.wall, 0.5),
+            ratio=speedup(every.wall, one.wall),
+            runs=len(one.wall),
+        )
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """All figures of a benchmark.
 
@@ -226,6 +261,7 @@ class BenchResult:
         inputs: what these inputs were.
         variants: the reference first.
         tasks: memory of one task and of all at hand.
+        together: time of all tasks at hand, a shape each; none where there is one task.
     """
 
     task: str
@@ -236,6 +272,7 @@ class BenchResult:
     inputs: str
     variants: tuple[Variant, ...]
     tasks: tuple[TaskMemory, ...]
+    together: tuple[AllTasks, ...] = ()
 
     def to_json(self) -> str:
         """Sorted and indented; what is no finite number as a word."""

@@ -27,6 +27,7 @@ from maskpack.exporters.bench.reference import (
     write_peers,
 )
 from maskpack.exporters.bench.result import (
+    AllTasks,
     BenchResult,
     Cell,
     Error,
@@ -44,7 +45,15 @@ from maskpack.formats.files import scratch_folder
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.graph import external_files
 from maskpack.runtime.providers import find_providers, report_start
-from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TaskConfig, TaskFiles, find_tasks, pick_task
+from maskpack.runtime.task import (
+    ADAPTER_SUFFIX,
+    BASE,
+    TaskConfig,
+    TaskFiles,
+    find_tasks,
+    find_trunk,
+    pick_task,
+)
 from maskpack.runtime.tokens import load_tokenizer
 
 REFERENCE = "dense fp32"
@@ -92,7 +101,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         vocabulary = load_tokenizer(place.tokenizer).get_vocab_size()
         prepared = _Bench(request, place, config, vocabulary, graphs, work)
         say("memory of tasks in one process")
-        tasks = _task_memory(prepared)
+        tasks, together = _task_memory(prepared), _together(prepared, say)
         errors, variants = _variants(prepared, say)
     report_start(providers, errors["providers"])
     return BenchResult(
@@ -104,6 +113,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         inputs="random tokens" if request.texts is None else request.texts.name,
         variants=variants,
         tasks=tasks,
+        together=together,
     )
 
 
@@ -157,7 +167,7 @@ def _reference(
     elif request.artifact is not None:
         data = masked_graph(open_artifact(request.artifact), config.name)
         source = f"the masked model of {request.artifact.name}"
-    elif files.adapter is not None:
+    elif files.adapter is not None or files.trunk is not None:
         raise ConfigError(
             f"`{files.graph.name}` alone is no task, so no dense graph can be made of it",
             "give the dense model as `artifact` or `against`",
@@ -194,6 +204,36 @@ def _task_memory(prepared: _Bench) -> tuple[TaskMemory, ...]:
     return tuple(memories)
 
 
+def _together(prepared: _Bench, say: Say) -> tuple[AllTasks, ...]:
+    """Time of all tasks of the folder over that of the measured one; nothing where there is one task."""
+    request, places = prepared.request, find_tasks(prepared.request.folder)
+    if len(places) == 1:
+        return ()
+    say("time of all tasks together")
+    graphs = [(one.adapter or one.graph).resolve() for one in places.values()]
+    rows = _child(
+        prepared.work,
+        "together",
+        one=(prepared.place.adapter or prepared.place.graph).resolve(),
+        graphs=graphs,
+        shapes=request.shapes,
+        runs=request.runs,
+        seconds=request.seconds,
+        vocabulary=prepared.vocabulary,
+        providers=request.providers,
+    )
+    return tuple(
+        AllTasks.of(
+            Spent(**row["one"]),
+            Spent(**row["all"]),
+            tasks=len(graphs),
+            batch=batch,
+            length=length,
+        )
+        for row, (batch, length) in zip(rows, request.shapes, strict=True)
+    )
+
+
 def _footprint(prepared: _Bench, name: str) -> Footprint:
     """Files, time to load and memory of one graph: medians over processes."""
     graph = prepared.graphs[name]
@@ -224,11 +264,13 @@ def _memory(told: Mapping[str, float] | None) -> Memory | None:
 
 
 def weight_files(graph: Path) -> list[Path]:
-    """Files beside a graph that hold weights of it; of an adapter: its graph too."""
+    """Files beside a graph that hold weights of it; of an adapter: its graph too; of a task on a trunk: the trunk too."""
     if graph.suffix == ADAPTER_SUFFIX:
         base = graph.with_name(BASE)
         return [base, *weight_files(base)]
-    return [graph.parent / name for name in sorted(external_files(graph))]
+    trunk = find_trunk(graph.parent)
+    below = [] if trunk is None or trunk == graph else [trunk]
+    return [*below, *(graph.parent / name for name in sorted(external_files(graph)))]
 
 
 def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:

@@ -28,6 +28,7 @@ from maskpack.exporters.graph.external_masks import (
     FoldedMasks,
     Form,
     Masks,
+    NoMasks,
     Removed,
 )
 from maskpack.exporters.graph.opset import in_opset
@@ -48,6 +49,7 @@ from maskpack.exporters.graph.store import (
     scratch_in,
 )
 from maskpack.exporters.graph.trace import PREFIX, trace
+from maskpack.exporters.graph.trunk import Part, Split
 from maskpack.exporters.graph.units import Kept, Shrunk
 from maskpack.exporters.graph.weights import Divisors, input_divisors
 from maskpack.exporters.options import OPSET
@@ -76,6 +78,7 @@ class GraphBuilder:
         narrow: whether codes narrower than a byte keep their width in graphs with their masks beside the codes.
         opset: of the graphs.
         fused: whether batches without padding take ONNX Runtime's attention operator, where the arithmetic is for CPUs.
+        trunk_layers: layers of a trunk that tasks share, where a layout has one; None: as many as the tasks allow.
 
     Attributes:
         base: attribute of the classifier that holds the encoder.
@@ -90,9 +93,10 @@ class GraphBuilder:
         narrow: bool = False,
         opset: int = OPSET,
         fused: bool = True,
+        trunk_layers: int | None = None,
     ) -> None:
         self.artifact, self.context, self._narrow = artifact, context, narrow
-        self._opset, self._fused = opset, fused
+        self._opset, self._fused, self.trunk_layers = opset, fused, trunk_layers
         self._arithmetic = find_arithmetic(compute)
         self.base = context.family.base
         self._some = artifact.entry(min(artifact.manifest.tasks))
@@ -138,7 +142,12 @@ class GraphBuilder:
         return self._of_task(entry, masks, shrunk)
 
     def with_external_masks(
-        self, entry: TaskEntry, removed: Removed, form: Form, shrunk: Shrunk | None = None
+        self,
+        entry: TaskEntry,
+        removed: Removed,
+        form: Form,
+        shrunk: Shrunk | None = None,
+        part: Part | None = None,
     ) -> ir.Model:
         """The graph of a task with the backbone's weights and its masks, `removed`, beside them.
 
@@ -147,8 +156,10 @@ class GraphBuilder:
             removed: weights that the masks remove, by module.
             form: encoding of the masks.
             shrunk: what the graph takes of the weights; None: everything.
+            part: of the graph; None: the whole one.
         """
-        return self._of_task(entry, EXTERNAL_MASKS[form](removed, self._kept(shrunk)), shrunk)
+        masks = EXTERNAL_MASKS[form](removed, self._kept(shrunk))
+        return self._of_task(entry, masks, shrunk, part)
 
     def shrunk(self, entry: TaskEntry) -> Shrunk | None:
         """What a graph needs of the linears if units of the task are gone; None: everything."""
@@ -158,25 +169,43 @@ class GraphBuilder:
     def _kept(self, shrunk: Shrunk | None) -> dict[str, Kept]:
         return {} if shrunk is None else modules_of(self.base, shrunk)
 
-    def bare(self) -> ir.Model:
+    def bare(self, part: Part | None = None) -> ir.Model:
         """The same for no task, with masks that remove nothing: its encoder is the backbone's."""
-        nothing = {
+        masks = EXTERNAL_MASKS[Form.FLIPS](self._nothing(part))
+        return self._graph(self._bare, self.artifact.backbone, masks, part)
+
+    def trunk(self, part: Part) -> ir.Model:
+        """The graph of a trunk, for tasks that leave its weights alone."""
+        return self._graph(self._bare, self.artifact.backbone, NoMasks(self._nothing(part)), part)
+
+    def split(self) -> Split:
+        """What a graph's trunk and top hold, wherever it is cut."""
+        family = self.context.family
+        return Split(trace(self._bare, family, states=True), f"{PREFIX}{family.base}.", family)
+
+    def _nothing(self, part: Part | None) -> Removed:
+        """Masks that remove no weight, of the linears in a part of a graph."""
+        return {
             module_of(self.base, name): np.zeros(tensor.size, dtype=np.bool_)
             for name, tensor in self.artifact.backbone.linears.items()
+            if part is None or name in part.held
         }
-        return self._graph(self._bare, self.artifact.backbone, EXTERNAL_MASKS[Form.FLIPS](nothing))
 
-    def removed(self, entry: TaskEntry, shrunk: Shrunk | None = None) -> Removed:
+    def removed(
+        self, entry: TaskEntry, shrunk: Shrunk | None = None, part: Part | None = None
+    ) -> Removed:
         """Name of every linear's module -> weights that the task removes, in a graph's order.
 
         Args:
             entry: the task.
             shrunk: what the graph takes of the weights; what it leaves out anyway does not count.
+            part: of the graph; None: the whole one.
         """
-        found, kept = dict(self._removed(entry)), self._kept(shrunk)
+        made, kept = self._removed(entry), self._kept(shrunk)
+        found = {module: made[module] for module in self._nothing(part)}
         for name, tensor in self.artifact.backbone.linears.items():
             module = module_of(self.base, name)
-            if module in kept:
+            if module in kept and module in found:
                 found[module] = kept[module].inside(found[module], tensor.shape)
         return found
 
@@ -194,44 +223,66 @@ class GraphBuilder:
 
         return Made(linears, make)
 
-    def _of_task(self, entry: TaskEntry, masks: Masks, shrunk: Shrunk | None) -> ir.Model:
+    def _of_task(
+        self, entry: TaskEntry, masks: Masks, shrunk: Shrunk | None, part: Part | None = None
+    ) -> ir.Model:
         own = replace(self.artifact.patch(entry.name), masks={}).over(self.artifact.backbone)
         model = outline_task(self.artifact, entry.name, attention="eager")
         if shrunk is None:
-            return self._graph(model, own, masks)
+            return self._graph(model, own, masks, part)
         shrink(base_of(model), shrunk)
-        graph = self._graph(model, own, masks)
+        graph = self._graph(model, own, masks, part)
         if not masks.folds:
             GatherBiases(whole_biases(own.dense, shrunk, self.base), masks)(graph)
         return graph
 
-    def _graph(self, model: Any, backbone: Backbone, masks: Masks) -> ir.Model:
+    def _graph(
+        self, model: Any, backbone: Backbone, masks: Masks, part: Part | None = None
+    ) -> ir.Model:
         context = RewriteContext(masks, self.divisors, self._narrow, scratch=self._scratch)
-        graph = masked_graph(model, self.context.family, backbone, self._arithmetic, context)
+        graph = masked_graph(model, self.context.family, backbone, self._arithmetic, context, part)
         graph = in_opset(graph, self._opset)
         if self._fused and self._arithmetic.fuses_attention:
             FuseAttention()(graph)
         return graph
 
 
+_LAST = (
+    ResidualAsSum(),
+    GeluInFusedOrder(),
+    common.RemoveUnusedNodesPass(),
+    common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
+)
+
+
 def masked_graph(
-    model: Any, family: Family, backbone: Backbone, arithmetic: Arithmetic, context: RewriteContext
+    model: Any,
+    family: Family,
+    backbone: Backbone,
+    arithmetic: Arithmetic,
+    context: RewriteContext,
+    part: Part | None = None,
 ) -> ir.Model:
     """Trace a classifier in evaluation mode, and put integer weights in place of its floats.
+
+    Args:
+        model: the classifier.
+        family: its architecture.
+        backbone: its integers.
+        arithmetic: of its linears.
+        context: masks and shared state.
+        part: of the traced graph that is wanted; None: all of it.
 
     Raises:
         ExportError: torch cannot trace it, or a weight is not used as one of its kind.
     """
-    linears = under(family.base, backbone.linears)
-    passes = Sequential(
-        MaskLinears(linears, arithmetic.emit, context),
-        QuantizeEmbeddings(under(family.base, backbone.embeddings)),
-        ResidualAsSum(),
-        GeluInFusedOrder(),
-        common.RemoveUnusedNodesPass(),
-        common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
-    )
-    traced = trace(model, family)
+    linears, tables = (under(family.base, each) for each in (backbone.linears, backbone.embeddings))
+    traced = trace(model, family, states=part is not None)
+    if part is not None:
+        traced = part.cut(traced)
+        linears, tables = part.only(linears, family.base), part.only(tables, family.base)
+    first = (MaskLinears(linears, arithmetic.emit, context), QuantizeEmbeddings(tables))
+    passes = Sequential(*first, *_LAST)
     put_scratch(traced.graph, context.scratch)
     try:
         made = passes(traced).model

@@ -281,6 +281,18 @@ class ExternalMasks(Masks):
     ) -> ir.Value: ...
 
 
+class NoMasks(ExternalMasks):
+    """Codes as they are, for a part of a graph that no task masks."""
+
+    def _split(self, editor: GraphEditor) -> dict[str, tuple[ir.Value, ...]]:
+        del editor
+        return dict.fromkeys(self._removed, ())
+
+    def _apply(self, editor: GraphEditor, flat: ir.Value, part: tuple[ir.Value, ...]) -> ir.Value:
+        del editor, part
+        return flat
+
+
 class ExternalFlips(ExternalMasks):
     """Masks as the positions they remove."""
 

@@ -41,32 +41,42 @@ def input_names(family: Family, config: Mapping[str, Any]) -> list[str]:
 
 
 class _Logits(nn.Module):
-    """The classifier as a function of its inputs by position, returning logits only."""
+    """The classifier as a function of its inputs by position, returning logits, and the states behind each layer if asked."""
 
-    def __init__(self, model: Any, names: list[str], *, float_mask: bool) -> None:
+    def __init__(self, model: Any, names: list[str], *, float_mask: bool, states: bool) -> None:
         super().__init__()
         self.model = model
-        self.names, self.float_mask = names, float_mask
+        self.names, self.float_mask, self.states = names, float_mask, states
 
     def forward(self, *inputs: Tensor) -> Any:
         feeds = dict(zip(self.names, inputs, strict=True))
         if self.float_mask:
             feeds["attention_mask"] = feeds["attention_mask"].to(torch.float32)
-        return self.model(**feeds).logits
+        if not self.states:
+            return self.model(**feeds).logits
+        found = self.model(**feeds, output_hidden_states=True)
+        return (found.logits, *found.hidden_states[1:])
 
 
-def trace(model: Any, family: Family) -> ir.Model:
+def state_name(layers: int) -> str:
+    """Name of the output of a traced graph that holds the hidden states behind so many layers."""
+    return f"state{layers}"
+
+
+def trace(model: Any, family: Family, *, states: bool = False) -> ir.Model:
     """Trace a classifier with dynamic batch and sequence axes.
 
     Args:
         model: in evaluation mode, float32, with `eager` attention (plain MatMul and Softmax).
         family: its architecture.
+        states: whether the hidden states behind 1, 2, ... layers are outputs too, called as `state_name` says.
 
     Raises:
         ExportError: torch cannot express the model as a graph.
     """
-    kind, values = _kind_of(model), model.state_dict(prefix=PREFIX)
-    _graphs[kind] = _graphs.pop(kind, b"") or _without(values, _trace(model, family))
+    kind, values = f"{states} {_kind_of(model)}", model.state_dict(prefix=PREFIX)
+    made = _graphs.pop(kind, b"") or _without(values, _trace(model, family, states=states))
+    _graphs[kind] = made
     for oldest in list(_graphs)[:-_KEPT]:
         del _graphs[oldest]
     traced = ir.serde.deserialize_model(onnx.load_from_string(_graphs[kind]))
@@ -97,14 +107,15 @@ def _kind_of(model: Any) -> str:
     return f"{model!r} {sorted(one for one in options if one[0] not in _NOT_COMPUTED)}"
 
 
-def _trace(model: Any, family: Family) -> ir.Model:
+def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
     names = input_names(family, model.config.to_dict())
     # Batch and length of two and more: with one, the tracer would make the axis constant.
     ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 1, 1]])
     attention = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     example = (ids, attention, torch.zeros_like(ids))[: len(names)]
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    wrapper = _Logits(model, names, float_mask=family.float_mask).eval()
+    wrapper = _Logits(model, names, float_mask=family.float_mask, states=states).eval()
+    layers = model.config.num_hidden_layers if states else 0
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -115,7 +126,7 @@ def _trace(model: Any, family: Family) -> ir.Model:
                 verbose=False,
                 opset_version=OPSET,
                 input_names=names,
-                output_names=["logits"],
+                output_names=["logits", *(state_name(n) for n in range(1, layers + 1))],
                 dynamic_shapes={"inputs": tuple(axes for _ in names)},
             )
     except (RuntimeError, TypeError, ValueError, torch.onnx.OnnxExporterError) as error:
@@ -128,7 +139,7 @@ def _trace(model: Any, family: Family) -> ir.Model:
 
 def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
     """Name the axes, remove metadata with local paths, and set the IR version."""
-    for value in [*model.graph.inputs, *model.graph.outputs]:
+    for value in [*model.graph.inputs, model.graph.outputs[0]]:
         width = value.shape[1] if value.name == "logits" and value.shape else "sequence"
         value.shape = ir.Shape(["batch", width])
         value.metadata_props.clear()

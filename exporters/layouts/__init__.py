@@ -9,6 +9,7 @@ LAYOUTS: LazyTable[GraphLayout] = LazyTable(
     folded="maskpack.exporters.layouts.folded:FOLDED",
     shared="maskpack.exporters.layouts.shared:SHARED",
     swap="maskpack.exporters.layouts.swap:SWAP",
+    trunk="maskpack.exporters.layouts.trunk:TRUNK_LAYOUT",
 )
 """Name -> layout; an entry is loaded when it is asked for."""
 

@@ -26,6 +26,7 @@ class TaskGraph:
         weights: name and SHA-256 of a file of weights that tasks share, if there is one.
         inputs: its inputs to a graph of all tasks: path of the adapter, and the values in it by name.
         digests: of the files of such a task.
+        trunk: the graph that computes its hidden states, which tasks share, and its SHA-256.
     """
 
     entry: TaskEntry
@@ -34,12 +35,14 @@ class TaskGraph:
     weights: tuple[str, str] | None = None
     inputs: tuple[Path, Arrays] | None = None
     digests: SwapDigests | None = None
+    trunk: tuple[Path, str] | None = None
 
     @property
     def files(self) -> TaskFiles:
         """Paths of its files, as a device finds them."""
         adapter = None if self.inputs is None else self.inputs[0]
-        return TaskFiles(self.graph, self.config, self.config.with_name(TOKENIZER), adapter)
+        trunk = None if self.trunk is None else self.trunk[0]
+        return TaskFiles(self.graph, self.config, self.config.with_name(TOKENIZER), adapter, trunk)
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,11 @@ class GraphLayout:
         several: whether tasks share a folder; else a folder is one task's, with what transformers and
             Optimum read beside the graph.
         masks_as_inputs: whether masks come with every run.
+        trunk: whether tasks share a pass over their lower layers.
     """
 
     name: str
     write: Callable[[GraphBuilder, Sequence[TaskEntry], Path], Iterator[TaskGraph]]
     several: bool = True
     masks_as_inputs: bool = False
+    trunk: bool = False

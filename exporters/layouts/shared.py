@@ -43,15 +43,16 @@ class SharedBackbone:
 
     Args:
         builder: makes the graphs.
+        bare: constants of the graph without a task, by name; None: they are made.
 
     Attributes:
-        bare: constants of the graph without a task, by name.
+        bare: these constants.
         weights: name and SHA-256 of `backbone.bin`.
     """
 
-    def __init__(self, builder: GraphBuilder) -> None:
+    def __init__(self, builder: GraphBuilder, bare: Arrays | None = None) -> None:
         prefixes = (f"{builder.base}.", f"{PREFIX}{builder.base}.")
-        self.bare = arrays_of(builder.bare())
+        self.bare = arrays_of(builder.bare()) if bare is None else bare
         self._arrays = {
             name: array
             for name, array in sorted(self.bare.items())

@@ -78,6 +78,13 @@ class Source:
             return graph
         return AdaptedSession(graph, load_inputs(files, self.config))
 
+    def trunk_name(self, target: Target) -> str | None:
+        """The name of the trunk that its graph stands on inside the package; None where it reads tokens."""
+        trunk = self.place.trunk
+        if trunk is None:
+            return None
+        return self.name(trunk.with_suffix(".ort") if target is Target.MOBILE else trunk)
+
     @property
     def feeds(self) -> Path | None:
         """The task's inputs to a graph of all tasks as plain tensors; None where its graph is its own."""
@@ -96,8 +103,8 @@ class Source:
     def contents(self, target: Target) -> dict[str, bytes]:
         """Its files, without those that the target does not need: name in the package -> bytes.
 
-        A mobile graph holds its weights, so its configuration names none. A graph of all tasks is for the web
-        another one, whose digest no configuration has.
+        A mobile graph holds its weights, so its configuration names none, nor the trunk, whose bytes are others there. A
+        graph of all tasks is for the web another one, whose digest no configuration has.
 
         Raises:
             ExportError: a file cannot be read.
@@ -109,6 +116,7 @@ class Source:
             config = self.place.graph.with_name(CONFIG)
             paths += [self.place.graph, self.place.config, *([config] if config.is_file() else [])]
             paths += [] if self.config.weights is None else [self.place.weights]
+            paths += [] if self.place.trunk is None else [self.place.trunk]
             adapter = None if target is Target.WEB else self.place.adapter
             paths += [path for path in (adapter, self.feeds) if path is not None]
         try:
@@ -116,7 +124,7 @@ class Source:
         except OSError as error:
             raise ExportError(f"cannot read `{error.filename}`: {error.strerror}") from error
         if target is Target.MOBILE:
-            own = replace(self.config, weights=None)
+            own = replace(self.config, weights=None, trunk=None)
             contents[self.name(self.place.config)] = own.to_json().encode()
         if target is Target.WEB and self.feeds is not None:
             own = replace(self.config, swap=None)
@@ -266,6 +274,8 @@ def _task_files(source: Source, target: Target) -> dict[str, str]:
         "card": source.name(place.config),
         "tokenizer": source.name(place.tokenizer),
     }
+    if (trunk := source.trunk_name(target)) is not None:
+        names["trunk"] = trunk
     if place.adapter is not None and target is not Target.WEB:
         names["adapter"] = source.name(place.adapter)
     if target is Target.WEB:
@@ -281,6 +291,8 @@ def _row(source: Source, target: Target) -> str:
     """A task in the page's table."""
     config, own = source.config, source.feeds if target is Target.WEB else source.place.adapter
     names = [source.graph_name(target)]
+    if (trunk := source.trunk_name(target)) is not None:
+        names.insert(0, trunk)
     if config.weights is not None and target is not Target.MOBILE:
         names.append(config.weights[0])
     if own is not None:

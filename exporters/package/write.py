@@ -33,6 +33,7 @@ from maskpack.formats.waiting import announced
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
 from maskpack.runtime.graph import open_graph
 from maskpack.runtime.tokens import load_tokenizer
+from maskpack.runtime.trunk import OnTrunk
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,6 +53,11 @@ def check_graph(session: Any, source: Source, target: Target) -> None:
     """Raise ExportError unless the examples know a graph's inputs and output."""
     names = {value.name for value in session.get_inputs()}
     more = names - set(INPUTS)
+    if source.place.trunk is not None and target is Target.WEB:
+        raise ExportError(
+            f"`{source.config.name}` stands on a trunk, and the example of {target} packages runs one graph a task",
+            "export in the `folded` or the `shared` layout",
+        )
     if source.place.adapter is None or target is Target.MOBILE:
         more |= {value.name for value in session.get_overridable_initializers()}
     if more:
@@ -195,7 +201,9 @@ def write_package(request: PackageRequest) -> Package:
         with announced(_LOG, f"packaging {len(sources)} task(s) for {target}"):
             differences = {source.config.name: _pack(source, target, build) for source in sources}
         if target is Target.MOBILE:
-            graphs = [build / source.graph_name(target) for source in sources]
+            trunks = {name for one in sources if (name := one.trunk_name(target)) is not None}
+            names_of = sorted(trunks) + [source.graph_name(target) for source in sources]
+            graphs = [build / name for name in names_of]
             write_bytes(build / OPERATORS, required_operators(graphs))
         for name, data in example_files(sources, target).items():
             _write(build, name, data)
@@ -227,6 +235,10 @@ def _pack(source: Source, target: Target, build: Path) -> float:
         graph = source.graph_name(target)
         _write(build, graph, convert(source.place.graph))
         packed = open_graph(build / graph, threads=1)
+        if (trunk := source.trunk_name(target)) is not None and source.place.trunk is not None:
+            if not (build / trunk).exists():
+                _write(build, trunk, convert(source.place.trunk))
+            packed = OnTrunk(open_graph(build / trunk, threads=1), packed)
     elif target is Target.WEB and source.feeds is not None:
         packed = open_fed(build / source.graph_name(target), build / source.name(source.feeds))
     else:

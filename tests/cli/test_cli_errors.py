@@ -405,7 +405,9 @@ def test_an_export_without_a_task_of_several_names_them(refused, main):
     assert main("unpack", "a.patch", "art", "--name", "two").code == 0
     words = refused("export", "art", "--onnx", "-o", "graph")
     assert "several tasks are in `art`" in words
-    assert "name one with `--task`: sst2, two; `--layout shared` and `swap` take all" in words
+    assert (
+        "name one with `--task`: sst2, two; `--layout shared`, `swap` and `trunk` take all" in words
+    )
     words = refused("export", "art", "--onnx", "-o", "graph", "-t", "sst2", "-t", "two")
     assert "expected one `--task`, 2 are given: sst2, two" in words
     assert "`model` is not an artifact" in refused("export", "model", "--onnx", "-o", "graph")

@@ -38,7 +38,7 @@ def without_units(patch, backbone, units):
 
 
 @contextmanager
-def units_removed(*, share=0.5, known=True, empty=1, tasks=None, change=None):
+def units_removed(*, share=0.5, known=True, empty=1, tasks=None, change=None, last_layer=False):
     """Every artifact's patches remove random units, and say so if `known`; the task decides which."""
     plain = Artifact.patch
 
@@ -49,7 +49,10 @@ def units_removed(*, share=0.5, known=True, empty=1, tasks=None, change=None):
         groups = unit_groups(task_config(self, self.entry(task)))
         if change is not None:
             groups = tuple(map(change, groups))
-        units = random_units(groups, share=share, seed=len(task), empty=empty)
+        if last_layer:
+            last = max(group.layer for group in groups)
+            groups = tuple(group for group in groups if group.layer == last)
+        units = random_units(groups, share=share, seed=len(task), empty=0 if last_layer else empty)
         found = without_units(own, self.backbone, units)
         return found if known else replace(found, units=None)
 

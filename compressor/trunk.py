@@ -1,0 +1,203 @@
+"""How many lower layers a task can leave alone: `trunk` auto.
+
+A mask on the upper layers alone costs something, and how much differs by task. So the same recipe runs several times on nine
+tenths of the training rows: without a trunk, then with trunks of other depths. The tenth that was held out says what each
+costs. The search halves the depths that are left, so a model of L layers needs 1 + log2(L) runs, rounded up. It takes for
+granted that a deeper trunk costs more. A dense teacher is trained once for all of them. The run that is written uses all rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from maskpack.compressor.masking.model import MaskedModel, freeze, masked_names, sparsity_of
+from maskpack.compressor.masking.trunk import layer_count
+from maskpack.compressor.masking.units import chosen_groups
+from maskpack.compressor.prepare import PreparedRun, check_start_units
+from maskpack.compressor.training.callbacks import History
+from maskpack.compressor.training.checkpoint import deferred_interrupt
+from maskpack.compressor.training.loss import DistillationTargets
+from maskpack.compressor.training.progress import OnProgress, Progress
+from maskpack.compressor.training.train import Checkpoints, NoCheckpoints, Plan
+from maskpack.compressor.types import TrunkSearch, TrunkTry
+from maskpack.formats import ConfigError, Interrupted
+from maskpack.models.build import apply_patch
+from maskpack.models.units import unit_groups
+from maskpack.tasks.batches import predict_all, torch_predict
+
+_LOG = logging.getLogger(__name__)
+
+Targets = DistillationTargets | None
+
+
+class Teach(Protocol):
+    """`targets_for` of `compressor/fit.py`."""
+
+    def __call__(
+        self, run: PreparedRun, plan: Plan, *, on_progress: OnProgress, stop: Callable[[], bool]
+    ) -> Targets:
+        """The targets of a run's teacher."""
+
+
+class Train(Protocol):
+    """`train_mask` of `compressor/fit.py`."""
+
+    def __call__(
+        self,
+        run: PreparedRun,
+        targets: Targets,
+        checkpoints: Checkpoints,
+        on_progress: OnProgress,
+        stop: Callable[[], bool],
+    ) -> tuple[MaskedModel, int, History]:
+        """Train scores and head of a run."""
+
+
+def with_trunk_found(
+    run: PreparedRun, teach: Teach, train: Train, *, on_progress: OnProgress
+) -> tuple[PreparedRun, TrunkSearch | None]:
+    """The run with the deepest trunk within its tolerance, and what was tried; the same run if none is to be found.
+
+    Args:
+        run: as prepared.
+        teach: asks or trains the teacher.
+        train: learns a run.
+        on_progress: called after every step.
+
+    Raises:
+        ConfigError: no training row has a label that counts.
+        Interrupted: Ctrl-C.
+    """
+    if not run.request.config.finds_trunk:
+        return run, None
+    try:
+        with deferred_interrupt() as stop:
+            probe = _probe(run)
+            targets = teach(probe, probe.plan, on_progress=on_progress, stop=stop)
+            score = partial(
+                _score, targets=targets, train=train, on_progress=on_progress, stop=stop
+            )
+            search = _search(probe, score)
+    except KeyboardInterrupt:
+        fact = "stopped while it looked for a trunk; nothing was written"
+        raise Interrupted(fact, "the search begins anew; `trunk` as a number needs none") from None
+    return with_trunk(run, search.layers), search
+
+
+def _search(probe: PreparedRun, score: Callable[[PreparedRun], float]) -> TrunkSearch:
+    metric, rows, tries = probe.data.task.metric, len(probe.dev), list[TrunkTry]()
+    tolerance = probe.request.config.trunk_tolerance
+
+    def value(layers: int) -> float:
+        found = score(with_trunk(probe, layers))
+        tries.append(TrunkTry(layers, found))
+        lost = 100.0 * (tries[0].value - found)
+        fact = "trunk %d: %s %.4f on %d held-out rows, %.2f points below none"
+        _LOG.info(fact, layers, metric, found, rows, lost)
+        return found
+
+    most = layer_count(probe.shapes.linears) - 1
+    layers = deepest(most, value, tolerance=tolerance)
+    return TrunkSearch(metric, tolerance, rows, layers, tuple(tries))
+
+
+def _score(
+    run: PreparedRun,
+    *,
+    targets: Targets,
+    train: Train,
+    on_progress: OnProgress,
+    stop: Callable[[], bool],
+) -> float:
+    """The main metric of a run that is not written, on its evaluation rows: of its bits and its head in float16."""
+    stage = f"trunk of {run.request.config.trunk or 0}"
+
+    def told(now: Progress) -> None:
+        on_progress(replace(now, stage=stage))
+
+    masked, _, _ = train(run, targets, NoCheckpoints(), told, stop)
+    units = None if masked.units is None else masked.units.units
+    patch = freeze(masked.model, masked.layers, masked.dense, units)
+    model = apply_patch(run.classifier(0), run.prepared.backbone, patch, run.target)
+    logits = predict_all(torch_predict(model), run.dev, processes=run.placement.processes)
+    return run.metrics(logits)[run.data.task.metric]
+
+
+_ROUNDING = 1e-9  # .68 - .67, one row of a hundred, is 1.0000000000000009 points
+
+
+def deepest(most: int, value: Callable[[int], float], *, tolerance: float) -> int:
+    """The largest depth whose value is at most `tolerance` points (0.01) below that of depth 0.
+
+    >>> deepest(5, lambda layers: 0.9 - 0.004 * layers, tolerance=1.0)
+    2
+
+    Args:
+        most: the largest depth.
+        value: of a depth; the deeper, the less.
+        tolerance: in points.
+    """
+    whole, low, high = value(0), 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if 100.0 * (whole - value(middle)) <= tolerance + _ROUNDING:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def most_tries(layers: int) -> int:
+    """Runs that a search needs at most, for an encoder of so many layers.
+
+    >>> most_tries(6), most_tries(12), most_tries(24)
+    (4, 5, 6)
+    """
+    return 1 + (layers - 1).bit_length()
+
+
+def with_trunk(run: PreparedRun, layers: int) -> PreparedRun:
+    """The run with so many lower layers left alone; 0: none.
+
+    Raises:
+        ConfigError: units that the run starts without would come back.
+    """
+    config = replace(run.request.config, trunk=str(layers) if layers else None, trunk_tolerance=1.0)
+    names, model = masked_names(run.shapes.linears, config), run.described
+    if run.start is not None and run.request.start is not None:
+        check_start_units(run.start.units, run.request.start[1], model, names)
+    return replace(
+        run,
+        request=replace(run.request, config=config),
+        sparsity=sparsity_of(run.shapes, config),
+        units=chosen_groups(unit_groups(model), names, config, model_type=model.model_type),
+    )
+
+
+def probe_plan(run: PreparedRun) -> Plan:
+    """Steps of a run on nine tenths of the rows."""
+    return Plan.of(run.request.config, len(run.train) - len(run.train) // 10)
+
+
+def _probe(run: PreparedRun) -> PreparedRun:
+    """The run on nine tenths of its training rows, judged by the others.
+
+    Raises:
+        ConfigError: none of these has a label that counts.
+    """
+    learned, held_out = run.train.hold_out(if_asked=True)
+    assert held_out is not None
+    judged = held_out.with_labels()
+    if not len(judged):
+        raise ConfigError(
+            "`trunk` auto compares answers with labels, and the training rows have none",
+            "give `trunk` as a number",
+        )
+    if 100.0 / len(judged) > run.request.config.trunk_tolerance > 0:
+        fact = "one of %d held-out rows is %.1f points, the tolerance is %g: give more rows, or `trunk` as a number"
+        _LOG.warning(fact, len(judged), 100.0 / len(judged), run.request.config.trunk_tolerance)
+    return replace(run, train=learned, dev=judged, plan=probe_plan(run))

@@ -1,0 +1,129 @@
+"""Batches of tokens to answers: of one task, or of several tasks that read texts alike and share a trunk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats.errors import ExportError, MaskpackError, first_line
+from maskpack.runtime.graph import TaskRun
+from maskpack.runtime.outputs import Prediction
+from maskpack.runtime.task import TaskConfig
+from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of
+from maskpack.runtime.trunk import OnTrunk
+
+_LOG = logging.getLogger(__name__)
+
+Answer = Prediction | MaskpackError
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A task in memory."""
+
+    config: TaskConfig
+    reader: TextReader
+    graph: Any
+    own: TaskRun
+
+    @property
+    def way(self) -> tuple[object, ...]:
+        """What tasks must have in common to share a pass of a trunk: the trunk, and how texts become a batch."""
+        config, shared = self.config, self.graph if not self.is_on_trunk else self.graph.trunk
+        return (
+            *(id(shared), id(self.reader.tokenizer), config.max_length, config.texts),
+            *(config.prefixes, config.pad, config.pad_left),
+        )
+
+    @property
+    def is_on_trunk(self) -> bool:
+        """Whether its graph stands on a trunk."""
+        return isinstance(self.graph, OnTrunk)
+
+
+def batches(rows: Mapping[int, Tokens], size: int) -> Iterator[list[int]]:
+    """Places of rows in batches of similar length."""
+    order = sorted(rows, key=lambda place: len(rows[place]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> list[list[Answer]]:
+    """For each text the answers of tasks that read texts alike, or what is wrong.
+
+    Args:
+        loaded: one task; or several with one `way`, whose trunk runs once a batch.
+        texts: texts, or pairs of texts.
+        size: texts a run.
+    """
+    read = loaded[0].reader.encode_each(texts)
+    found: dict[int, list[Answer]] = {
+        place: [one.reader.problem(texts[place]) or row for one in loaded]
+        for place, row in enumerate(read)
+        if not isinstance(row, Tokens)
+    }
+    rows = {place: row for place, row in enumerate(read) if isinstance(row, Tokens)}
+    for places in batches(rows, size):
+        answers = _together(loaded, [rows[place] for place in places])
+        found.update(zip(places, map(list, zip(*answers, strict=True)), strict=True))
+    return [found[place] for place in range(len(read))]
+
+
+def ways(loaded: Sequence[Loaded]) -> list[list[Loaded]]:
+    """Tasks that can share a pass, together; says so where there is more than one pass of a trunk a batch."""
+    groups: dict[tuple[object, ...], list[Loaded]] = {}
+    for one in loaded:
+        groups.setdefault(one.way, []).append(one)
+    found = list(groups.values())
+    if len(found) > 1 and any(one.is_on_trunk for one in loaded):
+        names = "; ".join(", ".join(f"`{one.config.name}`" for one in group) for group in found)
+        fact = "tasks read texts in %d ways, each of which needs a pass of the trunk: %s"
+        _LOG.info(fact, len(found), names)
+    return found
+
+
+def _together(loaded: Sequence[Loaded], rows: Sequence[Tokens]) -> list[list[Answer]]:
+    """For each task its answers to a batch; where a graph fails, tasks are asked alone."""
+    if len(loaded) == 1:
+        return [_answers(loaded[0], rows)]
+    try:
+        feeds = _feeds(loaded[0], rows)
+        states = loaded[0].graph.states(feeds)
+        logits = [one.graph.over(states, ["logits"], feeds)[0] for one in loaded]
+    except Exception:  # noqa: BLE001 - the runtime's errors share no public base class
+        return [_answers(one, rows) for one in loaded]
+    return [_decoded(one, each) for one, each in zip(loaded, logits, strict=True)]
+
+
+def _answers(loaded: Loaded, rows: Sequence[Tokens]) -> list[Answer]:
+    """The answers of a batch; where the graph fails, each row is asked alone, so that one stops no other."""
+    try:
+        logits = run(loaded, rows)
+    except Exception as error:  # noqa: BLE001 - the runtime's errors share no public base class
+        if len(rows) > 1:
+            return [answer for row in rows for answer in _answers(loaded, [row])]
+        return [ExportError(f"the graph fails on {len(rows[0])} tokens: {first_line(error)}")]
+    return _decoded(loaded, logits)
+
+
+def _decoded(loaded: Loaded, logits: NDArray[np.float32]) -> list[Answer]:
+    return [*loaded.config.decoder.predictions(loaded.config.labels, logits)]
+
+
+def run(loaded: Loaded, rows: Sequence[Tokens]) -> NDArray[np.float32]:
+    """Logits `(b, c)` of tokenised texts; the runtime's own errors."""
+    feeds, own = _feeds(loaded, rows), loaded.own
+    told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
+    logits: NDArray[np.float32] = loaded.graph.run(["logits"], {**told, **own.feeds}, own.options)[
+        0
+    ]
+    return logits
+
+
+def _feeds(loaded: Loaded, rows: Sequence[Tokens]) -> dict[str, NDArray[np.int64]]:
+    return batch_of(rows, pad=loaded.config.pad[0], left=loaded.config.pad_left)

@@ -1,0 +1,220 @@
+"""`trunk`: lower layers that a task leaves alone, given or found on held-out training rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.compressor import trunk as trunk_module
+from maskpack.compressor.estimate import Cost, rehearse
+from maskpack.compressor.masking.model import masked_names, trained_dense
+from maskpack.compressor.masking.trunk import above_trunk, layer_count
+from maskpack.compressor.prepare import prepare
+from maskpack.compressor.training.train import Plan
+from maskpack.compressor.trunk import deepest, most_tries
+from maskpack.formats import ConfigError, Interrupted, open_artifact
+from maskpack.models.linears import layer_of
+from maskpack.tasks import find_task
+
+QUICK = {
+    "bits": 8,
+    "steps": 6,
+    "batch_size": 16,
+    "max_length": 16,
+    "precision": "fp32",
+    "teacher": "none",
+    "margin": 0.3,
+}
+
+
+@pytest.fixture
+def request_for(tmp_path, family_models, sentiment):
+    """`request_for(**options)`: a request of few steps over a tiny model of two layers."""
+
+    def make(kind="bert", out="artifact", **options):
+        config = FitConfig(**{**QUICK, **options})
+        model = str(family_models(kind))
+        return FitRequest(model, find_task("sst2"), tmp_path / out, config, data=sentiment)
+
+    return make
+
+
+def changed_layers(path):
+    """Layers in which the task has something otherwise than the backbone; None: outside of them."""
+    artifact = open_artifact(path)
+    patch = artifact.patch("sst2")
+    names = [n for n, mask in patch.masks.items() if not mask.to_bool().all()]
+    return {layer_of(name) for name in (*names, *patch.dense, *patch.gains)}
+
+
+def test_a_trunk_is_the_same_as_the_layers_above_it(request_for, snapshot):
+    fit_task(request_for(out="trunk", trunk="1"))
+    fit_task(request_for(out="layers", layers="1"))
+    both = [open_artifact(request_for(out=one).out).patch("sst2") for one in ("trunk", "layers")]
+    assert both[0].masks.keys() == both[1].masks.keys()
+    for name in both[0].masks:
+        np.testing.assert_array_equal(*(patch.masks[name].to_bool() for patch in both))
+    for name in both[0].head:
+        np.testing.assert_array_equal(*(patch.head[name] for patch in both))
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_biases_norms_and_scales_stay_above_the_trunk_too(request_for, kind):
+    request = request_for(kind, trunk=1, train_bias=True, train_norm=True, train_scales=True)
+    fit_task(request)
+    assert changed_layers(request.out) == {1}
+    entry = open_artifact(request.out).entry("sst2")
+    assert entry.training["trunk"] == "1"
+
+
+def test_what_is_trained_beside_the_mask(request_for):
+    run = prepare(request_for(train_bias=True, train_norm=True))
+    every = trained_dense(run.shapes, run.request.config)
+    above = trained_dense(run.shapes, replace(run.request.config, trunk="1"))
+    assert set(above) == {name for name in every if "layer.1." in name} < set(every)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trunk": "2"}, "none is left to mask"),
+        ({"trunk": "0"}, "a number of layers of 1 or more"),
+        ({"trunk": "most"}, "a number of layers of 1 or more"),
+        ({"trunk": True}, "expected a text"),
+        ({"trunk": "1", "layers": "1"}, "set the same thing"),
+        ({"trunk_tolerance": 2.0}, "`trunk` is not given"),
+        ({"trunk": "1", "trunk_tolerance": 2.0}, "`trunk` is 1"),
+        ({"trunk": "auto", "trunk_tolerance": -1.0}, "0 or more"),
+    ],
+)
+def test_a_trunk_that_cannot_be_is_refused(request_for, options, words):
+    with pytest.raises(ConfigError, match=words):
+        prepare(request_for(**options))
+
+
+@pytest.mark.parametrize("trunk", ["1", "auto"])
+def test_a_family_that_shares_its_layers_has_none(request_for, trunk):
+    with pytest.raises(ConfigError, match="uses 1 layer 2 times"):
+        prepare(request_for("albert", trunk=trunk))
+
+
+def test_records_without_the_option_keep_their_bytes():
+    plain = FitConfig(**QUICK)
+    assert not {"trunk", "trunk_tolerance"} & plain.record().keys()
+    assert plain.sha256() != replace(plain, trunk="1").sha256()
+
+
+@pytest.mark.parametrize(
+    ("values", "tolerance", "wanted"),
+    [
+        ([0.9, 0.9, 0.9, 0.9, 0.9, 0.9], 1.0, 5),
+        ([0.9, 0.895, 0.89, 0.88, 0.8, 0.7], 1.0, 2),
+        ([0.9, 0.85, 0.8, 0.7, 0.6, 0.5], 1.0, 0),
+        ([0.9, 0.85, 0.8, 0.7, 0.6, 0.5], 5.0, 1),
+        ([0.5, 0.6, 0.7, 0.7, 0.7, 0.7], 0.0, 5),
+        ([0.68, 0.67], 1.0, 1),
+        ([0.9], 1.0, 0),
+    ],
+)
+def test_the_deepest_trunk_within_the_tolerance(values, tolerance, wanted):
+    asked = []
+
+    def value(layers):
+        asked.append(layers)
+        return values[layers]
+
+    assert deepest(len(values) - 1, value, tolerance=tolerance) == wanted
+    assert asked[0] == 0
+    assert len(asked) == len(set(asked)) <= most_tries(len(values))
+
+
+def scores(monkeypatch, values):
+    """Let runs of a search have these metrics, by depth; returns what was asked."""
+    asked = []
+
+    def score(run, **_):
+        layers = run.request.config.trunk_layers or 0
+        asked.append((layers, len(run.train), len(run.dev)))
+        return values[layers]
+
+    monkeypatch.setattr(trunk_module, "_score", score)
+    return asked
+
+
+@pytest.mark.parametrize(("value", "layers"), [(0.895, 1), (0.88, 0)])
+def test_the_run_that_is_written_has_the_trunk_and_all_rows(
+    request_for, monkeypatch, caplog, value, layers
+):
+    asked = scores(monkeypatch, [0.9, value])
+    with caplog.at_level(logging.INFO):
+        result = fit_task(request_for(trunk="auto"))
+    assert [one[0] for one in asked] == [0, 1]
+    assert {one[1:] for one in asked} == {(87, 9)}, "nine tenths of 96 training rows, and the rest"
+    assert result.train_rows == 96
+    assert result.trunk is not None
+    assert result.trunk.layers == layers
+    assert [one.value for one in result.trunk.tries] == [0.9, value]
+    assert result.options.get("trunk") == (str(layers) if layers else None)
+    assert (changed_layers(request_for().out) == {1}) == bool(layers)
+    assert "trunk 1: accuracy" in caplog.text
+    assert json.loads(result.to_json())["trunk"] == json.loads(json.dumps(asdict(result.trunk)))
+
+
+def test_a_search_learns_and_measures_each_depth(request_for):
+    stages = []
+    request = request_for(trunk="auto", trunk_tolerance=100.0, teacher="twin")
+    result = fit_task(request, on_progress=lambda now: stages.append(now.stage))
+    order = list(dict.fromkeys(stages))
+    assert order == ["teacher", "trunk of 0", "trunk of 1", "task"]
+    assert stages.count("teacher") == 2 * 6, "one for the search, one for the run on all rows"
+    assert result.trunk is not None
+    assert result.trunk.layers == 1
+    assert all(0 <= one.value <= 1 for one in result.trunk.tries)
+    assert changed_layers(request.out) == {1}
+    # what is written is what a run with that trunk writes
+    given = request_for(out="given", trunk="1", teacher="twin")
+    fit_task(given)
+    both = [open_artifact(one.out).patch("sst2").masks for one in (request, given)]
+    for name in both[0]:
+        np.testing.assert_array_equal(*(masks[name].to_bool() for masks in both))
+
+
+def test_a_search_that_is_stopped_writes_nothing(request_for, monkeypatch):
+    def score(run, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trunk_module, "_score", score)
+    request = request_for(trunk="auto")
+    with pytest.raises(Interrupted, match="looked for a trunk"):
+        fit_task(request)
+    assert not request.out.exists()
+
+
+def test_a_tolerance_finer_than_a_row_is_said(request_for, monkeypatch, caplog):
+    scores(monkeypatch, [0.9, 0.9])
+    fit_task(request_for(trunk="auto"))
+    assert "one of 9 held-out rows is 11.1 points" in caplog.text
+
+
+def test_a_rehearsal_counts_the_runs_of_a_search(request_for):
+    run, estimate = rehearse(request_for(trunk="auto"), began=Cost.so_far())
+    assert estimate.trunk_runs == 2
+    assert estimate.trunk_seconds > 0
+    assert estimate.seconds > estimate.trunk_seconds
+    assert run.plan == Plan.of(run.request.config, 96)
+    assert rehearse(request_for(trunk="1"), began=Cost.so_far())[1].trunk_runs == 0
+
+
+def test_names_above_a_trunk():
+    names = [f"encoder.layer.{n}.output.dense.weight" for n in range(4)] + ["pooler.dense.weight"]
+    assert above_trunk(names, 2) == names[2:4]
+    assert layer_count(names) == 4
+    assert masked_names(names, FitConfig(trunk="3")) == names[3:4]
+    with pytest.raises(ConfigError) as caught:
+        above_trunk(names, 4)
+    assert caught.value.hint == "give 1 to 3"
