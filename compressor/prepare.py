@@ -15,7 +15,8 @@ from maskpack.compressor.effects import class_weights_of
 from maskpack.compressor.label_checks import check_label_options, hold_out
 from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
-from maskpack.compressor.masking.units import chosen_groups
+from maskpack.compressor.masking.unit_choice import chosen_groups, costs_for, target_of
+from maskpack.compressor.masking.unit_targets import KeptShares, UnitTarget
 from maskpack.compressor.quantization.backbone import (
     PreparedBackbone,
     config_bytes,
@@ -30,10 +31,11 @@ from maskpack.formats import ConfigError, Patch, open_artifact
 from maskpack.formats.lazy import find_entry
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
+from maskpack.formats.unit_costs import UnitCosts
 from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
 from maskpack.models.placement import Placement, placement_of
-from maskpack.models.units import own_units, unit_groups
+from maskpack.models.units import own_units, unit_groups, unit_shape
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
 from maskpack.tasks.data.splits import Split, TaskData
@@ -83,6 +85,8 @@ class PreparedRun:
         start: the patch that the run starts from, or None.
         target: the unit of targets that the head learns in another one; None: in their own.
         units: groups of heads and neurons of which some are removed.
+        unit_target: how many of them, and which.
+        unit_costs: the cost model of the model's graphs; None: it has no units.
     """
 
     request: FitRequest
@@ -102,6 +106,8 @@ class PreparedRun:
     start: Patch | None = None
     target: TargetScale | None = None
     units: tuple[UnitGroup, ...] = ()
+    unit_target: UnitTarget = field(default_factory=lambda: KeptShares({}))
+    unit_costs: UnitCosts | None = None
 
     @property
     def kind(self) -> TaskType:
@@ -274,7 +280,8 @@ def prepare_rows(
         on_progress: called after every step of a refinement.
     """
     config, data, finding = request.config, rows.data, rows.finding
-    placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared)
+    placement, pattern, shapes, sparsity, model = _chosen(request, rows, prepared)
+    units, unit_target, unit_costs = _units(config, shapes, model)
     if prepared is None:
         prepared = load_or_quantize(request, finding.classifier, on_progress)
     teacher = find_teacher(config, finding, data.task.type)
@@ -296,6 +303,8 @@ def prepare_rows(
         start=_start(request, rows, prepared),
         target=_target(request, train, rows),
         units=units,
+        unit_target=unit_target,
+        unit_costs=unit_costs,
         facts={**rows.facts, **extra},
     )
 
@@ -313,8 +322,8 @@ def _tokens(
 
 def _chosen(
     request: FitRequest, rows: TaskRows, prepared: PreparedBackbone | None
-) -> tuple[Placement, MaskPattern, ParameterShapes, float | None, tuple[UnitGroup, ...]]:
-    """What the options choose, and refuse, before anything is quantised: see `PreparedRun`."""
+) -> tuple[Placement, MaskPattern, ParameterShapes, float | None, Any]:
+    """What the options choose, and refuse, before anything is quantised, see `PreparedRun`; and the configuration."""
     config, data = request.config, rows.data
     described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
     placement = placement_of(request.device, config.precision)
@@ -325,10 +334,18 @@ def _chosen(
         config, data, shapes.last, model_type=model.model_type, labelled=rows.labelled
     )
     sparsity = sparsity_of(shapes, config)
+    check_room(request, shapes, pattern, rows=len(data.train))
+    return placement, pattern, shapes, sparsity, model
+
+
+def _units(
+    config: FitConfig, shapes: ParameterShapes, model: Any
+) -> tuple[tuple[UnitGroup, ...], UnitTarget, UnitCosts | None]:
+    """Units that may go, how many go, and what they cost; refuses what cannot be reached."""
     names, groups = masked_names(shapes.linears, config), unit_groups(model)
     units = chosen_groups(groups, names, config, model_type=model.model_type)
-    check_room(request, shapes, pattern, rows=len(data.train))
-    return placement, pattern, shapes, sparsity, units
+    costs = costs_for(config, unit_shape(model))
+    return units, target_of(config, units, costs), costs
 
 
 def _with_unlabelled(

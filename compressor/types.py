@@ -136,6 +136,8 @@ class RunResult:
         rows_without_label: `train`, `eval` -> rows of the data that have no label, and are in none of the counts
             above, but for the `learned` ones: training rows that were learned from the teacher.
         units, units_kept: kind of whole units that were to be removed -> how many there were, and how many stay.
+        predicted_speedup: how many times as fast as with all units a graph is, by the run's cost model; None where no unit
+            could be removed.
     """
 
     method: str
@@ -167,6 +169,7 @@ class RunResult:
     rows_without_label: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, int] = field(default_factory=dict)
     units_kept: Mapping[str, int] = field(default_factory=dict)
+    predicted_speedup: float | None = None
 
     @property
     def score(self) -> float:

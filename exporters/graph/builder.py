@@ -22,6 +22,7 @@ from onnx_ir.passes import PassError, Sequential, common
 from maskpack.exporters.arithmetic import find_arithmetic
 from maskpack.exporters.arithmetic.base import Arithmetic
 from maskpack.exporters.graph import store
+from maskpack.exporters.graph.emptied import drop_emptied
 from maskpack.exporters.graph.external_masks import (
     EXTERNAL_MASKS,
     FoldedMasks,
@@ -173,7 +174,9 @@ class GraphBuilder:
         found, kept = dict(self._removed(entry)), self._kept(shrunk)
         for name, tensor in self.artifact.backbone.linears.items():
             module = module_of(self.base, name)
-            if module in kept:
+            if shrunk is not None and name in shrunk.gone:
+                found[module] = np.zeros(tensor.size, dtype=np.bool_)
+            elif module in kept:
                 found[module] = kept[module].inside(found[module], tensor.shape)
         return found
 
@@ -197,13 +200,17 @@ class GraphBuilder:
         if shrunk is None:
             return self._graph(model, own, masks)
         shrink(base_of(model), shrunk)
-        graph = self._graph(model, own, masks)
+        graph = self._graph(model, own, masks, shrunk)
         if not masks.folds:
             GatherBiases(whole_biases(own.dense, shrunk, self.base), masks)(graph)
         return graph
 
-    def _graph(self, model: Any, backbone: Backbone, masks: Masks) -> ir.Model:
-        context = RewriteContext(masks, self.divisors, self._narrow, scratch=self._scratch)
+    def _graph(
+        self, model: Any, backbone: Backbone, masks: Masks, shrunk: Shrunk | None = None
+    ) -> ir.Model:
+        context = RewriteContext(
+            masks, self.divisors, self._narrow, scratch=self._scratch, shrunk=shrunk
+        )
         graph = masked_graph(model, self.context.family, backbone, self._arithmetic, context)
         return in_opset(graph, self._opset)
 
@@ -216,16 +223,22 @@ def masked_graph(
     Raises:
         ExportError: torch cannot trace it, or a weight is not used as one of its kind.
     """
-    linears = under(family.base, backbone.linears)
+    traced, shrunk, linears = trace(model, family), context.shrunk, backbone.linears
+    if shrunk is not None:
+        readers, gone = (
+            [f"{family.base}.{name}" for name in sorted(names)]
+            for names in (shrunk.readers, shrunk.gone)
+        )
+        drop_emptied(traced, readers, gone)
+        linears = {name: each for name, each in linears.items() if name not in shrunk.gone}
     passes = Sequential(
-        MaskLinears(linears, arithmetic.emit, context),
+        MaskLinears(under(family.base, linears), arithmetic.emit, context),
         QuantizeEmbeddings(under(family.base, backbone.embeddings)),
         ResidualAsSum(),
         GeluInFusedOrder(),
         common.RemoveUnusedNodesPass(),
         common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
     )
-    traced = trace(model, family)
     put_scratch(traced.graph, context.scratch)
     try:
         made = passes(traced).model
@@ -307,7 +320,7 @@ def shrunk_of(artifact: Artifact, units: Units | None, arithmetic: Arithmetic) -
 
 def modules_of(base: str, shrunk: Shrunk) -> dict[str, Kept]:
     """Name of a module -> what a graph holds of it."""
-    return {module_of(base, name): kept for name, kept in shrunk.linears.items()}
+    return {module_of(base, name): kept for name, kept in shrunk.held.items()}
 
 
 Key = TypeVar("Key")
