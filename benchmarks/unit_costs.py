@@ -92,19 +92,23 @@ def predicted(costs: UnitCosts, whole: float, timed: Sequence[TimedUnits]) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=101)
+    parser.add_argument("--runs", type=int, default=51)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rates", type=Path)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     before = load_average()
     found = {name: measure(name, args.runs) for name in SHAPES}
-    rows = [amounts(shape, one) for shape, timed, even in found.values() for one in timed[:even]]
-    times = [one.ms for _, timed, even in found.values() for one in timed[:even]]
+    rows = [amounts(shape, one) for shape, timed, even in found.values() for one in timed[1:even]]
+    times = [one.ms for _, timed, even in found.values() for one in timed[1:even]]
     numbers, residual = least_squares(np.array(rows), np.array(times))
+    wholes = [
+        timed[0].ms / float(np.dot(amounts(shape, timed[0]), numbers))
+        for shape, timed, _ in found.values()
+    ]
     machine = this_machine(before)
     said = f"{machine.cpu}, onnxruntime {machine.onnxruntime}, {machine.system}"
-    rates = UnitRates(*numbers.tolist(), residual, said)
+    rates = UnitRates(*numbers.tolist(), float(np.mean(wholes)), residual, said)
     tree: dict[str, Any] = {
         "rates": asdict(rates),
         "machine": vars(machine),

@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
+from maskpack.cli.hints import shell_word
 from maskpack.exporters.options import CostOptions, CostRequest
 from maskpack.formats.writer import check_free, check_writable, write_bytes
 
@@ -75,4 +76,7 @@ def _show(found: MeasuredCosts, out: Path) -> None:
         heads, neurons = sum(each.heads), sum(each.neurons)
         rows.append((f"{heads}", f"{neurons:,}", f"{each.ms:.3f}", f"{costs.ms(counts):.3f}"))
     render.table("graphs", ("heads", "neurons", "ms", "predicted"), rows)
-    render.words(f"{out}: relative error {costs.residual:.1%}; next: compress fit --speedup 2")
+    render.words(
+        f"{out}: relative error {costs.residual:.1%}; next: compress fit MODEL --units heads,neurons --speedup 2 "
+        f"--unit-costs {shell_word(out.as_posix())}"
+    )

@@ -265,7 +265,7 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     return with_units(
         masked,
         run.units,
-        run.unit_target,
+        run.chosen_units.target,
         plan=run.plan,
         rows=run.train,
         task_loss=task_loss,

@@ -15,8 +15,7 @@ from maskpack.compressor.effects import class_weights_of
 from maskpack.compressor.label_checks import check_label_options, hold_out
 from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
-from maskpack.compressor.masking.unit_choice import chosen_groups, costs_for, target_of
-from maskpack.compressor.masking.unit_targets import KeptShares, UnitTarget
+from maskpack.compressor.masking.unit_choice import ChosenUnits, choose_units
 from maskpack.compressor.quantization.backbone import (
     PreparedBackbone,
     config_bytes,
@@ -35,7 +34,7 @@ from maskpack.formats.unit_costs import UnitCosts
 from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
 from maskpack.models.placement import Placement, placement_of
-from maskpack.models.units import own_units, unit_groups, unit_shape
+from maskpack.models.units import own_units
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
 from maskpack.tasks.data.splits import Split, TaskData
@@ -84,9 +83,7 @@ class PreparedRun:
         facts: further keys of the entry's `data`.
         start: the patch that the run starts from, or None.
         target: the unit of targets that the head learns in another one; None: in their own.
-        units: groups of heads and neurons of which some are removed.
-        unit_target: how many of them, and which.
-        unit_costs: the cost model of the model's graphs; None: it has no units.
+        chosen_units: groups of heads and neurons of which some are removed, and how many.
     """
 
     request: FitRequest
@@ -105,9 +102,17 @@ class PreparedRun:
     facts: Mapping[str, Any]
     start: Patch | None = None
     target: TargetScale | None = None
-    units: tuple[UnitGroup, ...] = ()
-    unit_target: UnitTarget = field(default_factory=lambda: KeptShares({}))
-    unit_costs: UnitCosts | None = None
+    chosen_units: ChosenUnits = field(default_factory=ChosenUnits)
+
+    @property
+    def units(self) -> tuple[UnitGroup, ...]:
+        """Groups of heads and neurons of which some are removed."""
+        return self.chosen_units.groups
+
+    @property
+    def unit_costs(self) -> UnitCosts | None:
+        """The cost model of the model's graphs; None: it has no units."""
+        return self.chosen_units.costs
 
     @property
     def kind(self) -> TaskType:
@@ -279,16 +284,15 @@ def prepare_rows(
         prepared: the backbone, if it is there; then `request.model` is only a name.
         on_progress: called after every step of a refinement.
     """
-    config, data, finding = request.config, rows.data, rows.finding
-    placement, pattern, shapes, sparsity, model = _chosen(request, rows, prepared)
-    units, unit_target, unit_costs = _units(config, shapes, model)
+    config, finding = request.config, rows.finding
+    placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared)
     if prepared is None:
         prepared = load_or_quantize(request, finding.classifier, on_progress)
-    teacher = find_teacher(config, finding, data.task.type)
+    teacher = find_teacher(config, finding, rows.data.task.type)
     train, dev, held_out, extra = _tokens(request, rows, prepared, teacher)
     return PreparedRun(
         request=request,
-        data=data,
+        data=rows.data,
         prepared=prepared,
         train=train,
         dev=dev,
@@ -302,9 +306,7 @@ def prepare_rows(
         finding=finding,
         start=_start(request, rows, prepared),
         target=_target(request, train, rows),
-        units=units,
-        unit_target=unit_target,
-        unit_costs=unit_costs,
+        chosen_units=units,
         facts={**rows.facts, **extra},
     )
 
@@ -322,8 +324,8 @@ def _tokens(
 
 def _chosen(
     request: FitRequest, rows: TaskRows, prepared: PreparedBackbone | None
-) -> tuple[Placement, MaskPattern, ParameterShapes, float | None, Any]:
-    """What the options choose, and refuse, before anything is quantised, see `PreparedRun`; and the configuration."""
+) -> tuple[Placement, MaskPattern, ParameterShapes, float | None, ChosenUnits]:
+    """What the options choose, and refuse, before anything is quantised: see `PreparedRun`."""
     config, data = request.config, rows.data
     described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
     placement = placement_of(request.device, config.precision)
@@ -334,18 +336,9 @@ def _chosen(
         config, data, shapes.last, model_type=model.model_type, labelled=rows.labelled
     )
     sparsity = sparsity_of(shapes, config)
+    units = choose_units(config, masked_names(shapes.linears, config), model)
     check_room(request, shapes, pattern, rows=len(data.train))
-    return placement, pattern, shapes, sparsity, model
-
-
-def _units(
-    config: FitConfig, shapes: ParameterShapes, model: Any
-) -> tuple[tuple[UnitGroup, ...], UnitTarget, UnitCosts | None]:
-    """Units that may go, how many go, and what they cost; refuses what cannot be reached."""
-    names, groups = masked_names(shapes.linears, config), unit_groups(model)
-    units = chosen_groups(groups, names, config, model_type=model.model_type)
-    costs = costs_for(config, unit_shape(model))
-    return units, target_of(config, units, costs), costs
+    return placement, pattern, shapes, sparsity, units
 
 
 def _with_unlabelled(

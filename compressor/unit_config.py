@@ -55,7 +55,7 @@ class UnitConfig(Options):
     unit_costs: Annotated[
         str | None,
         Opt(
-            "File of `compress costs` that predicts it.",
+            "File with a measured cost model that predicts it.",
             default="one that ships: int8, a text of 128 tokens, one thread",
             path=True,
             later=True,

@@ -280,7 +280,7 @@ class CostOptions(Options):
     length: Annotated[int, Opt("Tokens in a text.", within="[2, inf)")] = 128
     threads: Annotated[int, Opt("Threads of an operator.", within="[1, inf)")] = 1
     compute: Annotated[str, Opt("Arithmetic of the graphs.", one_of=ARITHMETICS)] = Compute.INT8
-    runs: Annotated[int, Opt("Runs of each graph.", within="[1, inf)")] = 101
+    runs: Annotated[int, Opt("Runs of each graph, three times.", within="[1, inf)")] = 51
 
 
 @dataclass(frozen=True, kw_only=True)

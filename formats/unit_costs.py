@@ -4,7 +4,8 @@ A graph's time is that of everything outside its layers and that of two sub-laye
 
     ms = outside + sum over layers (attention + heads * head) + (feed_forward + neurons * neuron)
 
-A sub-layer whose last unit is gone is a bias in the graph and costs nothing here. `UnitCosts` is that model for one
+A sub-layer whose last unit is gone is a bias in the graph and costs nothing here. A graph with all units is faster than
+that sum: its matrices have the sizes that kernels are made for. So its time is a number of its own, to which speeds refer. `UnitCosts` is that model for one
 shape, as `compress costs` measures it. `UnitRates` says the same for any shape, less exactly: what a head or a neuron costs
 follows from its multiply-adds and from the values that are moved.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class UnitCosts:
         outside: ms of everything outside the layers.
         attention, feed_forward: fixed ms of a sub-layer.
         head, neuron: ms of a unit.
+        whole: ms of the graph with all units.
         residual: root mean square of the relative errors on the graphs that it was fitted to.
         machine: that it was measured on.
     """
@@ -90,6 +92,7 @@ class UnitCosts:
     head: float
     feed_forward: float
     neuron: float
+    whole: float
     residual: float
     machine: str
 
@@ -98,7 +101,7 @@ class UnitCosts:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"`{name}` of unit costs is {value!r}, expected 1 or more")
-        for name in (*PARTS, "residual"):
+        for name in (*PARTS, "whole", "residual"):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or value < 0:
@@ -106,12 +109,12 @@ class UnitCosts:
         for name in ("compute", "machine"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"`{name}` of unit costs is no text")
-        if not self.whole > 0:
+        if not (self.whole > 0 and self.sum_of_parts > 0):
             raise ConfigError("unit costs are all 0")
 
     @property
-    def whole(self) -> float:
-        """Milliseconds of a graph with all units."""
+    def sum_of_parts(self) -> float:
+        """Milliseconds of a graph that lost a single unit, but for that unit."""
         shape = self.shape
         layer = self.saved("heads", shape.heads, left=0) + self.saved(
             "neurons", shape.neurons, left=0
@@ -132,16 +135,21 @@ class UnitCosts:
         }[kind]
         return self.shape.uses * (gone * unit + (fixed if gone and not left else 0.0))
 
-    def ms(self, counts: Iterable[UnitCount]) -> float:
-        """Milliseconds of a graph; layers of which nothing is said keep all units.
-
-        >>> costs = UnitCosts(UnitShape(2, 1, 8, 4, 2, 16, 64, 16), "int8", 1, 128, 1, 1.0, 0.5, 0.25, 0.5, 0.125, 0.0, "")
-        >>> costs.whole, costs.ms([UnitCount("heads", 0, 4, 0), UnitCount("neurons", 1, 16, 8)])
-        (9.0, 6.5)
-        """
-        return self.whole - sum(
+    def of_parts(self, counts: Iterable[UnitCount]) -> float:
+        """Milliseconds of the parts that are left; layers of which nothing is said keep all units."""
+        return self.sum_of_parts - sum(
             self.saved(one.kind, one.count - one.kept, left=one.kept) for one in counts
         )
+
+    def ms(self, counts: Iterable[UnitCount]) -> float:
+        """Milliseconds of a graph, never more than with all units.
+
+        >>> shape = UnitShape(2, 1, 8, 4, 2, 16, 64, 16)
+        >>> costs = UnitCosts(shape, "int8", 1, 128, 1, 1.0, 0.5, 0.25, 0.5, 0.125, 8.0, 0.0, "")
+        >>> costs.ms([]), costs.ms([UnitCount("heads", 0, 4, 0), UnitCount("neurons", 1, 16, 8)])
+        (8.0, 6.5)
+        """
+        return min(self.whole, self.of_parts(counts))
 
     def speedup(self, counts: Iterable[UnitCount]) -> float:
         """How many times as fast a graph with these units is as one with all units."""
@@ -223,6 +231,7 @@ class UnitRates:
         attended: ms a million values of attention's matrices, which are `batch * length^2` for a head.
         activated: ms a million values of neurons.
         attention, feed_forward, outside: ms a million values of the residual, in each sub-layer and outside of them.
+        whole: time of a graph with all units over the sum of its parts.
         residual: root mean square of the relative errors on the graphs that they were fitted to.
         machine: that they were measured on.
     """
@@ -233,6 +242,7 @@ class UnitRates:
     attention: float
     feed_forward: float
     outside: float
+    whole: float
     residual: float
     machine: str
 
@@ -240,8 +250,9 @@ class UnitRates:
         """The cost model of a shape."""
         tokens = batch * length
         values = tokens * shape.hidden / 1e6
-        return UnitCosts(
+        parts = UnitCosts(
             shape=shape,
+            whole=1.0,
             compute="int8",
             batch=batch,
             length=length,
@@ -256,6 +267,7 @@ class UnitRates:
             residual=self.residual,
             machine=self.machine,
         )
+        return replace(parts, whole=self.whole * parts.sum_of_parts)
 
 
 def default_rates() -> UnitRates:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.masking.unit_targets import (
@@ -17,7 +19,38 @@ from maskpack.compressor.masking.unit_targets import (
 from maskpack.formats import ConfigError
 from maskpack.formats.unit_costs import UnitCosts, UnitShape, default_rates
 from maskpack.formats.units import UnitGroup, Units
-from maskpack.models.units import KINDS, LAYERS
+from maskpack.models.units import KINDS, LAYERS, unit_groups, unit_shape
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenUnits:
+    """Units of a run.
+
+    Attributes:
+        groups: of which some are removed.
+        target: how many of them, and which.
+        costs: the cost model of the model's graphs; None: it has no units.
+    """
+
+    groups: tuple[UnitGroup, ...] = ()
+    target: UnitTarget = field(default_factory=lambda: KeptShares({}))
+    costs: UnitCosts | None = None
+
+
+def choose_units(config: FitConfig, masked: Sequence[str], model: Any) -> ChosenUnits:
+    """What the options choose.
+
+    Args:
+        config: the options.
+        masked: names of the linears that get a mask.
+        model: configuration of transformers.
+
+    Raises:
+        ConfigError: a kind that is not there, a speed out of reach, costs of another shape.
+    """
+    groups = chosen_groups(unit_groups(model), masked, config, model_type=model.model_type)
+    costs = costs_for(config, unit_shape(model))
+    return ChosenUnits(groups, target_of(config, groups, costs), costs)
 
 
 def chosen_groups(

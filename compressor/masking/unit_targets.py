@@ -194,12 +194,12 @@ class PredictedSpeed:
         share: float,
     ) -> list[Bits]:
         """See `UnitTarget`; the time that is to be saved takes the place of the number of units."""
-        stays, whole = [bits.copy() for bits in kept], self.costs.whole
-        wanted = whole - share * (whole - whole / self.speedup)
-        need = self.costs.ms(_counts(groups, stays)) - wanted
+        stays, every = [bits.copy() for bits in kept], self.costs.sum_of_parts
+        wanted = every - share * (every - self.costs.whole / self.speedup)
+        need = self.costs.of_parts(_counts(groups, stays)) - wanted
         moves = sorted(self._moves(importance, groups, kept), key=lambda move: move.rank)
         for number, move in enumerate(moves):
-            if need <= _NOTHING * whole:
+            if need <= _NOTHING * every:
                 break
             if move.time > need and not move.alone:
                 after = [each for each in moves[number + 1 :] if each.alone]

@@ -6,6 +6,7 @@ divisors of outlier channels are taken. The graphs are the folded ones of a task
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from maskpack.exporters.graph.shrink import shrink
 from maskpack.exporters.graph.units import Shrunk
 from maskpack.exporters.graph.weights import Divisors
 from maskpack.exporters.options import CostRequest
-from maskpack.exporters.session import make_session, quantile, take_turns, token_feeds
+from maskpack.exporters.session import Spent, make_session, quantile, take_turns, token_feeds
 from maskpack.formats import Artifact, Backbone, ConfigError, is_artifact, open_artifact
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.unit_costs import PARTS, UnitCosts, UnitShape
@@ -45,6 +46,8 @@ SHARES = (
 """Shares of heads and neurons that the graphs keep, in every layer."""
 
 _UNDISTURBED = 0.1  # of the runs: what other programs do makes a run longer, never shorter
+_FINE = 1e-5  # seconds; Windows counts processor time in steps of 16 ms
+_BLOCKS = 3  # of runs, of which the quietest counts
 _LABELS = ("no", "yes")
 
 Say = Callable[[str], None]
@@ -217,23 +220,39 @@ def time_units(
         name: token_feeds(each, batch=size[0], length=size[1], vocabulary=vocabulary)
         for name, each in sessions.items()
     }
-    say(f"{request.runs} runs of each")
-    spent = take_turns(sessions, feeds, runs=request.runs)
+    blocks = []
+    for number in range(1, _BLOCKS + 1):
+        say(f"{request.runs} runs of each, {number} of {_BLOCKS}")
+        blocks.append(take_turns(sessions, feeds, runs=request.runs))
+    # what disturbs one graph of a block disturbs all: figures of different blocks are not mixed
+    spent = min(blocks, key=lambda block: sum(quantile(one.wall, 0.5) for one in block.values()))
     return tuple(
         TimedUnits(
             heads=tuple(one.kept for one in units.counts() if one.kind == "heads"),
             neurons=tuple(one.kept for one in units.counts() if one.kind == "neurons"),
-            ms=quantile(times.wall, _UNDISTURBED),
+            ms=quantile(_times(times, request.threads), _UNDISTURBED),
         )
         for units, times in zip(choices, spent.values(), strict=True)
     )
 
 
+def _times(spent: Spent, threads: int) -> Sequence[float]:
+    """Milliseconds of runs: of the processor where one thread works, since other programs interrupt long runs most."""
+    fine = time.get_clock_info("process_time").resolution < _FINE
+    return spent.cpu if threads == 1 and fine else spent.wall
+
+
 def fitted(shape: UnitShape, timed: Sequence[TimedUnits]) -> tuple[Mapping[str, float], float]:
-    """The numbers of a cost model, and the root mean square of its relative errors."""
-    rows = np.array([each.amounts(shape.uses) for each in timed])
-    found, residual = least_squares(rows, np.array([each.ms for each in timed]))
-    return dict(zip(PARTS, found.tolist(), strict=True)), residual
+    """The numbers of a cost model, and the root mean square of its relative errors.
+
+    Args:
+        shape: of the model.
+        timed: the graph with all units, whose time is a number by itself, then those that the parts are fitted to.
+    """
+    whole, *others = timed
+    rows = np.array([each.amounts(shape.uses) for each in others])
+    found, residual = least_squares(rows, np.array([each.ms for each in others]))
+    return {**dict(zip(PARTS, found.tolist(), strict=True)), "whole": whole.ms}, residual
 
 
 def least_squares(

@@ -22,7 +22,7 @@ from maskpack.models.units import HEADS, NEURONS, STRUCTURES
 SPEED = {"units": "heads,neurons", "speedup": 2.0}
 SHAPE = UnitShape(2, 1, 32, 4, 8, 64, 1024, 64)  # of the tiny BERT
 # 23 ms: an attention is 6, a feed-forward layer 5, the rest 1
-COSTS = UnitCosts(SHAPE, "int8", 1, 128, 1, 1.0, 2.0, 1.0, 1.0, 0.0625, 0.0, "a machine")
+COSTS = UnitCosts(SHAPE, "int8", 1, 128, 1, 1.0, 2.0, 1.0, 1.0, 0.0625, 23.0, 0.0, "a machine")
 
 
 def group(kind, layer, count):
@@ -83,6 +83,13 @@ def test_units_go_by_importance_a_millisecond():
     dear = left(target, importance([100 * ramp, 100 * ramp, 1.0, 1.0]))
     assert sizes(dear)[:2] == [4, 4]
     assert sum(sizes(dear)[2:]) < 128
+
+
+def test_a_speed_refers_to_the_time_of_the_graph_with_all_units():
+    """The parts sum up to 23 ms, the graph takes 20: to be twice as fast 13 ms must go."""
+    target = PredictedSpeed(replace(COSTS, whole=20.0), 2.0, (HEADS, NEURONS))
+    kept = left(target, importance([np.linspace(1, 2, g.count) for g in GROUPS]))
+    assert 9.5 <= COSTS.ms(counts(kept)) <= 10.0
 
 
 def test_no_more_goes_than_is_needed():

@@ -13,7 +13,7 @@ from maskpack.formats.unit_costs import UnitCosts, UnitShape, default_rates
 from maskpack.formats.units import UnitCount
 
 SHAPE = UnitShape(2, 1, 8, 4, 2, 16, 64, 16)
-COSTS = UnitCosts(SHAPE, "int8", 1, 128, 1, 1.0, 0.5, 0.25, 0.5, 0.125, 0.01, "a machine")
+COSTS = UnitCosts(SHAPE, "int8", 1, 128, 1, 1.0, 0.5, 0.25, 0.5, 0.125, 9.0, 0.01, "a machine")
 
 
 def heads(kept, layer=0):
@@ -38,6 +38,14 @@ def test_a_layer_that_is_used_several_times_costs_each_time():
     twice = replace(COSTS, shape=replace(SHAPE, layers=1, uses=2))
     assert twice.whole == COSTS.whole
     assert twice.ms([heads(0)]) == COSTS.ms([heads(0), heads(0, 1)])
+
+
+def test_a_graph_with_all_units_has_a_time_of_its_own():
+    """Kernels like its sizes: one unit less may save nothing."""
+    fast = replace(COSTS, whole=8.5)
+    assert fast.ms([heads(4)]) == fast.ms([heads(3)]) == 8.5
+    assert fast.ms([heads(0)]) == COSTS.ms([heads(0)]) == 7.5
+    assert fast.speedup([heads(0)]) == pytest.approx(8.5 / 7.5)
 
 
 def test_a_file_gives_back_what_was_written(tmp_path):
