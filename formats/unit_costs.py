@@ -4,8 +4,8 @@ A graph's time is that of everything outside its layers and that of two sub-laye
 
     ms = outside + sum over layers (attention + heads * head) + (feed_forward + neurons * neuron)
 
-A sub-layer whose last unit is gone is a bias in the graph and costs nothing here. A graph with all units is faster than
-that sum: its matrices have the sizes that kernels are made for. So its time is a number of its own, to which speeds refer. `UnitCosts` is that model for one
+A sub-layer whose last unit is gone is a bias in the graph and costs nothing here. A graph with all units has
+matrices of other sizes than learned ones, which kernels like more or less. So its time is a number of its own, to which speeds refer. `UnitCosts` is that model for one
 shape, as `compress costs` measures it. `UnitRates` says the same for any shape, less exactly: what a head or a neuron costs
 follows from its multiply-adds and from the values that are moved.
 """

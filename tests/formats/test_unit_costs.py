@@ -41,7 +41,7 @@ def test_a_layer_that_is_used_several_times_costs_each_time():
 
 
 def test_a_graph_with_all_units_has_a_time_of_its_own():
-    """Kernels like its sizes: one unit less may save nothing."""
+    """One unit less may save nothing, and never costs more."""
     fast = replace(COSTS, whole=8.5)
     assert fast.ms([heads(4)]) == fast.ms([heads(3)]) == 8.5
     assert fast.ms([heads(0)]) == COSTS.ms([heads(0)]) == 7.5
