@@ -161,7 +161,10 @@ class GraphSource:
 
 
 def _config_of(data: bytes) -> Any:
-    return described(data, TASK_TYPES["classification"], _LABELS)
+    config = described(data, TASK_TYPES["classification"], _LABELS)
+    if config.pad_token_id is None:
+        config.pad_token_id = 0  # as `settle_padding` sees to it for a whole model
+    return config
 
 
 def unit_costs_of(request: CostRequest, *, say: Say = lambda _: None) -> MeasuredCosts:
