@@ -27,6 +27,7 @@ from maskpack.cli import (
     artifact,
     baseline,
     bench,
+    costs,
     demo,
     doctor,
     evaluate,
@@ -83,6 +84,7 @@ app.command("package")(publish.package)
 app.command("materialize")(publish.materialize)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
+app.command("costs")(costs.costs)
 app.command("report")(report.report)
 app.command("demo")(demo.demo)
 

@@ -206,7 +206,19 @@ def _plan(run: PreparedRun) -> Mapping[str, Any]:
         "steps": run.plan.steps,
         "device": run.placement.device,
         "arithmetic": run.placement.precision,
+        **_speed_plan(run),
         "out": str(run.request.out),
+    }
+
+
+def _speed_plan(run: PreparedRun) -> Mapping[str, Any]:
+    """Milliseconds of the graph with all units, and with those that a speed leaves, by the cost model."""
+    costs, speedup = run.unit_costs, run.request.config.speedup
+    if speedup is None or costs is None:
+        return {}
+    return {
+        "predicted ms": round(costs.whole / speedup, 3),
+        "ms with all units": round(costs.whole, 3),
     }
 
 
@@ -286,6 +298,7 @@ def show_result(result: RunResult, *, json: bool) -> None:
             ("mask, packed", render.size(result.mask_bytes)),
             ("mask, entropy", entropy),
             *([("units", render.size(result.unit_bytes))] if result.unit_bytes else []),
+            *_speed(result),
             *rows,
         ]
     render.table("", ("part", "size"), [*rows, ("backbone", render.size(result.backbone_bytes))])
@@ -293,6 +306,13 @@ def show_result(result: RunResult, *, json: bool) -> None:
         render.words(
             f"warning: {result.metric} is no better than always giving the same answer; {_ADVICE}"
         )
+
+
+def _speed(result: RunResult) -> list[tuple[str, str]]:
+    """The predicted speed of a graph without the removed units."""
+    if result.predicted_speedup is None:
+        return []
+    return [("graph, predicted", f"{result.predicted_speedup:.2f} times as fast as with all units")]
 
 
 def _show_scores(result: RunResult) -> None:

@@ -42,7 +42,12 @@ HINTS: dict[str, str] = {
     "give another model; for torch alone it can be learned with `fit_task`": "give another model; for "
     "torch alone learn it with `--skip-export-check`",
     "give `sparsity`": "give `--sparsity`",
-    "give `keep_units`": "give `--keep-units`",
+    "give `keep_units` or `speedup`": "give `--keep-units` or `--speedup`",
+    "give `speedup`": "give `--speedup`",
+    "give a smaller `speedup`, or more kinds of `units`": "give a smaller `--speedup`, or more kinds of `--units`",
+    "measure one with `unit_costs_of`": "measure one with `compress costs`",
+    "measure one of this model with `unit_costs_of`, or leave `unit_costs` out": "measure one of this model with "
+    "`compress costs`, or leave `--unit-costs` out",
     "give `units`": "give `--units`",
     "leave `units` out": "leave `--units` out",
     "mask all linears of a layer, or leave `units` out": "mask all linears of a layer, or leave `--units` out",

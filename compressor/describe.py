@@ -55,6 +55,7 @@ def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]
             HISTORY: trained.curves.to_tree(),
             **_tuned(trained.tuning),
             **_kept_units(trained.patch.units),
+            **_reached(run, trained.patch.units),
         },
         **features_of(prefix_fields(data.task), {} if run.target is None else run.target.fields()),
     )
@@ -105,6 +106,7 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         class_weights=_class_weights(run, logits),
         tuning=trained.tuning,
         **_unit_figures(patch),
+        predicted_speedup=_predicted(run, patch.units),
     )
 
 
@@ -130,6 +132,20 @@ def _kept_units(units: Units | None) -> dict[str, Any]:
     for one in units.counts():
         kept.setdefault(one.kind, []).append(str(one.kept))
     return {"units_kept": {kind: " ".join(layers) for kind, layers in kept.items()}}
+
+
+def _predicted(run: PreparedRun, units: Units | None) -> float | None:
+    """How many times as fast as with all units a graph is, by the run's cost model; None where none could go."""
+    if units is None or run.unit_costs is None:
+        return None
+    return round(run.unit_costs.speedup(units.counts()), 4)
+
+
+def _reached(run: PreparedRun, units: Units | None) -> dict[str, Any]:
+    """What the entry says of a speed that was asked for."""
+    if run.request.config.speedup is None:
+        return {}
+    return {"predicted_speedup": _predicted(run, units)}
 
 
 def _tuned(tuning: HeadTuning | None) -> dict[str, Any]:

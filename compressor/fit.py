@@ -284,7 +284,7 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     return with_units(
         masked,
         run.units,
-        config,
+        run.chosen_units.target,
         plan=run.plan,
         rows=run.train,
         task_loss=task_loss,
@@ -357,6 +357,7 @@ def _key(run: PreparedRun) -> str:
         *(() if run.start is None else (str(request.start),)),
         *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
         *(run.data.task.prefixes or ()),
+        *(() if request.config.unit_costs is None else (run.unit_costs,)),
     )
     taught = run.data.train.unlabelled if run.data.task.unlabelled is Unlabelled.TEACH else ()
     return digest_of(chain(parts, taught))

@@ -16,7 +16,7 @@ from maskpack.compressor.label_checks import check_label_options, hold_out
 from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
 from maskpack.compressor.masking.trunk import check_trunk
-from maskpack.compressor.masking.units import chosen_groups
+from maskpack.compressor.masking.unit_choice import ChosenUnits, choose_units
 from maskpack.compressor.quantization.backbone import (
     PreparedBackbone,
     config_bytes,
@@ -31,10 +31,11 @@ from maskpack.formats import ConfigError, Patch, open_artifact
 from maskpack.formats.lazy import find_entry
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
+from maskpack.formats.unit_costs import UnitCosts
 from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
 from maskpack.models.placement import Placement, placement_of
-from maskpack.models.units import own_units, unit_groups
+from maskpack.models.units import own_units
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
 from maskpack.tasks.data.splits import Split, TaskData
@@ -83,7 +84,7 @@ class PreparedRun:
         facts: further keys of the entry's `data`.
         start: the patch that the run starts from, or None.
         target: the unit of targets that the head learns in another one; None: in their own.
-        units: groups of heads and neurons of which some are removed.
+        chosen_units: groups of heads and neurons of which some are removed, and how many.
     """
 
     request: FitRequest
@@ -102,7 +103,17 @@ class PreparedRun:
     facts: Mapping[str, Any]
     start: Patch | None = None
     target: TargetScale | None = None
-    units: tuple[UnitGroup, ...] = ()
+    chosen_units: ChosenUnits = field(default_factory=ChosenUnits)
+
+    @property
+    def units(self) -> tuple[UnitGroup, ...]:
+        """Groups of heads and neurons of which some are removed."""
+        return self.chosen_units.groups
+
+    @property
+    def unit_costs(self) -> UnitCosts | None:
+        """The cost model of the model's graphs; None: it has no units."""
+        return self.chosen_units.costs
 
     @property
     def kind(self) -> TaskType:
@@ -274,15 +285,15 @@ def prepare_rows(
         prepared: the backbone, if it is there; then `request.model` is only a name.
         on_progress: called after every step of a refinement.
     """
-    config, data, finding = request.config, rows.data, rows.finding
+    config, finding = request.config, rows.finding
     placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared)
     if prepared is None:
         prepared = load_or_quantize(request, finding.classifier, on_progress)
-    teacher = find_teacher(config, finding, data.task.type)
+    teacher = find_teacher(config, finding, rows.data.task.type)
     train, dev, held_out, extra = _tokens(request, rows, prepared, teacher)
     return PreparedRun(
         request=request,
-        data=data,
+        data=rows.data,
         prepared=prepared,
         train=train,
         dev=dev,
@@ -296,7 +307,7 @@ def prepare_rows(
         finding=finding,
         start=_start(request, rows, prepared),
         target=_target(request, train, rows),
-        units=units,
+        chosen_units=units,
         facts={**rows.facts, **extra},
     )
 
@@ -314,7 +325,7 @@ def _tokens(
 
 def _chosen(
     request: FitRequest, rows: TaskRows, prepared: PreparedBackbone | None
-) -> tuple[Placement, MaskPattern, ParameterShapes, float | None, tuple[UnitGroup, ...]]:
+) -> tuple[Placement, MaskPattern, ParameterShapes, float | None, ChosenUnits]:
     """What the options choose, and refuse, before anything is quantised: see `PreparedRun`."""
     config, data = request.config, rows.data
     described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
@@ -327,8 +338,7 @@ def _chosen(
     )
     check_trunk(config, model, shapes.linears)
     sparsity = sparsity_of(shapes, config)
-    names, groups = masked_names(shapes.linears, config), unit_groups(model)
-    units = chosen_groups(groups, names, config, model_type=model.model_type)
+    units = choose_units(config, masked_names(shapes.linears, config), model)
     check_room(request, shapes, pattern, rows=len(data.train))
     return placement, pattern, shapes, sparsity, units
 

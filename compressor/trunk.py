@@ -16,7 +16,7 @@ from typing import Protocol
 
 from maskpack.compressor.masking.model import MaskedModel, freeze, masked_names, sparsity_of
 from maskpack.compressor.masking.trunk import layer_count
-from maskpack.compressor.masking.units import chosen_groups
+from maskpack.compressor.masking.unit_choice import choose_units
 from maskpack.compressor.prepare import PreparedRun, check_start_units
 from maskpack.compressor.training.callbacks import History
 from maskpack.compressor.training.checkpoint import deferred_interrupt
@@ -26,7 +26,6 @@ from maskpack.compressor.training.train import Checkpoints, NoCheckpoints, Plan
 from maskpack.compressor.types import TrunkSearch, TrunkTry
 from maskpack.formats import ConfigError, Interrupted
 from maskpack.models.build import apply_patch
-from maskpack.models.units import unit_groups
 from maskpack.tasks.batches import predict_all, torch_predict
 
 _LOG = logging.getLogger(__name__)
@@ -174,7 +173,7 @@ def with_trunk(run: PreparedRun, layers: int) -> PreparedRun:
         run,
         request=replace(run.request, config=config),
         sparsity=sparsity_of(run.shapes, config),
-        units=chosen_groups(unit_groups(model), names, config, model_type=model.model_type),
+        chosen_units=choose_units(config, names, model),
     )
 
 

@@ -169,6 +169,8 @@ class RunResult:
             above, but for the `learned` ones: training rows that were learned from the teacher.
         trunk: how the number of lower layers that are left alone was found, if it was searched for; else None.
         units, units_kept: kind of whole units that were to be removed -> how many there were, and how many stay.
+        predicted_speedup: how many times as fast as with all units a graph is, by the run's cost model; None where no unit
+            could be removed.
     """
 
     method: str
@@ -201,6 +203,7 @@ class RunResult:
     trunk: TrunkSearch | None = None
     units: Mapping[str, int] = field(default_factory=dict)
     units_kept: Mapping[str, int] = field(default_factory=dict)
+    predicted_speedup: float | None = None
 
     @property
     def score(self) -> float:

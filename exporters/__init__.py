@@ -11,10 +11,12 @@ from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
     from maskpack.exporters.arithmetic.base import Tolerance
+    from maskpack.exporters.bench.unit_costs import MeasuredCosts, unit_costs_of
     from maskpack.exporters.export import export_onnx, export_shared
     from maskpack.exporters.exportable import check_exportable
     from maskpack.exporters.options import (
         Compute,
+        CostRequest,
         ExportRequest,
         Layout,
         PackageRequest,
@@ -31,7 +33,10 @@ _HOME = {
     "export_onnx": "export",
     "export_shared": "export",
     "Compute": "options",
+    "CostRequest": "options",
     "ExportRequest": "options",
+    "MeasuredCosts": "bench.unit_costs",
+    "unit_costs_of": "bench.unit_costs",
     "Layout": "options",
     "SharedRequest": "options",
     "Tolerance": "arithmetic.base",
@@ -47,8 +52,10 @@ _HOME = {
 
 __all__ = [
     "Compute",
+    "CostRequest",
     "ExportRequest",
     "Layout",
+    "MeasuredCosts",
     "Package",
     "PackageRequest",
     "Report",
@@ -61,6 +68,7 @@ __all__ = [
     "export_shared",
     "make_session",
     "ort_predict",
+    "unit_costs_of",
     "write_package",
 ]
 

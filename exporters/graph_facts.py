@@ -152,9 +152,15 @@ class _Graph:
     def count(self, name: str) -> Counts:
         """Count the integers of one masked linear; of one that the graph does not hold nothing counts."""
         module, whole = module_of(self.base, name), self.artifact.backbone.linears[name]
-        kept = ALL if self.shrunk is None else self.shrunk.linears.get(name, ALL)
-        small = None if kept.is_all else self._small(module, whole, kept)
         gone = ~np.ascontiguousarray(self.patch.masks[name].to_bool().T)
+        kept = ALL if self.shrunk is None else self.shrunk.held.get(name, ALL)
+        if (
+            self.shrunk is not None
+            and name in self.shrunk.gone
+            and not self._has_codes(module, whole)
+        ):
+            return (whole.size, int(gone.sum()), whole.size, 0)
+        small = None if kept.is_all else self._small(module, whole, kept)
         if small is None:
             stored = self.arithmetic.codes(self.read, module, whole)
             if stored is None or stored.size != whole.size:
@@ -166,6 +172,10 @@ class _Graph:
         zero[~outside] = (small == 0).reshape(-1)
         removed = int((zero & gone.reshape(-1)).sum())
         return int(zero.sum()), removed, int(outside.sum()), self._wrong(name, kept, small)
+
+    def _has_codes(self, module: str, whole: QuantTensor) -> bool:
+        """Whether the graph has codes of a module, be they of all of it or not."""
+        return self.arithmetic.codes(self.read, module, whole) is not None
 
     def _small(self, module: str, whole: QuantTensor, kept: Kept) -> NDArray[np.int8] | None:
         """The masked codes that the graph takes of a module, `(i, o)`; None if it holds the whole matrix."""

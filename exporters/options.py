@@ -299,6 +299,28 @@ class BenchGrid(Options):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CostOptions(Options):
+    """How the costs of units are measured."""
+
+    batch: Annotated[int, Opt("Texts in a run.", within="[1, inf)")] = 1
+    length: Annotated[int, Opt("Tokens in a text.", within="[2, inf)")] = 128
+    threads: Annotated[int, Opt("Threads of an operator.", within="[1, inf)")] = 1
+    compute: Annotated[str, Opt("Arithmetic of the graphs.", one_of=ARITHMETICS)] = Compute.INT8
+    runs: Annotated[int, Opt("Runs of each graph, three times.", within="[1, inf)")] = 51
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRequest(CostOptions):
+    """Of which model to measure the costs of units.
+
+    Attributes:
+        model: folder, hub id or alias of a model, or an artifact.
+    """
+
+    model: str
+
+
 @dataclass(frozen=True)
 class BenchRequest(BenchGrid):
     """What to measure.

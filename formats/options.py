@@ -144,7 +144,7 @@ class Options:
         """All options for a result or a manifest: of a local file or folder only its last name."""
         tree = self._tree()
         for option in options_of(type(self)):
-            if option.opt.path and tree[option.name] is not None:
+            if option.opt.path and tree.get(option.name) is not None:
                 tree[option.name] = Path(tree[option.name]).name
         return tree
 

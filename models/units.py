@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from maskpack.formats.unit_costs import UnitShape
 from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units
 
 HEADS, NEURONS = "heads", "neurons"
 KINDS = (HEADS, NEURONS)
 """Kinds of units, in the order of a layer's groups."""
+
+LAYERS = "layers"
+"""All units of a sub-layer, or of a layer, together: what a run may remove besides. A file knows heads and neurons only."""
 
 
 def _always(config: Any) -> bool:
@@ -171,6 +175,26 @@ def unit_groups(config: Any) -> tuple[UnitGroup, ...]:
     """
     structure = STRUCTURES.get(config.model_type)
     return () if structure is None else tuple(_groups(structure, config))
+
+
+def unit_shape(config: Any) -> UnitShape | None:
+    """What a cost model must know of a model; None where it has no units."""
+    groups = unit_groups(config)
+    heads = max((g for g in groups if g.kind == HEADS), key=lambda g: g.count, default=None)
+    neurons = next((g for g in groups if g.kind == NEURONS), None)
+    if heads is None or neurons is None:
+        return None
+    hidden, layers = int(config.hidden_size), sum(g.kind == NEURONS for g in groups)
+    return UnitShape(
+        layers=layers,
+        uses=max(1, int(config.num_hidden_layers) // layers),
+        hidden=hidden,
+        heads=heads.count,
+        head_width=heads.parts[-1].width,
+        neurons=neurons.count,
+        head_weights=hidden * sum(part.width for part in heads.parts),
+        neuron_weights=hidden * sum(part.width for part in neurons.parts),
+    )
 
 
 def own_units(units: Units | None, config: Any) -> Units | None:

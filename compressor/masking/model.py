@@ -29,7 +29,9 @@ from maskpack.compressor.masking.sparsity import (
     target_sparsity,
 )
 from maskpack.compressor.masking.trunk import above_trunk
-from maskpack.compressor.masking.units import UnitImportance, UnitRemoval, groups_with_gaps
+from maskpack.compressor.masking.unit_choice import groups_with_gaps
+from maskpack.compressor.masking.unit_targets import UnitTarget
+from maskpack.compressor.masking.units import UnitImportance, UnitRemoval
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Group, Plan
@@ -193,7 +195,7 @@ def start_from(masked: MaskedModel, patch: Patch, *, height: float) -> None:
 def with_units(
     masked: MaskedModel,
     groups: Sequence[UnitGroup],
-    config: FitConfig,
+    target: UnitTarget,
     *,
     plan: Plan,
     rows: Encoded,
@@ -206,7 +208,7 @@ def with_units(
     Args:
         masked: from `build_masked_model`.
         groups: of the units that may go, see `chosen_groups`.
-        config: the options.
+        target: how many of them go.
         plan: of the run.
         rows: on which importance is measured.
         task_loss: with which it is measured.
@@ -219,7 +221,7 @@ def with_units(
     if not groups:
         return masked
     measure = UnitImportance(masked.model, masked.layers, groups, rows, task_loss, plan, placement)
-    removal = UnitRemoval(masked.layers, groups, keep=config.unit_shares(), importance=measure)
+    removal = UnitRemoval(masked.layers, groups, target=target, importance=measure)
     if start is not None:
         removal.start_from(start)
     return replace(masked, callbacks=[*masked.callbacks, removal], units=removal)

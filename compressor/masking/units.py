@@ -6,7 +6,7 @@ of a squared gradient (Theis et al. 2018, arXiv 1801.05787; Kwon et al. 2022, ar
     F_u = sum_r (dL_r / dg_u)^2
 
 It estimates by how much the loss rises without the unit, needs no second derivative, and is in the same units in every
-layer, so that units of one kind compete over all layers. It is measured in evaluation mode on labels and a teacher's
+layer, so that units of one kind compete over all layers (`unit_targets.py`). It is measured in evaluation mode on labels and a teacher's
 logits, before each stage anew, because what is left takes over the work of what is gone. After stage k of K
 
     1 - (1 - k / K)^3
@@ -18,8 +18,7 @@ single weights, the head and all else that is trained go on learning meanwhile, 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +29,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskpack.compressor.config import FitConfig
 from maskpack.compressor.masking.linear import MaskedLinear
+from maskpack.compressor.masking.unit_targets import Importance, UnitTarget, Worth
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Plan
-from maskpack.formats import ConfigError, ModelError
+from maskpack.formats import ModelError
 from maskpack.formats.units import COLUMNS, UnitGroup, UnitPart, Units
 from maskpack.models.families import family_of
 from maskpack.models.placement import Placement, to_numpy, to_tensors
@@ -51,70 +50,6 @@ _SHARE_OF_ROWS = 1 / 4  # of all rows that the run learns from, measured in all 
 _LARGEST_BATCH = 32
 _DIVERGED = "lower `lr` or `head_lr`"
 _KEPT_LAYERS = 8  # times as much memory a row, at least, where training would compute layers twice
-
-Worth = NDArray[np.float64]
-Bits = NDArray[np.bool_]
-
-
-def chosen_groups(
-    groups: Sequence[UnitGroup], masked: Sequence[str], config: FitConfig, *, model_type: str
-) -> tuple[UnitGroup, ...]:
-    """The groups whose units a run may remove: of the kinds that are asked for, with a mask on each of their linears.
-
-    Args:
-        groups: of the model.
-        masked: names of the linears that get a mask.
-        config: the options.
-        model_type: architecture, for the error.
-
-    Raises:
-        ConfigError: there is none of a kind, or all of them would stay.
-    """
-    names, found = set(masked), list[UnitGroup]()
-    for kind, share in config.unit_shares().items():
-        of_kind = [group for group in groups if group.kind == kind]
-        if not of_kind:
-            raise ConfigError(
-                f"it is not known where the {kind} of `{model_type}` lie", "leave `units` out"
-            )
-        whole = [group for group in of_kind if {part.name for part in group.parts} <= names]
-        if not whole:
-            given = [name for name in ("layers", "modules") if getattr(config, name) is not None]
-            raise ConfigError(
-                f"`{'` and `'.join(given)}` leave no layer whose {kind} are masked as a whole",
-                "mask all linears of a layer, or leave `units` out",
-            )
-        total = sum(group.count for group in whole)
-        if kept_of(total, share) == total:
-            raise ConfigError(
-                f"`keep_units` {share} of {total} {kind} is all of them", "give a smaller share"
-            )
-        found += whole
-    return tuple(found)
-
-
-def groups_with_gaps(units: Units | None, masked: Iterable[str]) -> Iterator[UnitGroup]:
-    """The groups that lack a unit in a patch, and whose linears all get a mask.
-
-    Args:
-        units: of the patch; None: it knows of none.
-        masked: names of the linears that get a mask.
-    """
-    names = set(masked)
-    for group, kept in zip(
-        *(((), ()) if units is None else (units.groups, units.kept)), strict=True
-    ):
-        if not kept.all() and {part.name for part in group.parts} <= names:
-            yield group
-
-
-def kept_of(total: int, share: float) -> int:
-    """How many units stay: the share rounded to the nearest number, halves upwards, and at least one.
-
-    >>> kept_of(8, 0.5), kept_of(5, 0.5), kept_of(5, 0.01)
-    (4, 3, 1)
-    """
-    return max(1, math.floor(total * share + 0.5))
 
 
 def stages_of(steps: int) -> dict[int, float]:
@@ -134,26 +69,6 @@ def measured_rows(plan: Plan, rows: int) -> int:
     """Training rows on which importance is measured in a stage."""
     share = plan.steps * plan.batch_size * _SHARE_OF_ROWS / STAGES
     return min(rows, _MOST_ROWS, max(_FEWEST_ROWS, int(share)))
-
-
-def without_weakest(worth: Sequence[Worth], kept: Sequence[Bits], count: int) -> list[Bits]:
-    """Which units stay when `count` of all are gone: those that are gone already, then the least important ones.
-
-    Args:
-        worth: importance of each unit of each group.
-        kept: which stay until now.
-        count: how many units of all groups are to be gone; never fewer than are gone already.
-
-    >>> worth = [np.array([3.0, 0.5]), np.array([1.0, 2.0])]
-    >>> kept = [np.array([True, True]), np.array([True, False])]
-    >>> [bits.tolist() for bits in without_weakest(worth, kept, 2)]
-    [[True, False], [True, False]]
-    """
-    stays = np.concatenate(kept)
-    order = np.argsort(np.where(stays, np.concatenate(worth), -np.inf), kind="stable")
-    stays[order[:count]] = False
-    ends = np.cumsum([len(bits) for bits in kept])[:-1]
-    return [bits.copy() for bits in np.split(stays, ends)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,20 +103,28 @@ class UnitImportance:
         size = max(1, size // _KEPT_LAYERS if self.plan.step.gradient_checkpointing else size)
         return [rows[first : first + size] for first in range(0, count, size)]
 
-    def of(self, batches: Sequence[NDArray[np.intp]]) -> list[Worth]:
-        """Importance `(count)` of the units of each group, the same in all processes; each measures some batches."""
+    def of(self, batches: Sequence[NDArray[np.intp]]) -> Importance:
+        """Importance of the units of each group, the same in all processes; each measures some batches."""
         processes, training = self.placement.processes, self.model.training
         found = [np.zeros(group.count) for group in self.groups]
+        layers = sorted({group.layer for group in self.groups})
+        found += [np.zeros(len(self.groups)), np.zeros(len(layers))]
         self.model.eval()
         for rows in batches[processes.rank :: processes.count]:
-            squares = [np.square(each).sum(axis=0) for each in self._gradients(rows)]
+            gradients = self._gradients(rows)
+            together = np.stack([each.sum(axis=1) for each in gradients])  # (groups, b)
+            members = np.array([[g.layer == n for g in self.groups] for n in layers], dtype=float)
+            gates = [*gradients, together.T, (members @ together).T]
+            squares = [np.square(each).sum(axis=0) for each in gates]
             found = [total + own for total, own in zip(found, squares, strict=True)]
         self.model.train(training)
         told = processes.gather(found)
         sums = [np.sum(each, axis=0) for each in zip(*told, strict=True)]
         if not all(np.isfinite(each).all() for each in sums):
             raise ModelError("training diverged: the importance of a unit is no number", _DIVERGED)
-        return sums
+        *units, sublayers, whole = sums
+        told_layers = dict(zip(layers, whole.tolist(), strict=True))
+        return Importance(tuple(units), sublayers, told_layers)
 
     def _gradients(self, rows: NDArray[np.intp]) -> list[Worth]:
         """`dL_r / dg_u`, `(b, count)`, of each group."""
@@ -251,13 +174,12 @@ def _through_gate(
 
 
 class UnitRemoval(TrainerCallback):
-    """Removes units in stages until the wanted share of each kind stays; a removed one does not come back.
+    """Removes units in stages until a target is reached; a removed one does not come back.
 
     Args:
         layers: parameter name -> masked linear.
         groups: of the units; all of their linears are in `layers`.
-        keep: kind -> share of its units that stays, rounded as `kept_of` says; of a kind that is not there no unit goes
-            but those that are gone in a patch that the run starts from.
+        target: how many go, and which of them; beside those that are gone in a patch that the run starts from.
         importance: measures it.
     """
 
@@ -266,11 +188,11 @@ class UnitRemoval(TrainerCallback):
         layers: Mapping[str, MaskedLinear],
         groups: Sequence[UnitGroup],
         *,
-        keep: Mapping[str, float],
+        target: UnitTarget,
         importance: UnitImportance,
     ) -> None:
         self.importance = importance
-        self._layers, self._groups, self._keep = layers, tuple(groups), keep
+        self._layers, self._groups, self._target = layers, tuple(groups), target
         # on the processor, where a checkpoint writes into them
         self._kept = tuple(torch.ones(group.count, dtype=torch.bool) for group in groups)
         self._applied = 0
@@ -278,7 +200,7 @@ class UnitRemoval(TrainerCallback):
     @property
     def stages(self) -> int:
         """How often importance is measured in a run of many steps."""
-        return STAGES if self._keep else 0
+        return STAGES if self._target.removes else 0
 
     @property
     def units(self) -> Units:
@@ -306,15 +228,15 @@ class UnitRemoval(TrainerCallback):
     def on_step_end(self, step: int, steps: int) -> None:
         """Measure and remove, if a stage comes after this step."""
         share = stages_of(steps).get(step)
-        if share is None or not self._keep:
+        if share is None or not self._target.removes:
             return
-        worth = self.importance.of(self.importance.batches(step))
-        for kind, keep in self._keep.items():
-            places = [place for place, group in enumerate(self._groups) if group.kind == kind]
-            total = sum(self._groups[place].count for place in places)
-            going = round(share * (total - kept_of(total, keep)))
-            self._remove([worth[place] for place in places], places, going)
-            _LOG.debug("after step %d: %d of %d %s are removed", step, going, total, kind)
+        found = self.importance.of(self.importance.batches(step))
+        kept = [bits.numpy() for bits in self._kept]
+        for bits, left in zip(
+            self._kept, self._target.left(found, self._groups, kept, share), strict=True
+        ):
+            bits.copy_(torch.from_numpy(left))
+        _LOG.debug("after step %d: %d units are removed", step, self.units.removed)
         self.apply()
 
     def on_train_end(self) -> None:
@@ -332,9 +254,3 @@ class UnitRemoval(TrainerCallback):
     def _settle(self) -> None:
         if self.units.removed != self._applied:
             self.apply()
-
-    def _remove(self, worth: Sequence[Worth], places: Sequence[int], going: int) -> None:
-        kept = [self._kept[place].numpy() for place in places]
-        left = without_weakest(worth, kept, going)
-        for place, bits in zip(places, left, strict=True):
-            self._kept[place].copy_(torch.from_numpy(bits))

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes import PassError, Sequential, common
 
 from maskpack.exporters.arithmetic import find_arithmetic
 from maskpack.exporters.arithmetic.base import Arithmetic
@@ -31,21 +30,15 @@ from maskpack.exporters.graph.external_masks import (
     NoMasks,
     Removed,
 )
+from maskpack.exporters.graph.masked import masked_graph, under
 from maskpack.exporters.graph.opset import in_opset
-from maskpack.exporters.graph.passes import (
-    GeluInFusedOrder,
-    MaskLinears,
-    QuantizeEmbeddings,
-    ResidualAsSum,
-    RewriteContext,
-)
+from maskpack.exporters.graph.passes import RewriteContext
 from maskpack.exporters.graph.shrink import GatherBiases, shrink, whole_biases
 from maskpack.exporters.graph.store import (
     Scratch,
     constant_bytes,
     in_memory,
     move_beside,
-    put_scratch,
     scratch_in,
 )
 from maskpack.exporters.graph.trace import PREFIX, trace
@@ -58,7 +51,6 @@ from maskpack.formats.errors import Hint
 from maskpack.formats.units import Units
 from maskpack.formats.writer import write_bytes
 from maskpack.models.build import base_of, head_parameters
-from maskpack.models.families import Family
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.units import own_units
 from maskpack.runtime.task import GRAPH_DATA
@@ -205,7 +197,11 @@ class GraphBuilder:
         found = {module: made[module] for module in self._nothing(part)}
         for name, tensor in self.artifact.backbone.linears.items():
             module = module_of(self.base, name)
-            if module in kept and module in found:
+            if module not in found:
+                continue
+            if shrunk is not None and name in shrunk.gone:
+                found[module] = np.zeros(tensor.size, dtype=np.bool_)
+            elif module in kept:
                 found[module] = kept[module].inside(found[module], tensor.shape)
         return found
 
@@ -231,66 +227,27 @@ class GraphBuilder:
         if shrunk is None:
             return self._graph(model, own, masks, part)
         shrink(base_of(model), shrunk)
-        graph = self._graph(model, own, masks, part)
+        graph = self._graph(model, own, masks, part, shrunk)
         if not masks.folds:
             GatherBiases(whole_biases(own.dense, shrunk, self.base), masks)(graph)
         return graph
 
     def _graph(
-        self, model: Any, backbone: Backbone, masks: Masks, part: Part | None = None
+        self,
+        model: Any,
+        backbone: Backbone,
+        masks: Masks,
+        part: Part | None = None,
+        shrunk: Shrunk | None = None,
     ) -> ir.Model:
-        context = RewriteContext(masks, self.divisors, self._narrow, scratch=self._scratch)
+        context = RewriteContext(
+            masks, self.divisors, self._narrow, scratch=self._scratch, shrunk=shrunk
+        )
         graph = masked_graph(model, self.context.family, backbone, self._arithmetic, context, part)
         graph = in_opset(graph, self._opset)
         if self._fused and self._arithmetic.fuses_attention:
             FuseAttention()(graph)
         return graph
-
-
-_LAST = (
-    ResidualAsSum(),
-    GeluInFusedOrder(),
-    common.RemoveUnusedNodesPass(),
-    common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
-)
-
-
-def masked_graph(
-    model: Any,
-    family: Family,
-    backbone: Backbone,
-    arithmetic: Arithmetic,
-    context: RewriteContext,
-    part: Part | None = None,
-) -> ir.Model:
-    """Trace a classifier in evaluation mode, and put integer weights in place of its floats.
-
-    Args:
-        model: the classifier.
-        family: its architecture.
-        backbone: its integers.
-        arithmetic: of its linears.
-        context: masks and shared state.
-        part: of the traced graph that is wanted; None: all of it.
-
-    Raises:
-        ExportError: torch cannot trace it, or a weight is not used as one of its kind.
-    """
-    linears, tables = (under(family.base, each) for each in (backbone.linears, backbone.embeddings))
-    traced = trace(model, family, states=part is not None)
-    if part is not None:
-        traced = part.cut(traced)
-        linears, tables = part.only(linears, family.base), part.only(tables, family.base)
-    first = (MaskLinears(linears, arithmetic.emit, context), QuantizeEmbeddings(tables))
-    passes = Sequential(*first, *_LAST)
-    put_scratch(traced.graph, context.scratch)
-    try:
-        made = passes(traced).model
-        return made if arithmetic.finish is None else arithmetic.finish(made)
-    except PassError as error:
-        if isinstance(error.__cause__, ExportError):
-            raise error.__cause__ from None
-        raise
 
 
 def write_model(model: ir.Model, path: Path) -> tuple[str, str] | None:
@@ -364,7 +321,7 @@ def shrunk_of(artifact: Artifact, units: Units | None, arithmetic: Arithmetic) -
 
 def modules_of(base: str, shrunk: Shrunk) -> dict[str, Kept]:
     """Name of a module -> what a graph holds of it."""
-    return {module_of(base, name): kept for name, kept in shrunk.linears.items()}
+    return {module_of(base, name): kept for name, kept in shrunk.held.items()}
 
 
 Key = TypeVar("Key")
@@ -392,8 +349,3 @@ class Made(Mapping[Key, Value]):
 
     def __len__(self) -> int:
         return len(self._keys)
-
-
-def under(base: str, tensors: Mapping[str, Value]) -> dict[str, Value]:
-    """Names inside the encoder to names inside the classifier."""
-    return {f"{base}.{name}": tensor for name, tensor in tensors.items()}

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from maskpack.exporters.arithmetic import find_arithmetic
-from maskpack.exporters.graph.builder import masked_graph, module_of, serialize
+from maskpack.exporters.graph.builder import module_of, serialize
 from maskpack.exporters.graph.external_masks import FoldedMasks
+from maskpack.exporters.graph.masked import masked_graph
 from maskpack.exporters.graph.passes import RewriteContext
 from maskpack.exporters.session import make_session, ort_predict
 from maskpack.exporters.verify import random_feeds
@@ -79,7 +80,7 @@ def find_problem(config: Mapping[str, Any]) -> str | None:
 def _problem(config: str) -> str | None:
     described_by = described(config.encode(), TASK_TYPES["classification"], ("a", "b"))
     family = family_of(described_by.model_type)
-    backbone = _random_backbone(described_by)
+    backbone = random_backbone(described_by)
     try:
         model = build_classifier(backbone, described_by, seed=0, attention="eager").eval()
         nothing = {
@@ -103,7 +104,7 @@ def _problem(config: str) -> str | None:
     return None
 
 
-def _random_backbone(config: Any) -> Backbone:
+def random_backbone(config: Any) -> Backbone:
     """8-bit weights that keep the size of what goes through them."""
     model = linearize(fresh_classifier(config).float())
     base, rng = base_of(model), np.random.default_rng(0)

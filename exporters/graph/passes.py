@@ -31,6 +31,7 @@ from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.external_masks import FoldedMasks, Masks, Unpack, emit_table
 from maskpack.exporters.graph.store import Scratch
 from maskpack.exporters.graph.trace import PREFIX
+from maskpack.exporters.graph.units import Shrunk
 from maskpack.exporters.graph.weights import Divisors, Fields, Rescaling, fields_of
 from maskpack.formats import ExportError, QuantTensor
 
@@ -47,6 +48,7 @@ class RewriteContext:
             scale, zero point). Linears with one input have different divisors if one of them has other inputs too.
         ready: weights in the arithmetic's form, by name of a module that is used several times.
         scratch: file for constants while the graph is made; None: they stay in memory.
+        shrunk: what is left of the linears of a task that lost units; None: everything.
     """
 
     masks: Masks = field(default_factory=lambda: FoldedMasks({}))
@@ -55,6 +57,7 @@ class RewriteContext:
     quantized: dict[tuple[ir.Value, bytes], tuple[ir.Value, ...]] = field(default_factory=dict)
     ready: dict[str, ir.Value] = field(default_factory=dict)
     scratch: Scratch | None = None
+    shrunk: Shrunk | None = None
 
     def unpack(self, tensor: QuantTensor, rescaling: Rescaling | None) -> Unpack | None:
         """Function that emits the codes of a tensor from their packed form; None if they are stored as bytes."""

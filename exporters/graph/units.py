@@ -3,6 +3,9 @@
 A removed unit's columns are zeros in the linear that reads it. So its rows and columns can be left out, and no constant
 has to be added anywhere: zeros times the unit's output are zeros, whatever its bias is.
 
+Where all units of an attention or a feed-forward layer are removed, the linear that reads them has no column left: the
+graph holds none of its linears, and its bias is all that is left of the sub-layer (`emptied.py`).
+
 Rows and columns are taken from arrays that were derived from the whole matrix. So scales and divisors are those of the
 backbone, and each integer of the small matrix is the integer that the whole matrix has at its place.
 """
@@ -90,12 +93,21 @@ class Shrunk:
     """What the graph of a task holds of the linears.
 
     Attributes:
-        units: the groups, and the units that are in the graph: at least one of a group.
-        linears: parameter name of a linear -> what is held of it; one that is not here is held whole.
+        units: the groups, and the units that are traced: at least one of a group.
+        linears: parameter name of a linear -> what is traced of it; one that is not here is held whole.
+        readers: linears that read units of which none is left.
+        gone: all linears of which the graph holds nothing, the readers among them.
     """
 
     units: Units
     linears: Mapping[str, Kept] = field(default_factory=dict)
+    readers: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+
+    @property
+    def held(self) -> Mapping[str, Kept]:
+        """Parameter name of a linear -> the part of it that the graph holds, of those that are held in part."""
+        return {name: kept for name, kept in self.linears.items() if name not in self.gone}
 
     @classmethod
     def of(
@@ -119,7 +131,15 @@ class Shrunk:
         )
         names = dict.fromkeys(part.name for group in held.groups for part in group.parts)
         found = {name: _kept(held, name, linears[name].shape) for name in names}
-        return cls(held, {name: kept for name, kept in found.items() if not kept.is_all})
+        without = {name: _kept(units, name, linears[name].shape) for name in names}
+        readers = frozenset(name for name, kept in without.items() if _is_none(kept.columns))
+        gone = readers | {name for name, kept in without.items() if _is_none(kept.rows)}
+        parts = {name: kept for name, kept in found.items() if not kept.is_all}
+        return cls(held, parts, readers, gone)
+
+
+def _is_none(places: Places | None) -> bool:
+    return places is not None and not len(places)
 
 
 def _kept(units: Units, name: str, shape: tuple[int, int]) -> Kept:
@@ -133,10 +153,10 @@ def _kept(units: Units, name: str, shape: tuple[int, int]) -> Kept:
 def _held(
     group: UnitGroup, kept: NDArray[np.bool_], linears: Mapping[str, QuantTensor], block: Block
 ) -> NDArray[np.bool_]:
-    """The units of a group that are in a graph: one of zeros if all are removed; a block of columns stays whole."""
+    """The units of a group that are traced: one if all are removed; a block of columns stays whole."""
     held = kept.copy()
     if not held.any():
-        held[0] = True  # no runtime expects a matrix without rows
+        held[0] = True  # the tracer needs a matrix with rows
     every = np.arange(group.count)
     before = -1
     while (count := int(held.sum())) != before:

@@ -64,3 +64,65 @@ def test_a_rehearsal_counts_the_time_of_measuring(main, work, tiny_model, sentim
     shown = main(*fit(tiny_model, sentiment, "a", *short, "--dry-run", *UNITS))
     assert " units" in shown.out
     assert not (work / "a").exists()
+
+
+SPEED = ("--units", "heads,neurons,layers", "--speedup", "1.5")
+
+
+def test_costs_are_measured_written_and_read_by_fit(main, work, tiny_model, sentiment, short):
+    quick = ("--runs", "3", "--length", "16")
+    shown = main("costs", tiny_model, "-o", "costs.json", *quick)
+    assert shown.code == 0
+    assert "2 layers of 4 heads of 8 and 64 neurons" in shown.out
+    assert "graph 1 of 11" in shown.err
+    told = main("costs", tiny_model, "-o", "more.json", *quick, "--json", "-q")
+    assert told.json["shape"]["neurons"] == 64
+    assert len(told.json["timed"]) == 11
+    assert "graph" not in told.err
+    again = main("costs", tiny_model, "-o", "costs.json", *quick)
+    assert again.code == 1
+    assert "costs.json" in again.err
+    options = ("--units", "heads,neurons", "--speedup", "1.1", "--unit-costs", "costs.json")
+    done = main(*fit(tiny_model, sentiment, "a", *short, *options))
+    assert done.code == 0
+    assert "times as fast as with all units" in done.out
+    config = main("inspect", "a", "-t", "sst2", "--config").out
+    assert "speedup: 1.1" in config
+    assert "predicted_speedup" not in config, "that is a result"
+
+
+def test_a_speed_is_predicted_in_a_rehearsal_and_in_json(main, work, tiny_model, sentiment, short):
+    plan = main(*fit(tiny_model, sentiment, "a", *short, *SPEED, "--dry-run", "--json")).json
+    assert plan["predicted ms"] == pytest.approx(plan["ms with all units"] / 1.5, rel=1e-2)
+    shown = main(*fit(tiny_model, sentiment, "a", *short, *SPEED, "--dry-run"))
+    assert "predicted ms" in shown.out
+    told = main(*fit(tiny_model, sentiment, "a", *short, *SPEED, "--json")).json
+    assert told["predicted_speedup"] >= 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ((*UNITS, "--speedup", "2"), "`keep_units` and `speedup` both say", "give one of them"),
+        (("--speedup", "2"), "`speedup` is reached without some units", "give `--units`"),
+        (("--units", "heads", "--speedup", "1"), "`speedup` is 1.0, expected a number", ""),
+        (
+            ("--units", "heads", "--speedup", "99"),
+            "`speedup` 99 is out of reach: without any of the units that may go",
+            "give a smaller `--speedup`, or more kinds of `--units`",
+        ),
+        (
+            (*SPEED, "--unit-costs", "none.json"),
+            "`none.json` cannot be read as a cost model",
+            "measure one with `compress costs`",
+        ),
+    ],
+)
+def test_a_speed_that_cannot_be_is_refused(
+    main, work, tiny_model, sentiment, options, message, hint
+):
+    done = main(*fit(tiny_model, sentiment, "a", *options))
+    assert done.code == 1
+    assert message in done.err
+    assert hint in done.err
+    assert not (work / "a").exists()

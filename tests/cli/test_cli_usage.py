@@ -39,6 +39,7 @@ COMMANDS = [
     "materialize",
     "predict",
     "bench",
+    "costs",
     "report",
     "demo",
 ]

@@ -294,3 +294,20 @@ def test_the_examples_are_plans(name):
     made = read_plan(Path(__file__).parents[2] / "examples" / f"{name}.yaml")
     assert made.reference == "dense"
     assert len(made.seeds) == 3
+
+
+def test_speeds_multiply_and_a_cost_model_counts_by_its_content(plan, tmp_path):
+    costs = tmp_path / "costs.json"
+    costs.write_text("{}")
+    fast = {"units": "heads,neurons", "speedup": [2, 3], "unit_costs": "costs.json"}
+
+    def made():
+        return plan(methods={"fast": fast}, reference=None)
+
+    first = made()
+    assert first.labels == ("fast speedup=2", "fast speedup=3")
+    assert [run.config().speedup for run in first.runs[:2]] == [2.0, 3.0]
+    assert first.runs[0].config().unit_costs == str(costs)
+    assert made().runs[0].key == first.runs[0].key
+    costs.write_text("{ }")
+    assert made().runs[0].key != first.runs[0].key

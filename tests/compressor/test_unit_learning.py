@@ -18,15 +18,14 @@ from maskpack.compressor.estimate import Cost, rehearse
 from maskpack.compressor.masking import units as unit_module
 from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.model import masked_names
+from maskpack.compressor.masking.unit_choice import chosen_groups
+from maskpack.compressor.masking.unit_targets import KeptShares, kept_of, without_weakest
 from maskpack.compressor.masking.units import (
     STAGES,
     UnitImportance,
     UnitRemoval,
-    chosen_groups,
-    kept_of,
     measured_rows,
     stages_of,
-    without_weakest,
 )
 from maskpack.compressor.prepare import check_start, check_start_units
 from maskpack.compressor.training.train import FlooredAdam, Group, Plan
@@ -59,7 +58,11 @@ def gone(units, kind):
     [
         ({"units": "heads"}, "`units` needs the share of them that stays", "keep_units"),
         ({"keep_units": 0.5}, "`keep_units` is a share of units, and none are removed", "units"),
-        ({**BOTH, "units": "layers"}, "`units` is 'layers', expected heads, neurons, or both", ""),
+        (
+            {**BOTH, "units": "tails"},
+            "`units` is 'tails', expected heads, neurons, layers, or several",
+            "",
+        ),
         ({**BOTH, "units": "heads,heads"}, "`units` is 'heads,heads'", ""),
         ({**BOTH, "units": ""}, "`units` is ''", ""),
         ({**BOTH, "keep_units": 1.0}, "`keep_units` is 1.0", ""),
@@ -170,7 +173,7 @@ def test_importance_is_the_sum_over_rows_of_the_squared_slope_of_the_loss(
     task_loss = fit.loss_of(run, None)
     masked = fit.masked_model_of(run, task_loss)
     importance, rows = masked.units.importance, np.arange(6)
-    worth = importance.of([rows[:5], rows[5:]])
+    worth = importance.of([rows[:5], rows[5:]]).units
     masked.model.eval()
 
     def loss_of(row):
@@ -206,7 +209,7 @@ def test_a_unit_that_is_gone_has_no_importance_and_measuring_changes_nothing(req
     before = {name: value.clone() for name, value in masked.model.state_dict().items()}
     masked.model.train()
     state = torch.get_rng_state()
-    worth = masked.units.importance.of(masked.units.importance.batches(3))
+    worth = masked.units.importance.of(masked.units.importance.batches(3)).units
     assert masked.model.training
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None for p in masked.model.parameters())
@@ -239,7 +242,7 @@ def test_where_memory_is_scarce_fewer_rows_are_measured_at_once(request_for):
         run = fit.prepare(request_for(**BOTH, **options))
         importance = fit.masked_model_of(run, fit.loss_of(run, None)).units.importance
         batches = importance.batches(3)
-        found.append((max(map(len, batches)), importance.of(batches)))
+        found.append((max(map(len, batches)), importance.of(batches).units))
     assert [size for size, _ in found] == [16, 4, 2]
     for _, worth in found[1:]:
         for ours, theirs in zip(found[0][1], worth, strict=True):
@@ -403,10 +406,14 @@ def test_importance_is_the_same_in_every_process(request_for):
     masked = fit.masked_model_of(run, fit.loss_of(run, None))
     importance = masked.units.importance
     batches = importance.batches(1)[:3]  # fewer than there are processes
-    alone = importance.of(batches)
+    alone = importance.of(batches).units
 
     def work(processes):
-        return replace(importance, placement=CpuPlacement("cpu", processes=processes)).of(batches)
+        return (
+            replace(importance, placement=CpuPlacement("cpu", processes=processes))
+            .of(batches)
+            .units
+        )
 
     told = side_by_side(4, work)
     for each in told:
@@ -505,7 +512,7 @@ def two_layers():
 
 def test_a_removed_unit_has_no_weight_no_gradient_and_no_score_that_counts():
     layers, group = two_layers()
-    removal = UnitRemoval(layers, (group,), keep={}, importance=None)
+    removal = UnitRemoval(layers, (group,), target=KeptShares({}), importance=None)
     bits = np.array([True, False, True, False])
     removal.start_from(Units((group,), (bits,)))
     up, down = layers["up"], layers["down"]
@@ -538,7 +545,9 @@ def test_the_size_of_gradients_is_a_mean_over_what_is_left():
 
     assert floor_of(None) == pytest.approx((18 / 24) ** 0.5, rel=1e-4)
     kept = [np.array([False, False, True, True])]
-    UnitRemoval(layers, (group,), keep={}, importance=None).start_from(Units((group,), tuple(kept)))
+    UnitRemoval(layers, (group,), target=KeptShares({}), importance=None).start_from(
+        Units((group,), tuple(kept))
+    )
     scores[1].grad = None
 
     def alive():

@@ -145,10 +145,54 @@ def test_matrices_are_as_small_as_the_kept_units(trained, tmp_path):
     assert stored[layer.format(1, "attention.output.dense")] == (heads * 8, 32)
     assert stored[layer.format(1, "intermediate.dense")] == (32, neurons)
     assert stored[layer.format(1, "output.dense")] == (neurons, 32)
-    # a layer that lost all units holds one of zeros
-    assert stored[layer.format(0, "attention.self.query")] == (32, 8)
-    assert stored[layer.format(0, "output.dense")] == (1, 32)
-    assert not arrays(tmp_path / "out")[layer.format(0, "output.dense")].any()
+    # of a layer that lost all units only biases are left
+    assert not [name for name in stored if ".layer.0." in name and name.endswith(".codes")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"), [*((k, "folded") for k in FAMILIES), ("bert", "shared")]
+)
+def test_of_layers_without_units_biases_are_left(trained, tmp_path, kind, layout):
+    """Every family without any unit: what is left are embeddings, biases, norms and the head."""
+    with units_removed(empty=2):
+        report = export(trained(kind), tmp_path / "out", layout, "fp32")
+        linears = open_artifact(trained(kind)).backbone.linears
+        groups = open_artifact(trained(kind)).patch("sst2").units.names
+    assert report.ok, report.findings
+    assert max(check.max_diff for check in report.values) <= EXACT
+    assert report.graph.left_out == sum(linears[name].size for name in groups)
+    model = onnx.load(str(graph_of(tmp_path / "out")), load_external_data=False)
+    assert "Softmax" not in {node.op_type for node in model.graph.node}
+    held = {tensor.name for tensor in model.graph.initializer}
+    assert not [name for name in groups if any(name.removesuffix("weight") in one for one in held)]
+
+
+@pytest.mark.parametrize("empty", ["heads", "neurons"])
+def test_a_layer_without_one_kind_of_units_keeps_the_other(trained, tmp_path, empty, monkeypatch):
+    def some(groups, **_):
+        kept = tuple(np.full(g.count, g.kind != empty or g.layer > 0) for g in groups)
+        return Units(tuple(groups), kept)
+
+    monkeypatch.setattr("unit_kit.random_units", some)
+    with units_removed():
+        report = export(trained("bert"), tmp_path / "out", compute="int8")
+    assert report.ok, report.findings
+    model = onnx.load(str(graph_of(tmp_path / "out")))
+    counts = [sum(n.op_type == kind for n in model.graph.node) for kind in ("Softmax", "Erf")]
+    assert counts == ([1, 2] if empty == "heads" else [2, 1])
+
+
+def test_a_matrix_that_should_be_gone_is_found(trained, tmp_path):
+    """A graph of a task that kept units is not one of a task that lost them all."""
+    path = trained("bert")
+    with units_removed(empty=0):
+        export(path, tmp_path / "out", compute="int8")
+    tolerance = Tolerance(atol=None, max_drop=100.0, rtol=1e9)
+    with units_removed(empty=1):
+        graph = graph_of(tmp_path / "out")
+        report = verify(Subject(graph, open_artifact(path), "sst2", "int8", tolerance))
+    assert not report.ok
+    assert report.graph.removed < report.graph.mask_zeros
 
 
 @pytest.mark.parametrize("layout", ["folded", "shared"])
@@ -164,7 +208,7 @@ def test_integers_scales_and_divisors_are_those_of_zeros_in_place(trained, tmp_p
     linears = open_artifact(path).backbone.linears
     shrunk = Shrunk.of(units, linears, find_arithmetic("int8").block)
     small, whole = arrays(tmp_path / "small"), arrays(tmp_path / "whole")
-    for name, kept in shrunk.linears.items():
+    for name, kept in shrunk.held.items():
         stem = f"bert.{name.removesuffix('.weight')}"
         scales = whole[f"{stem}.scales"]
         own = small[f"{stem}.scales"]
@@ -222,8 +266,8 @@ def test_a_shared_graph_lists_rows_and_columns_over_a_whole_backbone(trained, tm
     assert small.read_bytes() == whole.read_bytes()
     found = arrays(tmp_path / "small")
     lists = {name: array for name, array in found.items() if name.startswith("masks.kept")}
-    # heads and neurons of two layers: rows and columns of a group are one list
-    assert sorted(len(one) for one in lists.values()) == [1, 8, 16, 32]
+    # heads and neurons of the layer that has some: rows and columns of a group are one list
+    assert sorted(len(one) for one in lists.values()) == [16, 32]
     kept = [int(np.unpackbits(found["masks.bits"]).sum())]
     kept.append(int(np.unpackbits(arrays(tmp_path / "whole")["masks.bits"]).sum()))
     assert kept[0] > kept[1]  # no mask removes what the lists leave out anyway
