@@ -20,6 +20,7 @@ from maskpack.exporters.graph.passes import (
 from maskpack.exporters.graph.store import put_scratch
 from maskpack.exporters.graph.trace import trace
 from maskpack.exporters.graph.trunk import Part
+from maskpack.exporters.graph.units import Shrunk
 from maskpack.formats import Backbone, ExportError
 from maskpack.models.families import Family
 
@@ -47,17 +48,13 @@ def masked_graph(
     Raises:
         ExportError: torch cannot trace it, or a weight is not used as one of its kind.
     """
+    traced = trace(model, family, states=part is not None)
     linears, tables = (under(family.base, each) for each in (backbone.linears, backbone.embeddings))
-    traced, shrunk = trace(model, family, states=part is not None), context.shrunk
     if part is not None:
         traced = part.cut(traced)
         linears, tables = part.only(linears, family.base), part.only(tables, family.base)
-    if shrunk is not None:
-        readers, gone = (
-            [f"{family.base}.{name}" for name in sorted(names)]
-            for names in (shrunk.readers, shrunk.gone)
-        )
-        drop_emptied(traced, readers, gone)
+    if context.shrunk is not None:
+        gone = _drop_emptied(traced, context.shrunk, family.base)
         linears = {name: each for name, each in linears.items() if name not in gone}
     passes = Sequential(
         MaskLinears(linears, arithmetic.emit, context),
@@ -68,13 +65,27 @@ def masked_graph(
         common.TopologicalSortPass(),  # constants that linears share may stand after their first reader
     )
     put_scratch(traced.graph, context.scratch)
+    return _run(passes, traced, arithmetic)
+
+
+def _run(passes: Sequential, model: ir.Model, arithmetic: Arithmetic) -> ir.Model:
+    """The model behind all passes, finished; an error of ours is raised as it is."""
     try:
-        made = passes(traced).model
+        made = passes(model).model
         return made if arithmetic.finish is None else arithmetic.finish(made)
     except PassError as error:
         if isinstance(error.__cause__, ExportError):
             raise error.__cause__ from None
         raise
+
+
+def _drop_emptied(traced: ir.Model, shrunk: Shrunk, base: str) -> frozenset[str]:
+    """Drop the sub-layers that lost all of their units; the linears that go with them, by name inside the classifier."""
+    readers, gone = (
+        frozenset(under(base, dict.fromkeys(n))) for n in (shrunk.readers, shrunk.gone)
+    )
+    drop_emptied(traced, sorted(readers), sorted(gone))
+    return gone
 
 
 def under(base: str, tensors: Mapping[str, Value]) -> dict[str, Value]:
