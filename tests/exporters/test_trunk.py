@@ -289,8 +289,8 @@ def test_a_family_that_shares_its_layers_has_a_trunk_for_heads_alone(
 def test_trunk_and_tops_are_written_in_one_opset(trained, folders, tmp_path, opset):
     out = export(trained("bert"), tmp_path / "out", "int8", opset=opset)
     for path in out.glob("*.onnx"):
-        (found,) = onnx.load(str(path), load_external_data=False).opset_import
-        assert found.version == opset
+        imports = onnx.load(str(path), load_external_data=False).opset_import
+        assert {each.version for each in imports if not each.domain} == {opset}
     for left, right in zip(
         logits(out, "one"), logits(folders("trunk", "int8"), "one"), strict=True
     ):
