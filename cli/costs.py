@@ -13,6 +13,7 @@ from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.hints import shell_word
 from maskpack.exporters.options import CostOptions, CostRequest
+from maskpack.formats import ConfigError
 from maskpack.formats.writer import check_free, check_writable, write_bytes
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def costs(
     """
     from maskpack.exporters.bench.unit_costs import unit_costs_of  # noqa: PLC0415 - imports torch
 
+    if out.is_dir():
+        raise ConfigError(f"`{out}` is a folder, and the costs are one file", "name a file")
     check_free(out)
     check_writable(out)
     request = CostRequest(model=model, **asdict(chosen))

@@ -125,12 +125,12 @@ def _unit_figures(patch: Patch) -> dict[str, Any]:
 
 
 def _kept_units(units: Units | None) -> dict[str, Any]:
-    """What the entry says of them: kind -> how many stay in each layer, as one line of text."""
+    """What the entry says of them: kind -> how many stay in each layer of which some could go, as one line such as `4:1 5:2`."""
     if units is None:
         return {}
     kept: dict[str, list[str]] = {}
     for one in units.counts():
-        kept.setdefault(one.kind, []).append(str(one.kept))
+        kept.setdefault(one.kind, []).append(f"{one.layer}:{one.kept}")
     return {"units_kept": {kind: " ".join(layers) for kind, layers in kept.items()}}
 
 

@@ -5,8 +5,8 @@ A graph's time is that of everything outside its layers and that of two sub-laye
     ms = outside + sum over layers (attention + heads * head) + (feed_forward + neurons * neuron)
 
 A sub-layer whose last unit is gone is a bias in the graph and costs nothing here. A graph with all units has
-matrices of other sizes than learned ones, which kernels like more or less. So its time is a number of its own, to which speeds refer. `UnitCosts` is that model for one
-shape, as `compress costs` measures it. `UnitRates` says the same for any shape, less exactly: what a head or a neuron costs
+matrices of other sizes than learned ones, and kernels are fast for some sizes. So its time is a number of its own, to which speeds refer: never
+more than that of all parts. `UnitCosts` is that model for one shape, as `compress costs` measures it. `UnitRates` says the same for any shape, less exactly: what a head or a neuron costs
 follows from its multiply-adds and from the values that are moved.
 """
 
@@ -26,6 +26,9 @@ from maskpack.formats.units import UnitCount
 _KIND = "maskpack unit costs"
 _VERSION = 1
 _RATES = "unit_rates.json"
+_MOST = 2**40  # units, weights or anything else of a shape
+_ROUNDING = 1e-9
+_LEAST = 1e-9  # ms, of a graph whose time is not known yet
 _MEASURE = "measure one with `unit_costs_of`"
 
 
@@ -54,8 +57,8 @@ class UnitShape:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"`{each.name}` of a shape is {value!r}, expected 1 or more")
+            if type(value) is not int or not 1 <= value < _MOST:
+                raise ConfigError(f"`{each.name}` of a shape is {value!r}, expected 1 to {_MOST:,}")
 
     def __str__(self) -> str:
         repeated = f" used {self.uses} times" if self.uses > 1 else ""
@@ -109,8 +112,11 @@ class UnitCosts:
         for name in ("compute", "machine"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"`{name}` of unit costs is no text")
-        if not (self.whole > 0 and self.sum_of_parts > 0):
-            raise ConfigError("unit costs are all 0")
+        every = self.sum_of_parts
+        if not (self.whole > 0 and 0 < every < math.inf):
+            raise ConfigError(f"the parts of a graph take {every} ms, expected a number above 0")
+        if self.whole > every * (1 + _ROUNDING):
+            raise ConfigError(f"a whole graph takes {self.whole} ms, and all of its parts {every}")
 
     @property
     def sum_of_parts(self) -> float:
@@ -175,7 +181,7 @@ class UnitCosts:
         try:
             shape = UnitShape(**tree.pop("shape"))
             return cls(shape=shape, **tree)
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, OverflowError) as error:
             raise ConfigError(f"`{name}` is no cost model: {error}", _MEASURE) from error
         except ConfigError as error:
             raise ConfigError(f"`{name}` is damaged: {error}", _MEASURE) from error
@@ -249,25 +255,25 @@ class UnitRates:
     def costs(self, shape: UnitShape, *, batch: int = 1, length: int = 128) -> UnitCosts:
         """The cost model of a shape."""
         tokens = batch * length
-        values = tokens * shape.hidden / 1e6
+        values, longer = tokens * shape.hidden / 1e6, max(1.0, self.whole)
         parts = UnitCosts(
             shape=shape,
-            whole=1.0,
+            whole=_LEAST,
             compute="int8",
             batch=batch,
             length=length,
             threads=1,
-            outside=self.outside * values,
-            attention=self.attention * values,
-            head=self.product * tokens * shape.head_weights / 1e9
-            + self.attended * tokens * length / 1e6,
-            feed_forward=self.feed_forward * values,
-            neuron=self.product * tokens * shape.neuron_weights / 1e9
-            + self.activated * tokens / 1e6,
+            outside=longer * self.outside * values,
+            attention=longer * self.attention * values,
+            head=longer * self.product * tokens * shape.head_weights / 1e9
+            + longer * self.attended * tokens * length / 1e6,
+            feed_forward=longer * self.feed_forward * values,
+            neuron=longer * self.product * tokens * shape.neuron_weights / 1e9
+            + longer * self.activated * tokens / 1e6,
             residual=self.residual,
             machine=self.machine,
         )
-        return replace(parts, whole=self.whole * parts.sum_of_parts)
+        return replace(parts, whole=min(1.0, self.whole) * parts.sum_of_parts)
 
 
 def default_rates() -> UnitRates:

@@ -34,7 +34,7 @@ from maskpack.formats.unit_costs import PARTS, UnitCosts, UnitShape
 from maskpack.formats.units import UnitCount, UnitGroup, Units
 from maskpack.models.build import base_of
 from maskpack.models.config import canonical_json, load_config
-from maskpack.models.families import family_of
+from maskpack.models.families import family_of, longest_input
 from maskpack.models.locate import resolve
 from maskpack.models.outline import build_outline
 from maskpack.models.units import unit_groups, unit_shape
@@ -183,7 +183,11 @@ def unit_costs_of(request: CostRequest, *, say: Say = lambda _: None) -> Measure
         MaskpackError: there is no such model, or it has no units.
     """
     before, source = load_average(), GraphSource.of(request.model, request.compute)
-    shape = source.shape(request.model)
+    shape, most = source.shape(request.model), longest_input(source.config.to_dict())
+    if request.length > most:
+        raise ConfigError(
+            f"`length` is {request.length}, `{request.model}` reads {most} tokens", "give less"
+        )
     timed = time_units(source, uniform(source.groups), request, say=say)
     numbers, residual = fitted(shape, timed)
     machine = this_machine(before)
@@ -260,7 +264,11 @@ def fitted(shape: UnitShape, timed: Sequence[TimedUnits]) -> tuple[Mapping[str, 
     whole, *others = timed
     rows = np.array([each.amounts(shape.uses) for each in others])
     found, residual = least_squares(rows, np.array([each.ms for each in others]))
-    return {**dict(zip(PARTS, found.tolist(), strict=True)), "whole": whole.ms}, residual
+    every = float(np.array(whole.amounts(shape.uses)) @ found)
+    longer = (
+        max(1.0, whole.ms / every) if every > 0 else 1.0
+    )  # no graph is as long as none of its parts
+    return {**dict(zip(PARTS, (longer * found).tolist(), strict=True)), "whole": whole.ms}, residual
 
 
 def least_squares(

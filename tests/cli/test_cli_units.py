@@ -79,6 +79,10 @@ def test_costs_are_measured_written_and_read_by_fit(main, work, tiny_model, sent
     assert told.json["shape"]["neurons"] == 64
     assert len(told.json["timed"]) == 11
     assert "graph" not in told.err
+    (work / "folder").mkdir()
+    refused = main("costs", tiny_model, "-o", "folder", *quick)
+    assert refused.code == 1
+    assert "is a folder, and the costs are one file" in refused.err
     again = main("costs", tiny_model, "-o", "costs.json", *quick)
     assert again.code == 1
     assert "costs.json" in again.err

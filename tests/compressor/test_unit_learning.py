@@ -327,7 +327,9 @@ def test_the_mask_grows_in_stages_and_the_artifact_says_how_many_units_stay(requ
     assert result.units == {HEADS: 8, NEURONS: 128}
     assert result.units_kept == {HEADS: 4, NEURONS: 64}
     told = entry.training["units_kept"]
-    assert {kind: sum(map(int, line.split())) for kind, line in told.items()} == result.units_kept
+    assert {
+        kind: sum(int(one.partition(":")[2]) for one in line.split()) for kind, line in told.items()
+    } == result.units_kept
     assert (entry.training["units"], entry.training["keep_units"]) == ("heads,neurons", 0.5)
     # a head has 4 x 8 x 32 weights, a neuron 2 x 32
     assert result.unit_weights == 4 * 4 * 8 * 32 + 64 * 2 * 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -51,6 +52,22 @@ def test_a_fit_finds_the_numbers_that_times_were_made_of(tiny_model):
     costs = UnitCosts(shape, "int8", 1, 16, 1, residual=residual, machine="", **found)
     for each in timed:
         assert costs.ms(each.counts(shape)) == pytest.approx(each.ms)
+
+
+def test_parts_are_scaled_where_the_whole_graph_takes_longer(tiny_model):
+    source = GraphSource.of(str(tiny_model), "int8")
+    shape, numbers = source.shape("tiny"), (0.5, 0.25, 0.125, 0.75, 0.01)
+    kept = [[c.kept for c in units.counts()] for units in uniform(source.groups)]
+    blank = [TimedUnits(tuple(each[:2]), tuple(each[2:]), 1.0) for each in kept]
+    timed = [replace(each, ms=float(np.dot(each.amounts(1), numbers))) for each in blank]
+    found, _ = fitted(shape, [replace(timed[0], ms=2 * timed[0].ms), *timed[1:]])
+    assert [found[name] for name in PARTS] == pytest.approx([2 * each for each in numbers])
+
+
+def test_a_text_that_is_longer_than_the_model_reads_is_refused(monkeypatch, tiny_model):
+    monkeypatch.setattr(module, "time_units", None)
+    with pytest.raises(ConfigError, match=r"`length` is 4096, .* reads \d+ tokens"):
+        unit_costs_of(CostRequest(model=str(tiny_model), length=4096))
 
 
 def test_what_would_be_less_than_nothing_is_nothing():

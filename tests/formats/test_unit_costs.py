@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +48,31 @@ def test_a_graph_with_all_units_has_a_time_of_its_own():
     assert fast.speedup([heads(0)]) == pytest.approx(8.5 / 7.5)
 
 
+def test_a_whole_graph_is_no_longer_than_all_of_its_parts():
+    """Else the graph with all units would be faster than itself."""
+    with pytest.raises(
+        ConfigError, match=r"a whole graph takes 9\.5 ms, and all of its parts 9\.0"
+    ):
+        replace(COSTS, whole=9.5)
+    slow = replace(default_rates(), whole=1.25).costs(SHAPE)
+    assert slow.speedup([]) == 1.0
+    assert slow.whole == pytest.approx(slow.sum_of_parts)
+
+
+@pytest.mark.parametrize("name", ["whole", "outside"])
+def test_a_number_that_no_float_holds_is_refused(name):
+    tree = {**json.loads(COSTS.to_json()), name: 10**400}
+    with pytest.raises(ConfigError, match="is no cost model|is damaged"):
+        UnitCosts.from_json(json.dumps(tree), name="x")
+
+
+def test_parts_without_a_finite_sum_and_shapes_without_end_are_refused():
+    with pytest.raises(ConfigError, match="take inf ms"):
+        replace(COSTS, outside=1e308, head=1e308, neuron=1e308)
+    with pytest.raises(ConfigError, match="`layers` of a shape"):
+        replace(SHAPE, layers=10**400)
+
+
 def test_a_file_gives_back_what_was_written(tmp_path):
     path = tmp_path / "costs.json"
     path.write_text(COSTS.to_json())
@@ -81,7 +106,7 @@ def without(tree, name):
         (lambda tree: [tree], "is no cost model"),
         (
             lambda tree: {**tree, **dict.fromkeys(unit_costs.PARTS, 0)},
-            "is damaged: unit costs are all 0",
+            "is damaged: the parts of a graph take 0 ms",
         ),
     ],
 )
@@ -124,4 +149,4 @@ def test_the_rates_that_ship_serve_any_shape():
     assert large.head > 2 * small.head
     longer = rates.costs(small.shape, length=256)
     assert 2 < longer.whole / small.whole < 4
-    assert all(getattr(rates, each.name) for each in fields(rates) if each.name != "residual")
+    assert all(getattr(rates, name) > 0 for name in ("product", "attention", "outside", "whole"))
