@@ -1,4 +1,4 @@
-"""ByTask of `compress predict` as lines: JSON or CSV, of one task or of all tasks of a folder. Imports no torch."""
+"""Answers of `compress predict` as lines: JSON or CSV, of one task or of all tasks of a folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,47 @@ if TYPE_CHECKING:
     from maskpack.runtime.task import TaskConfig
     from maskpack.runtime.tokens import Text
 
-Asked = tuple["Text | DataError", str | float | list[str] | None]
-"""A text or a pair, or what is wrong with it, and its own label or labels, or number; None if the table has none."""
+
+@dataclass(frozen=True)
+class NoRow:
+    """A line that is no text and no pair.
+
+    Attributes:
+        line: as it was read.
+        error: what is wrong with it.
+    """
+
+    line: str
+    error: DataError
+
+
+Label = str | float | list[str] | None
+"""A row's own label, labels or number; None if it has none."""
+
+Asked = tuple["Text | NoRow", Label]
+"""A text or a pair, or a line that is neither, and its own label."""
 
 ByTask = dict[str, "Prediction | MaskpackError"]
 """Name of a task -> its answer to a text, or what is wrong."""
 
 _BETWEEN = "|"  # labels of a cell
+_TEXTS = ("text", "pair")
+_EXPECTED = "expected"
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows to answer.
+
+    Attributes:
+        chunks: lists of rows that are answered together.
+        pairs: whether a row is a pair of texts.
+        labelled: whether rows have labels of their own.
+    """
+
+    chunks: Iterator[Sequence[Asked]]
+    pairs: bool
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,29 +104,38 @@ def tasks_of_texts(session: Session, *, pairs: bool) -> tuple[tuple[str, ...], T
     return tuple(chosen), first if alike else replace(first, columns=())
 
 
-def answer_lines(asked: Iterator[Sequence[Asked]], ask: Ask, *, csv: bool, pairs: bool) -> None:
+def check_columns(tasks: Sequence[str]) -> None:
+    """Raise ConfigError if a task has the name of a column of CSV that is not its own."""
+    taken = [f"`{name}`" for name in tasks if name in {*_TEXTS, _EXPECTED}]
+    if taken:
+        raise ConfigError(
+            f"the column of a task cannot be named {', '.join(taken)}: `--csv` has columns `text`, "
+            "`pair` and `expected` of its own",
+            "leave `--csv` out; in JSON the names stay apart",
+        )
+
+
+def answer_lines(rows: Rows, ask: Ask, *, csv: bool) -> None:
     """A line for each row; what is wrong with one stops no other, and is the exit code at the end.
 
     Args:
-        asked: lists of rows that are answered together.
+        rows: the rows.
         ask: the tasks.
         csv: print CSV with a line of names, not JSON.
-        pairs: whether a row is a pair of texts.
     """
     empty: list[int] = []
     number = failed = 0
     if csv:
-        names = ("text", "pair") if pairs else ("text",)
-        render.data(_cells((*names, *ask.tasks)))
-    for chunk in asked:
-        found = iter(ask.answers([text for text, _ in chunk if not isinstance(text, DataError)]))
+        render.data(_header(rows, ask))
+    for chunk in rows.chunks:
+        found = iter(ask.answers([text for text, _ in chunk if not isinstance(text, NoRow)]))
         for text, expected in chunk:
             number += 1
-            answers = _all_wrong(ask, text) if isinstance(text, DataError) else next(found)
+            answers = _all_wrong(ask, text.error) if isinstance(text, NoRow) else next(found)
             wrong = _tell_wrong(number, answers)
             failed += wrong
             empty += [number] if not wrong and _is_empty(text) else []
-            line = _csv(text, answers) if csv else _json(answers, expected, ask)
+            line = _csv(text, answers, expected, rows) if csv else _json(answers, expected, ask)
             render.data(line)
     if empty:
         render.words(
@@ -116,10 +159,10 @@ def _tell_wrong(number: int, answers: ByTask) -> bool:
     return bool(facts)
 
 
-def _json(answers: ByTask, expected: str | float | list[str] | None, ask: Ask) -> str:
+def _json(answers: ByTask, expected: Label, ask: Ask) -> str:
     told: dict[str, Any] = {name: _told(answer) for name, answer in answers.items()}
     line = {"tasks": told} if ask.together else next(iter(told.values()))
-    own = {} if expected is None else {"expected": expected}
+    own = {} if expected is None else {_EXPECTED: expected}
     return codec.dumps({**line, **own}, ensure_ascii=False)
 
 
@@ -127,9 +170,23 @@ def _told(answer: Prediction | MaskpackError) -> dict[str, Any]:
     return {"error": str(answer)} if isinstance(answer, MaskpackError) else answer.to_dict()
 
 
-def _csv(text: Text | DataError, answers: ByTask) -> str:
-    parts = ("",) if isinstance(text, DataError) else _parts(text)
-    return _cells((*parts, *map(_cell, answers.values())))
+def _header(rows: Rows, ask: Ask) -> str:
+    texts = _TEXTS if rows.pairs else _TEXTS[:1]
+    return _cells((*texts, *ask.tasks, *([_EXPECTED] if rows.labelled else [])))
+
+
+def _csv(text: Text | NoRow, answers: ByTask, expected: Label, rows: Rows) -> str:
+    """As many cells as the header has; a line that is no row is the first text."""
+    parts = (text.line,) if isinstance(text, NoRow) else _parts(text)
+    missing = [""] * (1 + rows.pairs - len(parts))
+    own = [_label(expected)] if rows.labelled else []
+    return _cells((*parts, *missing, *map(_cell, answers.values()), *own))
+
+
+def _label(expected: Label) -> str:
+    if isinstance(expected, list):
+        return _BETWEEN.join(expected)
+    return "" if expected is None else str(expected)
 
 
 def _cell(answer: Prediction | MaskpackError) -> str:
@@ -148,8 +205,8 @@ def _cells(cells: Sequence[str]) -> str:
     return line.getvalue()
 
 
-def _is_empty(text: Text | DataError) -> bool:
-    return not isinstance(text, DataError) and not any(map(str.strip, _parts(text)))
+def _is_empty(text: Text | NoRow) -> bool:
+    return not isinstance(text, NoRow) and not any(map(str.strip, _parts(text)))
 
 
 def _parts(text: Text) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,15 @@ from typer import Argument, Option
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
-from maskpack.cli.answers import Ask, Asked, answer_lines, tasks_of_texts
+from maskpack.cli.answers import (
+    Ask,
+    Asked,
+    NoRow,
+    Rows,
+    answer_lines,
+    check_columns,
+    tasks_of_texts,
+)
 from maskpack.cli.lines import MOST, chunks
 from maskpack.formats import ConfigError, DataError
 from maskpack.tasks.data.columns import (
@@ -115,17 +123,19 @@ def predict(
     else:
         config = session.config(task)
         names = (config.name,)
+    if csv:
+        check_columns(names)
     if data is None:
         if columns != Columns():
             raise ConfigError("columns are of `--data`", f"`compress predict {folder} --data FILE`")
-        asked = _of_lines(folder, texts, config, pair=pair)
+        rows = _of_lines(folder, texts, config, pair=pair)
     else:
         if texts is not None or pair:
             other = opt.given(texts=texts, pair=pair)
             raise ConfigError(f"`--data` goes without {other}", "choose one of them")
-        asked = _of_table(config, data, columns, labels=not every)
+        rows = _of_table(config, data, columns, labels=not every)
     ask = Ask(session, names, batch_size, together=every)
-    answer_lines(asked, ask, csv=csv, pairs=pairs or config.texts == 2)
+    answer_lines(rows, ask, csv=csv)
 
 
 def _check_texts(config: TaskConfig, given: int, what: str, option: str) -> None:
@@ -139,9 +149,7 @@ def _check_texts(config: TaskConfig, given: int, what: str, option: str) -> None
     )
 
 
-def _of_table(
-    config: TaskConfig, data: Path, columns: Columns, *, labels: bool
-) -> Iterator[Sequence[Asked]]:
+def _of_table(config: TaskConfig, data: Path, columns: Columns, *, labels: bool) -> Rows:
     rows = rows_of(data, columns, config)
     if not labels:
         rows = [(text, None) for text, _ in rows]
@@ -149,12 +157,11 @@ def _of_table(
         raise DataError(f"`{data}` has no rows", "a file with a line of names and a line a row")
     given = 2 if isinstance(rows[0][0], tuple) else 1
     _check_texts(config, given, f"rows of `{data}`", "--pair-field")
-    return (rows[first : first + MOST] for first in range(0, len(rows), MOST))
+    chunks = (rows[first : first + MOST] for first in range(0, len(rows), MOST))
+    return Rows(chunks, given == 2, any(label is not None for _, label in rows))
 
 
-def _of_lines(
-    folder: Path, path: Path | None, config: TaskConfig, *, pair: bool
-) -> Iterator[Sequence[Asked]]:
+def _of_lines(folder: Path, path: Path | None, config: TaskConfig, *, pair: bool) -> Rows:
     """The lines of a file or of standard input; a table is refused."""
     if path is None and sys.stdin is not None and sys.stdin.isatty():
         end = "Ctrl-Z and Enter end" if sys.platform == "win32" else "Ctrl-D ends"
@@ -170,8 +177,8 @@ def _of_lines(
     if _is_header(first[0]):
         raise _no_lines(where, folder, path)
     _check_texts(config, 2 if pair else 1, "lines", "--pair")
-    for lines in chain([first], found):
-        yield [(_pair(line) if pair else line, None) for line in lines]
+    every = chain([first], found)
+    return Rows(([(_pair(line) if pair else line, None) for line in some] for some in every), pair)
 
 
 def _no_lines(where: str, folder: Path, path: Path | None) -> DataError:
@@ -191,10 +198,11 @@ def _is_header(line: str) -> bool:
     return any(plain_columns(each) is not None for each in names)
 
 
-def _pair(line: str) -> tuple[str, str] | DataError:
+def _pair(line: str) -> tuple[str, str] | NoRow:
     first, tab, second = line.partition("\t")
     if not tab:
-        return DataError(f"no tab in the line `{line[:60]}`, expected a pair of texts")
+        error = DataError(f"no tab in the line `{line[:60]}`, expected a pair of texts")
+        return NoRow(line, error)
     return first, second
 
 

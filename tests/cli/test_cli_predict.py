@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import json
 import os
@@ -91,6 +92,94 @@ def test_a_bad_line_gets_an_error_and_the_others_their_answers(main, paired, tmp
         "error: row 2: no tab in the line `good bad film`, expected a pair of texts",
         "error: 1 of 3 rows were not answered",
     ]
+
+
+def cells(outcome):
+    """Rows of CSV."""
+    return list(csv.reader(outcome.out.splitlines()))
+
+
+def test_every_row_of_csv_has_the_cells_of_its_header(main, paired, work):
+    (work / "texts").write_text("good\tbad film\ngood, bad film\nbad\tfilm\n")
+    outcome = main("predict", paired, "--texts", "texts", "--pair", "--csv")
+    first, last = lines(main("predict", paired, "--pair", stdin="good\tbad film\nbad\tfilm\n"))
+    assert outcome.code == 1
+    assert cells(outcome) == [
+        ["text", "pair", "sst2"],
+        ["good", "bad film", first["label"]],
+        ["good, bad film", "", ""],
+        ["bad", "film", last["label"]],
+    ]
+
+
+def test_texts_of_a_row_that_a_graph_cannot_answer_stay(main, paired, work, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("maskpack.runtime.answers.run", fail)
+    (work / "rows.csv").write_text("a,b,y\ngood,bad film,1\n")
+    columns = ["--text-field", "a", "--pair-field", "b", "--label-field", "y"]
+    outcome = main("predict", paired, "--data", "rows.csv", *columns, "--csv")
+    assert outcome.code == 1
+    assert cells(outcome) == [["text", "pair", "sst2", "expected"], ["good", "bad film", "", "1"]]
+
+
+def test_the_header_of_csv_is_of_the_rows_that_were_read(main, folder, work):
+    """An older release did not say how many texts its task reads."""
+    old = of_texts(folder, work / "old", None)
+    (work / "rows.csv").write_text("text,text_pair\ngood,film\n")
+    found = cells(main("predict", old, "--data", "rows.csv", "--csv"))
+    assert [row[:2] for row in found] == [["text", "pair"], ["good", "film"]]
+    assert [len(row) for row in found] == [3, 3]
+
+
+def test_nothing_is_printed_before_rows_are_refused(main, folder, work):
+    (work / "lines").write_text("good\tfilm\n")
+    outcome = main("predict", folder, "--texts", "lines", "--pair", "--csv")
+    assert (outcome.code, outcome.out) == (1, "")
+
+
+def test_a_label_is_expected_in_csv_too(main, folder, work):
+    body = "".join(f'"{text}",{label}\n' for text, label in ROWS)
+    (work / "rows.csv").write_text("body,queue\n" + body)
+    columns = ["--text-field", "body", "--label-field", "queue"]
+    answers = lines(main("predict", folder, "--data", "rows.csv", *columns))
+    found = cells(main("predict", folder, "--data", "rows.csv", *columns, "--csv"))
+    assert found == [
+        ["text", "sst2", "expected"],
+        *([text, one["label"], label] for (text, label), one in zip(ROWS, answers, strict=True)),
+    ]
+    (work / "plain.csv").write_text("text,label\n" + body)  # found by its name
+    assert cells(main("predict", folder, "--data", "plain.csv", "--csv")) == found
+    alone = cells(main("predict", folder, "--data", "rows.csv", *columns[:2], "--csv"))
+    assert alone == [row[:2] for row in found]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "wanted"),
+    [("multi-label", "negative;positive", "negative|positive"), ("multi-label", "", "")],
+)
+def test_several_expected_labels_share_a_cell(main, folder, work, kind, given, wanted):
+    shutil.copytree(folder, work / "several")
+    config = json.loads((folder / "task.json").read_text())
+    (work / "several" / "task.json").write_text(json.dumps({**config, "kind": kind}))
+    (work / "rows.csv").write_text(f"body,queue\nfilm,{given}\n")
+    columns = ["--text-field", "body", "--label-field", "queue", "--label-separator", ";"]
+    found = cells(main("predict", "several", "--data", "rows.csv", *columns, "--csv"))
+    assert [row[2] for row in found] == ["expected", wanted]
+
+
+@pytest.mark.parametrize("name", ["text", "pair", "expected"])
+def test_a_task_named_as_a_column_of_csv_is_refused(main, folder, work, name):
+    shutil.copytree(folder, work / "own")
+    config = json.loads((folder / "task.json").read_text())
+    (work / "own" / "task.json").write_text(json.dumps({**config, "name": name}))
+    (work / "texts").write_text("good\n")
+    for every in ((), ("--all",)):
+        outcome = main("predict", "own", *every, "--texts", "texts", "--csv")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert f"the column of a task cannot be named `{name}`" in outcome.err
+        assert lines(main("predict", "own", *every, "--texts", "texts"))
 
 
 def test_a_row_that_no_tokenizer_reads_is_named_before_any_is_answered(main, folder, work):
