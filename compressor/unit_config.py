@@ -47,7 +47,7 @@ class UnitConfig(Options):
     speedup: Annotated[
         float | None,
         Opt(
-            "How many times as fast as with all units the graph is to be, as predicted; units go by their worth a millisecond.",
+            "How many times as fast as with all units the graph is to be, as predicted; units go by their importance a millisecond.",
             within="(1, inf)",
             later=True,
         ),

@@ -30,6 +30,7 @@ from maskpack.formats.errors import (
 from maskpack.formats.reader import Artifact, check_artifact, is_artifact, open_artifact
 from maskpack.formats.schema import FORMAT_VERSION, Manifest, Scheme, Source, TaskEntry
 from maskpack.formats.tensors import Backbone, BitMask, MaskCount, Patch, QuantTensor
+from maskpack.formats.unit_costs import UnitCosts, UnitShape
 from maskpack.formats.writer import add_task, check_vacant, create_artifact
 
 __all__ = [
@@ -54,6 +55,8 @@ __all__ = [
     "Scheme",
     "Source",
     "TaskEntry",
+    "UnitCosts",
+    "UnitShape",
     "VerifyError",
     "add_task",
     "check_artifact",
