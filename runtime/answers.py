@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,6 @@ from maskpack.runtime.outputs import Prediction
 from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of
 from maskpack.runtime.trunk import OnTrunk
-
-_LOG = logging.getLogger(__name__)
 
 Answer = Prediction | MaskpackError
 
@@ -33,8 +30,11 @@ class Loaded:
 
     @property
     def way(self) -> tuple[object, ...]:
-        """What tasks must have in common to share a pass of a trunk: the trunk, and how texts become a batch."""
-        config, shared = self.config, self.graph if not self.is_on_trunk else self.graph.trunk
+        """What tasks must have in common to share a pass of a trunk: the trunk, and how texts become a batch.
+
+        A task on no trunk shares none. Tasks of the swap layout have one graph, but all of it reads their masks.
+        """
+        config, shared = self.config, self.graph.trunk if self.is_on_trunk else self
         return (
             *(id(shared), id(self.reader.tokenizer), config.max_length, config.texts),
             *(config.prefixes, config.pad, config.pad_left),
@@ -75,16 +75,21 @@ def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> l
 
 
 def ways(loaded: Sequence[Loaded]) -> list[list[Loaded]]:
-    """Tasks that can share a pass, together; says so where there is more than one pass of a trunk a batch."""
+    """Tasks that can share a pass of a trunk, together; a task on no trunk alone."""
     groups: dict[tuple[object, ...], list[Loaded]] = {}
     for one in loaded:
         groups.setdefault(one.way, []).append(one)
-    found = list(groups.values())
-    if len(found) > 1 and any(one.is_on_trunk for one in loaded):
-        names = "; ".join(", ".join(f"`{one.config.name}`" for one in group) for group in found)
-        fact = "tasks read texts in %d ways, each of which needs a pass of the trunk: %s"
-        _LOG.info(fact, len(found), names)
-    return found
+    return list(groups.values())
+
+
+def passes(groups: Sequence[Sequence[Loaded]]) -> str | None:
+    """A note where tasks on a trunk need more than one pass of it a batch; else None."""
+    if len(groups) < 2 or not any(one.is_on_trunk for group in groups for one in group):
+        return None
+    names = "; ".join(", ".join(f"`{one.config.name}`" for one in group) for group in groups)
+    return (
+        f"tasks read texts in {len(groups)} ways, each of which needs a pass of the trunk: {names}"
+    )
 
 
 def _together(loaded: Sequence[Loaded], rows: Sequence[Tokens]) -> list[list[Answer]]:

@@ -6,6 +6,7 @@ Folding takes several bytes a weight while a session is made, and frees them aft
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from maskpack.formats.codec import file_sha256, read_tensors
 from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, first_line
 from maskpack.formats.lazy import renamed
 from maskpack.formats.writer import new_folder, write_bytes
-from maskpack.runtime.answers import Loaded, answer_each, batches, run, ways
+from maskpack.runtime.answers import Loaded, answer_each, batches, passes, run, ways
 from maskpack.runtime.graph import (
     TaskRun,
     check_external,
@@ -49,6 +50,8 @@ from maskpack.runtime.task import (
 )
 from maskpack.runtime.tokens import Text, TextReader, load_tokenizer
 from maskpack.runtime.trunk import OnTrunk
+
+_LOG = logging.getLogger(__name__)
 
 
 class Session:
@@ -83,6 +86,7 @@ class Session:
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._graphs: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         self._tokenizers: dict[tuple[Path, int, bool, bool], Any] = {}
+        self._noted: set[str] = set()
         self._made = partial(Session, folder, threads=threads, keep=keep, providers=providers)
 
     def __reduce__(self) -> tuple[partial[Session], tuple[()]]:
@@ -138,7 +142,8 @@ class Session:
         """What each task says of each text: name of a task -> its answer, for each text in their order.
 
         In a folder of the trunk layout tasks that read texts alike share a pass of the trunk over each batch. In other
-        layouts each task runs its own graph. All tasks that are asked are held in memory, however few `keep` says.
+        layouts each task runs its own graph. All tasks that are asked are held in memory, however few `keep` says;
+        when one task is asked next, those beyond `keep` are let go.
 
         Args:
             texts: texts, or pairs of texts.
@@ -163,11 +168,14 @@ class Session:
         names = self.tasks if tasks is None else tuple(tasks)
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"`tasks` are {', '.join(names) or 'none'}, expected different ones")
-        self._keep = max(self._keep, len(names))
-        loaded = [self._load(self._name(name)) for name in names]
+        size = _checked(batch_size)
+        room = max(self._keep, len(names))
+        loaded = [self._load(self._name(name), room) for name in names]
+        groups = ways(loaded)
+        self._note(passes(groups))
         found: list[dict[str, Prediction | MaskpackError]] = [{} for _ in texts]
-        for group in ways(loaded):
-            each = answer_each(group, texts, _checked(batch_size))
+        for group in groups:
+            each = answer_each(group, texts, size)
             for answers, row in zip(found, each, strict=True):
                 answers.update(zip((one.config.name for one in group), row, strict=True))
         return [{name: answers[name] for name in names} for answers in found]
@@ -190,18 +198,26 @@ class Session:
     def _name(self, task: str | None) -> str:
         return choose_task(self._places, task, "here")
 
-    def _load(self, task: str) -> Loaded:
-        """The task, loaded now if it is not; the one used longest ago makes room."""
-        if task not in self._loaded:
+    def _note(self, fact: str | None) -> None:
+        """Say a fact the first time only: lists of texts are asked one after the other."""
+        if fact is not None and fact not in self._noted:
+            self._noted.add(fact)
+            _LOG.info("%s", fact)
+
+    def _load(self, task: str, room: int | None = None) -> Loaded:
+        """The task, loaded now if it is not; those used longest ago make room, so that `room` stay (`keep`)."""
+        held = task in self._loaded
+        if held:
+            self._loaded.move_to_end(task)
+        while len(self._loaded) - held >= (room or self._keep):
+            self._loaded.popitem(last=False)
+        if not held:
             place = self._places[task]
             config = place.read_config()
-            while len(self._loaded) >= self._keep:
-                self._loaded.popitem(last=False)
             reader = self._reader(place.tokenizer, config)
             graph = self._graph(place, config)
             own = load_inputs(place, config)
             self._loaded[task] = Loaded(config, reader, graph, own)
-        self._loaded.move_to_end(task)
         return self._loaded[task]
 
     def _graph(self, place: TaskFiles, config: TaskConfig) -> Any:
@@ -329,8 +345,10 @@ _LEAST = 1024  # bytes from which a constant lies in the file of weights
 def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
     """Write a task with its weights unpacked and masked; its graph.
 
-    The result is a folder as any exported one, with a `backbone.bin` of the task's own. Only standard
-    operators are in it: the folding is kept, fusions that depend on the machine are left to the session.
+    The result is a folder as any exported one, with a `backbone.bin` of the task's own. The folding is kept,
+    fusions that depend on the machine are left to the session: operators are those that the export wrote. An int8
+    graph has ONNX Runtime's attention in a branch, unless it was exported with `--plain-attention`, and an nbits
+    graph its `MatMulNBits`; all others are standard.
 
     Args:
         folder: an exported one, in the shared or folded layout.

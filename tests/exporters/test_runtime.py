@@ -105,6 +105,23 @@ def test_only_so_many_tasks_stay_in_memory(several):
     assert session.predict(["good"], task="sst2") == first
 
 
+def test_asking_all_tasks_does_not_change_how_many_stay(several):
+    session = Session(several, keep=1)
+    both = session.predict_all(["good"])
+    held = list(session._loaded.values())
+    assert len(held) == 2
+    assert session.predict_all(["good"]) == both
+    assert list(session._loaded.values()) == held, "none is loaded again for the next texts"
+    assert session.predict(["good"], task="sst2") == [both[0]["sst2"]]
+    assert list(session._loaded) == ["sst2"], "`keep` holds again"
+    session.predict(["good"], task="other")
+    assert list(session._loaded) == ["other"]
+    with pytest.raises(ConfigError, match="no task `third`"):
+        session.predict_all(["good"], tasks=["other", "third"])
+    session.predict(["good"], task="sst2")
+    assert list(session._loaded) == ["sst2"]
+
+
 def test_two_tasks_of_one_name_are_refused(several):
     shutil.copytree(several / "sst2", several / "copy")
     with pytest.raises(ExportError, match="both hold `sst2`"):

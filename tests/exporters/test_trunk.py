@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
 from export_kit import shared_request
 from matrix import matrix
-from unit_kit import units_removed
+from typer.testing import CliRunner
+from unit_kit import random_units, units_removed
 
+from maskpack.cli.app import app
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters.bench.child import Together, open_tasks
 from maskpack.exporters.bench.run import bench
@@ -27,7 +30,8 @@ from maskpack.formats import BitMask, ConfigError, DataError, ExportError
 from maskpack.formats.algebra import rename_task
 from maskpack.formats.codec import file_sha256
 from maskpack.formats.reader import Artifact
-from maskpack.runtime import Prediction, Session, materialize
+from maskpack.formats.units import Units
+from maskpack.runtime import Prediction, Session, answers, materialize
 from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.trunk import OnTrunk
 from maskpack.tasks import find_task
@@ -156,6 +160,46 @@ def test_units_that_are_gone_above_the_trunk_make_the_top_small(trained, tmp_pat
             *(logits(tmp_path / layout, task) for layout in ("trunk", "shared")), strict=True
         ):
             np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("compute", ["fp32", "int8"])
+@pytest.mark.parametrize("empty", ["heads", "neurons"])
+def test_a_top_without_all_units_of_one_kind_is_that_of_the_shared_layout(
+    trained, tmp_path, monkeypatch, compute, empty
+):
+    """The last layer loses one sub-layer as a whole, and half of the other."""
+    monkeypatch.setattr("unit_kit.random_units", partial(without_kind, kind=empty))
+    artifact = trained("bert")
+    with units_removed(last_layer=True):
+        reports = export_shared(
+            shared_request(artifact, tmp_path / "trunk", compute, layout="trunk")
+        )
+        export(artifact, tmp_path / "shared", compute, layout="shared", verify=False)
+    for task, report in reports.items():
+        assert report.ok, report.findings
+        assert report.graph.removed == report.graph.mask_zeros > report.graph.left_out > 0
+        assert report.graph.wrong == 0
+        kinds = operators(tmp_path / "trunk" / f"{task}.onnx")
+        assert ("Softmax" in kinds, "Erf" in kinds) == (empty != "heads", empty != "neurons")
+        for left, right in zip(
+            *(logits(tmp_path / layout, task) for layout in ("trunk", "shared")), strict=True
+        ):
+            np.testing.assert_array_equal(left, right)
+    assert {"Softmax", "Erf"} <= operators(tmp_path / "trunk" / "trunk.onnx")
+
+
+def without_kind(groups, *, kind, seed, **_):
+    """`Units` of which one kind is gone, and half of the others."""
+    halves = random_units(groups, seed=seed, empty=0)
+    pairs = zip(groups, halves.kept, strict=True)
+    return Units(halves.groups, tuple(kept & (group.kind != kind) for group, kept in pairs))
+
+
+def operators(path):
+    """Kinds of nodes, those in branches as well."""
+    nodes = [*onnx.load(str(path), load_external_data=False).graph.node]
+    nodes += [own for node in nodes for side in node.attribute for own in side.g.node]
+    return {node.op_type for node in nodes}
 
 
 def test_the_trunk_holds_the_lower_layers_and_a_top_the_others(folders):
@@ -351,10 +395,46 @@ def test_tasks_that_read_texts_otherwise_need_a_pass_of_their_own(folders, tmp_p
     session = Session(folder)
     with caplog.at_level(logging.INFO):
         found = session.predict_all(TEXTS)
-    assert "2 ways" in caplog.text
+        session.predict_all(TEXTS)
+    assert caplog.text.count("2 ways") == 1, "said once a session"
     assert "`one`; `two`" in caplog.text
     assert [one["two"] for one in found] == session.predict(TEXTS, task="two")
     assert [one["two"] for one in found] != Session(folders("trunk")).predict(TEXTS, task="two")
+
+
+def test_tasks_of_a_trunk_are_not_asked_alone_unless_one_fails(folders, monkeypatch):
+    """Where the shared pass fails tasks are asked alone, which would hide that it never works."""
+    monkeypatch.delattr("maskpack.runtime.answers._answers")
+    found = Session(folders("trunk", "int8")).predict_all(TEXTS)
+    assert [set(row) for row in found] == [{"one", "two"}] * 3
+
+
+@pytest.mark.parametrize("layout", ["swap", "shared"])
+def test_tasks_on_no_trunk_are_asked_one_by_one(folders, monkeypatch, layout):
+    asked, plain = [], answers._together
+    monkeypatch.setattr(
+        answers, "_together", lambda loaded, rows: asked.append(len(loaded)) or plain(loaded, rows)
+    )
+    session = Session(folders(layout, "int8"))
+    together = session.predict_all(TEXTS, batch_size=2)
+    assert asked == [1] * 4, "two batches, two tasks"
+    for task in ("one", "two"):
+        assert [row[task] for row in together] == session.predict(TEXTS, task=task, batch_size=2)
+    assert together[0]["one"] != together[0]["two"]
+
+
+def test_a_command_says_once_that_tasks_need_passes_of_their_own(folders, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    shutil.copytree(folders("trunk"), folder)
+    config = json.loads((folder / "two.json").read_text())
+    (folder / "two.json").write_text(json.dumps({**config, "max_length": 4}))
+    (tmp_path / "texts").write_text("\n".join(TEXTS))
+    monkeypatch.setattr("maskpack.cli.lines.MOST", 1)
+    found = CliRunner().invoke(
+        app, ["predict", str(folder), "--all", "--texts", str(tmp_path / "texts")]
+    )
+    assert len(found.stdout.splitlines()) == 3
+    assert found.stderr.count("2 ways") == 1
 
 
 def test_what_is_wrong_with_a_text_stops_no_other(folders):
