@@ -31,8 +31,8 @@ HINTS: dict[str, str] = {
     "whose weights lie in a file of their own",
     "its commits in the local cache: {commits}; give one as `revision`": "its commits in the local cache: "
     "{commits}; give one with `--revision`",
-    "leave `layers` and `modules` out, or start without that task": "leave `--layers` and `--modules` out, or start "
-    "without that task",
+    "leave `layers`, `trunk` and `modules` out, or start without that task": "leave `--layers`, `--trunk` and `--modules` "
+    "out, or start without that task",
     "leave `estimator` and `init` out, or give the estimator fixed": "leave `--estimator` and `--init` out, or give "
     "`--estimator fixed`",
     "leave `teacher_states` out": "leave `--teacher-states` out",

@@ -266,7 +266,7 @@ def check_start_units(units: Units | None, task: str, config: Any, masked: Colle
         if not {part.name for part in group.parts} <= names:
             raise ConfigError(
                 f"{lost}, and the run does not mask all of their linears: they would come back",
-                "leave `layers` and `modules` out, or start without that task",
+                "leave `layers`, `trunk` and `modules` out, or start without that task",
             )
 
 

@@ -3,7 +3,8 @@
 A mask on the upper layers alone costs something, and how much differs by task. So the same recipe runs several times on nine
 tenths of the training rows: without a trunk, then with trunks of other depths. The tenth that was held out says what each
 costs. The search halves the depths that are left, so a model of L layers needs 1 + log2(L) runs, rounded up. It takes for
-granted that a deeper trunk costs more. A dense teacher is trained once for all of them. The run that is written uses all rows.
+granted that a deeper trunk costs more. Depths that the other options do not allow are left out before anything is trained.
+A dense teacher is trained once for all of them. The run that is written uses all rows.
 """
 
 from __future__ import annotations
@@ -68,43 +69,47 @@ def with_trunk_found(
         on_progress: called after every step.
 
     Raises:
-        ConfigError: no training row has a label that counts.
+        ConfigError: the other options allow no trunk, or no held-out row has a label that counts.
         Interrupted: Ctrl-C.
     """
     if not run.request.config.finds_trunk:
         return run, None
+    most = deepest_allowed(run)
     try:
         with deferred_interrupt() as stop:
             probe = _probe(run)
             targets = teach(probe, probe.plan, on_progress=on_progress, stop=stop)
-            score = partial(
-                _score, targets=targets, train=train, on_progress=on_progress, stop=stop
+            metric = partial(
+                _metric, targets=targets, train=train, on_progress=on_progress, stop=stop
             )
-            search = _search(probe, score)
+            search = _search(probe, metric, most=most)
     except KeyboardInterrupt:
         fact = "stopped while it looked for a trunk; nothing was written"
         raise Interrupted(fact, "the search begins anew; `trunk` as a number needs none") from None
     return with_trunk(run, search.layers), search
 
 
-def _search(probe: PreparedRun, score: Callable[[PreparedRun], float]) -> TrunkSearch:
-    metric, rows, tries = probe.data.task.metric, len(probe.dev), list[TrunkTry]()
+def _search(
+    probe: PreparedRun, metric: Callable[[PreparedRun], float], *, most: int
+) -> TrunkSearch:
+    name, rows, tries = probe.data.task.metric, len(probe.dev), list[TrunkTry]()
     tolerance = probe.request.config.trunk_tolerance
+    if most < layer_count(probe.shapes.linears) - 1:
+        _LOG.info("trunks of %d layers at most are tried: the other options allow no more", most)
 
     def value(layers: int) -> float:
-        found = score(with_trunk(probe, layers))
+        found = metric(with_trunk(probe, layers))
         tries.append(TrunkTry(layers, found))
         lost = 100.0 * (tries[0].value - found)
         fact = "trunk %d: %s %.4f on %d held-out rows, %.2f points below none"
-        _LOG.info(fact, layers, metric, found, rows, lost)
+        _LOG.info(fact, layers, name, found, rows, lost)
         return found
 
-    most = layer_count(probe.shapes.linears) - 1
     layers = deepest(most, value, tolerance=tolerance)
-    return TrunkSearch(metric, tolerance, rows, layers, tuple(tries))
+    return TrunkSearch(name, tolerance, rows, layers, tuple(tries))
 
 
-def _score(
+def _metric(
     run: PreparedRun,
     *,
     targets: Targets,
@@ -115,10 +120,10 @@ def _score(
     """The main metric of a run that is not written, on its evaluation rows: of its bits and its head in float16."""
     stage = f"trunk of {run.request.config.trunk or 0}"
 
-    def told(now: Progress) -> None:
+    def with_stage(now: Progress) -> None:
         on_progress(replace(now, stage=stage))
 
-    masked, _, _ = train(run, targets, NoCheckpoints(), told, stop)
+    masked, _, _ = train(run, targets, NoCheckpoints(), with_stage, stop)
     units = None if masked.units is None else masked.units.units
     patch = freeze(masked.model, masked.layers, masked.dense, units)
     model = apply_patch(run.classifier(0), run.prepared.backbone, patch, run.target)
@@ -163,7 +168,7 @@ def with_trunk(run: PreparedRun, layers: int) -> PreparedRun:
     """The run with so many lower layers left alone; 0: none.
 
     Raises:
-        ConfigError: units that the run starts without would come back.
+        ConfigError: units that the run starts without would come back, or the layers above cannot reach a target.
     """
     config = replace(run.request.config, trunk=str(layers) if layers else None, trunk_tolerance=1.0)
     names, model = masked_names(run.shapes.linears, config), run.described
@@ -177,26 +182,51 @@ def with_trunk(run: PreparedRun, layers: int) -> PreparedRun:
     )
 
 
+def deepest_allowed(run: PreparedRun) -> int:
+    """The largest depth that a search may try: the other options allow it, and all smaller ones.
+
+    A deeper trunk leaves fewer layers with units. So a speed or a share of units can be out of reach, and units that the run
+    starts without can lie in the trunk.
+
+    Raises:
+        ConfigError: not even a trunk of one layer is allowed; the error is that of this one.
+    """
+    for layers in range(layer_count(run.shapes.linears) - 1, 1, -1):
+        try:
+            with_trunk(run, layers)
+        except ConfigError:
+            continue
+        return layers
+    with_trunk(run, 1)
+    return 1
+
+
 def probe_plan(run: PreparedRun) -> Plan:
-    """Steps of a run on nine tenths of the rows."""
+    """Steps of a run on nine tenths of the rows.
+
+    Raises:
+        ConfigError: a trunk is to be found, and the other options allow none.
+    """
+    if run.request.config.finds_trunk:
+        deepest_allowed(run)  # an estimate refuses what the search would refuse
     return Plan.of(run.request.config, len(run.train) - len(run.train) // 10)
 
 
 def _probe(run: PreparedRun) -> PreparedRun:
-    """The run on nine tenths of its training rows, judged by the others.
+    """The run on nine tenths of its training rows, measured on the others.
 
     Raises:
-        ConfigError: none of these has a label that counts.
+        ConfigError: there is one row only, or none of the others has a label that counts.
     """
-    learned, held_out = run.train.hold_out(if_asked=True)
+    learned, held_out = run.train.hold_out(if_asked=True, option="`trunk` auto")
     assert held_out is not None
-    judged = held_out.with_labels()
-    if not len(judged):
+    measured = held_out.with_labels()
+    if not len(measured):
         raise ConfigError(
             "`trunk` auto compares answers with labels, and the training rows have none",
             "give `trunk` as a number",
         )
-    if 100.0 / len(judged) > run.request.config.trunk_tolerance > 0:
+    if 100.0 / len(measured) > run.request.config.trunk_tolerance > 0:
         fact = "one of %d held-out rows is %.1f points, the tolerance is %g: give more rows, or `trunk` as a number"
-        _LOG.warning(fact, len(judged), 100.0 / len(judged), run.request.config.trunk_tolerance)
-    return replace(run, train=learned, dev=judged, plan=probe_plan(run))
+        _LOG.warning(fact, len(measured), 100.0 / len(measured), run.request.config.trunk_tolerance)
+    return replace(run, train=learned, dev=measured, plan=probe_plan(run))

@@ -86,8 +86,14 @@ class Encoded:
         """The same rows, of none of which the label counts."""
         return replace(self, labelled=np.zeros(len(self), dtype=np.bool_))
 
-    def hold_out(self, *, if_asked: bool) -> tuple[Encoded, Encoded | None]:
+    def hold_out(
+        self, *, if_asked: bool, option: str = "`patience`"
+    ) -> tuple[Encoded, Encoded | None]:
         """All but a tenth of the rows, and that tenth if it is wanted: the same for every seed.
+
+        Args:
+            if_asked: whether it is wanted.
+            option: that wants it, for the error.
 
         Raises:
             ConfigError: there is one row only.
@@ -97,7 +103,7 @@ class Encoded:
         order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(self))
         cut = max(1, len(self) // 10)
         if cut == len(self):
-            raise ConfigError("`patience` wants 2 training rows or more")
+            raise ConfigError(f"{option} wants 2 training rows or more")
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
 
     def read_by(self, config: Mapping[str, Any]) -> Encoded:

@@ -80,9 +80,8 @@ def chosen_groups(
         if kind == LAYERS:
             total = len(whole_layers(whole))
         if not total:
-            given = [name for name in ("layers", "modules") if getattr(config, name) is not None]
             raise ConfigError(
-                f"`{'` and `'.join(given)}` leave no layer whose {_said(kind)} masked as a whole",
+                f"`{'` and `'.join(_limits(config))}` leave no layer whose {_said(kind)} masked as a whole",
                 "mask all linears of a layer, or leave `units` out",
             )
         share = config.keep_units
@@ -92,6 +91,12 @@ def chosen_groups(
             )
         found |= {(group.kind, group.layer): group for group in whole}
     return tuple(sorted(found.values(), key=lambda group: KINDS.index(group.kind)))
+
+
+def _limits(config: FitConfig) -> list[str]:
+    """The options that leave linears without a mask."""
+    limits = {"layers": config.layers, "trunk": config.trunk_layers, "modules": config.modules}
+    return [name for name, value in limits.items() if value is not None]
 
 
 def _said(kind: str) -> str:

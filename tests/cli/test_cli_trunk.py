@@ -69,17 +69,17 @@ def lines(outcome):
 def test_a_trunk_is_exported_verified_and_diagnosed(main, artifact, sentiment, tmp_path):
     out = tmp_path / "trunk"
     rows = [part for name in ("one", "two") for part in ("--data", f"{name}={sentiment}")]
-    (told,) = lines(
+    (report,) = lines(
         main(
             *("export", artifact, "--onnx", "--layout", "trunk", "--compute", "fp32"),
             *rows,
             *("-o", out, "--json"),
         )
     )
-    assert told["ok"]
-    assert set(told["tasks"]) == {"one", "two"}
-    report = main("verify", out, "-a", artifact, "-t", "one", "--data", sentiment, "--json")
-    assert json.loads(report.out)["accuracy"]["drop"] == 0
+    assert report["ok"]
+    assert set(report["tasks"]) == {"one", "two"}
+    verified = main("verify", out, "-a", artifact, "-t", "one", "--data", sentiment, "--json")
+    assert json.loads(verified.out)["accuracy"]["drop"] == 0
     assert main("doctor", out).code == 0
     found = main("eval", artifact, "--onnx", out, "-t", "two", "--data", sentiment, "--json")
     assert json.loads(found.out)["rows"] == 32
@@ -153,7 +153,7 @@ def test_tasks_that_read_other_rows_are_named_and_not_asked(main, folder, texts,
     assert "no task of the folder reads a pair" in pairs.err
 
 
-def test_a_row_that_no_task_answers_is_told_once(main, folder, tmp_path):
+def test_a_row_that_no_task_answers_is_reported_once(main, folder, tmp_path):
     mixed = tmp_path / "mixed"
     shutil.copytree(folder, mixed)
     for name in ("one", "two"):
@@ -162,9 +162,9 @@ def test_a_row_that_no_task_answers_is_told_once(main, folder, tmp_path):
     (tmp_path / "pairs.txt").write_text("a\tb\nno tab\n")
     done = main("predict", mixed, "--all", "--pair", "--texts", tmp_path / "pairs.txt")
     assert done.code == 1
-    told = [json.loads(line) for line in done.out.splitlines()]
-    assert {tuple(one) for one in told[0]["tasks"].values()} == {("label", "score", "scores")}
-    assert all("no tab" in one["error"] for one in told[1]["tasks"].values())
+    answers = [json.loads(line) for line in done.out.splitlines()]
+    assert {tuple(one) for one in answers[0]["tasks"].values()} == {("label", "score", "scores")}
+    assert all("no tab" in one["error"] for one in answers[1]["tasks"].values())
     assert done.err.count("no tab in the line") == 1
 
 
@@ -175,9 +175,9 @@ def test_a_fit_finds_its_trunk_and_shows_what_it_tried(main, tiny_model, sentime
     (plan,) = lines(main(*usual, *search, "--dry-run", "--json"))
     assert plan["estimate"]["trunk_runs"] == 2
     assert "at most 2 runs to find the trunk" in main(*usual, *search, "--dry-run").out
-    (told,) = lines(main(*usual, *search, "--json"))
-    assert told["trunk"]["layers"] == 1
-    assert [one["layers"] for one in told["trunk"]["tries"]] == [0, 1]
+    (result,) = lines(main(*usual, *search, "--json"))
+    assert result["trunk"]["layers"] == 1
+    assert [one["layers"] for one in result["trunk"]["tries"]] == [0, 1]
     shown = main(*usual, *search, "--replace")
     assert shown.code == 0, shown.err
     assert "1 lower layers are left alone" in shown.out

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.compressor import fit as fit_module
 from maskpack.compressor import trunk as trunk_module
 from maskpack.compressor.estimate import Cost, rehearse
 from maskpack.compressor.masking.model import masked_names, trained_dense
 from maskpack.compressor.masking.trunk import above_trunk, layer_count
 from maskpack.compressor.prepare import prepare
 from maskpack.compressor.training.train import Plan
-from maskpack.compressor.trunk import deepest, most_tries
+from maskpack.compressor.trunk import deepest, deepest_allowed, most_tries, with_trunk
 from maskpack.formats import ConfigError, Interrupted, open_artifact
+from maskpack.formats.units import Units
 from maskpack.models.linears import layer_of
+from maskpack.models.units import unit_groups
 from maskpack.tasks import find_task
 
 QUICK = {
@@ -133,16 +137,16 @@ def test_the_deepest_trunk_within_the_tolerance(values, tolerance, wanted):
     assert len(asked) == len(set(asked)) <= most_tries(len(values))
 
 
-def scores(monkeypatch, values):
+def metrics(monkeypatch, values):
     """Let runs of a search have these metrics, by depth; returns what was asked."""
     asked = []
 
-    def score(run, **_):
+    def metric(run, **_):
         layers = run.request.config.trunk_layers or 0
         asked.append((layers, len(run.train), len(run.dev)))
         return values[layers]
 
-    monkeypatch.setattr(trunk_module, "_score", score)
+    monkeypatch.setattr(trunk_module, "_metric", metric)
     return asked
 
 
@@ -150,7 +154,7 @@ def scores(monkeypatch, values):
 def test_the_run_that_is_written_has_the_trunk_and_all_rows(
     request_for, monkeypatch, caplog, value, layers
 ):
-    asked = scores(monkeypatch, [0.9, value])
+    asked = metrics(monkeypatch, [0.9, value])
     with caplog.at_level(logging.INFO):
         result = fit_task(request_for(trunk="auto"))
     assert [one[0] for one in asked] == [0, 1]
@@ -185,10 +189,10 @@ def test_a_search_learns_and_measures_each_depth(request_for):
 
 
 def test_a_search_that_is_stopped_writes_nothing(request_for, monkeypatch):
-    def score(run, **_):
+    def metric(run, **_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trunk_module, "_score", score)
+    monkeypatch.setattr(trunk_module, "_metric", metric)
     request = request_for(trunk="auto")
     with pytest.raises(Interrupted, match="looked for a trunk"):
         fit_task(request)
@@ -196,7 +200,7 @@ def test_a_search_that_is_stopped_writes_nothing(request_for, monkeypatch):
 
 
 def test_a_tolerance_finer_than_a_row_is_said(request_for, monkeypatch, caplog):
-    scores(monkeypatch, [0.9, 0.9])
+    metrics(monkeypatch, [0.9, 0.9])
     fit_task(request_for(trunk="auto"))
     assert "one of 9 held-out rows is 11.1 points" in caplog.text
 
@@ -218,3 +222,122 @@ def test_names_above_a_trunk():
     with pytest.raises(ConfigError) as caught:
         above_trunk(names, 4)
     assert caught.value.hint == "give 1 to 3"
+
+
+# depths that the other options do not allow
+
+
+@pytest.fixture(scope="module")
+def four_layers(tmp_path_factory, tiny_model):
+    """Folder with a tiny BERT of four layers."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("four")
+    BertModel(BertConfig.from_pretrained(tiny_model, num_hidden_layers=4)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def four_layer_request(request_for, four_layers):
+    """`four_layer_request(**options)`: the same over four layers, whose trunk is to be found."""
+    return lambda **options: replace(request_for(trunk="auto", **options), model=str(four_layers))
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 5])
+def test_the_largest_depth_is_one_that_the_options_allow(monkeypatch, most):
+    def allowed(run, layers):
+        if layers > most:
+            raise ConfigError(f"not {layers}")
+
+    monkeypatch.setattr(trunk_module, "with_trunk", allowed)
+    linears = [f"encoder.layer.{n}.output.dense.weight" for n in range(6)]
+    run = SimpleNamespace(shapes=SimpleNamespace(linears=linears))
+    assert deepest_allowed(run) == most
+    most = 0
+    with pytest.raises(ConfigError, match="not 1"):
+        deepest_allowed(run)
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({}, 3),
+        ({"units": "layers", "keep_units": 0.5}, 2),
+        ({"units": "layers", "keep_units": 0.8}, 1),
+        ({"units": "heads,neurons", "speedup": 1.4}, 2),
+        ({"units": "heads,neurons", "speedup": 2.0}, 1),
+    ],
+)
+def test_a_share_and_a_speed_limit_the_depth(four_layer_request, options, most):
+    run = prepare(four_layer_request(**options))
+    assert deepest_allowed(run) == most
+    for layers in range(most + 1):
+        with_trunk(run, layers)
+    for layers in range(most + 1, 4):
+        with pytest.raises(ConfigError):
+            with_trunk(run, layers)
+
+
+@pytest.mark.parametrize(("layer", "most"), [(3, 3), (2, 2), (1, 1), (0, 0)])
+def test_units_that_are_gone_limit_the_depth(four_layer_request, layer, most):
+    run = prepare(four_layer_request())
+    groups = unit_groups(run.described)
+    kept = tuple(np.arange(one.count) >= (one.layer == layer) for one in groups)
+    request = replace(run.request, start=(run.request.out, "first"))
+    run = replace(run, request=request, start=SimpleNamespace(units=Units(groups, kept)))
+    if most:
+        assert deepest_allowed(run) == most
+        return
+    with pytest.raises(ConfigError, match="`first` has removed 1 heads of layer 0") as caught:
+        deepest_allowed(run)
+    hint = "leave `layers`, `trunk` and `modules` out, or start without that task"
+    assert caught.value.hint == hint
+
+
+def test_a_search_tries_no_depth_that_the_options_do_not_allow(
+    four_layer_request, monkeypatch, caplog
+):
+    asked = metrics(monkeypatch, [0.9] * 4)
+    request = four_layer_request(units="heads,neurons", speedup=1.4)
+    with caplog.at_level(logging.INFO):
+        result = fit_task(request)
+    assert [one[0] for one in asked] == [0, 1, 2]
+    assert result.trunk is not None
+    assert result.trunk.layers == 2
+    assert "trunks of 2 layers at most are tried" in caplog.text
+    assert changed_layers(request.out) <= {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"units": "layers", "keep_units": 0.85}, "`keep_units` 0.85 of 3 layers is all of them"),
+        ({"units": "heads,neurons", "speedup": 4.0}, "`speedup` 4 is out of reach"),
+    ],
+)
+def test_no_depth_at_all_is_refused_before_anything_is_trained(
+    four_layer_request, monkeypatch, options, words
+):
+    request = four_layer_request(**options)
+    with pytest.raises(ConfigError, match=words):
+        rehearse(request, began=Cost.so_far())
+    for name in ("targets_for", "train_mask"):
+        monkeypatch.setattr(fit_module, name, lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match=words):
+        fit_task(request)
+    assert not request.out.exists()
+
+
+def test_one_row_is_too_few_for_a_search(request_for):
+    with pytest.raises(ConfigError, match="`trunk` auto wants 2 training rows or more"):
+        fit_task(request_for(trunk="auto", train_rows=1))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "named"), [("1", "`trunk` and `modules`"), ("auto", "`modules`")]
+)
+def test_options_that_leave_no_whole_layer_are_named(request_for, trunk, named):
+    request = request_for(trunk=trunk, modules="attention", units="layers", keep_units=0.5)
+    with pytest.raises(ConfigError, match=f"^{named} leave no layer whose linears"):
+        prepare(request)
