@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from maskpack.compressor.config import DENSE_TEACHER
 from maskpack.compressor.fit import loss_of, masked_model_of, targets_for
 from maskpack.compressor.masking.model import MaskedModel
-from maskpack.compressor.masking.trunk import layer_count
 from maskpack.compressor.prepare import PreparedRun, prepare
 from maskpack.compressor.training.callbacks import CallbackList
 from maskpack.compressor.training.kept_states import states_bytes
@@ -31,7 +30,7 @@ from maskpack.compressor.training.loss import DistillationTargets
 from maskpack.compressor.training.progress import Progress
 from maskpack.compressor.training.step import StepRunner
 from maskpack.compressor.training.train import FlooredAdam
-from maskpack.compressor.trunk import most_tries, probe_plan
+from maskpack.compressor.trunk import deepest_allowed, most_tries, probe_plan
 from maskpack.compressor.types import FitRequest
 from maskpack.tasks.batches import (
     EVAL_BATCH,
@@ -177,7 +176,7 @@ def _total(
     steps = run.plan.steps
     step, look = _step(run, masked, targets), _look(masked.model, run.dev)
     looks, units = 1 + steps // run.per_epoch, _units(run, masked)
-    runs = most_tries(layer_count(run.shapes.linears)) if run.request.config.finds_trunk else 0
+    runs = most_tries(deepest_allowed(run) + 1) if run.request.config.finds_trunk else 0
     share = probe_plan(run).steps / steps
     trunk = (step * steps + look * looks + units) * (share * runs) + teacher * (
         share if runs else 0

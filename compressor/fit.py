@@ -357,7 +357,7 @@ def _key(run: PreparedRun) -> str:
         *(() if run.start is None else (str(request.start),)),
         *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
         *(run.data.task.prefixes or ()),
-        *(() if request.config.unit_costs is None else (run.unit_costs,)),
+        *(() if request.config.speedup is None else (run.unit_costs,)),
     )
     taught = run.data.train.unlabelled if run.data.task.unlabelled is Unlabelled.TEACH else ()
     return digest_of(chain(parts, taught))
