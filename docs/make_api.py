@@ -142,7 +142,8 @@ answers = session.predict(["My parcel is late.", "The app crashes."], task="supp
 for answer in answers:  # one Prediction a text, in order
     print(answer.label, answer.score, answer.scores)
 assert abs(sum(answers[0].scores.values()) - 1) < 1e-5
-every = session.predict_all(["The app crashes."])[0]  # task -> Prediction; one pass of a trunk, if the folder has one
+# task -> Prediction; one pass of a trunk, if the folder has one
+every = session.predict_all(["The app crashes."])[0]
 assert every["support"].label == session.predict(["The app crashes."])[0].label
 materialize(Path("support-onnx"), Path("ready"))  # folded once, for small devices
 assert Session("ready").predict(["My parcel is late."])[0].label == answers[0].label
