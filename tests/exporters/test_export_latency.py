@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from types import SimpleNamespace
 
@@ -74,9 +75,12 @@ def turns(clock, durations, **options):
     return take_turns(sessions, {name: {} for name in sessions}, **options)
 
 
-def test_sessions_take_turns_in_both_directions(clock):
-    turns(clock, {name: [0.001] * 5 for name in "ab"}, runs=2)
-    assert clock.log == ["a", "b", "b", "a"] * 2 + ["a", "b"]
+def test_each_round_has_an_order_of_its_own_and_no_session_runs_twice_in_a_row(clock):
+    turns(clock, {name: [0.001] * 43 for name in "abc"}, runs=40)
+    rounds = {tuple(clock.log[at : at + 3]) for at in range(0, len(clock.log), 3)}
+    assert all(sorted(each) == ["a", "b", "c"] for each in rounds)
+    assert len(rounds) == 6
+    assert all(before != after for before, after in itertools.pairwise(clock.log))
 
 
 def test_runs_of_one_round_lie_side_by_side_by_both_clocks(clock):
