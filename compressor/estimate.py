@@ -177,10 +177,8 @@ def _total(
     step, look = _step(run, masked, targets), _look(masked.model, run.dev)
     looks, units = 1 + steps // run.per_epoch, _units(run, masked)
     runs = most_tries(deepest_allowed(run) + 1) if run.request.config.finds_trunk else 0
-    share = probe_plan(run).steps / steps
-    trunk = (step * steps + look * looks + units) * (share * runs) + teacher * (
-        share if runs else 0
-    )
+    share = probe_plan(run).steps / steps if runs else 0
+    trunk = (step * steps + look * looks + units) * (share * runs) + teacher * share
     whole = load + teacher + step * steps + look * looks + units + trunk
     trained = sum(p.numel() for group in masked.groups for p in group.parameters)
     return Estimate(

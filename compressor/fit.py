@@ -32,11 +32,7 @@ from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, 
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
 from maskpack.compressor.training.kept_states import Keeping
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
-from maskpack.compressor.training.progress import (
-    OnProgress,
-    ProgressReporter,
-    metric_of,
-)
+from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
 from maskpack.compressor.training.teacher import (
     DenseTeacherRun,
     TeacherPredict,

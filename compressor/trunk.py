@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
+from maskpack.compressor.config import FitConfig
 from maskpack.compressor.masking.model import MaskedModel, freeze, masked_names, sparsity_of
 from maskpack.compressor.masking.trunk import layer_count
 from maskpack.compressor.masking.unit_choice import choose_units
@@ -170,7 +171,9 @@ def with_trunk(run: PreparedRun, layers: int) -> PreparedRun:
     Raises:
         ConfigError: units that the run starts without would come back, or the layers above cannot reach a target.
     """
-    config = replace(run.request.config, trunk=str(layers) if layers else None, trunk_tolerance=1.0)
+    usual = FitConfig.trunk_tolerance  # which only a search may set
+    trunk = str(layers) if layers else None
+    config = replace(run.request.config, trunk=trunk, trunk_tolerance=usual)
     names, model = masked_names(run.shapes.linears, config), run.described
     if run.start is not None and run.request.start is not None:
         check_start_units(run.start.units, run.request.start[1], model, names)
@@ -202,13 +205,7 @@ def deepest_allowed(run: PreparedRun) -> int:
 
 
 def probe_plan(run: PreparedRun) -> Plan:
-    """Steps of a run on nine tenths of the rows.
-
-    Raises:
-        ConfigError: a trunk is to be found, and the other options allow none.
-    """
-    if run.request.config.finds_trunk:
-        deepest_allowed(run)  # an estimate refuses what the search would refuse
+    """Steps of a run on nine tenths of the rows."""
     return Plan.of(run.request.config, len(run.train) - len(run.train) // 10)
 
 

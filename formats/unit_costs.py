@@ -4,10 +4,10 @@ A graph's time is that of everything outside its layers and that of two sub-laye
 
     ms = outside + sum over layers (attention + heads * head) + (feed_forward + neurons * neuron)
 
-A sub-layer whose last unit is gone is a bias in the graph and costs nothing here. A graph with all units has
-matrices of other sizes than learned ones, and kernels are fast for some sizes. So its time is a number of its own, to which speeds refer: never
-more than that of all parts. `UnitCosts` is that model for one shape, as `compress costs` measures it. `UnitRates` says the same for any shape, less exactly: what a head or a neuron costs
-follows from its multiply-adds and from the values that are moved.
+A sub-layer whose last unit is gone is a bias in the graph and costs nothing here. A graph with all units has matrices of other
+sizes than learned ones, and kernels are fast for some sizes. So its time is a number of its own, to which speeds refer: never
+more than that of all parts. `UnitCosts` is that model for one shape, as `compress costs` measures it. `UnitRates` says the same
+for any shape, less exactly: what a head or a neuron costs follows from its multiply-adds and from the values that are moved.
 """
 
 from __future__ import annotations
@@ -255,25 +255,29 @@ class UnitRates:
     def costs(self, shape: UnitShape, *, batch: int = 1, length: int = 128) -> UnitCosts:
         """The cost model of a shape."""
         tokens = batch * length
-        values, longer = tokens * shape.hidden / 1e6, max(1.0, self.whole)
-        parts = UnitCosts(
+        values = tokens * shape.hidden / 1e6
+        parts = {
+            "outside": self.outside * values,
+            "attention": self.attention * values,
+            "head": self.product * tokens * shape.head_weights / 1e9
+            + self.attended * tokens * length / 1e6,
+            "feed_forward": self.feed_forward * values,
+            "neuron": self.product * tokens * shape.neuron_weights / 1e9
+            + self.activated * tokens / 1e6,
+        }
+        longer = max(1.0, self.whole)  # a graph takes no longer than all of its parts
+        costs = UnitCosts(
             shape=shape,
-            whole=_LEAST,
             compute="int8",
             batch=batch,
             length=length,
             threads=1,
-            outside=longer * self.outside * values,
-            attention=longer * self.attention * values,
-            head=longer * self.product * tokens * shape.head_weights / 1e9
-            + longer * self.attended * tokens * length / 1e6,
-            feed_forward=longer * self.feed_forward * values,
-            neuron=longer * self.product * tokens * shape.neuron_weights / 1e9
-            + longer * self.activated * tokens / 1e6,
+            whole=_LEAST,
             residual=self.residual,
             machine=self.machine,
+            **{name: longer * ms for name, ms in parts.items()},
         )
-        return replace(parts, whole=min(1.0, self.whole) * parts.sum_of_parts)
+        return replace(costs, whole=min(1.0, self.whole) * costs.sum_of_parts)
 
 
 def default_rates() -> UnitRates:

@@ -265,9 +265,8 @@ def fitted(shape: UnitShape, timed: Sequence[TimedUnits]) -> tuple[Mapping[str, 
     rows = np.array([each.amounts(shape.uses) for each in others])
     found, residual = least_squares(rows, np.array([each.ms for each in others]))
     every = float(np.array(whole.amounts(shape.uses)) @ found)
-    longer = (
-        max(1.0, whole.ms / every) if every > 0 else 1.0
-    )  # no graph is as long as none of its parts
+    # a graph takes no longer than all of its parts
+    longer = max(1.0, whole.ms / every) if every > 0 else 1.0
     return {**dict(zip(PARTS, (longer * found).tolist(), strict=True)), "whole": whole.ms}, residual
 
 

@@ -83,7 +83,8 @@ def trunk_layers(builder: GraphBuilder, entries: Sequence[TaskEntry], split: Spl
             f"give 1 to {split.layers}",
         )
     own = {entry.name: changed_parameters(builder, entry) for entry in entries}
-    free = {name: _free(split, changed) for name, changed in own.items()}
+    depths = {n: split.trunk(n).held for n in range(split.layers, 0, -1)}
+    free = {name: _free(depths, changed) for name, changed in own.items()}
     if min(free.values()) < (wanted or 1):
         raise _refusal(own, free, wanted or 1)
     return wanted or min(free.values())
@@ -104,10 +105,14 @@ def changed_parameters(builder: GraphBuilder, entry: TaskEntry) -> frozenset[str
     )
 
 
-def _free(split: Split, changed: frozenset[str]) -> int:
-    """Layers of the deepest trunk that holds none of some parameters; 0: there is none."""
-    depths = range(split.layers, 0, -1)
-    return next((n for n in depths if not split.trunk(n).held & changed), 0)
+def _free(depths: Mapping[int, frozenset[str]], changed: frozenset[str]) -> int:
+    """Layers of the deepest trunk that holds none of some parameters; 0: there is none.
+
+    Args:
+        depths: layers of a trunk -> the parameters that it holds, the deepest first.
+        changed: parameters.
+    """
+    return next((n for n, held in depths.items() if not held & changed), 0)
 
 
 def _refusal(
