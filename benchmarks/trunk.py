@@ -12,95 +12,35 @@ which do not count waiting for other programs; the file, to which each call adds
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from base_shape import tokenizer_files
-from transformers import BertConfig, BertForSequenceClassification
-from units import FLIPS, INPUTS, LABELS, SHAPES, name_of
+from base_shape import add_random_task, random_patch, write_encoder
+from units import INPUTS, name_of
 
-from maskpack.compressor.quantization.quantize import quantize_model
 from maskpack.exporters import Compute, SharedRequest, Tolerance, export_shared, make_session
 from maskpack.exporters.bench.child import Together, open_tasks
 from maskpack.exporters.bench.result import load_average, this_machine
 from maskpack.exporters.session import quantile, speedup, take_turns, token_feeds
-from maskpack.formats import (
-    Backbone,
-    BitMask,
-    Patch,
-    Scheme,
-    Source,
-    TaskEntry,
-    add_task,
-    create_artifact,
-)
-from maskpack.formats.units import UnitGroup, Units
-from maskpack.models.linears import layer_of
 from maskpack.models.units import unit_groups
 
 TASKS, TRUNK = 9, 4
 
 
-def random_patch(
-    backbone: Backbone, groups: tuple[UnitGroup, ...], kept: float, width: int, seed: int
-) -> Patch:
-    """A mask on the layers above the trunk that keeps a share of their units, and a head, all at random."""
-    rng = np.random.default_rng(seed)
-    alive = []
-    for group in groups:
-        bits = np.zeros(group.count, dtype=np.bool_)
-        bits[rng.permutation(group.count)[: round(kept * group.count)]] = True
-        alive.append(bits)
-    units = Units(groups, tuple(alive))
-    linears = {n: one.shape for n, one in backbone.linears.items() if (layer_of(n) or 0) >= TRUNK}
-    masks = {n: rng.random(shape, dtype=np.float32) >= FLIPS for n, shape in linears.items()}
-    masks |= {name: masks[name] & keep for name, keep in units.masks(linears).items()}
-    head = {
-        "classifier.weight": rng.normal(0, 0.05, (2, width)).astype(np.float16),
-        "classifier.bias": np.zeros(2, np.float16),
-    }
-    packed = {name: BitMask.from_bool(keep) for name, keep in masks.items()}
-    return Patch(packed, head, units=units if units.removed else None)
-
-
 def write_artifact(folder: Path, shares: list[float]) -> None:
     """Quantise a random encoder and add the tasks of every share."""
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(num_labels=2, **SHAPES["demo"])).eval()
-    scheme = Scheme(8, None, "minmax", 8)
-    backbone = quantize_model(model.bert, scheme)
-    tree = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}
-    config = json.dumps(tree, indent=2, sort_keys=True) + "\n"
-    files = tokenizer_files() | {"config.json": config.encode()}
-    source = Source("random/demo-shape", None, "bert", "12" * 32)
-    create_artifact(folder, backbone, source=source, scheme=scheme, files=files)
-    groups = tuple(group for group in unit_groups(model.config) if group.layer >= TRUNK)
-    entry = TaskEntry(
-        name="none",
-        file="tasks/none.safetensors",
-        sha256="0" * 64,
-        kind="classification",
-        labels=LABELS,
-        metric="accuracy",
-        scores={"accuracy": 0.5},
-        zeros=0,
-        weights=0,
-        max_length=128,
-        data={"texts": ["text"]},
-    )
-    for share in shares:
-        for number in range(TASKS):
-            patch = random_patch(backbone, groups, share, model.config.hidden_size, number)
-            name, count = f"{name_of(share)}_{number}", patch.count
-            file = f"tasks/{name}.safetensors"
-            own = replace(entry, name=name, file=file, zeros=count.zeros, weights=count.weights)
-            add_task(folder, own, patch)
+    backbone, config = write_encoder(folder, "demo", bits=8)
+    groups = tuple(group for group in unit_groups(config) if group.layer >= TRUNK)
+    for share, number in itertools.product(shares, range(TASKS)):
+        rng = np.random.default_rng(number)
+        patch = random_patch(rng, backbone, config.hidden_size, groups, kept=share, above=TRUNK)
+        add_random_task(folder, f"{name_of(share)}_{number}", patch)
 
 
 def export_all(artifact: Path, root: Path, shares: list[float]) -> dict[float, Path]:

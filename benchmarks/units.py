@@ -16,71 +16,25 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from base_shape import tokenizer_files
+from base_shape import SHAPES, add_random_task, random_patch, write_encoder
 from session_memory import session_memory
-from transformers import BertConfig, BertForSequenceClassification
 
-from maskpack.compressor.quantization.quantize import quantize_model
 from maskpack.exporters import make_session
 from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.bench.result import load_average, this_machine
 from maskpack.exporters.export import export_shared, write_folder
 from maskpack.exporters.options import SharedRequest
 from maskpack.exporters.session import quantile, speedup, take_turns, token_feeds
-from maskpack.formats import (
-    Backbone,
-    BitMask,
-    Patch,
-    Scheme,
-    Source,
-    TaskEntry,
-    add_task,
-    create_artifact,
-    open_artifact,
-)
-from maskpack.formats.units import UnitGroup, Units
+from maskpack.formats import open_artifact
 from maskpack.models.units import unit_groups
 from maskpack.tasks.context import ModelContext
 
-SHAPES = {
-    "demo": {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536},
-    "base": {},
-}
 INPUTS = ((1, 128), (8, 128))
-FLIPS = 0.01  # share of weights that each mask removes beside the units, at random
-LABELS = ("no", "yes")
 EIGHT = 8  # tasks over one file of weights
-
-
-def random_patch(
-    backbone: Backbone, groups: Sequence[UnitGroup], kept: float, width: int, seed: int = 0
-) -> Patch:
-    """A mask that keeps a share of every group's units, and a head, all at random."""
-    rng = np.random.default_rng(seed)
-    alive = []
-    for group in groups:
-        bits = np.zeros(group.count, dtype=np.bool_)
-        bits[rng.permutation(group.count)[: round(kept * group.count)]] = True
-        alive.append(bits)
-    units = Units(tuple(groups), tuple(alive))
-    masks = {
-        name: rng.random(tensor.shape, dtype=np.float32) >= FLIPS
-        for name, tensor in backbone.linears.items()
-    }
-    shapes = {name: tensor.shape for name, tensor in backbone.linears.items()}
-    masks |= {name: masks[name] & keep for name, keep in units.masks(shapes).items()}
-    head = {
-        "classifier.weight": rng.normal(0, 0.05, (2, width)).astype(np.float16),
-        "classifier.bias": np.zeros(2, np.float16),
-    }
-    packed = {name: BitMask.from_bool(keep) for name, keep in masks.items()}
-    return Patch(packed, head, units=units if units.removed else None)
 
 
 def name_of(kept: float, number: int = 0) -> str:
@@ -90,35 +44,12 @@ def name_of(kept: float, number: int = 0) -> str:
 
 def write_artifact(folder: Path, shape: str, shares: Sequence[float], each: int = 1) -> None:
     """Quantise a random encoder and add some tasks for every share."""
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(num_labels=2, **SHAPES[shape])).eval()
-    scheme = Scheme(8, None, "minmax", 8)
-    backbone = quantize_model(model.bert, scheme)
-    tree = {k: v for k, v in model.config.to_dict().items() if not k.startswith("_")}
-    config = json.dumps(tree, indent=2, sort_keys=True) + "\n"
-    files = tokenizer_files() | {"config.json": config.encode()}
-    source = Source(f"random/{shape}-shape", None, "bert", "12" * 32)
-    create_artifact(folder, backbone, source=source, scheme=scheme, files=files)
-    groups = unit_groups(model.config)
-    entry = TaskEntry(
-        name="none",
-        file="tasks/none.safetensors",
-        sha256="0" * 64,
-        kind="classification",
-        labels=LABELS,
-        metric="accuracy",
-        scores={"accuracy": 0.5},
-        zeros=0,
-        weights=0,
-        max_length=128,
-        data={"texts": ["text"]},
-    )
+    backbone, config = write_encoder(folder, shape, bits=8)
+    groups = unit_groups(config)
     for share, number in itertools.product(shares, range(each)):
-        patch = random_patch(backbone, groups, share, model.config.hidden_size, number)
-        name, count = name_of(share, number), patch.count
-        file = f"tasks/{name}.safetensors"
-        own = replace(entry, name=name, file=file, zeros=count.zeros, weights=count.weights)
-        add_task(folder, own, patch)
+        rng = np.random.default_rng(number)
+        patch = random_patch(rng, backbone, config.hidden_size, groups, kept=share)
+        add_random_task(folder, name_of(share, number), patch)
 
 
 def graphs_of(folder: Path, shares: Sequence[float]) -> dict[float, Path]:
