@@ -154,8 +154,8 @@ _POWER = 0.7  # exponent of a divisor; 0.5 to 1 are about as good
 WORTH_IT = 6.0
 """Largest peak over median peak below which an input is left alone: a division takes time in every run.
 
-Between 2 and 6 division also rounds worse than it helps: on the demo model errors are 3.4 % of the logits with 6, 3.9 % with
-2, 8.3 % without any (benchmarks/kernels.py).
+Between 2 and 6 division also rounds worse than it helps: on the demo model errors are 3.4 % of the logits with 6 and
+3.8 % with 2 (benchmarks/kernels.py).
 """
 
 Divisors = dict[str, NDArray[np.float32]]
