@@ -142,7 +142,8 @@ def test_the_end_of_typed_text_is_the_systems(monkeypatch, platform, words):
     on(monkeypatch, predict, platform)
     monkeypatch.setattr(render, "words", said.append)
     config = TaskConfig("mood", "classification", ("a", "b"), 16, (0, "[PAD]"))
-    assert len(list(predict._of_lines(Path("folder"), None, config, pair=False))) == 1
+    rows = predict._of_lines(Path("folder"), None, config, pair=False)
+    assert list(rows.chunks) == [[("bad", None)]]
     assert words in said[0]
 
 

@@ -96,7 +96,10 @@ def test_a_task_is_exported_as_a_plain_model(main, artifact, tmp_path):
         (("--hf", "--data", "rows.csv"), "`--data` is for `--onnx`"),
         (("--hf", "--compute", "int8"), "`--compute` is for `--onnx`"),
         (("--hf", "--no-verify"), "`--verify` is for `--onnx`"),
-        (("--onnx", "--packed"), "`--packed` is for `--layout shared`"),
+        (
+            ("--onnx", "--packed"),
+            "`--packed` is for layouts of several tasks, such as `--layout shared`",
+        ),
     ],
 )
 def test_an_option_that_would_change_nothing_is_refused(main, artifact, tmp_path, options, said):

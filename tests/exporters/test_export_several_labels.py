@@ -53,6 +53,7 @@ def artifact(tmp_path_factory, tiny_model):
         teacher="none",
         head_lr=1e-2,
         margin=0.5,
+        trunk=1,  # leaves a layer for the layout of that name
     )
     fit_task(FitRequest(str(tiny_model), TASK, folder / "artifact", config, data=data))
     return folder / "artifact", data
