@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from maskpack.compressor.config import DENSE_TEACHER
 from maskpack.compressor.fit import loss_of, masked_model_of, targets_for
 from maskpack.compressor.masking.model import MaskedModel
+from maskpack.compressor.masking.units import UnitImportance
 from maskpack.compressor.prepare import PreparedRun, prepare
 from maskpack.compressor.training.callbacks import CallbackList
 from maskpack.compressor.training.kept_states import states_bytes
@@ -281,7 +282,9 @@ def _units(run: PreparedRun, masked: MaskedModel) -> Cost:
     """Time of measuring units in all stages."""
     if masked.units is None or not masked.units.stages:
         return Cost()
-    importance = masked.units.importance
+    importance = masked.units.ranking
+    if not isinstance(importance, UnitImportance):
+        return Cost()  # the others look at weights only
     batches = importance.batches(0)
     sizes = [_tokens(run.train, rows) for rows in batches]
     some = [batches[index] for index in spread(sizes, min(_UNIT_BATCHES, len(sizes)))]

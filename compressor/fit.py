@@ -281,6 +281,7 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
         masked,
         run.units,
         run.chosen_units.target,
+        config.unit_order,
         plan=run.plan,
         rows=run.train,
         task_loss=task_loss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 from maskpack.formats import ConfigError
@@ -10,6 +11,14 @@ from maskpack.formats.options import Opt, Options
 from maskpack.models.units import KINDS, LAYERS
 
 _NAMES = (*KINDS, LAYERS)
+
+
+class UnitOrder(StrEnum):
+    """What ranks units: how much a loss needs them, or, to compare with, the size of their weights or chance."""
+
+    FISHER = "fisher"
+    MAGNITUDE = "magnitude"
+    RANDOM = "random"
 
 
 def _kinds(text: str) -> tuple[str, ...]:
@@ -62,6 +71,14 @@ class UnitConfig(Options):
         ),
     ] = None
 
+    unit_order: Annotated[
+        UnitOrder,
+        Opt(
+            "What says which units go: fisher, how much the run's loss needs them; magnitude and random are for comparisons.",
+            later=True,
+        ),
+    ] = UnitOrder.FISHER
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep_units is not None and self.speedup is not None:
@@ -85,6 +102,9 @@ class UnitConfig(Options):
             raise ConfigError(
                 "`unit_costs` predict a speed, and none is asked for", "give `speedup`"
             )
+
+        if self.unit_order is not UnitOrder.FISHER and self.units is None:
+            raise ConfigError("`unit_order` ranks units, and none are removed", "give `units`")
 
     def unit_kinds(self) -> tuple[str, ...]:
         """Kinds of units that may be removed, `layers` last; empty where none are.

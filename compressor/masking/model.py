@@ -31,10 +31,11 @@ from maskpack.compressor.masking.sparsity import (
 from maskpack.compressor.masking.trunk import above_trunk
 from maskpack.compressor.masking.unit_choice import groups_with_gaps
 from maskpack.compressor.masking.unit_targets import UnitTarget
-from maskpack.compressor.masking.units import UnitImportance, UnitRemoval
+from maskpack.compressor.masking.units import RANKINGS, UnitRemoval
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Group, Plan
+from maskpack.compressor.unit_config import UnitOrder
 from maskpack.formats import BitMask, ConfigError, ModelError, Patch
 from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.build import ParameterShapes, base_of, head_parameters
@@ -196,6 +197,7 @@ def with_units(
     masked: MaskedModel,
     groups: Sequence[UnitGroup],
     target: UnitTarget,
+    order: UnitOrder,
     *,
     plan: Plan,
     rows: Encoded,
@@ -209,6 +211,7 @@ def with_units(
         masked: from `build_masked_model`.
         groups: of the units that may go, see `chosen_groups`.
         target: how many of them go.
+        order: what ranks them.
         plan: of the run.
         rows: on which importance is measured.
         task_loss: with which it is measured.
@@ -220,8 +223,8 @@ def with_units(
     groups = (*groups, *(group for group in gaps if (group.kind, group.layer) not in known))
     if not groups:
         return masked
-    measure = UnitImportance(masked.model, masked.layers, groups, rows, task_loss, plan, placement)
-    removal = UnitRemoval(masked.layers, groups, target=target, importance=measure)
+    ranking = RANKINGS[order](masked.model, masked.layers, groups, rows, task_loss, plan, placement)
+    removal = UnitRemoval(masked.layers, groups, target=target, ranking=ranking)
     if start is not None:
         removal.start_from(start)
     return replace(masked, callbacks=[*masked.callbacks, removal], units=removal)

@@ -20,9 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +28,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskpack.compressor.masking.linear import MaskedLinear
+from maskpack.compressor.masking.unit_rankings import (
+    MagnitudeRanking,
+    RandomRanking,
+    UnitRanking,
+)
 from maskpack.compressor.masking.unit_targets import Importance, UnitTarget, Worth
 from maskpack.compressor.training.callbacks import TrainerCallback
-from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Plan
+from maskpack.compressor.unit_config import UnitOrder
 from maskpack.formats import ModelError
 from maskpack.formats.units import COLUMNS, UnitGroup, UnitPart, Units
 from maskpack.models.families import family_of
-from maskpack.models.placement import Placement, to_numpy, to_tensors
-from maskpack.tasks.batches import Encoded
+from maskpack.models.placement import to_numpy, to_tensors
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,27 +73,12 @@ def measured_rows(plan: Plan, rows: int) -> int:
     return min(rows, _MOST_ROWS, max(_FEWEST_ROWS, int(share)))
 
 
-@dataclass(frozen=True, eq=False)
-class UnitImportance:
-    """Measures how much a run's loss needs each unit, see above.
+class UnitImportance(UnitRanking):
+    """Measures how much a run's loss needs each unit, see above."""
 
-    Attributes:
-        model: the classifier.
-        layers: parameter name -> masked linear.
-        groups: of the units.
-        encoded: the training rows.
-        task_loss: of some rows: labels and the teacher's logits.
-        plan: of the run.
-        placement: precision, and processes, which share the rows.
-    """
-
-    model: Any
-    layers: Mapping[str, MaskedLinear]
-    groups: Sequence[UnitGroup]
-    encoded: Encoded
-    task_loss: TaskLoss
-    plan: Plan
-    placement: Placement
+    def at(self, step: int) -> Importance:
+        """See `UnitRanking`."""
+        return self.of(self.batches(step))
 
     def batches(self, step: int) -> list[NDArray[np.intp]]:
         """Rows of the stage after `step`, other ones in each stage; rows of like length share a batch."""
@@ -159,6 +146,13 @@ class UnitImportance:
                 each.remove()
 
 
+RANKINGS: dict[UnitOrder, type[UnitRanking]] = {
+    UnitOrder.FISHER: UnitImportance,
+    UnitOrder.MAGNITUDE: MagnitudeRanking,
+    UnitOrder.RANDOM: RandomRanking,
+}
+
+
 def _reading(group: UnitGroup) -> UnitPart:
     """The part of the linear that reads the units of a group."""
     (part,) = (part for part in group.parts if part.axis == COLUMNS)
@@ -180,7 +174,7 @@ class UnitRemoval(TrainerCallback):
         layers: parameter name -> masked linear.
         groups: of the units; all of their linears are in `layers`.
         target: how many go, and which of them; beside those that are gone in a patch that the run starts from.
-        importance: measures it.
+        ranking: says what a unit is worth.
     """
 
     def __init__(
@@ -189,9 +183,9 @@ class UnitRemoval(TrainerCallback):
         groups: Sequence[UnitGroup],
         *,
         target: UnitTarget,
-        importance: UnitImportance,
+        ranking: UnitRanking,
     ) -> None:
-        self.importance = importance
+        self.ranking = ranking
         self._layers, self._groups, self._target = layers, tuple(groups), target
         # on the processor, where a checkpoint writes into them
         self._kept = tuple(torch.ones(group.count, dtype=torch.bool) for group in groups)
@@ -230,7 +224,7 @@ class UnitRemoval(TrainerCallback):
         share = stages_of(steps).get(step)
         if share is None or not self._target.removes:
             return
-        found = self.importance.of(self.importance.batches(step))
+        found = self.ranking.at(step)
         kept = [bits.numpy() for bits in self._kept]
         for bits, left in zip(
             self._kept, self._target.left(found, self._groups, kept, share), strict=True

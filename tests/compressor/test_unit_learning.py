@@ -15,6 +15,7 @@ from side_by_side import side_by_side
 
 from maskpack.compressor import FitConfig, fit, fit_task, unit_config
 from maskpack.compressor.estimate import Cost, rehearse
+from maskpack.compressor.masking import unit_rankings
 from maskpack.compressor.masking import units as unit_module
 from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.model import masked_names
@@ -56,6 +57,8 @@ def gone(units, kind):
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
+        ({"unit_order": "random"}, "`unit_order` ranks units, and none are removed", "units"),
+        ({**BOTH, "unit_order": "size"}, "no unit order `size`", ""),
         ({"units": "heads"}, "`units` needs the share of them that stays", "keep_units"),
         ({"keep_units": 0.5}, "`keep_units` is a share of units, and none are removed", "units"),
         (
@@ -86,7 +89,7 @@ def test_an_old_run_keeps_its_record():
 
 
 def test_examples_of_the_documents_are_true():
-    for module in (unit_module, unit_config):
+    for module in (unit_module, unit_config, unit_rankings):
         assert doctest.testmod(module).failed == 0
 
 
@@ -172,7 +175,7 @@ def test_importance_is_the_sum_over_rows_of_the_squared_slope_of_the_loss(
     run = fit.prepare(request)
     task_loss = fit.loss_of(run, None)
     masked = fit.masked_model_of(run, task_loss)
-    importance, rows = masked.units.importance, np.arange(6)
+    importance, rows = masked.units.ranking, np.arange(6)
     worth = importance.of([rows[:5], rows[5:]]).units
     masked.model.eval()
 
@@ -209,7 +212,7 @@ def test_a_unit_that_is_gone_has_no_importance_and_measuring_changes_nothing(req
     before = {name: value.clone() for name, value in masked.model.state_dict().items()}
     masked.model.train()
     state = torch.get_rng_state()
-    worth = masked.units.importance.of(masked.units.importance.batches(3)).units
+    worth = masked.units.ranking.of(masked.units.ranking.batches(3)).units
     assert masked.model.training
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None for p in masked.model.parameters())
@@ -226,7 +229,7 @@ def test_rows_differ_from_stage_to_stage_and_follow_from_seed_and_step(request_f
     run = replace(run, plan=replace(run.plan, steps=4))
     masked = fit.masked_model_of(run, fit.loss_of(run, None))
     encoded = run.train.take(np.arange(96).repeat(5))
-    importance = replace(masked.units.importance, encoded=encoded)
+    importance = replace(masked.units.ranking, encoded=encoded)
     first, again, other = (importance.batches(step) for step in (3, 3, 4))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
@@ -240,7 +243,7 @@ def test_where_memory_is_scarce_fewer_rows_are_measured_at_once(request_for):
     found = []
     for options in ({}, {"accumulate": 4}, {"gradient_checkpointing": True}):
         run = fit.prepare(request_for(**BOTH, **options))
-        importance = fit.masked_model_of(run, fit.loss_of(run, None)).units.importance
+        importance = fit.masked_model_of(run, fit.loss_of(run, None)).units.ranking
         batches = importance.batches(3)
         found.append((max(map(len, batches)), importance.of(batches).units))
     assert [size for size, _ in found] == [16, 4, 2]
@@ -406,7 +409,7 @@ def test_two_processes_remove_the_same_units_as_one(request_for, monkeypatch):
 def test_importance_is_the_same_in_every_process(request_for):
     run = fit.prepare(request_for(**BOTH))
     masked = fit.masked_model_of(run, fit.loss_of(run, None))
-    importance = masked.units.importance
+    importance = masked.units.ranking
     batches = importance.batches(1)[:3]  # fewer than there are processes
     alone = importance.of(batches).units
 
@@ -484,6 +487,48 @@ def test_an_importance_that_is_no_number_ends_the_run(request_for, monkeypatch):
         learned(request_for(**BOTH))
 
 
+def ranking_of(request, order, step=0):
+    """What a run's own ranking says of its untrained model."""
+    request = replace(request, config=replace(request.config, unit_order=order))
+    run = fit.prepare(request)
+    masked = fit.masked_model_of(run, fit.loss_of(run, None))
+    return masked, masked.units.ranking.at(step)
+
+
+def test_magnitude_ranks_a_unit_by_its_own_weights(request_for):
+    masked, found = ranking_of(request_for(**BOTH), "magnitude")
+    place = next(n for n, g in enumerate(masked.units.ranking.groups) if g.kind == NEURONS)
+    group = masked.units.ranking.groups[place]
+    parts = [(masked.layers[part.name].weight, part) for part in group.parts]
+    wanted = [
+        sum(
+            float((w[n] if part.axis == ROWS else w[:, n]).double().square().sum())
+            for w, part in parts
+        )
+        for n in range(group.count)
+    ]
+    assert found.units[place] == pytest.approx(wanted, rel=1e-6)
+    assert found.sublayers[place] == pytest.approx(sum(wanted))
+    assert sum(found.layers.values()) == pytest.approx(found.sublayers.sum())
+
+
+def test_chance_depends_on_seed_and_stage_and_on_nothing_else(request_for):
+    request = request_for(**BOTH)
+    first, again = (ranking_of(request, "random")[1] for _ in range(2))
+    other = ranking_of(request, "random", step=1)[1]
+    assert all(np.array_equal(a, b) for a, b in zip(first.units, again.units, strict=True))
+    assert not np.array_equal(first.units[0], other.units[0])
+
+
+def test_each_order_removes_as_many_units_but_other_ones(request_for):
+    patches = {
+        order: learned(request_for(name=order, **BOTH, unit_order=order))[1].units
+        for order in unit_config.UnitOrder
+    }
+    assert len({units.removed for units in patches.values()}) == 1
+    assert len({str(gone(units, NEURONS)) for units in patches.values()}) == 3
+
+
 def test_what_needs_a_share_of_zeros_is_refused_without_a_circle():
     for option in ({"estimator": "bernoulli"}, {"estimator": "topk"}, {"init": "magnitude"}):
         with pytest.raises(ConfigError, match="and `units` takes none"):
@@ -514,7 +559,7 @@ def two_layers():
 
 def test_a_removed_unit_has_no_weight_no_gradient_and_no_score_that_counts():
     layers, group = two_layers()
-    removal = UnitRemoval(layers, (group,), target=KeptShares({}), importance=None)
+    removal = UnitRemoval(layers, (group,), target=KeptShares({}), ranking=None)
     bits = np.array([True, False, True, False])
     removal.start_from(Units((group,), (bits,)))
     up, down = layers["up"], layers["down"]
@@ -547,7 +592,7 @@ def test_the_size_of_gradients_is_a_mean_over_what_is_left():
 
     assert floor_of(None) == pytest.approx((18 / 24) ** 0.5, rel=1e-4)
     kept = [np.array([False, False, True, True])]
-    UnitRemoval(layers, (group,), target=KeptShares({}), importance=None).start_from(
+    UnitRemoval(layers, (group,), target=KeptShares({}), ranking=None).start_from(
         Units((group,), tuple(kept))
     )
     scores[1].grad = None

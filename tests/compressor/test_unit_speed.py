@@ -319,7 +319,7 @@ def test_importance_of_a_common_gate_is_the_square_of_summed_gradients(request_f
     masked = fit.masked_model_of(run, fit.loss_of(run, None))
     bits = {(g.kind, g.layer): np.arange(g.count) != 1 for g in run.units}
     masked.units.start_from(joined(run.units, bits))
-    measure, rows = masked.units.importance, np.arange(4)
+    measure, rows = masked.units.ranking, np.arange(4)
     masked.model.eval()
     gradients = measure._gradients(rows)
     found = measure.of([rows])
