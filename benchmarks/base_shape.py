@@ -25,8 +25,11 @@ from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.linears import layer_of
 from maskpack.models.load import load_pretrained
 
-SHAPES = {
-    "demo": {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536},
+_DEMO = {"hidden_size": 384, "intermediate_size": 1536}
+SHAPES: dict[str, dict[str, int]] = {
+    "demo": {"num_hidden_layers": 6, **_DEMO},
+    "demo-3": {"num_hidden_layers": 3, **_DEMO},
+    "demo-1": {"num_hidden_layers": 1, **_DEMO},
     "base": {},
 }
 FLIPS = 0.01  # share of weights that each mask removes beside the units, at random
