@@ -23,6 +23,7 @@ from torch import nn
 from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.effects import ClassWeights, class_weight_effect, class_weights_of
 from maskpack.compressor.label_checks import check_class_weight
+from maskpack.compressor.pooling import pooling_for
 from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
@@ -52,8 +53,10 @@ from maskpack.models.build import (
 )
 from maskpack.models.families import family_of
 from maskpack.models.linears import plain_state
-from maskpack.models.load import Pretrained, load_classifier, load_pretrained, set_pad_token
+from maskpack.models.load import Pretrained, load_classifier, load_pretrained
+from maskpack.models.padding import set_pad_token
 from maskpack.models.placement import Placement, placement_of
+from maskpack.models.pooling import actual_pooling
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import ModelContext, described, preprocess_splits
 from maskpack.tasks.data.splits import TaskData
@@ -179,6 +182,7 @@ def _load(request: BaselineRequest) -> _Loaded:
         resize_embeddings=request.resize_embeddings,
     )
     context, kind = ModelContext.of_pretrained(pretrained), data.task.type
+    pooling = pooling_for(config, finding, request)
     rows, dev = preprocess_splits(context, data, finding.note, config.max_length)
     return _Loaded(
         data=data,
@@ -186,7 +190,7 @@ def _load(request: BaselineRequest) -> _Loaded:
         original=finding.metrics(kind, dev, data.task.metrics),
         pretrained=pretrained,
         context=context,
-        described=described(context.files[CONFIG], kind, data.labels),
+        described=described(context.files[CONFIG], kind, data.labels, pooling),
         placement=placement_of(request.device, config.precision),
         rows=rows,
         dev=dev,
@@ -221,6 +225,7 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
             revision=request.revision,
             auto_class=loaded.kind.auto_class,
             vocabulary=described.vocab_size,
+            pooling=actual_pooling(described),
         )
         set_pad_token(model, pretrained.model.config.pad_token_id)
         if loaded.finding.refused:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
+from maskpack.compressor.pooling_config import PoolingConfig
 from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
@@ -60,7 +61,7 @@ _FULL_LR, _PATCH_LR = 1e-4, 1e-3  # of baselines: of every weight, of a small pa
 
 
 @dataclass(frozen=True)
-class RunConfig(Options):
+class RunConfig(PoolingConfig):
     """What every run shares, learned mask or dense baseline."""
 
     epochs: Annotated[

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from maskpack.compressor.effects import ClassWeights, HeadTuning, class_weight_effect
 from maskpack.compressor.types import HISTORY, RunResult
 from maskpack.formats import Patch, TaskEntry
+from maskpack.formats.pooling import pooling_fields
 from maskpack.formats.schema import patch_file
 from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_bytes
 from maskpack.formats.units import Units
@@ -57,7 +58,11 @@ def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]
             **_kept_units(trained.patch.units),
             **_reached(run, trained.patch.units),
         },
-        **features_of(prefix_fields(data.task), {} if run.target is None else run.target.fields()),
+        **features_of(
+            prefix_fields(data.task),
+            {} if run.target is None else run.target.fields(),
+            pooling_fields(run.pooling),
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
 from maskpack.compressor.masking.trunk import check_trunk
 from maskpack.compressor.masking.unit_choice import ChosenUnits, choose_units
+from maskpack.compressor.pooling import pooling_for
 from maskpack.compressor.quantization.backbone import (
     PreparedBackbone,
     config_bytes,
@@ -29,6 +30,7 @@ from maskpack.compressor.training.train import Plan
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import ConfigError, Patch, open_artifact
 from maskpack.formats.lazy import find_entry
+from maskpack.formats.pooling import Pooling
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
 from maskpack.formats.unit_costs import UnitCosts
@@ -85,6 +87,7 @@ class PreparedRun:
         start: the patch that the run starts from, or None.
         target: the unit of targets that the head learns in another one; None: in their own.
         chosen_units: groups of heads and neurons of which some are removed, and how many.
+        pooling: what the head reads; None: what it does in transformers' class.
     """
 
     request: FitRequest
@@ -104,6 +107,7 @@ class PreparedRun:
     start: Patch | None = None
     target: TargetScale | None = None
     chosen_units: ChosenUnits = field(default_factory=ChosenUnits)
+    pooling: Pooling | None = None
 
     @property
     def units(self) -> tuple[UnitGroup, ...]:
@@ -149,7 +153,8 @@ class PreparedRun:
     @property
     def described(self) -> Any:
         """Configuration of the classifier."""
-        return described(self.prepared.context.files[CONFIG], self.kind, self.data.labels)
+        files, labels = self.prepared.context.files, self.data.labels
+        return described(files[CONFIG], self.kind, labels, self.pooling)
 
     def classifier(self, seed: int) -> Any:
         """The classifier over the backbone, with a fresh head."""
@@ -286,7 +291,8 @@ def prepare_rows(
         on_progress: called after every step of a refinement.
     """
     config, finding = request.config, rows.finding
-    placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared)
+    pooling = pooling_for(config, finding, request)
+    placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared, pooling)
     if prepared is None:
         prepared = load_or_quantize(request, finding.classifier, on_progress)
     teacher = find_teacher(config, finding, rows.data.task.type)
@@ -308,6 +314,7 @@ def prepare_rows(
         start=_start(request, rows, prepared),
         target=_target(request, train, rows),
         chosen_units=units,
+        pooling=pooling,
         facts={**rows.facts, **extra},
     )
 
@@ -324,14 +331,17 @@ def _tokens(
 
 
 def _chosen(
-    request: FitRequest, rows: TaskRows, prepared: PreparedBackbone | None
+    request: FitRequest,
+    rows: TaskRows,
+    prepared: PreparedBackbone | None,
+    pooling: Pooling | None,
 ) -> tuple[Placement, MaskPattern, ParameterShapes, float | None, ChosenUnits]:
     """What the options choose, and refuse, before anything is quantised: see `PreparedRun`."""
     config, data = request.config, rows.data
     described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
     placement = placement_of(request.device, config.precision)
     pattern = find_entry(PATTERNS, request.pattern, "pattern")
-    model = described(described_by, data.task.type, data.labels)
+    model = described(described_by, data.task.type, data.labels, pooling)
     shapes = parameter_shapes(model)
     check_label_options(
         config, data, shapes.last, model_type=model.model_type, labelled=rows.labelled

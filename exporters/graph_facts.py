@@ -25,6 +25,7 @@ from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
 from maskpack.formats.codec import Arrays
 from maskpack.formats.errors import first_line
 from maskpack.runtime.task import HIDDEN, find_trunk
+from maskpack.tasks.context import backbone_for
 
 
 def graph_facts(
@@ -51,7 +52,8 @@ def graph_facts(
         tensors = {**{tensor.name: tensor for tensor in _read(below).graph.initializer}, **held}
     patch, read = artifact.patch(task), partial(_constant, tensors, graph.parent)
     own = {name: read(name) for name in tensors if name.startswith(f"{MASKS}.")}
-    look = _Graph(artifact, patch, ARITHMETICS[compute], read, {**own, **inputs}, base, held)
+    used = backbone_for(artifact, artifact.entry(task)).linears
+    look = _Graph(artifact, patch, ARITHMETICS[compute], read, {**own, **inputs}, base, held, used)
     zeros, removed, left_out, wrong = look.counts()
     return GraphFacts(
         bytes=graph.stat().st_size,
@@ -113,6 +115,7 @@ class _Graph:
         masks: constants and inputs that all modules share, by name.
         base: attribute of the classifier that holds the encoder.
         held: names of the constants that the graph itself holds; others are a trunk's.
+        linears: of the backbone, those that the task uses.
     """
 
     artifact: Artifact
@@ -122,6 +125,7 @@ class _Graph:
     masks: Mapping[str, NDArray[Any]]
     base: str
     held: Collection[str]
+    linears: Mapping[str, QuantTensor]
 
     @cached_property
     def shrunk(self) -> Shrunk | None:
@@ -131,7 +135,7 @@ class _Graph:
     @cached_property
     def beside(self) -> dict[str, NDArray[np.bool_]]:
         """Weights that masks beside the codes remove, by module."""
-        linears = self.artifact.backbone.linears.items()
+        linears = self.linears.items()
         sizes = {module_of(self.base, name): tensor.size for name, tensor in linears}
         own = {module: size for module, size in sizes.items() if self._holds(module)}
         return _removed_by_masks(dict(self.masks), own)
@@ -218,7 +222,7 @@ class _Graph:
 
     def _with_one_input(self, name: str) -> list[str]:
         """Modules whose divisors may be those of a linear: those of one input are stored once."""
-        module, linears = module_of(self.base, name), self.artifact.backbone.linears
+        module, linears = module_of(self.base, name), self.linears
         if self.read(f"{module}.factor") is not None:
             return [module]
         holder, kept = name.rsplit(".", 2)[0], {} if self.shrunk is None else self.shrunk.linears

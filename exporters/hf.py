@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from maskpack.formats import Artifact, VerifyError
+from maskpack.formats import Artifact, ModelError, VerifyError
+from maskpack.formats.errors import Hint
 from maskpack.formats.target import TargetScale
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder
 from maskpack.models.build import check_plain
 from maskpack.models.linears import plain_state
 from maskpack.models.load import load_finetuned
+from maskpack.models.pooling import habit_of, pooling_in
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.evaluation.evaluate import prefixes_of
 from maskpack.tasks.types import type_of
@@ -56,6 +58,7 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     model_type, head = artifact.manifest.source.model_type, artifact.patch(task).head
     check_plain(head, model_type, TargetScale.of(entry))
     model, kind = restore_task(artifact, task), type_of(entry)
+    _check_pooling(model.config, task)
     values = list(model.parameters())
     check_space(out, 4 * sum(value.numel() for value in values))
     with new_folder(out) as build:
@@ -70,6 +73,20 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
         zeros=sum(int((value == 0).sum()) for value in values),
         bytes=sum(path.stat().st_size for path in out.iterdir()),
     )
+
+
+def _check_pooling(config: Any, task: str) -> None:
+    """Refuse a head that no class of transformers has.
+
+    Raises:
+        ModelError: it pools in another way than its family.
+    """
+    if (pooling := pooling_in(config)) is not None:
+        raise ModelError(
+            f"the head of `{task}` reads `pooling` {pooling}, and `{config.architectures[0]}` of transformers reads "
+            f"{habit_of(config)}",
+            Hint("export graphs, or learn the task with `pooling` {own}", own=habit_of(config)),
+        )
 
 
 def check_same(model: Any, read_back: Any) -> None:

@@ -36,7 +36,8 @@ from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.formats.target import TargetScale
 from maskpack.formats.waiting import announced
 from maskpack.models.families import Family
-from maskpack.models.load import load_finetuned, set_pad_token
+from maskpack.models.load import load_finetuned
+from maskpack.models.padding import set_pad_token
 from maskpack.runtime.providers import Provider
 from maskpack.runtime.session import check_task, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskFiles, pick_task

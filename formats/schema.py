@@ -14,6 +14,7 @@ from typing import Any
 
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import half_letter, name_problem
+from maskpack.formats.pooling import FEATURE as POOLING
 from maskpack.formats.target import FEATURE, TargetScale
 from maskpack.formats.units import FEATURE as UNITS
 
@@ -32,7 +33,7 @@ PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.s
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-FEATURES = frozenset({FEATURE, "prefix", UNITS})
+FEATURES = frozenset({FEATURE, "prefix", UNITS, POOLING})
 """Features beyond the first release that this one reads, as `requires` of a manifest or a task names them."""
 
 _DEEPEST = 20  # of the free keys of a task

@@ -309,6 +309,15 @@ class Backbone:
         codes = (*self.linears.values(), *self.embeddings.values())
         return sum(tensor.size for tensor in codes) > MOST_UNPACKED
 
+    def without(self, module: str) -> Backbone:
+        """The same without the parameters of a module, such as `pooler`, that a task does not use."""
+        inside = f"{module}."
+        return Backbone(
+            {name: each for name, each in self.linears.items() if not name.startswith(inside)},
+            {name: each for name, each in self.embeddings.items() if not name.startswith(inside)},
+            {name: each for name, each in self.dense.items() if not name.startswith(inside)},
+        )
+
     @property
     def maskable(self) -> int:
         """Weights that a mask may cover."""

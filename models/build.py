@@ -17,14 +17,21 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 
 from maskpack.formats import ArtifactError, Backbone, ModelError, Patch, QuantTensor
+from maskpack.formats.pooling import Pooling
 from maskpack.formats.target import TargetScale
 from maskpack.models.failures import failure
 from maskpack.models.families import attention_of, check_rotary, family_of, settings_of
 from maskpack.models.linears import linearize
+from maskpack.models.pooling import POOLER, class_for, other_than_habit, set_pooling
 
 
 def classifier_config(
-    data: bytes, labels: Sequence[str], *, problem_type: str, auto_class: str
+    data: bytes,
+    labels: Sequence[str],
+    *,
+    problem_type: str,
+    auto_class: str,
+    pooling: Pooling | None = None,
 ) -> Any:
     """A transformers configuration for a classifier.
 
@@ -33,8 +40,10 @@ def classifier_config(
         labels: names in the order of the logits; empty for a number.
         problem_type: transformers' name of the meaning of the logits.
         auto_class: class of transformers that loads such a model.
+        pooling: what the head reads; None: what it does in that class.
 
     Raises:
+        ConfigError: the family cannot pool so.
         ModelError: transformers cannot follow the configuration.
     """
     tree = json.loads(data)
@@ -49,6 +58,7 @@ def classifier_config(
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     config.problem_type = problem_type
+    set_pooling(config, other_than_habit(pooling, config))
     auto = getattr(transformers, auto_class)
     config.architectures = [auto._model_mapping[type(config)].__name__]  # noqa: SLF001
     return config
@@ -72,6 +82,7 @@ def build_classifier(
     attention = attention_of(config, attention)
     model = linearize(fresh_classifier(config, attn_implementation=attention).float())
     base = base_of(model)
+    backbone = used_by(base, backbone)
     check_parameters(base, backbone, config)
     parameters = dict(base.named_parameters())
     with torch.no_grad():
@@ -80,6 +91,11 @@ def build_classifier(
         for name, value in backbone.dense.items():
             parameters[name].copy_(torch.from_numpy(value.astype("f4")))
     return model
+
+
+def used_by(base: nn.Module, backbone: Backbone) -> Backbone:
+    """The parameters of a backbone that an encoder has: one whose head pools otherwise is without a pooler."""
+    return backbone if getattr(base, POOLER, None) is not None else backbone.without(POOLER)
 
 
 def check_parameters(base: nn.Module, backbone: Backbone, config: Any) -> None:
@@ -221,7 +237,7 @@ def scale_outputs(model: Any, target: TargetScale | None) -> Callable[[], None]:
 
 def model_class(config: Any) -> Any:
     """The class of transformers for a configuration of `classifier_config`."""
-    return getattr(transformers, config.architectures[0])
+    return class_for(config, getattr(transformers, config.architectures[0]))
 
 
 def fresh_classifier(config: Any, **options: Any) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maskpack.formats import ConfigError, ModelError
+from maskpack.formats.pooling import Pooling
 
 UNLIMITED = 2**31 - 1
 """Longest input of a model without a table of positions."""
@@ -37,6 +38,7 @@ class Family:
         relative: whether it has no table of positions, so that any length can be read.
         fused: settings that transformers' fused attention takes for granted; a model with others needs `eager`.
         settings: of its configuration, for a model that only classifies.
+        pooling: what the head reads in transformers' class for classification.
         projections: last names of the linears beside which LoRA puts its factors.
     """
 
@@ -49,6 +51,7 @@ class Family:
     relative: bool = False
     fused: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    pooling: Pooling = Pooling.CLS
     projections: tuple[str, ...] = ("query", "value")
 
     def token_kinds(self, config: Mapping[str, Any]) -> int:
@@ -74,8 +77,9 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "albert": Family("albert", token_types=2),  # layers shared: one mask for all repeats
-    "bert": Family("bert", token_types=2),
+    # layers of ALBERT are shared: one mask for all repeats
+    "albert": Family("albert", token_types=2, pooling=Pooling.POOLER),
+    "bert": Family("bert", token_types=2, pooling=Pooling.POOLER),
     "camembert": Family("roberta"),
     "deberta-v2": Family("deberta", token_types=2, projections=("query_proj", "value_proj")),
     "distilbert": Family("distilbert", projections=("q_lin", "v_lin")),
@@ -85,10 +89,15 @@ FAMILIES: dict[str, Family] = {
         last_token=True,
         fused={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
         settings={"use_cache": False},
+        pooling=Pooling.LAST,
         projections=("c_attn",),
     ),
     "llama": Family(
-        "model", last_token=True, settings={"use_cache": False}, projections=("q_proj", "v_proj")
+        "model",
+        last_token=True,
+        settings={"use_cache": False},
+        pooling=Pooling.LAST,
+        projections=("q_proj", "v_proj"),
     ),
     "modernbert": Family("model", settings={"reference_compile": False}, projections=("Wqkv",)),
     "roberta": Family("roberta"),
@@ -101,6 +110,7 @@ FAMILIES: dict[str, Family] = {
         float_mask=True,
         relative=True,
         settings={"use_mems_eval": False, "use_mems_train": False},
+        pooling=Pooling.LAST,
         projections=("q", "v"),
     ),
 }

@@ -22,15 +22,18 @@ from transformers import logging as transformers_logging
 from maskpack.formats import ModelError
 from maskpack.formats.errors import no_panic
 from maskpack.formats.files import scratch_folder
+from maskpack.formats.pooling import Pooling
 from maskpack.models.adapters import find_adapter, merge, outputs_of
 from maskpack.models.config import canonical_json, load_config
 from maskpack.models.failures import check_finite, first_line, guard, missing_part, waiting_for
 from maskpack.models.families import attention_of, family_of
 from maskpack.models.hub_files import commit_of, file_of, reading_options, reading_place
 from maskpack.models.linears import linearize
-from maskpack.models.locate import ADAPTER, note_once, resolve, weights_variant
+from maskpack.models.locate import ADAPTER, resolve, weights_variant
 from maskpack.models.mapped import weights_digest
+from maskpack.models.padding import settle_padding
 from maskpack.models.pipeline import SETFIT_HEAD, note_pipeline
+from maskpack.models.pooling import class_for, drop_pooler, pooling_in, set_pooling, with_pooling
 from maskpack.models.stored import stored_type
 from maskpack.models.tokenizer_files import check_sentencepiece, no_room, tokenizer_files
 from maskpack.models.vocabulary import resize_to, settle_vocabulary
@@ -41,7 +44,7 @@ _LOG = logging.getLogger(__name__)
 AUTO_CLASS = "AutoModelForSequenceClassification"
 """Class that loads an encoder if the task names no other; every family has one."""
 
-_POOLER_SEED = 0  # checkpoints without a pooler get the same random one on every machine
+_SEED = 0  # new embeddings get the same random values on every machine
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,26 +114,29 @@ def load_pretrained(
 def _load_stored(location: str, *, revision: str | None, whole: bool) -> Any:
     """A classifier with its weights in the type that they are stored in, or in float32.
 
-    What is made up is so in float32: a pooler's weights, and with `whole` new embeddings.
+    With `whole` it may get new embeddings, which are made up in float32.
     """
     plain = whole or find_adapter(location, revision=revision) is not None
-    stored = torch.float32 if plain else stored_type(location, revision=revision)
-    for dtype in dict.fromkeys((stored, torch.float32)):
-        torch.manual_seed(_POOLER_SEED)
-        # The encoder inside the classifier: RoBERTa's, for example, has no pooler there.
-        config = load_config(location, revision=revision)
-        config.num_labels = 2
-        model, info = _load(AUTO_CLASS, location, config, revision=revision, dtype=dtype)
-        inside = (name.startswith(f"{model.base_model_prefix}.") for name in _absent(info))
-        if dtype == torch.float32 or not any(inside):
-            break
+    dtype = torch.float32 if plain else stored_type(location, revision=revision)
+    torch.manual_seed(_SEED)
+    # The encoder inside the classifier: RoBERTa's, for example, has no pooler there.
+    config = load_config(location, revision=revision)
+    config.num_labels = 2
+    set_pooling(config, None)
+    model, info = _load(AUTO_CLASS, location, config, revision=revision, dtype=dtype)
     return _checked(model, info, location, dtype=dtype)
 
 
 def _checked(model: Any, info: Mapping[str, Any], location: str, *, dtype: torch.dtype) -> Any:
-    """A loaded classifier, if all of its encoder was there and is finite; with linears for all matrices."""
-    _check_loaded(model.base_model_prefix, info, location)
+    """A loaded classifier, if all of its encoder was there and is finite; with linears for all matrices.
+
+    A pooler that the checkpoint lacks is taken out: transformers made it at random.
+    """
+    base = model.base_model_prefix
+    _check_loaded(base, info, location)
     check_finite(model, location, dtype=dtype)
+    if any(name.startswith(f"{base}.pooler.") for name in _absent(info)):
+        drop_pooler(getattr(model, base))  # a random one
     return linearize(model)
 
 
@@ -141,19 +147,23 @@ def load_classifier(
     revision: str | None = None,
     auto_class: str = AUTO_CLASS,
     vocabulary: int = 0,
+    pooling: Pooling | None = None,
 ) -> Any:
-    """Load a model of an auto class of transformers with a fresh head of `outputs` logits.
+    """Load a model of an auto class of transformers with a fresh head of `outputs` logits, which may pool in another way.
 
     With fewer embeddings than `vocabulary` it gets more of them, as in `load_pretrained`.
     """
     location = resolve(location)
     adapter = find_adapter(location, revision=revision)
     if adapter is not None and outputs_of(adapter) not in {None, outputs}:
-        return _with_fresh_head(load_finetuned(location, revision=revision), outputs, auto_class)
+        whole = load_finetuned(location, revision=revision)
+        return with_pooling(_with_fresh_head(whole, outputs, auto_class), pooling)
     config = load_config(location, revision=revision)
     config.num_labels = outputs
+    set_pooling(config, None)
     model, info = _load(auto_class, location, config, revision=revision)
-    return resize_to(_checked(model, info, location, dtype=torch.float32), vocabulary)
+    resized = resize_to(_checked(model, info, location, dtype=torch.float32), vocabulary)
+    return with_pooling(resized, pooling)
 
 
 def load_finetuned(
@@ -188,39 +198,6 @@ def load_finetuned(
     check_finite(model, location)
     model.config.return_dict = True
     return linearize(model)
-
-
-def settle_padding(tokenizer: Any, config: Any) -> None:
-    """Make tokenizer and configuration agree on the padding token and its side, in place.
-
-    A model that classifies the last token needs a padding token in its configuration. If the
-    tokenizer has none for which the model has an embedding, the configuration's is taken, else the
-    token that ends a text.
-
-    Raises:
-        ModelError: such a model has none of these tokens.
-    """
-    family = family_of(config.model_type)
-    tokenizer.padding_side = "left" if family.pad_left else "right"
-    if not family.last_token:
-        return
-    wanted = (tokenizer.pad_token_id, config.pad_token_id, tokenizer.eos_token_id)
-    usable = [one for one in wanted if one is not None and 0 <= one < config.vocab_size]
-    if not usable:
-        raise ModelError(
-            f"a `{config.model_type}` classifies the last token before the padding, "
-            "and its tokenizer names no token for padding or for the end of a text",
-            "set `pad_token` in `tokenizer_config.json` to a token of the vocabulary",
-        )
-    config.pad_token_id = usable[0]
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(usable[0])
-
-
-def set_pad_token(model: Any, pad: int | None) -> Any:
-    """Set the padding token of a model that classifies the last token; return the model."""
-    if family_of(model.config.model_type).last_token:
-        model.config.pad_token_id = pad
-    return model
 
 
 def load_tokenizer(location: str, *, revision: str | None = None) -> Any:
@@ -307,7 +284,9 @@ def _load(
     adapter = find_adapter(location, revision=revision)
     if adapter is not None:
         location, revision = adapter.base, adapter.base_revision
-    auto = getattr(transformers, auto_class)
+    loader: Any = getattr(transformers, auto_class)
+    if pooling_in(config) is not None:
+        loader = class_for(config, loader._model_mapping[type(config)])  # noqa: SLF001
     options = {
         "config": config,
         **reading_options(location, revision),
@@ -321,7 +300,7 @@ def _load(
     _LOG.debug("reading `%s`", location)
     with _hushed():
         place = reading_place(location, revision)
-        model, info = guard(lambda: auto.from_pretrained(place, **options), location)
+        model, info = guard(lambda: loader.from_pretrained(place, **options), location)
         if adapter is None:
             prefix = wrapper_of(info)
             if prefix is None:
@@ -375,11 +354,6 @@ def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
             f"the weights in `{location}` lack {len(made_up)} parameters of the encoder "
             f"that its `config.json` describes, such as `{made_up[0]}`",
             "give a model whose weights and configuration belong together",
-        )
-    if any(name.startswith(f"{base}.pooler.") for name in _absent(info)):
-        note_once(
-            f"`{location}` has no weights of a pooler: they are random, the same on every machine, and no task "
-            "trains them beyond its mask"
         )
 
 

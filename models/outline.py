@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from maskpack.formats import Backbone, Patch
-from maskpack.models.build import base_of, check_parameters, fresh_classifier
+from maskpack.models.build import base_of, check_parameters, fresh_classifier, used_by
 from maskpack.models.families import attention_of
 from maskpack.models.linears import holder_of, linearize
 
@@ -36,6 +36,7 @@ def build_outline(backbone: Backbone, config: Any, *, attention: str | None = No
     with nullcontext() if getattr(config, "pruned_heads", None) else _without_values():
         model = linearize(fresh_classifier(config, attn_implementation=attention).float())
     base = base_of(model)
+    backbone = used_by(base, backbone)
     check_parameters(base, backbone, config)
     inside = {id(parameter): name for name, parameter in base.named_parameters()}
     for name, parameter in list(model.named_parameters()):
@@ -63,6 +64,7 @@ def fill_weights(
             and emptied again: nothing else may read their weights.
     """
     base = base_of(model)
+    backbone = used_by(base, backbone)
 
     def value(name: str) -> Tensor:
         tensor = (

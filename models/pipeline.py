@@ -30,7 +30,7 @@ def note_pipeline(location: str, tokenizer: Any, *, revision: str | None = None)
         tokenizer: of the model.
         revision: of a hub model.
     """
-    parts = _tree(location, _MODULES, revision)
+    parts = tree_beside(location, _MODULES, revision)
     if not isinstance(parts, list):
         return
     kinds = [str(part.get("type")).rsplit(".", 1)[-1] for part in parts if isinstance(part, dict)]
@@ -38,7 +38,7 @@ def note_pipeline(location: str, tokenizer: Any, *, revision: str | None = None)
         note_once(
             f"`{location}` has parts behind its encoder that a task does without: {', '.join(further)}"
         )
-    reading = _tree(location, _READING, revision)
+    reading = tree_beside(location, _READING, revision)
     lower = isinstance(reading, dict) and reading.get("do_lower_case") is True
     if lower and tokenizer.tokenize("A B C") != tokenizer.tokenize("a b c"):
         note_once(
@@ -53,7 +53,8 @@ def note_pipeline(location: str, tokenizer: Any, *, revision: str | None = None)
         )
 
 
-def _tree(location: str, name: str, revision: str | None) -> Any:
+def tree_beside(location: str, name: str, revision: str | None) -> Any:
+    """A JSON file of a model; None where there is none, or it cannot be read."""
     path = _found(location, name, revision)
     try:
         return None if path is None else json.loads(path.read_bytes())

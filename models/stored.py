@@ -36,6 +36,18 @@ def stored_type(location: str, *, revision: str | None) -> torch.dtype:
     return _HALVES.get(floats.pop(), torch.float32) if len(floats) == 1 else torch.float32
 
 
+def stored_names(location: str, *, revision: str | None) -> frozenset[str]:
+    """Names of the tensors of a checkpoint; empty where only reading all of it would tell, or it cannot be read."""
+    names: set[str] = set()
+    try:
+        for file in _files(location, revision):
+            with safe_open(file, framework="pt") as tensors:
+                names |= set(tensors.keys())
+    except (OSError, ValueError, SafetensorError):
+        return frozenset()
+    return frozenset(names)
+
+
 def _files(location: str, revision: str | None) -> Iterator[Path]:
     whole = file_of(location, _WHOLE, revision=revision)
     if whole is not None:

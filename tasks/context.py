@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskpack.formats import Artifact, DataError, TaskEntry
+from maskpack.formats import Artifact, Backbone, DataError, TaskEntry
+from maskpack.formats.pooling import Pooling, pooling_of
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
 from maskpack.formats.waiting import announced
@@ -16,6 +17,7 @@ from maskpack.models.build import apply_dense, classifier_config
 from maskpack.models.families import Family, check_length, family_of
 from maskpack.models.load import Pretrained
 from maskpack.models.outline import build_outline, fill_weights
+from maskpack.models.pooling import POOLER
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import Split, TaskData
 from maskpack.tasks.data_warnings import DataWarning, find_warnings, length_warnings, log_warnings
@@ -164,11 +166,31 @@ def outline_task(artifact: Artifact, task: str, *, attention: str | None = None)
 
 def task_config(artifact: Artifact, entry: TaskEntry) -> Any:
     """The configuration of one of an artifact's tasks."""
-    return described(artifact.file(CONFIG), type_of(entry), entry.labels)
+    kind, pooling = type_of(entry), pooling_of(entry)
+    return described(artifact.file(CONFIG), kind, entry.labels, pooling)
 
 
-def described(config: bytes, kind: TaskType, labels: Sequence[str]) -> Any:
-    """The configuration of a model for a type of task and its labels, from the bytes of an encoder's."""
+def backbone_for(artifact: Artifact, entry: TaskEntry) -> Backbone:
+    """The parameters of a backbone that a task uses: one whose head pools in another way than through the pooler has none."""
+    backbone = artifact.backbone
+    return backbone if pooling_of(entry) is None else backbone.without(POOLER)
+
+
+def described(
+    config: bytes, kind: TaskType, labels: Sequence[str], pooling: Pooling | None = None
+) -> Any:
+    """The configuration of a model for a type of task and its labels, from the bytes of an encoder's.
+
+    Args:
+        config: bytes of `config.json`.
+        kind: type of the task.
+        labels: in the order of the logits.
+        pooling: what the head reads; None: what it does in transformers' class.
+    """
     return classifier_config(
-        config, labels, problem_type=kind.problem_type, auto_class=kind.auto_class
+        config,
+        labels,
+        problem_type=kind.problem_type,
+        auto_class=kind.auto_class,
+        pooling=pooling,
     )

@@ -23,8 +23,9 @@ from maskpack.models.config import load_config
 from maskpack.models.failures import NotFiniteError
 from maskpack.models.families import FAMILIES
 from maskpack.models.labels import label_names, label_problem, unnamed
-from maskpack.models.load import load_finetuned, set_pad_token
+from maskpack.models.load import load_finetuned
 from maskpack.models.locate import resolve
+from maskpack.models.padding import set_pad_token
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics

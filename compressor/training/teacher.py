@@ -33,9 +33,11 @@ from maskpack.formats import ModelError
 from maskpack.formats.errors import Hint
 from maskpack.models.build import scale_outputs
 from maskpack.models.families import longest_input, token_kinds
-from maskpack.models.load import load_classifier, load_finetuned, set_pad_token
+from maskpack.models.load import load_classifier, load_finetuned
 from maskpack.models.locate import resolve
+from maskpack.models.padding import set_pad_token
 from maskpack.models.placement import Placement
+from maskpack.models.pooling import actual_pooling
 from maskpack.models.processes import Processes
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.pretrained_head import Finding
@@ -253,6 +255,7 @@ class DenseTeacherRun:
                 revision=self.revision,
                 auto_class=auto_class,
                 vocabulary=self.student.vocab_size,
+                pooling=actual_pooling(self.student),
             )
         )
         noise, usual = Noise(self.plan.seed), BaselineConfig()

@@ -48,13 +48,14 @@ from maskpack.exporters.graph.weights import Divisors, input_divisors
 from maskpack.exporters.options import OPSET
 from maskpack.formats import Artifact, Backbone, ExportError, TaskEntry
 from maskpack.formats.errors import Hint
+from maskpack.formats.pooling import pooling_of
 from maskpack.formats.units import Units
 from maskpack.formats.writer import write_bytes
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.units import own_units
 from maskpack.runtime.task import GRAPH_DATA
-from maskpack.tasks.context import ModelContext, outline_task, task_config
+from maskpack.tasks.context import ModelContext, backbone_for, outline_task, task_config
 
 MOST_BYTES = 2**31
 """Bytes that a protobuf message must stay below."""
@@ -91,7 +92,7 @@ class GraphBuilder:
         self._opset, self._fused, self.trunk_layers = opset, fused, trunk_layers
         self._arithmetic = find_arithmetic(compute)
         self.base = context.family.base
-        self._some = artifact.entry(min(artifact.manifest.tasks))
+        self._some = usual_entry(artifact)
         self._scratch: Scratch | None = None
 
     @contextmanager
@@ -121,7 +122,7 @@ class GraphBuilder:
         """Divisors of outlier channels, measured on the backbone; none for float arithmetic."""
         if not self._arithmetic.divides:
             return {}
-        names = under(self.base, self.artifact.backbone.linears)
+        names = under(self.base, self._used(self._some).linears)
         config = task_config(self.artifact, self._some)
         model = build_outline(self.artifact.backbone, config, attention="eager")
         filled = fill_weights(model, self.artifact.backbone, for_answers=True)
@@ -163,23 +164,27 @@ class GraphBuilder:
 
     def bare(self, part: Part | None = None) -> ir.Model:
         """The same for no task, with masks that remove nothing: its encoder is the backbone's."""
-        masks = EXTERNAL_MASKS[Form.FLIPS](self._nothing(part))
-        return self._graph(self._bare, self.artifact.backbone, masks, part)
+        masks = EXTERNAL_MASKS[Form.FLIPS](self._nothing(self._some, part))
+        return self._graph(self._bare, self._used(self._some), masks, part)
 
     def trunk(self, part: Part) -> ir.Model:
         """The graph of a trunk, for tasks that leave its weights alone."""
-        return self._graph(self._bare, self.artifact.backbone, NoMasks(self._nothing(part)), part)
+        masks = NoMasks(self._nothing(self._some, part))
+        return self._graph(self._bare, self._used(self._some), masks, part)
 
     def split(self) -> Split:
         """What a graph's trunk and top hold, wherever it is cut."""
         family = self.context.family
         return Split(trace(self._bare, family, states=True), f"{PREFIX}{family.base}.", family)
 
-    def _nothing(self, part: Part | None) -> Removed:
-        """Masks that remove no weight, of the linears in a part of a graph."""
+    def _used(self, entry: TaskEntry) -> Backbone:
+        return backbone_for(self.artifact, entry)
+
+    def _nothing(self, entry: TaskEntry, part: Part | None) -> Removed:
+        """Masks that remove no weight, of the linears in a part of a task's graph."""
         return {
             module_of(self.base, name): np.zeros(tensor.size, dtype=np.bool_)
-            for name, tensor in self.artifact.backbone.linears.items()
+            for name, tensor in self._used(entry).linears.items()
             if part is None or name in part.held
         }
 
@@ -194,8 +199,8 @@ class GraphBuilder:
             part: of the graph; None: the whole one.
         """
         made, kept = self._removed(entry), self._kept(shrunk)
-        found = {module: made[module] for module in self._nothing(part)}
-        for name, tensor in self.artifact.backbone.linears.items():
+        found = {module: made[module] for module in self._nothing(entry, part)}
+        for name, tensor in self._used(entry).linears.items():
             module = module_of(self.base, name)
             if module not in found:
                 continue
@@ -222,7 +227,7 @@ class GraphBuilder:
     def _of_task(
         self, entry: TaskEntry, masks: Masks, shrunk: Shrunk | None, part: Part | None = None
     ) -> ir.Model:
-        own = replace(self.artifact.patch(entry.name), masks={}).over(self.artifact.backbone)
+        own = replace(self.artifact.patch(entry.name), masks={}).over(self._used(entry))
         model = outline_task(self.artifact, entry.name, attention="eager")
         if shrunk is None:
             return self._graph(model, own, masks, part)
@@ -313,9 +318,15 @@ def module_of(base: str, parameter: str) -> str:
     return f"{base}.{parameter.removesuffix('.weight')}"
 
 
+def usual_entry(artifact: Artifact) -> TaskEntry:
+    """The task whose classifier stands for all of them: the first one that uses the whole backbone, if there is one."""
+    entries = sorted(artifact.manifest.tasks.values(), key=lambda entry: entry.name)
+    return min(entries, key=lambda entry: pooling_of(entry) is not None)
+
+
 def shrunk_of(artifact: Artifact, units: Units | None, arithmetic: Arithmetic) -> Shrunk | None:
     """What a graph holds of the linears of a task with these units; None: everything."""
-    config = task_config(artifact, artifact.entry(min(artifact.manifest.tasks)))
+    config = task_config(artifact, usual_entry(artifact))
     return Shrunk.of(own_units(units, config), artifact.backbone.linears, arithmetic.block)
 
 

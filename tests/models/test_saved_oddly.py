@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from maskpack.formats import ModelError
+from maskpack.formats.pooling import Pooling
 from maskpack.models.failures import guard
 from maskpack.models.load import load_classifier, load_finetuned, load_pretrained, tokenizer_of
 from maskpack.models.locate import note_once
+from maskpack.models.pooling import find_pooling
 
 WEIGHTS = "model.safetensors"
 
@@ -145,13 +147,12 @@ def test_lower_case_outside_a_tokenizer_that_tells_capitals_apart(copy, caplog, 
     assert [one.levelname for one in warned] == ["WARNING"] * lower
 
 
-def test_a_random_pooler_is_told(copy, caplog):
-    with caplog.at_level(logging.INFO, "maskpack"):
-        load_pretrained(str(copy))
-        assert not caplog.records
-        rewrite(copy, lambda w: {n: v for n, v in w.items() if "pooler" not in n}, {"format": "pt"})
-        load_pretrained(str(copy))
-    assert "has no weights of a pooler: they are random" in caplog.records[-1].message
+def test_no_random_pooler_is_taken(copy):
+    assert load_pretrained(str(copy)).model.pooler is not None
+    rewrite(copy, lambda w: {n: v for n, v in w.items() if "pooler" not in n}, {"format": "pt"})
+    found = load_pretrained(str(copy))
+    assert found.model.pooler is None
+    assert find_pooling(str(copy), found.model.config) is Pooling.MEAN
 
 
 @pytest.mark.parametrize("branch", [False, True])

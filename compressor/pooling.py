@@ -1,0 +1,60 @@
+"""The pooling of a run: that of the head it starts from, the one asked for, or the one that the model names."""
+
+from __future__ import annotations
+
+from maskpack.compressor.pooling_config import PoolingConfig
+from maskpack.compressor.types import BaselineRequest, FitRequest
+from maskpack.formats import ConfigError, open_artifact
+from maskpack.formats.pooling import Pooling, pooling_of
+from maskpack.models.config import load_config
+from maskpack.models.locate import resolve
+from maskpack.models.pooling import (
+    actual_pooling,
+    find_pooling,
+    habit_of,
+    has_no_pooler,
+    other_than_habit,
+)
+from maskpack.tasks.pretrained_head import Finding
+
+
+def pooling_for(
+    options: PoolingConfig, finding: Finding, request: FitRequest | BaselineRequest
+) -> Pooling | None:
+    """The pooling of a task's head; None: that of its family's own class.
+
+    Args:
+        options: of the run.
+        finding: the head that it starts from, if the model has one.
+        request: names the model, and the task that the run starts from.
+
+    Raises:
+        ConfigError: a pooling that the model has not, or the head that the run starts from.
+    """
+    wanted, model, revision = options.wanted_pooling, request.model, request.revision
+    if finding.head is not None:
+        head = finding.classifier.config
+        return _of_head(wanted, actual_pooling(head), habit_of(head))
+    config = load_config(resolve(model), revision=revision)
+    habit = habit_of(config)
+    if isinstance(request, FitRequest) and request.start is not None:
+        started = pooling_of(open_artifact(request.start[0]).entry(request.start[1]))
+        return _of_head(wanted, started or habit, habit)
+    if wanted is None:
+        found = find_pooling(model, config, revision=revision)
+        return None if found is habit else found
+    if wanted is Pooling.POOLER and has_no_pooler(model, config, revision=revision):
+        raise ConfigError(
+            f"`{model}` has no weights of a pooler", "give `pooling` mean, or leave it out"
+        )
+    return other_than_habit(wanted, config)
+
+
+def _of_head(wanted: Pooling | None, own: Pooling, habit: Pooling) -> Pooling | None:
+    """The pooling of a head that is there; None if it is the habit of its family."""
+    if wanted not in {None, own}:
+        raise ConfigError(
+            f"the head that the run starts from reads {own}, and `pooling` {wanted} is asked for",
+            "leave `pooling` out",
+        )
+    return None if own is habit else own

@@ -1,0 +1,248 @@
+"""Heads that read another vector of a text than the head which transformers gives the family.
+
+transformers' classes for classification pool in one way each: BERT's through a pooler that some checkpoints lack and others never
+trained. A *pooled* class has the family's encoder, without that pooler, and one linear behind the wanted pooling:
+
+    mean    sum_t m_t h_t / sum_t m_t                (Reimers & Gurevych 2019, arXiv 1908.10084)
+    cls     h_0
+    last    h_T of the last token with m_T = 1
+
+where `h (b, s, w)` are the states of the last layer and `m (b, s)` is 1 for tokens and 0 for padding.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from maskpack.formats import ConfigError, ModelError
+from maskpack.formats.pooling import Pooling
+from maskpack.models.families import Family, family_of
+from maskpack.models.locate import resolve
+from maskpack.models.pipeline import tree_beside
+from maskpack.models.stored import stored_names
+
+KEY = "maskpack_pooling"
+"""Name in `config.json` of a classifier with another pooling than its family's."""
+
+POOLER = "pooler"
+"""Attribute of an encoder that holds its pooler."""
+
+_OWN_WAYS = "classifier_pooling"  # of ModernBERT's own class, which has two
+_MODULES, _POOLING = "modules.json", "Pooling"
+_MODES = {
+    "pooling_mode_cls_token": Pooling.CLS,
+    "pooling_mode_mean_tokens": Pooling.MEAN,
+    "pooling_mode_lasttoken": Pooling.LAST,
+}
+_DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "dropout")
+_INITIAL = 0.02  # standard deviation of a new head's weights where a configuration names none
+
+
+def pool(states: Tensor, mask: Tensor, pooling: Pooling, *, pad_left: bool) -> Tensor:
+    """States `(b, s, w)` of a text's tokens to one vector `(b, w)`.
+
+    Args:
+        states: of the last layer.
+        mask: `(b, s)`, 1 for tokens and 0 for padding.
+        pooling: any but `pooler`.
+        pad_left: whether padding stands before a text.
+    """
+    if pooling is Pooling.MEAN:
+        own = mask.to(states.dtype)[:, :, None]
+        return (states * own).sum(dim=1) / own.sum(dim=1).clamp(min=1.0)
+    if (pooling is Pooling.LAST) == pad_left:
+        return states[:, -1 if pad_left else 0]
+    count = mask.to(torch.int64).sum(dim=1)
+    places = states.shape[1] - count if pad_left else count - 1
+    return states[torch.arange(states.shape[0], device=states.device), places.clamp(min=0)]
+
+
+def habit_of(config: Any) -> Pooling:
+    """The pooling of the class that transformers has for a configuration's family."""
+    own = getattr(config, _OWN_WAYS, None)
+    return (
+        Pooling(own)
+        if isinstance(own, str) and own in set(Pooling)
+        else family_of(config.model_type).pooling
+    )
+
+
+def other_than_habit(wanted: Pooling | None, config: Any) -> Pooling | None:
+    """A wanted pooling; None where it is that of the family's own class.
+
+    Raises:
+        ConfigError: the family cannot pool so.
+    """
+    if wanted is None or wanted is habit_of(config):
+        return None
+    kind, family = config.model_type, family_of(config.model_type)
+    if wanted is Pooling.POOLER:
+        raise ConfigError(f"`{kind}` has no pooler", "give `pooling` mean, cls or last")
+    if wanted is Pooling.CLS and family.last_token:
+        raise ConfigError(
+            f"the first token of a `{kind}` has read no other token", "give `pooling` mean or last"
+        )
+    return wanted
+
+
+def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Pooling | None:
+    """What a pretrained model itself says; None: nothing.
+
+    A model of sentence-transformers names its pooling. One whose family pools through a pooler, and whose checkpoint has
+    none, takes the mean: a random pooler would be worse than none.
+
+    Args:
+        model: folder, hub id or alias.
+        config: its configuration.
+        revision: of a hub model.
+    """
+    location = resolve(model)
+    # parts of a pipeline lie beside the folder of the encoder, or in it
+    places = dict.fromkeys((model, location)) if Path(model).is_dir() else (location,)
+    said = (_sentence_pooling(place, revision) for place in places)
+    told = pooling_in(config) or next((one for one in said if one is not None), None)
+    if told is not None:
+        return told
+    return Pooling.MEAN if has_no_pooler(model, config, revision=revision) else None
+
+
+def has_no_pooler(model: str, config: Any, *, revision: str | None = None) -> bool:
+    """Whether a checkpoint lacks the pooler that its family has; False where only reading all of it would tell."""
+    if family_of(config.model_type).pooling is not Pooling.POOLER:
+        return False
+    names = stored_names(resolve(model), revision=revision)
+    return bool(names) and not any(f"{POOLER}." in name for name in names)
+
+
+def set_pooling(config: Any, pooling: Pooling | None) -> None:
+    """Let a configuration describe a classifier with a pooling of `other_than_habit`, in place."""
+    vars(config).pop(KEY, None)
+    if hasattr(config, _OWN_WAYS) and pooling in {Pooling.CLS, Pooling.MEAN}:
+        setattr(config, _OWN_WAYS, str(pooling))
+    elif pooling is not None:
+        setattr(config, KEY, str(pooling))
+
+
+def actual_pooling(config: Any) -> Pooling:
+    """The pooling of the classifier that a configuration describes."""
+    return pooling_in(config) or habit_of(config)
+
+
+def pooling_in(config: Any) -> Pooling | None:
+    """The pooling of a pooled class; None where a class of transformers is described.
+
+    Raises:
+        ModelError: an unknown one.
+    """
+    told = getattr(config, KEY, None)
+    if told is not None and (not isinstance(told, str) or told not in set(Pooling)):
+        raise ModelError(f"`{KEY}` in `config.json` is {told!r:.40}", "upgrade maskpack")
+    return None if told is None else Pooling(told)
+
+
+def class_for(config: Any, native: type) -> type:
+    """The class for a configuration: transformers' own, or the pooled one over it."""
+    return native if pooling_in(config) is None else _pooled(native)
+
+
+def with_pooling(classifier: Any, pooling: Pooling | None) -> Any:
+    """A classifier of transformers, or one with its encoder and a fresh head that pools in another way."""
+    pooling = other_than_habit(pooling, classifier.config)
+    if pooling is None:
+        return classifier
+    config = copy.deepcopy(classifier.config)
+    set_pooling(config, pooling)
+    made = class_for(config, type(classifier))(config)
+    base = family_of(config.model_type).base
+    encoder = getattr(classifier, base)
+    if pooling_in(config) is not None:
+        drop_pooler(encoder)
+    setattr(made, base, encoder)
+    return made
+
+
+def drop_pooler(encoder: Any) -> None:
+    """Take the pooler out of an encoder, in place."""
+    if getattr(encoder, POOLER, None) is not None:
+        encoder.pooler = None
+
+
+def _dropout_of(config: Any) -> float:
+    rates = (getattr(config, name, None) for name in _DROPOUTS)
+    return float(next((rate for rate in rates if rate is not None), 0.0))
+
+
+class _PooledHead:
+    """What a pooled class has over the class of transformers from which it inherits encoder and loading."""
+
+    config: Any
+    pooled_classifier: nn.Linear
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        module: Any = self
+        family = family_of(config.model_type)
+        for name, _ in list(module.named_children()):
+            if name != family.base:
+                delattr(self, name)
+        drop_pooler(getattr(self, family.base))
+        head = nn.Linear(config.hidden_size, config.num_labels)
+        nn.init.normal_(head.weight, std=float(getattr(config, "initializer_range", _INITIAL)))
+        nn.init.zeros_(head.bias)
+        self.pooled_dropout, self.pooled_classifier = nn.Dropout(_dropout_of(config)), head
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+    ) -> SequenceClassifierOutput:
+        """Logits `(b, c)` of `input_ids (b, s)`, and hidden states if they are asked for."""
+        family: Family = family_of(self.config.model_type)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        base = getattr(self, family.base)
+        found = base(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        pooling = pooling_in(self.config)
+        assert pooling is not None
+        vector = pool(found[0], attention_mask, pooling, pad_left=family.pad_left)
+        logits = self.pooled_classifier(self.pooled_dropout(vector))
+        return SequenceClassifierOutput(
+            logits=logits, hidden_states=getattr(found, "hidden_states", None)
+        )
+
+
+@cache
+def _pooled(native: type) -> type:
+    return type(f"Pooled{native.__name__}", (_PooledHead, native), {"__module__": __name__})
+
+
+def _sentence_pooling(location: str, revision: str | None) -> Pooling | None:
+    """The pooling that a sentence-transformers model names, if it is one of ours."""
+    parts = tree_beside(location, _MODULES, revision)
+    for part in parts if isinstance(parts, list) else ():
+        if isinstance(part, dict) and str(part.get("type")).rsplit(".", 1)[-1] == _POOLING:
+            return _mode_in(tree_beside(location, f"{_folder(part)}/config.json", revision))
+    return None
+
+
+def _folder(part: Mapping[str, Any]) -> str:
+    """The folder of a part; a name that could lead elsewhere is replaced by the usual one."""
+    told = part.get("path")
+    return told if isinstance(told, str) and re.fullmatch(r"\w+", told) else "1_Pooling"
+
+
+def _mode_in(tree: Any) -> Pooling | None:
+    """The one pooling that a file names; None for several together, or another one."""
+    modes = [
+        str(name)
+        for name, value in (tree.items() if isinstance(tree, dict) else ())
+        if str(name).startswith("pooling_mode_") and value is True
+    ]
+    return _MODES.get(modes[0]) if len(modes) == 1 else None
