@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import transformers  # what costs seconds to import is taken from here, when it is needed
-from kept_graphs import KeptGraphs
+from kept_graphs import KeptGraphs, read_operators_once
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -172,7 +172,11 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
+    """The tests run in as many processes as there are processors; idle threads of a session would spin on those of others."""
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maskpack.runtime.graph.threads_allowed", lambda: 1)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -184,6 +188,7 @@ def _traced_once(tmp_path_factory):
     root = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "_graphs", KeptGraphs(root / "graphs"))
+        read_operators_once(patch)
         yield
 
 

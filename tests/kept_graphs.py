@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, MutableMapping
+from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+
+import pytest
 
 
 class KeptGraphs(MutableMapping[str, bytes]):
@@ -33,7 +35,7 @@ class KeptGraphs(MutableMapping[str, bytes]):
         if not self._path(kind).exists():
             with NamedTemporaryFile(dir=self.folder, delete=False) as file:
                 file.write(graph)
-            os.replace(file.name, self._path(kind))
+            Path(file.name).replace(self._path(kind))
 
     def pop(self, kind: str, default: bytes = b"") -> bytes:
         """Look a graph up; it stays, for the others."""
@@ -48,3 +50,14 @@ class KeptGraphs(MutableMapping[str, bytes]):
 
     def __len__(self) -> int:
         return 0
+
+
+def read_operators_once(patch: pytest.MonkeyPatch) -> None:
+    """Let the tracer keep what it reads from the sources of its 497 operators, always the same: a seventh of its time."""
+    try:
+        from torch.onnx._internal._lazy_import import onnxscript_apis
+
+        read = onnxscript_apis.get_torchlib_ops
+    except (ImportError, AttributeError):  # a release that has it elsewhere reads it anew
+        return
+    patch.setattr(onnxscript_apis, "get_torchlib_ops", cache(read))

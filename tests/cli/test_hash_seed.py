@@ -13,7 +13,13 @@ import pytest
 
 # Of the first 150 these two differ most: whatever two or three of `NAMES` a set holds come in the reverse order.
 SEEDS = ("8", "18")
-NAMES = (("mine", "more"), ("001", "01", "1"), ("mask", "head"), ("train", "dev"), ("text", "numbers"))
+NAMES = (
+    ("mine", "more"),
+    ("001", "01", "1"),
+    ("mask", "head"),
+    ("train", "dev"),
+    ("text", "numbers"),
+)
 LABELS = ("1", "01", "001", "two", "Two")
 
 ORDER = """
