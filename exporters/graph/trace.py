@@ -200,7 +200,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Let the garbage collector rest: the tracer makes objects by the hundred thousand, and looking for cycles takes a seventh of its time."""
+    """Let the garbage collector rest: the tracer makes objects by the hundred thousand, and looking for cycles among them takes a tenth of its time."""
     was = gc.isenabled()
     gc.disable()
     try:
