@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import transformers  # what costs seconds to import is taken from here, when it is needed
+from kept_graphs import KeptGraphs, read_operators_once
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -162,9 +164,32 @@ MORE_MODELS = {
 }
 
 
+def pytest_collection_finish():
+    """What is imported and collected stays to the end: the garbage collector need not visit it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
+    """The tests run in as many processes as there are processors; idle threads of a session would spin on those of others."""
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maskpack.runtime.graph.threads_allowed", lambda: 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _traced_once(tmp_path_factory):
+    """Each kind of graph is traced once in a run of the tests, not once in each process of it."""
+    from maskpack.exporters.graph import trace
+
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "_graphs", KeptGraphs(root / "graphs"))
+        read_operators_once(patch)
+        yield
 
 
 def make_model(kind: str, folder: Path) -> Path:

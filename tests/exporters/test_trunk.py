@@ -41,6 +41,11 @@ FAMILIES = (
     *("llama", "modernbert", "xlnet", "deberta-v2"),
 )
 EXACT = 1e-4  # of a logit; what fp32 graphs promise
+CASES = [  # all of two families, and for the others a few that meet every pair
+    case
+    for case in matrix(FAMILIES, ["fp32", "int8", "nbits"], [8, 4])
+    if not case.marks or case.values[0] in {"bert", "gpt2"}
+]
 TEXTS = ["a good film", "bad", "the plot is thin and the acting is bad"]
 
 
@@ -106,9 +111,7 @@ def folders(tmp_path_factory, trained):
     return make
 
 
-@pytest.mark.parametrize(
-    ("kind", "compute", "bits"), matrix(FAMILIES, ["fp32", "int8", "nbits"], [8, 4])
-)
+@pytest.mark.parametrize(("kind", "compute", "bits"), CASES)
 def test_a_trunk_and_a_top_are_the_graph_of_the_shared_layout(
     trained, tmp_path, kind, compute, bits
 ):
