@@ -182,7 +182,7 @@ def _load(request: BaselineRequest) -> _Loaded:
         resize_embeddings=request.resize_embeddings,
     )
     context, kind = ModelContext.of_pretrained(pretrained), data.task.type
-    pooling = pooling_for(config, finding, request)
+    pooling = pooling_for(request, finding)
     rows, dev = preprocess_splits(context, data, finding.note, config.max_length)
     return _Loaded(
         data=data,

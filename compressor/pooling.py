@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from maskpack.compressor.pooling_config import PoolingConfig
 from maskpack.compressor.types import BaselineRequest, FitRequest
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.pooling import Pooling, pooling_of
@@ -18,20 +17,17 @@ from maskpack.models.pooling import (
 from maskpack.tasks.pretrained_head import Finding
 
 
-def pooling_for(
-    options: PoolingConfig, finding: Finding, request: FitRequest | BaselineRequest
-) -> Pooling | None:
+def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pooling | None:
     """The pooling of a task's head; None: that of its family's own class.
 
     Args:
-        options: of the run.
+        request: with the options, the model, and the task that the run starts from.
         finding: the head that it starts from, if the model has one.
-        request: names the model, and the task that the run starts from.
 
     Raises:
         ConfigError: a pooling that the model has not, or the head that the run starts from.
     """
-    wanted, model, revision = options.wanted_pooling, request.model, request.revision
+    wanted, model, revision = request.config.wanted_pooling, request.model, request.revision
     if finding.head is not None:
         head = finding.classifier.config
         return _of_head(wanted, actual_pooling(head), habit_of(head))

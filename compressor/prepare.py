@@ -287,15 +287,13 @@ def prepare_rows(
     Args:
         request: what to learn.
         rows: of the task.
-        prepared: the backbone, if it is there; then `request.model` is only a name.
+        prepared: the backbone, if it is there.
         on_progress: called after every step of a refinement.
     """
-    config, finding = request.config, rows.finding
-    pooling = pooling_for(config, finding, request)
+    finding, pooling = rows.finding, pooling_for(request, rows.finding)
     placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared, pooling)
-    if prepared is None:
-        prepared = load_or_quantize(request, finding.classifier, on_progress)
-    teacher = find_teacher(config, finding, rows.data.task.type)
+    prepared = prepared or load_or_quantize(request, finding.classifier, on_progress)
+    teacher = find_teacher(request.config, finding, rows.data.task.type)
     train, dev, held_out, extra = _tokens(request, rows, prepared, teacher)
     return PreparedRun(
         request=request,
@@ -304,18 +302,18 @@ def prepare_rows(
         train=train,
         dev=dev,
         held_out=held_out,
-        plan=Plan.of(config, len(train)),
+        plan=Plan.of(request.config, len(train)),
         placement=placement,
         pattern=pattern,
         shapes=shapes,
         sparsity=sparsity,
         teacher=teacher,
         finding=finding,
+        facts=rows.facts | extra,
         start=_start(request, rows, prepared),
         target=_target(request, train, rows),
         chosen_units=units,
         pooling=pooling,
-        facts={**rows.facts, **extra},
     )
 
 
