@@ -24,6 +24,7 @@ from maskpack.compressor.masking.model import (
     freeze,
     start_from,
     start_height,
+    with_rounding,
     with_units,
 )
 from maskpack.compressor.prepare import PreparedRun, load_rows, prepare, prepare_rows
@@ -185,6 +186,9 @@ def train_mask(
     metric, per_epoch = run.data.task.metric, run.per_epoch
     task_loss = loss_of(run, targets)
     masked = masked_model_of(run, task_loss)
+    if masked.rounding is not None:
+        words = "steps %d to %d of %d simulate the rounding of int8 graphs"
+        _LOG.info(words, masked.rounding.first + 1, run.plan.steps, run.plan.steps)
     count = partial(count_zeros, list(masked.layers.values()))
     evaluate = metric_of(masked.model, run.kind, run.dev, metric, run.placement.processes)
     history = History(evaluate, lambda: count().zeros, steps=run.plan.steps, per_epoch=per_epoch)
@@ -277,7 +281,7 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     )
     if run.start is not None:
         start_from(masked, run.start, height=start_height(config, run.plan))
-    return with_units(
+    masked = with_units(
         masked,
         run.units,
         run.chosen_units.target,
@@ -286,6 +290,13 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
         task_loss=task_loss,
         placement=run.placement,
         start=None if run.start is None else run.start.units,
+    )
+    return with_rounding(
+        masked,
+        run.prepared.backbone,
+        run.divisors,
+        first=config.first_rounded(run.plan.steps),
+        dtype=run.placement.dtype,
     )
 
 
@@ -314,7 +325,9 @@ def write(run: PreparedRun, entry: TaskEntry, patch: Patch) -> int:
     """Write the artifact, or add the task to it; return the bytes of the task's file."""
     request, prepared, out = run.request, run.prepared, run.request.out
     if is_artifact(out):
-        artifact = add_task(out, entry, patch, replacing=request.replace, describe=card_facts)
+        artifact = add_task(
+            out, entry, patch, replacing=request.replace, divisors=run.divisors, describe=card_facts
+        )
     else:
         artifact = create_artifact(
             out,
@@ -323,6 +336,7 @@ def write(run: PreparedRun, entry: TaskEntry, patch: Patch) -> int:
             scheme=prepared.scheme,
             files=prepared.context.files,
             first=(entry, patch),
+            divisors=run.divisors,
             describe=card_facts,
         )
     _checkpoints(run).clear()

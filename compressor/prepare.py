@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from maskpack.compressor.training.teacher import Teacher, find_teacher
 from maskpack.compressor.training.train import Plan
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import ConfigError, Patch, open_artifact
+from maskpack.formats.channels import Divisors
 from maskpack.formats.lazy import find_entry
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
@@ -135,6 +136,14 @@ class PreparedRun:
         """Weights of the labels in the loss; None: all count alike."""
         option = self.request.config.class_weight
         return class_weights_of(option, self.kind, self.known_labels, self.data.outputs)
+
+    @cached_property
+    def divisors(self) -> Divisors | None:
+        """Divisors of outlier channels that the run learns with; None: it simulates no rounding."""
+        if self.request.config.simulate is None:
+            return None
+        find = partial(self.prepared.divisors, self.request.out, self.described)
+        return self.placement.processes.of_main(find)
 
     @property
     def known_labels(self) -> NDArray[Any]:
