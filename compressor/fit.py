@@ -27,7 +27,13 @@ from maskpack.compressor.masking.model import (
     with_rounding,
     with_units,
 )
-from maskpack.compressor.prepare import PreparedRun, load_rows, prepare, prepare_rows
+from maskpack.compressor.prepare import (
+    PreparedRun,
+    load_rows,
+    prepare,
+    prepare_rows,
+    with_divisors,
+)
 from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
@@ -91,6 +97,9 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
 
 def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> RunResult:
     """The same from a run that is prepared."""
+    # what int8 graphs divide outlier channels by, if their rounding is to be learned
+    run = with_divisors(run)
+
     # how many lower layers the task leaves alone, if that is to be found
     run, trunk = with_trunk_found(run, targets_for, train_mask, on_progress=on_progress)
 
@@ -186,9 +195,6 @@ def train_mask(
     metric, per_epoch = run.data.task.metric, run.per_epoch
     task_loss = loss_of(run, targets)
     masked = masked_model_of(run, task_loss)
-    if masked.rounding is not None:
-        words = "steps %d to %d of %d simulate the rounding of int8 graphs"
-        _LOG.info(words, masked.rounding.first + 1, run.plan.steps, run.plan.steps)
     count = partial(count_zeros, list(masked.layers.values()))
     evaluate = metric_of(masked.model, run.kind, run.dev, metric, run.placement.processes)
     history = History(evaluate, lambda: count().zeros, steps=run.plan.steps, per_epoch=per_epoch)
@@ -268,6 +274,7 @@ def _keeping(run: PreparedRun) -> Keeping | None:
 def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     """The classifier with its masks, before the first step."""
     config = run.request.config
+    assert (run.divisors is None) == (config.simulate is None)
     masked = build_masked_model(
         start_head(run.classifier(config.seed), run.head, run.target),
         run.shapes,

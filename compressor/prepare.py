@@ -86,6 +86,7 @@ class PreparedRun:
         start: the patch that the run starts from, or None.
         target: the unit of targets that the head learns in another one; None: in their own.
         chosen_units: groups of heads and neurons of which some are removed, and how many.
+        divisors: of outlier channels in the int8 graphs that the run simulates, see `with_divisors`; None: there are none.
     """
 
     request: FitRequest
@@ -105,6 +106,7 @@ class PreparedRun:
     start: Patch | None = None
     target: TargetScale | None = None
     chosen_units: ChosenUnits = field(default_factory=ChosenUnits)
+    divisors: Divisors | None = None
 
     @property
     def units(self) -> tuple[UnitGroup, ...]:
@@ -136,14 +138,6 @@ class PreparedRun:
         """Weights of the labels in the loss; None: all count alike."""
         option = self.request.config.class_weight
         return class_weights_of(option, self.kind, self.known_labels, self.data.outputs)
-
-    @cached_property
-    def divisors(self) -> Divisors | None:
-        """Divisors of outlier channels that the run learns with; None: it simulates no rounding."""
-        if self.request.config.simulate is None:
-            return None
-        find = partial(self.prepared.divisors, self.request.out, self.described)
-        return self.placement.processes.of_main(find)
 
     @property
     def known_labels(self) -> NDArray[Any]:
@@ -178,6 +172,14 @@ class PreparedRun:
 def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -> PreparedRun:
     """Load model, data and tokenizer; refuse requests that cannot succeed before the first step."""
     return prepare_rows(request, load_rows(request), on_progress=on_progress)
+
+
+def with_divisors(run: PreparedRun) -> PreparedRun:
+    """The run with the divisors that it learns with, if it simulates rounding; the first process finds them for all."""
+    if run.request.config.simulate is None:
+        return run
+    find = partial(run.prepared.divisors, run.request.out, run.described)
+    return replace(run, divisors=run.placement.processes.of_main(find))
 
 
 def load_rows(request: FitRequest) -> TaskRows:

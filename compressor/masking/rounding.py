@@ -18,6 +18,7 @@ Channels of removed units do not count, as in graphs that leave them out.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.formats import Backbone, QuantTensor
 from maskpack.formats.channels import Divisors, channel_weights
 from maskpack.models.linears import swap_linear
+
+_LOG = logging.getLogger(__name__)
 
 _LEVELS = 255  # steps between the smallest and the largest value of a uint8
 
@@ -161,6 +164,8 @@ class SimulatedRounding(TrainerCallback):
         """Turn rounding on from the first step on that rounds."""
         if step < self.first:
             return
+        if not self._made:
+            _LOG.info("from step %d on the rounding of int8 graphs is simulated", step + 1)
         for name, linear in self._linears.items():
             if name not in self._made:
                 self._made[name] = self._rounding_of(name, linear)
