@@ -25,11 +25,10 @@ from onnx_ir.passes import common
 
 from maskpack.exporters import make_session
 from maskpack.exporters.bench.result import load_average, this_machine
-from maskpack.exporters.graph import weights
 from maskpack.exporters.graph.attention import DOMAIN, Attention, find_attention
 from maskpack.exporters.graph.builder import GraphBuilder, serialize
 from maskpack.exporters.session import ort_predict, quantile, speedup, take_turns, token_feeds
-from maskpack.formats import open_artifact
+from maskpack.formats import channels, open_artifact
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
@@ -183,10 +182,10 @@ def forms(folder: Path, task: str) -> dict[str, bytes]:
         model = GraphBuilder(artifact, context, compute, fused=fused).folded(entry)
         return serialize(model if then is None else then(model))
 
-    found, usual = {"float32": graph("fp32", False)}, weights.WORTH_IT
-    weights.WORTH_IT = EARLIER_WORTH
+    found, usual = {"float32": graph("fp32", False)}, channels.WORTH_IT
+    channels.WORTH_IT = EARLIER_WORTH
     found["as before"] = graph("int8", False)
-    weights.WORTH_IT = usual
+    channels.WORTH_IT = usual
     found["fewer divisors"] = graph("int8", False)
     found["fewer divisors, fused attention"] = graph("int8", True)
     return found | {f"tried: {name}": graph("int8", False, each) for name, each in TRIED.items()}

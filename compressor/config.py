@@ -9,6 +9,7 @@ from typing import Annotated
 from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
 from maskpack.compressor.pooling_config import PoolingConfig
+from maskpack.compressor.rounding_config import RoundingConfig
 from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
@@ -176,7 +177,7 @@ class TeacherConfig(Options):
 
 @dataclass(frozen=True)
 class FitConfig(
-    TeacherConfig, TuningConfig, LabelConfig, TrunkConfig, UnitConfig, RunConfig, BackboneConfig
+    TeacherConfig, TuningConfig, RoundingConfig, TrunkConfig, UnitConfig, RunConfig, BackboneConfig
 ):
     """How a mask is learned, over which backbone."""
 
@@ -294,7 +295,7 @@ class FitConfig(
                     "leave `estimator` and `init` out, or give the estimator fixed",
                 )
             raise ConfigError(f"{what} needs a share of zeros", "give `sparsity`")
-        whole = [*targets, *(name for name in ("units", "ema") if getattr(self, name))]
+        whole = [*targets, *(name for name in ("units", "ema", "simulate") if getattr(self, name))]
         if self.patience is not None and whole:
             raise ConfigError(
                 f"`patience` ends a run early, `{whole[0]}` needs its last step",

@@ -24,7 +24,7 @@ from maskpack.compressor.config import DENSE_TEACHER
 from maskpack.compressor.fit import loss_of, masked_model_of, targets_for
 from maskpack.compressor.masking.model import MaskedModel
 from maskpack.compressor.masking.units import UnitImportance
-from maskpack.compressor.prepare import PreparedRun, prepare
+from maskpack.compressor.prepare import PreparedRun, prepare, with_divisors
 from maskpack.compressor.training.callbacks import CallbackList
 from maskpack.compressor.training.kept_states import states_bytes
 from maskpack.compressor.training.loss import DistillationTargets
@@ -158,7 +158,8 @@ def rehearse(request: FitRequest, *, began: Cost) -> tuple[PreparedRun, Estimate
     """
     clock, config = RefineClock(), request.config
     short = replace(config, refine=min(config.refine_steps, _REFINE_STEPS))
-    run = prepare(replace(request, config=short), on_progress=clock.on_progress)
+    prepared = prepare(replace(request, config=short), on_progress=clock.on_progress)
+    run = with_divisors(prepared)
     load = Cost.so_far() - began + clock.missing(config.refine_steps)
     targets, teacher = _targets(run)
     masked, making = _timed(lambda: masked_model_of(run, loss_of(run, targets)))
@@ -175,7 +176,7 @@ def _total(
 ) -> Estimate:
     """Time of the parts that run once, and of all steps and evaluations."""
     steps = run.plan.steps
-    step, look = _step(run, masked, targets), _look(masked.model, run.dev)
+    step, look = _mean_step(run, masked, targets), _look(masked.model, run.dev)
     looks, units = 1 + steps // run.per_epoch, _units(run, masked)
     runs = most_tries(deepest_allowed(run) + 1) if run.request.config.finds_trunk else 0
     share = probe_plan(run).steps / steps if runs else 0
@@ -253,8 +254,20 @@ def _typical(run: PreparedRun, first: int, last: int) -> float:
     return float(np.mean(sizes) / np.mean(some)) if some else 1.0
 
 
-def _step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | None) -> Cost:
-    """Mean time of a step, over batches of every size."""
+def _mean_step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | None) -> Cost:
+    """Mean time of a step, with and without simulated rounding in the shares of the run."""
+    plain = _step(run, masked, targets, number=0)
+    if masked.rounding is None:
+        return plain
+    first = masked.rounding.first
+    share = first / run.plan.steps
+    return plain * share + _step(run, masked, targets, number=first) * (1.0 - share)
+
+
+def _step(
+    run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | None, *, number: int
+) -> Cost:
+    """Mean time of a step like that of this number, over batches of every size."""
     # what measures units is timed apart, and would remove some in the measured steps of a short run
     others = [callback for callback in masked.callbacks if callback is not masked.units]
     task_loss, callbacks = loss_of(run, targets), CallbackList(others)
@@ -267,9 +280,9 @@ def _step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | 
     )
 
     def take(rows: Rows) -> None:
-        callbacks.on_step_begin(0)
+        callbacks.on_step_begin(number)
         runner.take(rows)
-        callbacks.on_step_end(1, run.plan.steps)
+        callbacks.on_step_end(number + 1, run.plan.steps)
 
     batches = _batches(run)
     sizes = [_tokens(run.train, rows) for rows in batches]

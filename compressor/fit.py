@@ -24,9 +24,16 @@ from maskpack.compressor.masking.model import (
     freeze,
     start_from,
     start_height,
+    with_rounding,
     with_units,
 )
-from maskpack.compressor.prepare import PreparedRun, load_rows, prepare, prepare_rows
+from maskpack.compressor.prepare import (
+    PreparedRun,
+    load_rows,
+    prepare,
+    prepare_rows,
+    with_divisors,
+)
 from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
@@ -90,6 +97,9 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
 
 def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> RunResult:
     """The same from a run that is prepared."""
+    # what int8 graphs divide outlier channels by, if their rounding is to be learned
+    run = with_divisors(run)
+
     # how many lower layers the task leaves alone, if that is to be found
     run, trunk = with_trunk_found(run, targets_for, train_mask, on_progress=on_progress)
 
@@ -264,6 +274,7 @@ def _keeping(run: PreparedRun) -> Keeping | None:
 def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     """The classifier with its masks, before the first step."""
     config = run.request.config
+    assert (run.divisors is None) == (config.simulate is None)
     masked = build_masked_model(
         start_head(run.classifier(config.seed), run.head, run.target),
         run.shapes,
@@ -277,7 +288,7 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
     )
     if run.start is not None:
         start_from(masked, run.start, height=start_height(config, run.plan))
-    return with_units(
+    masked = with_units(
         masked,
         run.units,
         run.chosen_units.target,
@@ -287,6 +298,13 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
         task_loss=task_loss,
         placement=run.placement,
         start=None if run.start is None else run.start.units,
+    )
+    return with_rounding(
+        masked,
+        run.prepared.backbone,
+        run.divisors,
+        first=config.first_rounded(run.plan.steps),
+        dtype=run.placement.dtype,
     )
 
 
@@ -315,7 +333,9 @@ def write(run: PreparedRun, entry: TaskEntry, patch: Patch) -> int:
     """Write the artifact, or add the task to it; return the bytes of the task's file."""
     request, prepared, out = run.request, run.prepared, run.request.out
     if is_artifact(out):
-        artifact = add_task(out, entry, patch, replacing=request.replace, describe=card_facts)
+        artifact = add_task(
+            out, entry, patch, replacing=request.replace, divisors=run.divisors, describe=card_facts
+        )
     else:
         artifact = create_artifact(
             out,
@@ -324,6 +344,7 @@ def write(run: PreparedRun, entry: TaskEntry, patch: Patch) -> int:
             scheme=prepared.scheme,
             files=prepared.context.files,
             first=(entry, patch),
+            divisors=run.divisors,
             describe=card_facts,
         )
     _checkpoints(run).clear()

@@ -44,8 +44,8 @@ class Threshold(StrEnum):
 
 
 @dataclass(frozen=True)
-class TuningConfig(Options):
-    """What is fitted after the mask, on training rows that are held out for it."""
+class TuningConfig(LabelConfig):
+    """What is done with labels, and what is fitted after the mask, on training rows that are held out for it."""
 
     calibrate: Annotated[
         Calibrate,

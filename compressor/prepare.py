@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.config import FitConfig
 from maskpack.compressor.effects import class_weights_of
 from maskpack.compressor.label_checks import check_label_options, hold_out
 from maskpack.compressor.masking.model import masked_names, sparsity_of
@@ -24,20 +23,21 @@ from maskpack.compressor.quantization.backbone import (
     load_or_quantize,
 )
 from maskpack.compressor.space import check_place, check_room
+from maskpack.compressor.start_checks import check_start, check_start_units
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.training.teacher import Teacher, find_teacher
 from maskpack.compressor.training.train import Plan
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import ConfigError, Patch, open_artifact
+from maskpack.formats.channels import Divisors
 from maskpack.formats.lazy import find_entry
 from maskpack.formats.pooling import Pooling
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
 from maskpack.formats.unit_costs import UnitCosts
-from maskpack.formats.units import UnitGroup, Units
+from maskpack.formats.units import UnitGroup
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
 from maskpack.models.placement import Placement, placement_of
-from maskpack.models.units import own_units
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
 from maskpack.tasks.data.splits import Split, TaskData
@@ -88,6 +88,7 @@ class PreparedRun:
         target: the unit of targets that the head learns in another one; None: in their own.
         chosen_units: groups of heads and neurons of which some are removed, and how many.
         pooling: what the head reads; None: what it does in transformers' class.
+        divisors: of outlier channels in the int8 graphs that the run simulates, see `with_divisors`; None: there are none.
     """
 
     request: FitRequest
@@ -108,6 +109,7 @@ class PreparedRun:
     target: TargetScale | None = None
     chosen_units: ChosenUnits = field(default_factory=ChosenUnits)
     pooling: Pooling | None = None
+    divisors: Divisors | None = None
 
     @property
     def units(self) -> tuple[UnitGroup, ...]:
@@ -176,6 +178,14 @@ def prepare(request: FitRequest, *, on_progress: OnProgress = lambda _: None) ->
     return prepare_rows(request, load_rows(request), on_progress=on_progress)
 
 
+def with_divisors(run: PreparedRun) -> PreparedRun:
+    """The run with the divisors that it learns with, if it simulates rounding; the first process finds them for all."""
+    if run.request.config.simulate is None:
+        return run
+    find = partial(run.prepared.divisors, run.request.out, run.described)
+    return replace(run, divisors=run.placement.processes.of_main(find))
+
+
 def load_rows(request: FitRequest) -> TaskRows:
     """The rows of the task, in the order of labels that the model or the run that it starts from has."""
     check_place(request)
@@ -236,43 +246,6 @@ def _start(request: FitRequest, rows: TaskRows, prepared: PreparedBackbone) -> P
     config = described(files[CONFIG], rows.data.task.type, rows.data.labels)
     check_start_units(patch.units, task, config, masked_names(names, request.config))
     return patch
-
-
-def check_start(patch: Patch, task: str, config: FitConfig) -> None:
-    """Raise ConfigError if a run would count weights of units that the task it starts from has removed."""
-    if patch.units is not None and patch.units.removed and config.has_size_target:
-        raise ConfigError(
-            f"`{task}` has removed {patch.units.removed} units, and a size of the mask counts single weights",
-            "start without that task, or leave the size to the margin",
-        )
-
-
-def check_start_units(units: Units | None, task: str, config: Any, masked: Collection[str]) -> None:
-    """Raise ConfigError if units that are gone in the task a run starts from would come back.
-
-    Args:
-        units: of that task.
-        task: its name.
-        config: of the model.
-        masked: names of the linears that get a mask.
-    """
-    if units is None:
-        return
-    own, names = own_units(units, config), set(masked)
-    for group, kept in zip(units.groups, units.kept, strict=True):
-        lost = f"`{task}` has removed {int((~kept).sum())} {group.kind} of layer {group.layer}"
-        if kept.all():
-            continue
-        if own is None or group not in own.groups:
-            raise ConfigError(
-                f"{lost}, whose weights are no {group.kind} of this model",
-                "start without that task",
-            )
-        if not {part.name for part in group.parts} <= names:
-            raise ConfigError(
-                f"{lost}, and the run does not mask all of their linears: they would come back",
-                "leave `layers`, `trunk` and `modules` out, or start without that task",
-            )
 
 
 def prepare_rows(

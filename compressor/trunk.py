@@ -19,7 +19,8 @@ from maskpack.compressor.config import FitConfig
 from maskpack.compressor.masking.model import MaskedModel, freeze, masked_names, sparsity_of
 from maskpack.compressor.masking.trunk import layer_count
 from maskpack.compressor.masking.unit_choice import choose_units
-from maskpack.compressor.prepare import PreparedRun, check_start_units
+from maskpack.compressor.prepare import PreparedRun
+from maskpack.compressor.start_checks import check_start_units
 from maskpack.compressor.training.callbacks import History
 from maskpack.compressor.training.checkpoint import deferred_interrupt
 from maskpack.compressor.training.loss import DistillationTargets

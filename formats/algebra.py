@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -16,7 +17,15 @@ from maskpack.formats.packed import decode_packed, encode_packed
 from maskpack.formats.reader import Artifact, open_artifact
 from maskpack.formats.schema import Manifest, check_new_name, portable_entry
 from maskpack.formats.tensors import Backbone, Patch, QuantTensor
-from maskpack.formats.writer import add_task, change_tasks, check_vacant, write_patch
+from maskpack.formats.writer import (
+    add_task,
+    change_tasks,
+    check_vacant,
+    keep_divisors,
+    write_patch,
+)
+
+_LOG = logging.getLogger(__name__)
 
 
 def pack_task(artifact: Artifact, task: str) -> bytes:
@@ -49,6 +58,12 @@ def unpack_task(
     entry, patch = decode_packed(data, backbone=artifact.backbone, manifest=artifact.manifest)
     if name is not None:
         entry = entry.renamed(name)
+    if entry.training.get("simulate") and artifact.manifest.divisors_sha256 is None:
+        _LOG.warning(
+            "`%s` learned with divisors that `%s` does not hold: its int8 graph measures its own, and may round a little otherwise",
+            entry.name,
+            path,
+        )
     digest = artifact.manifest.backbone_sha256  # another process may replace the artifact meanwhile
     return add_task(
         path, entry, patch, replacing=replacing, backbone_sha256=digest, describe=describe
@@ -84,7 +99,7 @@ def rename_task(path: Path, task: str, name: str, *, describe: Describe = plain_
 
 
 def merge_tasks(path: Path, other: Artifact, *, describe: Describe = plain_facts) -> Artifact:
-    """Add all tasks of `other` to the artifact at `path`: all of them, or none.
+    """Add all tasks of `other` to the artifact at `path`: all of them, or none; and its divisors, where there are none.
 
     Raises:
         ArtifactError: another backbone, tokenizer or configuration, or a name that both have.
@@ -105,7 +120,7 @@ def merge_tasks(path: Path, other: Artifact, *, describe: Describe = plain_facts
             )
         if both := sorted(own.tasks.keys() & other.manifest.tasks.keys()):
             raise ArtifactError(f"both artifacts have a task `{both[0]}`", "rename one")
-        manifest = own
+        manifest = keep_divisors(path, own, other.divisors)
         for task in sorted(other.manifest.tasks):
             manifest = write_patch(path, manifest, other.entry(task), other.patch(task))
         return manifest
@@ -283,8 +298,11 @@ def _fields(a: Manifest, b: Manifest) -> dict[str, tuple[str, str]]:
         for key in own:
             if own[key] != other[key]:
                 fields[f"{part}.{key}"] = (str(own[key]), str(other[key]))
-    for name in sorted({*a.files, *b.files}):
-        digests = [manifest.files.get(name, "absent")[:12] for manifest in (a, b)]
-        if digests[0] != digests[1]:
-            fields[f"files.{name}"] = (digests[0], digests[1])
+    digests = {
+        f"files.{name}": (a.files.get(name), b.files.get(name)) for name in {*a.files, *b.files}
+    }
+    digests["divisors"] = (a.divisors_sha256, b.divisors_sha256)
+    for name, (first, second) in sorted(digests.items()):
+        if first != second:
+            fields[name] = ((first or "absent")[:12], (second or "absent")[:12])
     return fields

@@ -1,13 +1,20 @@
-"""Checks that several modules share: fields of a header, shapes and dtypes of tensors."""
+"""Checks that several modules share: fields of a manifest and of a header, shapes and dtypes of tensors."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.files import half_letter
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+RESTORE = "restore the artifact from a copy, or make it again"
+LARGEST = 1e300
+_DEEPEST = 20  # of the free keys of a task
 
 
 def read_flag(value: object) -> bool:
@@ -65,3 +72,44 @@ def check_dense(tensors: Mapping[str, NDArray[np.float16]], where: str) -> None:
             raise ArtifactError(
                 f"`{name}` of the {where} is not finite float16 of one dimension or more"
             )
+
+
+def check_text(where: str, value: object) -> None:
+    """Raise ArtifactError unless a field of a manifest is a text."""
+    if not isinstance(value, str) or half_letter(value):
+        raise ArtifactError(f"`{where}` is not a text", RESTORE)
+
+
+def check_free(where: str, value: object, depth: int = 0) -> None:
+    """Raise ArtifactError unless a value of free keys is JSON that can be written again."""
+    if depth > _DEEPEST:
+        raise ArtifactError(f"`{where}` is nested more than {_DEEPEST} deep", RESTORE)
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_text(where, key)
+            check_free(where, inner, depth + 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            check_free(where, inner, depth + 1)
+    elif isinstance(value, str):
+        check_text(where, value)
+    elif value is not None and not abs(value) < LARGEST:  # type: ignore[arg-type] # a number
+        raise ArtifactError(f"`{where}` holds a number that is not finite", RESTORE)
+
+
+def check_whole(where: str, value: object) -> None:
+    """Raise ArtifactError unless a field of a manifest is a whole number from 0."""
+    if type(value) is not int or value < 0:
+        raise ArtifactError(f"`{where}` is not a whole number from 0", RESTORE)
+
+
+def check_mapping(where: str, value: object) -> None:
+    """Raise ArtifactError unless a field of a manifest is an object."""
+    if not isinstance(value, Mapping):
+        raise ArtifactError(f"`{where}` is not an object", RESTORE)
+
+
+def check_sha(digest: object, where: str) -> None:
+    """Raise ArtifactError unless a field of a manifest is a digest."""
+    if not isinstance(digest, str) or SHA256.fullmatch(digest) is None:
+        raise ArtifactError(f"`{where}` is not a SHA-256 in hexadecimal", RESTORE)

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from maskpack.formats import schema
+from maskpack.formats.channels import Divisors, decode_divisors
 from maskpack.formats.codec import Buffer, decode_backbone, decode_patch
 from maskpack.formats.errors import ArtifactError, Hint
 from maskpack.formats.schema import Manifest, TaskEntry
@@ -39,6 +40,18 @@ class Artifact:
     def backbone(self) -> Backbone:
         """The shared weights; read once."""
         return decode_backbone(self._map(schema.BACKBONE, self.manifest.backbone_sha256))
+
+    @cached_property
+    def divisors(self) -> Divisors | None:
+        """Divisors of outlier channels that int8 graphs use, by parameter name; None: each export measures its own."""
+        if self.manifest.divisors_sha256 is None:
+            return None
+        backbone = self.backbone
+        return decode_divisors(
+            self._map(schema.DIVISORS, self.manifest.divisors_sha256),
+            backbone_sha256=self.manifest.backbone_sha256,
+            shapes={name: tensor.shape for name, tensor in backbone.linears.items()},
+        )
 
     def entry(self, task: str) -> TaskEntry:
         """The manifest's entry of `task`.
@@ -173,7 +186,8 @@ def check_artifact(path: Path) -> list[str]:
         *_try(lambda: artifact.backbone),
         *(line for name in manifest.files for line in _try(partial(artifact.file, name))),
     ]
-    if not findings:  # a patch is checked against a backbone that can be read
+    if not findings:  # divisors and patches are checked against a backbone that can be read
+        findings += _try(lambda: artifact.divisors)
         for task in manifest.tasks:
             findings += _try(partial(_check_task, artifact, task))
     return findings

@@ -12,8 +12,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from maskpack.formats.checks import (
+    LARGEST,
+    RESTORE,
+    check_free,
+    check_mapping,
+    check_sha,
+    check_text,
+    check_whole,
+)
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.files import half_letter, name_problem
+from maskpack.formats.files import name_problem
 from maskpack.formats.pooling import FEATURE as POOLING
 from maskpack.formats.target import FEATURE, TargetScale
 from maskpack.formats.units import FEATURE as UNITS
@@ -21,6 +30,7 @@ from maskpack.formats.units import FEATURE as UNITS
 FORMAT_VERSION = 1
 MANIFEST = "maskpack.json"
 BACKBONE = "backbone.safetensors"
+DIVISORS = "divisors.safetensors"
 TASK_FOLDER = "tasks"
 CARD = "README.md"
 CONFIG = "config.json"
@@ -32,12 +42,9 @@ TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors")
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 FEATURES = frozenset({FEATURE, "prefix", UNITS, POOLING})
 """Features beyond the first release that this one reads, as `requires` of a manifest or a task names them."""
 
-_DEEPEST = 20  # of the free keys of a task
-_LARGEST = 1e300
 _RESERVED = {name.casefold() for name in (MANIFEST, BACKBONE, TASK_FOLDER, CARD)}
 
 
@@ -58,11 +65,11 @@ class Source:
     weights_sha256: str
 
     def __post_init__(self) -> None:
-        _check_text("source.model", self.model)
-        _check_text("source.model_type", self.model_type)
+        check_text("source.model", self.model)
+        check_text("source.model_type", self.model_type)
         if self.revision is not None:
-            _check_text("source.revision", self.revision)
-        _check_sha(self.weights_sha256, "source.weights_sha256")
+            check_text("source.revision", self.revision)
+        check_sha(self.weights_sha256, "source.weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -84,15 +91,15 @@ class Scheme:
     overrides: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_text("scheme.quantizer", self.quantizer)
-        _check_mapping("scheme.overrides", self.overrides)
+        check_text("scheme.quantizer", self.quantizer)
+        check_mapping("scheme.overrides", self.overrides)
         for pattern, bits in self.overrides.items():
-            _check_text("scheme.overrides", pattern)
-            _check_whole(f"scheme.overrides.{pattern}", bits)
-        _check_whole("scheme.bits", self.bits)
-        _check_whole("scheme.embedding_bits", self.embedding_bits)
+            check_text("scheme.overrides", pattern)
+            check_whole(f"scheme.overrides.{pattern}", bits)
+        check_whole("scheme.bits", self.bits)
+        check_whole("scheme.embedding_bits", self.embedding_bits)
         if self.group is not None:
-            _check_whole("scheme.group", self.group)
+            check_whole("scheme.group", self.group)
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ class TaskEntry:
         match = PATCH_FILE.fullmatch(self.file)
         if match is None or match.group(1) != self.name:
             raise ArtifactError(f"task `{self.name}` names the file `{self.file}`")
-        _check_sha(self.sha256, f"tasks.{self.name}.sha256")
+        check_sha(self.sha256, f"tasks.{self.name}.sha256")
         if KIND.fullmatch(self.kind) is None:
             raise ArtifactError(f"task `{self.name}` has the kind `{self.kind}`, which names none")
         if len(self.labels) == 1:
@@ -151,22 +158,22 @@ class TaskEntry:
     def _check_types(self) -> None:
         where = f"tasks.{self.name}"
         for key in ("file", "kind", "metric"):
-            _check_text(f"{where}.{key}", getattr(self, key))
+            check_text(f"{where}.{key}", getattr(self, key))
         for key in ("zeros", "weights", "max_length"):
-            _check_whole(f"{where}.{key}", getattr(self, key))
+            check_whole(f"{where}.{key}", getattr(self, key))
         for key in ("scores", "data", "training", "config"):
-            _check_mapping(f"{where}.{key}", getattr(self, key))
+            check_mapping(f"{where}.{key}", getattr(self, key))
         for key in ("labels", "requires"):
             if not isinstance(getattr(self, key), tuple):
-                raise ArtifactError(f"`{where}.{key}` is not a list", _RESTORE)
+                raise ArtifactError(f"`{where}.{key}` is not a list", RESTORE)
             for text in getattr(self, key):
-                _check_text(f"{where}.{key}", text)
+                check_text(f"{where}.{key}", text)
         for metric, value in self.scores.items():
-            _check_text(f"{where}.scores", metric)
-            if type(value) not in {int, float} or not abs(value) < _LARGEST:
-                raise ArtifactError(f"`{where}.scores.{metric}` is not a finite number", _RESTORE)
+            check_text(f"{where}.scores", metric)
+            if type(value) not in {int, float} or not abs(value) < LARGEST:
+                raise ArtifactError(f"`{where}.scores.{metric}` is not a finite number", RESTORE)
         for key in ("data", "training", "config"):
-            _check_free(f"{where}.{key}", getattr(self, key))
+            check_free(f"{where}.{key}", getattr(self, key))
 
     def renamed(self, name: str) -> TaskEntry:
         """The same task under another name, in a file of its own."""
@@ -187,7 +194,16 @@ class TaskEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`maskpack.json` as a value."""
+    """`maskpack.json` as a value.
+
+    Attributes:
+        source, scheme: where the backbone came from.
+        backbone_sha256: digest of `backbone.safetensors`.
+        files: copied file -> its digest.
+        tasks: by name.
+        requires: features of the whole artifact.
+        divisors_sha256: digest of `divisors.safetensors`; None: there are none.
+    """
 
     source: Source
     scheme: Scheme
@@ -195,14 +211,18 @@ class Manifest:
     files: Mapping[str, str]
     tasks: Mapping[str, TaskEntry]
     requires: tuple[str, ...] = ()
+    divisors_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        _check_sha(self.backbone_sha256, "backbone.sha256")
-        _check_mapping("files", self.files)
+        check_sha(self.backbone_sha256, "backbone.sha256")
+        if self.divisors_sha256 is not None:
+            check_sha(self.divisors_sha256, "divisors.sha256")
+        check_mapping("files", self.files)
+        taken = _RESERVED if self.divisors_sha256 is None else {*_RESERVED, DIVISORS}
         for name, digest in self.files.items():
-            if COPIED_FILE.fullmatch(name) is None or name.casefold() in _RESERVED:
+            if COPIED_FILE.fullmatch(name) is None or name.casefold() in taken:
                 raise ArtifactError(f"the manifest names the file `{name}`, which is not allowed")
-            _check_sha(digest, f"files.{name}")
+            check_sha(digest, f"files.{name}")
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, two spaces, a final line feed. Inverse of `from_json`."""
@@ -216,6 +236,8 @@ class Manifest:
             "tasks": {name: entry_to_dict(entry) for name, entry in self.tasks.items()},
             **({"requires": list(self.requires)} if self.requires else {}),
         }
+        if self.divisors_sha256 is not None:
+            tree["divisors"] = {"file": DIVISORS, "sha256": self.divisors_sha256}
         return (
             json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         )
@@ -230,13 +252,14 @@ class Manifest:
         try:
             tree = json.loads(text, object_pairs_hook=no_key_twice)
         except (ValueError, RecursionError) as error:  # not JSON, or a number of 4,301 digits
-            raise ArtifactError(f"`{MANIFEST}` is not valid JSON: {error}", _RESTORE) from error
+            raise ArtifactError(f"`{MANIFEST}` is not valid JSON: {error}", RESTORE) from error
         _check_version(tree)
         check_features(tree.get("requires", ()), "the artifact")
         try:
             tasks = {name: entry_from_dict(name, entry) for name, entry in tree["tasks"].items()}
-            if tree["backbone"]["file"] != BACKBONE:
-                raise ArtifactError(f"`backbone.file` is not `{BACKBONE}`", _RESTORE)
+            for part, file in (("backbone", BACKBONE), ("divisors", DIVISORS)):
+                if part in tree and tree[part]["file"] != file:
+                    raise ArtifactError(f"`{part}.file` is not `{file}`", RESTORE)
             return cls(
                 source=Source(**tree["source"]),
                 scheme=Scheme(**tree["scheme"]),
@@ -244,14 +267,12 @@ class Manifest:
                 files=dict(tree["files"]),
                 tasks=tasks,
                 requires=tuple(tree.get("requires", ())),
+                divisors_sha256=tree["divisors"]["sha256"] if "divisors" in tree else None,
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ArtifactError(
-                f"`{MANIFEST}` lacks a field or has a wrong one: {error}", _RESTORE
+                f"`{MANIFEST}` lacks a field or has a wrong one: {error}", RESTORE
             ) from error
-
-
-_RESTORE = "restore the artifact from a copy, or make it again"
 
 
 def check_task_name(name: str) -> str:
@@ -284,7 +305,7 @@ def check_features(requires: object, what: str) -> None:
         what: that needs them, in words.
     """
     if not isinstance(requires, list | tuple):
-        raise ArtifactError(f"`requires` of {what} is not a list", _RESTORE)
+        raise ArtifactError(f"`requires` of {what} is not a list", RESTORE)
     unknown = [name for name in requires if not isinstance(name, str) or name not in FEATURES]
     if unknown:
         raise ArtifactError(
@@ -361,40 +382,3 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(tree) != len(pairs):
         raise ValueError("it has a key twice")
     return tree
-
-
-def _check_text(where: str, value: object) -> None:
-    if not isinstance(value, str) or half_letter(value):
-        raise ArtifactError(f"`{where}` is not a text", _RESTORE)
-
-
-def _check_free(where: str, value: object, depth: int = 0) -> None:
-    """Raise ArtifactError unless a value of free keys is JSON that can be written again."""
-    if depth > _DEEPEST:
-        raise ArtifactError(f"`{where}` is nested more than {_DEEPEST} deep", _RESTORE)
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _check_text(where, key)
-            _check_free(where, inner, depth + 1)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _check_free(where, inner, depth + 1)
-    elif isinstance(value, str):
-        _check_text(where, value)
-    elif value is not None and not abs(value) < _LARGEST:  # type: ignore[arg-type] # a number
-        raise ArtifactError(f"`{where}` holds a number that is not finite", _RESTORE)
-
-
-def _check_whole(where: str, value: object) -> None:
-    if type(value) is not int or value < 0:
-        raise ArtifactError(f"`{where}` is not a whole number from 0", _RESTORE)
-
-
-def _check_mapping(where: str, value: object) -> None:
-    if not isinstance(value, Mapping):
-        raise ArtifactError(f"`{where}` is not an object", _RESTORE)
-
-
-def _check_sha(digest: object, where: str) -> None:
-    if not isinstance(digest, str) or SHA256.fullmatch(digest) is None:
-        raise ArtifactError(f"`{where}` is not a SHA-256 in hexadecimal", _RESTORE)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from maskpack.formats import schema
 from maskpack.formats.card import Describe, plain_facts, render_card
+from maskpack.formats.channels import Divisors, encode_divisors
 from maskpack.formats.codec import Buffer, backbone_pieces, decode_units, encode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import lock, open_for_lock, rename
@@ -160,6 +161,7 @@ def create_artifact(
     scheme: Scheme,
     files: Mapping[str, bytes],
     first: tuple[TaskEntry, Patch] | None = None,
+    divisors: Divisors | None = None,
     describe: Describe = plain_facts,
 ) -> Artifact:
     """Write a new artifact, with its first task if there is one.
@@ -171,6 +173,7 @@ def create_artifact(
         scheme: how they were quantised.
         files: configuration and tokenizer files to copy: name -> bytes.
         first: entry and patch of the first task; file name and digests are filled in here.
+        divisors: of outlier channels, for int8 graphs of all tasks; None: each export measures its own.
         describe: what the card says beside the manifest.
     """
     if first is not None:
@@ -182,6 +185,7 @@ def create_artifact(
         manifest = Manifest(source, scheme, digest, digests, {})
         for name, content in files.items():
             write_bytes(build / name, content)
+        manifest = keep_divisors(build, manifest, divisors)
         if first is not None:
             manifest = write_patch(build, manifest, *first)
         write_manifest(build, manifest, describe)
@@ -195,6 +199,7 @@ def add_task(
     *,
     replacing: bool = False,
     backbone_sha256: str | None = None,
+    divisors: Divisors | None = None,
     describe: Describe = plain_facts,
 ) -> Artifact:
     """Add a task to the artifact at `path`, or replace it; the backbone is not touched.
@@ -205,6 +210,7 @@ def add_task(
         patch: what the task adds.
         replacing: whether a task of that name is replaced.
         backbone_sha256: the backbone that the patch belongs to, if it was not learned just now.
+        divisors: of outlier channels that the task was learned with, see `keep_divisors`.
         describe: what the card says beside the manifest.
 
     Raises:
@@ -218,7 +224,8 @@ def add_task(
         if backbone_sha256 not in {None, digest}:
             raise ArtifactError(f"`{path}` has another backbone by now: {digest[:12]}")
         patch.check_fits(artifact.backbone)
-        return write_patch(path, artifact.manifest, entry, patch)
+        manifest = keep_divisors(path, artifact.manifest, divisors)
+        return write_patch(path, manifest, entry, patch)
 
     return change_tasks(path, change, describe)
 
@@ -253,6 +260,29 @@ def check_vacant(artifact: Artifact, task: str, *, replacing: bool) -> None:
             f"`{artifact.path}` already has a task `{task}`",
             "choose another `name`, or `replace` it",
         )
+
+
+def keep_divisors(folder: Path, manifest: Manifest, divisors: Divisors | None) -> Manifest:
+    """Write divisors into an artifact that has none, and return the manifest that names them.
+
+    Those that an artifact has stay, because all tasks share the integers that follow from them. If they are others, the
+    int8 graph of the new task is right all the same, and rounds a little otherwise than its training did.
+    """
+    if divisors is None:
+        return manifest
+    data = encode_divisors(divisors, manifest.backbone_sha256)
+    digest = hashlib.sha256(data).hexdigest()
+    if manifest.divisors_sha256 is None:
+        write_bytes(folder / schema.DIVISORS, data)
+        return replace(manifest, divisors_sha256=digest)
+    if manifest.divisors_sha256 != digest:
+        _LOG.warning(
+            "`%s` keeps its own divisors %s; the new task was learned with others, %s",
+            folder,
+            manifest.divisors_sha256[:12],
+            digest[:12],
+        )
+    return manifest
 
 
 def write_patch(folder: Path, manifest: Manifest, entry: TaskEntry, patch: Patch) -> Manifest:

@@ -15,7 +15,14 @@ from huggingface_hub import HfApi, constants, errors
 
 from maskpack.formats import ArtifactError, ConfigError
 from maskpack.formats.card import HUB_ID
-from maskpack.formats.schema import BACKBONE, CARD, COPIED_FILE, MANIFEST, PATCH_FILE
+from maskpack.formats.schema import (
+    BACKBONE,
+    CARD,
+    COPIED_FILE,
+    DIVISORS,
+    MANIFEST,
+    PATCH_FILE,
+)
 from maskpack.formats.waiting import announced
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +60,8 @@ def may_travel(name: str) -> bool:
     >>> [may_travel(name) for name in ("tasks/sst2.safetensors", "vocab.txt", "a.py", "../b.json")]
     [True, True, False, False]
     """
-    if name in {MANIFEST, BACKBONE, CARD} or PATCH_FILE.fullmatch(name) is not None:
+    named = {MANIFEST, BACKBONE, DIVISORS, CARD}
+    if name in named or PATCH_FILE.fullmatch(name) is not None:
         return True
     return COPIED_FILE.fullmatch(name) is not None and name.endswith(_SUFFIXES)
 

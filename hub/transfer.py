@@ -16,7 +16,15 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from maskpack.formats import Artifact, ArtifactError, check_artifact, open_artifact
 from maskpack.formats.card import CardFacts, Describe, is_ours, plain_facts, render_card
-from maskpack.formats.schema import BACKBONE, CARD, MANIFEST, PATCH_FILE, TASK_FOLDER, Manifest
+from maskpack.formats.schema import (
+    BACKBONE,
+    CARD,
+    DIVISORS,
+    MANIFEST,
+    PATCH_FILE,
+    TASK_FOLDER,
+    Manifest,
+)
 from maskpack.formats.writer import (
     check_free,
     check_writable,
@@ -98,7 +106,7 @@ def plan_push(request: PushRequest, *, describe: Describe = plain_facts) -> Push
         )
     opened = open_artifact(request.artifact)
     patches = [entry.file for entry in opened.manifest.tasks.values()]
-    names = [BACKBONE, *opened.manifest.files, *patches, MANIFEST]
+    names = [*_wanted(opened.manifest), MANIFEST]
     check_names(names, str(request.artifact))
     contents: dict[str, Path | bytes] = {name: request.artifact / name for name in names}
     contents[CARD] = _card(opened, patches, request.on_top_of(describe(opened.manifest)))
@@ -134,7 +142,9 @@ def push_artifact(request: PushRequest, *, describe: Describe = plain_facts) -> 
             there = [file.rfilename for file in info.siblings or ()]
             check_names(there, request.repo)  # `pull` would refuse it
             patches = [name for name in there if PATCH_FILE.fullmatch(name)]
-            stale = [name for name in patches if name not in plan.contents]
+            stale = [
+                name for name in (*patches, DIVISORS) if name in there and name not in plan.contents
+            ]
             done = api.create_commit(
                 request.repo,
                 [*additions, *(CommitOperationDelete(name) for name in stale)],
@@ -313,4 +323,6 @@ def _chosen(manifest: Manifest, request: PullRequest) -> Manifest:
 def _wanted(manifest: Manifest) -> dict[str, str]:
     """Name of a file -> its SHA-256, the largest first."""
     patches = {entry.file: entry.sha256 for entry in manifest.tasks.values()}
-    return {BACKBONE: manifest.backbone_sha256, **patches, **manifest.files}
+    digest = manifest.divisors_sha256
+    own = {BACKBONE: manifest.backbone_sha256, **({} if digest is None else {DIVISORS: digest})}
+    return {**own, **patches, **manifest.files}

@@ -43,6 +43,11 @@ class Placement:
     processes: Processes = ALONE
     byte_dropout: bool = False
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which a training step multiplies."""
+        return _TYPES.get(self.precision, torch.float32)
+
     def put(self, model: Any) -> Any:
         """Move a model to the device; return it."""
         return model.to(self.device)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,17 @@ from maskpack.models.linears import swap_linear
 
 Draw = Callable[[Tensor], Tensor]
 """Scores to uniform numbers of [0, 1), in their shape and on their device."""
+
+
+class LinearRounding(Protocol):
+    """What an exported graph makes of a linear, see `rounding.py`."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weights as they are rounded, `(o, i)`, in the type that a step multiplies in."""
+
+    def inputs(self, inputs: Tensor) -> Tensor:
+        """Inputs `(..., i)` as they are rounded."""
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -62,6 +73,7 @@ class MaskedLinear(nn.Module):
         drawn: draws the uniform numbers of a training step, which keeps each weight with probability
             `sigmoid(score)`; None: a threshold decides.
         pattern: what a score stands for.
+        rounding: of an exported graph, while it is simulated; else None.
     """
 
     weight: Tensor
@@ -85,11 +97,15 @@ class MaskedLinear(nn.Module):
         self.gain = nn.Parameter(self.weight.new_ones(len(self.weight))) if gains else None
         self.drawn, self.pattern = drawn, pattern
         self.stays: Tensor | None = None
+        self.rounding: LinearRounding | None = None
         self._narrow: Tensor | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`(..., i)` to `(..., o)`."""
-        frozen = self._working_weight()
+        if self.rounding is None:
+            frozen = self._working_weight()
+        else:
+            frozen, inputs = self.rounding.weight, self.rounding.inputs(inputs)
         weight = _StraightThrough.apply(  # type: ignore[no-untyped-call]
             self.score, frozen, self._mask_like(frozen), self.pattern
         )

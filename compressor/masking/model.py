@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from maskpack.compressor.config import Estimator, FitConfig
 from maskpack.compressor.masking.linear import MaskedLinear, mask_linears
 from maskpack.compressor.masking.patterns import MaskPattern
+from maskpack.compressor.masking.rounding import SimulatedRounding
 from maskpack.compressor.masking.score_init import ScoreInit, initial_scores, worth_of
 from maskpack.compressor.masking.sparsity import (
     FlipPenalty,
@@ -36,7 +37,8 @@ from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_f
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Group, Plan
 from maskpack.compressor.unit_config import UnitOrder
-from maskpack.formats import BitMask, ConfigError, ModelError, Patch
+from maskpack.formats import Backbone, BitMask, ConfigError, ModelError, Patch
+from maskpack.formats.channels import Divisors
 from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.build import ParameterShapes, base_of, head_parameters
 from maskpack.models.linears import layer_of
@@ -57,6 +59,7 @@ class MaskedModel:
         groups: all trained parameters, by learning rate.
         callbacks: noise, averages, steering of the size, and removal of units.
         units: that removal; None: no unit is removed.
+        rounding: the callback that simulates the rounding of exported graphs; None: none is simulated.
     """
 
     model: Any
@@ -65,6 +68,7 @@ class MaskedModel:
     groups: list[Group]
     callbacks: list[TrainerCallback]
     units: UnitRemoval | None = None
+    rounding: SimulatedRounding | None = None
 
 
 def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
@@ -228,6 +232,30 @@ def with_units(
     if start is not None:
         removal.start_from(start)
     return replace(masked, callbacks=[*masked.callbacks, removal], units=removal)
+
+
+def with_rounding(
+    masked: MaskedModel,
+    backbone: Backbone,
+    divisors: Divisors | None,
+    *,
+    first: int,
+    dtype: torch.dtype,
+) -> MaskedModel:
+    """The model with a callback that simulates the rounding of int8 graphs; as it is without divisors.
+
+    Args:
+        masked: from `with_units`: rounding leaves out what that removes.
+        backbone: the integers.
+        divisors: of outlier channels; None: the run simulates no rounding.
+        first: step, from 0, in which rounding begins.
+        dtype: in which a step multiplies.
+    """
+    if divisors is None:
+        return masked
+    base = base_of(masked.model)
+    rounding = SimulatedRounding(base, masked.layers, backbone, divisors, first=first, dtype=dtype)
+    return replace(masked, callbacks=[*masked.callbacks, rounding], rounding=rounding)
 
 
 def start_height(config: FitConfig, plan: Plan) -> float:

@@ -35,6 +35,7 @@ from maskpack.formats import (
     open_artifact,
 )
 from maskpack.formats.bits import ZERO_FREE_BITS
+from maskpack.formats.channels import Divisors
 from maskpack.formats.codec import encoded_size
 from maskpack.formats.errors import Hint
 from maskpack.formats.schema import CONFIG
@@ -48,6 +49,7 @@ from maskpack.models.locate import resolve
 from maskpack.models.placement import placement_of
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import ModelContext
+from maskpack.tasks.peaks import measure_divisors
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,6 +80,22 @@ class PreparedBackbone:
     def backbone_bytes(self) -> int:
         """Size of the backbone as a file."""
         return encoded_size(self.backbone)
+
+    def divisors(self, out: Path, config: Any) -> Divisors:
+        """Divisors of outlier channels that int8 graphs of tasks in `out` use.
+
+        Those that `out` has, else those of the artifact that the backbone is from; else they are measured.
+
+        Args:
+            out: the artifact that a task is written to, or comes to be.
+            config: of a classifier over the backbone.
+        """
+        places = [open_artifact(out)] if is_artifact(out) else []
+        places += [] if self.artifact is None else [self.artifact]
+        for artifact in places:
+            if artifact.divisors is not None:
+                return artifact.divisors
+        return measure_divisors(self.backbone, config, self.context.preprocessor())
 
 
 def load_or_quantize(

@@ -13,8 +13,8 @@ import onnx_ir as ir
 from maskpack.exporters.arithmetic.base import Arithmetic, Tolerance
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.passes import RewriteContext, emit_spread, grouped
-from maskpack.exporters.graph.weights import group_scales
 from maskpack.formats import QuantTensor
+from maskpack.formats.channels import group_scales
 
 
 def emit_fp32(

@@ -16,8 +16,8 @@ from maskpack.exporters.arithmetic.base import ROUNDED, Arithmetic, Read, own_co
 from maskpack.exporters.graph.dequantize import Constants, DequantizeProducts, IntegerProduct
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.passes import RewriteContext, only_user
-from maskpack.exporters.graph.weights import channel_weights
 from maskpack.formats import QuantTensor
+from maskpack.formats.channels import channel_weights
 
 
 def emit_int8(

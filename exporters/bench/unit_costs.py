@@ -25,10 +25,10 @@ from maskpack.exporters.graph.miniature import random_backbone
 from maskpack.exporters.graph.passes import RewriteContext
 from maskpack.exporters.graph.shrink import shrink
 from maskpack.exporters.graph.units import Shrunk
-from maskpack.exporters.graph.weights import Divisors
 from maskpack.exporters.options import CostRequest
 from maskpack.exporters.session import Spent, make_session, quantile, take_turns, token_feeds
 from maskpack.formats import Artifact, Backbone, ConfigError, is_artifact, open_artifact
+from maskpack.formats.channels import Divisors
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.unit_costs import PARTS, UnitCosts, UnitShape
 from maskpack.formats.units import UnitCount, UnitGroup, Units

@@ -44,18 +44,19 @@ from maskpack.exporters.graph.store import (
 from maskpack.exporters.graph.trace import PREFIX, trace
 from maskpack.exporters.graph.trunk import Part, Split
 from maskpack.exporters.graph.units import Kept, Shrunk
-from maskpack.exporters.graph.weights import Divisors, input_divisors
 from maskpack.exporters.options import OPSET
 from maskpack.formats import Artifact, Backbone, ExportError, TaskEntry
+from maskpack.formats.channels import Divisors
 from maskpack.formats.errors import Hint
 from maskpack.formats.pooling import pooling_of
 from maskpack.formats.units import Units
 from maskpack.formats.writer import write_bytes
 from maskpack.models.build import base_of, head_parameters
-from maskpack.models.outline import build_outline, fill_weights
+from maskpack.models.outline import build_outline
 from maskpack.models.units import own_units
 from maskpack.runtime.task import GRAPH_DATA
 from maskpack.tasks.context import ModelContext, backbone_for, outline_task, task_config
+from maskpack.tasks.peaks import measure_divisors
 
 MOST_BYTES = 2**31
 """Bytes that a protobuf message must stay below."""
@@ -119,14 +120,15 @@ class GraphBuilder:
 
     @cached_property
     def divisors(self) -> Divisors:
-        """Divisors of outlier channels, measured on the backbone; none for float arithmetic."""
+        """Divisors of outlier channels: the artifact's own, else measured on the backbone; none for float arithmetic."""
         if not self._arithmetic.divides:
             return {}
-        names = under(self.base, self._used(self._some).linears)
-        config = task_config(self.artifact, self._some)
-        model = build_outline(self.artifact.backbone, config, attention="eager")
-        filled = fill_weights(model, self.artifact.backbone, for_answers=True)
-        return input_divisors(filled, names, self.context.preprocessor())
+        stored = self.artifact.divisors
+        if stored is None:
+            config = task_config(self.artifact, self._some)
+            preprocessor = self.context.preprocessor()
+            stored = measure_divisors(self.artifact.backbone, config, preprocessor)
+        return under(self.base, stored)
 
     def folded(self, entry: TaskEntry) -> ir.Model:
         """The graph of a task with its masked weights, without those of removed units."""

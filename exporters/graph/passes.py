@@ -32,8 +32,9 @@ from maskpack.exporters.graph.external_masks import FoldedMasks, Masks, Unpack, 
 from maskpack.exporters.graph.store import Scratch
 from maskpack.exporters.graph.trace import PREFIX
 from maskpack.exporters.graph.units import Shrunk
-from maskpack.exporters.graph.weights import Divisors, Fields, Rescaling, fields_of
+from maskpack.exporters.graph.weights import Fields, fields_of
 from maskpack.formats import ExportError, QuantTensor
+from maskpack.formats.channels import Divisors, Rescaling
 
 
 @dataclass
@@ -42,7 +43,7 @@ class RewriteContext:
 
     Attributes:
         masks: how they are masked.
-        divisors: parameter name -> divisors of its input channels, see `weights.py`.
+        divisors: parameter name -> divisors of its input channels, see `formats/channels.py`.
         narrow: whether the graph unpacks codes narrower than a byte, if the layout can.
         quantized: activations that are quantised already: value and bytes of its divisor -> (codes,
             scale, zero point). Linears with one input have different divisors if one of them has other inputs too.

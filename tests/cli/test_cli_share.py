@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 
 import forked
+import numpy as np
 import pytest
 import yaml
 from hub_stub import Repo, serving
@@ -83,6 +84,27 @@ def test_a_dry_run_lists_every_file_and_asks_nobody(compress, hub, artifact):
     assert (found.json["sent"], found.json["commit"]) == (False, None)
     assert hub.log == []
     assert "nothing was sent" in compress("push", artifact, REPO, "--dry-run").err
+
+
+def test_divisors_travel_with_any_task_and_go_when_an_artifact_without_is_pushed(
+    compress, hub, artifact, tmp_path
+):
+    name, file = "encoder.layer.0.output.dense.weight", "divisors.safetensors"
+    folder = shutil.copytree(artifact, tmp_path / "divided")
+    opened = open_artifact(folder)
+    width = opened.backbone.linears[name].shape[1]
+    divisors = {name: np.linspace(1, 2, width, dtype=np.float32)}
+    entry, patch = opened.entry("sst2"), opened.patch("sst2")
+    add_task(folder, entry, patch, replacing=True, divisors=divisors)
+    assert compress("push", folder, REPO).code == 0
+    pulled = compress("pull", REPO, "-o", "pulled", "--task", "other")
+    assert pulled.code == 0, pulled.err
+    found = open_artifact(tmp_path / "pulled")
+    assert list(found.manifest.tasks) == ["other"]
+    np.testing.assert_array_equal(found.divisors[name], divisors[name])
+    assert file in hub.repos[REPO].branches["main"]
+    assert compress("push", artifact, REPO).code == 0
+    assert file not in hub.repos[REPO].branches["main"]
 
 
 def test_what_is_pushed_comes_back_byte_for_byte(compress, hub, artifact, tmp_path):

@@ -356,6 +356,7 @@ RUNS = {
     "patience": {"patience": 2, "steps": 36},
     "drawn": {"estimator": "bernoulli", "sparsity": 0.3},
     "all that can be trained": {"train_bias": True, "train_norm": True, "train_scales": True},
+    "rounding": {"simulate": "int8"},
 }
 
 

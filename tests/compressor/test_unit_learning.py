@@ -28,7 +28,7 @@ from maskpack.compressor.masking.units import (
     measured_rows,
     stages_of,
 )
-from maskpack.compressor.prepare import check_start, check_start_units
+from maskpack.compressor.start_checks import check_start, check_start_units
 from maskpack.compressor.training.train import FlooredAdam, Group, Plan
 from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units, joined

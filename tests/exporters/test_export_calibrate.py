@@ -7,8 +7,8 @@ import pytest
 
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.arithmetic import ARITHMETICS
-from maskpack.exporters.graph.weights import channel_weights, divisor_of
 from maskpack.formats import BitMask, QuantTensor, create_artifact, open_artifact
+from maskpack.formats.channels import channel_weights, divisor_of
 
 
 def test_even_channels_are_left_alone():

@@ -18,9 +18,9 @@ from maskpack.exporters import (
     ort_predict,
 )
 from maskpack.exporters.graph.builder import GraphBuilder, serialize
-from maskpack.exporters.graph.weights import channel_weights
 from maskpack.exporters.options import Compute
 from maskpack.formats import ExportError
+from maskpack.formats.channels import channel_weights
 from maskpack.tasks.batches import torch_predict
 from maskpack.tasks.context import ModelContext, restore_task
 

@@ -20,7 +20,6 @@ from maskpack.exporters import (
 )
 from maskpack.exporters.arithmetic.nbits import blocking_of, from_blocks
 from maskpack.exporters.graph.builder import GraphBuilder
-from maskpack.exporters.graph.weights import channel_weights
 from maskpack.exporters.verify import verify
 from maskpack.formats import (
     BitMask,
@@ -30,6 +29,7 @@ from maskpack.formats import (
     create_artifact,
     open_artifact,
 )
+from maskpack.formats.channels import channel_weights
 from maskpack.tasks.batches import torch_predict
 from maskpack.tasks.context import ModelContext, restore_task
 

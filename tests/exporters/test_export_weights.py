@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskpack.exporters.graph.weights import channel_weights, fields_of, group_scales, spread
+from maskpack.exporters.graph.weights import fields_of
 from maskpack.formats import ArtifactError, BitMask, QuantTensor
+from maskpack.formats.channels import channel_weights, group_scales, spread
 
 SHAPES = [(1, 1, 1), (3, 8, 8), (5, 32, 16), (4, 48, 16), (2, 64, 1)]
 UNEVEN = [(3, 10, 4), (2, 33, 32), (1, 7, 2)]

@@ -187,6 +187,23 @@ def weights_of_task(linear, keep, gains):
     return weights if keep is None else np.where(keep, weights, np.float32(0))
 
 
+def read_divisors(folder):
+    """Divisors of outlier channels by parameter; None where the artifact has none."""
+    manifest = json.loads((folder / "maskpack.json").read_bytes().decode("utf-8"))
+    if "divisors" not in manifest:
+        return None
+    need(manifest["divisors"]["file"] == "divisors.safetensors", "file of the divisors")
+    arrays, meta = read_file(folder, "divisors.safetensors", manifest["divisors"]["sha256"])
+    own = {"kind": "divisors", "backbone_sha256": manifest["backbone"]["sha256"]}
+    need(meta == own, "divisors of another backbone")
+    linears, _, _ = read_backbone(folder, manifest)
+    for name, value in arrays.items():
+        need(name in linears and value.dtype == np.float32, "divisors of a linear")
+        need(value.shape == linears[name].shape[1:], "as many as columns")
+        need(np.isfinite(value).all() and (value >= 1).all(), "1 or more")
+    return arrays
+
+
 def read_artifact(folder):
     """Everything in an artifact, by SPEC.md alone."""
     text = (folder / "maskpack.json").read_bytes().decode("utf-8")

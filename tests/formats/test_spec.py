@@ -37,6 +37,7 @@ from maskpack.formats import (
     Source,
     TaskEntry,
     add_task,
+    checks,
     open_artifact,
     schema,
 )
@@ -307,7 +308,7 @@ def test_the_page_names_the_metadata_that_the_writer_writes(made):
 def test_the_names_on_the_page_are_the_names_in_the_code():
     part = SPEC[SPEC.index("| what | expression |") : SPEC.index("## 2.")]
     found = re.findall(r"^\| [a-zA-Z0-9- ]+ \| `(.+)` \|$", part, re.MULTILINE)
-    expected = [schema.TASK_NAME, schema.PATCH_FILE, schema.COPIED_FILE, schema.SHA256]
+    expected = [schema.TASK_NAME, schema.PATCH_FILE, schema.COPIED_FILE, checks.SHA256]
     assert found == [pattern.pattern for pattern in expected]
     assert f"format version {schema.FORMAT_VERSION}" in SPEC.splitlines()[0]
     for name in (schema.MANIFEST, schema.BACKBONE, schema.CARD, schema.CONFIG, schema.TASK_FOLDER):

@@ -1,0 +1,72 @@
+"""Peaks of the activations of an encoder, from which the divisors of its outlier channels follow.
+
+Peaks are a property of the pretrained model more than of the text. They are measured on the sample
+sentences that ship with the package, with the encoder's own tokenizer. No label is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from maskpack.formats import Backbone
+from maskpack.formats.channels import Divisors, divisor_of
+from maskpack.models.build import base_of, used_by
+from maskpack.models.outline import build_outline, fill_weights
+from maskpack.models.placement import to_numpy
+from maskpack.tasks.batches import predict_all, torch_predict
+from maskpack.tasks.data.splits import Split, load_data
+from maskpack.tasks.preprocess import Preprocessor
+from maskpack.tasks.task import TASKS
+
+_SAMPLES = ("reviews", "tickets")
+_ROWS = 64  # of each sample task
+_LENGTH = 64  # tokens that a sample sentence is cut to
+
+
+def measure_divisors(backbone: Backbone, config: Any, preprocessor: Preprocessor) -> Divisors:
+    """Divisors of those linears whose inputs have outliers, by their names in the backbone.
+
+    Args:
+        backbone: the weights.
+        config: of a classifier over it; its head does not count.
+        preprocessor: of the encoder.
+    """
+    model = fill_weights(
+        build_outline(backbone, config, attention="eager"), backbone, for_answers=True
+    )
+    names = used_by(base_of(model), backbone).linears
+    peaks = _input_peaks(model, names, preprocessor)
+    return {
+        name: divisor for name, peak in peaks.items() if (divisor := divisor_of(peak)) is not None
+    }
+
+
+def _input_peaks(
+    model: Any, names: Iterable[str], preprocessor: Preprocessor
+) -> dict[str, NDArray[np.float32]]:
+    """Largest magnitude of every input channel of the linears, on the sample sentences."""
+    rows = [row[:1] for task in _SAMPLES for row in load_data(TASKS[task]).dev.texts[:_ROWS]]
+    split = Split(tuple(rows), np.zeros(len(rows), dtype=np.int64))
+    peaks: dict[str, Tensor] = {}
+
+    def watch(name: str, module: nn.Module) -> Any:
+        def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            peak = inputs[0].detach().abs().flatten(0, -2).amax(dim=0)
+            peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
+
+        return module.register_forward_pre_hook(note)
+
+    base = base_of(model)
+    hooks = [watch(name, base.get_submodule(name.removesuffix(".weight"))) for name in names]
+    try:
+        predict_all(torch_predict(model), preprocessor.encode(split, max_length=_LENGTH))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: to_numpy(peak) for name, peak in peaks.items()}
