@@ -90,6 +90,7 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         eval_rows=len(data.dev),
         steps=trained.steps,
         seconds=round(trained.seconds, 2),
+        threads=trained.threads,
         metric=data.task.metric,
         scores=run.metrics(logits),
         majority=majority(run.kind, run.dev.labels, data.task.metrics),
