@@ -14,16 +14,19 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-_LIMIT = Path(
-    "/sys/fs/cgroup/cpu.max"
-)  # version 2: `QUOTA PERIOD` or `max PERIOD`, in microseconds
-_OLD = Path("/sys/fs/cgroup/cpu")  # version 1: -1 or a quota
-_STAT = Path("/proc/stat")  # of Linux: what each processor spent its time on
+# what a control group grants: version 2 `QUOTA PERIOD` or `max PERIOD`, version 1 a quota or -1; in microseconds
+_LIMIT, _OLD = Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu")
+_CORES, _SIBLINGS = Path("/sys/devices/system/cpu"), "topology/thread_siblings_list"
+_PROCESSES, _STAT = Path("/proc"), Path("/proc/stat")
 _AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
-_ASKED = "OMP_NUM_THREADS"  # also as a list, of which the first number is for threads that are not nested
-_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 0, 1, 2, 5, 6, 7  # columns of a `cpuN` line
+_ASKED = "OMP_NUM_THREADS"  # also a list, whose first number is of threads that are not nested
+# columns of a `cpuN` line (user, nice, system, irq, softirq, steal), and of a process behind its name
+_WORK, _UTIME, _STIME, _NICENESS, _PROCESSOR = (0, 1, 2, 5, 6, 7), 11, 12, 16, 36
 WINDOW = 0.1
 """Seconds in which other programs are watched. The system counts in hundredths."""
+
+_GIVES_WAY = 10
+"""Steps of `nice` from which on a program gives way: it gets a tenth of a core that both want. Measured in docs/RESULTS.md."""
 
 _MINUTE = 60.0
 _BEGAN = time.monotonic()
@@ -51,7 +54,7 @@ class Threads:
     Attributes:
         count: threads to compute with.
         allowed: threads if no other program ran.
-        cores: that this process may use; a quota may leave it less time than they have.
+        cores: that this process may use: logical ones. A quota may leave it less time than they have.
         busy: of them, that other programs keep busy.
     """
 
@@ -82,38 +85,43 @@ def threads_asked() -> int | None:
 def threads_now(before: Usage | None = None) -> Threads:
     """Threads to compute with: cores that this process may use, without those that other programs keep busy.
 
-    What `OMP_NUM_THREADS` asks for counts instead. Nothing is watched where one thread is all that there may be.
+    Programs of a much lower priority do not count, because they give way. What `OMP_NUM_THREADS` asks for counts instead of all
+    this. Nothing is watched where one thread is all that there may be.
 
     Args:
-        before: of `usage_now`, earlier; None: it is taken now. The function returns `WINDOW` seconds after it, or at once.
+        before: of `usage_now`, earlier; None: it is taken now. The function returns `WINDOW` seconds after it, or at once; where
+            cores are busy, it looks for as long again who it is.
     """
-    cores, quota = len(_mine()), _quota()
-    allowed, asked = min(cores, quota or cores), threads_asked()
-    if asked is not None or allowed == 1:
+    mine, asked = _mine(), threads_asked()
+    cores, most = len(mine), min(_whole_cores(mine), _quota() or len(mine))
+    if asked is not None or most == 1:
         return Threads(asked or 1, asked or 1, cores)
     before = before or usage_now()
     time.sleep(max(0.0, before.clock + WINDOW - time.monotonic()))
     after = usage_now()
-    busy = _by_load(cores) if after.all is None else busy_between(before, after)
-    return free_threads(cores, quota, busy)
+    if after.all is None:
+        return free_threads(cores, most, _by_load(cores))
+    found = free_threads(cores, most, busy := busy_between(before, after))
+    if not found.lowered or _sessions_are_apart():
+        return found
+    return free_threads(cores, most, max(0.0, busy - _giving_way(mine)))
 
 
-def free_threads(cores: int, quota: int | None, busy: float) -> Threads:
+def free_threads(cores: int, most: int, busy: float) -> Threads:
     """Threads for the cores that are free, at least one.
 
     Args:
         cores: that this process may use.
-        quota: cores' worth of time that it may use; None: all.
+        most: threads if no other program ran, at most one a core.
         busy: cores that other programs keep busy; half a core counts as one.
 
-    >>> free_threads(8, None, 2.6)
+    >>> free_threads(8, 8, 2.6)
     Threads(count=5, allowed=8, cores=8, busy=3)
-    >>> free_threads(8, 4, 2.6).count, free_threads(2, None, 2.0).count
+    >>> free_threads(8, 4, 2.6).count, free_threads(2, 2, 2.0).count
     (4, 1)
     """
     taken = min(cores, math.floor(busy + 0.5))
-    allowed = min(cores, quota or cores)
-    return Threads(max(1, min(allowed, cores - taken)), allowed, cores, taken)
+    return Threads(max(1, min(most, cores - taken)), most, cores, taken)
 
 
 def busy_between(before: Usage, after: Usage) -> float:
@@ -138,51 +146,75 @@ def _spent() -> float | None:
     if sys.platform == "win32":
         return None
     try:
-        text = _STAT.read_text(encoding="ascii")
-        return busy_seconds(text, _mine(), os.sysconf("SC_CLK_TCK"), niced=_niced_counts())
+        return busy_seconds(_STAT.read_text(encoding="ascii"), _mine(), _ticks())
     except (OSError, ValueError):  # not Linux, or of another form
         return None
 
 
-def busy_seconds(stat: str, cores: Collection[int], ticks: int, *, niced: bool) -> float:
-    r"""Seconds that some processors have worked since the start, from the text of `/proc/stat`.
+def busy_seconds(stat: str, cores: Collection[int], ticks: int) -> float:
+    r"""Seconds that some processors have worked since the start.
 
     Time that the machine below a virtual one took for others counts as work. Waiting for a disk does not.
 
     Args:
-        stat: lines such as `cpu0 USER NICE SYSTEM IDLE IOWAIT IRQ SOFTIRQ STEAL ...`.
+        stat: text of `/proc/stat`, lines such as `cpu0 USER NICE SYSTEM IDLE IOWAIT IRQ SOFTIRQ STEAL ...`.
         cores: numbers of the processors.
         ticks: units of the text in a second.
-        niced: whether programs of low priority count.
 
     Raises:
         ValueError: the text has another form, or none of the processors.
 
-    >>> busy_seconds("cpu 9 9 9 9\ncpu0 200 500 100 7 7 0 0 0\ncpu1 50 0 0 7 7 0 0 0", {0}, 100, niced=False)
-    3.0
+    >>> busy_seconds("cpu 9 9 9 9\ncpu0 200 500 100 7 7 0 0 0\ncpu1 50 0 0 7 7 0 0 0", {0}, 100)
+    8.0
     """
-    columns = [_USER, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL, *([_NICE] if niced else [])]
-    wanted, total, found = {f"cpu{core}" for core in cores}, 0, 0
-    for line in stat.splitlines():
-        name, *numbers = line.split()
-        if name in wanted:
-            found += 1
-            total += sum(int(numbers[column]) for column in columns if column < len(numbers))
-    if not found:
-        raise ValueError("no line of these processors")
-    return total / ticks
+    wanted = {f"cpu{core}" for core in cores}
+    lines = [
+        words[1:] for words in map(str.split, stat.splitlines()) if words and words[0] in wanted
+    ]
+    if not lines or min(map(len, lines)) <= max(_WORK):
+        raise ValueError("no line of these processors, or too short ones")
+    return sum(int(line[column]) for line in lines for column in _WORK) / ticks
 
 
-def _niced_counts() -> bool:
-    """Whether programs of low priority hold up this one: it has a low one too, or priorities count inside a session alone."""
-    if sys.platform == "win32":
-        return True
-    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
-        return True
+def _sessions_are_apart() -> bool:
+    """Whether priorities count inside a session alone, so that a program of another session does not give way."""
     try:
         return _AUTOGROUP.read_text(encoding="ascii").strip() == "1"
     except OSError:
         return False
+
+
+def _giving_way(mine: Collection[int]) -> float:
+    """Cores that programs of a much lower priority than ours keep busy, watched for a while from now."""
+    before, began = _yielding(mine), time.monotonic()
+    time.sleep(WINDOW)
+    after, seconds = _yielding(mine), time.monotonic() - began
+    return sum(spent - before.get(name, 0.0) for name, spent in after.items()) / seconds
+
+
+def _yielding(mine: Collection[int]) -> dict[str, float]:
+    """Number of a process of a much lower priority than ours, last seen on our cores -> seconds that it has worked.
+
+    Those of other containers are not seen, and so do count: priorities say nothing between containers.
+    """
+    found: dict[str, float] = {}
+    if sys.platform == "win32":
+        return found
+    least = os.getpriority(os.PRIO_PROCESS, 0) + _GIVES_WAY
+    for place in _PROCESSES.glob("[0-9]*/stat"):
+        try:
+            columns = place.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(columns[_NICENESS]) >= least and int(columns[_PROCESSOR]) in mine:
+            found[place.parent.name] = (int(columns[_UTIME]) + int(columns[_STIME])) / _ticks()
+    return found
+
+
+def _ticks() -> int:
+    if sys.platform == "win32":
+        return 1
+    return os.sysconf("SC_CLK_TCK")
 
 
 def _by_load(cores: int) -> float:
@@ -202,6 +234,17 @@ def _mine() -> frozenset[int]:
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
+
+
+def _whole_cores(mine: Collection[int]) -> int:
+    """Of logical cores, those that are not halves of one: two threads that compute gain nothing on these."""
+    try:
+        siblings = {
+            (_CORES / f"cpu{core}" / _SIBLINGS).read_text(encoding="ascii") for core in mine
+        }
+    except OSError:  # not Linux
+        return len(mine)
+    return len(siblings)
 
 
 def _quota() -> int | None:
