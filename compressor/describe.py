@@ -76,9 +76,8 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         trained: as learned.
         logits: of the stored patch for the evaluation rows.
     """
-    original, same = run.original, None
-    if original is not None:
-        same = run.kind.decoder.agreement(original, logits)
+    original, decoder = run.original, run.kind.decoder
+    same = None if original is None else decoder.agreement(original, logits)
     request, data, patch = run.request, run.data, trained.patch
     return RunResult(
         method="mask",

@@ -95,8 +95,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     config = place.read_config()
     if request.texts is not None:
         read_lines(request.texts)  # an unreadable file should fail now, not after minutes
-    load_before = load_average()
-    _note_load(request.threads)
+    load_before = _load_before(request.threads)
     with scratch_folder("maskpack-bench-") as root:
         work = Path(root)
         say("making the dense graph and its quantize_dynamic forms")
@@ -278,8 +277,8 @@ def weight_files(graph: Path) -> list[Path]:
     return [*below, *(graph.parent / name for name in sorted(external_files(graph)))]
 
 
-def _note_load(threads: Sequence[int]) -> None:
-    """One line of the log if other programs leave fewer cores than there are to be threads."""
+def _load_before(threads: Sequence[int]) -> float | None:
+    """The load average; one line of the log if other programs leave fewer cores than there are to be threads."""
     found = threads_now()
     if found.lowered and max(threads) > found.count:
         _LOG.info(
@@ -288,6 +287,7 @@ def _note_load(threads: Sequence[int]) -> None:
             found.cores,
             found.count,
         )
+    return load_average()
 
 
 def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
