@@ -76,6 +76,7 @@ def adopt(
         Path | None, Option("--onnx", help="Keep the int8 graph of each task in this folder.")
     ] = None,
     device: opt.Device = None,
+    threads: opt.TorchThreads = None,
     skip_export_check: SkipExportCheck = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -108,6 +109,7 @@ def adopt(
         resume=resume,
         replace=replace,
         device=device,
+        threads=threads,
     )
     check_export(base or next(iter(named.values())), None, skip=skip_export_check)
     if onnx is not None:

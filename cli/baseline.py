@@ -37,6 +37,7 @@ def baseline(
     revision: opt.Revision = None,
     resize_embeddings: opt.ResizeEmbeddings = False,
     device: opt.Device = None,
+    threads: opt.TorchThreads = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -57,6 +58,7 @@ def baseline(
         revision=revision,
         resize_embeddings=resize_embeddings,
         device=device,
+        threads=threads,
         cache=rows.cache,
     )
     with render.progress(f"{request.task.name} {chosen.method}", quiet=quiet) as on_progress:
@@ -74,6 +76,7 @@ def quantize(
     revision: opt.Revision = None,
     resize_embeddings: opt.ResizeEmbeddings = False,
     device: opt.Device = None,
+    threads: opt.TorchThreads = None,
     skip_export_check: SkipExportCheck = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -96,6 +99,7 @@ def quantize(
             revision=revision,
             resize_embeddings=resize_embeddings,
             device=device,
+            threads=threads,
             on_progress=on_progress,
         )
     scheme = artifact.manifest.scheme

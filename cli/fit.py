@@ -79,6 +79,7 @@ def fit(
         ),
     ] = False,
     device: opt.Device = None,
+    threads: opt.TorchThreads = None,
     processes: Annotated[
         int,
         Option(
@@ -145,6 +146,7 @@ def fit(
         start=None if start is None else (out, start),
         resize_embeddings=resize_embeddings,
         device=device,
+        threads=threads,
         cache=rows.cache,
     )
     check_processes(processes)

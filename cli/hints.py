@@ -171,6 +171,7 @@ HINTS: dict[str, str] = {
     "model and one task: name the right one with `--against`",
     "if it has no so many positions: give smaller `lengths`": "if it has no so many positions: give a "
     "smaller `--length`",
+    "`threads` sets it": "`--threads` sets it",
     "killed? it may have run out of memory: give smaller `batches` or `lengths`": "killed? it may have "
     "run out of memory: give a smaller `--batch` or `--length`",
 }

@@ -198,6 +198,14 @@ Device = Annotated[
     str | None,
     Option("--device", help="auto, cpu, cuda, cuda:N or mps. [auto: a GPU if there is one]"),
 ]
+TorchThreads = Annotated[
+    int | None,
+    Option(
+        "--threads",
+        help="Threads of torch, in each process. [OMP_NUM_THREADS, else a thread for each core that no other "
+        "program keeps busy at the start]",
+    ),
+]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -255,7 +263,7 @@ _OF_ONE_CALL = {
         "log_to",
         "log_dir",
     ),
-    *("device", "processes"),  # of one machine, not of the run
+    *("device", "processes", "threads"),  # of one machine, not of the run
 }
 """What a file does not repeat: how to answer, and whether what is there may be touched."""
 

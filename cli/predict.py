@@ -85,7 +85,12 @@ def predict(
     batch_size: Annotated[
         int, Option(help="Texts a run; 1: no text changes another's answer.")
     ] = 32,
-    threads: Annotated[int, Option(help="Of one operator; 0: ONNX Runtime's choice.")] = 0,
+    threads: Annotated[
+        int,
+        Option(
+            help="Of one operator; 0: OMP_NUM_THREADS, else one for each core that no other program keeps busy."
+        ),
+    ] = 0,
     provider: opt.Providers = None,
     json: Annotated[
         bool, Option("--json", help="As always here: the output is lines of JSON.")

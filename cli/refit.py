@@ -54,6 +54,7 @@ def refit(
     ] = False,
     revision: opt.Revision = None,
     device: opt.Device = None,
+    threads: opt.TorchThreads = None,
     skip_export_check: SkipExportCheck = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -84,6 +85,7 @@ def refit(
         bits_given=any(ctx.params[each] is not None for each in ("bits", "config")),
         revision=revision,
         device=device,
+        threads=threads,
     )
     if not is_artifact(Path(onto)):
         check_export(onto, revision, skip=skip_export_check)

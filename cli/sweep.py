@@ -24,6 +24,7 @@ from maskpack.formats.writer import check_writable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from maskpack.compressor.sweep.executors import ExecutorOptions
     from maskpack.compressor.sweep.plan import Run, SweepPlan
     from maskpack.compressor.sweep.run import Failure
     from maskpack.compressor.training.progress import Progress
@@ -68,6 +69,7 @@ def sweep(
         ),
     ] = None,
     device: opt.Device = None,
+    threads: opt.TorchThreads = None,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Check the file, list the runs, stop.")
     ] = False,
@@ -84,6 +86,7 @@ def sweep(
 
     Example: compress sweep examples/sparsity.yaml --plots plots
     """
+    from maskpack.compressor.sweep.executors import ExecutorOptions  # noqa: PLC0415
     from maskpack.compressor.sweep.file import read_plan  # noqa: PLC0415 - keeps --help fast
     from maskpack.compressor.sweep.plan import choose  # noqa: PLC0415
 
@@ -99,6 +102,11 @@ def sweep(
                 "workers of a cluster choose their devices; `--device` is for runs without `--ray`",
                 "give `gpus` in the file's `resources`",
             )
+        if threads is not None:
+            raise ConfigError(
+                "workers of a cluster have as many threads as cores; `--threads` is for runs without `--ray`",
+                "give `cpus` in the file's `resources`",
+            )
     plan = read_plan(file, out=out)
     runs = choose(plan, only or [], seed or [])
     if dry_run:
@@ -107,7 +115,10 @@ def sweep(
     _warn(plan)
     if not summary:
         _warn_of_exports(runs)
-    failures = () if summary else _run(plan, runs, ray, device, quiet=quiet)
+    options = ExecutorOptions(device=device, threads=threads)
+    if ray is not None:
+        options = ExecutorOptions(None if ray == _LOCAL else ray, plan.resources)
+    failures = () if summary else _run(plan, runs, options, local=ray is None, quiet=quiet)
     _show_results(plan, plots, json=json)
     if failures:
         names = "; ".join(failure.run.title for failure in failures)
@@ -140,10 +151,9 @@ def _warn_of_exports(runs: Sequence[Run]) -> None:
 
 
 def _run(
-    plan: SweepPlan, runs: Sequence[Run], ray: str | None, device: str | None, *, quiet: bool
+    plan: SweepPlan, runs: Sequence[Run], options: ExecutorOptions, *, local: bool, quiet: bool
 ) -> tuple[Failure, ...]:
     """Do the missing runs, with a bar for each."""
-    from maskpack.compressor.sweep.executors import ExecutorOptions  # noqa: PLC0415
     from maskpack.compressor.sweep.log import read_log  # noqa: PLC0415
     from maskpack.compressor.sweep.run import run_sweep  # noqa: PLC0415 - imports torch
 
@@ -155,15 +165,13 @@ def _run(
     def failed(failure: Failure) -> None:
         render.error(f"{failure.run.title}: {failure.reason}", in_commands(failure.hint))
 
-    if ray is None:
+    if local:
 
         def watch(run: Run) -> AbstractContextManager[Callable[[Progress], None]]:
             return render.progress(label(run), quiet=quiet)
 
         with render.hushed():  # the same notes would be shown for every run
-            here = ExecutorOptions(device=device)
-            return run_sweep(runs, plan.out, watch=watch, failed=failed, options=here)
-    options = ExecutorOptions(None if ray == _LOCAL else ray, plan.resources)
+            return run_sweep(runs, plan.out, watch=watch, failed=failed, options=options)
     done = sum(run.key in read_log(plan.out).keys for run in runs)
     with render.progress_table(done, len(runs), quiet=quiet) as row:
         return run_sweep(

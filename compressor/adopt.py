@@ -19,6 +19,7 @@ from maskpack.compressor.fit import fit_run
 from maskpack.compressor.prepare import prepare_rows
 from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.compressor.space import check_place, has_task
+from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import FitRequest, RunResult
 from maskpack.formats import ConfigError, open_artifact
@@ -54,6 +55,7 @@ class AdoptRequest:
         resume: whether tasks that are in the artifact already are left, and a stopped one goes on.
         replace: whether tasks of these names may be learned again.
         device: kind of device; None: the usual one.
+        threads: of torch; None: see `training_threads`.
     """
 
     models: Mapping[str, str]
@@ -67,6 +69,7 @@ class AdoptRequest:
     resume: bool = False
     replace: bool = False
     device: str | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -163,6 +166,12 @@ def adopt_models(
         ModelError: a checkpoint is of another base, or has another tokenizer.
         MaskpackError: as `fit_task`. Tasks that were finished before stay.
     """
+    with training_threads(request.threads, device=request.device):
+        return _adopt(request, on_progress)
+
+
+def _adopt(request: AdoptRequest, on_progress: Callable[[str], OnProgress]) -> AdoptResult:
+    """Adopt with the threads of this process as they are."""
     # the pretrained model that all checkpoints come from
     base_name, base = _base(request)
 

@@ -25,6 +25,7 @@ from maskpack.compressor.effects import ClassWeights, class_weight_effect, class
 from maskpack.compressor.label_checks import check_class_weight
 from maskpack.compressor.pooling import pooling_for
 from maskpack.compressor.quantization.backbone import prepare_backbone
+from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
@@ -108,11 +109,16 @@ def run_baseline(
     Raises:
         ConfigError: the method does not fit the encoder, or `lora` without the package `peft`.
     """
-    config = request.config
     if request.out is not None:
         check_free(request.out)
         check_writable(request.out)
-    loaded = _load(request)
+    with training_threads(request.threads, device=request.device):
+        return _run(request, _load(request), on_progress)
+
+
+def _run(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -> RunResult:
+    """Train and evaluate what is loaded, and save it if the request names a folder."""
+    config = request.config
     if request.out is not None:
         check_space(request.out, 4 * shapes_of(loaded.pretrained.model).values)
     data, dev = loaded.data, loaded.dev
@@ -132,6 +138,7 @@ def run_baseline(
         scores=compute_metrics(loaded.kind, logits, dev.labels, data.task.metrics),
         majority=majority(loaded.kind, dev.labels, data.task.metrics),
         seconds=round(seconds, 2),
+        threads=torch_threads(),
         head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
         patch_bytes=4 * trained,
         backbone_bytes=backbone_bytes,

@@ -81,9 +81,8 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         trained: as learned.
         logits: of the stored patch for the evaluation rows.
     """
-    original, same = run.original, None
-    if original is not None:
-        same = run.kind.decoder.agreement(original, logits)
+    original, decoder = run.original, run.kind.decoder
+    same = None if original is None else decoder.agreement(original, logits)
     request, data, patch = run.request, run.data, trained.patch
     return RunResult(
         method="mask",
@@ -95,6 +94,7 @@ def result_of(run: PreparedRun, trained: TrainedRun, logits: NDArray[np.float32]
         eval_rows=len(data.dev),
         steps=trained.steps,
         seconds=round(trained.seconds, 2),
+        threads=trained.threads,
         metric=data.task.metric,
         scores=run.metrics(logits),
         majority=majority(run.kind, run.dev.labels, data.task.metrics),

@@ -25,6 +25,7 @@ from maskpack.compressor.fit import loss_of, masked_model_of, targets_for
 from maskpack.compressor.masking.model import MaskedModel
 from maskpack.compressor.masking.units import UnitImportance
 from maskpack.compressor.prepare import PreparedRun, prepare, with_divisors
+from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.callbacks import CallbackList
 from maskpack.compressor.training.kept_states import states_bytes
 from maskpack.compressor.training.loss import DistillationTargets
@@ -158,12 +159,13 @@ def rehearse(request: FitRequest, *, began: Cost) -> tuple[PreparedRun, Estimate
     """
     clock, config = RefineClock(), request.config
     short = replace(config, refine=min(config.refine_steps, _REFINE_STEPS))
-    prepared = prepare(replace(request, config=short), on_progress=clock.on_progress)
-    run = with_divisors(prepared)
-    load = Cost.so_far() - began + clock.missing(config.refine_steps)
-    targets, teacher = _targets(run)
-    masked, making = _timed(lambda: masked_model_of(run, loss_of(run, targets)))
-    return run, _total(run, masked, targets, load=load + making, teacher=teacher)
+    with training_threads(request.threads, device=request.device):
+        prepared = prepare(replace(request, config=short), on_progress=clock.on_progress)
+        run = with_divisors(prepared)
+        load = Cost.so_far() - began + clock.missing(config.refine_steps)
+        targets, teacher = _targets(run)
+        masked, making = _timed(lambda: masked_model_of(run, loss_of(run, targets)))
+        return run, _total(run, masked, targets, load=load + making, teacher=teacher)
 
 
 def _total(

@@ -35,6 +35,7 @@ from maskpack.compressor.prepare import (
     with_divisors,
 )
 from maskpack.compressor.quantization.backbone import load_or_quantize
+from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
 from maskpack.compressor.training.kept_states import Keeping
@@ -89,10 +90,11 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
     Raises:
         MaskpackError: see `formats/errors.py`; what was at `request.out` before is still there.
     """
-    # data, backbone, preprocessor; refuses requests that cannot succeed
-    run = prepare_together(request, on_progress=on_progress)
+    with training_threads(request.threads, device=request.device):
+        # data, backbone, preprocessor; refuses requests that cannot succeed
+        run = prepare_together(request, on_progress=on_progress)
 
-    return fit_run(run, on_progress=on_progress)
+        return fit_run(run, on_progress=on_progress)
 
 
 def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> RunResult:
@@ -120,12 +122,13 @@ def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> Ru
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """Result of training: the frozen patch, its steps and time, learning curves, and what was tuned after it."""
+    """Result of training: the frozen patch, its steps, time and threads, learning curves, and what was tuned after it."""
 
     patch: Patch
     steps: int
     curves: Curves
     seconds: float
+    threads: int
     tuning: HeadTuning | None = None
 
 
@@ -163,7 +166,8 @@ def learn(run: PreparedRun, *, on_progress: OnProgress) -> TrainedRun:
     except ModelError:
         checkpoints.clear()  # no checkpoint yet
         raise
-    return TrainedRun(patch, steps, history.curves(), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return TrainedRun(patch, steps, history.curves(), seconds, torch_threads())
 
 
 def _train(

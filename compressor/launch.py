@@ -12,18 +12,20 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Pipe, wait
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from maskpack.compressor.fit import fit_task
+from maskpack.compressor.threads import check_threads, share_of_threads
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import FitRequest, RunResult
 from maskpack.formats import ConfigError, MaskpackError
+from maskpack.formats.processors import threads_asked
 from maskpack.models.processes import ProcessLostError, expected_processes, leave_processes
 
 _PROGRESS, _RECORD, _RESULT, _ERROR, _STOPPED = "progress", "record", "result", "error", "stopped"
@@ -48,8 +50,11 @@ def fit_in_processes(
         ProcessLostError: a process ended early; the last checkpoint is kept.
     """
     check_processes(processes)
+    check_threads(request.threads)
     if processes == 1:
         return fit_task(request, on_progress=on_progress)
+    if request.threads is None and threads_asked() is None:
+        request = replace(request, threads=share_of_threads(processes))
     pipes: list[tuple[Any, Any]] = [Pipe(duplex=False) for _ in range(processes)]
     children: Any = start_processes(  # type: ignore[no-untyped-call]
         _child,
@@ -210,10 +215,6 @@ def _set_place(rank: int, count: int, port: int) -> None:
         sys.platform in _LOOPBACK
     ):  # gloo asks for the address of the host's name, which may have none
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK[sys.platform])
-    if "OMP_NUM_THREADS" not in os.environ:
-        share = max(1, (os.cpu_count() or 1) // count)
-        os.environ["OMP_NUM_THREADS"] = str(share)
-        torch.set_num_threads(share)
     if hasattr(os, "setsid"):
         os.setsid()  # a terminal sends Ctrl-C to all of a group; here the parent passes it on
 

@@ -18,6 +18,7 @@ from maskpack.compressor.fit import fit_run
 from maskpack.compressor.prepare import TaskRows, as_started, prepare_rows
 from maskpack.compressor.quantization.backbone import PreparedBackbone, load_or_quantize
 from maskpack.compressor.space import check_place, has_task
+from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import FitRequest, RunResult
 from maskpack.formats import (
@@ -62,6 +63,7 @@ class RefitRequest:
         bits_given: False if `config.bits` is only the default and an artifact may overrule it.
         revision: branch, tag or commit of a hub model.
         device: kind of device; None: the usual one.
+        threads: of torch; None: see `training_threads`.
     """
 
     artifact: Path
@@ -77,6 +79,7 @@ class RefitRequest:
     bits_given: bool = True
     revision: str | None = None
     device: str | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.out is None and not is_artifact(Path(self.onto)):
@@ -150,6 +153,12 @@ def refit_tasks(
         ArtifactError: no such task, or a backbone of another architecture or with other tokens.
         MaskpackError: as `fit_task`. Tasks that were finished before stay.
     """
+    with training_threads(request.threads, device=request.device):
+        return _refit(request, on_progress)
+
+
+def _refit(request: RefitRequest, on_progress: Callable[[str], OnProgress]) -> RefitResult:
+    """Carry over with the threads of this process as they are."""
     old = open_artifact(request.artifact)
     names = request.tasks or tuple(old.manifest.tasks)
     fits = {name: _fit_request(request, old.entry(name)) for name in names}

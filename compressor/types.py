@@ -41,6 +41,7 @@ class FitRequest:
             as the options say.
         resize_embeddings: whether tokens for which the model has no embedding get one; else they are refused.
         cache: where rows of large files are kept, see `CacheOptions`.
+        threads: of torch, in each process; None: see `training_threads`.
     """
 
     model: str
@@ -61,6 +62,7 @@ class FitRequest:
     start: tuple[Path, str] | None = None
     resize_embeddings: bool = False
     cache: str = AUTO
+    threads: int | None = None
 
     @property
     def stored_name(self) -> str:
@@ -89,6 +91,7 @@ class BaselineRequest:
         device: kind of device, a name in `PLACEMENTS`; None: the usual one.
         resize_embeddings: whether tokens for which the model has no embedding get one; else they are refused.
         cache: where rows of large files are kept, see `CacheOptions`.
+        threads: of torch, in each process; None: see `training_threads`.
     """
 
     model: str
@@ -102,6 +105,7 @@ class BaselineRequest:
     device: str | None = None
     resize_embeddings: bool = False
     cache: str = AUTO
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,7 @@ class RunResult:
         units, units_kept: kind of whole units that were to be removed -> how many there were, and how many stay.
         predicted_speedup: how many times as fast as with all units a graph is, by the run's cost model; None where no unit
             could be removed.
+        threads: that torch trained with, in each process; 0: unknown.
     """
 
     method: str
@@ -204,6 +209,7 @@ class RunResult:
     units: Mapping[str, int] = field(default_factory=dict)
     units_kept: Mapping[str, int] = field(default_factory=dict)
     predicted_speedup: float | None = None
+    threads: int = 0
 
     @property
     def score(self) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import onnxruntime
 
 from maskpack.formats.errors import ExportError
-from maskpack.formats.processors import threads_allowed
+from maskpack.formats.processors import Usage, threads_allowed, threads_asked, threads_now
 from maskpack.runtime.providers import Provider, find_providers, report_start
 from maskpack.runtime.task import AGAIN, TaskConfig, TaskFiles
 
@@ -54,6 +54,20 @@ def session_options(*, threads: int) -> Any:
     options.intra_op_num_threads = threads or threads_allowed()
     options.log_severity_level = _ERRORS
     return options
+
+
+def suitable_threads(asked: int, before: Usage) -> int:
+    """Threads of an operator where the machine may be busy; 0: as many as this process may use, for `session_options`.
+
+    Args:
+        asked: by the caller, which counts; 0: not at all.
+        before: of `usage_now`, a moment ago.
+    """
+    said = asked or threads_asked()
+    if said:
+        return said
+    found = threads_now(before)
+    return found.count if found.lowered else 0
 
 
 @dataclass(frozen=True, eq=False)

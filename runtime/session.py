@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from maskpack.formats.codec import file_sha256, read_tensors
 from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, first_line
 from maskpack.formats.lazy import renamed
+from maskpack.formats.processors import usage_now
 from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.answers import Loaded, answer_each, batches, passes, run, ways
 from maskpack.runtime.graph import (
@@ -33,6 +34,7 @@ from maskpack.runtime.graph import (
     knows_adapters,
     open_graph,
     session_options,
+    suitable_threads,
     task_run,
 )
 from maskpack.runtime.outputs import Prediction
@@ -59,7 +61,7 @@ class Session:
 
     Args:
         folder: one that `compress export --onnx` wrote, or one that holds several of them.
-        threads: of one operator; 0: as many as this process may use.
+        threads: of one operator; 0: one for each core that no other program keeps busy when the first graph is loaded.
         keep: tasks held in memory at once.
         providers: where graphs run, the preferred one first: execution providers of ONNX Runtime by name (`cuda` or
             `CUDAExecutionProvider`), or name and options. The CPU computes what none of them takes.
@@ -82,6 +84,7 @@ class Session:
                 raise ConfigError(f"`{name}` is {value}, expected {least} or more")
         self._places = find_tasks(Path(folder))
         self._threads, self._keep = threads, keep
+        self._chosen: int | None = None
         self._wanted = find_providers(providers)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._graphs: WeakValueDictionary[Any, Any] = WeakValueDictionary()
@@ -214,7 +217,9 @@ class Session:
         if not held:
             place = self._places[task]
             config = place.read_config()
-            reader = self._reader(place.tokenizer, config)
+            before, reader = usage_now(), self._reader(place.tokenizer, config)
+            if self._chosen is None:
+                self._chosen = suitable_threads(self._threads, before)
             graph = self._graph(place, config)
             own = load_inputs(place, config)
             self._loaded[task] = Loaded(config, reader, graph, own)
@@ -228,7 +233,7 @@ class Session:
         if config.swap and shared is not None:
             return shared
         graph = load_graph(
-            place, config, threads=self._threads, providers=self._wanted, trunk=shared
+            place, config, threads=self._chosen or 0, providers=self._wanted, trunk=shared
         )
         self._graphs[same] = graph.trunk if isinstance(graph, OnTrunk) else graph
         return graph

@@ -22,6 +22,7 @@ from maskpack.compressor.quantization.quantize import (
     scheme_of,
 )
 from maskpack.compressor.quantization.refine import check_memory, refinable, refine
+from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import (
@@ -235,6 +236,7 @@ def make_backbone(
     revision: str | None = None,
     device: str | None = None,
     resize_embeddings: bool = False,
+    threads: int | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> Artifact:
     """Quantise a pretrained encoder and write it as an artifact without tasks.
@@ -246,6 +248,7 @@ def make_backbone(
         revision: branch, tag or commit of a hub model.
         device: kind of device; None: the usual one.
         resize_embeddings: see `load_pretrained`.
+        threads: of torch; None: see `training_threads`.
         on_progress: called after every step of a refinement, for progress bars.
 
     Raises:
@@ -255,7 +258,8 @@ def make_backbone(
     check_writable(out)
     pretrained = load_pretrained(model, revision=revision, resize_embeddings=resize_embeddings)
     check_space(out, backbone_bytes(shapes_of(pretrained.model), scheme_of(config)))
-    prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
+    with training_threads(threads, device=device):
+        prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
     return create_artifact(
         out,
         prepared.backbone,

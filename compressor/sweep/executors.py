@@ -57,28 +57,32 @@ class ExecutorOptions:
         resources: what each run gets.
         device: where runs in this process are trained; None: on a GPU if there is one. Workers of a cluster take
             what they are given.
+        threads: of torch, for runs in this process; None: see `training_threads`. Workers of a cluster have as many as cores.
     """
 
     address: str | None = None
     resources: Resources = field(default_factory=Resources)
     device: str | None = None
+    threads: int | None = None
 
 
 class LocalExecutor:
     """This process, one run after another; runs that another process has claimed come last.
 
     Args:
-        options: only the device is looked at: this process has what the machine has.
+        options: only device and threads are looked at: this process has what the machine has.
     """
 
     def __init__(self, options: ExecutorOptions) -> None:
-        self._device = options.device
+        self._device, self._threads = options.device, options.threads
 
     def execute(self, runs: Sequence[Run], attempt: Attempt) -> None:
         """Attempt every run; wait for other processes only when all other runs are done."""
         from maskpack.compressor.sweep.run import do_run  # noqa: PLC0415 - which imports this module
 
-        do = None if self._device is None else partial(do_run, device=self._device)
+        do = None
+        if (self._device, self._threads) != (None, None):
+            do = partial(do_run, device=self._device, threads=self._threads)
         waiting = runs
         for wait in (False, True):
             busy: list[Run] = []

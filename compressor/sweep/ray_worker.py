@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from maskpack.compressor.sweep.plan import PATHS, Run
 from maskpack.compressor.sweep.run import do_run
 from maskpack.compressor.training.progress import OnProgress, Progress
@@ -63,8 +61,8 @@ def do_order(
         if order.folder.is_dir():
             os.chdir(order.folder)
         check_visible(order)
-        torch.set_num_threads(order.threads)
-        return do_run(order.run, on_progress=_reporter(order.run.key, report))
+        reporter = _reporter(order.run.key, report)
+        return do_run(order.run, on_progress=reporter, threads=order.threads)
     except MaskpackError as error:
         return error
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from maskpack.compressor.backbone_config import BackboneConfig
@@ -22,6 +23,7 @@ from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.sweep.executors import EXECUTORS, Do, ExecutorOptions
 from maskpack.compressor.sweep.log import append, check_log, claim, read_log
 from maskpack.compressor.sweep.plan import Run, slug
+from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.types import BaselineRequest, FitRequest, RunResult
 from maskpack.formats import ArtifactError, ConfigError, Interrupted, MaskpackError, is_artifact
@@ -31,14 +33,21 @@ from maskpack.formats.lazy import find_entry
 from maskpack.formats.writer import check_writable
 
 
-def shared_backbone(run: Run, *, on_progress: OnProgress, device: str | None = None) -> Path:
+def shared_backbone(
+    run: Run, *, on_progress: OnProgress, device: str | None = None, threads: int | None = None
+) -> Path:
     """The artifact with the run's backbone and no task; made if it does not exist."""
     made = backbone_folder(run)
     if not is_artifact(made):
         with claim(made.with_name(f".{made.name}.running") / "claim", wait=True):
             if not is_artifact(made):  # another process may have made it meanwhile
                 make_backbone(
-                    run.model.source, made, _options(run), device=device, on_progress=on_progress
+                    run.model.source,
+                    made,
+                    _options(run),
+                    device=device,
+                    threads=threads,
+                    on_progress=on_progress,
                 )
     return made
 
@@ -186,13 +195,36 @@ def is_kept(run: Run) -> bool:
     return run.folder.is_dir() and note.is_file() and note.read_bytes().strip() == run.key.encode()
 
 
-def do_run(run: Run, *, on_progress: OnProgress, device: str | None = None) -> RunResult:
+def do_run(
+    run: Run,
+    *,
+    on_progress: OnProgress,
+    device: str | None = None,
+    threads: int | None = None,
+) -> RunResult:
     """Train and measure one run; keep its model or artifact if the plan says so.
 
     Args:
         run: the run.
         on_progress: called after every step.
         device: where it is trained; None: on a GPU if there is one.
+        threads: of torch; None: see `training_threads`.
+
+    Raises:
+        ArtifactError: no permission or space for the kept folder.
+    """
+    with training_threads(threads, device=device) as chosen:
+        return _do(
+            run, partial(_learn, run, on_progress=on_progress, device=device, threads=chosen)
+        )
+
+
+def _do(run: Run, learn: Callable[[Path | None], RunResult]) -> RunResult:
+    """Train and measure one run in a folder that is kept or not.
+
+    Args:
+        run: the run.
+        learn: trains into a folder, or into none.
 
     Raises:
         ArtifactError: no permission or space for the kept folder.
@@ -200,11 +232,11 @@ def do_run(run: Run, *, on_progress: OnProgress, device: str | None = None) -> R
     if not run.arm.keep:
         with scratch_folder("maskpack-sweep-") as folder:
             out = None if run.arm.is_baseline else Path(folder) / "artifact"
-            return _learn(run, out, on_progress, device)
+            return learn(out)
     try:
         run.home.mkdir(parents=True, exist_ok=True)
         with scratch_folder(".", run.home) as folder:
-            result = _learn(run, Path(folder) / "model", on_progress, device)
+            result = learn(Path(folder) / "model")
             _note(run).unlink(missing_ok=True)
             shutil.rmtree(run.folder, ignore_errors=True)  # of a killed run, or of other options
             rename(Path(folder) / "model", run.folder)
@@ -226,11 +258,13 @@ def describe(run: Run, result: RunResult) -> dict[str, object]:
     }
 
 
-def _learn(run: Run, out: Path | None, on_progress: OnProgress, device: str | None) -> RunResult:
+def _learn(
+    run: Run, out: Path | None, *, on_progress: OnProgress, device: str | None, threads: int
+) -> RunResult:
     config, task = run.config(), run.task
     made = None
     if not (isinstance(config, BaselineConfig) and config.bits is None):
-        made = shared_backbone(run, on_progress=on_progress, device=device)
+        made = shared_backbone(run, on_progress=on_progress, device=device, threads=threads)
     if isinstance(config, BaselineConfig):
         baseline = BaselineRequest(
             run.model.source,
@@ -241,6 +275,7 @@ def _learn(run: Run, out: Path | None, on_progress: OnProgress, device: str | No
             eval_data=task.eval_data,
             backbone=made,
             device=device,
+            threads=threads,
         )
         return run_baseline(baseline, on_progress=on_progress)
     assert out is not None
@@ -257,6 +292,7 @@ def _learn(run: Run, out: Path | None, on_progress: OnProgress, device: str | No
         data=task.data,
         eval_data=task.eval_data,
         device=device,
+        threads=threads,
     )
     return fit_task(mask, on_progress=on_progress)
 

@@ -9,10 +9,11 @@ All graphs made here are in a temporary folder that is removed.
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.errors import Hint
 from maskpack.formats.files import scratch_folder
+from maskpack.formats.processors import threads_now
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.graph import external_files
 from maskpack.runtime.providers import find_providers, report_start
@@ -55,6 +57,8 @@ from maskpack.runtime.task import (
     pick_task,
 )
 from maskpack.runtime.tokens import load_tokenizer
+
+_LOG = logging.getLogger(__name__)
 
 REFERENCE = "dense fp32"
 _ONNX = ".onnx"
@@ -91,7 +95,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     config = place.read_config()
     if request.texts is not None:
         read_lines(request.texts)  # an unreadable file should fail now, not after minutes
-    load_before = load_average()
+    load_before = _load_before(request.threads)
     with scratch_folder("maskpack-bench-") as root:
         work = Path(root)
         say("making the dense graph and its quantize_dynamic forms")
@@ -271,6 +275,19 @@ def weight_files(graph: Path) -> list[Path]:
     trunk = find_trunk(graph.parent)
     below = [] if trunk is None or trunk == graph else [trunk]
     return [*below, *(graph.parent / name for name in sorted(external_files(graph)))]
+
+
+def _load_before(threads: Sequence[int]) -> float | None:
+    """The load average; one line of the log if other programs leave fewer cores than there are to be threads."""
+    found = threads_now()
+    if found.lowered and max(threads) > found.count:
+        _LOG.info(
+            "other programs keep %d of %d cores busy: times say little for more than %d threads",
+            found.busy,
+            found.cores,
+            found.count,
+        )
+    return load_average()
 
 
 def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:

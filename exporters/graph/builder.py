@@ -90,7 +90,7 @@ class GraphBuilder:
         trunk_layers: int | None = None,
     ) -> None:
         self.artifact, self.context, self._narrow = artifact, context, narrow
-        self._opset, self._fused, self.trunk_layers = opset, fused, trunk_layers
+        self.opset, self._fused, self.trunk_layers = opset, fused, trunk_layers
         self._arithmetic = find_arithmetic(compute)
         self.base = context.family.base
         self._some = usual_entry(artifact)
@@ -251,7 +251,7 @@ class GraphBuilder:
             masks, self.divisors, self._narrow, scratch=self._scratch, shrunk=shrunk
         )
         graph = masked_graph(model, self.context.family, backbone, self._arithmetic, context, part)
-        graph = in_opset(graph, self._opset)
+        graph = in_opset(graph, self.opset)
         if self._fused and self._arithmetic.fuses_attention:
             FuseAttention()(graph)
         return graph

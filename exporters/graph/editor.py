@@ -72,7 +72,7 @@ class GraphEditor:
     def _initializer(self, array: NDArray[Any], name: str) -> ir.Value:
         if name in self.graph.initializers:
             return self.graph.initializers[name]
-        tensor = kept(self.graph, np.ascontiguousarray(array), name)
+        tensor = kept(self.graph, array, name)
         value = ir.Value(
             name=name,
             const_value=tensor,

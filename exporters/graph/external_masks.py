@@ -127,8 +127,14 @@ class Form(StrEnum):
     BITS = "bits"
 
 
-def smaller_form(*tasks: Removed) -> Form:
-    """The form in which the masks of all tasks together take fewer bytes."""
+BITWISE_SINCE = 18
+"""First opset with `BitwiseAnd`, which a mask of bits needs."""
+
+
+def smaller_form(*tasks: Removed, opset: int) -> Form:
+    """The form, of those that the graph's opset can write, in which the masks of all tasks together take fewer bytes."""
+    if opset < BITWISE_SINCE:
+        return Form.FLIPS
     flips = sum(len(stack_flips(removed)[0]) for removed in tasks)
     bits = sum(_byte_count(gone.size) for removed in tasks for gone in removed.values())
     return Form.FLIPS if flips <= bits else Form.BITS

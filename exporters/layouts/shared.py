@@ -105,7 +105,8 @@ def write_shared(
     for entry in entries:
         shrunk = builder.shrunk(entry)
         removed = builder.removed(entry, shrunk)
-        model = builder.with_external_masks(entry, removed, smaller_form(removed), shrunk)
+        form = smaller_form(removed, opset=builder.opset)
+        model = builder.with_external_masks(entry, removed, form, shrunk)
         path = folder / f"{entry.name}.onnx"
         write_graph(backbone.point(model), path)
         yield TaskGraph(entry, path, path.with_suffix(".json"), backbone.weights)

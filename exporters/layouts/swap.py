@@ -78,7 +78,7 @@ def swap_graph(
         ExportError: the tasks' graphs differ.
     """
     removed = [builder.removed(entry) for entry in entries]
-    form = smaller_form(*removed)
+    form = smaller_form(*removed, opset=builder.opset)
     models = [
         builder.with_external_masks(entry, own, form)
         for entry, own in zip(entries, removed, strict=True)

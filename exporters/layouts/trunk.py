@@ -57,7 +57,7 @@ def write_trunk(
     for entry in entries:
         shrunk = builder.shrunk(entry)
         removed = builder.removed(entry, shrunk, above)
-        form = smaller_form(removed) if removed else Form.FLIPS
+        form = smaller_form(removed, opset=builder.opset) if removed else Form.FLIPS
         model = builder.with_external_masks(entry, removed, form, shrunk, above)
         path = folder / f"{entry.name}.onnx"
         write_graph(backbone.point(model), path)

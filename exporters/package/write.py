@@ -53,11 +53,6 @@ def check_graph(session: Any, source: Source, target: Target) -> None:
     """Raise ExportError unless the examples know a graph's inputs and output."""
     names = {value.name for value in session.get_inputs()}
     more = names - set(INPUTS)
-    if source.place.trunk is not None and target is Target.WEB:
-        raise ExportError(
-            f"`{source.config.name}` stands on a trunk, and the example of {target} packages runs one graph a task",
-            "export in the `folded` or the `shared` layout",
-        )
     if source.place.adapter is None or target is Target.MOBILE:
         more |= {value.name for value in session.get_overridable_initializers()}
     if more:

@@ -7,15 +7,14 @@ environment variable MASKPACK_NODE_MODULES (its `node_modules`), and are skipped
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from export_kit import of_older_release, shared_request
+from node_kit import MODULES, in_node, needs_node
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from unit_kit import units_removed
@@ -27,12 +26,6 @@ from maskpack.exporters.session import make_session
 from maskpack.formats import ExportError, VerifyError
 from maskpack.runtime import Session
 from maskpack.runtime.task import find_tasks
-
-MODULES = os.environ.get("MASKPACK_NODE_MODULES", "")
-needs_node = pytest.mark.skipif(
-    not (shutil.which("node") and Path(MODULES, "onnxruntime-web").is_dir()),
-    reason="needs node, and MASKPACK_NODE_MODULES with onnxruntime-web and @huggingface/tokenizers",
-)
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +113,6 @@ for (const name of Object.keys(TASKS)) {
 }
 console.log(JSON.stringify(found));
 """
-
-
-def in_node(folder, script, given):
-    """What a module beside predict.mjs prints, as JSON."""
-    if not (folder / "node_modules").exists():
-        (folder / "node_modules").symlink_to(MODULES)
-    (folder / "check.mjs").write_text(script)
-    (folder / "given.json").write_text(json.dumps(given))
-    done = subprocess.run(
-        ["node", "check.mjs", "given.json"], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 TEXTS = [

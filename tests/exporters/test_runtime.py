@@ -17,6 +17,7 @@ import torch
 from export_kit import ROW_KINDS
 
 from maskpack.formats import ConfigError, ExportError
+from maskpack.formats.processors import Threads
 from maskpack.models.load import load_tokenizer
 from maskpack.runtime import Prediction, Session
 from maskpack.runtime.task import TaskConfig
@@ -238,12 +239,43 @@ def test_a_session_is_sent_to_another_process_as_what_it_was_made_of(exported, u
 
 def test_a_session_has_the_threads_that_its_container_grants(exported, monkeypatch):
     folder = exported("bert", "int8").folder
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("maskpack.runtime.graph.threads_now", lambda _: Threads(8, 8, 8, 0))
     monkeypatch.setattr("maskpack.runtime.graph.threads_allowed", lambda: 3)
     for asked, given in ((0, 3), (2, 2)):
         session = Session(folder, threads=asked)
         session.predict(["good"])
         options = session._load("sst2").graph.get_session_options()
         assert options.intra_op_num_threads == given
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "found", "given"),
+    [
+        (0, None, Threads(2, 4, 4, 2), 2),
+        (0, None, Threads(4, 4, 4, 0), 0),
+        (3, None, Threads(2, 4, 4, 2), 3),
+        (0, "5", Threads(2, 4, 4, 2), 5),
+        (3, "5", Threads(2, 4, 4, 2), 3),
+    ],
+)
+def test_a_session_leaves_busy_cores_to_other_programs(
+    exported, monkeypatch, asked, said, found, given
+):
+    looks = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    monkeypatch.setattr("maskpack.runtime.graph.threads_allowed", lambda: 0)
+    monkeypatch.setattr("maskpack.runtime.graph.threads_now", lambda _: looks.append(1) or found)
+    session = Session(exported("bert", "int8").folder, threads=asked)
+    assert not looks  # until the first graph is loaded
+    for _ in range(2):
+        session.predict(["good"])
+        options = session._load("sst2").graph.get_session_options()
+        assert options.intra_op_num_threads == given
+        session._loaded.clear()
+    assert len(looks) == (0 if asked or said else 1)
 
 
 def test_a_text_is_cut_where_the_task_cut_it(exported, tmp_path):

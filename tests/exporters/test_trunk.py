@@ -525,13 +525,6 @@ def test_a_package_answers_as_its_folder(folders, tmp_path, target, compute):
         assert Session(out).predict(TEXTS, task="one") == session.predict(TEXTS, task="one")
 
 
-def test_a_package_for_the_web_is_refused(folders, tmp_path):
-    with pytest.raises(ExportError, match="stands on a trunk") as caught:
-        write_package(PackageRequest(folders("trunk"), tmp_path / "x", Target.WEB))
-    assert "`shared`" in caught.value.hint
-    assert not (tmp_path / "x").exists()
-
-
 @pytest.mark.parametrize("layout", ["trunk", "shared"])
 def test_a_benchmark_times_all_tasks_beside_one(folders, trained, layout):
     request = BenchRequest(

@@ -2,6 +2,7 @@
 //   node predict.mjs "where is my parcel" "the app crashes"
 // A task on pairs takes its texts two by two.
 // In a page (see index.html): const task = await load("NAME"); await task.answer("where is my parcel")
+// All tasks on one text: await answerAll("where is my parcel"). Tasks on a trunk that read a text alike share its pass.
 // `load` reads a file once, so that a second task takes its graph alone, or its own inputs to the graph of all tasks.
 // Give it a `read` of your own to show progress: from the name of a file in this package to a promise of its Uint8Array.
 import * as ort from "onnxruntime-web/wasm";
@@ -16,25 +17,52 @@ export async function load(name, read = once) {
   const json = async (file) => JSON.parse(new TextDecoder().decode(await read(file)));
   const card = await json(files.card);
   const tokenizer = new Tokenizer(await json(files.tokenizer), await json(files.tokenizer_config));
-  const open = async () => {
-    const shared = files.weights && { path: card.weights_file, data: await read(files.weights) };
-    return ort.InferenceSession.create(await read(files.graph), {
+  const open = async (graph) => {
+    const beside = files.weights && { path: card.weights_file, data: await read(files.weights) };
+    return ort.InferenceSession.create(await read(graph), {
       executionProviders: ["wasm"],
-      externalData: shared ? [shared] : [],
+      externalData: beside ? [beside] : [],
     });
   };
+  const shared = (graph) => kept(sessions, graph, () => open(graph));
+  const trunk = files.trunk && (await shared(files.trunk));
   const own = files.inputs ? tensors(await read(files.inputs)) : {};
-  const session = await (files.inputs ? kept(sessions, files.graph, open) : open());
+  const session = await (files.inputs ? shared(files.graph) : open(files.graph));
   const logits = async (text, pair = null) => {
-    const { ids, types } = tokens(tokenizer, card, text, pair);
-    const all = { input_ids: ids, attention_mask: ids.map(() => 1), token_type_ids: types };
-    const feeds = { ...own };
-    for (const input of session.inputNames.filter((name) => !(name in own)))
-      feeds[input] = new ort.Tensor("int64", all[input].map(BigInt), [1, ids.length]);
-    return Array.from((await session.run(feeds)).logits.data);
+    const row = tokens(tokenizer, card, text, pair);
+    const below = trunk ? { hidden_states: await states(files.trunk, trunk, row) } : {};
+    return Array.from((await run(session, row, { ...own, ...below })).logits.data);
   };
   const answer = async (text, pair = null) => meaning(card, await logits(text, pair));
   return { card, logits, answer };
+}
+
+// What each task that reads so many texts says of them: name of a task -> its answer.
+export async function answerAll(text, pair = null, names = Object.keys(TASKS)) {
+  const found = {};
+  for (const name of names) {
+    const task = await kept(tasks, name, () => load(name));
+    if ((task.card.texts ?? (pair === null ? 1 : 2)) === (pair === null ? 1 : 2))
+      found[name] = await task.answer(text, pair);
+  }
+  return found;
+}
+
+// Outputs of a graph for the tokens of a row.
+function run(session, { ids, types }, given = {}) {
+  const all = { input_ids: ids, attention_mask: ids.map(() => 1), token_type_ids: types };
+  const feeds = { ...given };
+  for (const input of session.inputNames.filter((name) => !(name in given)))
+    feeds[input] = new ort.Tensor("int64", all[input].map(BigInt), [1, ids.length]);
+  return session.run(feeds);
+}
+
+// Hidden states of a row. The last rows are remembered, so that the next task on the trunk needs no pass of its own.
+async function states(name, trunk, row) {
+  const key = JSON.stringify([name, row.ids, row.types]);
+  const found = await kept(passes, key, async () => (await run(trunk, row)).hidden_states);
+  if (passes.size > REMEMBERED) passes.delete(passes.keys().next().value);
+  return found;
 }
 
 // Token ids and types of a row of a task, as it was learned; at least one token.
@@ -103,7 +131,10 @@ function tensors(file) {
 }
 
 const held = new Map(); // tasks share backbone.bin and the tokenizer
-const sessions = new Map(); // of graphs that are those of all tasks
+const sessions = new Map(); // of graphs that tasks share
+const tasks = new Map(); // those that `answerAll` has loaded
+const passes = new Map(); // tokens of a row -> its hidden states
+const REMEMBERED = 32;
 
 function kept(map, name, make) {
   if (!map.has(name)) map.set(name, make());
