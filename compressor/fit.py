@@ -93,7 +93,6 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
     with training_threads(request.threads, device=request.device):
         # data, backbone, preprocessor; refuses requests that cannot succeed
         run = prepare_together(request, on_progress=on_progress)
-
         return fit_run(run, on_progress=on_progress)
 
 
@@ -141,9 +140,8 @@ def prepare_together(request: FitRequest, *, on_progress: OnProgress) -> Prepare
     if processes.alone:
         return prepare(request, on_progress=on_progress)
     rows = processes.agreed(lambda: load_rows(request))
-    prepared = processes.of_main(
-        lambda: load_or_quantize(request, rows.finding.classifier, on_progress)
-    )
+    own = rows.finding.classifier
+    prepared = processes.of_main(lambda: load_or_quantize(request, own, on_progress))
     run = processes.agreed(lambda: prepare_rows(request, rows, prepared=prepared))
     facts = [(f"version of {name}", version(name)) for name in _VERSIONS]
     processes.check_same([*facts, ("set of options, data and model", _key(run))])
@@ -160,14 +158,14 @@ def learn(run: PreparedRun, *, on_progress: OnProgress) -> TrainedRun:
             masked, steps, history = _train(run, checkpoints, on_progress, stop)
     except KeyboardInterrupt:
         raise _interrupted(run) from None
+    units = None if masked.units is None else masked.units.units
     try:
-        units = None if masked.units is None else masked.units.units
         patch = freeze(masked.model, masked.layers, masked.dense, units)
     except ModelError:
         checkpoints.clear()  # no checkpoint yet
         raise
-    seconds = time.perf_counter() - started
-    return TrainedRun(patch, steps, history.curves(), seconds, torch_threads())
+    curves, seconds = history.curves(), time.perf_counter() - started
+    return TrainedRun(patch, steps, curves, seconds, torch_threads())
 
 
 def _train(
@@ -242,10 +240,9 @@ def targets_for(
     heard: Callable[[TeacherPredict], None] = lambda _: None,
 ) -> DistillationTargets | None:
     """The teacher's targets, see `distillation_targets`; one that is trained first learns by `plan`."""
-    request = run.request
     first = DenseTeacherRun(
-        request.model,
-        request.revision,
+        run.request.model,
+        run.request.revision,
         run.train,
         run.described,
         run.kind,
@@ -258,7 +255,7 @@ def targets_for(
     )
     return distillation_targets(
         run.teacher,
-        request.config,
+        run.request.config,
         run.train,
         run.described,
         placement=run.placement,
@@ -270,9 +267,8 @@ def targets_for(
 
 def _keeping(run: PreparedRun) -> Keeping | None:
     """Where the run may keep a teacher's states: on the disk that the artifact comes to."""
-    if not run.request.config.keep_states:
-        return None
-    return Keeping(nearest_folder(run.request.out), run.plan.steps * run.plan.batch_size)
+    place, rows = run.request.out, run.plan.steps * run.plan.batch_size
+    return Keeping(nearest_folder(place), rows) if run.request.config.keep_states else None
 
 
 def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
