@@ -1,9 +1,9 @@
 """Quality against time a text: graphs of really learned units, beside what else makes a model as fast. Measures and draws.
 
-python benchmarks/units_curve.py docs/results/units-quality.jsonl docs/results/small-models.jsonl KEPT \
+python benchmarks/units_curve.py docs/results/units-quality.jsonl KEPT --small docs/results/small-models.jsonl \
     --out docs/results/units-curve.json --picture docs/units-curve.svg
 
-The runs are those of units.yaml, units-curve.yaml and small_models.py; KEPT is the folder in which the sweep kept its artifacts. Each
+The runs are those of units.yaml, units-curve.yaml and small_models.py, as far as they are there; KEPT is the folder in which the sweep kept its artifacts. Each
 folded int8 graph takes turns with all others in one process and one thread, 1 x 128 tokens; `x` is the median over rounds of
 the whole graph's time over its own. A model with fewer layers is timed with random weights of its shape.
 """
@@ -34,6 +34,7 @@ from maskpack.report.picture import figure_svg
 from maskpack.tasks.context import ModelContext
 
 WHOLE = "whole"
+_NAMES = ("sweep_model", "sweep_task", "label", "seed")  # as a sweep names the folder that it keeps
 SERIES = {
     "units": "units, a share of each kind",
     "fewer": "units, a share of each kind",
@@ -69,7 +70,7 @@ def points_of(
     for row in quality:
         family = row["label"].split()[0]
         if row["units"] and family in SERIES and row["options"].get("trunk") is None:
-            name = slug(f"demo-{row['sweep_task']}-{row['label']}-{row['seed']}")
+            name = "-".join(slug(str(row[key])) for key in _NAMES)
             value = row["scores"][row["metric"]]
             yield Point(row["sweep_task"], SERIES[family], row["label"], value, name)
         elif row["label"] == "mask":
@@ -81,9 +82,14 @@ def points_of(
         yield Point(row["task"], series, row["model"], row["value"], f"demo-{layers}")
 
 
+def _is_shape(name: str) -> bool:
+    """Whether a graph is that of a shape with random weights, not of a kept artifact."""
+    return name == WHOLE or (name.startswith("demo-") and name[5:].isdigit())
+
+
 def write_graph(name: str, task: str, kept: Path, out: Path) -> None:
     """The folded int8 graph of a kept artifact, or of a shape with random weights."""
-    if name == WHOLE or (name.startswith("demo-") and name[5:].isdigit()):
+    if _is_shape(name):
         artifact, task = out.with_name(f"{out.name}-artifact"), "any"
         backbone, config = write_encoder(artifact, "demo" if name == WHOLE else name, bits=8)
         patch = random_patch(np.random.default_rng(0), backbone, config.hidden_size)
@@ -156,8 +162,8 @@ def main() -> None:
     """Measure, print a table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("quality", type=Path)
-    parser.add_argument("small", type=Path)
     parser.add_argument("kept", type=Path)
+    parser.add_argument("--small", type=Path)
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--runs", type=int, default=31)
     parser.add_argument("--out", type=Path)
@@ -165,7 +171,10 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     quality, before = rows_of(args.quality, args.seed), load_average()
-    points = [*points_of(quality, rows_of(args.small, args.seed))]
+    small = [] if args.small is None else rows_of(args.small, args.seed)
+    points = [
+        p for p in points_of(quality, small) if _is_shape(p.graph) or (args.kept / p.graph).is_dir()
+    ]
     times = measure(points, args.kept, args.runs)
     print("| task | model | ms | x | metric |\n|---|---|---|---|---|")
     for point in points:
