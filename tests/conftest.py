@@ -12,7 +12,9 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as processors: nothing need watch how busy they are
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # as many processes as processors: nothing need watch how busy they are
+)
 
 import numpy as np
 import pytest

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from side_by_side import side_by_side
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.compressor import fit as fit_module
@@ -18,10 +20,17 @@ from maskpack.compressor.masking.model import masked_names, trained_dense
 from maskpack.compressor.masking.trunk import above_trunk, layer_count
 from maskpack.compressor.prepare import prepare
 from maskpack.compressor.training.train import Plan
-from maskpack.compressor.trunk import deepest, deepest_allowed, most_tries, with_trunk
+from maskpack.compressor.trunk import (
+    deepest,
+    deepest_allowed,
+    most_tries,
+    with_trunk,
+    with_trunk_found,
+)
 from maskpack.formats import ConfigError, Interrupted, open_artifact
 from maskpack.formats.units import Units
 from maskpack.models.linears import layer_of
+from maskpack.models.placement import PLACEMENTS, CpuPlacement
 from maskpack.models.units import unit_groups
 from maskpack.tasks import find_task
 
@@ -186,6 +195,35 @@ def test_a_search_learns_and_measures_each_depth(request_for):
     both = [open_artifact(one.out).patch("sst2").masks for one in (request, given)]
     for name in both[0]:
         np.testing.assert_array_equal(*(masks[name].to_bool() for masks in both))
+
+
+def test_two_processes_find_the_same_trunk(request_for, monkeypatch):
+    ranks = {}
+    monkeypatch.setitem(
+        PLACEMENTS,
+        "together",
+        lambda *_: CpuPlacement("cpu", processes=ranks[threading.get_ident()]),
+    )
+
+    def searches(count, out):
+        def work(processes):
+            ranks[threading.get_ident()] = processes
+            request = replace(
+                request_for(out=out, trunk="auto", dropout=0.0, teacher="twin"), device="together"
+            )
+            run = fit_module.prepare_together(request, on_progress=lambda _: None)
+            found, search = with_trunk_found(
+                run, fit_module.targets_for, fit_module.train_mask, on_progress=lambda _: None
+            )
+            assert found.request.config.trunk_layers == (search.layers or None)
+            return asdict(search)
+
+        return side_by_side(count, work)
+
+    (alone,) = searches(1, "one")
+    one, other = searches(2, "two")
+    assert one == other, "they would learn different tasks"
+    assert [each["layers"] for each in one["tries"]] == [each["layers"] for each in alone["tries"]]
 
 
 def test_a_search_that_is_stopped_writes_nothing(request_for, monkeypatch):
