@@ -76,7 +76,7 @@ def make_session(
     Args:
         model: a file or a serialised graph; an adapter beside the graph that it belongs to; or a graph beside the trunk
             whose hidden states it reads.
-        threads: of one operator; 0 leaves the choice to the runtime.
+        threads: of one operator; 0: see `open_graph`.
         providers: execution providers, the preferred one first: names such as `cuda`, or names and
             options. The CPU computes what none of them takes.
 

@@ -33,7 +33,8 @@ def open_graph(model: Path | bytes, *, threads: int, providers: Sequence[Provide
 
     Args:
         model: a file or a serialised graph.
-        threads: of one operator; 0: as many as this process may use, which the runtime chooses where it may use all.
+        threads: of one operator; 0: as many as `OMP_NUM_THREADS` says or this process may use, which the runtime chooses where
+            it may use all.
         providers: where it runs, as `find_providers` takes them.
     """
     source = str(model) if isinstance(model, Path) else model
@@ -51,7 +52,7 @@ def open_graph(model: Path | bytes, *, threads: int, providers: Sequence[Provide
 def session_options(*, threads: int) -> Any:
     """What all sessions have in common."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or threads_allowed()
+    options.intra_op_num_threads = threads or threads_asked() or threads_allowed()
     options.log_severity_level = _ERRORS
     return options
 

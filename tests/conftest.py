@@ -12,9 +12,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # as many processes as processors: nothing need watch how busy they are
-)
+# as many processes as processors: further threads would spin on those of others
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -175,11 +174,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """The tests run in as many processes as there are processors; idle threads of a session would spin on those of others."""
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maskpack.runtime.graph.threads_allowed", lambda: 1)
-        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

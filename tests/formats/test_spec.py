@@ -293,7 +293,7 @@ def test_the_page_names_exactly_the_features():
 def test_the_page_names_the_metadata_that_the_writer_writes(made):
     for name, (block,) in (
         ("backbone.safetensors", blocks("json")[:1]),
-        ("tasks/first.safetensors", blocks("json")[1:2]),
+        ("tasks/first.safetensors", blocks("json")[2:3]),
     ):
         written = read_file(made, name, hashlib.sha256((made / name).read_bytes()).hexdigest())[1]
         example = json.loads(block)
@@ -325,7 +325,7 @@ def test_the_rules_for_json_on_the_page_are_those_of_the_code(made):
 
 
 def test_the_page_stays_short_and_its_sections_are_numbered_in_order():
-    assert len(SPEC.splitlines()) < 440
+    assert len(SPEC.splitlines()) < 480
     numbers = [int(number) for number in re.findall(r"^## (\d)\. ", SPEC, re.MULTILINE)]
     assert numbers[0] == 1
     assert all(two == one + 1 for one, two in pairwise(numbers))
