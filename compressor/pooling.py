@@ -1,4 +1,4 @@
-"""The pooling of a run: that of the head it starts from, the one asked for, or the one that the model names."""
+"""The pooling of a run: that of the head it starts from, the one asked for, or the usual one of the model."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class PoolingConfig(Options):
     pooling: Annotated[
         str,
         Opt(
-            "What the head reads of a text: cls, last, mean, pooler, or auto: what the model itself says.",
+            "What the head reads of a text: cls, last, mean, pooler; auto: as in transformers, mean where the model has no pooler.",
             check=_other,
             later=True,
         ),

@@ -95,24 +95,24 @@ def other_than_habit(wanted: Pooling | None, config: Any) -> Pooling | None:
 
 
 def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Pooling | None:
-    """What a pretrained model itself says; None: nothing.
+    """The pooling of a pretrained model where none is asked for; None: that of its family's class in transformers.
 
-    A model of sentence-transformers names its pooling. One whose family pools through a pooler, and whose checkpoint has
-    none, takes the mean: a random pooler would be worse than none.
+    Where a family pools through a pooler and the checkpoint has none, the pooling that sentence-transformers names for the model
+    is taken, else the mean: a random pooler would be worse.
 
     Args:
         model: folder, hub id or alias.
         config: its configuration.
         revision: of a hub model.
     """
+    told = pooling_in(config)
+    if told is not None or not has_no_pooler(model, config, revision=revision):
+        return told
     location = resolve(model)
     # parts of a pipeline lie beside the folder of the encoder, or in it
     places = dict.fromkeys((model, location)) if Path(model).is_dir() else (location,)
     said = (_sentence_pooling(place, revision) for place in places)
-    told = pooling_in(config) or next((one for one in said if one is not None), None)
-    if told is not None:
-        return told
-    return Pooling.MEAN if has_no_pooler(model, config, revision=revision) else None
+    return next((one for one in said if one is not None), Pooling.MEAN)
 
 
 def has_no_pooler(model: str, config: Any, *, revision: str | None = None) -> bool:

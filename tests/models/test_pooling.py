@@ -81,37 +81,6 @@ def found(place):
     return find_pooling(str(place), AutoConfig.from_pretrained(place))
 
 
-@pytest.mark.parametrize(
-    ("mode", "pooling"),
-    [
-        (["pooling_mode_mean_tokens"], Pooling.MEAN),
-        (["pooling_mode_cls_token"], Pooling.CLS),
-        (["pooling_mode_lasttoken"], Pooling.LAST),
-        (["pooling_mode_max_tokens"], None),  # not one of ours
-        (["pooling_mode_cls_token", "pooling_mode_mean_tokens"], None),  # side by side
-    ],
-)
-def test_a_sentence_model_says_its_pooling(tiny_model, tmp_path, mode, pooling):
-    assert found(with_parts(tiny_model, tmp_path, mode)) is pooling
-
-
-@pytest.mark.parametrize("path", ["../elsewhere", "", None, "/etc"])
-def test_a_part_does_not_lead_out_of_the_folder(tiny_model, tmp_path, path):
-    place = with_parts(tiny_model, tmp_path, ["pooling_mode_mean_tokens"], path=path)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "config.json").write_text('{"pooling_mode_cls_token": true}')
-    assert found(place) is Pooling.MEAN
-
-
-@pytest.mark.parametrize("text", ["", "[1, 2]", "{", '"mean"'])
-def test_damaged_files_say_nothing(tiny_model, tmp_path, text):
-    place = with_parts(tiny_model, tmp_path, ["pooling_mode_mean_tokens"])
-    (place / "1_Pooling" / "config.json").write_text(text)
-    assert found(place) is None
-    (place / "modules.json").write_text(text)
-    assert found(place) is None
-
-
 @pytest.fixture
 def without_pooler(tiny_model, tmp_path):
     """A BERT whose checkpoint has no pooler."""
@@ -122,6 +91,43 @@ def without_pooler(tiny_model, tmp_path):
     assert len(kept) == len(weights) - 2
     save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
     return place
+
+
+@pytest.mark.parametrize(
+    ("mode", "pooling"),
+    [
+        (["pooling_mode_mean_tokens"], Pooling.MEAN),
+        (["pooling_mode_cls_token"], Pooling.CLS),
+        (["pooling_mode_lasttoken"], Pooling.LAST),
+        (["pooling_mode_max_tokens"], Pooling.MEAN),  # not one of ours
+        (["pooling_mode_cls_token", "pooling_mode_mean_tokens"], Pooling.MEAN),  # side by side
+    ],
+)
+def test_a_sentence_model_without_a_pooler_says_its_pooling(
+    without_pooler, tmp_path, mode, pooling
+):
+    assert found(with_parts(without_pooler, tmp_path, mode)) is pooling
+
+
+def test_a_pooler_that_is_there_is_used(tiny_model, tmp_path):
+    assert found(with_parts(tiny_model, tmp_path, ["pooling_mode_cls_token"])) is None
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "", None, "/etc"])
+def test_a_part_does_not_lead_out_of_the_folder(without_pooler, tmp_path, path):
+    place = with_parts(without_pooler, tmp_path, ["pooling_mode_lasttoken"], path=path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert found(place) is Pooling.LAST
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{", '"mean"'])
+def test_damaged_files_say_nothing(without_pooler, tmp_path, text):
+    place = with_parts(without_pooler, tmp_path, ["pooling_mode_lasttoken"])
+    (place / "1_Pooling" / "config.json").write_text(text)
+    assert found(place) is Pooling.MEAN
+    (place / "modules.json").write_text(text)
+    assert found(place) is Pooling.MEAN
 
 
 def test_a_checkpoint_without_a_pooler_takes_the_mean(tiny_model, without_pooler):
