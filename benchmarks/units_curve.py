@@ -4,7 +4,7 @@ python benchmarks/units_curve.py docs/results/units-quality.jsonl KEPT --small d
     --out docs/results/units-curve.json --picture docs/units-curve.svg
 
 The runs are those of units.yaml, units-curve.yaml and small_models.py, as far as they are there; KEPT is the folder in which the sweep kept its artifacts. Each
-folded int8 graph takes turns with all others in one process and one thread, 1 x 128 tokens; `x` is the median over rounds of
+folded int8 graph takes turns with all others in one process and one thread, `--batch` texts of 128 tokens; `x` is the median over rounds of
 the whole graph's time over its own. A model with fewer layers is timed with random weights of its shape.
 """
 
@@ -101,7 +101,9 @@ def write_graph(name: str, task: str, kept: Path, out: Path) -> None:
     write_folder(opened, ModelContext.of_artifact(opened), task, out, compute="int8")
 
 
-def measure(points: Sequence[Point], kept: Path, runs: int) -> dict[str, dict[str, float]]:
+def measure(
+    points: Sequence[Point], kept: Path, runs: int, batch: int
+) -> dict[str, dict[str, float]]:
     """Milliseconds of each graph, and how many times as fast as the whole one it is."""
     tasks = {WHOLE: ""} | {point.graph: point.task for point in points}
     with tempfile.TemporaryDirectory() as root:
@@ -111,7 +113,7 @@ def measure(points: Sequence[Point], kept: Path, runs: int) -> dict[str, dict[st
             name: make_session(Path(root) / str(number) / "model.onnx", threads=1)
             for number, name in enumerate(tasks)
         }
-        feeds = {name: token_feeds(one, batch=1, length=128) for name, one in sessions.items()}
+        feeds = {name: token_feeds(one, batch=batch, length=128) for name, one in sessions.items()}
         spent = take_turns(sessions, feeds, runs=runs)
     whole = spent[WHOLE].cpu
     return {
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--small", type=Path)
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--runs", type=int, default=31)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
@@ -175,7 +178,7 @@ def main() -> None:
     points = [
         p for p in points_of(quality, small) if _is_shape(p.graph) or (args.kept / p.graph).is_dir()
     ]
-    times = measure(points, args.kept, args.runs)
+    times = measure(points, args.kept, args.runs, args.batch)
     print("| task | model | ms | x | metric |\n|---|---|---|---|---|")
     for point in points:
         time = times[point.graph]
@@ -187,14 +190,14 @@ def main() -> None:
         tree = {
             "machine": vars(this_machine(before)),
             "runs": args.runs,
+            "batch": args.batch,
+            "length": 128,
             "seed": args.seed,
             "points": [{**vars(point), **times[point.graph]} for point in points],
         }
         args.out.write_text(json.dumps(tree, indent=2, sort_keys=True, default=str) + "\n")
     if args.picture:
-        note = (
-            f"one seed; one text of 128 tokens, one thread, whole graph {times[WHOLE]['ms']:.1f} ms"
-        )
+        note = f"one seed; {args.batch} x 128 tokens, one thread, whole graph {times[WHOLE]['ms']:.1f} ms"
         args.picture.write_text(figure_svg(draw(points, times, quality), note))
 
 

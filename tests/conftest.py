@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -226,6 +227,20 @@ def family_models(tmp_path_factory, tiny_models) -> Callable[[str], Path]:
 def tiny_model(tiny_models) -> Path:
     """Folder with a tiny BERT."""
     return tiny_models["bert"]
+
+
+@pytest.fixture
+def without_pooler(tiny_model, tmp_path) -> Path:
+    """A tiny BERT whose checkpoint has no pooler."""
+    from safetensors.torch import load_file, save_file
+
+    place = tmp_path / "without_pooler"
+    shutil.copytree(tiny_model, place)
+    weights = load_file(place / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "pooler." not in name}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
+    return place
 
 
 def write_sentiment(folder: Path, *, train: int = 96, dev: int = 32) -> Path:

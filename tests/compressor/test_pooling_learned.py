@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from maskpack.compressor import (
     BaselineConfig,
@@ -57,25 +55,14 @@ def test_the_pooling_that_the_class_has_anyway_leaves_no_mark(request_for):
     assert "pooling" not in usual.training
 
 
-@pytest.fixture
-def bare(tiny_model, tmp_path):
-    """A BERT without weights of a pooler."""
-    place = tmp_path / "bare"
-    shutil.copytree(tiny_model, place)
-    weights = load_file(place / "model.safetensors")
-    kept = {name: value for name, value in weights.items() if "pooler." not in name}
-    save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
-    return place
-
-
-def test_no_random_pooler_is_quantised_or_masked(request_for, bare):
-    request = request_for(model=bare, steps=2)
+def test_no_random_pooler_is_quantised_or_masked(request_for, without_pooler):
+    request = request_for(model=without_pooler, steps=2)
     fit_task(request)
     artifact = open_artifact(request.out)
     assert pooling_of(artifact.entry("sst2")) is Pooling.MEAN
     assert not any("pooler" in name for name in artifact.backbone.linears)
     with pytest.raises(ConfigError, match="has no weights of a pooler"):
-        fit.prepare(request_for(model=bare, name="other", pooling="pooler"))
+        fit.prepare(request_for(model=without_pooler, name="other", pooling="pooler"))
 
 
 def test_a_dense_teacher_and_a_baseline_pool_as_the_task(

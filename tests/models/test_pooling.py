@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from maskpack.formats import ArtifactError, ConfigError, ModelError, TaskEntry
@@ -79,18 +78,6 @@ def with_parts(folder, tmp_path, mode, *, path="1_Pooling"):
 
 def found(place):
     return find_pooling(str(place), AutoConfig.from_pretrained(place))
-
-
-@pytest.fixture
-def without_pooler(tiny_model, tmp_path):
-    """A BERT whose checkpoint has no pooler."""
-    place = tmp_path / "bare"
-    shutil.copytree(tiny_model, place)
-    weights = load_file(place / "model.safetensors")
-    kept = {name: value for name, value in weights.items() if "pooler." not in name}
-    assert len(kept) == len(weights) - 2
-    save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
-    return place
 
 
 @pytest.mark.parametrize(
