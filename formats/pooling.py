@@ -34,6 +34,11 @@ def pooling_fields(pooling: Pooling | None) -> dict[str, Any]:
     return {"requires": (FEATURE,), "config": {FEATURE: str(pooling)}}
 
 
+def uses_pooler(entry: TaskEntry) -> bool:
+    """Whether a task may use the backbone's parameters of a pooler: its head is its family's, or reads the pooler."""
+    return pooling_of(entry) in {None, Pooling.POOLER}
+
+
 def pooling_of(entry: TaskEntry) -> Pooling | None:
     """The pooling of a task; None: that of the head which its family has in transformers.
 

@@ -54,6 +54,12 @@ _FORMATS: tuple[tuple[str, str, str], ...] = (  # pattern, what it is, what to d
 _WEIGHT_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"}
 
 
+def places_beside(model: str) -> tuple[str, ...]:
+    """Where files lie that surround an encoder: beside its folder, or in it; a hub model has one place."""
+    location = resolve(model)
+    return tuple(dict.fromkeys((model, location))) if Path(model).is_dir() else (location,)
+
+
 def resolve(model: str) -> str:
     """Folder or hub id behind `model`; an alias becomes the folder inside its package.
 

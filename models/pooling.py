@@ -16,7 +16,6 @@ import copy
 import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from maskpack.formats import ConfigError, ModelError
 from maskpack.formats.pooling import Pooling
 from maskpack.models.families import Family, family_of
-from maskpack.models.locate import resolve
+from maskpack.models.locate import places_beside, resolve
 from maskpack.models.pipeline import tree_beside
 from maskpack.models.stored import stored_names
 
@@ -108,10 +107,7 @@ def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Poo
     told = pooling_in(config)
     if told is not None or not has_no_pooler(model, config, revision=revision):
         return told
-    location = resolve(model)
-    # parts of a pipeline lie beside the folder of the encoder, or in it
-    places = dict.fromkeys((model, location)) if Path(model).is_dir() else (location,)
-    said = (_sentence_pooling(place, revision) for place in places)
+    said = (_sentence_pooling(place, revision) for place in places_beside(model))
     return next((one for one in said if one is not None), Pooling.MEAN)
 
 

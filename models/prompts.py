@@ -9,7 +9,7 @@ from pathlib import Path
 
 from maskpack.formats import ModelError
 from maskpack.models.hub_files import file_of
-from maskpack.models.locate import resolve
+from maskpack.models.locate import places_beside
 
 FILE = "config_sentence_transformers.json"
 
@@ -57,12 +57,8 @@ def find_prompts(model: str, *, revision: str | None = None) -> Prompts:
 
 
 def _file(model: str, revision: str | None) -> Path | None:
-    """The file, or None: most models have none, and without a network nobody knows.
-
-    It lies beside the folder of the encoder, or in it.
-    """
-    location = resolve(model)
-    places = [place for place in (model, location) if Path(place).is_dir()] or [location]
+    """The file, or None: most models have none, and without a network nobody knows."""
+    places = places_beside(model)
     try:
         found = (file_of(place, FILE, revision=revision) for place in places)
         return next((file for file in found if file is not None), None)

@@ -25,27 +25,27 @@ def stored_type(location: str, *, revision: str | None) -> torch.dtype:
 
     Only safetensors tell without being read, in one file or in those of an index.
     """
-    kinds: set[str] = set()
-    try:
-        for file in _files(location, revision):
-            with safe_open(file, framework="pt") as tensors:
-                kinds |= {str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError):
-        return torch.float32  # whoever loads it says what is wrong
+    kinds = _types(location, revision).values()
     floats = {kind for kind in kinds if kind.startswith(("F", "BF"))}
     return _HALVES.get(floats.pop(), torch.float32) if len(floats) == 1 else torch.float32
 
 
 def stored_names(location: str, *, revision: str | None) -> frozenset[str]:
     """Names of the tensors of a checkpoint; empty where only reading all of it would tell, or it cannot be read."""
-    names: set[str] = set()
+    return frozenset(_types(location, revision))
+
+
+def _types(location: str, revision: str | None) -> dict[str, str]:
+    """Name of a tensor -> its type as safetensors spells it; empty where they cannot be read."""
+    found: dict[str, str] = {}
     try:
         for file in _files(location, revision):
             with safe_open(file, framework="pt") as tensors:
-                names |= set(tensors.keys())
+                for name in tensors.keys():  # noqa: SIM118
+                    found[name] = str(tensors.get_slice(name).get_dtype())
     except (OSError, ValueError, SafetensorError):
-        return frozenset()
-    return frozenset(names)
+        return {}  # whoever loads it says what is wrong
+    return found
 
 
 def _files(location: str, revision: str | None) -> Iterator[Path]:

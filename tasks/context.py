@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maskpack.formats import Artifact, Backbone, DataError, TaskEntry
-from maskpack.formats.pooling import Pooling, pooling_of
+from maskpack.formats.pooling import Pooling, pooling_of, uses_pooler
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
 from maskpack.formats.waiting import announced
@@ -173,7 +173,7 @@ def task_config(artifact: Artifact, entry: TaskEntry) -> Any:
 def backbone_for(artifact: Artifact, entry: TaskEntry) -> Backbone:
     """The parameters of a backbone that a task uses: one whose head pools in another way than through the pooler has none."""
     backbone = artifact.backbone
-    return backbone if pooling_of(entry) is None else backbone.without(POOLER)
+    return backbone if uses_pooler(entry) else backbone.without(POOLER)
 
 
 def described(

@@ -48,7 +48,7 @@ from maskpack.exporters.options import OPSET
 from maskpack.formats import Artifact, Backbone, ExportError, TaskEntry
 from maskpack.formats.channels import Divisors
 from maskpack.formats.errors import Hint
-from maskpack.formats.pooling import pooling_of
+from maskpack.formats.pooling import uses_pooler
 from maskpack.formats.units import Units
 from maskpack.formats.writer import write_bytes
 from maskpack.models.build import base_of, head_parameters
@@ -322,8 +322,8 @@ def module_of(base: str, parameter: str) -> str:
 
 def usual_entry(artifact: Artifact) -> TaskEntry:
     """The task whose classifier stands for all of them: the first one that uses the whole backbone, if there is one."""
-    entries = sorted(artifact.manifest.tasks.values(), key=lambda entry: entry.name)
-    return min(entries, key=lambda entry: pooling_of(entry) is not None)
+    entries = artifact.manifest.tasks.values()
+    return min(entries, key=lambda entry: (not uses_pooler(entry), entry.name))
 
 
 def shrunk_of(artifact: Artifact, units: Units | None, arithmetic: Arithmetic) -> Shrunk | None:

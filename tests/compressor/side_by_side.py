@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from maskpack.models.placement import PLACEMENTS, CpuPlacement
 from maskpack.models.processes import Processes, ProcessLostError
 
 
@@ -88,3 +89,22 @@ def side_by_side(count: int, work: Callable[[Processes], Any]) -> list[Any]:
     for error in sorted(errors, key=lambda each: isinstance(each, ProcessLostError)):
         raise error
     return [each[0] for each in found]
+
+
+def placed_side_by_side(monkeypatch) -> Callable[[int, Callable[[Processes], Any]], list[Any]]:
+    """`side_by_side`, where the device `together` is that of the process which asks for it."""
+    ranks: dict[int, Processes] = {}
+    monkeypatch.setitem(
+        PLACEMENTS,
+        "together",
+        lambda *_: CpuPlacement("cpu", processes=ranks[threading.get_ident()]),
+    )
+
+    def run(count: int, work: Callable[[Processes], Any]) -> list[Any]:
+        def placed(processes: Processes) -> Any:
+            ranks[threading.get_ident()] = processes
+            return work(processes)
+
+        return side_by_side(count, placed)
+
+    return run

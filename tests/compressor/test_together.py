@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from side_by_side import side_by_side
+from side_by_side import placed_side_by_side, side_by_side
 from torch import nn
 
 from maskpack.compressor import BaselineConfig, FitConfig, fit_task
@@ -30,7 +30,7 @@ from maskpack.compressor.training.train import FlooredAdam, Group, Plan, train
 from maskpack.formats import ConfigError, DataError, open_artifact
 from maskpack.models.build import base_of
 from maskpack.models.load import load_classifier
-from maskpack.models.placement import PLACEMENTS, CpuPlacement, Placement
+from maskpack.models.placement import CpuPlacement, Placement
 from maskpack.models.processes import ALONE
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.types import TASK_TYPES
@@ -329,21 +329,11 @@ def fitted(request_for, monkeypatch):
     """A function: results of `fit_task` in each of some processes, and the artifact that they wrote."""
 
     def fit(count, out, *, between=lambda request, rank: request, **options):
-        own = {}
-        monkeypatch.setitem(
-            PLACEMENTS, "together", lambda *_: CpuPlacement("cpu", processes=own["now"]())
-        )
-        import threading
-
-        ranks = {}
-        own["now"] = lambda: ranks[threading.get_ident()]
-
         def work(processes):
-            ranks[threading.get_ident()] = processes
             request = replace(request_for(out, **options), device="together")
             return fit_task(between(request, processes.rank))
 
-        results = side_by_side(count, work)
+        results = placed_side_by_side(monkeypatch)(count, work)
         return results, open_artifact(request_for(out).out)
 
     return fit

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from side_by_side import side_by_side
+from side_by_side import placed_side_by_side
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.compressor import fit as fit_module
@@ -30,7 +29,6 @@ from maskpack.compressor.trunk import (
 from maskpack.formats import ConfigError, Interrupted, open_artifact
 from maskpack.formats.units import Units
 from maskpack.models.linears import layer_of
-from maskpack.models.placement import PLACEMENTS, CpuPlacement
 from maskpack.models.units import unit_groups
 from maskpack.tasks import find_task
 
@@ -198,16 +196,10 @@ def test_a_search_learns_and_measures_each_depth(request_for):
 
 
 def test_two_processes_find_the_same_trunk(request_for, monkeypatch):
-    ranks = {}
-    monkeypatch.setitem(
-        PLACEMENTS,
-        "together",
-        lambda *_: CpuPlacement("cpu", processes=ranks[threading.get_ident()]),
-    )
+    run_side_by_side = placed_side_by_side(monkeypatch)
 
     def searches(count, out):
-        def work(processes):
-            ranks[threading.get_ident()] = processes
+        def work(_):
             request = replace(
                 request_for(out=out, trunk="auto", dropout=0.0, teacher="twin"), device="together"
             )
@@ -218,7 +210,7 @@ def test_two_processes_find_the_same_trunk(request_for, monkeypatch):
             assert found.request.config.trunk_layers == (search.layers or None)
             return asdict(search)
 
-        return side_by_side(count, work)
+        return run_side_by_side(count, work)
 
     (alone,) = searches(1, "one")
     one, other = searches(2, "two")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import doctest
 import shutil
-import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from side_by_side import side_by_side
+from side_by_side import placed_side_by_side, side_by_side
 
 from maskpack.compressor import FitConfig, fit, fit_task, unit_config
 from maskpack.compressor.estimate import Cost, rehearse
@@ -32,7 +31,7 @@ from maskpack.compressor.start_checks import check_start, check_start_units
 from maskpack.compressor.training.train import FlooredAdam, Group, Plan
 from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
 from maskpack.formats.units import COLUMNS, ROWS, UnitGroup, UnitPart, Units, joined
-from maskpack.models.placement import PLACEMENTS, CpuPlacement, to_tensors
+from maskpack.models.placement import CpuPlacement, to_tensors
 from maskpack.models.units import HEADS, NEURONS, STRUCTURES, unit_groups
 
 BOTH = {"units": "heads,neurons", "keep_units": 0.5}
@@ -384,21 +383,15 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(request_for, stop_at, step):
 
 
 def test_two_processes_remove_the_same_units_as_one(request_for, monkeypatch):
-    ranks = {}
-    monkeypatch.setitem(
-        PLACEMENTS,
-        "together",
-        lambda *_: CpuPlacement("cpu", processes=ranks[threading.get_ident()]),
-    )
+    run_side_by_side = placed_side_by_side(monkeypatch)
 
     def patches(count, out):
-        def work(processes):
-            ranks[threading.get_ident()] = processes
+        def work(_):
             request = replace(request_for(out, **BOTH, dropout=0.0), device="together")
             run = fit.prepare_together(request, on_progress=lambda _: None)
             return fit.learn(run, on_progress=lambda _: None).patch
 
-        return side_by_side(count, work)
+        return run_side_by_side(count, work)
 
     (alone,) = patches(1, "one")
     for patch in patches(2, "two"):

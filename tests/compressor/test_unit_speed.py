@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import doctest
-import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from side_by_side import side_by_side
+from side_by_side import placed_side_by_side
 
 from maskpack.compressor import FitConfig, fit, fit_task
 from maskpack.compressor.masking import unit_targets
@@ -16,7 +15,6 @@ from maskpack.compressor.masking.unit_targets import Importance, KeptShares, Pre
 from maskpack.formats import ArtifactError, ConfigError, Interrupted, open_artifact
 from maskpack.formats.unit_costs import UnitCosts, UnitShape
 from maskpack.formats.units import COLUMNS, ROWS, UnitCount, UnitGroup, UnitPart, joined
-from maskpack.models.placement import PLACEMENTS, CpuPlacement
 from maskpack.models.units import HEADS, NEURONS, STRUCTURES
 
 SPEED = {"units": "heads,neurons", "speedup": 2.0}
@@ -290,22 +288,16 @@ def test_a_checkpoint_of_other_costs_is_another_run(request_for, stop_at, costs_
 
 
 def test_two_processes_remove_the_same_units_as_one(request_for, monkeypatch, costs_file):
-    ranks = {}
-    monkeypatch.setitem(
-        PLACEMENTS,
-        "together",
-        lambda *_: CpuPlacement("cpu", processes=ranks[threading.get_ident()]),
-    )
+    run_side_by_side = placed_side_by_side(monkeypatch)
     options = {**SPEED, "units": "heads,neurons,layers", "unit_costs": costs_file, "dropout": 0.0}
 
     def patches(count, out):
-        def work(processes):
-            ranks[threading.get_ident()] = processes
+        def work(_):
             request = replace(request_for(out, **options), device="together")
             run = fit.prepare_together(request, on_progress=lambda _: None)
             return fit.learn(run, on_progress=lambda _: None).patch
 
-        return side_by_side(count, work)
+        return run_side_by_side(count, work)
 
     (alone,) = patches(1, "one")
     for patch in patches(2, "two"):
