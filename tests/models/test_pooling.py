@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from maskpack.formats import ArtifactError, ConfigError, ModelError, TaskEntry
-from maskpack.formats.pooling import Pooling, pooling_fields, pooling_of
+from maskpack.formats.pooling import Pooling, pooling_fields, pooling_of, uses_pooler
 from maskpack.models.linears import plain_state
 from maskpack.models.load import load_classifier, load_finetuned, load_pretrained
 from maskpack.models.pooling import (
@@ -263,3 +263,9 @@ def test_an_entry_names_the_pooling_only_where_it_is_another():
 def test_an_entry_with_an_unknown_pooling_is_refused(config):
     with pytest.raises(ArtifactError, match="task `t` has the unknown pooling"):
         pooling_of(entry(requires=("pooling",), config=config))
+
+
+def test_a_task_that_names_the_pooler_uses_it_as_one_that_names_nothing_may():
+    assert uses_pooler(entry())
+    used = [each for each in Pooling if uses_pooler(entry(**pooling_fields(each)))]
+    assert used == [Pooling.POOLER]
