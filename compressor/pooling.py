@@ -28,6 +28,14 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
         ConfigError: a pooling that the model has not, or the head that the run starts from.
     """
     wanted, model, revision = request.config.wanted_pooling, request.model, request.revision
+    kind = request.task.type
+    if kind.decoder.per_token:
+        if wanted is not None:
+            raise ConfigError(
+                f"`pooling` makes one vector of a text, and a {kind.name} answers for each token",
+                "leave `pooling` out",
+            )
+        return None
     if finding.head is not None:
         head = finding.classifier.config
         return _of_head(wanted, actual_pooling(head), habit_of(head))

@@ -25,7 +25,7 @@ from maskpack.formats import ExportError
 from maskpack.formats.errors import first_line
 from maskpack.runtime.graph import TaskRun, check_version, open_graph, task_run
 from maskpack.runtime.providers import Provider, find_providers
-from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TRUNK
+from maskpack.runtime.task import ADAPTER_SUFFIX, TRUNK, base_beside
 from maskpack.runtime.trunk import OnTrunk, reads_states
 
 
@@ -88,7 +88,7 @@ def make_session(
     wanted = find_providers(providers)
     try:
         if isinstance(model, Path) and model.suffix == ADAPTER_SUFFIX:
-            graph = open_graph(model.with_name(BASE), threads=threads, providers=wanted)
+            graph = open_graph(base_beside(model), threads=threads, providers=wanted)
             return AdaptedSession(graph, task_run(model))
         session = open_graph(model, threads=threads, providers=wanted)
         if not isinstance(model, Path) or not reads_states(session):

@@ -18,7 +18,7 @@ from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import encode_for, texts_of
-from maskpack.tasks.preprocess import READER
+from maskpack.tasks.preprocess import READERS
 from maskpack.tasks.probes import difference_of, encoded_by, first_difference, probe_rows
 from maskpack.tasks.types import type_of
 
@@ -54,7 +54,7 @@ def read_texts(
         ExportError: the tokenizer or the configuration cannot be read.
     """
     training = None if split is None else encode_for(context, entry, split)
-    if files is None or type_of(entry).preprocessor != READER:
+    if files is None or type_of(entry).preprocessor not in READERS:
         return Reading(None, (), training, training)
     config, tokenizer = files.read_config(), load_tokenizer(files.tokenizer)
     outputs = (config.kind, config.labels, config.texts or texts_of(entry))

@@ -258,8 +258,9 @@ def _check_signature(session: Any, subject: Subject) -> list[str]:
         if list(value.shape) != ["batch", "sequence"] or value.type != "tensor(int64)"
     ]
     outputs = [(value.name, value.shape) for value in session.get_outputs()]
-    wanted = [("logits", ["batch", subject.entry.outputs])]
-    varies = [("logits", ["batch", "classes"])]  # if tasks of one graph differ in classes
+    axes = ["batch", *(["sequence"] if type_of(subject.entry).decoder.per_token else [])]
+    wanted = [("logits", [*axes, subject.entry.outputs])]
+    varies = [("logits", [*axes, "classes"])]  # if tasks of one graph differ in classes
     if outputs != wanted and (subject.inputs is None or outputs != varies):
         findings.append(f"outputs are {outputs}, expected logits of {subject.entry.outputs}")
     return findings

@@ -29,7 +29,7 @@ def classifier_config(
     data: bytes,
     labels: Sequence[str],
     *,
-    problem_type: str,
+    problem_type: str | None,
     auto_class: str,
     pooling: Pooling | None = None,
 ) -> Any:
@@ -38,7 +38,7 @@ def classifier_config(
     Args:
         data: bytes of `config.json`.
         labels: names in the order of the logits; empty for a number.
-        problem_type: transformers' name of the meaning of the logits.
+        problem_type: transformers' name of the meaning of the logits; None: it has none.
         auto_class: class of transformers that loads such a model.
         pooling: what the head reads; None: what it does in that class.
 

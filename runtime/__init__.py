@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING
 from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from maskpack.runtime.outputs import Prediction
+    from maskpack.runtime.outputs import Entities, Entity, Prediction
     from maskpack.runtime.session import Session, materialize
 
-_HOME = {"Prediction": "outputs", "Session": "session", "materialize": "session"}
+_HOME = {
+    "Entities": "outputs",
+    "Entity": "outputs",
+    "Prediction": "outputs",
+    "Session": "session",
+    "materialize": "session",
+}
 
-__all__ = ["Prediction", "Session", "materialize"]
+__all__ = ["Entities", "Entity", "Prediction", "Session", "materialize"]
 
 __getattr__ = lazy_names(__name__, _HOME, {})

@@ -25,7 +25,7 @@ from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, fir
 from maskpack.formats.lazy import renamed
 from maskpack.formats.processors import usage_now
 from maskpack.formats.writer import new_folder, write_bytes
-from maskpack.runtime.answers import Loaded, answer_each, batches, passes, run, ways
+from maskpack.runtime.answers import Loaded, answer_each, logits_of, passes, ways
 from maskpack.runtime.graph import (
     TaskRun,
     check_external,
@@ -37,7 +37,7 @@ from maskpack.runtime.graph import (
     suitable_threads,
     task_run,
 )
-from maskpack.runtime.outputs import Prediction
+from maskpack.runtime.outputs import Answered
 from maskpack.runtime.providers import CPU, Provider, find_providers
 from maskpack.runtime.task import (
     AGAIN,
@@ -50,7 +50,7 @@ from maskpack.runtime.task import (
     find_tasks,
     pick_task,
 )
-from maskpack.runtime.tokens import Text, TextReader, load_tokenizer
+from maskpack.runtime.tokens import Text, TextReader, Tokens, load_tokenizer
 from maskpack.runtime.trunk import OnTrunk
 
 _LOG = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Session:
 
     def predict(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
-    ) -> list[Prediction]:
+    ) -> list[Answered]:
         """What a task says of each text, in their order.
 
         Texts of similar length share a batch. In an int8 graph what else is in a batch changes an
@@ -134,14 +134,14 @@ class Session:
 
     def predict_each(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
-    ) -> list[Prediction | MaskpackError]:
+    ) -> list[Answered | MaskpackError]:
         """As `predict`, but a text that cannot be answered gets its error, and the others their answers."""
         loaded = self._load(self._name(task))
         return [one for (one,) in answer_each([loaded], texts, _checked(batch_size))]
 
     def predict_all(
         self, texts: Sequence[Text], *, tasks: Sequence[str] | None = None, batch_size: int = 32
-    ) -> list[dict[str, Prediction]]:
+    ) -> list[dict[str, Answered]]:
         """What each task says of each text: name of a task -> its answer, for each text in their order.
 
         In a folder of the trunk layout tasks that read texts alike share a pass of the trunk over each batch. In other
@@ -166,7 +166,7 @@ class Session:
 
     def predict_all_each(
         self, texts: Sequence[Text], *, tasks: Sequence[str] | None = None, batch_size: int = 32
-    ) -> list[dict[str, Prediction | MaskpackError]]:
+    ) -> list[dict[str, Answered | MaskpackError]]:
         """As `predict_all`, but a task that cannot answer a text gives its error, and the others their answers."""
         names = self.tasks if tasks is None else tuple(tasks)
         if not names or len(set(names)) != len(names):
@@ -176,7 +176,7 @@ class Session:
         loaded = [self._load(self._name(name), room) for name in names]
         groups = ways(loaded)
         self._note(passes(groups))
-        found: list[dict[str, Prediction | MaskpackError]] = [{} for _ in texts]
+        found: list[dict[str, Answered | MaskpackError]] = [{} for _ in texts]
         for group in groups:
             each = answer_each(group, texts, size)
             for answers, row in zip(found, each, strict=True):
@@ -186,17 +186,16 @@ class Session:
     def logits(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
     ) -> NDArray[np.float32]:
-        """Outputs `(b, c)` for the texts, in their order, before they become answers; the rest as of `predict`."""
-        loaded = self._load(self._name(task))
-        rows = loaded.reader.encode(texts)
-        order = list(batches(dict(enumerate(rows)), batch_size))
-        try:
-            values = np.concatenate([run(loaded, [rows[at] for at in places]) for places in order])
-        except Exception as error:  # the runtime's errors share no public base class
-            raise ExportError(f"the graph fails: {first_line(error)}", AGAIN) from error
-        found = np.empty_like(values)
-        found[[place for places in order for place in places]] = values
-        return found
+        """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
+
+        Returns:
+            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text.
+        """
+        return logits_of(self._load(self._name(task)), texts, _checked(batch_size))
+
+    def read(self, texts: Sequence[Text], *, task: str | None = None) -> list[Tokens]:
+        """The texts as a task's graph reads them; the rest as of `predict`."""
+        return self._load(self._name(task)).reader.encode(texts)
 
     def _name(self, task: str | None) -> str:
         return choose_task(self._places, task, "here")
@@ -331,7 +330,7 @@ def _check(path: Path, digest: str, owner: str) -> None:
         )
 
 
-def _sound(number: int, answer: Prediction | MaskpackError) -> Prediction:
+def _sound(number: int, answer: Answered | MaskpackError) -> Answered:
     """The answer to a text; raises what is wrong with it."""
     if isinstance(answer, MaskpackError):
         raise type(answer)(f"row {number}: {answer}", answer.advice) from answer

@@ -25,6 +25,7 @@ from maskpack.formats.errors import (
     no_panic,
 )
 from maskpack.runtime.task import AGAIN, TaskConfig
+from maskpack.runtime.words import Words, words_of
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts for tasks on pairs."""
@@ -34,10 +35,17 @@ _WORDS = {1: "one text", 2: "a pair of texts"}
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A row as a model reads it: `(s,)` each, and at least one token."""
+    """A row as a model reads it: at least one token.
+
+    Attributes:
+        ids: `(s,)`.
+        types: `(s,)`, which text of a pair each is of.
+        words: of the text, for tasks with outputs for each token; else None.
+    """
 
     ids: NDArray[np.int64]
     types: NDArray[np.int64]
+    words: Words | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,7 +97,10 @@ class TextReader:
                 self._alone(row) if bad is None else bad
                 for row, bad in zip(rows, problems, strict=True)
             ]
-        return [self._tokens(next(read)) if bad is None else bad for bad in problems]
+        return [
+            self._tokens(row, next(read)) if bad is None else bad
+            for row, bad in zip(rows, problems, strict=True)
+        ]
 
     def problem(self, row: Text) -> MaskpackError | None:
         """What keeps a row from being read, as far as its form shows it."""
@@ -117,13 +128,19 @@ class TextReader:
         except Exception as error:  # noqa: BLE001 - as above
             shown = str(row).encode("utf-8", "backslashreplace").decode()
             return DataError(f"`{shown:.60}` cannot be read: {first_line(error)}")
-        return self._tokens(one)
+        return self._tokens(row, one)
 
-    def _tokens(self, row: Any) -> Tokens:
+    def _tokens(self, row: Text, read: Any) -> Tokens:
         """One of no tokens is one of padding, as in training."""
+        words = None
+        if self.config.decoder.per_token:
+            assert isinstance(row, str)
+            prefix = (self.config.prefixes or ("",))[0]
+            words = words_of(prefix + row, read.offsets, read.word_ids, len(prefix))
         return Tokens(
-            np.array(row.ids or [self.config.pad[0]], dtype=np.int64),
-            np.array(row.type_ids or [0], dtype=np.int64),
+            np.array(read.ids or [self.config.pad[0]], dtype=np.int64),
+            np.array(read.type_ids or [0], dtype=np.int64),
+            words,
         )
 
 

@@ -22,13 +22,14 @@ from maskpack.formats import ConfigError
 from maskpack.models.families import family_of, token_kinds
 from maskpack.models.placement import to_numpy, to_tensors
 from maskpack.models.processes import ALONE, Processes
+from maskpack.runtime.tags import IGNORED
 from maskpack.tasks.token_rows import TokenRows, chained
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
 
 Predict = Callable[[Feeds], NDArray[np.float32]]
-"""Feeds of one batch to logits `(b, c)`."""
+"""Feeds of one batch to logits `(b, c)`, or `(b, s, c)`."""
 
 EVAL_BATCH = 32
 
@@ -43,11 +44,12 @@ class Encoded:
     Attributes:
         ids: token ids of each row, without padding; a sequence of arrays or lists becomes `TokenRows`.
         types: token type ids of each row, or None for models without them.
-        labels: one a row.
+        labels: one a row; of outputs for each token `(rows, tokens)`, `IGNORED` where none counts.
         pad: id of the padding token.
         pad_left: whether padding stands before a row.
         labelled: bool, one a row: whether its label counts; None: all do. Rows without labels are learned from a
             teacher alone.
+        per_token: whether a model answers for each token; padding then stands behind a row.
     """
 
     ids: TokenRows
@@ -56,6 +58,7 @@ class Encoded:
     pad: int
     pad_left: bool = False
     labelled: NDArray[np.bool_] | None = None
+    per_token: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ids", "types"):
@@ -109,7 +112,24 @@ class Encoded:
     def read_by(self, config: Mapping[str, Any]) -> Encoded:
         """The same rows for the model of a configuration: with its padding, without token types that it does not read."""
         types = self.types if token_kinds(config) else None
-        return replace(self, types=types, pad_left=family_of(config["model_type"]).pad_left)
+        left = family_of(config["model_type"]).pad_left and not self.per_token
+        return replace(self, types=types, pad_left=left)
+
+    def of_longest(
+        self, logits: NDArray[np.float32], rows: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Logits of a batch of rows, those for each token in the width of the longest row of all, 0 where none counts."""
+        if logits.ndim < 3:
+            return logits
+        width = logits.shape[1]
+        longest = max(int(self.lengths.max()), width)
+        found = np.zeros((len(rows), longest, *logits.shape[2:]), dtype=logits.dtype)
+        if self.per_token:
+            counts = self.labels[rows, :width] != IGNORED
+        else:  # rows that were not cut for such a model: all their tokens
+            counts = np.arange(width) < self.lengths[rows, None]
+        found[:, :width][counts] = logits[counts]
+        return found
 
     def feeds(self, rows: NDArray[np.intp]) -> Feeds:
         """The rows as one padded batch."""
@@ -212,19 +232,22 @@ def predict_all(
     batch_size: int = EVAL_BATCH,
     processes: Processes = ALONE,
 ) -> NDArray[np.float32]:
-    """Logits `(rows, c)` of a whole split, in the split's own order.
+    """Logits of a whole split, in the split's own order.
 
     Args:
         predict: answers one batch.
         encoded: the split.
         batch_size: rows of a batch.
         processes: share the batches out; each of them gets all logits.
+
+    Returns:
+        `(rows, c)`; of outputs for each token `(rows, tokens, c)` for the longest row, 0 where none counts.
     """
     places, made = [np.zeros(0, dtype=np.intp)], None
     for number, rows in enumerate(evaluation_batches(encoded.lengths, batch_size=batch_size)):
         if number % processes.count != processes.rank:
             continue
-        logits = predict(encoded.feeds(rows))
+        logits = encoded.of_longest(predict(encoded.feeds(rows)), rows)
         if made is None:
             made = np.empty((len(encoded), *logits.shape[1:]), dtype=logits.dtype)
         made[rows] = logits

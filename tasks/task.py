@@ -28,6 +28,7 @@ class Kind(StrEnum):
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
     MULTI_LABEL = "multi-label"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
 
 
 class Unlabelled(StrEnum):

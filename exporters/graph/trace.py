@@ -141,8 +141,9 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
 def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
     """Name the axes, remove metadata with local paths, and set the IR version."""
     for value in [*model.graph.inputs, model.graph.outputs[0]]:
-        width = value.shape[1] if value.name == "logits" and value.shape else "sequence"
-        value.shape = ir.Shape(["batch", width])
+        outputs = value.shape[1:] if value.name == "logits" and value.shape else ("sequence",)
+        each_token = ("sequence",) if len(outputs) == 2 else ()
+        value.shape = ir.Shape(["batch", *each_token, outputs[-1]])
         value.metadata_props.clear()
     assert [value.name for value in model.graph.inputs] == names
     for step in (

@@ -8,13 +8,15 @@ from pathlib import Path
 from maskpack.formats import Artifact, ConfigError, DataError
 from maskpack.runtime import Session
 from maskpack.runtime.providers import Provider
-from maskpack.runtime.task import pick_task
+from maskpack.runtime.task import TaskConfig, pick_task
+from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import (
     Assessment,
     Predictions,
     assessed,
     evaluation_split,
 )
+from maskpack.tasks.types.entities import tags_on_tokens
 
 
 def assess_exported(
@@ -52,6 +54,14 @@ def assess_exported(
     split = evaluation_split(entry, data=data, unlabelled=unlabelled)
     if split is None:
         raise DataError(f"the evaluation data of `{entry.name}` is not at hand", "give its `data`")
+    return assessed(entry, _predicted(Session(folder, providers=providers), config, split))
+
+
+def _predicted(session: Session, config: TaskConfig, split: Split) -> Predictions:
+    """What a graph says of evaluation rows."""
     texts = [row[0] if len(row) == 1 else (row[0], row[1]) for row in split.texts]
-    session = Session(folder, providers=providers)
-    return assessed(entry, Predictions(split, session.logits(texts, task=config.name)))
+    labels = split.labels
+    if config.decoder.per_token:
+        rows = session.read(texts, task=config.name)
+        labels = tags_on_tokens(labels, rows, split.texts, config.max_length)
+    return Predictions(split, session.logits(texts, task=config.name), labels)
