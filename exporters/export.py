@@ -175,6 +175,8 @@ def _write_tasks(
 
 def _columns(entry: TaskEntry) -> tuple[str, ...]:
     """Columns that a task was learned from, where a reader of another table would not find them by their names."""
+    if type_of(entry).grouped:
+        return ()
     try:
         columns = (*task_of(entry).texts, task_of(entry).label)
     except DataError:  # these keys of the manifest are free

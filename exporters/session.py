@@ -67,6 +67,10 @@ class FedSession:
         """Inputs that are not the task's."""
         return [value for value in self._session.get_inputs() if value.name not in self._own]
 
+    def get_outputs(self) -> list[Any]:
+        """As of `InferenceSession`."""
+        return list(self._session.get_outputs())
+
 
 def make_session(
     model: Path | bytes, *, threads: int = 0, providers: Sequence[Provider] = ()
@@ -128,10 +132,11 @@ def session_facts(session: Any) -> dict[str, str]:
 def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
     """A predictor around a session, which gets the inputs that the session names."""
     names = [value.name for value in session.get_inputs()]
+    output = session.get_outputs()[0].name
 
     def predict(feeds: Feeds) -> NDArray[np.float32]:
         try:
-            run = session.run(["logits"], {name: feeds[name] for name in names})
+            run = session.run([output], {name: feeds[name] for name in names})
         except Exception as error:
             shape = feeds[names[0]].shape
             raise ExportError(

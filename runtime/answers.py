@@ -89,14 +89,22 @@ def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> l
     return [found[place] for place in range(len(read))]
 
 
-def logits_of(loaded: Loaded, texts: Sequence[Text], size: int) -> NDArray[np.float32]:
+def logits_of(
+    loaded: Loaded, texts: Sequence[Text], size: int, *, second: bool = False
+) -> NDArray[np.float32]:
     """Logits of texts, in their order: `(b, c)`, or `(b, s, c)` with 0 behind the tokens of a text.
+
+    Args:
+        loaded: the task.
+        texts: texts, or pairs of texts.
+        size: texts a run.
+        second: whether what stands before second texts stands before them.
 
     Raises:
         ConfigError, DataError: a text cannot be read.
         ExportError: the graph fails.
     """
-    rows = loaded.reader.encode(texts)
+    rows = loaded.reader.encode(texts, second=second)
     longest = max(map(len, rows), default=0)
     found: NDArray[np.float32] | None = None
     for places in batches(dict(enumerate(rows)), size):
@@ -139,7 +147,7 @@ def _together(loaded: Sequence[Loaded], rows: Sequence[Read]) -> list[list[Answe
     try:
         feeds = _feeds(loaded[0], [row.tokens for row in rows])
         states = loaded[0].graph.states(feeds)
-        logits = [one.graph.over(states, ["logits"], feeds)[0] for one in loaded]
+        logits = [one.graph.over(states, [_output(one)], feeds)[0] for one in loaded]
     except Exception:  # noqa: BLE001 - the runtime's errors share no public base class
         return [_answers(one, rows) for one in loaded]
     return [_decoded(one, each, rows) for one, each in zip(loaded, logits, strict=True)]
@@ -167,10 +175,14 @@ def run(loaded: Loaded, rows: Sequence[Tokens]) -> NDArray[np.float32]:
     """Logits of tokenised texts, `(b, c)` or `(b, s, c)`; the runtime's own errors."""
     feeds, own = _feeds(loaded, rows), loaded.own
     told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
-    logits: NDArray[np.float32] = loaded.graph.run(["logits"], {**told, **own.feeds}, own.options)[
-        0
-    ]
+    found = loaded.graph.run([_output(loaded)], {**told, **own.feeds}, own.options)
+    logits: NDArray[np.float32] = found[0]
     return logits
+
+
+def _output(loaded: Loaded) -> str:
+    """Name of the output that says what the answer is."""
+    return loaded.config.decoder.outputs[0]
 
 
 def _feeds(loaded: Loaded, rows: Sequence[Tokens]) -> dict[str, NDArray[np.int64]]:

@@ -17,6 +17,8 @@ from maskpack.runtime.words import Words
 
 Logits = NDArray[np.float32]
 
+_SAME = 0.99  # cosine of two vectors that stand for the same
+
 BETWEEN = "|"
 """What stands between several answers in a cell of a table."""
 
@@ -88,7 +90,27 @@ class Entities:
         return {"entities": [asdict(one) for one in self.entities]}
 
 
-Answered = Prediction | Entities
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A text as a vector.
+
+    Attributes:
+        vector: float32 `(w)`, of length 1: the product of two vectors is their cosine.
+    """
+
+    vector: NDArray[np.float32]
+
+    @property
+    def cell(self) -> str:
+        """The numbers in a cell of a table, with blanks between them."""
+        return " ".join(f"{value:.6g}" for value in self.vector.tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as a JSON object."""
+        return {"vector": [round(value, 7) for value in self.vector.tolist()]}
+
+
+Answered = Prediction | Entities | Embedding
 """The answer of a task of any type to a text."""
 
 
@@ -113,6 +135,8 @@ class OutputDecoder:
         labelled: whether each of two or more outputs stands for a label; else there is one number.
         predictions: labels, logits `(b, c)` and what was read to the answer for each text.
         same: for each row, whether two models' logits `(b, c)` give the same answer.
+        vectors: whether the output is a vector of a text, of length 1; a row of a table is then read text by text.
+        outputs: names of a graph's outputs; the first is what `logits` stands for here.
         per_token: whether there are outputs for each token, `(b, s, c)`. Padding then stands behind a text, whatever the model.
     """
 
@@ -120,6 +144,8 @@ class OutputDecoder:
     predictions: Callable[[Sequence[str], Logits, Sequence[ReadText]], list[Answered]]
     same: Callable[[Logits, Logits], NDArray[np.bool_]]
     per_token: bool = False
+    vectors: bool = False
+    outputs: tuple[str, ...] = ("logits",)
 
     def agreement(self, left: Logits, right: Logits) -> float:
         """Share of rows with the same answer; of outputs `(b, s, c)` those that do not count are 0 on both sides."""
@@ -173,6 +199,17 @@ def _entities_of(labels: Sequence[str], read: ReadText, logits: Logits) -> Entit
     return Entities(tuple(found))
 
 
+def _vectors(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> list[Answered]:
+    del labels, read
+    return [Embedding(row) for row in logits]
+
+
+def _same_direction(left: Logits, right: Logits) -> NDArray[np.bool_]:
+    """Whether cosines are above .99."""
+    cosines = (left * right).sum(axis=-1)
+    return np.asarray((cosines > _SAME).all(axis=-1) if cosines.ndim > 1 else cosines > _SAME)
+
+
 def _scores(labels: Sequence[str], shares: Logits) -> list[dict[str, float]]:
     return [dict(zip(labels, row.tolist(), strict=True)) for row in shares]
 
@@ -198,10 +235,20 @@ def _same_number(left: Logits, right: Logits) -> NDArray[np.bool_]:
     return np.isclose(left, right, atol=1e-4)[:, 0]
 
 
+_OF_A_TEXT = OutputDecoder(
+    False,
+    _vectors,
+    _same_direction,
+    vectors=True,
+    outputs=("sentence_embedding", "last_hidden_state"),
+)
+
 DECODERS: dict[str, OutputDecoder] = {
     "classification": OutputDecoder(True, _one_label, _same_class),
     "multi-label": OutputDecoder(True, _several_labels, _same_labels),
     "regression": OutputDecoder(False, _number, _same_number),
+    "similarity": _OF_A_TEXT,
+    "retrieval": _OF_A_TEXT,
     "token-classification": OutputDecoder(True, _entities, _same_tags, per_token=True),
 }
 """Type of a task, as its configuration spells it -> decoder."""

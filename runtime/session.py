@@ -1,30 +1,22 @@
-"""Exported tasks, ready to answer: graphs are loaded when they are asked for, the oldest let go.
-
-`materialize` does once, at install, what a session would do each time: unpack, mask and fold a task's weights.
-Folding takes several bytes a weight while a session is made, and frees them afterwards.
-"""
+"""Exported tasks, ready to answer: graphs are loaded when they are asked for, the oldest let go."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from maskpack.formats.codec import file_sha256, read_tensors
 from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, first_line
 from maskpack.formats.lazy import renamed
 from maskpack.formats.processors import usage_now
-from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.answers import Loaded, answer_each, logits_of, passes, ways
 from maskpack.runtime.graph import (
     TaskRun,
@@ -33,22 +25,18 @@ from maskpack.runtime.graph import (
     give_back,
     knows_adapters,
     open_graph,
-    session_options,
     suitable_threads,
     task_run,
 )
 from maskpack.runtime.outputs import Answered
-from maskpack.runtime.providers import CPU, Provider, find_providers
+from maskpack.runtime.providers import Provider, find_providers
 from maskpack.runtime.task import (
     AGAIN,
     FEEDS_SUFFIX,
-    TOKENIZER,
-    WEIGHTS,
     TaskConfig,
     TaskFiles,
     choose_task,
     find_tasks,
-    pick_task,
 )
 from maskpack.runtime.tokens import Text, TextReader, Tokens, load_tokenizer
 from maskpack.runtime.trunk import OnTrunk
@@ -192,6 +180,30 @@ class Session:
             `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text.
         """
         return logits_of(self._load(self._name(task)), texts, _checked(batch_size))
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        task: str | None = None,
+        second: bool = False,
+        batch_size: int = 32,
+    ) -> NDArray[np.float32]:
+        """Vectors `(b, w)` of length 1 of texts, in their order; products of vectors are cosines. The rest as of `predict`.
+
+        Args:
+            texts: texts.
+            task: which; needed where there are several.
+            second: whether the texts are those to be found, before which another prefix may stand than before those that find.
+            batch_size: texts a run.
+
+        Raises:
+            ConfigError: the task gives no vectors.
+        """
+        config = self.config(task)
+        if not config.decoder.vectors:
+            raise ConfigError(f"`{config.name}` is a {config.kind} and gives no vectors")
+        return logits_of(self._load(config.name), texts, _checked(batch_size), second=second)
 
     def read(self, texts: Sequence[Text], *, task: str | None = None) -> list[Tokens]:
         """The texts as a task's graph reads them; the rest as of `predict`."""
@@ -341,59 +353,3 @@ def _checked(batch_size: int) -> int:
     if batch_size < 1:
         raise ConfigError(f"`batch_size` is {batch_size}, expected 1 or more")
     return batch_size
-
-
-_LEAST = 1024  # bytes from which a constant lies in the file of weights
-
-
-def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
-    """Write a task with its weights unpacked and masked; its graph.
-
-    The result is a folder as any exported one, with a `backbone.bin` of the task's own. The folding is kept,
-    fusions that depend on the machine are left to the session: operators are those that the export wrote. An int8
-    graph has ONNX Runtime's attention in a branch, unless it was exported with `--plain-attention`, and an nbits
-    graph its `MatMulNBits`; all others are standard.
-
-    Args:
-        folder: an exported one, in the shared or folded layout.
-        out: folder to make.
-        task: which; needed where there are several.
-
-    Raises:
-        ConfigError: no such task, none named of several, or one of the swap or the trunk layout.
-        ExportError: its files do not belong together, or ONNX Runtime refuses the graph.
-    """
-    place = pick_task(folder, task)
-    config = place.read_config()
-    _check_foldable(place, config)
-    check_task(place, config)
-    with new_folder(out) as build:
-        graph = build / f"{config.name}.onnx"
-        options = session_options(threads=1)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(graph)
-        for key, value in (("file_name", WEIGHTS), ("min_size_in_bytes", str(_LEAST))):
-            entry = f"session.optimized_model_external_initializers_{key}"
-            options.add_session_config_entry(entry, value)
-        try:
-            onnxruntime.InferenceSession(str(place.graph), options, [CPU])
-        except Exception as error:
-            raise ExportError(f"cannot fold `{place.graph}`: {first_line(error)}") from error
-        own = replace(config, weights=(WEIGHTS, file_sha256(build / WEIGHTS)))
-        write_bytes(build / f"{config.name}.json", own.to_json().encode())
-        shutil.copy(place.tokenizer, build / TOKENIZER)
-    return out / f"{config.name}.onnx"
-
-
-def _check_foldable(place: TaskFiles, config: TaskConfig) -> None:
-    """Raise ConfigError if a task's graph is not its own, or not whole."""
-    if place.adapter is not None:
-        raise ConfigError(
-            f"`{config.name}` is an adapter: its mask comes with every run and cannot be folded",
-            "export it in the `shared` layout",
-        )
-    if place.trunk is not None:
-        raise ConfigError(
-            f"`{config.name}` stands on a trunk that other tasks share, and would lose it",
-            "export it in the `shared` layout",
-        )

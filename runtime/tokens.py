@@ -8,7 +8,7 @@ saved with are of another program and do not count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,15 @@ class TextReader:
         tokenizer.encode_special_tokens = config.split_special_tokens
         return cls(tokenizer, config)
 
-    def encode(self, rows: Sequence[Text]) -> list[Tokens]:
-        """Tokens of each row.
+    def encode(self, rows: Sequence[Text], *, second: bool = False) -> list[Tokens]:
+        """Tokens of each row; with `second` behind what stands before second texts.
 
         Raises:
             ConfigError: a row has more or fewer texts than the task reads.
             DataError: a row holds something that is no text.
         """
+        if second and self.config.prefixes:
+            return replace(self, config=self._of_second()).encode(rows)
         found = self.encode_each(rows)
         for number, one in enumerate(found, start=1):
             if isinstance(one, MaskpackError):
@@ -101,6 +103,9 @@ class TextReader:
             self._tokens(row, next(read)) if bad is None else bad
             for row, bad in zip(rows, problems, strict=True)
         ]
+
+    def _of_second(self) -> TaskConfig:
+        return replace(self.config, prefixes=(self.config.prefixes[1], ""))
 
     def problem(self, row: Text) -> MaskpackError | None:
         """What keeps a row from being read, as far as its form shows it."""

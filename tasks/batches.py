@@ -74,6 +74,11 @@ class Encoded:
         """Tokens of each row."""
         return self.ids.lengths
 
+    @property
+    def widest(self) -> int:
+        """Tokens of the longest text."""
+        return int(self.ids.lengths.max())
+
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Some of the rows, in the order given."""
         types = None if self.types is None else self.types.take(rows)
@@ -122,7 +127,7 @@ class Encoded:
         if logits.ndim < 3:
             return logits
         width = logits.shape[1]
-        longest = max(int(self.lengths.max()), width)
+        longest = max(self.widest, width)
         found = np.zeros((len(rows), longest, *logits.shape[2:]), dtype=logits.dtype)
         if self.per_token:
             counts = self.labels[rows, :width] != IGNORED
@@ -133,7 +138,8 @@ class Encoded:
 
     def feeds(self, rows: NDArray[np.intp]) -> Feeds:
         """The rows as one padded batch."""
-        width = int(self.lengths[rows].max())
+        lengths = self.ids.lengths
+        width = int(lengths[rows].max())
         batch: Feeds = {
             "input_ids": np.full((len(rows), width), self.pad, dtype=np.int64),
             "attention_mask": np.zeros((len(rows), width), dtype=np.int64),
@@ -141,13 +147,53 @@ class Encoded:
         if self.types is not None:
             batch["token_type_ids"] = np.zeros((len(rows), width), dtype=np.int64)
         for number, row in enumerate(rows):
-            size = int(self.lengths[row])
+            size = int(lengths[row])
             span = slice(width - size, width) if self.pad_left else slice(size)
             batch["input_ids"][number, span] = self.ids[row]
             batch["attention_mask"][number, span] = 1
             if self.types is not None:
                 batch["token_type_ids"][number, span] = self.types[row]
         return batch
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedGroups(Encoded):
+    """Rows of several texts, each of which a model reads by itself: the tokens of all texts stand one after the other.
+
+    Attributes:
+        size: texts of a row.
+    """
+
+    size: int = 1
+
+    def __len__(self) -> int:
+        return len(self.ids) // self.size
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of all texts of each row."""
+        return np.asarray(self.ids.lengths.reshape(-1, self.size).sum(axis=1))
+
+    def take(self, rows: NDArray[np.intp]) -> EncodedGroups:
+        """Some of the rows, in the order given."""
+        texts = self._texts(rows)
+        types = None if self.types is None else self.types.take(texts)
+        labelled = None if self.labelled is None else self.labelled[rows]
+        ids, labels = self.ids.take(texts), self.labels[rows]
+        return replace(self, ids=ids, types=types, labels=labels, labelled=labelled)
+
+    def of_longest(
+        self, logits: NDArray[np.float32], rows: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Outputs of a batch of rows, `(b, g, w)`."""
+        return logits.reshape(len(rows), self.size, *logits.shape[1:])
+
+    def feeds(self, rows: NDArray[np.intp]) -> Feeds:
+        """The texts of the rows as one padded batch, `(b g, s)`."""
+        return super().feeds(self._texts(rows))
+
+    def _texts(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        return np.asarray((rows[:, None] * self.size + np.arange(self.size)).reshape(-1))
 
 
 def known_labels(labels: NDArray[Any], labelled: NDArray[np.bool_] | None) -> NDArray[Any]:

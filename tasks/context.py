@@ -178,7 +178,8 @@ def backbone_for(artifact: Artifact, entry: TaskEntry) -> Backbone:
 
 def may_use_pooler(entry: TaskEntry) -> bool:
     """Whether a task may use the backbone's parameters of a pooler: it has one answer a text, and its head no other pooling."""
-    return uses_pooler(entry) and not type_of(entry).decoder.per_token
+    decoder = type_of(entry).decoder
+    return uses_pooler(entry) and not (decoder.per_token or decoder.vectors)
 
 
 def described(
@@ -198,4 +199,5 @@ def described(
         problem_type=kind.problem_type,
         auto_class=kind.auto_class,
         pooling=pooling,
+        vectors=kind.decoder.vectors,
     )

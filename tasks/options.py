@@ -18,6 +18,7 @@ class Type(StrEnum):
 
     TEXT = "text-classification"
     TOKENS = "token-classification"
+    VECTORS = "sentence-similarity"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TaskOptions(Options):
     type: Annotated[
         Type | None,
         Opt(
-            "What is answered of data of your own: a label or a number of each text, or the entities in it.",
+            "What is answered of data of your own: a label or a number of each text, the entities in it, or a vector.",
             default="token-classification for words with tags in lines, else text-classification",
         ),
     ] = None
@@ -73,16 +74,19 @@ class TaskOptions(Options):
         super().__post_init__()
         if self.regression and (self.multi_label or self.label_separator is not None):
             raise ConfigError("`regression` and several labels a row contradict each other")
-        text = self.regression or self.multi_label or self.label_separator is not None
-        if text and self.type not in {None, Type.TEXT}:
-            raise ConfigError(
-                f"a number or several labels a row are of `{Type.TEXT}`, `type` is {self.type}",
-                "leave one of them out",
-            )
+        several = self.multi_label or self.label_separator is not None
+        numbers = {None, Type.TEXT, Type.VECTORS}
+        if (several and self.type not in {None, Type.TEXT}) or (
+            self.regression and self.type not in numbers
+        ):
+            what = "several labels a row" if several else "a number"
+            raise ConfigError(f"`type` {self.type} has not {what}", "leave one of them out")
 
     @property
     def kind(self) -> Kind | None:
         """What the head predicts; None leaves it to the task."""
+        if self.type is Type.VECTORS:
+            return Kind.SIMILARITY if self.regression else Kind.RETRIEVAL
         if self.regression:
             return Kind.REGRESSION
         if self.type is Type.TOKENS:

@@ -21,13 +21,14 @@ from maskpack.models.families import Family
 from maskpack.models.load import tokenizer_of
 from maskpack.models.prompts import find_prompts
 from maskpack.runtime.words import words_of
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, EncodedGroups
 from maskpack.tasks.data.cache import OFF, Cache
 from maskpack.tasks.data.splits import Split, TaskData, load_data
 from maskpack.tasks.pretrained_head import Finding, find_head
 from maskpack.tasks.task import Task
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types.entities import tags_on_words
+from maskpack.tasks.types.vectors import grouped_texts, numbered
 
 _LOG = logging.getLogger(__name__)
 
@@ -180,12 +181,35 @@ class WordPreprocessor(TextPreprocessor):
         return replace(encoded, per_token=True)
 
 
-READERS = ("text", "words")
+@dataclass(frozen=True, eq=False)
+class GroupPreprocessor(TextPreprocessor):
+    """Rows whose texts are read one by one: `Split.texts`, and behind the first one a text that is the row's label."""
+
+    def encode(self, split: Split, *, max_length: int) -> Encoded:
+        """The texts of each row as tokens, row after row."""
+        rows = grouped_texts(split)
+        flat = tuple((text,) for row in rows for text in row)
+        labels = numbered(split.labels)
+        read = super().encode(
+            Split(flat, np.zeros(len(flat), dtype=np.int64)), max_length=max_length
+        )
+        size = len(rows[0])
+        return EncodedGroups(read.ids, read.types, labels, read.pad, read.pad_left, size=size)
+
+    def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
+        """Tokens of the longest text of each row without the cut."""
+        flat = [(text,) for row in rows for text in row]
+        lengths = super().full_lengths(flat)
+        return np.asarray(lengths.reshape(len(rows), -1).max(axis=1))
+
+
+READERS = ("text", "words", "groups")
 """Names of the preprocessors that devices have too: `runtime/tokens.py`."""
 
 PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
     "text": TextPreprocessor.of_files,
     "words": WordPreprocessor.of_files,
+    "groups": GroupPreprocessor.of_files,
 }
 """Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files."""
 

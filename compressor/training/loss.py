@@ -97,11 +97,13 @@ class TaskLoss:
         return None if self.targets is None else self.targets.state_teacher
 
     def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
-        """Loss of `logits (b, c)` for these rows: a mean over them.
+        """Loss of `logits (b, c)` for these rows: a mean over them; of vectors `(b g, w)` of the texts of these rows.
 
         Of `logits (b, s, c)` the mean over the tokens that count, times their number in these rows over the usual one. So the losses
         of parts of a step add up to that of the step, whatever lengths they hold.
         """
+        if self.kind.grouped:
+            logits = logits.view(len(rows), -1, *logits.shape[1:])
         if self._places is not None and not self._places[rows].any():
             return logits.sum() * 0.0  # empty texts
         if self.labelled is None or self.labelled[rows].all():

@@ -75,7 +75,8 @@ def write_swap(
 def _base_of(entry: TaskEntry) -> str:
     """File of the graph that tasks of its type share."""
     kind = type_of(entry)
-    return f"base-{kind.pipeline_tag}.onnx" if kind.decoder.per_token else BASE
+    other = kind.decoder.per_token or kind.decoder.vectors
+    return f"base-{kind.pipeline_tag}.onnx" if other else BASE
 
 
 def _write_base(

@@ -34,6 +34,16 @@ _TEXTS = (
     ("premise", "hypothesis"),
 )
 """Names of texts that most data sets of the Hub have beside their `label`."""
+_FOUND = (
+    ("anchor", "positive"),
+    ("query", "positive"),
+    ("query", "document"),
+    ("question", "answer"),
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+)
+"""Plain names of a text and of the text that it should find."""
+_WRONG = "negative"
 _IDLE = {"", "id", "idx", "index", "unnamed: 0", "label_text"}
 """Columns that may occur beside them and are no text: row numbers of GLUE and pandas, a label's name."""
 _SHOWN = 12  # columns that a hint spells out
@@ -99,7 +109,8 @@ def task_of_said(said: Said) -> Task:
         raise ConfigError(fact, columns_hint(columns, said.data))
     if known is not None and known.folder is None and _holds(columns, known):
         return said.task()
-    plain = plain_columns(columns)
+    finds = options.kind is Kind.RETRIEVAL
+    plain = found_columns(columns) if finds else plain_columns(columns)
     if plain is None:
         raise _asked(said, columns)
     *texts, label = plain
@@ -138,6 +149,21 @@ def plain_columns(names: Sequence[str]) -> tuple[str, ...] | None:
     """
     tagged = (_chosen(names, (label,)) for label in _TAGS)
     return _chosen(names, (_LABEL,)) or next((one for one in tagged if one is not None), None)
+
+
+def found_columns(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Columns of a text, of one that it should not find if there is one, and, last, of the one that it should find.
+
+    >>> found_columns(["anchor", "positive", "negative"])
+    ('anchor', 'negative', 'positive')
+    """
+    folded = {name.strip().casefold(): name for name in names}
+    left = set(folded) - _IDLE
+    for first, second in _FOUND:
+        for chosen in ((first, second), (first, _WRONG, second)):
+            if left == set(chosen):
+                return tuple(folded[one] for one in chosen)
+    return None
 
 
 def plain_texts(names: Sequence[str]) -> tuple[str, ...] | None:

@@ -41,12 +41,14 @@ class Split:
             labels, 0 and 1 (int8) `(rows, c)`; of entities one tuple of spans a row.
         unlabelled: texts of further rows, which have no label.
         prefix: letters before each first text that are not its own.
+        second: what stands before a label that is a text.
     """
 
     texts: Sequence[tuple[str, ...]]
     labels: NDArray[Any]
     unlabelled: Sequence[tuple[str, ...]] = ()
     prefix: int = 0
+    second: str = ""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -63,14 +65,15 @@ class Split:
         def prefixed(row: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(map("".join, zip(prefixes, row, strict=False)))
 
-        return replace(self, texts=changed(self.texts, prefixed), prefix=len(prefixes[0]))
+        texts, second = changed(self.texts, prefixed), prefixes[1]
+        return replace(self, texts=texts, prefix=len(prefixes[0]), second=second)
 
     def pages(self) -> Iterator[Split]:
         """The rows some at a time, in memory."""
         start = 0
         for texts in pages_of(self.texts):
             labels = self.labels[start : start + len(texts)]
-            yield Split(texts, labels, prefix=self.prefix)
+            yield replace(self, texts=texts, labels=labels, unlabelled=())
             start += len(texts)
 
     def sha256(self) -> str:

@@ -235,6 +235,8 @@ def prefixes_of(entry: TaskEntry) -> tuple[str, ...]:
 
 def texts_of(entry: TaskEntry) -> int | None:
     """Texts that a row of a task has, 1 or 2; None where the entry does not say."""
+    if type_of(entry).grouped:
+        return 1
     columns = entry.data.get("texts")
     known = isinstance(columns, list | tuple) and len(columns) in {1, 2}
     return len(columns) if known and columns is not None else None

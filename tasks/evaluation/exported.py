@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from maskpack.formats import Artifact, ConfigError, DataError
 from maskpack.runtime import Session
 from maskpack.runtime.providers import Provider
@@ -16,7 +18,9 @@ from maskpack.tasks.evaluation.evaluate import (
     assessed,
     evaluation_split,
 )
+from maskpack.tasks.types import TASK_TYPES
 from maskpack.tasks.types.entities import tags_on_tokens
+from maskpack.tasks.types.vectors import grouped_texts, numbered
 
 
 def assess_exported(
@@ -59,6 +63,13 @@ def assess_exported(
 
 def _predicted(session: Session, config: TaskConfig, split: Split) -> Predictions:
     """What a graph says of evaluation rows."""
+    if TASK_TYPES[config.kind].grouped:
+        columns = list(zip(*grouped_texts(split), strict=True))
+        vectors = [
+            session.embed(column, task=config.name, second=place > 0)
+            for place, column in enumerate(columns)
+        ]
+        return Predictions(split, np.stack(vectors, axis=1), numbered(split.labels))
     texts = [row[0] if len(row) == 1 else (row[0], row[1]) for row in split.texts]
     labels = split.labels
     if config.decoder.per_token:

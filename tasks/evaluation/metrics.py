@@ -103,6 +103,28 @@ def entity_recall(predicted: Values, labels: Values) -> float:
     return hits / true if true else 0.0
 
 
+def recall_at_1(ranks: Values, labels: Values) -> float:
+    """Share of the rows whose text is the nearest; of ranks from 0."""
+    return _recall(ranks, labels, 1)
+
+
+def recall_at_10(ranks: Values, labels: Values) -> float:
+    """Share of the rows whose text is among the nearest ten."""
+    return _recall(ranks, labels, 10)
+
+
+def _recall(ranks: Values, labels: Values, most: int) -> float:
+    del labels
+    return float(np.mean(ranks.astype(np.int64) < most))
+
+
+def ndcg_at_10(ranks: Values, labels: Values) -> float:
+    """Mean of `1 / log2(rank + 2)` over rows, 0 from rank 10 on: a row has one right text (Jarvelin & Kekalainen 2002)."""
+    del labels
+    places = ranks.astype(np.float64)
+    return float(np.mean(np.where(places < 10, 1.0 / np.log2(places + 2.0), 0.0)))
+
+
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -116,6 +138,9 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "entity_f1": entity_f1,
     "entity_precision": entity_precision,
     "entity_recall": entity_recall,
+    "ndcg_at_10": ndcg_at_10,
+    "recall_at_1": recall_at_1,
+    "recall_at_10": recall_at_10,
 }
 
 
@@ -198,8 +223,7 @@ def compute_metrics(
     metrics: Sequence[str],
 ) -> dict[str, float]:
     """Metric name -> value of logits `(rows, c)` against the labels of a type of task."""
-    predicted = kind.answers(logits)
-    return {name: METRICS[name](predicted, labels) for name in metrics}
+    return kind.scores(logits, labels, metrics)
 
 
 def majority(kind: TaskType, labels: NDArray[Any], metrics: Sequence[str]) -> dict[str, float]:

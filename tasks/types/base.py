@@ -20,7 +20,7 @@ from maskpack.runtime.outputs import DECODERS, OutputDecoder
 from maskpack.tasks.alike import look_of, spelled
 from maskpack.tasks.data.cells import NO_LABEL, Row
 from maskpack.tasks.evaluation.calibration import Decision, Probabilities
-from maskpack.tasks.evaluation.metrics import Confusion, class_counts
+from maskpack.tasks.evaluation.metrics import METRICS, Confusion, class_counts
 
 if TYPE_CHECKING:
     from torch import Tensor  # at run time only where a step needs it
@@ -45,6 +45,8 @@ class TaskType(ABC):
         preprocessor: name in `tasks/preprocess.py::PREPROCESSORS`.
         several: whether a row may have several labels, so that a cell may hold a list of them.
         structured: whether cells may hold lists and objects, of which `row` makes what the type reads.
+        grouped: whether the texts of a row are read one by one, so that outputs are `(rows, g, w)`; there is a vector a text.
+        finds_texts: whether a row's label is a text too, the second of its group.
         probabilities: what logits say of probabilities; None: nothing, they are numbers.
         error_metrics: metrics in the target's own unit, smaller where the task is better; none is a main metric.
     """
@@ -58,6 +60,8 @@ class TaskType(ABC):
     preprocessor: ClassVar[str] = "text"
     several: ClassVar[bool] = False
     structured: ClassVar[bool] = False
+    grouped: ClassVar[bool] = False
+    finds_texts: ClassVar[bool] = False
     probabilities: ClassVar[Probabilities | None] = None
     error_metrics: ClassVar[tuple[str, ...]] = ()
 
@@ -225,6 +229,13 @@ class TaskType(ABC):
         """
         del logits, labels
         return ()
+
+    def scores(
+        self, logits: NDArray[np.float32], labels: NDArray[Any], metrics: Sequence[str]
+    ) -> dict[str, float]:
+        """Metric name -> value of outputs against labels."""
+        predicted = self.answers(logits)
+        return {name: METRICS[name](predicted, labels) for name in metrics}
 
     @abstractmethod
     def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
