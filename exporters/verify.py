@@ -258,7 +258,12 @@ def _check_signature(session: Any, subject: Subject) -> list[str]:
         if list(value.shape) != ["batch", "sequence"] or value.type != "tensor(int64)"
     ]
     outputs = [(value.name, value.shape) for value in session.get_outputs()]
-    axes = ["batch", *(["sequence"] if type_of(subject.entry).decoder.per_token else [])]
+    decoder = type_of(subject.entry).decoder
+    axes = ["batch", *(["sequence"] if decoder.per_token else [])]
+    if len(decoder.outputs) > 1:
+        if outputs != [(name, axes) for name in decoder.outputs]:
+            findings.append(f"outputs are {outputs}, expected {' and '.join(decoder.outputs)}")
+        return findings
     wanted = [("logits", [*axes, subject.entry.outputs])]
     varies = [("logits", [*axes, "classes"])]  # if tasks of one graph differ in classes
     if outputs != wanted and (subject.inputs is None or outputs != varies):
@@ -365,7 +370,7 @@ def _check_accuracy(
     same = kind.decoder.agreement(_comparable(subject, left), _comparable(subject, answers))
     left, right = _comparable(subject, left), _comparable(subject, right)
     return AccuracyCheck(
-        rows=len(encoded),
+        rows=len(kind.right(encoded.labels)),
         metric=metric,
         graph=scores[0],
         torch=scores[1],

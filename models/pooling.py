@@ -27,6 +27,7 @@ from maskpack.formats.pooling import Pooling
 from maskpack.models.families import Family, family_of
 from maskpack.models.locate import places_beside, resolve
 from maskpack.models.pipeline import tree_beside
+from maskpack.models.spans import spans_class
 from maskpack.models.stored import stored_names
 
 KEY = "maskpack_pooling"
@@ -146,8 +147,8 @@ def pooling_in(config: Any) -> Pooling | None:
 
 
 def class_for(config: Any, native: type) -> type:
-    """The class for a configuration: transformers' own, or the pooled one over it."""
-    return native if pooling_in(config) is None else _pooled(native)
+    """The class for a configuration: transformers' own, or one of ours over it."""
+    return spans_class(native) if pooling_in(config) is None else _pooled(native)
 
 
 def with_pooling(classifier: Any, pooling: Pooling | None) -> Any:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from maskpack.runtime.outputs import Entities, Entity, Prediction
+    from maskpack.runtime.outputs import Answer, Entities, Entity, Prediction
     from maskpack.runtime.session import Session, materialize
 
 _HOME = {
+    "Answer": "outputs",
     "Entities": "outputs",
     "Entity": "outputs",
     "Prediction": "outputs",
@@ -24,6 +25,6 @@ _HOME = {
     "materialize": "session",
 }
 
-__all__ = ["Entities", "Entity", "Prediction", "Session", "materialize"]
+__all__ = ["Answer", "Entities", "Entity", "Prediction", "Session", "materialize"]
 
 __getattr__ = lazy_names(__name__, _HOME, {})

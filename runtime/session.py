@@ -189,12 +189,13 @@ class Session:
         """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
 
         Returns:
-            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text.
+            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text; of one that cuts rows into
+            windows a row for each window, as `read` gives them.
         """
         return logits_of(self._load(self._name(task)), texts, _checked(batch_size))
 
     def read(self, texts: Sequence[Text], *, task: str | None = None) -> list[Tokens]:
-        """The texts as a task's graph reads them; the rest as of `predict`."""
+        """The texts as a task's graph reads them, or the windows that they are cut into; the rest as of `predict`."""
         return self._load(self._name(task)).reader.encode(texts)
 
     def _name(self, task: str | None) -> str:
@@ -240,6 +241,8 @@ class Session:
     def _reader(self, path: Path, config: TaskConfig) -> TextReader:
         """The reader of a task's texts; tasks whose texts are cut alike share a tokenizer."""
         how = (path, config.max_length, config.truncation_left, config.split_special_tokens)
+        if config.decoder.windows:
+            how = (path, 0, False, config.split_special_tokens)  # rows are read whole
         if how not in self._tokenizers:
             self._tokenizers[how] = load_tokenizer(path)
         return TextReader.of(self._tokenizers[how], config)

@@ -24,6 +24,7 @@ from maskpack.models.placement import to_numpy, to_tensors
 from maskpack.models.processes import ALONE, Processes
 from maskpack.runtime.tags import IGNORED
 from maskpack.tasks.token_rows import TokenRows, chained
+from maskpack.tasks.windows import context_numbers, counted_tokens, has_windows
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
@@ -44,7 +45,7 @@ class Encoded:
     Attributes:
         ids: token ids of each row, without padding; a sequence of arrays or lists becomes `TokenRows`.
         types: token type ids of each row, or None for models without them.
-        labels: one a row; of outputs for each token `(rows, tokens)`, `IGNORED` where none counts.
+        labels: one a row; of outputs for each token `(rows, tokens)`, `IGNORED` where none counts; of windows `WindowLabel`.
         pad: id of the padding token.
         pad_left: whether padding stands before a row.
         labelled: bool, one a row: whether its label counts; None: all do. Rows without labels are learned from a
@@ -105,6 +106,12 @@ class Encoded:
             return self, None
         order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(self))
         cut = max(1, len(self) // 10)
+        if has_windows(self.labels):  # those of one context stay together
+            numbers = context_numbers(self.labels)
+            first = np.full(numbers.max() + 1, len(self))
+            np.minimum.at(first, numbers[order], np.arange(len(self)))
+            order = order[np.argsort(first[numbers[order]], kind="stable")]
+            cut = int((first[numbers] <= first[numbers[order[cut - 1]]]).sum())
         if cut == len(self):
             raise ConfigError(f"{option} wants 2 training rows or more")
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
@@ -124,7 +131,9 @@ class Encoded:
         width = logits.shape[1]
         longest = max(int(self.lengths.max()), width)
         found = np.zeros((len(rows), longest, *logits.shape[2:]), dtype=logits.dtype)
-        if self.per_token:
+        if has_windows(self.labels):
+            counts = counted_tokens(self.labels[rows], width)
+        elif self.per_token:
             counts = self.labels[rows, :width] != IGNORED
         else:  # rows that were not cut for such a model: all their tokens
             counts = np.arange(width) < self.lengths[rows, None]

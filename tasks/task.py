@@ -18,6 +18,7 @@ from maskpack.formats.files import half_letter
 from maskpack.formats.lazy import renamed
 from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.types import TASK_TYPES, TaskType
+from maskpack.tasks.windows import WindowRule
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -29,6 +30,7 @@ class Kind(StrEnum):
     REGRESSION = "regression"
     MULTI_LABEL = "multi-label"
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
+    QUESTION_ANSWERING = "question-answering"
 
 
 class Unlabelled(StrEnum):
@@ -72,6 +74,7 @@ class Task:
         unlabelled: what is done with rows whose label is missing.
         prefixes: what stands before the first and the second text of a row; empty: nothing; None: what the
             model itself puts there.
+        windows: how long rows are cut, of a type that cuts them into windows.
     """
 
     name: str
@@ -90,10 +93,21 @@ class Task:
     summary: str = ""
     prefixes: tuple[str, ...] | None = None
     unlabelled: str = Unlabelled.STOP
+    windows: WindowRule = WindowRule()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.texts) <= 2:
             raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
+        if self.type.texts == 2 and len(self.texts) == 1:
+            raise ConfigError(
+                f"a {self.kind} task reads a question and a context, `{self.name}` has one text a row",
+                "give the column of the context as `pair_field`",
+            )
+        if self.windows.stride is not None and not self.type.decoder.windows:
+            raise ConfigError(
+                f"`stride` is of rows that are cut into windows, and `{self.name}` is a {self.kind}",
+                "leave `stride` out",
+            )
         for text in (*self.texts, self.label, self.separator or ""):
             if half_letter(text):  # no file of ours could name it
                 raise ConfigError(f"{text!r} holds half of a surrogate pair", "rename the column")
@@ -146,6 +160,12 @@ class Task:
     def type(self) -> TaskType:
         """Its type, which determines labels, loss and metrics."""
         return _find_type(self.kind)
+
+    @property
+    def read_as(self) -> tuple[object, ...]:
+        """How its texts are read, beside the tokenizer; empty: as they are."""
+        windows = (self.windows,) if self.type.decoder.windows else ()
+        return (*(self.prefixes or ()), *windows)
 
     @property
     def metric(self) -> str:
@@ -302,10 +322,12 @@ def find_task(
     prefix: str | None = None,
     pair_prefix: str | None = None,
     unlabelled: str = Unlabelled.STOP,
+    stride: int | None = None,
 ) -> Task:
     """A task of `TASKS`, or one of the user's own when `text_field` and `label_field` are given.
 
-    Rows without a label are an error (`stop`), are left out (`skip`), or are learned from the teacher (`teach`).
+    Rows without a label are an error (`stop`), are left out (`skip`), or are learned from the teacher (`teach`). Neighbouring windows of a
+    long context share `stride` tokens.
 
     Raises:
         ConfigError: the name is not known and no columns are given, or only one of them is; a metric
@@ -325,6 +347,8 @@ def find_task(
         metrics = _find_type(kind).usual_metrics
         task = Task(name, kind, texts, label_field, metrics=metrics, separator=separator)
     task = task.with_metric(metric).with_prefixes(prefix, pair_prefix)
+    if stride is not None:
+        task = replace(task, windows=replace(task.windows, stride=stride))
     return task if unlabelled == task.unlabelled else replace(task, unlabelled=unlabelled)
 
 

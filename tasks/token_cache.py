@@ -17,7 +17,7 @@ from maskpack.tasks.data import stored_rows
 from maskpack.tasks.data.cache import Recipe
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.data.stored_rows import StoredRows
-from maskpack.tasks.preprocess import Preprocessor, WordPreprocessor
+from maskpack.tasks.preprocess import Preprocessor, WindowPreprocessor, WordPreprocessor
 from maskpack.tasks.token_rows import TokenRows
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +50,9 @@ def encode_split(
         return preprocessor.encode(some, max_length=max_length)
 
     rows = split.texts
-    if not isinstance(rows, StoredRows) or isinstance(preprocessor, WordPreprocessor):
+    if not isinstance(rows, StoredRows) or isinstance(
+        preprocessor, WordPreprocessor | WindowPreprocessor
+    ):
         one = len(split) <= stored_rows.PAGE
         return encode(split) if one else joined([*map(encode, split.pages())])
     made_by = {"max_length": max_length, **_made_by(preprocessor, files)}

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
 from maskpack.models.families import Family
+from maskpack.models.spans import OUTPUTS
 
 PREFIX = "model."
 """What the tracer puts before every parameter name."""
@@ -41,27 +42,38 @@ def input_names(family: Family, config: Mapping[str, Any]) -> list[str]:
     return [*names, "token_type_ids"] if family.token_kinds(config) else names
 
 
+def output_names(model: Any) -> tuple[str, ...]:
+    """Names of a graph's outputs: `logits`, or those of a class that has several."""
+    return tuple(getattr(type(model), OUTPUTS, ("logits",)))
+
+
 class _Logits(nn.Module):
-    """The classifier as a function of its inputs by position, returning logits, and the states behind each layer if asked."""
+    """The classifier as a function of its inputs by position, returning its outputs, and the states behind each layer if asked."""
 
     def __init__(self, model: Any, names: list[str], *, float_mask: bool, states: bool) -> None:
         super().__init__()
         self.model = model
         self.names, self.float_mask, self.states = names, float_mask, states
+        self.outputs = output_names(model)
 
     def forward(self, *inputs: Tensor) -> Any:
         feeds = dict(zip(self.names, inputs, strict=True))
         if self.float_mask:
             feeds["attention_mask"] = feeds["attention_mask"].to(torch.float32)
+        found = self.model(**feeds, **({"output_hidden_states": True} if self.states else {}))
+        own = tuple(getattr(found, name) for name in self.outputs)
         if not self.states:
-            return self.model(**feeds).logits
-        found = self.model(**feeds, output_hidden_states=True)
-        return (found.logits, *found.hidden_states[1:])
+            return own[0] if len(own) == 1 else own
+        return (*own, *found.hidden_states[1:])
+
+
+STATE = "state"
+"""How names of outputs begin that hold hidden states."""
 
 
 def state_name(layers: int) -> str:
     """Name of the output of a traced graph that holds the hidden states behind so many layers."""
-    return f"state{layers}"
+    return f"{STATE}{layers}"
 
 
 def trace(model: Any, family: Family, *, states: bool = False) -> ir.Model:
@@ -127,7 +139,7 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
                 verbose=False,
                 opset_version=OPSET,
                 input_names=names,
-                output_names=["logits", *(state_name(n) for n in range(1, layers + 1))],
+                output_names=[*wrapper.outputs, *(state_name(n) for n in range(1, layers + 1))],
                 dynamic_shapes={"inputs": tuple(axes for _ in names)},
             )
     except (RuntimeError, TypeError, ValueError, torch.onnx.OnnxExporterError) as error:
@@ -135,16 +147,13 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
             f"torch cannot trace `{model.config.model_type}`: {_cause(error)}"
         ) from error
     assert program is not None
-    return _tidy(program.model, names)
+    return _tidy(program.model, names, wrapper.outputs)
 
 
-def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
+def _tidy(model: ir.Model, names: list[str], own: tuple[str, ...]) -> ir.Model:
     """Name the axes, remove metadata with local paths, and set the IR version."""
-    for value in [*model.graph.inputs, model.graph.outputs[0]]:
-        outputs = value.shape[1:] if value.name == "logits" and value.shape else ("sequence",)
-        each_token = ("sequence",) if len(outputs) == 2 else ()
-        value.shape = ir.Shape(["batch", *each_token, outputs[-1]])
-        value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.outputs[: len(own)]]:
+        _name_axes(value)
     assert [value.name for value in model.graph.inputs] == names
     for step in (
         common.ClearMetadataAndDocStringPass(),
@@ -154,6 +163,8 @@ def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
         common.RemoveUnusedNodesPass(),
     ):
         model = step(model).model
+    for value in model.graph.outputs[: len(own)]:
+        _name_axes(value)  # a step may have put the value before an Identity in its place
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
     model.graph.name = "maskpack"
@@ -163,6 +174,14 @@ def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
         producer_name="maskpack",
         functions=list(model.functions.values()),
     )
+
+
+def _name_axes(value: ir.Value) -> None:
+    """Name the axes of an input or output, and remove metadata."""
+    outputs = value.shape[1:] if value.name == "logits" and value.shape else ("sequence",)
+    each_token = ("sequence",) if len(outputs) == 2 else ()
+    value.shape = ir.Shape(["batch", *each_token, outputs[-1]])
+    value.metadata_props.clear()
 
 
 class _OneCopyOfFlags(InPlacePass):

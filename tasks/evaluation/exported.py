@@ -16,7 +16,7 @@ from maskpack.tasks.evaluation.evaluate import (
     assessed,
     evaluation_split,
 )
-from maskpack.tasks.types.entities import tags_on_tokens
+from maskpack.tasks.labels import labels_on
 
 
 def assess_exported(
@@ -63,5 +63,5 @@ def _predicted(session: Session, config: TaskConfig, split: Split) -> Prediction
     labels = split.labels
     if config.decoder.per_token:
         rows = session.read(texts, task=config.name)
-        labels = tags_on_tokens(labels, rows, split.texts, config.max_length)
+        labels = labels_on(rows, split, config)
     return Predictions(split, session.logits(texts, task=config.name), labels)

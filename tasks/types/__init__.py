@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from maskpack.formats import ArtifactError, TaskEntry
+from maskpack.tasks.types.answers import QuestionAnswering
 from maskpack.tasks.types.base import TaskType
 from maskpack.tasks.types.entities import TokenClassification
 from maskpack.tasks.types.multi_label import MultiLabel
@@ -10,7 +11,14 @@ from maskpack.tasks.types.regression import Regression
 from maskpack.tasks.types.single_label import SingleLabel
 
 TASK_TYPES: dict[str, TaskType] = {
-    one.name: one for one in (SingleLabel(), MultiLabel(), Regression(), TokenClassification())
+    one.name: one
+    for one in (
+        SingleLabel(),
+        MultiLabel(),
+        Regression(),
+        TokenClassification(),
+        QuestionAnswering(),
+    )
 }
 """Name, as manifests spell it -> type."""
 

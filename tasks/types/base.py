@@ -45,6 +45,8 @@ class TaskType(ABC):
         preprocessor: name in `tasks/preprocess.py::PREPROCESSORS`.
         several: whether a row may have several labels, so that a cell may hold a list of them.
         structured: whether cells may hold lists and objects, of which `row` makes what the type reads.
+        texts: texts that a row must have; None: one or two.
+        competing: whether the tokens of a row compete for one label; else each token that counts has its own.
         probabilities: what logits say of probabilities; None: nothing, they are numbers.
         error_metrics: metrics in the target's own unit, smaller where the task is better; none is a main metric.
     """
@@ -58,6 +60,8 @@ class TaskType(ABC):
     preprocessor: ClassVar[str] = "text"
     several: ClassVar[bool] = False
     structured: ClassVar[bool] = False
+    texts: ClassVar[int | None] = None
+    competing: ClassVar[bool] = False
     probabilities: ClassVar[Probabilities | None] = None
     error_metrics: ClassVar[tuple[str, ...]] = ()
 
@@ -142,6 +146,18 @@ class TaskType(ABC):
             )
         return tuple(names)
 
+    def groups(
+        self, texts: Sequence[tuple[str, ...]], cells: Sequence[str]
+    ) -> Sequence[str] | None:
+        """The group of each row, of which all rows are held out together; None: rows are held out by their labels."""
+        del texts, cells
+        return None
+
+    def may_lack(self, cells: Sequence[str]) -> bool:
+        """Whether one of some rows has no answer, of a type that asks for one."""
+        del cells
+        return False
+
     @abstractmethod
     def encode(
         self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
@@ -170,6 +186,10 @@ class TaskType(ABC):
         """Which outputs `(rows, tokens)` count, for types with outputs for each token; None: there is one output a row."""
         del labels
         return None
+
+    def targets(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Labels as numbers, which a step's loss reads."""
+        return labels
 
     def target_scale(self, labels: NDArray[Any]) -> TargetScale | None:
         """The unit in which the head learns labels as `encode` gives them; None: in their own."""
@@ -215,6 +235,20 @@ class TaskType(ABC):
     @abstractmethod
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Predictions of logits `(rows, c)`, in the form of the labels."""
+
+    def answered(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[Any]:
+        """Predictions in the form that metrics read, beside `right`.
+
+        Args:
+            logits: of all outputs.
+            labels: of the same rows, which may say more than the label.
+        """
+        del labels
+        return self.answers(logits)
+
+    def right(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Labels in the form that metrics read."""
+        return labels
 
     def decisions(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> tuple[Decision, ...]:
         """The decisions for a label that have a threshold, which a change of its logit moves; empty: there are none.
