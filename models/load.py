@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 

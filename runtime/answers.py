@@ -112,7 +112,13 @@ def _from_windows(
     for place, row in rows.items():
         own = outputs[start : start + len(row)]
         read = [Read(texts[place], window) for window in row]
-        yield place, [_joined(one, logits, read) for one, logits in zip(loaded, zip(*own, strict=True), strict=True)]
+        yield (
+            place,
+            [
+                _joined(one, logits, read)
+                for one, logits in zip(loaded, zip(*own, strict=True), strict=True)
+            ],
+        )
         start += len(row)
 
 
@@ -188,7 +194,8 @@ def _together(loaded: Sequence[Loaded], rows: Sequence[Read]) -> list[list[Answe
         feeds = _feeds(loaded[0], [row.tokens for row in rows])
         states = loaded[0].graph.states(feeds)
         logits = [
-            joined(one.graph.over(states, list(one.config.decoder.outputs), feeds)) for one in loaded
+            joined(one.graph.over(states, list(one.config.decoder.outputs), feeds))
+            for one in loaded
         ]
     except Exception:  # noqa: BLE001 - the runtime's errors share no public base class
         return [_answers(one, rows) for one in loaded]

@@ -189,8 +189,7 @@ class Session:
         """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
 
         Returns:
-            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text; of one that cuts rows into
-            windows a row for each window, as `read` gives them.
+            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text or of a window of one.
         """
         return logits_of(self._load(self._name(task)), texts, _checked(batch_size))
 
@@ -240,9 +239,8 @@ class Session:
 
     def _reader(self, path: Path, config: TaskConfig) -> TextReader:
         """The reader of a task's texts; tasks whose texts are cut alike share a tokenizer."""
-        how = (path, config.max_length, config.truncation_left, config.split_special_tokens)
-        if config.decoder.windows:
-            how = (path, 0, False, config.split_special_tokens)  # rows are read whole
+        longest = 0 if config.decoder.windows else config.max_length  # 0: rows are read whole
+        how = (path, longest, config.truncation_left, config.split_special_tokens)
         if how not in self._tokenizers:
             self._tokenizers[how] = load_tokenizer(path)
         return TextReader.of(self._tokenizers[how], config)

@@ -20,6 +20,7 @@ LONGEST = 30
 SPANS = ("start_logits", "end_logits")
 """Outputs of a graph that answers questions, by the names that transformers and Optimum give them; each `(b, s)`."""
 
+_BLANKS = np.array([*(chr(one).isspace() for one in range(0x3001)), False])
 _CONTEXT = 1  # the tokenizer's number of the second text
 
 
@@ -121,14 +122,16 @@ def _spans(
     offsets: Sequence[tuple[int, int]], own: NDArray[np.intp], context: str, prefix: int
 ) -> NDArray[np.int32]:
     """Letters of the tokens of a context, without blanks around them."""
-    spans = np.zeros((len(own), 2), dtype=np.int32)
-    for place, token in enumerate(own.tolist()):
-        start, end = offsets[token]
-        piece = context[start:end]
-        start += len(piece) - len(piece.lstrip())
-        end = start + len(piece.strip())
-        if prefix <= start < end:
-            spans[place] = start - prefix, end - prefix
+    places = np.array(offsets, dtype=np.int32).reshape(-1, 2)[own]
+    letters = np.frombuffer(context.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    blank = _BLANKS[np.minimum(np.append(letters, len(_BLANKS)), len(_BLANKS) - 1)]
+    starts, ends = places[:, 0].copy(), places[:, 1].copy()
+    while (left := blank[starts] & (starts < ends)).any():
+        starts[left] += 1
+    while (right := blank[ends - 1] & (starts < ends)).any():
+        ends[right] -= 1
+    spans = np.stack([starts, ends], axis=1) - np.int32(prefix)
+    spans[(starts < prefix) | (starts >= ends)] = 0
     return spans
 
 

@@ -106,12 +106,8 @@ class Encoded:
             return self, None
         order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(self))
         cut = max(1, len(self) // 10)
-        if has_windows(self.labels):  # those of one context stay together
-            numbers = context_numbers(self.labels)
-            first = np.full(numbers.max() + 1, len(self))
-            np.minimum.at(first, numbers[order], np.arange(len(self)))
-            order = order[np.argsort(first[numbers[order]], kind="stable")]
-            cut = int((first[numbers] <= first[numbers[order[cut - 1]]]).sum())
+        if has_windows(self.labels):
+            order, cut = _whole_contexts(context_numbers(self.labels), order, cut)
         if cut == len(self):
             raise ConfigError(f"{option} wants 2 training rows or more")
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
@@ -157,6 +153,23 @@ class Encoded:
             if self.types is not None:
                 batch["token_type_ids"][number, span] = self.types[row]
         return batch
+
+
+def _whole_contexts(
+    numbers: NDArray[np.intp], order: NDArray[np.intp], cut: int
+) -> tuple[NDArray[np.intp], int]:
+    """An order of windows in which those of one context stand together, and how many of its first ones are held out.
+
+    Args:
+        numbers: of the context of each window.
+        order: of the windows, which says whose context comes first.
+        cut: how many are wanted; of one context alone these, as of other rows.
+    """
+    first = np.full(numbers.max() + 1, len(order))
+    np.minimum.at(first, numbers[order], np.arange(len(order)))
+    together = order[np.argsort(first[numbers[order]], kind="stable")]
+    whole = int((first[numbers] <= first[numbers[together[cut - 1]]]).sum())
+    return (order, cut) if whole == len(order) else (together, whole)
 
 
 def known_labels(labels: NDArray[Any], labelled: NDArray[np.bool_] | None) -> NDArray[Any]:

@@ -185,9 +185,9 @@ def difference_of(
     """The first difference between two readings of the same rows."""
     windows = has_windows(training.labels)
     numbers = row_numbers(training.labels) if windows else np.arange(len(rows))
-    whats = ("ids", "types", *(["labels"] if training.per_token else []))
+    kinds = ("ids", "types", *(["labels"] if training.per_token else []))
     for place, number in enumerate(numbers[: len(device)]):
-        for what in whats:
+        for what in kinds:
             left, right = getattr(device, what), getattr(training, what)
             if right is None:
                 continue

@@ -18,7 +18,7 @@ from maskpack.formats.files import half_letter
 from maskpack.formats.lazy import renamed
 from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.types import TASK_TYPES, TaskType
-from maskpack.tasks.windows import WindowRule
+from maskpack.tasks.windows import USUAL, WindowRule
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -93,21 +93,10 @@ class Task:
     summary: str = ""
     prefixes: tuple[str, ...] | None = None
     unlabelled: str = Unlabelled.STOP
-    windows: WindowRule = WindowRule()
+    windows: WindowRule = USUAL
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.texts) <= 2:
-            raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
-        if self.type.texts == 2 and len(self.texts) == 1:
-            raise ConfigError(
-                f"a {self.kind} task reads a question and a context, `{self.name}` has one text a row",
-                "give the column of the context as `pair_field`",
-            )
-        if self.windows.stride is not None and not self.type.decoder.windows:
-            raise ConfigError(
-                f"`stride` is of rows that are cut into windows, and `{self.name}` is a {self.kind}",
-                "leave `stride` out",
-            )
+        self._check_texts()
         for text in (*self.texts, self.label, self.separator or ""):
             if half_letter(text):  # no file of ours could name it
                 raise ConfigError(f"{text!r} holds half of a surrogate pair", "rename the column")
@@ -134,6 +123,21 @@ class Task:
         object.__setattr__(self, "unlabelled", Unlabelled(self.unlabelled))
         if self.separator is not None and not (self.type.several and self.separator):
             raise ConfigError("a label separator needs a text, and rows with several labels")
+
+    def _check_texts(self) -> None:
+        """Raise ConfigError if rows have too many or too few texts for the type, or are cut where the type cuts none."""
+        if not 1 <= len(self.texts) <= 2:
+            raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
+        if self.type.texts == 2 and len(self.texts) == 1:
+            raise ConfigError(
+                f"a {self.kind} task reads a question and a context, `{self.name}` has one text a row",
+                "give the column of the context as `pair_field`",
+            )
+        if self.windows.stride is not None and not self.type.decoder.windows:
+            raise ConfigError(
+                f"`stride` is of rows that are cut into windows, and `{self.name}` is a {self.kind}",
+                "leave `stride` out",
+            )
 
     def with_prefixes(self, first: str | None, second: str | None) -> Task:
         """The same task with other texts before its texts; None and None change nothing, an empty text means none.

@@ -29,6 +29,10 @@ class WindowRule:
     no_answer: bool = False
 
 
+USUAL = WindowRule()
+"""The rule where nobody says anything."""
+
+
 @dataclass(frozen=True, eq=False)
 class GoldRow:
     """A row of a task; its windows hold the same object.
@@ -61,7 +65,9 @@ class WindowLabel:
 
     def numbers(self) -> NDArray[np.int64]:
         """All numbers of it, to be compared."""
-        return np.concatenate([[self.start, self.end, self.window.first], self.window.spans.ravel()])
+        return np.concatenate(
+            [[self.start, self.end, self.window.first], self.window.spans.ravel()]
+        )
 
 
 def labels_of(
@@ -86,9 +92,7 @@ def labels_of(
     return as_array(found)
 
 
-def _tokens(
-    window: Window, context: str, answers: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
+def _tokens(window: Window, context: str, answers: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Tokens of the first answer that is whole in a window."""
     for start, end in answers:
         text = context[start:end]
@@ -137,4 +141,6 @@ def row_numbers(labels: NDArray[Any]) -> NDArray[np.intp]:
 def context_numbers(labels: NDArray[Any]) -> NDArray[np.intp]:
     """For each window the number of its context: questions on one text have one number."""
     known: dict[str, int] = {}
-    return np.array([known.setdefault(one.row.context, len(known)) for one in labels], dtype=np.intp)
+    return np.array(
+        [known.setdefault(one.row.context, len(known)) for one in labels], dtype=np.intp
+    )

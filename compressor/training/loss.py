@@ -30,7 +30,6 @@ from maskpack.models.families import token_kinds
 from maskpack.tasks.batches import known_labels
 from maskpack.tasks.types import TaskType
 
-
 _NO_SHARE = -1e4
 """A logit whose exponential is 0 beside any other; no infinity, of which differences would be no number."""
 

@@ -67,7 +67,9 @@ def _span(text: str, start: int, context: str, where: str) -> tuple[int, int]:
         raise DataError(
             f"{where} has the answer `{text:.40}` at letter {start}, where its context has "
             f"`{context[max(start, 0) : max(start, 0) + len(text)]:.40}`",
-            f"it stands at {stands}, counted from 0" if places else "an answer is a part of its context, letter by letter",
+            f"it stands at {stands}, counted from 0"
+            if places
+            else "an answer is a part of its context, letter by letter",
         )
     return start, start + len(text)
 

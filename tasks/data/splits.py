@@ -25,7 +25,7 @@ from maskpack.tasks.data.stored_rows import changed, pages_of, stored_rows, take
 from maskpack.tasks.data.tables import NOWHERE, READERS, stream_rows
 from maskpack.tasks.task import Task, Unlabelled
 from maskpack.tasks.types.base import too_many
-from maskpack.tasks.windows import WindowRule
+from maskpack.tasks.windows import USUAL, WindowRule
 
 TRAIN = ("train", "msr_paraphrase_train")
 """Names of training files; the second is MRPC's."""
@@ -51,7 +51,7 @@ class Split:
     unlabelled: Sequence[tuple[str, ...]] = ()
     prefix: int = 0
     second_prefix: int = 0
-    windows: WindowRule = WindowRule()
+    windows: WindowRule = USUAL
 
     def __len__(self) -> int:
         return len(self.texts)

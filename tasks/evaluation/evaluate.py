@@ -248,6 +248,11 @@ def window_fields(task: Task, max_length: int) -> dict[str, Any]:
     return {"requires": (STRIDE,), "config": config}
 
 
+def reading_fields(task: Task, max_length: int) -> tuple[dict[str, Any], ...]:
+    """`requires` and `config` of all that says how the texts of a task are read."""
+    return prefix_fields(task), window_fields(task, max_length)
+
+
 def windows_of(entry: TaskEntry) -> WindowRule:
     """How the rows of a task are cut into windows; of another task the usual rule, which nothing reads.
 
@@ -255,10 +260,16 @@ def windows_of(entry: TaskEntry) -> WindowRule:
         ArtifactError: the entry does not say, although its feature does.
     """
     if STRIDE not in entry.requires:
+        if type_of(entry).decoder.windows:
+            raise ArtifactError(
+                f"task `{entry.name}` is a {entry.kind} and does not require `{STRIDE}`"
+            )
         return WindowRule()
     stride, lacks = entry.config.get(STRIDE), entry.config.get(NO_ANSWER)
     if type(stride) is not int or stride < 0 or type(lacks) is not bool:
-        raise ArtifactError(f"`tasks.{entry.name}.config` has the stride {stride!r}, `no_answer` {lacks!r}")
+        raise ArtifactError(
+            f"`tasks.{entry.name}.config` has the stride {stride!r}, `no_answer` {lacks!r}"
+        )
     return WindowRule(stride, lacks)
 
 

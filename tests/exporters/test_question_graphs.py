@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.hf import write_hf
 from maskpack.exporters.options import Compute, SharedRequest
-from maskpack.formats import open_artifact
+from maskpack.formats import ModelError, open_artifact
 from maskpack.runtime import Answer, Session
 from maskpack.tasks import find_task
 from maskpack.tasks.evaluation.evaluate import assess
@@ -135,8 +136,10 @@ def test_transformers_gives_the_same_answers(artifact, folded, pairs, tmp_path):
     theirs = asked_of(transformers.pipeline(KIND, str(folder)), pairs[:-1])
     ours = Session(folded).predict(pairs[:-1])
     assert sum(len(pair[1].split()) > 24 for pair in pairs) > 5  # of several windows
-    same = [(one["start"], one["end"]) == (own.start, own.end) for one, own in zip(theirs, ours, strict=True)]
-    print(sum(same), len(same))
+    same = [
+        (one["start"], one["end"]) == (own.start, own.end)
+        for one, own in zip(theirs, ours, strict=True)
+    ]
     assert all(same)
     short = [place for place, pair in enumerate(pairs[:-1]) if len(pair[1].split()) < 20]
     assert [theirs[place]["score"] for place in short] == pytest.approx(
@@ -159,3 +162,74 @@ def test_questions_and_classes_share_a_backbone(
     assert session.predict(["good"], task="sst2")[0].label in {"negative", "positive"}
     if layout == "swap":
         assert (out / "base-question-answering.onnx").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_optimum_loads_the_folder(folded, pairs):
+    loaded = pytest.importorskip("optimum.onnxruntime").ORTModelForQuestionAnswering
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folded)
+    pipe = transformers.pipeline(KIND, model=loaded.from_pretrained(folded), tokenizer=tokenizer)
+    theirs = asked_of(pipe, pairs[:6])
+    ours = Session(folded).predict(pairs[:6])
+    assert [one["answer"] for one in theirs] == [one.text for one in ours]
+
+
+def test_int8(artifact, asked, tmp_path):
+    out = tmp_path / "g"
+    tolerance = Tolerance.of(Compute.INT8, max_drop=100.0)
+    report = export_onnx(ExportRequest(artifact, "asked", out, "int8", tolerance, data=asked))
+    assert report.ok
+    scores = assess_exported(open_artifact(artifact), out, data=asked).scores
+    assert scores["answer_f1"] > 0.7
+
+
+def test_a_prefix_and_a_trunk(tmp_path, tiny_model, asked, sentiment, quick, task, pairs):
+    own = replace(task, prefixes=("film : ", "story : "))
+    place, out = tmp_path / "a", tmp_path / "t"
+    for one, rows in ((own, asked), (find_task("sst2"), sentiment)):
+        options = quick(layers="1", max_length=32, head_lr=0.3)
+        fit_task(FitRequest(str(tiny_model), one, place, options, data=rows))
+    data = {"asked": asked, "sst2": sentiment}
+    reports = export_shared(SharedRequest(place, (), out, "fp32", EXACT, data=data, layout="trunk"))
+    assert all(report.ok for report in reports.values())
+    assert reports["asked"].texts.same
+    opened = open_artifact(place)
+    scores = assess(opened, "asked", data=asked).scores
+    assert assess_exported(opened, out, "asked", data=asked).scores == scores
+    found = Session(out).predict(pairs, task="asked")
+    for (_, context), one in zip(pairs, found, strict=True):
+        assert one.text == context[one.start : one.end]
+
+
+def test_a_run_starts_from_a_head_that_answers_questions(artifact, asked, tmp_path, quick, task):
+    folder = tmp_path / "plain"
+    write_hf(open_artifact(artifact), "asked", folder)
+    options = quick(steps=1, max_length=32)
+    result = fit_task(FitRequest(str(folder), task, tmp_path / "a", options, data=asked))
+    assert result.original == {"answer_f1": 1.0, "exact_match": 1.0}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "xlnet",
+        *(
+            pytest.param(k, marks=pytest.mark.slow)
+            for k in ("albert", "deberta-v2", "distilbert", "electra", "gpt2", "modernbert", "roberta")
+        ),
+    ],
+)  # fmt: skip
+def test_other_families(kind, family_models, asked, tmp_path, quick, task):
+    place, out = tmp_path / "a", tmp_path / "g"
+    options = quick(steps=3, max_length=32)
+    fit_task(FitRequest(str(family_models(kind)), task, place, options, data=asked))
+    report = export_onnx(ExportRequest(place, "asked", out, "fp32", EXACT, data=asked))
+    assert report.ok, report.findings
+    assert report.accuracy.agreement == 1.0
+    assert not json.loads((out / "task.json").read_text()).get("pad_side")
+
+
+def test_a_family_without_a_class_is_refused_by_name(family_models, asked, tmp_path, quick, task):
+    request = FitRequest(str(family_models("llama")), task, tmp_path / "a", quick(), data=asked)
+    with pytest.raises(ModelError, match="no `AutoModelForQuestionAnswering` for `llama`"):
+        fit_task(request)

@@ -252,8 +252,8 @@ def test_every_answer_is_found_again(tokenizer):
     context = " ".join(f"w{number}" for number in range(60))
     spans = [(0, 2), (0, len(context[:40])), (53, 60), (150, 160), (context.index("w57"), 229)]
     spans = [(context.rindex(" ", 0, start + 1) + 1 if start else 0, end) for start, end in spans]
+    spans = [(start, (context + " ").index(" ", end)) for start, end in spans]
     for start, end in spans:
-        end = (context + " ").index(" ", end)
         found = cut(tokenizer, "q", context, max_length=24, stride=16)
         windows = [window for _, window in found]
         labels = labels_of(as_array([((start, end),)]), [context], [windows], WindowRule())
@@ -336,3 +336,6 @@ def test_held_out_windows_are_of_other_contexts(tokenizer):
     assert not sides[0] & sides[1]
     assert len(learned) + len(held) == len(ids)
     assert len(ids) // 10 <= len(held) <= len(ids) // 10 + 8
+    alone = labels_of(KIND.blank(np.zeros(1), 60), ["w1"] * 60, windows, WindowRule())
+    learned, held = Encoded(ids, None, alone, 0, per_token=True).hold_out(if_asked=True)
+    assert (len(learned), len(held)) == (len(ids) - len(ids) // 10, len(ids) // 10)
