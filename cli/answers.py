@@ -213,18 +213,26 @@ def _csv(text: Text | NoRow, answers: ByTask, expected: Label, rows: Rows) -> st
     """As many cells as the header has; a line that is no row is the first text."""
     parts = (text.line,) if isinstance(text, NoRow) else _parts(text)
     missing = [""] * (1 + rows.pairs - len(parts))
-    own = [_label(expected, parts[0])] if rows.labelled else []
+    own = [_label(expected, parts[-1])] if rows.labelled else []
     return _cells((*parts, *missing, *map(_cell, answers.values()), *own))
 
 
 def _label(expected: Label, text: str) -> str:
-    """A row's own label as a cell has the answer."""
+    """A row's own label as a cell has the answer.
+
+    Args:
+        expected: the label; spans are of the text.
+        text: the only text of the row, or the last.
+    """
     if isinstance(expected, list):
-        return BETWEEN.join(
-            one if isinstance(one, str) else f"{one['label']}: {text[one['start'] : one['end']]}"
-            for one in expected
-        )
+        return BETWEEN.join(one if isinstance(one, str) else _span(one, text) for one in expected)
     return "" if expected is None else str(expected)
+
+
+def _span(span: dict[str, Any], text: str) -> str:
+    """The letters of a span, after what it is, if it says so."""
+    letters = text[span["start"] : span["end"]]
+    return f"{span['label']}: {letters}" if "label" in span else letters
 
 
 def _cell(answer: Answered | MaskpackError) -> str:

@@ -15,7 +15,7 @@ from maskpack.formats.pooling import pooling_fields
 from maskpack.formats.schema import patch_file
 from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_bytes
 from maskpack.formats.units import Units
-from maskpack.tasks.evaluation.evaluate import UNLABELLED, prefix_fields
+from maskpack.tasks.evaluation.evaluate import UNLABELLED, reading_fields
 from maskpack.tasks.evaluation.metrics import majority
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]
             **_reached(run, trained.patch.units),
         },
         **features_of(
-            prefix_fields(data.task),
+            *reading_fields(data.task, request.config.max_length),
             {} if run.target is None else run.target.fields(),
             pooling_fields(run.pooling),
         ),

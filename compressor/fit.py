@@ -374,7 +374,7 @@ def _key(run: PreparedRun) -> str:
         *(() if request.pattern == "weight" else (request.pattern,)),
         *(() if run.start is None else (str(request.start),)),
         *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
-        *(run.data.task.prefixes or ()),
+        *run.data.task.read_as,
         *(() if request.config.speedup is None else (run.unit_costs,)),
     )
     taught = run.data.train.unlabelled if run.data.task.unlabelled is Unlabelled.TEACH else ()

@@ -364,5 +364,5 @@ def _blank(
     task, length = rows.data.task, request.config.max_length
     labels = task.type.blank(rows.data.train.labels, len(texts))
     prefixes = task.prefixes or ()
-    split = Split(texts, labels).prefixed(prefixes)
+    split = Split(texts, labels, windows=task.windows).prefixed(prefixes)
     return prepared.context.encode(task.type.preprocessor, split, length, prefixes).without_labels()

@@ -25,7 +25,7 @@ from maskpack.formats.writer import check_free, check_space, check_writable, new
 from maskpack.runtime.task import BASE, GRAPH, TASK_CONFIG, TOKENIZER, TaskConfig, TaskFiles
 from maskpack.tasks.context import ModelContext, task_config
 from maskpack.tasks.data.columns import plain_columns
-from maskpack.tasks.evaluation.evaluate import prefixes_of, task_of, texts_of
+from maskpack.tasks.evaluation.evaluate import prefixes_of, task_of, texts_of, windows_of
 from maskpack.tasks.preprocess import Preprocessor
 from maskpack.tasks.types import type_of
 
@@ -209,6 +209,8 @@ def config_of(exported: TaskGraph, preprocessor: Preprocessor) -> TaskConfig:
         truncation_left=preprocessor.truncation_left,
         split_special_tokens=preprocessor.split_special_tokens,
         prefixes=prefixes_of(entry),
+        stride=windows_of(entry).stride,
+        no_answer=windows_of(entry).no_answer,
     )
 
 

@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from maskpack.formats import ExportError
 from maskpack.formats.errors import first_line
 from maskpack.runtime.graph import TaskRun, check_version, open_graph, task_run
+from maskpack.runtime.outputs import joined
 from maskpack.runtime.providers import Provider, find_providers
 from maskpack.runtime.task import ADAPTER_SUFFIX, TRUNK, base_beside
 from maskpack.runtime.trunk import OnTrunk, reads_states
+from maskpack.runtime.windows import SPANS
 
 
 class AdaptedSession:
@@ -132,18 +134,18 @@ def session_facts(session: Any) -> dict[str, str]:
 def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
     """A predictor around a session, which gets the inputs that the session names."""
     names = [value.name for value in session.get_inputs()]
-    output = session.get_outputs()[0].name
+    given = [value.name for value in session.get_outputs()]
+    outputs = list(SPANS) if set(given).issuperset(SPANS) else given[:1]
 
     def predict(feeds: Feeds) -> NDArray[np.float32]:
         try:
-            run = session.run([output], {name: feeds[name] for name in names})
+            run = session.run(outputs, {name: feeds[name] for name in names})
         except Exception as error:
             shape = feeds[names[0]].shape
             raise ExportError(
                 f"the graph fails on an input of {shape}: {first_line(error)}"
             ) from error
-        logits: NDArray[np.float32] = run[0]
-        return logits
+        return joined(run)
 
     return predict
 

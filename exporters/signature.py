@@ -7,7 +7,6 @@ from typing import Any
 from maskpack.exporters.graph.trace import input_names
 from maskpack.exporters.session import AdaptedSession
 from maskpack.formats import Artifact, TaskEntry
-from maskpack.runtime.trunk import OnTrunk
 from maskpack.tasks.context import ModelContext, task_config
 from maskpack.tasks.types import type_of
 
@@ -36,8 +35,6 @@ def check_signature(
     outputs = [(value.name, value.shape) for value in session.get_outputs()]
     wanted, varies = _wanted_outputs(artifact, entry)
     fits = [wanted, varies if isinstance(session, AdaptedSession) else wanted]
-    if isinstance(session, OnTrunk):
-        fits.append(wanted[:1])
     if outputs not in fits:
         findings.append(f"outputs are {outputs}, expected {wanted}")
     return findings
@@ -52,8 +49,11 @@ def _wanted_outputs(artifact: Artifact, entry: TaskEntry) -> tuple[_Outputs, _Ou
     if decoder.vectors:
         width = int(task_config(artifact, entry).hidden_size)
         axes: list[list[Any]] = [["batch", width], ["batch", "sequence", width]]
-        wanted = list(zip(decoder.outputs, axes, strict=True))
+        wanted = list(zip((*decoder.outputs, *decoder.further), axes, strict=True))
         return wanted, wanted
     own = ["batch", *(["sequence"] if decoder.per_token else [])]
+    if len(decoder.outputs) > 1:
+        several: _Outputs = [(name, list(own)) for name in decoder.outputs]
+        return several, several
     (name,) = decoder.outputs
     return [(name, [*own, entry.outputs])], [(name, [*own, "classes"])]

@@ -344,7 +344,7 @@ def _check_accuracy(
     same = kind.decoder.agreement(_comparable(subject, left), _comparable(subject, answers))
     left, right = _comparable(subject, left), _comparable(subject, right)
     return AccuracyCheck(
-        rows=len(encoded),
+        rows=len(kind.right(encoded.labels)),
         metric=metric,
         graph=scores[0],
         torch=scores[1],

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
@@ -33,7 +32,8 @@ from maskpack.models.locate import ADAPTER, resolve, weights_variant
 from maskpack.models.mapped import weights_digest
 from maskpack.models.padding import settle_padding
 from maskpack.models.pipeline import SETFIT_HEAD, note_pipeline
-from maskpack.models.pooling import class_for, drop_pooler, pooling_in, set_pooling, with_pooling
+from maskpack.models.pooling import class_for, drop_pooler, set_pooling, with_pooling
+from maskpack.models.spans import class_in
 from maskpack.models.stored import stored_type
 from maskpack.models.tokenizer_files import check_sentencepiece, no_room, tokenizer_files
 from maskpack.models.vocabulary import resize_to, settle_vocabulary
@@ -288,9 +288,7 @@ def _load(
     adapter = find_adapter(location, revision=revision)
     if adapter is not None:
         location, revision = adapter.base, adapter.base_revision
-    loader: Any = getattr(transformers, auto_class)
-    if pooling_in(config) is not None:
-        loader = class_for(config, loader._model_mapping[type(config)])  # noqa: SLF001
+    loader: Any = class_for(config, class_in(auto_class, config))
     options = {
         "config": config,
         **reading_options(location, revision),
@@ -337,7 +335,8 @@ def _with_fresh_head(classifier: Any, outputs: int, auto_class: str) -> Any:
     """A classifier with the same encoder and a new head of other outputs."""
     config = copy.deepcopy(classifier.config)
     config.num_labels = outputs
-    fresh = getattr(transformers, auto_class).from_config(config, trust_remote_code=False)
+    fresh: Any = class_for(config, class_in(auto_class, config))
+    fresh = fresh._from_config(config)  # noqa: SLF001
     base = family_of(config.model_type).base
     setattr(fresh, base, getattr(classifier, base))
     return linearize(fresh)

@@ -30,6 +30,7 @@ from maskpack.formats.pooling import Pooling
 from maskpack.models.families import Family, family_of
 from maskpack.models.locate import places_beside, resolve
 from maskpack.models.pipeline import tree_beside
+from maskpack.models.spans import spans_class
 from maskpack.models.stored import stored_names
 
 KEY = "maskpack_pooling"
@@ -163,10 +164,10 @@ def pooling_in(config: Any) -> Pooling | None:
 
 
 def class_for(config: Any, native: type) -> type:
-    """The class for a configuration: transformers' own, or the pooled one over it, with a head or without."""
+    """The class for a configuration: transformers' own, or one of ours over it."""
     if gives_vectors(config):
         return _with(_Vectors, native)
-    return native if pooling_in(config) is None else _with(_PooledHead, native)
+    return spans_class(native) if pooling_in(config) is None else _with(_PooledHead, native)
 
 
 def gives_vectors(config: Any) -> bool:
@@ -282,12 +283,13 @@ class VectorOutput(ModelOutput):  # type: ignore[misc]  # untyped in transformer
     """Vectors of texts.
 
     Attributes:
-        logits: `(b, w)`, of length 1.
+        logits, sentence_embedding: `(b, w)`, of length 1.
         last_hidden_state: `(b, s, w)`.
         hidden_states: of each layer, if they are asked for.
     """
 
     logits: Tensor | None = None
+    sentence_embedding: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
 
@@ -295,13 +297,15 @@ class VectorOutput(ModelOutput):  # type: ignore[misc]  # untyped in transformer
 class _Vectors(_Pooled):
     """A pooling without a head: the vector of a text, of length 1."""
 
+    graph_outputs = ("sentence_embedding", "last_hidden_state")
+
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
     ) -> VectorOutput:
         """Vectors of `input_ids (b, s)`, and hidden states if they are asked for."""
         vector, found = self.pooled(input_ids, attention_mask, **inputs)
         vector = vector / vector.norm(dim=-1, keepdim=True).clamp(min=_LEAST)
-        return VectorOutput(vector, found[0], getattr(found, "hidden_states", None))
+        return VectorOutput(vector, vector, found[0], getattr(found, "hidden_states", None))
 
 
 @cache

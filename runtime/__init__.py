@@ -14,10 +14,11 @@ from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
     from maskpack.runtime.materialize import materialize
-    from maskpack.runtime.outputs import Embedding, Entities, Entity, Prediction
+    from maskpack.runtime.outputs import Answer, Embedding, Entities, Entity, Prediction
     from maskpack.runtime.session import Session
 
 _HOME = {
+    "Answer": "outputs",
     "Embedding": "outputs",
     "Entities": "outputs",
     "Entity": "outputs",
@@ -26,6 +27,6 @@ _HOME = {
     "materialize": "materialize",
 }
 
-__all__ = ["Embedding", "Entities", "Entity", "Prediction", "Session", "materialize"]
+__all__ = ["Answer", "Embedding", "Entities", "Entity", "Prediction", "Session", "materialize"]
 
 __getattr__ = lazy_names(__name__, _HOME, {})

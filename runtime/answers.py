@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats.errors import ExportError, MaskpackError, first_line
 from maskpack.runtime.graph import TaskRun
-from maskpack.runtime.outputs import Answered, ReadText
+from maskpack.runtime.outputs import Answered, ReadText, joined
 from maskpack.runtime.task import AGAIN, TaskConfig
 from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of
 from maskpack.runtime.trunk import OnTrunk
@@ -37,7 +37,7 @@ class Loaded:
         config, shared = self.config, self.graph.trunk if self.is_on_trunk else self
         return (
             *(id(shared), id(self.reader.tokenizer), config.max_length, config.texts),
-            *(config.prefixes, config.pad, config.pad_left),
+            *(config.prefixes, config.pad, config.pad_left, config.stride),
         )
 
     @property
@@ -53,9 +53,10 @@ class Read:
     text: Text
     tokens: Tokens
 
-    @property
-    def first(self) -> ReadText:
+    def told(self, config: TaskConfig) -> ReadText:
         """What a decoder may know of it."""
+        if self.tokens.window is not None:
+            return ReadText(self.text[1], None, self.tokens.window, config.no_answer)
         return ReadText(
             self.text if isinstance(self.text, str) else self.text[0], self.tokens.words
         )
@@ -80,19 +81,72 @@ def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> l
     found: dict[int, list[Answer]] = {
         place: [one.reader.problem(texts[place]) or row for one in loaded]
         for place, row in enumerate(read)
-        if not isinstance(row, Tokens)
+        if isinstance(row, MaskpackError)
     }
-    rows = {place: row for place, row in enumerate(read) if isinstance(row, Tokens)}
-    for places in batches(rows, size):
-        answers = _together(loaded, [Read(texts[place], rows[place]) for place in places])
+    rows = {place: row for place, row in enumerate(read) if not isinstance(row, MaskpackError)}
+    if loaded[0].config.decoder.windows:
+        found.update(_from_windows(loaded, texts, rows, size))
+        return [found[place] for place in range(len(read))]
+    whole = {place: row[0] for place, row in rows.items()}
+    for places in batches(whole, size):
+        answers = _together(loaded, [Read(texts[place], whole[place]) for place in places])
         found.update(zip(places, map(list, zip(*answers, strict=True)), strict=True))
     return [found[place] for place in range(len(read))]
+
+
+def _from_windows(
+    loaded: Sequence[Loaded],
+    texts: Sequence[Text],
+    rows: Mapping[int, Sequence[Tokens]],
+    size: int,
+) -> Iterator[tuple[int, list[Answer]]]:
+    """Place of each row and its answers, each made from all windows of the row."""
+    pieces = [(place, window) for place, row in rows.items() for window in row]
+    outputs: list[list[Any]] = [[] for _ in pieces]
+    for places in batches(dict(enumerate(window for _, window in pieces)), size):
+        some = [Read(texts[pieces[place][0]], pieces[place][1]) for place in places]
+        each = zip(*(_outputs(one, some) for one in loaded), strict=True)
+        for place, logits in zip(places, each, strict=True):
+            outputs[place] = list(logits)
+    start = 0
+    for place, row in rows.items():
+        own = outputs[start : start + len(row)]
+        read = [Read(texts[place], window) for window in row]
+        yield (
+            place,
+            [
+                _joined(one, logits, read)
+                for one, logits in zip(loaded, zip(*own, strict=True), strict=True)
+            ],
+        )
+        start += len(row)
+
+
+def _joined(loaded: Loaded, logits: Sequence[Any], read: Sequence[Read]) -> Answer:
+    """The answer of one row from what its windows gave, or what went wrong in the first that failed."""
+    wrong = next((one for one in logits if isinstance(one, MaskpackError)), None)
+    if wrong is not None:
+        return wrong
+    return _decoded(loaded, logits, read)[0]
+
+
+def _outputs(loaded: Loaded, rows: Sequence[Read]) -> list[Any]:
+    """Logits of each row without padding; where the graph fails, each row is asked alone, and has its error."""
+    try:
+        logits = run(loaded, [row.tokens for row in rows])
+    except Exception as error:  # noqa: BLE001 - the runtime's errors share no public base class
+        if len(rows) > 1:
+            return [one for row in rows for one in _outputs(loaded, [row])]
+        return [
+            ExportError(f"the graph fails on {len(rows[0].tokens)} tokens: {first_line(error)}")
+        ]
+    return [own[: len(row.tokens)] for own, row in zip(logits, rows, strict=True)]
 
 
 def logits_of(
     loaded: Loaded, texts: Sequence[Text], size: int, *, second: bool = False
 ) -> NDArray[np.float32]:
-    """Logits of texts, in their order: `(b, c)`, or `(b, s, c)` with 0 behind the tokens of a text.
+    """Logits of texts, in their order: `(b, c)`, or `(b, s, c)` with 0 behind the tokens of a text, or of a window.
 
     Args:
         loaded: the task.
@@ -147,7 +201,10 @@ def _together(loaded: Sequence[Loaded], rows: Sequence[Read]) -> list[list[Answe
     try:
         feeds = _feeds(loaded[0], [row.tokens for row in rows])
         states = loaded[0].graph.states(feeds)
-        logits = [one.graph.over(states, [_output(one)], feeds)[0] for one in loaded]
+        logits = [
+            joined(one.graph.over(states, list(one.config.decoder.outputs), feeds))
+            for one in loaded
+        ]
     except Exception:  # noqa: BLE001 - the runtime's errors share no public base class
         return [_answers(one, rows) for one in loaded]
     return [_decoded(one, each, rows) for one, each in zip(loaded, logits, strict=True)]
@@ -166,23 +223,17 @@ def _answers(loaded: Loaded, rows: Sequence[Read]) -> list[Answer]:
     return _decoded(loaded, logits, rows)
 
 
-def _decoded(loaded: Loaded, logits: NDArray[np.float32], rows: Sequence[Read]) -> list[Answer]:
+def _decoded(loaded: Loaded, logits: Any, rows: Sequence[Read]) -> list[Answer]:
     config = loaded.config
-    return [*config.decoder.predictions(config.labels, logits, [row.first for row in rows])]
+    return [*config.decoder.predictions(config.labels, logits, [row.told(config) for row in rows])]
 
 
 def run(loaded: Loaded, rows: Sequence[Tokens]) -> NDArray[np.float32]:
     """Logits of tokenised texts, `(b, c)` or `(b, s, c)`; the runtime's own errors."""
     feeds, own = _feeds(loaded, rows), loaded.own
     told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
-    found = loaded.graph.run([_output(loaded)], {**told, **own.feeds}, own.options)
-    logits: NDArray[np.float32] = found[0]
-    return logits
-
-
-def _output(loaded: Loaded) -> str:
-    """Name of the output that says what the answer is."""
-    return loaded.config.decoder.outputs[0]
+    names = list(loaded.config.decoder.outputs)
+    return joined(loaded.graph.run(names, {**told, **own.feeds}, own.options))
 
 
 def _feeds(loaded: Loaded, rows: Sequence[Tokens]) -> dict[str, NDArray[np.int64]]:

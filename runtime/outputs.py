@@ -1,4 +1,4 @@
-"""Decoders of outputs: logits to labels, probabilities, numbers and entities. Pure, numpy alone.
+"""Decoders of outputs: logits to labels, probabilities, numbers, entities and answers. Pure, numpy alone.
 
 One line in `DECODERS` for each type of task. Training, verification and devices run this same code.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.runtime.tags import entities_in
+from maskpack.runtime.windows import SPANS, Window, best_in, best_of
 from maskpack.runtime.words import Words
 
 Logits = NDArray[np.float32]
@@ -110,7 +111,32 @@ class Embedding:
         return {"vector": [round(value, 7) for value in self.vector.tolist()]}
 
 
-Answered = Prediction | Entities | Embedding
+@dataclass(frozen=True)
+class Answer:
+    """The part of a context that answers a question.
+
+    Attributes:
+        text: the letters; empty: the context has no answer.
+        start, end: where they begin and end in the context; 0 and 0 where there is none.
+        score: product of the probabilities of the first and the last token; where there is no answer, that of none.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+    @property
+    def cell(self) -> str:
+        """The answer in a cell of a table: its letters."""
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as a JSON object."""
+        return asdict(self)
+
+
+Answered = Prediction | Entities | Answer | Embedding
 """The answer of a task of any type to a text."""
 
 
@@ -119,12 +145,16 @@ class ReadText:
     """What a decoder may know of a text beside the logits.
 
     Attributes:
-        text: the text, or the first of a pair.
-        words: its words, for types whose outputs are one a token; else None.
+        text: the text, or the first of a pair; the context where a question is answered.
+        words: its words, for types that have a label for each; else None.
+        window: the part of the context that was read, for types that cut rows into windows; else None.
+        may_lack: whether rows may have no answer.
     """
 
     text: str
     words: Words | None = None
+    window: Window | None = None
+    may_lack: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,8 +166,10 @@ class OutputDecoder:
         predictions: labels, logits `(b, c)` and what was read to the answer for each text.
         same: for each row, whether two models' logits `(b, c)` give the same answer.
         vectors: whether the output is a vector of a text, of length 1; a row of a table is then read text by text.
-        outputs: names of a graph's outputs; the first is what `logits` stands for here.
         per_token: whether there are outputs for each token, `(b, s, c)`. Padding then stands behind a text, whatever the model.
+        windows: whether a long row is cut into windows. `predictions` then gets all windows of one row, and gives one answer.
+        outputs: names of a graph's outputs; several are the last axis of the logits.
+        further: names of outputs that only other programs read.
     """
 
     labelled: bool
@@ -145,7 +177,9 @@ class OutputDecoder:
     same: Callable[[Logits, Logits], NDArray[np.bool_]]
     per_token: bool = False
     vectors: bool = False
+    windows: bool = False
     outputs: tuple[str, ...] = ("logits",)
+    further: tuple[str, ...] = ()
 
     def agreement(self, left: Logits, right: Logits) -> float:
         """Share of rows with the same answer; of outputs `(b, s, c)` those that do not count are 0 on both sides."""
@@ -173,6 +207,11 @@ def _several_labels(
         Prediction(None, max(scores.values()), scores, tuple(n for n in labels if scores[n] > 0.5))
         for scores in _scores(labels, shares)
     ]
+
+
+def joined(outputs: Sequence[Logits]) -> Logits:
+    """The outputs of a graph as logits: several are the last axis."""
+    return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
 
 
 def softmax(logits: Logits) -> Logits:
@@ -210,6 +249,19 @@ def _same_direction(left: Logits, right: Logits) -> NDArray[np.bool_]:
     return np.asarray((cosines > _SAME).all(axis=-1) if cosines.ndim > 1 else cosines > _SAME)
 
 
+def _answer(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> list[Answered]:
+    """The answer to the one question that all windows are of."""
+    del labels
+    found = []
+    for one, row in zip(read, logits, strict=True):
+        assert one.window is not None
+        found.append(best_in(one.window, row))
+    best = best_of(found, may_lack=read[0].may_lack)
+    if best is None:
+        return [Answer("", 0, 0, min(one.none for one in found))]
+    return [Answer(read[0].text[best.start : best.end], best.start, best.end, best.score)]
+
+
 def _scores(labels: Sequence[str], shares: Logits) -> list[dict[str, float]]:
     return [dict(zip(labels, row.tolist(), strict=True)) for row in shares]
 
@@ -227,6 +279,12 @@ def _same_tags(left: Logits, right: Logits) -> NDArray[np.bool_]:
     return np.asarray((left.argmax(axis=-1) == right.argmax(axis=-1)).all(axis=-1))
 
 
+def _same_ends(left: Logits, right: Logits) -> NDArray[np.bool_]:
+    """Of logits `(b, s, 2)`; those that do not count are 0 on both sides."""
+    ends = [np.where(one == 0.0, -np.inf, one).argmax(axis=1) for one in (left, right)]
+    return np.asarray((ends[0] == ends[1]).all(axis=-1))
+
+
 def _same_labels(left: Logits, right: Logits) -> NDArray[np.bool_]:
     return np.asarray(((left > 0) == (right > 0)).all(axis=1))
 
@@ -240,7 +298,8 @@ _OF_A_TEXT = OutputDecoder(
     _vectors,
     _same_direction,
     vectors=True,
-    outputs=("sentence_embedding", "last_hidden_state"),
+    outputs=("sentence_embedding",),
+    further=("last_hidden_state",),
 )
 
 DECODERS: dict[str, OutputDecoder] = {
@@ -250,5 +309,8 @@ DECODERS: dict[str, OutputDecoder] = {
     "similarity": _OF_A_TEXT,
     "retrieval": _OF_A_TEXT,
     "token-classification": OutputDecoder(True, _entities, _same_tags, per_token=True),
+    "question-answering": OutputDecoder(
+        True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS
+    ),
 }
 """Type of a task, as its configuration spells it -> decoder."""

@@ -177,7 +177,7 @@ class Session:
         """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
 
         Returns:
-            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text.
+            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text or of a window of one.
         """
         return logits_of(self._load(self._name(task)), texts, _checked(batch_size))
 
@@ -206,7 +206,7 @@ class Session:
         return logits_of(self._load(config.name), texts, _checked(batch_size), second=second)
 
     def read(self, texts: Sequence[Text], *, task: str | None = None) -> list[Tokens]:
-        """The texts as a task's graph reads them; the rest as of `predict`."""
+        """The texts as a task's graph reads them, or the windows that they are cut into; the rest as of `predict`."""
         return self._load(self._name(task)).reader.encode(texts)
 
     def _name(self, task: str | None) -> str:
@@ -251,7 +251,8 @@ class Session:
 
     def _reader(self, path: Path, config: TaskConfig) -> TextReader:
         """The reader of a task's texts; tasks whose texts are cut alike share a tokenizer."""
-        how = (path, config.max_length, config.truncation_left, config.split_special_tokens)
+        longest = 0 if config.decoder.windows else config.max_length  # 0: rows are read whole
+        how = (path, longest, config.truncation_left, config.split_special_tokens)
         if how not in self._tokenizers:
             self._tokenizers[how] = load_tokenizer(path)
         return TextReader.of(self._tokenizers[how], config)

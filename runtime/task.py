@@ -76,6 +76,8 @@ class TaskConfig:
         trunk: SHA-256 of the graph that computes the hidden states which the task's own graph reads; None: it reads
             tokens.
         base: file of the graph that the task shares, where masks are inputs: one for each type of head.
+        stride: tokens that neighbouring windows of a long row share; None: rows are not cut into windows.
+        no_answer: whether a row may have no answer.
     """
 
     name: str
@@ -94,6 +96,8 @@ class TaskConfig:
     prefixes: tuple[str, ...] = ()
     trunk: str | None = None
     base: str = BASE
+    stride: int | None = None
+    no_answer: bool = False
 
     def __post_init__(self) -> None:
         if not _BASES.fullmatch(self.base):
@@ -111,6 +115,10 @@ class TaskConfig:
             raise ExportError(f"`{TASK_CONFIG}` has the length {self.max_length!r}")
         if self.texts not in {None, 1, 2} or type(self.texts) is bool:
             raise ExportError(f"`{TASK_CONFIG}` has rows of {self.texts!r} texts")
+        if (self.stride is not None) != DECODERS[self.kind].windows or (
+            self.stride is not None and (type(self.stride) is not int or self.stride < 0)
+        ):
+            raise ExportError(f"`{TASK_CONFIG}` has the stride {self.stride!r} for a {self.kind}")
         if len(self.prefixes) not in {0, 2}:
             raise ExportError(f"`{TASK_CONFIG}` has {len(self.prefixes)} prefixes, expected 2")
 
@@ -150,6 +158,8 @@ class TaskConfig:
             "prefixes": list(self.prefixes) or None,
             "trunk_sha256": self.trunk,
             "base": None if self.base == BASE else self.base,
+            "stride": self.stride,
+            "no_answer": self.no_answer or None,
         }
         tree |= {name: value for name, value in said.items() if value is not None}
         if self.weights is not None:
@@ -186,6 +196,8 @@ class TaskConfig:
                 prefixes=tuple(str(prefix) for prefix in tree.get("prefixes", ())),
                 trunk=str(tree["trunk_sha256"]) if "trunk_sha256" in tree else None,
                 base=str(tree.get("base", BASE)),
+                stride=tree.get("stride"),
+                no_answer=tree.get("no_answer", False) is True,
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{TASK_CONFIG}` is damaged: {error!r}", _HINT) from error
@@ -193,8 +205,10 @@ class TaskConfig:
 
 FEATURES: dict[str, tuple[str, Any]] = {
     "base": ("base", BASE),
+    "no-answer": ("no_answer", False),
     "prefix": ("prefixes", ()),
     "split-special-tokens": ("split_special_tokens", False),
+    "stride": ("stride", None),
     "trunk": ("trunk", None),
     "truncation-left": ("truncation_left", False),
 }

@@ -7,7 +7,7 @@ saved with are of another program and do not count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from maskpack.formats.errors import (
     no_panic,
 )
 from maskpack.runtime.task import AGAIN, TaskConfig
+from maskpack.runtime.windows import Window, cut_windows
 from maskpack.runtime.words import Words, words_of
 
 Text = str | tuple[str, str]
@@ -40,12 +41,16 @@ class Tokens:
     Attributes:
         ids: `(s,)`.
         types: `(s,)`, which text of a pair each is of.
-        words: of the text, for tasks with outputs for each token; else None.
+        words: of the text, for tasks that have a label for each; else None.
+        window: the part of the second text that was read, for tasks that cut rows into windows; else None.
+        row: number of the row that it is of, among those that were read together.
     """
 
     ids: NDArray[np.int64]
     types: NDArray[np.int64]
     words: Words | None = None
+    window: Window | None = None
+    row: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,14 +71,19 @@ class TextReader:
     @classmethod
     def of(cls, tokenizer: Any, config: TaskConfig) -> TextReader:
         """The reader of a task; the tokenizer is changed in place."""
-        side = "left" if config.truncation_left else "right"
-        tokenizer.enable_truncation(config.max_length, direction=side)
+        if config.decoder.windows:
+            tokenizer.no_truncation()
+        else:
+            side = "left" if config.truncation_left else "right"
+            tokenizer.enable_truncation(config.max_length, direction=side)
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = config.split_special_tokens
         return cls(tokenizer, config)
 
     def encode(self, rows: Sequence[Text], *, second: bool = False) -> list[Tokens]:
-        """Tokens of each row; with `second` behind what stands before second texts.
+        """Tokens of each row; of a task that cuts rows into windows those of all windows, one row behind the other.
+
+        With `second` what stands before second texts stands before them.
 
         Raises:
             ConfigError: a row has more or fewer texts than the task reads.
@@ -85,10 +95,11 @@ class TextReader:
         for number, one in enumerate(found, start=1):
             if isinstance(one, MaskpackError):
                 raise type(one)(f"row {number}: {one}", one.advice) from one
-        return [one for one in found if isinstance(one, Tokens)]
+        good = (each for each in found if not isinstance(each, MaskpackError))
+        return [replace(one, row=number) for number, each in enumerate(good) for one in each]
 
-    def encode_each(self, rows: Sequence[Text]) -> list[Tokens | MaskpackError]:
-        """Tokens of each row, or what is wrong with it."""
+    def encode_each(self, rows: Sequence[Text]) -> list[tuple[Tokens, ...] | MaskpackError]:
+        """Tokens of each row, one or more windows of it; or what is wrong with it."""
         problems = [self.problem(row) for row in rows]
         good = [self.prefixed(row) for row, bad in zip(rows, problems, strict=True) if bad is None]
         try:
@@ -126,7 +137,7 @@ class TextReader:
         first, second = self.config.prefixes or ("", "")
         return first + row if isinstance(row, str) else (first + row[0], second + row[1])
 
-    def _alone(self, row: Text) -> Tokens | MaskpackError:
+    def _alone(self, row: Text) -> tuple[Tokens, ...] | MaskpackError:
         try:
             with no_panic():
                 (one,) = self.tokenizer.encode_batch([self.prefixed(row)])
@@ -135,18 +146,39 @@ class TextReader:
             return DataError(f"`{shown:.60}` cannot be read: {first_line(error)}")
         return self._tokens(row, one)
 
-    def _tokens(self, row: Text, read: Any) -> Tokens:
+    def _tokens(self, row: Text, read: Any) -> tuple[Tokens, ...]:
         """One of no tokens is one of padding, as in training."""
+        if self.config.decoder.windows:
+            return tuple(self._windows(row, read))
         words = None
         if self.config.decoder.per_token:
             assert isinstance(row, str)
             prefix = (self.config.prefixes or ("",))[0]
             words = words_of(prefix + row, read.offsets, read.word_ids, len(prefix))
-        return Tokens(
-            np.array(read.ids or [self.config.pad[0]], dtype=np.int64),
-            np.array(read.type_ids or [0], dtype=np.int64),
-            words,
+        return (
+            Tokens(
+                np.array(read.ids or [self.config.pad[0]], dtype=np.int64),
+                np.array(read.type_ids or [0], dtype=np.int64),
+                words,
+            ),
         )
+
+    def _windows(self, row: Text, read: Any) -> Iterator[Tokens]:
+        """The windows of a question and a context."""
+        prefix = (self.config.prefixes or ("", ""))[1]
+        ids, types = (np.array(each, dtype=np.int64) for each in (read.ids, read.type_ids))
+        for cut in cut_windows(
+            read,
+            prefix + row[1],
+            prefix=len(prefix),
+            max_length=self.config.max_length,
+            stride=self.config.stride,
+        ):
+            if len(cut.places):
+                yield Tokens(ids[cut.places], types[cut.places], window=cut.window)
+            else:
+                pad, none = np.array([self.config.pad[0]]), np.zeros(1, dtype=np.int64)
+                yield Tokens(pad, none, window=cut.window)
 
 
 def load_tokenizer(path: Path) -> Any:

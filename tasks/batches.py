@@ -24,6 +24,7 @@ from maskpack.models.placement import to_numpy, to_tensors
 from maskpack.models.processes import ALONE, Processes
 from maskpack.runtime.tags import IGNORED
 from maskpack.tasks.token_rows import TokenRows, chained
+from maskpack.tasks.windows import context_numbers, counted_tokens, has_windows
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
@@ -44,7 +45,7 @@ class Encoded:
     Attributes:
         ids: token ids of each row, without padding; a sequence of arrays or lists becomes `TokenRows`.
         types: token type ids of each row, or None for models without them.
-        labels: one a row; of outputs for each token `(rows, tokens)`, `IGNORED` where none counts.
+        labels: one a row; of outputs for each token `(rows, tokens)`, `IGNORED` where none counts; of windows `WindowLabel`.
         pad: id of the padding token.
         pad_left: whether padding stands before a row.
         labelled: bool, one a row: whether its label counts; None: all do. Rows without labels are learned from a
@@ -110,6 +111,8 @@ class Encoded:
             return self, None
         order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(self))
         cut = max(1, len(self) // 10)
+        if has_windows(self.labels):
+            order, cut = _whole_contexts(context_numbers(self.labels), order, cut)
         if cut == len(self):
             raise ConfigError(f"{option} wants 2 training rows or more")
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
@@ -129,7 +132,9 @@ class Encoded:
         width = logits.shape[1]
         longest = max(self.widest, width)
         found = np.zeros((len(rows), longest, *logits.shape[2:]), dtype=logits.dtype)
-        if self.per_token:
+        if has_windows(self.labels):
+            counts = counted_tokens(self.labels[rows], width)
+        elif self.per_token:
             counts = self.labels[rows, :width] != IGNORED
         else:  # rows that were not cut for such a model: all their tokens
             counts = np.arange(width) < self.lengths[rows, None]
@@ -194,6 +199,23 @@ class EncodedGroups(Encoded):
 
     def _texts(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         return np.asarray((rows[:, None] * self.size + np.arange(self.size)).reshape(-1))
+
+
+def _whole_contexts(
+    numbers: NDArray[np.intp], order: NDArray[np.intp], cut: int
+) -> tuple[NDArray[np.intp], int]:
+    """An order of windows in which those of one context stand together, and how many of its first ones are held out.
+
+    Args:
+        numbers: of the context of each window.
+        order: of the windows, which says whose context comes first.
+        cut: how many are wanted; of one context alone these, as of other rows.
+    """
+    first = np.full(numbers.max() + 1, len(order))
+    np.minimum.at(first, numbers[order], np.arange(len(order)))
+    together = order[np.argsort(first[numbers[order]], kind="stable")]
+    whole = int((first[numbers] <= first[numbers[together[cut - 1]]]).sum())
+    return (order, cut) if whole == len(order) else (together, whole)
 
 
 def known_labels(labels: NDArray[Any], labelled: NDArray[np.bool_] | None) -> NDArray[Any]:

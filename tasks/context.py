@@ -20,12 +20,19 @@ from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.pooling import POOLER
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import Split, TaskData
-from maskpack.tasks.data_warnings import DataWarning, find_warnings, length_warnings, log_warnings
+from maskpack.tasks.data_warnings import (
+    DataWarning,
+    find_warnings,
+    length_warnings,
+    log_warnings,
+    windows_note,
+)
 from maskpack.tasks.preprocess import PREPROCESSORS, READERS, Files, Preprocessor, TextPreprocessor
 from maskpack.tasks.probes import shipped_difference
 from maskpack.tasks.task import Task
 from maskpack.tasks.token_cache import encode_split
 from maskpack.tasks.types import TaskType, type_of
+from maskpack.tasks.windows import has_windows, row_numbers
 
 _LOG = logging.getLogger(__name__)
 
@@ -112,8 +119,12 @@ def preprocess_splits(
     _check_shipped(context, data.task, max_length)
     with announced(_LOG, "looking for what may be wrong with the rows"):
         log_warnings(find_warnings(data))
+    if data.task.type.decoder.windows:
+        log_warnings([windows_note(((texts[0], train), (texts[1], dev)), max_length)])
     if note is not None:
         log_warnings([DataWarning(note, serious=False)])
+    if data.task.type.decoder.windows:
+        return train, dev  # nothing was cut off
     splits, lengths = ((texts[0], train), (texts[1], dev)), context.preprocessor(name).full_lengths
     with announced(_LOG, "counting the tokens that were cut"):
         warnings = length_warnings(lengths, splits, max_length=max_length, longest=context.longest)
@@ -136,6 +147,8 @@ def _check_ids(encoded: Encoded, split: Split, size: int, name: str) -> None:
     row = encoded.ids.first_above(size)
     if row is not None:
         largest = int(encoded.ids[row].max())
+        if has_windows(encoded.labels):
+            row = int(row_numbers(encoded.labels)[row])
         raise DataError(
             f"{name} row {row + 1}, `{split.texts[row][0]:.60}`, holds the token {largest}, the model has {size} embeddings",
             "leave the token out of the texts, or give a model that knows it",

@@ -62,7 +62,7 @@ def log_warnings(warnings: Iterable[DataWarning]) -> None:
 def find_warnings(data: TaskData) -> list[DataWarning]:
     """All notes and warnings about a task's rows and labels."""
     warnings = [*_split(data), *_texts(data)]
-    if data.labels:
+    if _counted(data):
         warnings += [*_counts(data), *_many(data), *_names(_counted(data)), *_lopsided(data)]
     return [*warnings, *_few(data), *_repeated(data)]
 
@@ -104,6 +104,17 @@ def length_warnings(
     ]
 
 
+def windows_note(splits: Sequence[tuple[Split, Encoded]], max_length: int) -> DataWarning:
+    """Into how many windows rows were cut, and how many rows have no answer."""
+    rows, windows = (sum(len(one[place]) for one in splits) for place in (0, 1))
+    without = sum(not answers for split, _ in splits for answers in split.labels)
+    also = f", {without:,} of them without an answer" if without else ""
+    return DataWarning(
+        f"{rows:,} questions{also} in {windows:,} windows of at most {max_length} tokens",
+        serious=False,
+    )
+
+
 def answer_warnings(
     kind: TaskType, logits: NDArray[np.float32], labels: NDArray[Any]
 ) -> list[DataWarning]:
@@ -123,6 +134,7 @@ def _split(data: TaskData) -> Iterator[DataWarning]:
     held = data.held_out
     if held is not None:
         how = "the same share of each label" if held.by_label else "drawn at random"
+        how = "whole contexts" if held.together else how
         yield DataWarning(
             f"held out {held.rows} of {held.total} rows ({held.rows / held.total:.0%}) for evaluation, "
             f"{how}, seed {SEED}",
@@ -225,7 +237,7 @@ def _few(data: TaskData) -> Iterator[DataWarning]:
             "from seed to seed",
             "label more rows, or try several seeds and more epochs",
         )
-    elif data.labels:
+    elif _counted(data):
         counts = data.task.type.counts(data.train.labels, len(data.labels))
         rare = [
             f"{name} ({count})"

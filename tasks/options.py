@@ -19,6 +19,7 @@ class Type(StrEnum):
     TEXT = "text-classification"
     TOKENS = "token-classification"
     VECTORS = "sentence-similarity"
+    QUESTIONS = "question-answering"
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class TaskOptions(Options):
     type: Annotated[
         Type | None,
         Opt(
-            "What is answered of data of your own: a label or a number of each text, the entities in it, or a vector.",
-            default="token-classification for words with tags in lines, else text-classification",
+            "What is answered of data of your own: a label or a number of each text, the entities in it, a question on it, or a vector.",
+            default="token-classification for words with tags in lines, question-answering for columns question, "
+            "context and answers, else text-classification",
         ),
     ] = None
 
@@ -62,6 +64,14 @@ class TaskOptions(Options):
     pair_prefix: Annotated[
         str | None, Opt("Text before the second text of a pair.", default="as prefix")
     ] = None
+    stride: Annotated[
+        int | None,
+        Opt(
+            "Tokens that neighbouring windows of a long context share, where questions are answered.",
+            within="[0, inf)",
+            default="a quarter of max-length",
+        ),
+    ] = None
     unlabelled: Annotated[
         Unlabelled,
         Opt("Rows without a label are an error, are left out, or are learned from the teacher."),
@@ -91,6 +101,8 @@ class TaskOptions(Options):
             return Kind.REGRESSION
         if self.type is Type.TOKENS:
             return Kind.TOKEN_CLASSIFICATION
+        if self.type is Type.QUESTIONS:
+            return Kind.QUESTION_ANSWERING
         several = self.multi_label or self.label_separator is not None
         if several:
             return Kind.MULTI_LABEL

@@ -20,6 +20,7 @@ from maskpack.formats.errors import Hint, first_line, no_panic
 from maskpack.models.families import Family
 from maskpack.models.load import tokenizer_of
 from maskpack.models.prompts import find_prompts
+from maskpack.runtime.windows import cut_windows
 from maskpack.runtime.words import words_of
 from maskpack.tasks.batches import Encoded, EncodedGroups
 from maskpack.tasks.data.cache import OFF, Cache
@@ -29,6 +30,7 @@ from maskpack.tasks.task import Task
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types.entities import tags_on_words
 from maskpack.tasks.types.vectors import grouped_texts, numbered
+from maskpack.tasks.windows import labels_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -203,13 +205,49 @@ class GroupPreprocessor(TextPreprocessor):
         return np.asarray(lengths.reshape(len(rows), -1).max(axis=1))
 
 
-READERS = ("text", "words", "groups")
+@dataclass(frozen=True, eq=False)
+class WindowPreprocessor(TextPreprocessor):
+    """Questions and contexts: a long context becomes several windows, which are the rows of the model."""
+
+    @property
+    def pad_left(self) -> bool:
+        """False: an output then has one place, however long the batch is."""
+        return False
+
+    def encode(self, split: Split, *, max_length: int) -> Encoded:
+        """The windows of all rows, one row behind the other; labels are those of windows."""
+        read = self._tokens(split.texts, truncation=False, verbose=False).encodings
+        cuts = [
+            cut_windows(
+                one,
+                row[1],
+                prefix=split.second_prefix,
+                max_length=max_length,
+                stride=split.windows.stride,
+            )
+            for one, row in zip(read, split.texts, strict=True)
+        ]
+        ids, types = [], []
+        for one, own in zip(read, cuts, strict=True):
+            whole = (np.array(each, dtype=np.int64) for each in (one.ids, one.type_ids))
+            row_ids, row_types = whole
+            ids += [row_ids[cut.places] if len(cut.places) else [self.pad[0]] for cut in own]
+            types += [row_types[cut.places] if len(cut.places) else [0] for cut in own]
+        contexts = [row[1][split.second_prefix :] for row in split.texts]
+        windows = [[cut.window for cut in own] for own in cuts]
+        labels = labels_of(split.labels, contexts, windows, split.windows)
+        kinds = TokenRows.of(types) if self.token_types else None
+        return Encoded(TokenRows.of(ids), kinds, labels, self.pad[0], per_token=True)
+
+
+READERS = ("text", "words", "groups", "windows")
 """Names of the preprocessors that devices have too: `runtime/tokens.py`."""
 
 PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
     "text": TextPreprocessor.of_files,
     "words": WordPreprocessor.of_files,
     "groups": GroupPreprocessor.of_files,
+    "windows": WindowPreprocessor.of_files,
 }
 """Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files."""
 

@@ -31,7 +31,7 @@ from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import TaskType, has_several
 
-_CLASSIFIER = "ForSequenceClassification"
+_CLASSIFIER, _QUESTIONS = "ForSequenceClassification", "ForQuestionAnswering"
 FRESH = ": the task gets a fresh head"
 """How a note about a head that does not fit ends."""
 
@@ -132,7 +132,8 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
         ModelError: the model cannot be read.
     """
     config = load_config(resolve(model), revision=revision)
-    named = any(str(name).endswith(_CLASSIFIER) for name in config.architectures or ())
+    ending = _QUESTIONS if data.task.type.auto_class.endswith(_QUESTIONS) else _CLASSIFIER
+    named = any(str(name).endswith(ending) for name in config.architectures or ())
     if not named or config.model_type not in FAMILIES:
         return Finding()
     if problem := _mismatch(config, data):

@@ -19,10 +19,11 @@ from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.tokens import Text, TextReader
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import Split
+from maskpack.tasks.labels import labels_on
 from maskpack.tasks.preprocess import Preprocessor, TextPreprocessor
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types import TASK_TYPES
-from maskpack.tasks.types.entities import tags_on_tokens
+from maskpack.tasks.windows import WindowRule, has_windows, row_numbers
 
 _TEXTS = (
     *("", " ", "a", "The good film.", "THE GOOD FILM", "don't  stop", " leading", "trailing "),
@@ -62,7 +63,7 @@ class TokenDifference:
         texts: of the row.
         position: of the token.
         device, training: its id on either side; None past the end of the row.
-        what: `ids`, `types`, or `labels`, which stand where words begin.
+        what: `ids`, `types`, or `labels`, which stand where words begin or say where windows lie, or the number of `windows`.
     """
 
     texts: tuple[str, ...]
@@ -169,7 +170,8 @@ def first_difference(
         if not some:
             continue
         unknown = TASK_TYPES[reader.config.kind].blank(np.zeros(1, dtype=np.int64), len(some))
-        split = Split(tuple(some), unknown)
+        rule = WindowRule(reader.config.stride, reader.config.no_answer)
+        split = Split(tuple(some), unknown, windows=rule)
         wanted = training(split)
         device = encoded_by(reader, split, types=wanted.types is not None)
         if (found := difference_of(some, device, wanted)) is not None:
@@ -181,11 +183,21 @@ def difference_of(
     rows: Sequence[tuple[str, ...]], device: Encoded, training: Encoded
 ) -> TokenDifference | None:
     """The first difference between two readings of the same rows."""
-    for place, texts in enumerate(rows):
-        for what in ("ids", "types", *(["labels"] if training.per_token else [])):
+    windows = has_windows(training.labels)
+    numbers = row_numbers(training.labels) if windows else np.arange(len(rows))
+    kinds = ("ids", "types", *(["labels"] if training.per_token else []))
+    for place, number in enumerate(numbers[: len(device)]):
+        for what in kinds:
             left, right = getattr(device, what), getattr(training, what)
-            if right is not None and not np.array_equal(left[place], right[place]):
-                return _located(texts, what, left[place], right[place])
+            if right is None:
+                continue
+            own, wanted = left[place], right[place]
+            if windows and what == "labels":
+                own, wanted = own.numbers(), wanted.numbers()
+            if not np.array_equal(own, wanted):
+                return _located(rows[number], what, own, wanted)
+    if len(device) != len(training):  # alike as far as the shorter goes
+        return TokenDifference(rows[-1], 0, len(device), len(training), "windows")
     return None
 
 
@@ -206,7 +218,7 @@ def encoded_by(reader: TextReader, split: Split, *, types: bool) -> Encoded:
     ids, config = TokenRows.of(row.ids for row in rows), reader.config
     per_token, labels = config.decoder.per_token, split.labels
     if per_token:
-        labels = tags_on_tokens(labels, rows, split.texts, config.max_length)
+        labels = labels_on(rows, split, config)
     return Encoded(ids, kinds, labels, config.pad[0], pad_left=config.pad_left, per_token=per_token)
 
 

@@ -19,6 +19,7 @@ from maskpack.formats.lazy import renamed
 from maskpack.runtime.tags import tags_of
 from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.types import TASK_TYPES, TaskType
+from maskpack.tasks.windows import USUAL, WindowRule
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -32,6 +33,7 @@ class Kind(StrEnum):
     SIMILARITY = "similarity"
     RETRIEVAL = "retrieval"
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
+    QUESTION_ANSWERING = "question-answering"
 
 
 class Unlabelled(StrEnum):
@@ -75,6 +77,7 @@ class Task:
         unlabelled: what is done with rows whose label is missing.
         prefixes: what stands before the first and the second text of a row; empty: nothing; None: what the
             model itself puts there.
+        windows: how long rows are cut, of a type that cuts them into windows.
     """
 
     name: str
@@ -93,10 +96,10 @@ class Task:
     summary: str = ""
     prefixes: tuple[str, ...] | None = None
     unlabelled: str = Unlabelled.STOP
+    windows: WindowRule = USUAL
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.texts) <= 2:
-            raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
+        self._check_texts()
         for text in (*self.texts, self.label, self.separator or ""):
             if half_letter(text):  # no file of ours could name it
                 raise ConfigError(f"{text!r} holds half of a surrogate pair", "rename the column")
@@ -124,6 +127,21 @@ class Task:
         if self.separator is not None and not (self.type.several and self.separator):
             raise ConfigError("a label separator needs a text, and rows with several labels")
 
+    def _check_texts(self) -> None:
+        """Raise ConfigError if rows have too many or too few texts for the type, or are cut where the type cuts none."""
+        if not 1 <= len(self.texts) <= 2:
+            raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
+        if self.type.texts == 2 and len(self.texts) == 1:
+            raise ConfigError(
+                f"a {self.kind} task reads a question and a context, `{self.name}` has one text a row",
+                "give the column of the context as `pair_field`",
+            )
+        if self.windows.stride is not None and not self.type.decoder.windows:
+            raise ConfigError(
+                f"`stride` is of rows that are cut into windows, and `{self.name}` is a {self.kind}",
+                "leave `stride` out",
+            )
+
     def with_prefixes(self, first: str | None, second: str | None) -> Task:
         """The same task with other texts before its texts; None and None change nothing, an empty text means none.
 
@@ -149,6 +167,12 @@ class Task:
     def type(self) -> TaskType:
         """Its type, which determines labels, loss and metrics."""
         return _find_type(self.kind)
+
+    @property
+    def read_as(self) -> tuple[object, ...]:
+        """How its texts are read, beside the tokenizer; empty: as they are."""
+        windows = (self.windows,) if self.type.decoder.windows else ()
+        return (*(self.prefixes or ()), *windows)
 
     @property
     def metric(self) -> str:
@@ -324,10 +348,12 @@ def find_task(
     prefix: str | None = None,
     pair_prefix: str | None = None,
     unlabelled: str = Unlabelled.STOP,
+    stride: int | None = None,
 ) -> Task:
     """A task of `TASKS`, or one of the user's own when `text_field` and `label_field` are given.
 
-    Rows without a label are an error (`stop`), are left out (`skip`), or are learned from the teacher (`teach`).
+    Rows without a label are an error (`stop`), are left out (`skip`), or are learned from the teacher (`teach`). Neighbouring windows of a
+    long context share `stride` tokens.
 
     Raises:
         ConfigError: the name is not known and no columns are given, or only one of them is; a metric
@@ -347,6 +373,8 @@ def find_task(
         metrics = _find_type(kind).usual_metrics
         task = Task(name, kind, texts, label_field, metrics=metrics, separator=separator)
     task = task.with_metric(metric).with_prefixes(prefix, pair_prefix)
+    if stride is not None:
+        task = replace(task, windows=replace(task.windows, stride=stride))
     return task if unlabelled == task.unlabelled else replace(task, unlabelled=unlabelled)
 
 

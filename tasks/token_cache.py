@@ -17,7 +17,12 @@ from maskpack.tasks.data import stored_rows
 from maskpack.tasks.data.cache import Recipe
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.data.stored_rows import StoredRows
-from maskpack.tasks.preprocess import GroupPreprocessor, Preprocessor, WordPreprocessor
+from maskpack.tasks.preprocess import (
+    GroupPreprocessor,
+    Preprocessor,
+    WindowPreprocessor,
+    WordPreprocessor,
+)
 from maskpack.tasks.token_rows import TokenRows
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +56,7 @@ def encode_split(
 
     rows = split.texts
     if not isinstance(rows, StoredRows) or isinstance(
-        preprocessor, WordPreprocessor | GroupPreprocessor
+        preprocessor, WordPreprocessor | GroupPreprocessor | WindowPreprocessor
     ):
         one = len(split) <= stored_rows.PAGE
         return encode(split) if one else joined([*map(encode, split.pages())])

@@ -156,6 +156,7 @@ class Run:
             "task": [task.name, str(task.kind), task.texts, task.label, task.metrics]
             + ([] if task.separator is None else [task.separator])
             + ([] if task.prefixes is None else [task.prefixes])
+            + ([] if task.windows.stride is None else [task.windows.stride])
             + ([] if task.unlabelled is Unlabelled.STOP else [task.unlabelled]),
             "data": self.task.digest,
             "kind": str(Method(self.arm.options["method"])) if self.arm.is_baseline else "mask",

@@ -30,6 +30,9 @@ from maskpack.models.families import token_kinds
 from maskpack.tasks.batches import known_labels
 from maskpack.tasks.types import TaskType
 
+_NO_SHARE = -1e4
+"""A logit whose exponential is 0 beside any other; no infinity, of which differences would be no number."""
+
 
 class StateTeacher(Protocol):
     """Has the hidden states that a student follows: a model, or what was kept of its states."""
@@ -119,12 +122,19 @@ class TaskLoss:
     def _labelled(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Error against the labels, mixed with the distance from the teacher if there is one."""
         standard = self._standard(self._counted(logits, rows))
-        labels = self._standard(self._counted(torch.from_numpy(self.labels[rows]), rows, logits))
+        labels = torch.from_numpy(self._targets[rows])
+        if not self.kind.competing:
+            labels = self._standard(self._counted(labels, rows, logits))
         own = self._amount(rows) * self._own(standard, labels.to(logits.device))
         if self.targets is None:
             return own
         share = self.targets.share
         return (1.0 - share) * own + share * self._taught(logits, rows)
+
+    @cached_property
+    def _targets(self) -> NDArray[Any]:
+        """Labels of all rows as numbers."""
+        return self.kind.targets(self.labels)
 
     @cached_property
     def _places(self) -> NDArray[np.bool_] | None:
@@ -138,8 +148,8 @@ class TaskLoss:
         return max(float(self._places.sum()) / len(self._places), 1.0 / len(self._places))
 
     def _amount(self, rows: NDArray[np.intp]) -> float:
-        """Tokens of these rows that count, over the usual number; 1 where a row has one output."""
-        if self._places is None:
+        """Tokens of these rows that count, over the usual number; 1 where a row has one output, or one label for all its tokens."""
+        if self._places is None or self.kind.competing:
             return 1.0
         return float(self._places[rows].sum()) / (len(rows) * self._usual)
 
@@ -147,6 +157,8 @@ class TaskLoss:
         self, values: Tensor, rows: NDArray[np.intp], like: Tensor | None = None
     ) -> Tensor:
         """Those of values `(b, s, ...)` that count, `(n, ...)`, row by row; all values of `(b, ...)` where a row has one output.
+
+        Where tokens compete for a label, all of them `(b, s, ...)`, and those that do not count so low that they have no share.
 
         Args:
             values: logits, or what belongs to them.
@@ -156,6 +168,9 @@ class TaskLoss:
         if self._places is None:
             return values
         width = (values if like is None else like).shape[1]
+        if self.kind.competing:
+            counts = torch.from_numpy(self._places[rows, :width]).to(values.device)
+            return values[:, : counts.shape[1]].masked_fill(~counts[:, :, None], _NO_SHARE)
         row, token = (torch.from_numpy(each) for each in self._places[rows, :width].nonzero())
         return values[row.to(values.device), token.to(values.device)]
 

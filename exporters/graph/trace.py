@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
 from maskpack.models.families import Family
-from maskpack.models.pooling import gives_vectors
+from maskpack.models.spans import OUTPUTS
 
 PREFIX = "model."
 """What the tracer puts before every parameter name."""
@@ -42,36 +42,38 @@ def input_names(family: Family, config: Mapping[str, Any]) -> list[str]:
     return [*names, "token_type_ids"] if family.token_kinds(config) else names
 
 
+def output_names(model: Any) -> tuple[str, ...]:
+    """Names of a graph's outputs: `logits`, or those of a class that has several."""
+    return tuple(getattr(type(model), OUTPUTS, ("logits",)))
+
+
 class _Logits(nn.Module):
-    """The classifier as a function of its inputs by position, returning logits, and the states behind each layer if asked."""
+    """The classifier as a function of its inputs by position, returning its outputs, and the states behind each layer if asked."""
 
     def __init__(self, model: Any, names: list[str], *, float_mask: bool, states: bool) -> None:
         super().__init__()
         self.model = model
         self.names, self.float_mask, self.states = names, float_mask, states
+        self.outputs = output_names(model)
 
     def forward(self, *inputs: Tensor) -> Any:
         feeds = dict(zip(self.names, inputs, strict=True))
         if self.float_mask:
             feeds["attention_mask"] = feeds["attention_mask"].to(torch.float32)
-        if self.states:
-            found = self.model(**feeds, output_hidden_states=True)
-            return (found.logits, *found.hidden_states[1:])
-        found = self.model(**feeds)
-        values = tuple(getattr(found, name) for name in output_names(self.model).values())
-        return values if len(values) > 1 else values[0]
+        found = self.model(**feeds, **({"output_hidden_states": True} if self.states else {}))
+        own = tuple(getattr(found, name) for name in self.outputs)
+        if not self.states:
+            return own[0] if len(own) == 1 else own
+        return (*own, *found.hidden_states[1:])
 
 
-def output_names(model: Any) -> dict[str, str]:
-    """Names of a graph's outputs -> what they are called in the outputs of the torch model."""
-    if gives_vectors(model.config):
-        return {"sentence_embedding": "logits", "last_hidden_state": "last_hidden_state"}
-    return {"logits": "logits"}
+STATE = "state"
+"""How names of outputs begin that hold hidden states."""
 
 
 def state_name(layers: int) -> str:
     """Name of the output of a traced graph that holds the hidden states behind so many layers."""
-    return f"state{layers}"
+    return f"{STATE}{layers}"
 
 
 def trace(model: Any, family: Family, *, states: bool = False) -> ir.Model:
@@ -127,7 +129,6 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     wrapper = _Logits(model, names, float_mask=family.float_mask, states=states).eval()
     layers = model.config.num_hidden_layers if states else 0
-    outputs = list(output_names(model))[: 1 if states else None]
     try:
         with _quiet(), _uncollected():
             program = torch.onnx.export(
@@ -138,7 +139,7 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
                 verbose=False,
                 opset_version=OPSET,
                 input_names=names,
-                output_names=[*outputs, *(state_name(n) for n in range(1, layers + 1))],
+                output_names=[*wrapper.outputs, *(state_name(n) for n in range(1, layers + 1))],
                 dynamic_shapes={"inputs": tuple(axes for _ in names)},
             )
     except (RuntimeError, TypeError, ValueError, torch.onnx.OnnxExporterError) as error:
@@ -146,14 +147,13 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
             f"torch cannot trace `{model.config.model_type}`: {_cause(error)}"
         ) from error
     assert program is not None
-    return _tidy(program.model, names, len(outputs))
+    return _tidy(program.model, names, wrapper.outputs)
 
 
-def _tidy(model: ir.Model, names: list[str], outputs: int) -> ir.Model:
+def _tidy(model: ir.Model, names: list[str], own: tuple[str, ...]) -> ir.Model:
     """Name the axes, remove metadata with local paths, and set the IR version."""
-    for value in model.graph.inputs:
-        value.shape = ir.Shape(["batch", "sequence"])
-        value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.outputs[: len(own)]]:
+        _name_axes(value)
     assert [value.name for value in model.graph.inputs] == names
     for step in (
         common.ClearMetadataAndDocStringPass(),
@@ -163,11 +163,8 @@ def _tidy(model: ir.Model, names: list[str], outputs: int) -> ir.Model:
         common.RemoveUnusedNodesPass(),
     ):
         model = step(model).model
-    for value in model.graph.outputs[:outputs]:
-        assert value.shape is not None
-        each_token = ("sequence",) if len(value.shape) == 3 else ()
-        value.shape = ir.Shape(["batch", *each_token, value.shape[-1]])
-        value.metadata_props.clear()
+    for value in model.graph.outputs[: len(own)]:
+        _name_axes(value)  # a step may have put the value before an Identity in its place
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
     model.graph.name = "maskpack"
@@ -177,6 +174,15 @@ def _tidy(model: ir.Model, names: list[str], outputs: int) -> ir.Model:
         producer_name="maskpack",
         functions=list(model.functions.values()),
     )
+
+
+def _name_axes(value: ir.Value) -> None:
+    """Name the axes of an input or output, and remove metadata."""
+    assert value.shape is not None
+    width = value.shape[-1]
+    each_token = ("sequence",) if len(value.shape) == 3 else ()
+    value.shape = ir.Shape(["batch", *each_token, width if isinstance(width, int) else "sequence"])
+    value.metadata_props.clear()
 
 
 class _OneCopyOfFlags(InPlacePass):

@@ -15,7 +15,7 @@ from typing import TypeVar
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from maskpack.exporters.graph.trace import state_name
+from maskpack.exporters.graph.trace import STATE, state_name
 from maskpack.models.families import Family
 from maskpack.runtime.task import HIDDEN
 
@@ -54,7 +54,7 @@ class Split:
 
     def __init__(self, model: ir.Model, prefix: str, family: Family) -> None:
         self._graph, self._prefix, self._family = model.graph, prefix, family
-        self.layers = len(model.graph.outputs) - 1
+        self.layers = len(model.graph.outputs) - len(_own(model.graph))
 
     def trunk(self, layers: int) -> Part:
         """The part that computes the hidden states behind so many layers, 1 or more."""
@@ -66,7 +66,7 @@ class Split:
         """The part that computes the logits from those states."""
         states = _states(self._graph, layers, self._family)
         cut = partial(_top, layers=layers, family=self._family)
-        return Part(cut, self._parameters(self._graph.outputs[0], states))
+        return Part(cut, self._parameters(_own(self._graph)[0], states))
 
     def _parameters(self, value: ir.Value, stop: ir.Value | None) -> frozenset[str]:
         names = (name for name in _constants(value, stop) if name.startswith(self._prefix))
@@ -76,17 +76,22 @@ class Split:
 def _trunk(model: ir.Model, layers: int, family: Family) -> ir.Model:
     states = _states(model.graph, layers, family)
     states.name, states.shape = HIDDEN, _axes(states, family)
-    return _with_output(model, states)
+    return _with_outputs(model, [states])
 
 
 def _top(model: ir.Model, layers: int, family: Family) -> ir.Model:
-    states, logits = _states(model.graph, layers, family), model.graph.outputs[0]
-    model.graph.outputs[:] = [logits]
+    states, own = _states(model.graph, layers, family), _own(model.graph)
+    model.graph.outputs[:] = own
     given = ir.Value(name=HIDDEN, shape=_axes(states, family), type=states.type)
     states.name = None
     states.replace_all_uses_with(given)
     model.graph.inputs.insert(0, given)
-    return _with_output(model, logits)
+    return _with_outputs(model, own)
+
+
+def _own(graph: ir.Graph) -> list[ir.Value]:
+    """Outputs of the classifier, which stand before the states of its layers."""
+    return [value for value in graph.outputs if not (value.name or "").startswith(STATE)]
 
 
 def _states(graph: ir.Graph, layers: int, family: Family) -> ir.Value:
@@ -107,9 +112,9 @@ def _axes(states: ir.Value, family: Family) -> ir.Shape:
     return ir.Shape([*axes, width])
 
 
-def _with_output(model: ir.Model, output: ir.Value) -> ir.Model:
-    """The graph of one output alone, with the inputs that it reads."""
-    model.graph.outputs[:] = [output]
+def _with_outputs(model: ir.Model, outputs: list[ir.Value]) -> ir.Model:
+    """The graph of these outputs alone, with the inputs that they read."""
+    model.graph.outputs[:] = outputs
     cleaned = common.RemoveUnusedNodesPass()(model).model
     for value in [value for value in cleaned.graph.inputs if not value.uses()]:
         cleaned.graph.inputs.remove(value)

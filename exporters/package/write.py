@@ -51,6 +51,11 @@ Logits = list[NDArray[np.float32]]
 
 def check_graph(session: Any, source: Source, target: Target) -> None:
     """Raise ExportError unless the examples know a graph's inputs and output."""
+    if source.config.decoder.windows:
+        raise ExportError(
+            f"`{source.config.name}` answers questions, and packages for {target} cut no texts into windows",
+            "answer with `maskpack.runtime` from the exported folder",
+        )
     names = {value.name for value in session.get_inputs()}
     more = names - set(INPUTS)
     if source.place.adapter is None or target is Target.MOBILE:

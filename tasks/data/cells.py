@@ -66,7 +66,7 @@ class Wanted:
         if last and self.gaps and _is_missing(value):
             return NO_LABEL
         try:
-            if self.structured and isinstance(value, list | tuple):
+            if self.structured and isinstance(value, list | tuple | dict):
                 return _as_json(value)
             return as_text(value, lists=last and self.lists)
         except TypeError as error:
@@ -100,7 +100,7 @@ def as_text(value: object, *, lists: bool = False) -> str:
 
 
 def _as_json(value: object) -> str:
-    """A list as JSON, with all that is in it.
+    """A list or an object as JSON, with all that is in it.
 
     Raises:
         TypeError: JSON has no form for something in it, or a text holds half a letter.

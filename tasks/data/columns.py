@@ -24,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 _LABEL = "label"
 _TAGS = ("ner_tags", "tags", "entities", "spans")
 """Plain names of a column of entities."""
+_QUESTIONS = ("question", "context", "answers")
+"""Plain names of questions, contexts and answers, as the Hub has them."""
 _TEXTS = (
     ("text",),
     ("tokens",),
@@ -71,19 +73,26 @@ class Said:
         first, second = (
             (*texts, None, None)[:2] if texts else (options.text_field, options.pair_field)
         )
-        tagged = options.kind is None and self.data is not None and is_tagged(self.data)
         return find_task(
             self.name,
             text_field=first,
             pair_field=second,
             label_field=label or options.label_field,
-            kind=Kind.TOKEN_CLASSIFICATION if tagged else options.kind,
+            kind=options.kind or self._usual_kind((first, second, label or options.label_field)),
             metric=options.metric,
             separator=options.separator,
             prefix=options.prefix,
             pair_prefix=options.pair_prefix,
             unlabelled=options.unlabelled,
+            stride=options.stride,
         )
+
+    def _usual_kind(self, columns: tuple[str | None, ...]) -> Kind | None:
+        """What data say of their kind by their ending or the names of their columns."""
+        if self.data is not None and is_tagged(self.data):
+            return Kind.TOKEN_CLASSIFICATION
+        names = tuple(None if name is None else name.strip().casefold() for name in columns)
+        return Kind.QUESTION_ANSWERING if names == _QUESTIONS else None
 
 
 def task_of_said(said: Said) -> Task:
@@ -147,6 +156,8 @@ def plain_columns(names: Sequence[str]) -> tuple[str, ...] | None:
     ('Text', 'Label')
     >>> plain_columns(["text", "title", "label"])
     """
+    if (questions := _questions_in(names)) is not None:
+        return questions
     tagged = (_chosen(names, (label,)) for label in _TAGS)
     return _chosen(names, (_LABEL,)) or next((one for one in tagged if one is not None), None)
 
@@ -172,7 +183,16 @@ def plain_texts(names: Sequence[str]) -> tuple[str, ...] | None:
     >>> plain_texts(["id", "premise", "hypothesis"])
     ('premise', 'hypothesis')
     """
-    return _chosen(names, ())
+    questions = _questions_in([*names, _QUESTIONS[-1]])
+    return _chosen(names, ()) if questions is None else questions[:-1]
+
+
+def _questions_in(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Columns of question, context and answers; others may stand beside them."""
+    folded = {name.strip().casefold(): name for name in names}
+    if len(folded) != len(names) or not set(_QUESTIONS) <= set(folded):
+        return None
+    return tuple(folded[name] for name in _QUESTIONS)
 
 
 def _chosen(names: Sequence[str], label: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""Which rows of one file are held out for evaluation: a tenth of every label, the same for every run."""
+"""Which rows of one file are held out for evaluation: a tenth of every label or of all contexts, the same for every run."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ class HeldOut:
     Attributes:
         rows, total: held out, and in all.
         by_label: whether every label was given its share.
+        together: whether rows of one context are on one side.
     """
 
     rows: int
     total: int
     by_label: bool
+    together: bool = False
 
 
 def held_out_places(groups: Sequence[str]) -> NDArray[np.intp]:
@@ -49,6 +51,22 @@ def held_out_places(groups: Sequence[str]) -> NDArray[np.intp]:
     starts = np.cumsum(sizes) - sizes
     kept = [order[start : start + some] for start, some in zip(starts, quota, strict=True)]
     return np.sort(np.concatenate([np.zeros(0, dtype=np.intp), *kept]))
+
+
+def whole_groups(groups: Sequence[str]) -> NDArray[np.intp]:
+    """Indices of rows that are held out, in order: whole groups, drawn at random, until a tenth of all rows is reached.
+
+    Args:
+        groups: the group of each row; of one group alone nothing is held out.
+    """
+    names = sorted(set(groups))
+    number = {name: index for index, name in enumerate(names)}
+    own = np.fromiter((number[group] for group in groups), dtype=np.int64, count=len(groups))
+    sizes = np.bincount(own, minlength=len(names))
+    order = np.random.default_rng(SEED).permutation(len(names))
+    before = np.cumsum(sizes[order]) - sizes[order]
+    chosen = order[before < len(groups) // SHARE][: len(names) - 1]
+    return np.flatnonzero(np.isin(own, chosen))
 
 
 def groups_of(labels: Sequence[Sequence[str]]) -> list[str]:

@@ -19,12 +19,13 @@ from maskpack.formats import DataError
 from maskpack.tasks.data.cache import Cache
 from maskpack.tasks.data.cells import Wanted
 from maskpack.tasks.data.checks import MOST_CELLS, CheckedRows, checked_rows
-from maskpack.tasks.data.held_out import HeldOut, groups_of, held_out_places
+from maskpack.tasks.data.held_out import HeldOut, groups_of, held_out_places, whole_groups
 from maskpack.tasks.data.hub import Rows, glue_rows, hub_rows, is_hub
 from maskpack.tasks.data.stored_rows import changed, pages_of, stored_rows, taken
 from maskpack.tasks.data.tables import NOWHERE, READERS, stream_rows
 from maskpack.tasks.task import Task, Unlabelled
 from maskpack.tasks.types.base import too_many
+from maskpack.tasks.windows import USUAL, WindowRule
 
 TRAIN = ("train", "msr_paraphrase_train")
 """Names of training files; the second is MRPC's."""
@@ -38,10 +39,12 @@ class Split:
     Attributes:
         texts: one or two texts a row.
         labels: class indices (int64) or values (float32), one a row; where a row may have several
-            labels, 0 and 1 (int8) `(rows, c)`; of entities one tuple of spans a row.
+            labels, 0 and 1 (int8) `(rows, c)`; of entities or answers one tuple of spans a row.
         unlabelled: texts of further rows, which have no label.
         prefix: letters before each first text that are not its own.
         second: what stands before a label that is a text.
+        second_prefix: the same before each second text.
+        windows: how long rows are cut, of a type that cuts them into windows.
     """
 
     texts: Sequence[tuple[str, ...]]
@@ -49,6 +52,8 @@ class Split:
     unlabelled: Sequence[tuple[str, ...]] = ()
     prefix: int = 0
     second: str = ""
+    second_prefix: int = 0
+    windows: WindowRule = USUAL
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -65,8 +70,10 @@ class Split:
         def prefixed(row: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(map("".join, zip(prefixes, row, strict=False)))
 
-        texts, second = changed(self.texts, prefixed), prefixes[1]
-        return replace(self, texts=texts, prefix=len(prefixes[0]), second=second)
+        first, second = (len(prefix) for prefix in prefixes)
+        texts = changed(self.texts, prefixed)
+        own = replace(self, texts=texts, prefix=first, second_prefix=second)
+        return replace(own, second=prefixes[1])
 
     def pages(self) -> Iterator[Split]:
         """The rows some at a time, in memory."""
@@ -208,6 +215,9 @@ def _held_out(task: Task, rows: CheckedRows) -> CheckedRows:
 
 def _held_places(task: Task, rows: CheckedRows) -> NDArray[np.intp]:
     """Indices of the tenth that is held out, in the file's order."""
+    together = task.type.groups(rows.texts, rows.cells)
+    if together is not None:
+        return whole_groups(together)
     of, separator = task.type.cell_labels, task.separator
     labels = changed(rows.cells, lru_cache(MOST_CELLS)(lambda cell: of(cell, separator)))
     return held_out_places(groups_of(labels))
@@ -225,11 +235,14 @@ def _assemble(task: Task, rows: _Both, where: str) -> TaskData:
     cells = train.cells
     known = task.raw_labels or rows.names
     raw = known or task.type.label_names(task.label, cells, task.separator)
+    if task.type.may_lack(cells):
+        task = replace(task, windows=replace(task.windows, no_answer=True))
     if dev is None:
         places = _held_places(task, train)
         dev = train.take(places, gaps=False)
         train = train.take(np.delete(np.arange(len(train)), places), gaps=True)
-        held_out = HeldOut(len(dev), len(cells), by_label=task.type.labelled)
+        together = task.type.groups((), ()) is not None
+        held_out = HeldOut(len(dev), len(cells), by_label=task.type.labelled, together=together)
     if not known and too_many(raw, len(cells)) and (task.guessed or not len(dev)):
         raise DataError(
             f"column `{task.label}` holds {len(raw)} labels in {len(cells)} rows, "
@@ -254,7 +267,7 @@ def _to_split(task: Task, raw: Sequence[str], rows: CheckedRows, where: str) -> 
     if not len(rows):
         raise DataError(f"the {where} is empty")
     labels = task.type.encode(rows.cells, raw, task.separator, where)
-    return Split(rows.texts, labels, rows.gaps)
+    return Split(rows.texts, labels, rows.gaps, windows=task.windows)
 
 
 @dataclass(frozen=True, eq=False)

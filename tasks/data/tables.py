@@ -4,7 +4,7 @@ TSV is read without quoting, as GLUE writes it (its fields hold bare quotation m
 quoting rules, with commas, semicolons or tabs, or the separator that a spreadsheet names in a first line `sep=;`; JSON
 is one object a line or one array of objects. Lines end as they do on Linux, on Windows, or with carriage returns
 alone. Parquet goes through pyarrow, an optional extra, imported when there is such a file to read. Words with tags in lines are
-read by `tagged.py`.
+read by `tagged.py`, files as SQuAD's by `questions.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 from maskpack.formats import DataError
 from maskpack.formats.extras import needed_for
 from maskpack.tasks.data.cells import Row, Wanted, check_columns
+from maskpack.tasks.data.questions import SQUAD_COLUMNS, is_squad, squad_rows
 from maskpack.tasks.data.tagged import conll_columns, read_conll
 from maskpack.tasks.data.text_lines import ended_lines, lines_in, read_bytes, read_text
 
@@ -255,6 +256,12 @@ def _first(path: Path, delimiter: str) -> list[str]:
 
 
 def _read_json(wanted: Wanted) -> Iterator[Row]:
+    questions = squad_rows(wanted.path)
+    if questions is not None:
+        check_columns(wanted, SQUAD_COLUMNS)
+        own = replace(wanted, structured=True)
+        yield from (own.row(row, number) for number, row in enumerate(questions, start=1))
+        return
     for number, value in _items(wanted):
         if not isinstance(value, dict):
             raise DataError(f"row {number} of `{wanted.path}` is not a JSON object")
@@ -312,6 +319,8 @@ def _csv_names(path: Path) -> list[str]:
 
 
 def _json_names(path: Path) -> list[str]:
+    if is_squad(path) and squad_rows(path) is not None:
+        return list(SQUAD_COLUMNS)
     number, first = next(_items(Wanted(path, ())), (1, {}))
     if not isinstance(first, dict):
         raise DataError(f"row {number} of `{path}` is not a JSON object")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import Artifact, ArtifactError, DataError, TaskEntry
+from maskpack.runtime.windows import usual_stride
 from maskpack.tasks.data.splits import Split, load_dev
 from maskpack.tasks.data_warnings import answer_warnings, log_warnings
 from maskpack.tasks.evaluation.metrics import (
@@ -26,6 +27,7 @@ from maskpack.tasks.evaluation.metrics import (
 )
 from maskpack.tasks.task import TASKS, Task, Unlabelled
 from maskpack.tasks.types import TaskType, type_of
+from maskpack.tasks.windows import WindowRule
 
 if TYPE_CHECKING:
     from maskpack.tasks.batches import Encoded
@@ -233,6 +235,44 @@ def prefixes_of(entry: TaskEntry) -> tuple[str, ...]:
     return tuple(found)
 
 
+STRIDE, NO_ANSWER = "stride", "no_answer"
+"""Feature of a task whose rows are cut into windows, and both keys of it in the entry's `config`."""
+
+
+def window_fields(task: Task, max_length: int) -> dict[str, Any]:
+    """`requires` and `config` of the entry of a task that cuts rows into windows; empty for others."""
+    if not task.type.decoder.windows:
+        return {}
+    stride = usual_stride(max_length) if task.windows.stride is None else task.windows.stride
+    config = {STRIDE: stride, NO_ANSWER: task.windows.no_answer}
+    return {"requires": (STRIDE,), "config": config}
+
+
+def reading_fields(task: Task, max_length: int) -> tuple[dict[str, Any], ...]:
+    """`requires` and `config` of all that says how the texts of a task are read."""
+    return prefix_fields(task), window_fields(task, max_length)
+
+
+def windows_of(entry: TaskEntry) -> WindowRule:
+    """How the rows of a task are cut into windows; of another task the usual rule, which nothing reads.
+
+    Raises:
+        ArtifactError: the entry does not say, although its feature does.
+    """
+    if STRIDE not in entry.requires:
+        if type_of(entry).decoder.windows:
+            raise ArtifactError(
+                f"task `{entry.name}` is a {entry.kind} and does not require `{STRIDE}`"
+            )
+        return WindowRule()
+    stride, lacks = entry.config.get(STRIDE), entry.config.get(NO_ANSWER)
+    if type(stride) is not int or stride < 0 or type(lacks) is not bool:
+        raise ArtifactError(
+            f"`tasks.{entry.name}.config` has the stride {stride!r}, `no_answer` {lacks!r}"
+        )
+    return WindowRule(stride, lacks)
+
+
 def texts_of(entry: TaskEntry) -> int | None:
     """Texts that a row of a task has, 1 or 2; None where the entry does not say."""
     if type_of(entry).grouped:
@@ -252,7 +292,7 @@ def task_of(entry: TaskEntry) -> Task:
     Raises:
         DataError: the entry does not say; these keys are free, and other writers may leave them out.
     """
-    found, said = _task_of(entry), entry.data.get(UNLABELLED)
+    found, said = replace(_task_of(entry), windows=windows_of(entry)), entry.data.get(UNLABELLED)
     return replace(found, unlabelled=said) if said in set(Unlabelled) else found
 
 

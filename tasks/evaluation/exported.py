@@ -18,8 +18,8 @@ from maskpack.tasks.evaluation.evaluate import (
     assessed,
     evaluation_split,
 )
+from maskpack.tasks.labels import labels_on
 from maskpack.tasks.types import TASK_TYPES
-from maskpack.tasks.types.entities import tags_on_tokens
 from maskpack.tasks.types.vectors import grouped_texts, numbered
 
 
@@ -74,5 +74,5 @@ def _predicted(session: Session, config: TaskConfig, split: Split) -> Prediction
     labels = split.labels
     if config.decoder.per_token:
         rows = session.read(texts, task=config.name)
-        labels = tags_on_tokens(labels, rows, split.texts, config.max_length)
+        labels = labels_on(rows, split, config)
     return Predictions(split, session.logits(texts, task=config.name), labels)

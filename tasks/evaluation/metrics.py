@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.runtime.tags import IGNORED
+from maskpack.tasks.evaluation.words import same_words, shared_words, words_in
 
 if TYPE_CHECKING:
     from maskpack.tasks.types.base import TaskType  # an entry counts with the functions below
@@ -125,6 +126,32 @@ def ndcg_at_10(ranks: Values, labels: Values) -> float:
     return float(np.mean(np.where(places < 10, 1.0 / np.log2(places + 2.0), 0.0)))
 
 
+def answer_f1(predicted: Values, labels: Values) -> float:
+    """Mean over rows of the F1 of an answer's words against the best of the right answers, as SQuAD counts it."""
+    return _mean_of_best(shared_words, predicted, labels)
+
+
+def exact_match(predicted: Values, labels: Values) -> float:
+    """Share of rows whose answer is one of the right ones; letter case, punctuation, articles and blanks do not count."""
+    return _mean_of_best(same_words, predicted, labels)
+
+
+def _mean_of_best(score: Callable[[str, str], float], predicted: Values, labels: Values) -> float:
+    """Mean over rows of the best score against a right answer; a row without one is right if none is given.
+
+    Args:
+        score: of two texts.
+        predicted: a text for each row, empty for no answer.
+        labels: right texts of each row.
+    """
+    rows = zip(predicted.tolist(), labels.tolist(), strict=True)
+    each = [
+        max(score(given, right) for right in [*filter(words_in, known)] or [""])
+        for given, known in rows
+    ]
+    return float(np.mean(each)) if each else 0.0
+
+
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -141,6 +168,8 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "ndcg_at_10": ndcg_at_10,
     "recall_at_1": recall_at_1,
     "recall_at_10": recall_at_10,
+    "answer_f1": answer_f1,
+    "exact_match": exact_match,
 }
 
 
@@ -223,13 +252,14 @@ def compute_metrics(
     metrics: Sequence[str],
 ) -> dict[str, float]:
     """Metric name -> value of logits `(rows, c)` against the labels of a type of task."""
-    return kind.scores(logits, labels, metrics)
+    predicted, right = kind.answered(logits, labels), kind.right(labels)
+    return {name: METRICS[name](predicted, right) for name in metrics}
 
 
 def majority(kind: TaskType, labels: NDArray[Any], metrics: Sequence[str]) -> dict[str, float]:
     """Metrics of the best constant answer, which is the result of a collapsed model."""
-    constants = kind.constants(labels)
-    return {name: max(METRICS[name](one, labels) for one in constants) for name in metrics}
+    constants, right = kind.constants(labels), kind.right(labels)
+    return {name: max(METRICS[name](one, right) for one in constants) for name in metrics}
 
 
 @dataclass(frozen=True)
@@ -264,7 +294,7 @@ def class_metrics(
         labels: class numbers `(rows)`, or 0 and 1 `(rows, c)`.
         names: of the classes, in the order of the logits.
     """
-    if not names:
+    if not kind.counted(names):
         return ()
     counts, names = kind.class_counts(logits, labels, len(names)), kind.counted(names)
     return tuple(

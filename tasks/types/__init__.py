@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from maskpack.formats import ArtifactError, TaskEntry
+from maskpack.tasks.types.answers import QuestionAnswering
 from maskpack.tasks.types.base import TaskType
 from maskpack.tasks.types.entities import TokenClassification
 from maskpack.tasks.types.multi_label import MultiLabel
@@ -19,6 +20,7 @@ TASK_TYPES: dict[str, TaskType] = {
         TokenClassification(),
         Similarity(),
         Retrieval(),
+        QuestionAnswering(),
     )
 }
 """Name, as manifests spell it -> type."""

@@ -20,7 +20,7 @@ from maskpack.runtime.outputs import DECODERS, OutputDecoder
 from maskpack.tasks.alike import look_of, spelled
 from maskpack.tasks.data.cells import NO_LABEL, Row
 from maskpack.tasks.evaluation.calibration import Decision, Probabilities
-from maskpack.tasks.evaluation.metrics import METRICS, Confusion, class_counts
+from maskpack.tasks.evaluation.metrics import Confusion, class_counts
 
 if TYPE_CHECKING:
     from torch import Tensor  # at run time only where a step needs it
@@ -47,6 +47,8 @@ class TaskType(ABC):
         structured: whether cells may hold lists and objects, of which `row` makes what the type reads.
         grouped: whether the texts of a row are read one by one, so that outputs are `(rows, g, w)`; there is a vector a text.
         finds_texts: whether a row's label is a text too, the second of its group.
+        texts: texts that a row must have; None: one or two.
+        competing: whether the tokens of a row compete for one label; else each token that counts has its own.
         probabilities: what logits say of probabilities; None: nothing, they are numbers.
         error_metrics: metrics in the target's own unit, smaller where the task is better; none is a main metric.
     """
@@ -62,6 +64,8 @@ class TaskType(ABC):
     structured: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
     finds_texts: ClassVar[bool] = False
+    texts: ClassVar[int | None] = None
+    competing: ClassVar[bool] = False
     probabilities: ClassVar[Probabilities | None] = None
     error_metrics: ClassVar[tuple[str, ...]] = ()
 
@@ -146,6 +150,18 @@ class TaskType(ABC):
             )
         return tuple(names)
 
+    def groups(
+        self, texts: Sequence[tuple[str, ...]], cells: Sequence[str]
+    ) -> Sequence[str] | None:
+        """The group of each row, of which all rows are held out together; None: rows are held out by their labels."""
+        del texts, cells
+        return None
+
+    def may_lack(self, cells: Sequence[str]) -> bool:
+        """Whether one of some rows has no answer, of a type that asks for one."""
+        del cells
+        return False
+
     @abstractmethod
     def encode(
         self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
@@ -174,6 +190,10 @@ class TaskType(ABC):
         """Which outputs `(rows, tokens)` count, for types with outputs for each token; None: there is one output a row."""
         del labels
         return None
+
+    def targets(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Labels as numbers, which a step's loss reads."""
+        return labels
 
     def target_scale(self, labels: NDArray[Any]) -> TargetScale | None:
         """The unit in which the head learns labels as `encode` gives them; None: in their own."""
@@ -220,6 +240,20 @@ class TaskType(ABC):
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Predictions of logits `(rows, c)`, in the form of the labels."""
 
+    def answered(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[Any]:
+        """Predictions in the form that metrics read, beside `right`.
+
+        Args:
+            logits: of all outputs.
+            labels: of the same rows, which may say more than the label.
+        """
+        del labels
+        return self.answers(logits)
+
+    def right(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Labels in the form that metrics read."""
+        return labels
+
     def decisions(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> tuple[Decision, ...]:
         """The decisions for a label that have a threshold, which a change of its logit moves; empty: there are none.
 
@@ -229,13 +263,6 @@ class TaskType(ABC):
         """
         del logits, labels
         return ()
-
-    def scores(
-        self, logits: NDArray[np.float32], labels: NDArray[Any], metrics: Sequence[str]
-    ) -> dict[str, float]:
-        """Metric name -> value of outputs against labels."""
-        predicted = self.answers(logits)
-        return {name: METRICS[name](predicted, labels) for name in metrics}
 
     @abstractmethod
     def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import DataError
-from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.types.base import GIVE_A_LABEL, TaskType
 from maskpack.tasks.types.regression import Regression
 
@@ -165,15 +164,12 @@ class Retrieval(Vectors):
         return functional.cross_entropy(near, torch.arange(rows, device=logits.device))
 
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """The vectors themselves, `(rows, g, w)`; `scores` ranks them."""
+        """The vectors themselves, `(rows, g, w)`; `answered` ranks them."""
         return logits
 
-    def scores(
-        self, logits: NDArray[np.float32], labels: NDArray[Any], metrics: Sequence[str]
-    ) -> dict[str, float]:
-        """Metrics of the rank of an anchor's text among all texts of the rows, each once."""
-        ranks = ranks_of(logits, labels)
-        return {name: METRICS[name](ranks, labels) for name in metrics}
+    def answered(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[Any]:
+        """The rank of each anchor's text among all texts of the rows, each once."""
+        return ranks_of(logits, labels)
 
     def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
         """The ranks of chance: each text once at each rank."""

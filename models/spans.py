@@ -1,0 +1,92 @@
+"""Classes for question answering with one tensor of logits.
+
+transformers' classes give the logits of the first and of the last token of an answer as two outputs, `start_logits` and `end_logits`,
+each `(b, s)`. A *spans* class is the same class, with `logits (b, s, 2)` beside them: so code that works on logits needs not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from maskpack.formats import ModelError
+from maskpack.models.families import family_of
+
+_ENDING = "ForQuestionAnswering"
+OUTPUTS = "graph_outputs"
+"""Attribute of a class whose graphs have other outputs than `logits`."""
+
+
+@dataclass
+class SpanOutput:
+    """Output of a spans class.
+
+    Attributes:
+        start_logits, end_logits: `(b, s)`.
+        logits: both, `(b, s, 2)`.
+        hidden_states: of each layer, if they were asked for.
+    """
+
+    start_logits: Tensor
+    end_logits: Tensor
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class _Spans:
+    """What a spans class has over the class of transformers."""
+
+    graph_outputs = ("start_logits", "end_logits")
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+    ) -> SpanOutput:
+        """Logits of `input_ids (b, s)`, and hidden states if they are asked for."""
+        found = super().forward(  # type: ignore[misc]
+            input_ids=input_ids, attention_mask=attention_mask, **{**inputs, "return_dict": True}
+        )
+        both = found.start_logits, found.end_logits
+        return SpanOutput(
+            start_logits=both[0],
+            end_logits=both[1],
+            logits=torch.stack(both, dim=-1),
+            hidden_states=found.hidden_states,
+        )
+
+
+def spans_class(native: type) -> type:
+    """The class for a class of transformers: that itself, or the spans class over one for question answering."""
+    return _spans(native) if _ENDING in native.__name__ else native
+
+
+@cache
+def _spans(native: type) -> type:
+    return type(native.__name__, (_Spans, native), {"__module__": __name__})
+
+
+def class_in(auto_class: str, config: Any) -> type:
+    """The class of transformers that an auto class gives for a configuration.
+
+    Raises:
+        ModelError: transformers has none for the family, or none that can be used.
+    """
+    mapping: Mapping[type, type] = getattr(transformers, auto_class)._model_mapping  # noqa: SLF001
+    kind = type(config)
+    if kind not in mapping or not _fits(mapping[kind], config):
+        raise ModelError(
+            f"transformers has no `{auto_class}` for `{config.model_type}` that maskpack can use",
+            "give a model of another family, such as BERT, RoBERTa or ModernBERT",
+        )
+    return mapping[kind]
+
+
+def _fits(native: type, config: Any) -> bool:
+    """Whether a class calls its encoder as the family's other classes do: Llama's for question answering does not."""
+    prefix = getattr(native, "base_model_prefix", None)
+    return _ENDING not in native.__name__ or prefix == family_of(config.model_type).base

@@ -1,0 +1,190 @@
+"""Windows of a question and a long context, and the best answer in them. Numpy alone.
+
+A row that is too long becomes several windows: each has the whole question and a part of the context, and neighbours share some
+tokens (Devlin et al. 2019, arXiv 1810.04805). The answer is the span with the largest product of the probabilities of its first and its
+last token. The first token of a window stands for no answer. Training and devices run this same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST = 30
+"""Tokens of an answer at most, as in the examples of transformers for SQuAD."""
+
+SPANS = ("start_logits", "end_logits")
+"""Outputs of a graph that answers questions, by the names that transformers and Optimum give them; each `(b, s)`."""
+
+_BLANKS = np.array([*(chr(one).isspace() for one in range(0x3001)), False])
+_CONTEXT = 1  # the tokenizer's number of the second text
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Where the tokens of a window lie in the context.
+
+    Attributes:
+        first: the first token of the context in the window.
+        spans: `(n, 2)`, where each of its `n` tokens begins and ends in the context, in letters; both 0 for a token that has no
+            letter there.
+    """
+
+    first: int
+    spans: NDArray[np.int32]
+
+    def counted(self, width: int) -> NDArray[np.bool_]:
+        """Which of `width` tokens count: the first one, which stands for no answer, and those of the context."""
+        counts = np.zeros(width, dtype=np.bool_)
+        counts[0] = True
+        own = self.spans[:, 1] > 0
+        counts[self.first : self.first + len(own)] |= own[: max(width - self.first, 0)]
+        return counts
+
+    def tokens_of(self, start: int, end: int) -> tuple[int, int]:
+        """The first and the last token of the letters from `start` to `end`; 0 and 0 where they are not whole in the window."""
+        starts, ends = self.spans[:, 0], self.spans[:, 1]
+        first = np.flatnonzero((starts <= start) & (start < ends))
+        last = np.flatnonzero((starts < end) & (end <= ends))
+        if not len(first) or not len(last):
+            return 0, 0
+        return self.first + int(first[0]), self.first + int(last[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A window of a row.
+
+    Attributes:
+        places: of its tokens among all tokens of the row.
+        window: where they lie in the context.
+    """
+
+    places: NDArray[np.intp]
+    window: Window
+
+
+def cut_windows(
+    read: Any, context: str, *, prefix: int, max_length: int, stride: int | None
+) -> list[Cut]:
+    """The windows of a question and a context, one or more.
+
+    Args:
+        read: the whole row as the tokenizers library reads it, not cut.
+        context: the second text as it was read.
+        prefix: letters at its beginning that are not its own.
+        max_length: tokens of a window at most. A question of more than half of them loses its end.
+        stride: tokens that neighbours share, at most half of what a window has of the context; None: see `usual_stride`.
+    """
+    numbers = read.sequence_ids
+    tokens = np.array([number == _CONTEXT for number in numbers], dtype=np.bool_)
+    own = np.flatnonzero(tokens)
+    asked = np.flatnonzero([number == 0 for number in numbers])
+    special = len(numbers) - len(own) - len(asked)
+    kept = np.ones(len(numbers), dtype=np.bool_)
+    kept[asked[max(0, min(max_length // 2, max_length - special - 1)) :]] = False
+    others = np.flatnonzero(kept & ~tokens)
+    begin = int(own[0]) if len(own) else len(numbers)
+    head, tail = others[others < begin], others[others >= begin]
+    room = max(1, max_length - len(others))
+    shared = min(usual_stride(max_length) if stride is None else stride, room // 2)
+    spans = _spans(read.offsets, own, context, prefix)
+    return [
+        Cut(np.concatenate([head, own[part], tail]), Window(len(head), spans[part]))
+        for part in _parts(len(own), room, shared)
+    ]
+
+
+def usual_stride(max_length: int) -> int:
+    """Tokens that neighbours share where nobody says: a quarter of a window."""
+    return max_length // 4
+
+
+def _parts(count: int, room: int, shared: int) -> Iterator[slice]:
+    """Parts of a context of so many tokens.
+
+    >>> [(part.start, part.stop) for part in _parts(10, 6, 2)]
+    [(0, 6), (4, 10)]
+    """
+    start = 0
+    while True:
+        yield slice(start, min(start + room, count))
+        if start + room >= count:
+            return
+        start += room - shared
+
+
+def _spans(
+    offsets: Sequence[tuple[int, int]], own: NDArray[np.intp], context: str, prefix: int
+) -> NDArray[np.int32]:
+    """Letters of the tokens of a context, without blanks around them."""
+    places = np.array(offsets, dtype=np.int32).reshape(-1, 2)[own]
+    letters = np.frombuffer(context.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    blank = _BLANKS[np.minimum(np.append(letters, len(_BLANKS)), len(_BLANKS) - 1)]
+    starts, ends = places[:, 0].copy(), places[:, 1].copy()
+    while (left := blank[starts] & (starts < ends)).any():
+        starts[left] += 1
+    while (right := blank[ends - 1] & (starts < ends)).any():
+        ends[right] -= 1
+    spans = np.stack([starts, ends], axis=1) - np.int32(prefix)
+    spans[(starts < prefix) | (starts >= ends)] = 0
+    return spans
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best span of a window.
+
+    Attributes:
+        start, end: where it begins and ends in the context, in letters.
+        score: product of the probabilities of its first and its last token; 0: the window holds no token of the context.
+        none: the same product for the first token of the window, which stands for no answer.
+    """
+
+    start: int
+    end: int
+    score: float
+    none: float
+
+
+def best_in(window: Window, logits: NDArray[np.float32]) -> Best:
+    """The best span of one window.
+
+    Args:
+        window: where its tokens lie.
+        logits: `(s, 2)`, of the first and of the last token of an answer.
+    """
+    counts = window.counted(len(logits))
+    chosen = logits[counts].astype(np.float64)
+    shares = np.exp(chosen - chosen.max(axis=0))
+    shares /= shares.sum(axis=0)
+    places = np.flatnonzero(counts) - window.first
+    none = float(shares[0, 0] * shares[0, 1])
+    own = (places >= 0) & (np.arange(len(places)) > 0)
+    if not own.any():
+        return Best(0, 0, 0.0, none)
+    count = len(window.spans)
+    sides = np.zeros((count + LONGEST - 1, 2))
+    sides[places[own]] = shares[own]
+    scores = np.stack([sides[:count, 0] * sides[n : count + n, 1] for n in range(LONGEST)], axis=1)
+    first, more = divmod(int(scores.argmax()), LONGEST)
+    start, end = int(window.spans[first, 0]), int(window.spans[first + more, 1])
+    return Best(start, end, float(scores[first, more]), none)
+
+
+def best_of(found: Sequence[Best], *, may_lack: bool) -> Best | None:
+    """The best span of the windows of a row; None: no answer.
+
+    Args:
+        found: the best of each window.
+        may_lack: whether rows may have no answer. One has none where no span is as probable as no answer in the window in which that is
+            least probable.
+    """
+    best = max(found, key=lambda one: one.score)
+    if best.score == 0.0 or (may_lack and min(one.none for one in found) > best.score):
+        return None
+    return best
