@@ -9,8 +9,9 @@ from transformers import CONFIG_MAPPING
 
 from maskpack.formats import ExportError
 from maskpack.models.config import load_config
-from maskpack.models.families import family_of, settings_of
+from maskpack.models.families import FAMILIES, family_of, settings_of
 from maskpack.models.locate import resolve
+from maskpack.models.tested import TESTED
 
 _NO_SWITCH = {  # sizes, and what no graph depends on
     *("num_hidden_layers", "n_layers", "n_layer"),
@@ -27,7 +28,8 @@ _NO_SWITCH = {  # sizes, and what no graph depends on
 def check_exportable(model: str, *, revision: str | None = None) -> None:
     """Refuse a model of which no graph can be made, or one that computes something else.
 
-    A model with the usual settings of its architecture passes at once; with others the graph takes seconds.
+    A model with the usual settings of an architecture that tests export passes at once; of others a graph is made, which
+    takes seconds.
 
     Args:
         model: folder, hub id or alias; only its configuration is read.
@@ -40,15 +42,17 @@ def check_exportable(model: str, *, revision: str | None = None) -> None:
     config = load_config(resolve(model), revision=revision)
     family_of(config.model_type)
     tree = config.to_dict()
-    if not (switches := unusual(tree)):
+    switches, known = unusual(tree), config.model_type in {*FAMILIES, *TESTED}
+    if known and not switches:
         return
     from maskpack.exporters.graph.miniature import find_problem  # noqa: PLC0415 - imports the tracer
 
     problem = find_problem(tree)
     if problem is not None:
         odd = ", ".join(f"`{name}` {value}" for name, value in switches.items())
+        settings = f"; its unusual settings: {odd}" if switches else ""
         raise ExportError(
-            f"`{model}` cannot be exported: {problem}; its unusual settings: {odd}",
+            f"`{model}` cannot be exported: {problem}{settings}",
             "give another model; for torch alone it can be learned with `fit_task`",
         )
 

@@ -350,9 +350,11 @@ def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
         if name.startswith(f"{base}.") and not name.startswith(f"{base}.pooler.")
     )
     if made_up:
+        others = sorted(info.get("unexpected_keys") or ())
+        instead = f"; they hold `{others[0]}` and others that it has not" if others else ""
         raise ModelError(
             f"the weights in `{location}` lack {len(made_up)} parameters of the encoder "
-            f"that its `config.json` describes, such as `{made_up[0]}`",
+            f"that its `config.json` describes, such as `{made_up[0]}`{instead}",
             "give a model whose weights and configuration belong together",
         )
 

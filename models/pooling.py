@@ -71,7 +71,7 @@ def habit_of(config: Any) -> Pooling:
     return (
         Pooling(own)
         if isinstance(own, str) and own in set(Pooling)
-        else family_of(config.model_type).pooling
+        else family_of(config.model_type).pooling_of(config)
     )
 
 
@@ -113,7 +113,7 @@ def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Poo
 
 def has_no_pooler(model: str, config: Any, *, revision: str | None = None) -> bool:
     """Whether a checkpoint lacks the pooler that its family has; False where only reading all of it would tell."""
-    if family_of(config.model_type).pooling is not Pooling.POOLER:
+    if family_of(config.model_type).pooling_of(config) is not Pooling.POOLER:
         return False
     names = stored_names(resolve(model), revision=revision)
     return bool(names) and not any(f"{POOLER}." in name for name in names)
