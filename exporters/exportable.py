@@ -11,8 +11,9 @@ from maskpack.formats import ExportError
 from maskpack.models.config import load_config
 from maskpack.models.families import FAMILIES, family_of, settings_of
 from maskpack.models.locate import resolve
-from maskpack.models.tested import TESTED
+from maskpack.models.tested import NO_GRAPH, TESTED
 
+_OTHERWISE = "give another model; for torch alone it can be learned with `fit_task`"
 _NO_SWITCH = {  # sizes, and what no graph depends on
     *("num_hidden_layers", "n_layers", "n_layer"),
     *("intermediate_size", "hidden_dim", "n_inner", "d_inner"),
@@ -45,6 +46,8 @@ def check_exportable(model: str, *, revision: str | None = None) -> None:
     switches, known = unusual(tree), config.model_type in {*FAMILIES, *TESTED}
     if known and not switches:
         return
+    if why := NO_GRAPH.get(config.model_type):
+        raise ExportError(f"`{config.model_type}` cannot be exported: {why}", _OTHERWISE)
     from maskpack.exporters.graph.miniature import find_problem  # noqa: PLC0415 - imports the tracer
 
     problem = find_problem(tree)
@@ -53,7 +56,7 @@ def check_exportable(model: str, *, revision: str | None = None) -> None:
         settings = f"; its unusual settings: {odd}" if switches else ""
         raise ExportError(
             f"`{model}` cannot be exported: {problem}{settings}",
-            "give another model; for torch alone it can be learned with `fit_task`",
+            _OTHERWISE,
         )
 
 

@@ -120,7 +120,7 @@ FAMILIES: dict[str, Family] = {
     # numbers positions from 2, whatever the padding token's id is
     "mpnet": Family("mpnet", offset=2, projections=("q", "v")),
     "roberta": Family("roberta", offset=PADDED),
-    "xlm-roberta": Family("roberta"),
+    "xlm-roberta": Family("roberta", offset=PADDED),
     "xlnet": Family(
         "transformer",
         token_types=4,  # only compared with each other; its tokenizer gives 0 to 3

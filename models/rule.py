@@ -61,6 +61,7 @@ def family_by_rule(model_type: str) -> Family:
         token_types=_token_types(sketch),
         last_token=last,
         offset=PADDED if _numbers_from_padding(base) else 0,
+        fused={"attn_logit_softcapping": None},  # which fused attention leaves out without a word
         settings={"use_cache": False, "reference_compile": False},
         pooling=Pooling.LAST if last else usual,
         projections=tuple(sorted(_last_names(base) & set(_PROJECTIONS))),

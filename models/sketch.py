@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers import logging as transformers_logging
 
 from maskpack.formats import ModelError
 from maskpack.formats.errors import Hint
@@ -75,6 +78,17 @@ def arguments_of(kind: Any) -> set[str]:
     return set(inspect.signature(inspect.unwrap(kind.forward)).parameters)
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """No words of transformers on kernels that are not installed: nothing is computed."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
 @cache
 def sketch_of(model_type: str) -> Sketch:
     """The sketch of an architecture.
@@ -89,10 +103,12 @@ def sketch_of(model_type: str) -> Sketch:
             config = kind(**sizes)
             if "num_hidden_layers" in {*config.to_dict(), *kind.attribute_map}:
                 config.num_hidden_layers = _LAYERS
-            with torch.device("meta"):
+            with torch.device("meta"), _hushed():
                 return Sketch(native, config, linearize(native(config)))
         except Exception as error:  # noqa: BLE001 - whatever sizes that are not there lead to
             problem = error
     assert problem is not None
+    if isinstance(problem, ImportError):
+        raise refusal(model_type, "it needs a package that is not installed")
     said = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
     raise refusal(model_type, f"transformers cannot make a small model of it: {said:.120}")
