@@ -21,8 +21,13 @@ from maskpack.models.linears import linearize
 
 _LAYERS = 2
 _SIZES = {  # for configurations that do not name all of theirs
-    **{"hidden_size": 64, "intermediate_size": 128, "vocab_size": 64, "head_dim": 16},
-    **{"num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": _LAYERS},
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "vocab_size": 64,
+    "head_dim": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": _LAYERS,
 }
 
 

@@ -5,15 +5,43 @@ One that stands in neither list is learned too; before that, a small model of it
 
 from __future__ import annotations
 
-TESTED = frozenset({
-    *("arcee", "biogpt", "bloom", "ctrl", "data2vec-text", "deberta", "diffllama", "doge", "ernie"),
-    *("ernie_m", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "glm4"),
-    *("gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "helium", "hunyuan_v1_dense", "megatron-bert"),
-    *("ministral", "mistral", "modernbert-decoder", "mpt", "nemotron", "nezha", "nystromformer"),
-    *("openai-gpt", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen3", "rembert"),
-    *("roberta-prelayernorm", "roc_bert", "roformer", "seed_oss", "smollm3", "stablelm"),
-    *("starcoder2", "xlm-roberta-xl", "yoso"),
-})
+TESTED = frozenset(
+    {
+        *(
+            "arcee",
+            "biogpt",
+            "bloom",
+            "ctrl",
+            "data2vec-text",
+            "deberta",
+            "diffllama",
+            "doge",
+            "ernie",
+        ),
+        *("ernie_m", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm", "glm4"),
+        *(
+            "gpt_bigcode",
+            "gpt_neo",
+            "gpt_neox",
+            "gptj",
+            "helium",
+            "hunyuan_v1_dense",
+            "megatron-bert",
+        ),
+        *(
+            "ministral",
+            "mistral",
+            "modernbert-decoder",
+            "mpt",
+            "nemotron",
+            "nezha",
+            "nystromformer",
+        ),
+        *("openai-gpt", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen3", "rembert"),
+        *("roberta-prelayernorm", "roc_bert", "roformer", "seed_oss", "smollm3", "stablelm"),
+        *("starcoder2", "xlm-roberta-xl", "yoso"),
+    }
+)
 """Architectures by rule that tests learn on, export in every layout and compare with torch."""
 
 _EXPERTS = "which of its experts compute depends on the text, and a graph has one way"
@@ -23,7 +51,9 @@ _UNUSED = "its classifier leaves a part of the encoder unused"
 
 NO_GRAPH: dict[str, str] = {
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "hunyuan_v1_moe", "minimax"), _EXPERTS),
-    **dict.fromkeys(("jamba", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe", "qwen3_next"), _EXPERTS),
+    **dict.fromkeys(
+        ("jamba", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe", "qwen3_next"), _EXPERTS
+    ),
     **dict.fromkeys(("big_bird", "longformer", "reformer"), _BLOCKS),
     **dict.fromkeys(("esm", "luke", "mra"), _UNUSED),
     "xmod": _ADAPTERS,

@@ -200,7 +200,9 @@ def make_model(kind: str, folder: Path) -> Path:
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(VOCABULARY) + "\n")
     tokenizer = BertTokenizerFast(str(vocabulary))
-    if kind in {"gpt2", "llama"} or is_bare(kind):  # as theirs: texts end with nothing, and nothing is for padding
+    if kind in {"gpt2", "llama"} or is_bare(
+        kind
+    ):  # as theirs: texts end with nothing, and nothing is for padding
         bare = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         bare.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
         tokenizer = transformers.PreTrainedTokenizerFast(

@@ -8,13 +8,32 @@ from maskpack.models.families import family_of
 from maskpack.models.tested import TESTED
 
 _SIZES = {
-    **{"vocab_size": 50, "max_position_embeddings": 66, "n_positions": 64, "max_seq_len": 64},
-    **{"hidden_size": 32, "d_model": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rotary_dim": 4},
-    **{"intermediate_size": 64, "ffn_dim": 64, "n_inner": 64, "dff": 64, "ffn_hidden_size": 64},
-    **{"embedding_size": 16, "input_embedding_size": 16, "output_embedding_size": 16},
-    **{"pad_token_id": 0, "cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3},
-    **{"eos_token_id": 3, "initializer_range": 0.25},
+    "vocab_size": 50,
+    "max_position_embeddings": 66,
+    "n_positions": 64,
+    "max_seq_len": 64,
+    "hidden_size": 32,
+    "d_model": 32,
+    "word_embed_proj_dim": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "rotary_dim": 4,
+    "intermediate_size": 64,
+    "ffn_dim": 64,
+    "n_inner": 64,
+    "dff": 64,
+    "ffn_hidden_size": 64,
+    "embedding_size": 16,
+    "input_embedding_size": 16,
+    "output_embedding_size": 16,
+    "pad_token_id": 0,
+    "cls_token_id": 2,
+    "bos_token_id": 2,
+    "sep_token_id": 3,
+    "eos_token_id": 3,
+    "initializer_range": 0.25,
 }
 _NEAR = {"query_pre_attn_scalar": 8, "sliding_window": 4}
 _OTHERWISE = {
@@ -25,13 +44,17 @@ _OTHERWISE = {
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 4},
     "mistral": {"sliding_window": 4},
     "mobilebert": {
-        **{"intra_bottleneck_size": 16, "true_hidden_size": 16, "num_feedforward_networks": 2}
+        "intra_bottleneck_size": 16,
+        "true_hidden_size": 16,
+        "num_feedforward_networks": 2,
     },
     "modernbert-decoder": {"local_attention": 4},
     "phi3": {"original_max_position_embeddings": 64},
     "roc_bert": {
-        **{"pronunciation_vocab_size": 10, "pronunciation_embed_dim": 8},
-        **{"shape_vocab_size": 10, "shape_embed_dim": 8},
+        "pronunciation_vocab_size": 10,
+        "pronunciation_embed_dim": 8,
+        "shape_vocab_size": 10,
+        "shape_embed_dim": 8,
     },
 }
 

@@ -75,7 +75,10 @@ def test_a_folder_without_a_model_whose_name_holds_the_name_of_one(refused, plac
 def test_a_model_that_is_no_encoder_we_know(refused, place):
     edit_json(place / "model" / "config.json", model_type="t5")
     words = refused(*fit())
-    assert "`t5` is not an architecture this release supports: it is an encoder with a decoder" in words
+    assert (
+        "`t5` is not an architecture this release supports: it is an encoder with a decoder"
+        in words
+    )
     assert "hint: `compress families` says which are supported" in words
 
 

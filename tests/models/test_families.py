@@ -63,7 +63,9 @@ def test_token_types_are_read_where_there_is_something_to_read_them_with(config,
     assert token_kinds(config) == kinds
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert", "gpt2", "mpnet", "ernie"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "roberta", "electra", "distilbert", "gpt2", "mpnet", "ernie"]
+)
 def test_an_input_of_that_length_runs_and_one_token_more_does_not(kind, family_models):
     import json
 

@@ -67,7 +67,9 @@ def test_weights_that_are_named_otherwise_are_refused_with_a_name_of_each_kind(
     weights = load_file(folder / "model.safetensors")
     renamed = {name.replace("self_attn", "attention"): value for name, value in weights.items()}
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lack 12 parameters .*, such as `model\.layers\.0\.self_attn") as caught:
+    with pytest.raises(
+        ModelError, match=r"lack 12 parameters .*, such as `model\.layers\.0\.self_attn"
+    ) as caught:
         load_pretrained(str(folder))
     assert "; they hold `layers.0.attention." in str(caught.value)
 
