@@ -76,6 +76,7 @@ _NUMBERS = (
     "type_vocab_size",
     "max_position_embeddings",
     "n_positions",
+    "max_seq_len",
     "pad_token_id",
 )
 """Settings that are read here; some architectures never look at them, and so refuse nothing."""

@@ -21,6 +21,8 @@ from maskpack.formats.pooling import Pooling
 UNLIMITED = 2**31 - 1
 """Longest input of a model without a table of positions."""
 
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+
 PADDED = -1
 """Instead of a first position: one past the padding token's id."""
 
@@ -81,7 +83,8 @@ class Family:
         """
         if self.relative:
             return UNLIMITED
-        positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512)
+        named = (config.get(name) for name in _POSITIONS)
+        positions = int(next(filter(None, named), 512))
         if self.offset == PADDED:
             return positions - int(config.get("pad_token_id") or 0) - 1
         return positions - self.offset

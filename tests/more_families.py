@@ -38,6 +38,7 @@ _SIZES = {
 _NEAR = {"query_pre_attn_scalar": 8, "sliding_window": 4}
 _OTHERWISE = {
     "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "ernie_m": {"pad_token_id": 1},  # as published: its positions begin at 2
     "falcon": {"head_dim": None},
     "gemma2": _NEAR,
     "gemma3_text": _NEAR,

@@ -35,6 +35,7 @@ def test_a_family_names_the_encoder_inside_the_classifier_of_transformers(model_
         ({"model_type": "llama", "max_position_embeddings": 2048, "pad_token_id": 2}, 2048),
         ({"model_type": "xlnet", "d_model": 768}, UNLIMITED),
         ({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "mpt", "max_seq_len": 2048}, 2048),
         ({"model_type": "mpnet", "max_position_embeddings": 66, "pad_token_id": 0}, 64),
         ({"model_type": "qwen3", "max_position_embeddings": 40960, "pad_token_id": 9}, 40960),
         ({"model_type": "xlm-roberta-xl", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
