@@ -14,6 +14,9 @@ TESTED = frozenset(
         *("nezha", "nystromformer", "openai-gpt", "opt", "persimmon", "phi", "phi3", "qwen2"),
         *("qwen3", "rembert", "roberta-prelayernorm", "roc_bert", "roformer", "seed_oss"),
         *("smollm3", "stablelm", "starcoder2", "xlm-roberta-xl", "yoso"),
+        # of newer releases of transformers
+        *("eurobert", "gte", "jina_embeddings_v3", "ministral3", "nomic_bert", "olmo", "olmo2"),
+        *("olmo3", "ultrabert"),
     }
 )
 """Architectures by rule that tests learn on, export in every layout and compare with torch."""
