@@ -18,6 +18,7 @@ from maskpack.formats.pooling import Pooling
 from maskpack.models.families import PADDED, Family
 from maskpack.models.linears import holder_of, layer_of
 from maskpack.models.sketch import Sketch, arguments_of, class_of, refusal, sketch_of
+from maskpack.models.tested import REFUSED
 
 _TEXT = "input_ids", "attention_mask"
 _OTHER_INPUTS = (
@@ -28,7 +29,8 @@ _OTHER_INPUTS = (
 
 _PROJECTIONS = (
     *("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "query_proj", "value_proj", "q", "v"),
-    *("query_key_value", "qkv_proj", "c_attn", "Wqkv", "in_proj"),
+    *("query_key_value", "qkv_proj", "c_attn", "Wqkv", "in_proj", "Wq", "Wv"),
+    *("q_b_proj", "kv_b_proj", "in_proj_qkv", "in_proj_qkvz"),
 )
 """Last names of linears that make queries and values."""
 
@@ -47,6 +49,8 @@ def family_by_rule(model_type: str) -> Family:
         ModelError: the rule cannot take it.
     """
     native = class_of(model_type)
+    if why := REFUSED.get(model_type):
+        raise refusal(model_type, why)
     _check_inputs(model_type, native)
     sketch = sketch_of(model_type)
     base = sketch.base
@@ -62,7 +66,7 @@ def family_by_rule(model_type: str) -> Family:
         last_token=last,
         offset=PADDED if _numbers_from_padding(base) else 0,
         fused={"attn_logit_softcapping": None},  # which fused attention leaves out without a word
-        settings={"use_cache": False, "reference_compile": False},
+        settings={"use_cache": False, "reference_compile": False, "use_mamba_kernels": False},
         pooling=Pooling.LAST if last else usual,
         projections=tuple(sorted(_last_names(base) & set(_PROJECTIONS))),
     )

@@ -1,6 +1,6 @@
 """What is known of architectures that the rule of `rule.py` takes: which ones tests export, and of which no graph can be made.
 
-One that stands in neither list is learned too; before that, a small model of it is exported (`exporters/exportable.py`).
+One that stands in no list is learned too; before that, a small model of it is exported (`exporters/exportable.py`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ NO_GRAPH: dict[str, str] = {
     **dict.fromkeys(
         ("jamba", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe", "qwen3_next"), _EXPERTS
     ),
-    **dict.fromkeys(("big_bird", "longformer", "reformer"), _BLOCKS),
+    **dict.fromkeys(("big_bird", "longformer"), _BLOCKS),
     **dict.fromkeys(("esm", "luke", "mra"), _UNUSED),
     "xmod": _ADAPTERS,
     "tapas": "it counts the cells of a table while it computes, and a graph has fixed sizes",
     "doge": "its graph does not compute what torch does",
     "open-llama": "torch has no ONNX form of one of its operators",
 }
-"""Architectures that can be learned and of which no graph can be made -> why."""
+"""Architectures that can be learned on and of which no graph can be made -> why."""
+
+REFUSED = {"reformer": "it learns only on texts whose lengths are multiples of its blocks"}
+"""Architectures that the rule would take, and that cannot be learned on -> why."""

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import CONFIG_MAPPING, AutoConfig
+from transformers import AutoConfig
 
 from maskpack.compressor import family_support, list_families
 from maskpack.exporters import check_exportable
@@ -43,6 +43,7 @@ def test_the_rule_finds_what_the_entries_say(model_type):
         ("squeezebert", "100% of a layer's weights are in no linear, such as `encoder.layers.0."),
         ("xlm", "its layers are not one list"),
         ("funnel", "its layers are not one list"),
+        ("reformer", "it learns only on texts whose lengths are multiples of its blocks"),
         ("mamba", "has no class for classification of texts with it"),
         ("nobody-knows", "does not know it"),
     ],
@@ -74,7 +75,8 @@ def test_weights_that_are_named_otherwise_are_refused_with_a_name_of_each_kind(
     assert "; they hold `layers.0.attention." in str(caught.value)
 
 
-def test_a_mixture_of_experts_is_learned_on_and_has_no_graph(family_models, tmp_path):
+@pytest.mark.skipif(not PINNED, reason="release 5 holds experts in blocks, which the rule refuses")
+def test_a_mixture_of_experts_has_no_graph(family_models, tmp_path):
     folder = shutil.copytree(family_models("qwen3"), tmp_path / "experts")
     tree = json.loads((folder / "config.json").read_text())
     tree |= {"model_type": "mixtral", "num_local_experts": 2}
@@ -115,8 +117,7 @@ def test_the_table_of_tested_architectures_leaves_none_out():
     assert {each.model_type for each in found if each.support == "entry"} == FAMILIES.keys()
     by_rule = {each.model_type for each in found if each.support == "rule"}
     if PINNED:
-        known = {*TESTED, *NO_GRAPH} & CONFIG_MAPPING.keys()
-        assert by_rule == known
+        assert NO_GRAPH.keys() <= by_rule <= TESTED | NO_GRAPH.keys()
     assert all(each.reason for each in found if each.support == "none")
     assert not TESTED & NO_GRAPH.keys()
     assert family_by_rule("roberta").offset == PADDED
