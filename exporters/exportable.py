@@ -22,8 +22,10 @@ _NO_SWITCH = {  # sizes, and what no graph depends on
     *("max_position_embeddings", "n_positions", "n_ctx", "model_type", "use_cache"),
     *("architectures", "dtype", "torch_dtype", "transformers_version", "tokenizer_class"),
     *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "_name_or_path"),
+    *("tie_word_embeddings", "max_window_layers", "pretraining_tp", "rotary_pct"),
     *("output_past", "gradient_checkpointing", "task_specific_params", "_num_labels"),
 }
+_KINDS = "layer_types"  # a list as long as there are layers
 
 
 def check_exportable(model: str, *, revision: str | None = None) -> None:
@@ -75,4 +77,5 @@ def unusual(config: Mapping[str, Any]) -> dict[str, Any]:
         and not name.endswith("_token_id")
         and not isinstance(value, float)
         and value != usual.get(name)
+        and not (name == _KINDS and set(value or ()) <= set(usual.get(name) or ()))
     }
