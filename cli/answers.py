@@ -13,9 +13,11 @@ import typer
 
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError, MaskpackError
+from maskpack.runtime.outputs import BETWEEN
 
 if TYPE_CHECKING:
-    from maskpack.runtime import Prediction, Session
+    from maskpack.runtime import Session
+    from maskpack.runtime.outputs import Answered
     from maskpack.runtime.task import TaskConfig
     from maskpack.runtime.tokens import Text
 
@@ -33,16 +35,15 @@ class NoRow:
     error: DataError
 
 
-Label = str | float | list[str] | None
+Label = str | float | list[Any] | None
 """A row's own label, labels or number; None if it has none."""
 
 Asked = tuple["Text | NoRow", Label]
 """A text or a pair, or a line that is neither, and its own label."""
 
-ByTask = dict[str, "Prediction | MaskpackError"]
+ByTask = dict[str, "Answered | MaskpackError"]
 """Name of a task -> its answer to a text, or what is wrong."""
 
-_BETWEEN = "|"  # labels of a cell
 _TEXTS = ("text", "pair")
 _EXPECTED = "expected"
 
@@ -166,7 +167,7 @@ def _json(answers: ByTask, expected: Label, ask: Ask) -> str:
     return codec.dumps({**line, **own}, ensure_ascii=False)
 
 
-def _told(answer: Prediction | MaskpackError) -> dict[str, Any]:
+def _told(answer: Answered | MaskpackError) -> dict[str, Any]:
     return {"error": str(answer)} if isinstance(answer, MaskpackError) else answer.to_dict()
 
 
@@ -179,23 +180,23 @@ def _csv(text: Text | NoRow, answers: ByTask, expected: Label, rows: Rows) -> st
     """As many cells as the header has; a line that is no row is the first text."""
     parts = (text.line,) if isinstance(text, NoRow) else _parts(text)
     missing = [""] * (1 + rows.pairs - len(parts))
-    own = [_label(expected)] if rows.labelled else []
+    own = [_label(expected, parts[0])] if rows.labelled else []
     return _cells((*parts, *missing, *map(_cell, answers.values()), *own))
 
 
-def _label(expected: Label) -> str:
+def _label(expected: Label, text: str) -> str:
+    """A row's own label as a cell has the answer."""
     if isinstance(expected, list):
-        return _BETWEEN.join(expected)
+        return BETWEEN.join(
+            one if isinstance(one, str) else f"{one['label']}: {text[one['start'] : one['end']]}"
+            for one in expected
+        )
     return "" if expected is None else str(expected)
 
 
-def _cell(answer: Prediction | MaskpackError) -> str:
-    """A label, labels, or a number; nothing where there is no answer."""
-    if isinstance(answer, MaskpackError):
-        return ""
-    if answer.labels is not None:
-        return _BETWEEN.join(answer.labels)
-    return f"{answer.score:.6g}" if answer.label is None else answer.label
+def _cell(answer: Answered | MaskpackError) -> str:
+    """The answer; nothing where there is none."""
+    return "" if isinstance(answer, MaskpackError) else answer.cell
 
 
 def _cells(cells: Sequence[str]) -> str:

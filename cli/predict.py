@@ -24,6 +24,7 @@ from maskpack.cli.answers import (
 )
 from maskpack.cli.lines import MOST, chunks
 from maskpack.formats import ConfigError, DataError
+from maskpack.tasks.data.cells import NO_LABEL
 from maskpack.tasks.data.columns import (
     columns_hint,
     columns_of,
@@ -33,7 +34,7 @@ from maskpack.tasks.data.columns import (
 )
 from maskpack.tasks.data.hub import hub_table, is_hub
 from maskpack.tasks.data.splits import find_file
-from maskpack.tasks.data.tables import is_separator_line, read_rows
+from maskpack.tasks.data.tables import TAGGED, is_separator_line, read_rows
 from maskpack.tasks.options import typed_separator
 from maskpack.tasks.task import EVALUATION
 from maskpack.tasks.types import TASK_TYPES
@@ -41,7 +42,7 @@ from maskpack.tasks.types import TASK_TYPES
 if TYPE_CHECKING:
     from maskpack.runtime.task import TaskConfig
 
-_TABLES = {".csv", ".json", ".jsonl", ".parquet", ".gz"}
+_TABLES = {".csv", ".json", ".jsonl", ".parquet", ".gz", *TAGGED}
 _SEPARATORS = ",;\t"
 
 
@@ -258,8 +259,16 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
     wanted = (*columns.texts, *([] if columns.label is None else [columns.label]))
     task_type = TASK_TYPES[config.kind]
     lists = task_type.several and columns.label is not None
-    rows = (hub_table if is_hub(data) else read_rows)(data, wanted, lists=lists)
+    read, structured = hub_table if is_hub(data) else read_rows, task_type.structured
+    rows = read(data, wanted, lists=lists, structured=structured)
     size = len(columns.texts)
+    if structured:
+        cells = ((*row, NO_LABEL)[: size + 1] for row in rows)
+        whole = (
+            task_type.row(row, f"data row {number} of `{data}`")
+            for number, row in enumerate(cells, start=1)
+        )
+        rows = [row[: len(wanted)] for row in whole]
     return [
         (
             row[0] if size == 1 else (row[0], row[1]),

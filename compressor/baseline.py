@@ -57,7 +57,7 @@ from maskpack.models.linears import plain_state
 from maskpack.models.load import Pretrained, load_classifier, load_pretrained
 from maskpack.models.padding import set_pad_token
 from maskpack.models.placement import Placement, placement_of
-from maskpack.models.pooling import actual_pooling
+from maskpack.models.pooling import actual_pooling, gives_vectors
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import ModelContext, described, preprocess_splits
 from maskpack.tasks.data.splits import TaskData
@@ -233,6 +233,7 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
             auto_class=loaded.kind.auto_class,
             vocabulary=described.vocab_size,
             pooling=actual_pooling(described),
+            vectors=gives_vectors(described),
         )
         set_pad_token(model, pretrained.model.config.pad_token_id)
         if loaded.finding.refused:

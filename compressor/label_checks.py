@@ -155,7 +155,7 @@ def check_class_weight(class_weight: ClassWeight, task: Task, *, labelled: bool)
     """
     if class_weight is ClassWeight.NONE:
         return
-    if not task.type.labelled:
+    if not task.type.labelled or task.type.decoder.per_token:
         raise ConfigError(
             f"`class_weight` weighs labels, and `{task.name}` is a {task.type.name}",
             "leave `class_weight` out",

@@ -13,6 +13,7 @@ from maskpack.models.pooling import (
     habit_of,
     has_no_pooler,
     other_than_habit,
+    usual_of_vectors,
 )
 from maskpack.tasks.pretrained_head import Finding
 
@@ -28,10 +29,20 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
         ConfigError: a pooling that the model has not, or the head that the run starts from.
     """
     wanted, model, revision = request.config.wanted_pooling, request.model, request.revision
+    kind = request.task.type
+    if kind.decoder.per_token:
+        if wanted is not None:
+            raise ConfigError(
+                f"`pooling` makes one vector of a text, and a {kind.name} answers for each token",
+                "leave `pooling` out",
+            )
+        return None
     if finding.head is not None:
         head = finding.classifier.config
         return _of_head(wanted, actual_pooling(head), habit_of(head))
     config = load_config(resolve(model), revision=revision)
+    if kind.decoder.vectors:
+        return wanted or usual_of_vectors(model, config, revision=revision)
     habit = habit_of(config)
     if isinstance(request, FitRequest) and request.start is not None:
         started = pooling_of(open_artifact(request.start[0]).entry(request.start[1]))

@@ -362,7 +362,7 @@ def _blank(
 ) -> Encoded:
     """Texts without labels as tokens."""
     task, length = rows.data.task, request.config.max_length
-    labels = np.repeat(rows.data.train.labels[:1], len(texts), axis=0)  # never looked at
+    labels = task.type.blank(rows.data.train.labels, len(texts))
     prefixes = task.prefixes or ()
     split = Split(texts, labels).prefixed(prefixes)
     return prepared.context.encode(task.type.preprocessor, split, length, prefixes).without_labels()

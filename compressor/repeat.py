@@ -11,6 +11,7 @@ from maskpack.compressor.options import RUN
 from maskpack.formats import Artifact, TaskEntry
 from maskpack.formats.options import options_of
 from maskpack.tasks.evaluation.evaluate import task_of
+from maskpack.tasks.options import Type
 from maskpack.tasks.task import TASKS, Kind, Task, Unlabelled
 
 
@@ -50,6 +51,7 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
             "text_field": first,
             "pair_field": second,
             "label_field": learned.label,
+            "type": None if learned.type.pipeline_tag == Type.TEXT else learned.type.pipeline_tag,
             "regression": learned.type.name == Kind.REGRESSION or None,
             "multi_label": learned.type.several or None,
             "label_separator": learned.separator,

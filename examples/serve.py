@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
-from maskpack.runtime import Prediction, Session
+from maskpack.runtime import Entities, Prediction, Session
 
 
 class Question(BaseModel):
@@ -31,7 +31,7 @@ def make_app(session: Session) -> FastAPI:
         return {name: list(session.config(name).labels) for name in session.tasks}
 
     @app.post("/predict")
-    async def predict(question: Question) -> list[Prediction]:
+    async def predict(question: Question) -> list[Prediction | Entities]:
         if question.task not in session.tasks:
             raise HTTPException(404, f"no task {question.task!r}; tasks: {list(session.tasks)}")
         size, texts = session.config(question.task).texts or 1, question.texts

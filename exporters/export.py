@@ -21,7 +21,7 @@ from maskpack.formats import Artifact, ConfigError, DataError, ExportError, Task
 from maskpack.formats.files import rename
 from maskpack.formats.schema import BACKBONE
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
-from maskpack.runtime.task import GRAPH, TASK_CONFIG, TOKENIZER, TaskConfig, TaskFiles
+from maskpack.runtime.task import BASE, GRAPH, TASK_CONFIG, TOKENIZER, TaskConfig, TaskFiles
 from maskpack.tasks.context import ModelContext, task_config
 from maskpack.tasks.data.columns import plain_columns
 from maskpack.tasks.evaluation.evaluate import prefixes_of, task_of, texts_of
@@ -167,13 +167,16 @@ def _write_tasks(
         _check_names(entries, folder)
     with builder.constants_in(folder):
         for exported in how.write(builder, entries, folder):
-            config = config_of(exported, preprocessor)
+            reader = builder.context.preprocessor(type_of(exported.entry).preprocessor)
+            config = config_of(exported, reader)
             write_bytes(exported.config, config.to_json().encode())
             yield exported
 
 
 def _columns(entry: TaskEntry) -> tuple[str, ...]:
     """Columns that a task was learned from, where a reader of another table would not find them by their names."""
+    if type_of(entry).grouped:
+        return ()
     try:
         columns = (*task_of(entry).texts, task_of(entry).label)
     except DataError:  # these keys of the manifest are free
@@ -192,6 +195,7 @@ def config_of(exported: TaskGraph, preprocessor: Preprocessor) -> TaskConfig:
         pad=preprocessor.pad,
         weights=exported.weights,
         swap=exported.digests,
+        base=BASE if exported.digests is None else exported.graph.name,
         trunk=None if exported.trunk is None else exported.trunk[1],
         pad_left=preprocessor.pad_left,
         columns=_columns(entry),

@@ -25,7 +25,7 @@ from maskpack.formats import ExportError
 from maskpack.formats.errors import first_line
 from maskpack.runtime.graph import TaskRun, check_version, open_graph, task_run
 from maskpack.runtime.providers import Provider, find_providers
-from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, TRUNK
+from maskpack.runtime.task import ADAPTER_SUFFIX, TRUNK, base_beside
 from maskpack.runtime.trunk import OnTrunk, reads_states
 
 
@@ -67,6 +67,10 @@ class FedSession:
         """Inputs that are not the task's."""
         return [value for value in self._session.get_inputs() if value.name not in self._own]
 
+    def get_outputs(self) -> list[Any]:
+        """As of `InferenceSession`."""
+        return list(self._session.get_outputs())
+
 
 def make_session(
     model: Path | bytes, *, threads: int = 0, providers: Sequence[Provider] = ()
@@ -88,7 +92,7 @@ def make_session(
     wanted = find_providers(providers)
     try:
         if isinstance(model, Path) and model.suffix == ADAPTER_SUFFIX:
-            graph = open_graph(model.with_name(BASE), threads=threads, providers=wanted)
+            graph = open_graph(base_beside(model), threads=threads, providers=wanted)
             return AdaptedSession(graph, task_run(model))
         session = open_graph(model, threads=threads, providers=wanted)
         if not isinstance(model, Path) or not reads_states(session):
@@ -128,10 +132,11 @@ def session_facts(session: Any) -> dict[str, str]:
 def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
     """A predictor around a session, which gets the inputs that the session names."""
     names = [value.name for value in session.get_inputs()]
+    output = session.get_outputs()[0].name
 
     def predict(feeds: Feeds) -> NDArray[np.float32]:
         try:
-            run = session.run(["logits"], {name: feeds[name] for name in names})
+            run = session.run([output], {name: feeds[name] for name in names})
         except Exception as error:
             shape = feeds[names[0]].shape
             raise ExportError(

@@ -6,21 +6,25 @@ every graph would be within its tolerance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+
+import numpy as np
 
 from maskpack.exporters.report import TextCheck
 from maskpack.formats import TaskEntry
 from maskpack.models.tokenizer_files import shipped_tokenizer
 from maskpack.runtime.task import TaskFiles
 from maskpack.runtime.tokens import TextReader, load_tokenizer
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, EncodedGroups
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
-from maskpack.tasks.evaluation.evaluate import encode_for, texts_of
-from maskpack.tasks.preprocess import READER
+from maskpack.tasks.evaluation.evaluate import encode_for, prefixes_of, texts_of
+from maskpack.tasks.preprocess import READERS
 from maskpack.tasks.probes import difference_of, encoded_by, first_difference, probe_rows
 from maskpack.tasks.types import type_of
+from maskpack.tasks.types.vectors import grouped_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +58,7 @@ def read_texts(
         ExportError: the tokenizer or the configuration cannot be read.
     """
     training = None if split is None else encode_for(context, entry, split)
-    if files is None or type_of(entry).preprocessor != READER:
+    if files is None or type_of(entry).preprocessor not in READERS:
         return Reading(None, (), training, training)
     config, tokenizer = files.read_config(), load_tokenizer(files.tokenizer)
     outputs = (config.kind, config.labels, config.texts or texts_of(entry))
@@ -67,13 +71,26 @@ def read_texts(
     reader = TextReader.of(tokenizer, config)
     device = None
     if split is not None and training is not None:
-        device = encoded_by(reader, split, types=training.types is not None)
-        if (found := difference_of(split.texts, device, training)) is not None:
+        rows, device = _by_device(reader, entry, split, training)
+        if (found := difference_of(rows, device, training)) is not None:
             findings.append(str(found))
     own = shipped_tokenizer(context.files)
     both = [tokenizer, *([] if own is None else [own])]
     probes = probe_rows(both, texts_of(entry), entry.max_length)
     if (found := first_difference(reader, partial(encode_for, context, entry), probes)) is not None:
         findings.append(str(found))
-    rows = 0 if split is None else len(split)
-    return Reading(TextCheck(rows, len(probes), not findings), tuple(findings), device, training)
+    count = 0 if split is None else len(split)
+    return Reading(TextCheck(count, len(probes), not findings), tuple(findings), device, training)
+
+
+def _by_device(
+    reader: TextReader, entry: TaskEntry, split: Split, training: Encoded
+) -> tuple[Sequence[tuple[str, ...]], Encoded]:
+    """The rows as the device reads them: what is read together, and its tokens."""
+    types = training.types is not None
+    if not isinstance(training, EncodedGroups):
+        return split.texts, encoded_by(reader, split, types=types)
+    texts = [(text,) for row in grouped_texts(split.prefixed(prefixes_of(entry))) for text in row]
+    bare = replace(reader, config=replace(reader.config, prefixes=()))
+    read = encoded_by(bare, Split(texts, np.zeros(len(texts), dtype=np.int64)), types=types)
+    return texts, replace(training, ids=read.ids, types=read.types)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from maskpack.exporters.arithmetic import ARITHMETICS
 from maskpack.exporters.arithmetic.base import Tolerance
-from maskpack.exporters.graph.trace import input_names
 from maskpack.exporters.graph_facts import graph_facts
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, Report, ValueCheck
 from maskpack.exporters.session import (
@@ -30,6 +29,7 @@ from maskpack.exporters.session import (
     relative_error,
     session_facts,
 )
+from maskpack.exporters.signature import check_signature
 from maskpack.exporters.texts import Reading, read_texts
 from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
 from maskpack.formats.codec import Arrays, read_tensors
@@ -163,7 +163,7 @@ def _verify(subject: Subject) -> Report:
     )
     torch_side = _torch_answers(subject, reading)  # its model is gone before the graph is loaded
     session = make_session(adapter or subject.graph, providers=subject.providers)
-    wrong = _check_signature(session, subject)
+    wrong = check_signature(session, subject.artifact, subject.entry, subject.encoder)
     findings = [*reading.findings, *wrong, *_check_zeros(facts)]
     values: tuple[ValueCheck, ...] = ()
     accuracy = None
@@ -242,26 +242,6 @@ def _too_far(tolerance: Tolerance, check: ValueCheck | AccuracyCheck, where: str
         findings.append(
             f"{where} differ by {check.relative:.1%} of their size, tolerated {rtol:.1%}"
         )
-    return findings
-
-
-def _check_signature(session: Any, subject: Subject) -> list[str]:
-    """Names, dynamic axes and widths of inputs and output."""
-    findings = []
-    expected = input_names(subject.encoder.family, subject.encoder.config)
-    names = [value.name for value in session.get_inputs()]
-    if names != expected:
-        findings.append(f"inputs are {names}, expected {expected}")
-    findings += [
-        f"input `{value.name}` is {value.type} {value.shape}"
-        for value in session.get_inputs()
-        if list(value.shape) != ["batch", "sequence"] or value.type != "tensor(int64)"
-    ]
-    outputs = [(value.name, value.shape) for value in session.get_outputs()]
-    wanted = [("logits", ["batch", subject.entry.outputs])]
-    varies = [("logits", ["batch", "classes"])]  # if tasks of one graph differ in classes
-    if outputs != wanted and (subject.inputs is None or outputs != varies):
-        findings.append(f"outputs are {outputs}, expected logits of {subject.entry.outputs}")
     return findings
 
 

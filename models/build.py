@@ -22,25 +22,27 @@ from maskpack.formats.target import TargetScale
 from maskpack.models.failures import failure
 from maskpack.models.families import attention_of, check_rotary, family_of, settings_of
 from maskpack.models.linears import linearize
-from maskpack.models.pooling import POOLER, class_for, other_than_habit, set_pooling
+from maskpack.models.pooling import POOLER, class_for, other_than_habit, set_pooling, set_vectors
 
 
 def classifier_config(
     data: bytes,
     labels: Sequence[str],
     *,
-    problem_type: str,
+    problem_type: str | None,
     auto_class: str,
     pooling: Pooling | None = None,
+    vectors: bool = False,
 ) -> Any:
-    """A transformers configuration for a classifier.
+    """A transformers configuration for a classifier, or for a model that gives vectors.
 
     Args:
         data: bytes of `config.json`.
         labels: names in the order of the logits; empty for a number.
-        problem_type: transformers' name of the meaning of the logits.
+        problem_type: transformers' name of the meaning of the logits; None: it has none.
         auto_class: class of transformers that loads such a model.
         pooling: what the head reads; None: what it does in that class.
+        vectors: whether the model has no head and gives the pooled vector.
 
     Raises:
         ConfigError: the family cannot pool so.
@@ -58,7 +60,10 @@ def classifier_config(
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     config.problem_type = problem_type
-    set_pooling(config, other_than_habit(pooling, config))
+    if vectors:
+        set_vectors(config, pooling or Pooling.MEAN)
+    else:
+        set_pooling(config, other_than_habit(pooling, config))
     auto = getattr(transformers, auto_class)
     config.architectures = [auto._model_mapping[type(config)].__name__]  # noqa: SLF001
     return config

@@ -148,8 +148,11 @@ def load_classifier(
     auto_class: str = AUTO_CLASS,
     vocabulary: int = 0,
     pooling: Pooling | None = None,
+    vectors: bool = False,
 ) -> Any:
     """Load a model of an auto class of transformers with a fresh head of `outputs` logits, which may pool in another way.
+
+    With `vectors` it has no head.
 
     With fewer embeddings than `vocabulary` it gets more of them, as in `load_pretrained`.
     """
@@ -157,13 +160,14 @@ def load_classifier(
     adapter = find_adapter(location, revision=revision)
     if adapter is not None and outputs_of(adapter) not in {None, outputs}:
         whole = load_finetuned(location, revision=revision)
-        return with_pooling(_with_fresh_head(whole, outputs, auto_class), pooling)
+        fresh = _with_fresh_head(whole, outputs, auto_class)
+        return with_pooling(fresh, pooling, vectors=vectors)
     config = load_config(location, revision=revision)
     config.num_labels = outputs
     set_pooling(config, None)
     model, info = _load(auto_class, location, config, revision=revision)
     resized = resize_to(_checked(model, info, location, dtype=torch.float32), vocabulary)
-    return with_pooling(resized, pooling)
+    return with_pooling(resized, pooling, vectors=vectors)
 
 
 def load_finetuned(

@@ -15,12 +15,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
 
 from maskpack.formats import ConfigError, ModelError
 from maskpack.formats.pooling import Pooling
@@ -31,6 +33,9 @@ from maskpack.models.stored import stored_names
 
 KEY = "maskpack_pooling"
 """Name in `config.json` of a classifier with another pooling than its family's."""
+
+VECTORS = "maskpack_vectors"
+"""Name in `config.json` of a model that gives vectors: true."""
 
 POOLER = "pooler"
 """Attribute of an encoder that holds its pooler."""
@@ -47,6 +52,7 @@ _MODES = {
     "pooling_mode_lasttoken": Pooling.LAST,
 }
 _DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "dropout")
+_LEAST = 1e-12  # length of a vector by which it is divided
 _INITIAL = 0.02  # standard deviation of a new head's weights where a configuration names none
 
 
@@ -113,6 +119,16 @@ def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Poo
     return next((one for one in said if one is not None), Pooling.MEAN)
 
 
+def usual_of_vectors(model: str, config: Any, *, revision: str | None = None) -> Pooling:
+    """The pooling of a model's vectors where none is asked for; arguments as of `find_pooling`.
+
+    It is what sentence-transformers names for the model, else the last token's state of a model that reads to the left, else the mean.
+    """
+    said = (_sentence_pooling(place, revision) for place in places_beside(model))
+    found = next((one for one in said if one is not None), None)
+    return found or (Pooling.LAST if family_of(config.model_type).last_token else Pooling.MEAN)
+
+
 def has_no_pooler(model: str, config: Any, *, revision: str | None = None) -> bool:
     """Whether a checkpoint lacks the pooler that its family has; False where only reading all of it would tell."""
     if family_of(config.model_type).pooling_of(config) is not Pooling.POOLER:
@@ -149,17 +165,40 @@ def pooling_in(config: Any) -> Pooling | None:
 
 
 def class_for(config: Any, native: type) -> type:
-    """The class for a configuration: transformers' own, or the pooled one over it."""
-    return native if pooling_in(config) is None else _pooled(native)
+    """The class for a configuration: transformers' own, or the pooled one over it, with a head or without."""
+    if gives_vectors(config):
+        return _with(_Vectors, native)
+    return native if pooling_in(config) is None else _with(_PooledHead, native)
 
 
-def with_pooling(classifier: Any, pooling: Pooling | None) -> Any:
-    """A classifier of transformers, or one with its encoder and a fresh head that pools in another way."""
-    pooling = other_than_habit(pooling, classifier.config)
+def gives_vectors(config: Any) -> bool:
+    """Whether a configuration describes a model that gives a vector of a text."""
+    return getattr(config, VECTORS, False) is True
+
+
+def set_vectors(config: Any, pooling: Pooling) -> None:
+    """Let a configuration describe a model that gives a vector of a text, pooled in a way, in place."""
+    setattr(config, KEY, str(pooling))
+    setattr(config, VECTORS, True)
+
+
+def with_pooling(classifier: Any, pooling: Pooling | None, *, vectors: bool = False) -> Any:
+    """A classifier of transformers, or a model with its encoder that pools in another way.
+
+    Args:
+        classifier: of transformers.
+        pooling: of the model; None: that of the classifier.
+        vectors: whether the model gives vectors; else it has a fresh head.
+    """
+    if not vectors:
+        pooling = other_than_habit(pooling, classifier.config)
     if pooling is None:
         return classifier
     config = copy.deepcopy(classifier.config)
-    set_pooling(config, pooling)
+    if vectors:
+        set_vectors(config, pooling)
+    else:
+        set_pooling(config, pooling)
     made = class_for(config, type(classifier))(config)
     base = family_of(config.model_type).base
     encoder = getattr(classifier, base)
@@ -180,11 +219,10 @@ def _dropout_of(config: Any) -> float:
     return float(next((rate for rate in rates if rate is not None), 0.0))
 
 
-class _PooledHead:
+class _Pooled:
     """What a pooled class has over the class of transformers from which it inherits encoder and loading."""
 
     config: Any
-    pooled_classifier: nn.Linear
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
@@ -194,6 +232,28 @@ class _PooledHead:
             if name != family.base:
                 delattr(self, name)
         drop_pooler(getattr(self, family.base))
+
+    def pooled(
+        self, input_ids: Tensor, attention_mask: Tensor | None, **inputs: Any
+    ) -> tuple[Tensor, Any]:
+        """The vector `(b, w)` of each text, and what the encoder gives."""
+        family: Family = family_of(self.config.model_type)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        base = getattr(self, family.base)
+        found = base(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        pooling = pooling_in(self.config)
+        assert pooling is not None
+        return pool(found[0], attention_mask, pooling, pad_left=family.pad_left), found
+
+
+class _PooledHead(_Pooled):
+    """A linear behind a pooling."""
+
+    pooled_classifier: nn.Linear
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
         head = nn.Linear(config.hidden_size, config.num_labels)
         nn.init.normal_(head.weight, std=float(getattr(config, "initializer_range", _INITIAL)))
         nn.init.zeros_(head.bias)
@@ -203,23 +263,44 @@ class _PooledHead:
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
     ) -> SequenceClassifierOutput:
         """Logits `(b, c)` of `input_ids (b, s)`, and hidden states if they are asked for."""
-        family: Family = family_of(self.config.model_type)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        base = getattr(self, family.base)
-        found = base(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        pooling = pooling_in(self.config)
-        assert pooling is not None
-        vector = pool(found[0], attention_mask, pooling, pad_left=family.pad_left)
+        vector, found = self.pooled(input_ids, attention_mask, **inputs)
         logits = self.pooled_classifier(self.pooled_dropout(vector))
         return SequenceClassifierOutput(
             logits=logits, hidden_states=getattr(found, "hidden_states", None)
         )
 
 
+@dataclass
+class VectorOutput(ModelOutput):  # type: ignore[misc]  # untyped in transformers
+    """Vectors of texts.
+
+    Attributes:
+        logits: `(b, w)`, of length 1.
+        last_hidden_state: `(b, s, w)`.
+        hidden_states: of each layer, if they are asked for.
+    """
+
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class _Vectors(_Pooled):
+    """A pooling without a head: the vector of a text, of length 1."""
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+    ) -> VectorOutput:
+        """Vectors of `input_ids (b, s)`, and hidden states if they are asked for."""
+        vector, found = self.pooled(input_ids, attention_mask, **inputs)
+        vector = vector / vector.norm(dim=-1, keepdim=True).clamp(min=_LEAST)
+        return VectorOutput(vector, found[0], getattr(found, "hidden_states", None))
+
+
 @cache
-def _pooled(native: type) -> type:
-    return type(f"Pooled{native.__name__}", (_PooledHead, native), {"__module__": __name__})
+def _with(own: type, native: type) -> type:
+    name = own.__name__.removeprefix("_")
+    return type(f"{name}{native.__name__}", (own, native), {"__module__": __name__})
 
 
 def _sentence_pooling(location: str, revision: str | None) -> Pooling | None:

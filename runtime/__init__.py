@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING
 from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from maskpack.runtime.outputs import Prediction
-    from maskpack.runtime.session import Session, materialize
+    from maskpack.runtime.materialize import materialize
+    from maskpack.runtime.outputs import Embedding, Entities, Entity, Prediction
+    from maskpack.runtime.session import Session
 
-_HOME = {"Prediction": "outputs", "Session": "session", "materialize": "session"}
+_HOME = {
+    "Embedding": "outputs",
+    "Entities": "outputs",
+    "Entity": "outputs",
+    "Prediction": "outputs",
+    "Session": "session",
+    "materialize": "materialize",
+}
 
-__all__ = ["Prediction", "Session", "materialize"]
+__all__ = ["Embedding", "Entities", "Entity", "Prediction", "Session", "materialize"]
 
 __getattr__ = lazy_names(__name__, _HOME, {})

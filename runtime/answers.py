@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from maskpack.formats.errors import ExportError, MaskpackError, first_line
 from maskpack.runtime.graph import TaskRun
-from maskpack.runtime.outputs import Prediction
-from maskpack.runtime.task import TaskConfig
+from maskpack.runtime.outputs import Answered, ReadText
+from maskpack.runtime.task import AGAIN, TaskConfig
 from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of
 from maskpack.runtime.trunk import OnTrunk
 
-Answer = Prediction | MaskpackError
+Answer = Answered | MaskpackError
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,21 @@ class Loaded:
         return isinstance(self.graph, OnTrunk)
 
 
+@dataclass(frozen=True, eq=False)
+class Read:
+    """A row and its tokens."""
+
+    text: Text
+    tokens: Tokens
+
+    @property
+    def first(self) -> ReadText:
+        """What a decoder may know of it."""
+        return ReadText(
+            self.text if isinstance(self.text, str) else self.text[0], self.tokens.words
+        )
+
+
 def batches(rows: Mapping[int, Tokens], size: int) -> Iterator[list[int]]:
     """Places of rows in batches of similar length."""
     order = sorted(rows, key=lambda place: len(rows[place]))
@@ -69,9 +84,42 @@ def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> l
     }
     rows = {place: row for place, row in enumerate(read) if isinstance(row, Tokens)}
     for places in batches(rows, size):
-        answers = _together(loaded, [rows[place] for place in places])
+        answers = _together(loaded, [Read(texts[place], rows[place]) for place in places])
         found.update(zip(places, map(list, zip(*answers, strict=True)), strict=True))
     return [found[place] for place in range(len(read))]
+
+
+def logits_of(
+    loaded: Loaded, texts: Sequence[Text], size: int, *, second: bool = False
+) -> NDArray[np.float32]:
+    """Logits of texts, in their order: `(b, c)`, or `(b, s, c)` with 0 behind the tokens of a text.
+
+    Args:
+        loaded: the task.
+        texts: texts, or pairs of texts.
+        size: texts a run.
+        second: whether what stands before second texts stands before them.
+
+    Raises:
+        ConfigError, DataError: a text cannot be read.
+        ExportError: the graph fails.
+    """
+    rows = loaded.reader.encode(texts, second=second)
+    longest = max(map(len, rows), default=0)
+    found: NDArray[np.float32] | None = None
+    for places in batches(dict(enumerate(rows)), size):
+        try:
+            some = run(loaded, [rows[place] for place in places])
+        except Exception as error:  # the runtime's errors share no public base class
+            raise ExportError(f"the graph fails: {first_line(error)}", AGAIN) from error
+        if found is None:
+            shape = (longest, *some.shape[2:]) if some.ndim == 3 else some.shape[1:]
+            found = np.zeros((len(rows), *shape), dtype=some.dtype)
+        for place, row in zip(places, some, strict=True):
+            own = len(rows[place]) if some.ndim == 3 else len(row)
+            found[place, :own] = row[:own]
+    assert found is not None
+    return found
 
 
 def ways(loaded: Sequence[Loaded]) -> list[list[Loaded]]:
@@ -92,42 +140,49 @@ def passes(groups: Sequence[Sequence[Loaded]]) -> str | None:
     )
 
 
-def _together(loaded: Sequence[Loaded], rows: Sequence[Tokens]) -> list[list[Answer]]:
+def _together(loaded: Sequence[Loaded], rows: Sequence[Read]) -> list[list[Answer]]:
     """For each task its answers to a batch; where a graph fails, tasks are asked alone."""
     if len(loaded) == 1:
         return [_answers(loaded[0], rows)]
     try:
-        feeds = _feeds(loaded[0], rows)
+        feeds = _feeds(loaded[0], [row.tokens for row in rows])
         states = loaded[0].graph.states(feeds)
-        logits = [one.graph.over(states, ["logits"], feeds)[0] for one in loaded]
+        logits = [one.graph.over(states, [_output(one)], feeds)[0] for one in loaded]
     except Exception:  # noqa: BLE001 - the runtime's errors share no public base class
         return [_answers(one, rows) for one in loaded]
-    return [_decoded(one, each) for one, each in zip(loaded, logits, strict=True)]
+    return [_decoded(one, each, rows) for one, each in zip(loaded, logits, strict=True)]
 
 
-def _answers(loaded: Loaded, rows: Sequence[Tokens]) -> list[Answer]:
+def _answers(loaded: Loaded, rows: Sequence[Read]) -> list[Answer]:
     """The answers of a batch; where the graph fails, each row is asked alone, so that one stops no other."""
     try:
-        logits = run(loaded, rows)
+        logits = run(loaded, [row.tokens for row in rows])
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no public base class
         if len(rows) > 1:
             return [answer for row in rows for answer in _answers(loaded, [row])]
-        return [ExportError(f"the graph fails on {len(rows[0])} tokens: {first_line(error)}")]
-    return _decoded(loaded, logits)
+        return [
+            ExportError(f"the graph fails on {len(rows[0].tokens)} tokens: {first_line(error)}")
+        ]
+    return _decoded(loaded, logits, rows)
 
 
-def _decoded(loaded: Loaded, logits: NDArray[np.float32]) -> list[Answer]:
-    return [*loaded.config.decoder.predictions(loaded.config.labels, logits)]
+def _decoded(loaded: Loaded, logits: NDArray[np.float32], rows: Sequence[Read]) -> list[Answer]:
+    config = loaded.config
+    return [*config.decoder.predictions(config.labels, logits, [row.first for row in rows])]
 
 
 def run(loaded: Loaded, rows: Sequence[Tokens]) -> NDArray[np.float32]:
-    """Logits `(b, c)` of tokenised texts; the runtime's own errors."""
+    """Logits of tokenised texts, `(b, c)` or `(b, s, c)`; the runtime's own errors."""
     feeds, own = _feeds(loaded, rows), loaded.own
     told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
-    logits: NDArray[np.float32] = loaded.graph.run(["logits"], {**told, **own.feeds}, own.options)[
-        0
-    ]
+    found = loaded.graph.run([_output(loaded)], {**told, **own.feeds}, own.options)
+    logits: NDArray[np.float32] = found[0]
     return logits
+
+
+def _output(loaded: Loaded) -> str:
+    """Name of the output that says what the answer is."""
+    return loaded.config.decoder.outputs[0]
 
 
 def _feeds(loaded: Loaded, rows: Sequence[Tokens]) -> dict[str, NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""Decoders of outputs: logits to labels, probabilities and numbers. Pure, numpy alone.
+"""Decoders of outputs: logits to labels, probabilities, numbers and entities. Pure, numpy alone.
 
 One line in `DECODERS` for each type of task. Training, verification and devices run this same code.
 """
@@ -6,13 +6,21 @@ One line in `DECODERS` for each type of task. Training, verification and devices
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.runtime.tags import entities_in
+from maskpack.runtime.words import Words
+
 Logits = NDArray[np.float32]
+
+_SAME = 0.99  # cosine of two vectors that stand for the same
+
+BETWEEN = "|"
+"""What stands between several answers in a cell of a table."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,13 @@ class Prediction:
     scores: dict[str, float]
     labels: tuple[str, ...] | None = None
 
+    @property
+    def cell(self) -> str:
+        """The answer in a cell of a table: a label, labels with a line between them, or a number."""
+        if self.labels is not None:
+            return BETWEEN.join(self.labels)
+        return f"{self.score:.6g}" if self.label is None else self.label
+
     def to_dict(self) -> dict[str, Any]:
         """The answer as a JSON object."""
         if self.labels is not None:
@@ -42,35 +57,114 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Entity:
+    """Something that a text names.
+
+    Attributes:
+        label: what it is.
+        start, end: where it begins and ends in the text, in letters.
+        text: the letters between.
+        score: mean over its words of the probability of their tags.
+    """
+
+    label: str
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Entities:
+    """What a text names, from its first to its last."""
+
+    entities: tuple[Entity, ...]
+
+    @property
+    def cell(self) -> str:
+        """The answer in a cell of a table: the kind and the letters of each."""
+        return BETWEEN.join(f"{one.label}: {one.text}" for one in self.entities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as a JSON object."""
+        return {"entities": [asdict(one) for one in self.entities]}
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A text as a vector.
+
+    Attributes:
+        vector: float32 `(w)`, of length 1: the product of two vectors is their cosine.
+    """
+
+    vector: NDArray[np.float32]
+
+    @property
+    def cell(self) -> str:
+        """The numbers in a cell of a table, with blanks between them."""
+        return " ".join(f"{value:.6g}" for value in self.vector.tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as a JSON object."""
+        return {"vector": [round(value, 7) for value in self.vector.tolist()]}
+
+
+Answered = Prediction | Entities | Embedding
+"""The answer of a task of any type to a text."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadText:
+    """What a decoder may know of a text beside the logits.
+
+    Attributes:
+        text: the text, or the first of a pair.
+        words: its words, for types whose outputs are one a token; else None.
+    """
+
+    text: str
+    words: Words | None = None
+
+
+@dataclass(frozen=True)
 class OutputDecoder:
     """Decodes the outputs of one type of task.
 
     Attributes:
         labelled: whether each of two or more outputs stands for a label; else there is one number.
-        predictions: labels and logits `(b, c)` to the answer for each text.
+        predictions: labels, logits `(b, c)` and what was read to the answer for each text.
         same: for each row, whether two models' logits `(b, c)` give the same answer.
+        vectors: whether the output is a vector of a text, of length 1; a row of a table is then read text by text.
+        outputs: names of a graph's outputs; the first is what `logits` stands for here.
+        per_token: whether there are outputs for each token, `(b, s, c)`. Padding then stands behind a text, whatever the model.
     """
 
     labelled: bool
-    predictions: Callable[[Sequence[str], Logits], list[Prediction]]
+    predictions: Callable[[Sequence[str], Logits, Sequence[ReadText]], list[Answered]]
     same: Callable[[Logits, Logits], NDArray[np.bool_]]
+    per_token: bool = False
+    vectors: bool = False
+    outputs: tuple[str, ...] = ("logits",)
 
     def agreement(self, left: Logits, right: Logits) -> float:
-        """Share of rows `(b, c)` with the same answer."""
+        """Share of rows with the same answer; of outputs `(b, s, c)` those that do not count are 0 on both sides."""
         return float(np.mean(self.same(left, right)))
 
 
-def _one_label(labels: Sequence[str], logits: Logits) -> list[Prediction]:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares = shifted / shifted.sum(axis=1, keepdims=True)
-    answers = []
-    for scores in _scores(labels, shares):
+def _one_label(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> list[Answered]:
+    del read
+    answers: list[Answered] = []
+    for scores in _scores(labels, softmax(logits)):
         label = max(scores, key=lambda name: scores[name])
         answers.append(Prediction(label, scores[label], scores))
     return answers
 
 
-def _several_labels(labels: Sequence[str], logits: Logits) -> list[Prediction]:
+def _several_labels(
+    labels: Sequence[str], logits: Logits, read: Sequence[ReadText]
+) -> list[Answered]:
+    del read
     small = np.exp(
         -np.abs(logits)
     )  # exp of a number of at most 0: a sigmoid without an overflow warning
@@ -81,17 +175,56 @@ def _several_labels(labels: Sequence[str], logits: Logits) -> list[Prediction]:
     ]
 
 
+def softmax(logits: Logits) -> Logits:
+    """Probabilities over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def _entities(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> list[Answered]:
+    return [_entities_of(labels, one, row) for one, row in zip(read, logits, strict=True)]
+
+
+def _entities_of(labels: Sequence[str], read: ReadText, logits: Logits) -> Entities:
+    """The entities of one text from the logits `(s, c)` of its tokens."""
+    assert read.words is not None
+    shares = softmax(logits[read.words.first])
+    tags = shares.argmax(axis=-1)
+    own = shares[np.arange(len(tags)), tags]
+    found = []
+    for label, first, last in entities_in([labels[tag] for tag in tags.tolist()]):
+        start, end = int(read.words.spans[first, 0]), int(read.words.spans[last, 1])
+        score = float(own[first : last + 1].mean())
+        found.append(Entity(label, start, end, read.text[start:end], score))
+    return Entities(tuple(found))
+
+
+def _vectors(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> list[Answered]:
+    del labels, read
+    return [Embedding(row) for row in logits]
+
+
+def _same_direction(left: Logits, right: Logits) -> NDArray[np.bool_]:
+    """Whether cosines are above .99."""
+    cosines = (left * right).sum(axis=-1)
+    return np.asarray((cosines > _SAME).all(axis=-1) if cosines.ndim > 1 else cosines > _SAME)
+
+
 def _scores(labels: Sequence[str], shares: Logits) -> list[dict[str, float]]:
     return [dict(zip(labels, row.tolist(), strict=True)) for row in shares]
 
 
-def _number(labels: Sequence[str], logits: Logits) -> list[Prediction]:
-    del labels
+def _number(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> list[Answered]:
+    del labels, read
     return [Prediction(None, float(row[0]), {}) for row in logits]
 
 
 def _same_class(left: Logits, right: Logits) -> NDArray[np.bool_]:
     return np.asarray(left.argmax(axis=1) == right.argmax(axis=1))
+
+
+def _same_tags(left: Logits, right: Logits) -> NDArray[np.bool_]:
+    return np.asarray((left.argmax(axis=-1) == right.argmax(axis=-1)).all(axis=-1))
 
 
 def _same_labels(left: Logits, right: Logits) -> NDArray[np.bool_]:
@@ -102,9 +235,20 @@ def _same_number(left: Logits, right: Logits) -> NDArray[np.bool_]:
     return np.isclose(left, right, atol=1e-4)[:, 0]
 
 
+_OF_A_TEXT = OutputDecoder(
+    False,
+    _vectors,
+    _same_direction,
+    vectors=True,
+    outputs=("sentence_embedding", "last_hidden_state"),
+)
+
 DECODERS: dict[str, OutputDecoder] = {
     "classification": OutputDecoder(True, _one_label, _same_class),
     "multi-label": OutputDecoder(True, _several_labels, _same_labels),
     "regression": OutputDecoder(False, _number, _same_number),
+    "similarity": _OF_A_TEXT,
+    "retrieval": _OF_A_TEXT,
+    "token-classification": OutputDecoder(True, _entities, _same_tags, per_token=True),
 }
 """Type of a task, as its configuration spells it -> decoder."""

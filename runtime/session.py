@@ -1,31 +1,23 @@
-"""Exported tasks, ready to answer: graphs are loaded when they are asked for, the oldest let go.
-
-`materialize` does once, at install, what a session would do each time: unpack, mask and fold a task's weights.
-Folding takes several bytes a weight while a session is made, and frees them afterwards.
-"""
+"""Exported tasks, ready to answer: graphs are loaded when they are asked for, the oldest let go."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from maskpack.formats.codec import file_sha256, read_tensors
 from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, first_line
 from maskpack.formats.lazy import renamed
 from maskpack.formats.processors import usage_now
-from maskpack.formats.writer import new_folder, write_bytes
-from maskpack.runtime.answers import Loaded, answer_each, batches, passes, run, ways
+from maskpack.runtime.answers import Loaded, answer_each, logits_of, passes, ways
 from maskpack.runtime.graph import (
     TaskRun,
     check_external,
@@ -33,24 +25,20 @@ from maskpack.runtime.graph import (
     give_back,
     knows_adapters,
     open_graph,
-    session_options,
     suitable_threads,
     task_run,
 )
-from maskpack.runtime.outputs import Prediction
-from maskpack.runtime.providers import CPU, Provider, find_providers
+from maskpack.runtime.outputs import Answered
+from maskpack.runtime.providers import Provider, find_providers
 from maskpack.runtime.task import (
     AGAIN,
     FEEDS_SUFFIX,
-    TOKENIZER,
-    WEIGHTS,
     TaskConfig,
     TaskFiles,
     choose_task,
     find_tasks,
-    pick_task,
 )
-from maskpack.runtime.tokens import Text, TextReader, load_tokenizer
+from maskpack.runtime.tokens import Text, TextReader, Tokens, load_tokenizer
 from maskpack.runtime.trunk import OnTrunk
 
 _LOG = logging.getLogger(__name__)
@@ -113,7 +101,7 @@ class Session:
 
     def predict(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
-    ) -> list[Prediction]:
+    ) -> list[Answered]:
         """What a task says of each text, in their order.
 
         Texts of similar length share a batch. In an int8 graph what else is in a batch changes an
@@ -134,14 +122,14 @@ class Session:
 
     def predict_each(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
-    ) -> list[Prediction | MaskpackError]:
+    ) -> list[Answered | MaskpackError]:
         """As `predict`, but a text that cannot be answered gets its error, and the others their answers."""
         loaded = self._load(self._name(task))
         return [one for (one,) in answer_each([loaded], texts, _checked(batch_size))]
 
     def predict_all(
         self, texts: Sequence[Text], *, tasks: Sequence[str] | None = None, batch_size: int = 32
-    ) -> list[dict[str, Prediction]]:
+    ) -> list[dict[str, Answered]]:
         """What each task says of each text: name of a task -> its answer, for each text in their order.
 
         In a folder of the trunk layout tasks that read texts alike share a pass of the trunk over each batch. In other
@@ -166,7 +154,7 @@ class Session:
 
     def predict_all_each(
         self, texts: Sequence[Text], *, tasks: Sequence[str] | None = None, batch_size: int = 32
-    ) -> list[dict[str, Prediction | MaskpackError]]:
+    ) -> list[dict[str, Answered | MaskpackError]]:
         """As `predict_all`, but a task that cannot answer a text gives its error, and the others their answers."""
         names = self.tasks if tasks is None else tuple(tasks)
         if not names or len(set(names)) != len(names):
@@ -176,7 +164,7 @@ class Session:
         loaded = [self._load(self._name(name), room) for name in names]
         groups = ways(loaded)
         self._note(passes(groups))
-        found: list[dict[str, Prediction | MaskpackError]] = [{} for _ in texts]
+        found: list[dict[str, Answered | MaskpackError]] = [{} for _ in texts]
         for group in groups:
             each = answer_each(group, texts, size)
             for answers, row in zip(found, each, strict=True):
@@ -186,17 +174,40 @@ class Session:
     def logits(
         self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
     ) -> NDArray[np.float32]:
-        """Outputs `(b, c)` for the texts, in their order, before they become answers; the rest as of `predict`."""
-        loaded = self._load(self._name(task))
-        rows = loaded.reader.encode(texts)
-        order = list(batches(dict(enumerate(rows)), batch_size))
-        try:
-            values = np.concatenate([run(loaded, [rows[at] for at in places]) for places in order])
-        except Exception as error:  # the runtime's errors share no public base class
-            raise ExportError(f"the graph fails: {first_line(error)}", AGAIN) from error
-        found = np.empty_like(values)
-        found[[place for places in order for place in places]] = values
-        return found
+        """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
+
+        Returns:
+            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text.
+        """
+        return logits_of(self._load(self._name(task)), texts, _checked(batch_size))
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        task: str | None = None,
+        second: bool = False,
+        batch_size: int = 32,
+    ) -> NDArray[np.float32]:
+        """Vectors `(b, w)` of length 1 of texts, in their order; products of vectors are cosines. The rest as of `predict`.
+
+        Args:
+            texts: texts.
+            task: which; needed where there are several.
+            second: whether the texts are those to be found, before which another prefix may stand than before those that find.
+            batch_size: texts a run.
+
+        Raises:
+            ConfigError: the task gives no vectors.
+        """
+        config = self.config(task)
+        if not config.decoder.vectors:
+            raise ConfigError(f"`{config.name}` is a {config.kind} and gives no vectors")
+        return logits_of(self._load(config.name), texts, _checked(batch_size), second=second)
+
+    def read(self, texts: Sequence[Text], *, task: str | None = None) -> list[Tokens]:
+        """The texts as a task's graph reads them; the rest as of `predict`."""
+        return self._load(self._name(task)).reader.encode(texts)
 
     def _name(self, task: str | None) -> str:
         return choose_task(self._places, task, "here")
@@ -331,7 +342,7 @@ def _check(path: Path, digest: str, owner: str) -> None:
         )
 
 
-def _sound(number: int, answer: Prediction | MaskpackError) -> Prediction:
+def _sound(number: int, answer: Answered | MaskpackError) -> Answered:
     """The answer to a text; raises what is wrong with it."""
     if isinstance(answer, MaskpackError):
         raise type(answer)(f"row {number}: {answer}", answer.advice) from answer
@@ -342,59 +353,3 @@ def _checked(batch_size: int) -> int:
     if batch_size < 1:
         raise ConfigError(f"`batch_size` is {batch_size}, expected 1 or more")
     return batch_size
-
-
-_LEAST = 1024  # bytes from which a constant lies in the file of weights
-
-
-def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
-    """Write a task with its weights unpacked and masked; its graph.
-
-    The result is a folder as any exported one, with a `backbone.bin` of the task's own. The folding is kept,
-    fusions that depend on the machine are left to the session: operators are those that the export wrote. An int8
-    graph has ONNX Runtime's attention in a branch, unless it was exported with `--plain-attention`, and an nbits
-    graph its `MatMulNBits`; all others are standard.
-
-    Args:
-        folder: an exported one, in the shared or folded layout.
-        out: folder to make.
-        task: which; needed where there are several.
-
-    Raises:
-        ConfigError: no such task, none named of several, or one of the swap or the trunk layout.
-        ExportError: its files do not belong together, or ONNX Runtime refuses the graph.
-    """
-    place = pick_task(folder, task)
-    config = place.read_config()
-    _check_foldable(place, config)
-    check_task(place, config)
-    with new_folder(out) as build:
-        graph = build / f"{config.name}.onnx"
-        options = session_options(threads=1)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(graph)
-        for key, value in (("file_name", WEIGHTS), ("min_size_in_bytes", str(_LEAST))):
-            entry = f"session.optimized_model_external_initializers_{key}"
-            options.add_session_config_entry(entry, value)
-        try:
-            onnxruntime.InferenceSession(str(place.graph), options, [CPU])
-        except Exception as error:
-            raise ExportError(f"cannot fold `{place.graph}`: {first_line(error)}") from error
-        own = replace(config, weights=(WEIGHTS, file_sha256(build / WEIGHTS)))
-        write_bytes(build / f"{config.name}.json", own.to_json().encode())
-        shutil.copy(place.tokenizer, build / TOKENIZER)
-    return out / f"{config.name}.onnx"
-
-
-def _check_foldable(place: TaskFiles, config: TaskConfig) -> None:
-    """Raise ConfigError if a task's graph is not its own, or not whole."""
-    if place.adapter is not None:
-        raise ConfigError(
-            f"`{config.name}` is an adapter: its mask comes with every run and cannot be folded",
-            "export it in the `shared` layout",
-        )
-    if place.trunk is not None:
-        raise ConfigError(
-            f"`{config.name}` stands on a trunk that other tasks share, and would lose it",
-            "export it in the `shared` layout",
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ GRAPH_DATA = (
     "model.onnx_data"  # the weights of one large graph, by the name that Optimum gives them
 )
 BASE = "base.onnx"
+_BASES = re.compile(r"base(-[a-z][a-z-]*)?\.onnx")
 TRUNK = "trunk.onnx"
 HIDDEN = "hidden_states"
 """Output of a trunk, and input of a task's graph on top of it."""
@@ -73,6 +75,7 @@ class TaskConfig:
         prefixes: what stands before the first and the second text of a row; empty: nothing.
         trunk: SHA-256 of the graph that computes the hidden states which the task's own graph reads; None: it reads
             tokens.
+        base: file of the graph that the task shares, where masks are inputs: one for each type of head.
     """
 
     name: str
@@ -90,8 +93,11 @@ class TaskConfig:
     split_special_tokens: bool = False
     prefixes: tuple[str, ...] = ()
     trunk: str | None = None
+    base: str = BASE
 
     def __post_init__(self) -> None:
+        if not _BASES.fullmatch(self.base):
+            raise ExportError(f"`{TASK_CONFIG}` has the graph `{self.base}`")
         if self.trunk is not None and len(self.trunk) != 64:
             raise ExportError(f"`{TASK_CONFIG}` has the digest `{self.trunk}` for `trunk`")
         if self.kind not in DECODERS:
@@ -143,6 +149,7 @@ class TaskConfig:
             "split_special_tokens": self.split_special_tokens or None,
             "prefixes": list(self.prefixes) or None,
             "trunk_sha256": self.trunk,
+            "base": None if self.base == BASE else self.base,
         }
         tree |= {name: value for name, value in said.items() if value is not None}
         if self.weights is not None:
@@ -161,25 +168,15 @@ class TaskConfig:
         try:
             tree = json.loads(text)
             _check_version(tree)
-            labels = tuple(str(label) for label in tree["labels"])
-            weights = None
-            if "weights_file" in tree:
-                weights = (str(tree["weights_file"]), str(tree["weights_sha256"]))
-                if weights[0] not in {WEIGHTS, GRAPH_DATA}:
-                    raise ExportError(f"`weights_file` is neither `{WEIGHTS}` nor `{GRAPH_DATA}`")
-            swap = None
-            if "adapter_sha256" in tree:
-                digests = (str(tree[f"{part}_sha256"]) for part in ("graph", "adapter", "feeds"))
-                swap = SwapDigests(*digests)
             separator = tree.get("label_separator")
             return cls(
                 name=str(tree["name"]),
                 kind=str(tree["kind"]),
-                labels=labels,
+                labels=tuple(str(label) for label in tree["labels"]),
                 max_length=tree["max_length"],
                 pad=(int(tree["pad_id"]), str(tree["pad_token"])),
-                weights=weights,
-                swap=swap,
+                weights=_weights_of(tree),
+                swap=_swap_of(tree),
                 pad_left=_is_left(tree, "pad_side"),
                 columns=tuple(str(column) for column in tree.get("columns", ())),
                 separator=None if separator is None else str(separator),
@@ -188,12 +185,14 @@ class TaskConfig:
                 split_special_tokens=tree.get("split_special_tokens", False) is True,
                 prefixes=tuple(str(prefix) for prefix in tree.get("prefixes", ())),
                 trunk=str(tree["trunk_sha256"]) if "trunk_sha256" in tree else None,
+                base=str(tree.get("base", BASE)),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{TASK_CONFIG}` is damaged: {error!r}", _HINT) from error
 
 
 FEATURES: dict[str, tuple[str, Any]] = {
+    "base": ("base", BASE),
     "prefix": ("prefixes", ()),
     "split-special-tokens": ("split_special_tokens", False),
     "trunk": ("trunk", None),
@@ -218,6 +217,23 @@ def _check_version(tree: Mapping[str, Any]) -> None:
             f"`{TASK_CONFIG}` requires the feature `{unknown[0]}`, which this release does not know",
             "upgrade with `pip install -U maskpack`",
         )
+
+
+def _weights_of(tree: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Name and SHA-256 of a file of weights."""
+    if "weights_file" not in tree:
+        return None
+    weights = (str(tree["weights_file"]), str(tree["weights_sha256"]))
+    if weights[0] not in {WEIGHTS, GRAPH_DATA}:
+        raise ExportError(f"`weights_file` is neither `{WEIGHTS}` nor `{GRAPH_DATA}`")
+    return weights
+
+
+def _swap_of(tree: Mapping[str, Any]) -> SwapDigests | None:
+    """Digests of an adapter."""
+    if "adapter_sha256" not in tree:
+        return None
+    return SwapDigests(*(str(tree[f"{part}_sha256"]) for part in ("graph", "adapter", "feeds")))
 
 
 def _is_left(tree: Mapping[str, Any], key: str) -> bool:
@@ -279,7 +295,7 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
         raise ExportError(f"cannot read `{folder}`: {error.strerror}") from error
     if adapters:
         candidates = [
-            TaskFiles(folder / BASE, one.with_suffix(".json"), folder / TOKENIZER, one)
+            TaskFiles(base_beside(one), one.with_suffix(".json"), folder / TOKENIZER, one)
             for one in adapters
         ]
     elif (folder / WEIGHTS).is_file():
@@ -304,6 +320,19 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
     if not tasks:
         raise ExportError(f"no exported task at `{folder}`", Hint(_HINT, path=folder))
     return tasks
+
+
+def base_beside(adapter: Path) -> Path:
+    """The graph that an adapter belongs to, as the configuration beside it says.
+
+    Raises:
+        ExportError: the configuration is damaged.
+    """
+    config = adapter.with_suffix(".json")
+    if not config.is_file():
+        return adapter.with_name(BASE)
+    files = TaskFiles(adapter, config, adapter.with_name(TOKENIZER))
+    return adapter.with_name(files.read_config().base)
 
 
 def find_trunk(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ saved with are of another program and do not count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from maskpack.formats.errors import (
     no_panic,
 )
 from maskpack.runtime.task import AGAIN, TaskConfig
+from maskpack.runtime.words import Words, words_of
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts for tasks on pairs."""
@@ -34,10 +35,17 @@ _WORDS = {1: "one text", 2: "a pair of texts"}
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A row as a model reads it: `(s,)` each, and at least one token."""
+    """A row as a model reads it: at least one token.
+
+    Attributes:
+        ids: `(s,)`.
+        types: `(s,)`, which text of a pair each is of.
+        words: of the text, for tasks with outputs for each token; else None.
+    """
 
     ids: NDArray[np.int64]
     types: NDArray[np.int64]
+    words: Words | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,13 +72,15 @@ class TextReader:
         tokenizer.encode_special_tokens = config.split_special_tokens
         return cls(tokenizer, config)
 
-    def encode(self, rows: Sequence[Text]) -> list[Tokens]:
-        """Tokens of each row.
+    def encode(self, rows: Sequence[Text], *, second: bool = False) -> list[Tokens]:
+        """Tokens of each row; with `second` behind what stands before second texts.
 
         Raises:
             ConfigError: a row has more or fewer texts than the task reads.
             DataError: a row holds something that is no text.
         """
+        if second and self.config.prefixes:
+            return replace(self, config=self._of_second()).encode(rows)
         found = self.encode_each(rows)
         for number, one in enumerate(found, start=1):
             if isinstance(one, MaskpackError):
@@ -89,7 +99,13 @@ class TextReader:
                 self._alone(row) if bad is None else bad
                 for row, bad in zip(rows, problems, strict=True)
             ]
-        return [self._tokens(next(read)) if bad is None else bad for bad in problems]
+        return [
+            self._tokens(row, next(read)) if bad is None else bad
+            for row, bad in zip(rows, problems, strict=True)
+        ]
+
+    def _of_second(self) -> TaskConfig:
+        return replace(self.config, prefixes=(self.config.prefixes[1], ""))
 
     def problem(self, row: Text) -> MaskpackError | None:
         """What keeps a row from being read, as far as its form shows it."""
@@ -117,13 +133,19 @@ class TextReader:
         except Exception as error:  # noqa: BLE001 - as above
             shown = str(row).encode("utf-8", "backslashreplace").decode()
             return DataError(f"`{shown:.60}` cannot be read: {first_line(error)}")
-        return self._tokens(one)
+        return self._tokens(row, one)
 
-    def _tokens(self, row: Any) -> Tokens:
+    def _tokens(self, row: Text, read: Any) -> Tokens:
         """One of no tokens is one of padding, as in training."""
+        words = None
+        if self.config.decoder.per_token:
+            assert isinstance(row, str)
+            prefix = (self.config.prefixes or ("",))[0]
+            words = words_of(prefix + row, read.offsets, read.word_ids, len(prefix))
         return Tokens(
-            np.array(row.ids or [self.config.pad[0]], dtype=np.int64),
-            np.array(row.type_ids or [0], dtype=np.int64),
+            np.array(read.ids or [self.config.pad[0]], dtype=np.int64),
+            np.array(read.type_ids or [0], dtype=np.int64),
+            words,
         )
 
 

@@ -22,13 +22,14 @@ from maskpack.formats import ConfigError
 from maskpack.models.families import family_of, token_kinds
 from maskpack.models.placement import to_numpy, to_tensors
 from maskpack.models.processes import ALONE, Processes
+from maskpack.runtime.tags import IGNORED
 from maskpack.tasks.token_rows import TokenRows, chained
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
 
 Predict = Callable[[Feeds], NDArray[np.float32]]
-"""Feeds of one batch to logits `(b, c)`."""
+"""Feeds of one batch to logits `(b, c)`, or `(b, s, c)`."""
 
 EVAL_BATCH = 32
 
@@ -43,11 +44,12 @@ class Encoded:
     Attributes:
         ids: token ids of each row, without padding; a sequence of arrays or lists becomes `TokenRows`.
         types: token type ids of each row, or None for models without them.
-        labels: one a row.
+        labels: one a row; of outputs for each token `(rows, tokens)`, `IGNORED` where none counts.
         pad: id of the padding token.
         pad_left: whether padding stands before a row.
         labelled: bool, one a row: whether its label counts; None: all do. Rows without labels are learned from a
             teacher alone.
+        per_token: whether a model answers for each token; padding then stands behind a row.
     """
 
     ids: TokenRows
@@ -56,6 +58,7 @@ class Encoded:
     pad: int
     pad_left: bool = False
     labelled: NDArray[np.bool_] | None = None
+    per_token: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ids", "types"):
@@ -70,6 +73,11 @@ class Encoded:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row."""
         return self.ids.lengths
+
+    @property
+    def widest(self) -> int:
+        """Tokens of the longest text."""
+        return int(self.ids.lengths.max())
 
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Some of the rows, in the order given."""
@@ -109,11 +117,29 @@ class Encoded:
     def read_by(self, config: Mapping[str, Any]) -> Encoded:
         """The same rows for the model of a configuration: with its padding, without token types that it does not read."""
         types = self.types if token_kinds(config) else None
-        return replace(self, types=types, pad_left=family_of(config["model_type"]).pad_left)
+        left = family_of(config["model_type"]).pad_left and not self.per_token
+        return replace(self, types=types, pad_left=left)
+
+    def of_longest(
+        self, logits: NDArray[np.float32], rows: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Logits of a batch of rows, those for each token in the width of the longest row of all, 0 where none counts."""
+        if logits.ndim < 3:
+            return logits
+        width = logits.shape[1]
+        longest = max(self.widest, width)
+        found = np.zeros((len(rows), longest, *logits.shape[2:]), dtype=logits.dtype)
+        if self.per_token:
+            counts = self.labels[rows, :width] != IGNORED
+        else:  # rows that were not cut for such a model: all their tokens
+            counts = np.arange(width) < self.lengths[rows, None]
+        found[:, :width][counts] = logits[counts]
+        return found
 
     def feeds(self, rows: NDArray[np.intp]) -> Feeds:
         """The rows as one padded batch."""
-        width = int(self.lengths[rows].max())
+        lengths = self.ids.lengths
+        width = int(lengths[rows].max())
         batch: Feeds = {
             "input_ids": np.full((len(rows), width), self.pad, dtype=np.int64),
             "attention_mask": np.zeros((len(rows), width), dtype=np.int64),
@@ -121,13 +147,53 @@ class Encoded:
         if self.types is not None:
             batch["token_type_ids"] = np.zeros((len(rows), width), dtype=np.int64)
         for number, row in enumerate(rows):
-            size = int(self.lengths[row])
+            size = int(lengths[row])
             span = slice(width - size, width) if self.pad_left else slice(size)
             batch["input_ids"][number, span] = self.ids[row]
             batch["attention_mask"][number, span] = 1
             if self.types is not None:
                 batch["token_type_ids"][number, span] = self.types[row]
         return batch
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedGroups(Encoded):
+    """Rows of several texts, each of which a model reads by itself: the tokens of all texts stand one after the other.
+
+    Attributes:
+        size: texts of a row.
+    """
+
+    size: int = 1
+
+    def __len__(self) -> int:
+        return len(self.ids) // self.size
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of all texts of each row."""
+        return np.asarray(self.ids.lengths.reshape(-1, self.size).sum(axis=1))
+
+    def take(self, rows: NDArray[np.intp]) -> EncodedGroups:
+        """Some of the rows, in the order given."""
+        texts = self._texts(rows)
+        types = None if self.types is None else self.types.take(texts)
+        labelled = None if self.labelled is None else self.labelled[rows]
+        ids, labels = self.ids.take(texts), self.labels[rows]
+        return replace(self, ids=ids, types=types, labels=labels, labelled=labelled)
+
+    def of_longest(
+        self, logits: NDArray[np.float32], rows: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Outputs of a batch of rows, `(b, g, w)`."""
+        return logits.reshape(len(rows), self.size, *logits.shape[1:])
+
+    def feeds(self, rows: NDArray[np.intp]) -> Feeds:
+        """The texts of the rows as one padded batch, `(b g, s)`."""
+        return super().feeds(self._texts(rows))
+
+    def _texts(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        return np.asarray((rows[:, None] * self.size + np.arange(self.size)).reshape(-1))
 
 
 def known_labels(labels: NDArray[Any], labelled: NDArray[np.bool_] | None) -> NDArray[Any]:
@@ -212,19 +278,22 @@ def predict_all(
     batch_size: int = EVAL_BATCH,
     processes: Processes = ALONE,
 ) -> NDArray[np.float32]:
-    """Logits `(rows, c)` of a whole split, in the split's own order.
+    """Logits of a whole split, in the split's own order.
 
     Args:
         predict: answers one batch.
         encoded: the split.
         batch_size: rows of a batch.
         processes: share the batches out; each of them gets all logits.
+
+    Returns:
+        `(rows, c)`; of outputs for each token `(rows, tokens, c)` for the longest row, 0 where none counts.
     """
     places, made = [np.zeros(0, dtype=np.intp)], None
     for number, rows in enumerate(evaluation_batches(encoded.lengths, batch_size=batch_size)):
         if number % processes.count != processes.rank:
             continue
-        logits = predict(encoded.feeds(rows))
+        logits = encoded.of_longest(predict(encoded.feeds(rows)), rows)
         if made is None:
             made = np.empty((len(encoded), *logits.shape[1:]), dtype=logits.dtype)
         made[rows] = logits

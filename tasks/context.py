@@ -21,7 +21,7 @@ from maskpack.models.pooling import POOLER
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import Split, TaskData
 from maskpack.tasks.data_warnings import DataWarning, find_warnings, length_warnings, log_warnings
-from maskpack.tasks.preprocess import PREPROCESSORS, READER, Files, Preprocessor, TextPreprocessor
+from maskpack.tasks.preprocess import PREPROCESSORS, READERS, Files, Preprocessor, TextPreprocessor
 from maskpack.tasks.probes import shipped_difference
 from maskpack.tasks.task import Task
 from maskpack.tasks.token_cache import encode_split
@@ -123,9 +123,9 @@ def preprocess_splits(
 
 def _check_shipped(context: ModelContext, task: Task, max_length: int) -> None:
     """Warn if devices would read texts otherwise; an export would be refused, after all the training."""
-    if task.type.preprocessor != READER:
+    if task.type.preprocessor not in READERS:
         return
-    preprocessor, texts = context.preprocessor(READER), len(task.texts)
+    preprocessor, texts = context.preprocessor(), len(task.texts)
     found = shipped_difference(context.files, preprocessor, texts=texts, max_length=max_length)
     if found is not None:
         log_warnings([DataWarning(f"{found}; an export would be refused", serious=True)])
@@ -173,7 +173,13 @@ def task_config(artifact: Artifact, entry: TaskEntry) -> Any:
 def backbone_for(artifact: Artifact, entry: TaskEntry) -> Backbone:
     """The parameters of a backbone that a task uses: one whose head pools in another way than through the pooler has none."""
     backbone = artifact.backbone
-    return backbone if uses_pooler(entry) else backbone.without(POOLER)
+    return backbone if may_use_pooler(entry) else backbone.without(POOLER)
+
+
+def may_use_pooler(entry: TaskEntry) -> bool:
+    """Whether a task may use the backbone's parameters of a pooler: it has one answer a text, and its head no other pooling."""
+    decoder = type_of(entry).decoder
+    return uses_pooler(entry) and not (decoder.per_token or decoder.vectors)
 
 
 def described(
@@ -193,4 +199,5 @@ def described(
         problem_type=kind.problem_type,
         auto_class=kind.auto_class,
         pooling=pooling,
+        vectors=kind.decoder.vectors,
     )

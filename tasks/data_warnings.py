@@ -63,7 +63,7 @@ def find_warnings(data: TaskData) -> list[DataWarning]:
     """All notes and warnings about a task's rows and labels."""
     warnings = [*_split(data), *_texts(data)]
     if data.labels:
-        warnings += [*_counts(data), *_many(data), *_names(data.labels), *_lopsided(data)]
+        warnings += [*_counts(data), *_many(data), *_names(_counted(data)), *_lopsided(data)]
     return [*warnings, *_few(data), *_repeated(data)]
 
 
@@ -138,30 +138,40 @@ def _texts(data: TaskData) -> Iterator[DataWarning]:
 
 
 def _counts(data: TaskData) -> Iterator[DataWarning]:
-    count = data.task.type.counts
-    train, dev = (count(split.labels, len(data.labels)) for split in (data.train, data.dev))
-    shown = [f"{name} {a} + {b}" for name, a, b in zip(data.labels, train, dev, strict=True)]
+    kind, names = data.task.type, _counted(data)
+    train, dev = (kind.counts(split.labels, len(data.labels)) for split in (data.train, data.dev))
+    shown = [f"{name} {a} + {b}" for name, a, b in zip(names, train, dev, strict=True)]
     if len(shown) > _NAMED:
         order = np.argsort(-train, kind="stable")
         ends = [shown[place] for place in (*order[:3], *order[-3:])]
         shown = [*ends[:3], f"... {len(shown) - 6} more ...", *ends[3:]]
     yield DataWarning(
-        f"rows of each label, training + evaluation: {', '.join(shown)}", serious=False
+        f"{_unit(data)} of each label, training + evaluation: {', '.join(shown)}", serious=False
     )
     for counts, where, what in (
         (train, "training", "is never learned"),
         (dev, "evaluation", "is not scored"),
     ):
-        absent = [name for name, count in zip(data.labels, counts, strict=True) if not count]
+        absent = [name for name, count in zip(names, counts, strict=True) if not count]
         if absent:
             yield DataWarning(
-                f"without a row in the {where} split, and so it {what}: {_some(absent)}"
+                f"without {'a row' if _unit(data) == 'rows' else 'an entity'} in the {where} split, and so it {what}: {_some(absent)}"
             )
     if data.task.type.several and data.train.labels.sum(axis=1).max() < 2:
         yield DataWarning(
             "no row has more than one label",
             "is something else than this separator of labels needed?",
         )
+
+
+def _counted(data: TaskData) -> tuple[str, ...]:
+    """Names of what counts as a label."""
+    return data.task.type.counted(data.labels)
+
+
+def _unit(data: TaskData) -> str:
+    """What has a label: a row, or an entity in one."""
+    return "entities" if data.task.type.decoder.per_token else "rows"
 
 
 def _many(data: TaskData) -> Iterator[DataWarning]:
@@ -193,7 +203,11 @@ def _names(labels: Sequence[str]) -> Iterator[DataWarning]:
 def _lopsided(data: TaskData) -> Iterator[DataWarning]:
     counts = data.task.type.counts(data.train.labels, len(data.labels))
     present = counts[counts > 0]
-    if data.task.type.several or present.max() < _LOPSIDED * present.min():
+    if (
+        data.task.type.several
+        or data.task.type.structured
+        or present.max() < _LOPSIDED * present.min()
+    ):
         return
     most = data.labels[int(counts.argmax())]
     floor = majority(data.task.type, data.dev.labels, ["accuracy"])["accuracy"]
@@ -215,12 +229,12 @@ def _few(data: TaskData) -> Iterator[DataWarning]:
         counts = data.task.type.counts(data.train.labels, len(data.labels))
         rare = [
             f"{name} ({count})"
-            for name, count in zip(data.labels, counts, strict=True)
+            for name, count in zip(_counted(data), counts, strict=True)
             if 0 < count < _FEW_OF_A_LABEL
         ]
         if rare:
             yield DataWarning(
-                f"under {_FEW_OF_A_LABEL} training rows: {_some(rare)}; add rows or merge labels"
+                f"under {_FEW_OF_A_LABEL} training {_unit(data)}: {_some(rare)}; add rows or merge labels"
             )
     if len(data.dev) < _FEW_TO_SCORE:
         yield DataWarning(

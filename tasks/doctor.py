@@ -211,7 +211,7 @@ def _restored(artifact: Artifact, name: str) -> str:
 
     entry = artifact.entry(name)
     row = (PROBE,) * (texts_of(entry) or 1)
-    split = Split((row,), np.zeros(1, dtype=np.int64))
+    split = Split((row,), type_of(entry).blank(np.zeros(1, dtype=np.int64), 1))
     encoded = encode_for(ModelContext.of_artifact(artifact), entry, split)
     model = restore_task(artifact, name, for_answers=True)
     logits = predict_all(torch_predict(model), encoded)
@@ -239,8 +239,8 @@ def _answered(path: Path, config: TaskConfig) -> str:
     from maskpack.runtime import Session  # noqa: PLC0415 - the installation may lack it
 
     text = (PROBE, PROBE) if config.texts == 2 else PROBE
-    (answer,) = Session(path).predict([text], task=config.name, batch_size=1)
-    if not np.isfinite([answer.score, *answer.scores.values()]).all():
+    session = Session(path)
+    if not np.isfinite(session.logits([text], task=config.name)).all():
         raise ExportError("the graph gives no finite number for a text", "export the task again")
-    said = answer.label if answer.label is not None else f"{answer.score:.4g}"
-    return f"{config.kind}, files belong together, answers `{said}`"
+    (answer,) = session.predict([text], task=config.name, batch_size=1)
+    return f"{config.kind}, files belong together, answers `{answer.cell}`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 from maskpack.formats import ConfigError
@@ -12,9 +13,25 @@ from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.task import Kind, Unlabelled
 
 
+class Type(StrEnum):
+    """What a model is asked, by the Hub's pipeline tag."""
+
+    TEXT = "text-classification"
+    TOKENS = "token-classification"
+    VECTORS = "sentence-similarity"
+
+
 @dataclass(frozen=True)
 class TaskOptions(Options):
     """Columns, labels and the metric of a task."""
+
+    type: Annotated[
+        Type | None,
+        Opt(
+            "What is answered of data of your own: a label or a number of each text, the entities in it, or a vector.",
+            default="token-classification for words with tags in lines, else text-classification",
+        ),
+    ] = None
 
     text_field: Annotated[
         str | None,
@@ -57,14 +74,27 @@ class TaskOptions(Options):
         super().__post_init__()
         if self.regression and (self.multi_label or self.label_separator is not None):
             raise ConfigError("`regression` and several labels a row contradict each other")
+        several = self.multi_label or self.label_separator is not None
+        numbers = {None, Type.TEXT, Type.VECTORS}
+        if (several and self.type not in {None, Type.TEXT}) or (
+            self.regression and self.type not in numbers
+        ):
+            what = "several labels a row" if several else "a number"
+            raise ConfigError(f"`type` {self.type} has not {what}", "leave one of them out")
 
     @property
     def kind(self) -> Kind | None:
         """What the head predicts; None leaves it to the task."""
+        if self.type is Type.VECTORS:
+            return Kind.SIMILARITY if self.regression else Kind.RETRIEVAL
         if self.regression:
             return Kind.REGRESSION
+        if self.type is Type.TOKENS:
+            return Kind.TOKEN_CLASSIFICATION
         several = self.multi_label or self.label_separator is not None
-        return Kind.MULTI_LABEL if several else None
+        if several:
+            return Kind.MULTI_LABEL
+        return None if self.type is None else Kind.CLASSIFICATION
 
     @property
     def separator(self) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +20,15 @@ from maskpack.formats.errors import Hint, first_line, no_panic
 from maskpack.models.families import Family
 from maskpack.models.load import tokenizer_of
 from maskpack.models.prompts import find_prompts
-from maskpack.tasks.batches import Encoded
+from maskpack.runtime.words import words_of
+from maskpack.tasks.batches import Encoded, EncodedGroups
 from maskpack.tasks.data.cache import OFF, Cache
 from maskpack.tasks.data.splits import Split, TaskData, load_data
 from maskpack.tasks.pretrained_head import Finding, find_head
 from maskpack.tasks.task import Task
 from maskpack.tasks.token_rows import TokenRows
+from maskpack.tasks.types.entities import tags_on_words
+from maskpack.tasks.types.vectors import grouped_texts, numbered
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,13 +108,20 @@ class TextPreprocessor:
         A text without tokens, as tokenizers without special tokens make of an empty text, becomes one padding
         token, because a model needs one token at least.
         """
-        tokens = self._tokens(
+        return self._encoded(split, self._cut(split, max_length))
+
+    def _cut(self, split: Split, max_length: int) -> Any:
+        """What the tokenizer makes of a split, cut to so many tokens a row."""
+        return self._tokens(
             split.texts,
             truncation=True,
             max_length=max_length,
             return_attention_mask=False,
             return_token_type_ids=self.token_types,
         )
+
+    def _encoded(self, split: Split, tokens: Any) -> Encoded:
+        """The same for a model."""
         pad = self.pad[0]
         ids = TokenRows.of(row or [pad] for row in tokens["input_ids"])
         types = None
@@ -148,11 +158,58 @@ class TextPreprocessor:
         self.tokenizer.save_pretrained(str(folder))
 
 
-READER = "text"
-"""Name of the preprocessor that devices have too: `runtime/tokens.py`."""
+@dataclass(frozen=True, eq=False)
+class WordPreprocessor(TextPreprocessor):
+    """Texts for models that answer for each word: labels stand where words begin, and padding behind a text."""
+
+    @property
+    def pad_left(self) -> bool:
+        """False: an output then has one place, however long the batch is."""
+        return False
+
+    def encode(self, split: Split, *, max_length: int) -> Encoded:
+        """As of any text; a label then is `(tokens)` for each row."""
+        tokens = self._cut(split, max_length)
+        texts = [row[0] for row in split.texts]
+        words = [
+            words_of(text, read.offsets, read.word_ids, split.prefix)
+            for text, read in zip(texts, tokens.encodings, strict=True)
+        ]
+        own = [text[split.prefix :] for text in texts]
+        labels = tags_on_words(split.labels, words, own, max_length)
+        encoded = self._encoded(replace(split, labels=labels), tokens)
+        return replace(encoded, per_token=True)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPreprocessor(TextPreprocessor):
+    """Rows whose texts are read one by one: `Split.texts`, and behind the first one a text that is the row's label."""
+
+    def encode(self, split: Split, *, max_length: int) -> Encoded:
+        """The texts of each row as tokens, row after row."""
+        rows = grouped_texts(split)
+        flat = tuple((text,) for row in rows for text in row)
+        labels = numbered(split.labels)
+        read = super().encode(
+            Split(flat, np.zeros(len(flat), dtype=np.int64)), max_length=max_length
+        )
+        size = len(rows[0])
+        return EncodedGroups(read.ids, read.types, labels, read.pad, read.pad_left, size=size)
+
+    def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
+        """Tokens of the longest text of each row without the cut."""
+        flat = [(text,) for row in rows for text in row]
+        lengths = super().full_lengths(flat)
+        return np.asarray(lengths.reshape(len(rows), -1).max(axis=1))
+
+
+READERS = ("text", "words", "groups")
+"""Names of the preprocessors that devices have too: `runtime/tokens.py`."""
 
 PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
     "text": TextPreprocessor.of_files,
+    "words": WordPreprocessor.of_files,
+    "groups": GroupPreprocessor.of_files,
 }
 """Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files."""
 

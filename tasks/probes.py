@@ -21,6 +21,8 @@ from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.preprocess import Preprocessor, TextPreprocessor
 from maskpack.tasks.token_rows import TokenRows
+from maskpack.tasks.types import TASK_TYPES
+from maskpack.tasks.types.entities import tags_on_tokens
 
 _TEXTS = (
     *("", " ", "a", "The good film.", "THE GOOD FILM", "don't  stop", " leading", "trailing "),
@@ -60,7 +62,7 @@ class TokenDifference:
         texts: of the row.
         position: of the token.
         device, training: its id on either side; None past the end of the row.
-        what: `ids`, or `types`.
+        what: `ids`, `types`, or `labels`, which stand where words begin.
     """
 
     texts: tuple[str, ...]
@@ -166,7 +168,8 @@ def first_difference(
         some = [row for row in rows if len(row) == size]
         if not some:
             continue
-        split = Split(tuple(some), np.zeros(len(some), dtype=np.int64))
+        unknown = TASK_TYPES[reader.config.kind].blank(np.zeros(1, dtype=np.int64), len(some))
+        split = Split(tuple(some), unknown)
         wanted = training(split)
         device = encoded_by(reader, split, types=wanted.types is not None)
         if (found := difference_of(some, device, wanted)) is not None:
@@ -179,7 +182,7 @@ def difference_of(
 ) -> TokenDifference | None:
     """The first difference between two readings of the same rows."""
     for place, texts in enumerate(rows):
-        for what in ("ids", "types"):
+        for what in ("ids", "types", *(["labels"] if training.per_token else [])):
             left, right = getattr(device, what), getattr(training, what)
             if right is not None and not np.array_equal(left[place], right[place]):
                 return _located(texts, what, left[place], right[place])
@@ -201,7 +204,10 @@ def encoded_by(reader: TextReader, split: Split, *, types: bool) -> Encoded:
     rows = reader.encode(as_texts(split.texts))
     kinds = TokenRows.of(row.types for row in rows) if types else None
     ids, config = TokenRows.of(row.ids for row in rows), reader.config
-    return Encoded(ids, kinds, split.labels, config.pad[0], config.pad_left)
+    per_token, labels = config.decoder.per_token, split.labels
+    if per_token:
+        labels = tags_on_tokens(labels, rows, split.texts, config.max_length)
+    return Encoded(ids, kinds, labels, config.pad[0], pad_left=config.pad_left, per_token=per_token)
 
 
 def shipped_difference(

@@ -28,6 +28,9 @@ class Kind(StrEnum):
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
     MULTI_LABEL = "multi-label"
+    SIMILARITY = "similarity"
+    RETRIEVAL = "retrieval"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
 
 
 class Unlabelled(StrEnum):
@@ -132,12 +135,12 @@ class Task:
         """
         if first is None and second is None:
             return self
-        if second and len(self.texts) == 1:
+        if second and len(self.texts) == 1 and not self.type.finds_texts:
             raise ConfigError(
                 f"`{self.name}` has one text a row, and `pair_prefix` is of a second",
                 "leave `pair_prefix` out",
             )
-        usual = first if len(self.texts) > 1 else ""
+        usual = first if len(self.texts) > 1 or self.type.finds_texts else ""
         both = (first or "", (usual if second is None else second) or "")
         return replace(self, prefixes=both if any(both) else ())
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,8 @@ from maskpack.tasks.data import stored_rows
 from maskpack.tasks.data.cache import Recipe
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.data.stored_rows import StoredRows
+from maskpack.tasks.preprocess import GroupPreprocessor, Preprocessor, WordPreprocessor
 from maskpack.tasks.token_rows import TokenRows
-
-if TYPE_CHECKING:
-    from maskpack.tasks.preprocess import Preprocessor
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE = 256  # rows that tell how long the others are
@@ -51,7 +50,9 @@ def encode_split(
         return preprocessor.encode(some, max_length=max_length)
 
     rows = split.texts
-    if not isinstance(rows, StoredRows):
+    if not isinstance(rows, StoredRows) or isinstance(
+        preprocessor, WordPreprocessor | GroupPreprocessor
+    ):
         one = len(split) <= stored_rows.PAGE
         return encode(split) if one else joined([*map(encode, split.pages())])
     made_by = {"max_length": max_length, **_made_by(preprocessor, files)}
@@ -120,6 +121,6 @@ def _mapped(table: Any, name: str) -> TokenRows | None:
 def _size(split: Split, encode: Callable[[Split], Encoded]) -> int:
     """Bytes of all tokens, from those of some rows."""
     some = split.take(np.linspace(0, len(split) - 1, min(_SAMPLE, len(split))).astype(np.intp))
-    made = encode(Split(tuple(some.texts), some.labels))
+    made = encode(replace(some, texts=tuple(some.texts)))
     each = 4 if made.types is None else 5
     return int(made.lengths.mean() * each + 8) * len(split)

@@ -131,7 +131,7 @@ class Keeping:
 def answers_and_states(
     teacher: HiddenStateTeacher, rows: Encoded, *, folder: Path
 ) -> tuple[NDArray[np.float32], StateTeacher]:
-    """A teacher's logits `(rows, c)`, and its states from the same pass.
+    """A teacher's logits for all rows, and its states from the same pass.
 
     Args:
         teacher: who answers.
@@ -148,7 +148,7 @@ def answers_and_states(
         feeds = to_tensors(rows.feeds(some), teacher.model)
         with torch.inference_mode():
             outputs = teacher.model(**feeds, output_hidden_states=kept is not None)
-        logits.append(to_numpy(outputs.logits.float()))
+        logits.append(rows.of_longest(to_numpy(outputs.logits.float()), some))
         if kept is not None:
             try:
                 kept.write(some, states_of(outputs, feeds))

@@ -55,7 +55,7 @@ class DistillationTargets:
     """A teacher's logits for every training row.
 
     Attributes:
-        logits: float32 `(rows, c)`.
+        logits: float32 `(rows, c)`, or `(rows, tokens, c)`.
         share: weight `a` of the teacher against the labels.
         temperature: `T`.
         state_teacher: has its hidden states, if they are part of the loss.
@@ -97,7 +97,15 @@ class TaskLoss:
         return None if self.targets is None else self.targets.state_teacher
 
     def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
-        """Loss of `logits (b, c)` for these rows: a mean over them."""
+        """Loss of `logits (b, c)` for these rows: a mean over them; of vectors `(b g, w)` of the texts of these rows.
+
+        Of `logits (b, s, c)` the mean over the tokens that count, times their number in these rows over the usual one. So the losses
+        of parts of a step add up to that of the step, whatever lengths they hold.
+        """
+        if self.kind.grouped:
+            logits = logits.view(len(rows), -1, *logits.shape[1:])
+        if self._places is not None and not self._places[rows].any():
+            return logits.sum() * 0.0  # empty texts
         if self.labelled is None or self.labelled[rows].all():
             return self._labelled(logits, rows)
         known = self.labelled[rows]
@@ -110,12 +118,46 @@ class TaskLoss:
 
     def _labelled(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Error against the labels, mixed with the distance from the teacher if there is one."""
-        standard, labels = self._standard(logits), self._standard(self.labels[rows])
-        own = self._own(standard, torch.from_numpy(labels).to(logits.device))
+        standard = self._standard(self._counted(logits, rows))
+        labels = self._standard(self._counted(torch.from_numpy(self.labels[rows]), rows, logits))
+        own = self._amount(rows) * self._own(standard, labels.to(logits.device))
         if self.targets is None:
             return own
         share = self.targets.share
         return (1.0 - share) * own + share * self._taught(logits, rows)
+
+    @cached_property
+    def _places(self) -> NDArray[np.bool_] | None:
+        """Which tokens of each row count, where a model answers for each; else None."""
+        return self.kind.places(self.labels)
+
+    @cached_property
+    def _usual(self) -> float:
+        """Tokens of a row that count, on average."""
+        assert self._places is not None
+        return max(float(self._places.sum()) / len(self._places), 1.0 / len(self._places))
+
+    def _amount(self, rows: NDArray[np.intp]) -> float:
+        """Tokens of these rows that count, over the usual number; 1 where a row has one output."""
+        if self._places is None:
+            return 1.0
+        return float(self._places[rows].sum()) / (len(rows) * self._usual)
+
+    def _counted(
+        self, values: Tensor, rows: NDArray[np.intp], like: Tensor | None = None
+    ) -> Tensor:
+        """Those of values `(b, s, ...)` that count, `(n, ...)`, row by row; all values of `(b, ...)` where a row has one output.
+
+        Args:
+            values: logits, or what belongs to them.
+            rows: which rows they are of.
+            like: logits whose width says which tokens the batch has; None: the values themselves.
+        """
+        if self._places is None:
+            return values
+        width = (values if like is None else like).shape[1]
+        row, token = (torch.from_numpy(each) for each in self._places[rows, :width].nonzero())
+        return values[row.to(values.device), token.to(values.device)]
 
     def _own(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Error against the labels."""
@@ -127,8 +169,11 @@ class TaskLoss:
     def _taught(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Distance from the teacher's logits."""
         assert self.targets is not None  # rows without labels come with a teacher
-        wanted = torch.from_numpy(self._standard(self.targets.logits[rows])).to(logits.device)
-        return self.kind.distillation_loss(self._standard(logits), wanted, self.targets.temperature)
+        told = self._counted(torch.from_numpy(self.targets.logits[rows]), rows, logits)
+        wanted = self._standard(told).to(logits.device)
+        own = self._standard(self._counted(logits, rows))
+        apart = self.kind.distillation_loss(own, wanted, self.targets.temperature)
+        return self._amount(rows) * apart
 
     def _standard(self, values: Any) -> Any:
         return values if self.target is None else self.target.standard(values)

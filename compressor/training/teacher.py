@@ -37,7 +37,7 @@ from maskpack.models.load import load_classifier, load_finetuned
 from maskpack.models.locate import resolve
 from maskpack.models.padding import set_pad_token
 from maskpack.models.placement import Placement
-from maskpack.models.pooling import actual_pooling
+from maskpack.models.pooling import actual_pooling, gives_vectors
 from maskpack.models.processes import Processes
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.pretrained_head import Finding
@@ -173,9 +173,9 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
             "teacher and backbone must share a tokenizer",
         )
     longest = longest_input(config.to_dict())
-    if int(rows.lengths.max()) > longest:
+    if rows.widest > longest:
         raise ModelError(
-            f"the teacher `{name}` reads {longest} tokens, a row has {int(rows.lengths.max())}",
+            f"the teacher `{name}` reads {longest} tokens, a row has {rows.widest}",
             Hint("give a `max_length` of {longest}", longest=longest),
         )
     kinds = 1 + (0 if rows.types is None else rows.types.largest())
@@ -256,6 +256,7 @@ class DenseTeacherRun:
                 auto_class=auto_class,
                 vocabulary=self.student.vocab_size,
                 pooling=actual_pooling(self.student),
+                vectors=gives_vectors(self.student),
             )
         )
         noise, usual = Noise(self.plan.seed), BaselineConfig()

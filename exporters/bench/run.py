@@ -49,9 +49,9 @@ from maskpack.runtime.graph import external_files
 from maskpack.runtime.providers import find_providers, report_start
 from maskpack.runtime.task import (
     ADAPTER_SUFFIX,
-    BASE,
     TaskConfig,
     TaskFiles,
+    base_beside,
     find_tasks,
     find_trunk,
     pick_task,
@@ -270,7 +270,7 @@ def _memory(told: Mapping[str, float] | None) -> Memory | None:
 def weight_files(graph: Path) -> list[Path]:
     """Files beside a graph that hold weights of it; of an adapter: its graph too; of a task on a trunk: the trunk too."""
     if graph.suffix == ADAPTER_SUFFIX:
-        base = graph.with_name(BASE)
+        base = base_beside(graph)
         return [base, *weight_files(base)]
     trunk = find_trunk(graph.parent)
     below = [] if trunk is None or trunk == graph else [trunk]

@@ -48,14 +48,19 @@ from maskpack.exporters.options import OPSET
 from maskpack.formats import Artifact, Backbone, ExportError, TaskEntry
 from maskpack.formats.channels import Divisors
 from maskpack.formats.errors import Hint
-from maskpack.formats.pooling import uses_pooler
 from maskpack.formats.units import Units
 from maskpack.formats.writer import write_bytes
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.outline import build_outline
 from maskpack.models.units import own_units
 from maskpack.runtime.task import GRAPH_DATA
-from maskpack.tasks.context import ModelContext, backbone_for, outline_task, task_config
+from maskpack.tasks.context import (
+    ModelContext,
+    backbone_for,
+    may_use_pooler,
+    outline_task,
+    task_config,
+)
 from maskpack.tasks.peaks import measure_divisors
 
 MOST_BYTES = 2**31
@@ -117,6 +122,11 @@ class GraphBuilder:
         Their names do not suffice: a base may be called `model`, which is also the tracer's prefix.
         """
         return frozenset(f"{PREFIX}{name}" for name in head_parameters(self._bare))
+
+    def heads_of(self, entries: Iterable[TaskEntry]) -> frozenset[str]:
+        """The same of some tasks, whose heads may be of several types."""
+        patches = (self.artifact.patch(entry.name) for entry in entries)
+        return frozenset(f"{PREFIX}{name}" for patch in patches for name in patch.head)
 
     @cached_property
     def divisors(self) -> Divisors:
@@ -323,7 +333,7 @@ def module_of(base: str, parameter: str) -> str:
 def usual_entry(artifact: Artifact) -> TaskEntry:
     """The task whose classifier stands for all of them: the first one that uses the whole backbone, if there is one."""
     entries = artifact.manifest.tasks.values()
-    return min(entries, key=lambda entry: (not uses_pooler(entry), entry.name))
+    return min(entries, key=lambda entry: (not may_use_pooler(entry), entry.name))
 
 
 def shrunk_of(artifact: Artifact, units: Units | None, arithmetic: Arithmetic) -> Shrunk | None:

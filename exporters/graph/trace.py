@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
 from maskpack.models.families import Family
+from maskpack.models.pooling import gives_vectors
 
 PREFIX = "model."
 """What the tracer puts before every parameter name."""
@@ -53,10 +54,19 @@ class _Logits(nn.Module):
         feeds = dict(zip(self.names, inputs, strict=True))
         if self.float_mask:
             feeds["attention_mask"] = feeds["attention_mask"].to(torch.float32)
-        if not self.states:
-            return self.model(**feeds).logits
-        found = self.model(**feeds, output_hidden_states=True)
-        return (found.logits, *found.hidden_states[1:])
+        if self.states:
+            found = self.model(**feeds, output_hidden_states=True)
+            return (found.logits, *found.hidden_states[1:])
+        found = self.model(**feeds)
+        values = tuple(getattr(found, name) for name in output_names(self.model).values())
+        return values if len(values) > 1 else values[0]
+
+
+def output_names(model: Any) -> dict[str, str]:
+    """Names of a graph's outputs -> what they are called in the outputs of the torch model."""
+    if gives_vectors(model.config):
+        return {"sentence_embedding": "logits", "last_hidden_state": "last_hidden_state"}
+    return {"logits": "logits"}
 
 
 def state_name(layers: int) -> str:
@@ -117,6 +127,7 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     wrapper = _Logits(model, names, float_mask=family.float_mask, states=states).eval()
     layers = model.config.num_hidden_layers if states else 0
+    outputs = list(output_names(model))[: 1 if states else None]
     try:
         with _quiet(), _uncollected():
             program = torch.onnx.export(
@@ -127,7 +138,7 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
                 verbose=False,
                 opset_version=OPSET,
                 input_names=names,
-                output_names=["logits", *(state_name(n) for n in range(1, layers + 1))],
+                output_names=[*outputs, *(state_name(n) for n in range(1, layers + 1))],
                 dynamic_shapes={"inputs": tuple(axes for _ in names)},
             )
     except (RuntimeError, TypeError, ValueError, torch.onnx.OnnxExporterError) as error:
@@ -135,14 +146,18 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
             f"torch cannot trace `{model.config.model_type}`: {_cause(error)}"
         ) from error
     assert program is not None
-    return _tidy(program.model, names)
+    return _tidy(program.model, names, len(outputs))
 
 
-def _tidy(model: ir.Model, names: list[str]) -> ir.Model:
+def _tidy(model: ir.Model, names: list[str], outputs: int) -> ir.Model:
     """Name the axes, remove metadata with local paths, and set the IR version."""
-    for value in [*model.graph.inputs, model.graph.outputs[0]]:
-        width = value.shape[1] if value.name == "logits" and value.shape else "sequence"
-        value.shape = ir.Shape(["batch", width])
+    for value in model.graph.inputs:
+        value.shape = ir.Shape(["batch", "sequence"])
+        value.metadata_props.clear()
+    for value in model.graph.outputs[:outputs]:
+        assert value.shape is not None
+        each_token = ("sequence",) if len(value.shape) == 3 else ()
+        value.shape = ir.Shape(["batch", *each_token, value.shape[-1]])
         value.metadata_props.clear()
     assert [value.name for value in model.graph.inputs] == names
     for step in (

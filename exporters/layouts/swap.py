@@ -1,6 +1,7 @@
 """One graph for all tasks, whose masks and heads come with every run.
 
     OUT/base.onnx               the encoder over backbone.bin; alone it answers as the first task
+    OUT/base-<type>.onnx        the same with a head of another type than one answer a text, such as token-classification
     OUT/backbone.bin            as in the shared layout
     OUT/<task>.onnx_adapter     the task's inputs to the graph: masks, head, all its own constants;
                                 for ONNX Runtime from 1.20 on
@@ -15,7 +16,7 @@ speed, because all tasks run the same graph.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -32,6 +33,7 @@ from maskpack.formats.codec import file_sha256
 from maskpack.formats.errors import Hint
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime.task import ADAPTER_SUFFIX, BASE, FEEDS_SUFFIX, SwapDigests
+from maskpack.tasks.types import type_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,17 +55,37 @@ def write_swap(
         _LOG.warning(fact, ", ".join(f"`{name}`" for name in smaller), _SMALLER)
     backbone = SharedBackbone(builder)
     backbone.write(folder)
-    model, inputs = swap_graph(builder, backbone, entries)
-    graph = folder / BASE
-    write_graph(model, graph)
-    shared = file_sha256(graph)
+    groups: dict[str, list[TaskEntry]] = {}
     for entry in entries:
+        groups.setdefault(_base_of(entry), []).append(entry)
+    made = {
+        name: _write_base(builder, backbone, some, folder / name) for name, some in groups.items()
+    }
+    for entry in entries:
+        graph = folder / _base_of(entry)
+        shared, inputs = made[graph.name]
         arrays, config = inputs[entry.name], folder / f"{entry.name}.json"
         feeds, adapter = (folder / f"{entry.name}{end}" for end in (FEEDS_SUFFIX, ADAPTER_SUFFIX))
         write_bytes(feeds, save(arrays))
         _write_adapter(adapter, arrays)
         digests = SwapDigests(shared, file_sha256(adapter), file_sha256(feeds))
         yield TaskGraph(entry, graph, config, backbone.weights, (adapter, arrays), digests)
+
+
+def _base_of(entry: TaskEntry) -> str:
+    """File of the graph that tasks of its type share."""
+    kind = type_of(entry)
+    other = kind.decoder.per_token or kind.decoder.vectors
+    return f"base-{kind.pipeline_tag}.onnx" if other else BASE
+
+
+def _write_base(
+    builder: GraphBuilder, backbone: SharedBackbone, entries: Sequence[TaskEntry], graph: Path
+) -> tuple[str, dict[str, Arrays]]:
+    """Write the graph of tasks of one type: its SHA-256, and each task's inputs by name."""
+    model, inputs = swap_graph(builder, backbone, entries)
+    write_graph(model, graph)
+    return file_sha256(graph), inputs
 
 
 SWAP = GraphLayout("swap", write_swap, masks_as_inputs=True)
@@ -90,7 +112,7 @@ def swap_graph(
                 f"the graphs of `{entries[0].name}` and `{entry.name}` differ in their operators",
                 "export them in the `shared` layout",
             )
-    names = _own_names(builder, backbone, arrays)
+    names = _own_names(builder.heads_of(entries), backbone, arrays)
     _make_inputs(models[0].graph, names, arrays)
     inputs = {
         entry.name: {name: each[name] for name in names}
@@ -120,13 +142,13 @@ def _structure(model: ir.Model) -> list[object]:
 
 
 def _own_names(
-    builder: GraphBuilder, backbone: SharedBackbone, arrays: Sequence[Arrays]
+    heads: Collection[str], backbone: SharedBackbone, arrays: Sequence[Arrays]
 ) -> list[str]:
     """Constants of the task: its masks, its head, and all values that differ from the backbone's."""
     parts = {f"{MASKS}.{name}" for name in (*Form, COUNTS)}
 
     def own(name: str) -> bool:
-        if name in parts or name in builder.heads:
+        if name in parts or name in heads:
             return True
         held = [each[name] for each in arrays]
         held += [backbone.bare[name]] if name in backbone.bare else []
@@ -145,6 +167,8 @@ def _make_inputs(graph: ir.Graph, names: Sequence[str], arrays: Sequence[Arrays]
         for axis in range(len(first)):
             if len({each[name].shape[axis] for each in arrays}) > 1 and dims[axis] == first[axis]:
                 dims[axis] = _CLASSES  # a head's, the only shape besides that tasks may differ in
-                graph.outputs[0].shape = ir.Shape(["batch", _CLASSES])
+                axes = graph.outputs[0].shape
+                assert axes is not None
+                graph.outputs[0].shape = ir.Shape([*axes[:-1], _CLASSES])
         value.shape = ir.Shape(dims)
         graph.inputs.append(value)

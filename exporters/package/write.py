@@ -61,8 +61,9 @@ def check_graph(session: Any, source: Source, target: Target) -> None:
             "of graphs that take tokens alone",
             "export in the `folded` or the `shared` layout",
         )
-    if "logits" not in {value.name for value in session.get_outputs()}:
-        raise ExportError(f"`{source.place.graph.name}` has no output `logits`")
+    output = source.config.decoder.outputs[0]
+    if output not in {value.name for value in session.get_outputs()}:
+        raise ExportError(f"`{source.place.graph.name}` has no output `{output}`")
 
 
 def probes(source: Source) -> list[Feeds]:

@@ -33,6 +33,7 @@ class Wanted:
         lists: whether the last column may hold a list; it comes as JSON.
         crowded: whether a row may have more fields than the header, as some of GLUE's have.
         gaps: whether the last column may lack a value; it comes as `NO_LABEL`.
+        structured: whether cells may hold lists and objects; they come as JSON.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Wanted:
     lists: bool = False
     crowded: bool = False
     gaps: bool = False
+    structured: bool = False
 
     def row(self, values: Mapping[str, object], number: int) -> Row:
         """The wanted cells of one row.
@@ -64,6 +66,8 @@ class Wanted:
         if last and self.gaps and _is_missing(value):
             return NO_LABEL
         try:
+            if self.structured and isinstance(value, list | tuple):
+                return _as_json(value)
             return as_text(value, lists=last and self.lists)
         except TypeError as error:
             several = isinstance(value, list | tuple) and last and not self.lists
@@ -93,6 +97,18 @@ def as_text(value: object, *, lists: bool = False) -> str:
     if _is_missing(value) or infinite or isinstance(value, _NO_TEXT):
         raise TypeError("expected a text or a number")
     return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _as_json(value: object) -> str:
+    """A list as JSON, with all that is in it.
+
+    Raises:
+        TypeError: JSON has no form for something in it, or a text holds half a letter.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    if half_letter(text):
+        raise TypeError("which holds half of a surrogate pair")
+    return text
 
 
 def _is_missing(value: object) -> bool:

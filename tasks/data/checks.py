@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from maskpack.formats import DataError
 from maskpack.tasks.data.cells import Row
-from maskpack.tasks.data.stored_rows import changed, column_of, first_columns, taken
+from maskpack.tasks.data.stored_rows import StoredRows, changed, column_of, first_columns, taken
 from maskpack.tasks.task import Task, Unlabelled
+from maskpack.tasks.types import TaskType
 
 _LOG = logging.getLogger(__name__)
 MOST_CELLS = 1024
@@ -59,6 +60,7 @@ def checked_rows(
     Raises:
         DataError: a label is missing or of another form, or a column of text is empty.
     """
+    rows = _formed(task.type, rows, where)
     for index, column in enumerate(task.texts):
         if len(rows) and not any(text.strip() for text in column_of(rows, index)):
             raise DataError(
@@ -71,6 +73,22 @@ def checked_rows(
         present = np.delete(present, gaps)
         checked = CheckedRows(taken(texts, present), taken(cells, present), taken(texts, gaps))
     return checked if task.raw_labels else _with_labels(task, checked, present, where)
+
+
+def _formed(kind: TaskType, rows: Sequence[Row], where: str) -> Sequence[Row]:
+    """The rows as a type of task reads them, where it reads cells in several forms.
+
+    Raises:
+        DataError: a row that it cannot read.
+    """
+    if not kind.structured:
+        return rows
+    formed = [
+        kind.row(row, f"data row {number} of {where}") for number, row in enumerate(rows, start=1)
+    ]
+    return (
+        changed(rows, lambda row: kind.row(row, where)) if isinstance(rows, StoredRows) else formed
+    )
 
 
 def _with_labels(

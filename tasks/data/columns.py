@@ -16,20 +16,34 @@ from maskpack.formats.errors import Hint
 from maskpack.tasks.data.cells import column_list
 from maskpack.tasks.data.hub import hub_columns, is_hub
 from maskpack.tasks.data.splits import TRAIN, find_file
-from maskpack.tasks.data.tables import column_names
+from maskpack.tasks.data.tables import TAGGED, column_names
 from maskpack.tasks.options import TaskOptions
-from maskpack.tasks.task import TASKS, Task, find_task
+from maskpack.tasks.task import TASKS, Kind, Task, find_task
 
 _LOG = logging.getLogger(__name__)
 _LABEL = "label"
+_TAGS = ("ner_tags", "tags", "entities", "spans")
+"""Plain names of a column of entities."""
 _TEXTS = (
     ("text",),
+    ("tokens",),
+    ("words",),
     ("sentence",),
     ("text", "text_pair"),
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
 )
 """Names of texts that most data sets of the Hub have beside their `label`."""
+_FOUND = (
+    ("anchor", "positive"),
+    ("query", "positive"),
+    ("query", "document"),
+    ("question", "answer"),
+    ("text", "text_pair"),
+    ("sentence1", "sentence2"),
+)
+"""Plain names of a text and of the text that it should find."""
+_WRONG = "negative"
 _IDLE = {"", "id", "idx", "index", "unnamed: 0", "label_text"}
 """Columns that may occur beside them and are no text: row numbers of GLUE and pandas, a label's name."""
 _SHOWN = 12  # columns that a hint spells out
@@ -57,12 +71,13 @@ class Said:
         first, second = (
             (*texts, None, None)[:2] if texts else (options.text_field, options.pair_field)
         )
+        tagged = options.kind is None and self.data is not None and is_tagged(self.data)
         return find_task(
             self.name,
             text_field=first,
             pair_field=second,
             label_field=label or options.label_field,
-            kind=options.kind,
+            kind=Kind.TOKEN_CLASSIFICATION if tagged else options.kind,
             metric=options.metric,
             separator=options.separator,
             prefix=options.prefix,
@@ -94,7 +109,8 @@ def task_of_said(said: Said) -> Task:
         raise ConfigError(fact, columns_hint(columns, said.data))
     if known is not None and known.folder is None and _holds(columns, known):
         return said.task()
-    plain = plain_columns(columns)
+    finds = options.kind is Kind.RETRIEVAL
+    plain = found_columns(columns) if finds else plain_columns(columns)
     if plain is None:
         raise _asked(said, columns)
     *texts, label = plain
@@ -131,7 +147,23 @@ def plain_columns(names: Sequence[str]) -> tuple[str, ...] | None:
     ('Text', 'Label')
     >>> plain_columns(["text", "title", "label"])
     """
-    return _chosen(names, (_LABEL,))
+    tagged = (_chosen(names, (label,)) for label in _TAGS)
+    return _chosen(names, (_LABEL,)) or next((one for one in tagged if one is not None), None)
+
+
+def found_columns(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Columns of a text, of one that it should not find if there is one, and, last, of the one that it should find.
+
+    >>> found_columns(["anchor", "positive", "negative"])
+    ('anchor', 'negative', 'positive')
+    """
+    folded = {name.strip().casefold(): name for name in names}
+    left = set(folded) - _IDLE
+    for first, second in _FOUND:
+        for chosen in ((first, second), (first, _WRONG, second)):
+            if left == set(chosen):
+                return tuple(folded[one] for one in chosen)
+    return None
 
 
 def plain_texts(names: Sequence[str]) -> tuple[str, ...] | None:
@@ -152,6 +184,14 @@ def _chosen(names: Sequence[str], label: tuple[str, ...]) -> tuple[str, ...] | N
         if left == {*texts, *label}:
             return tuple(folded[one] for one in (*texts, *label))
     return None
+
+
+def is_tagged(data: Path) -> bool:
+    """Whether data are words with tags in lines."""
+    if is_hub(data) or not data.exists():
+        return False
+    file = find_file(data, TRAIN) if data.is_dir() else data
+    return Path(file.name.removesuffix(".gz")).suffix.lower() in TAGGED
 
 
 def _holds(columns: Sequence[str], task: Task) -> bool:

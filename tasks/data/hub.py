@@ -95,13 +95,16 @@ def hub_columns(data: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in loaded[train].column_names)
 
 
-def hub_table(data: Path, columns: Sequence[str], *, lists: bool) -> list[Row]:
+def hub_table(
+    data: Path, columns: Sequence[str], *, lists: bool, structured: bool = False
+) -> list[Row]:
     """These columns of a data set's evaluation split, or of its only one; classes of the last by their names.
 
     Args:
         data: as `hub:NAME[:CONFIG]`.
         columns: to read.
         lists: whether the last column may hold a list; it comes as JSON.
+        structured: whether cells may hold lists and objects; they come as JSON.
 
     Raises:
         DataError: `datasets` cannot load it, or a column is missing.
@@ -110,7 +113,8 @@ def hub_table(data: Path, columns: Sequence[str], *, lists: bool) -> list[Row]:
     splits = [str(split) for split in loaded]
     dev = next((split for split in EVALUATION if split in splits and split != train), train)
     names = class_names(loaded[dev].features.get(columns[-1]))
-    return _rows(Wanted(data, tuple(columns), lists=lists), loaded[dev], names)
+    wanted = Wanted(data, tuple(columns), lists=lists, structured=structured)
+    return _rows(wanted, loaded[dev], names)
 
 
 def _splits(data: Path) -> tuple[Any, str]:
@@ -155,7 +159,13 @@ def _load_any(datasets: Any, name: str, config: str | None) -> Any:
 def _own_split(task: Task, data: Path, rows: Any, names: Sequence[str]) -> list[Row]:
     """The task's columns of a split, classes by their names."""
     gaps = task.unlabelled is not Unlabelled.STOP
-    wanted = Wanted(data, (*task.texts, task.label), lists=task.type.several, gaps=gaps)
+    wanted = Wanted(
+        data,
+        (*task.texts, task.label),
+        lists=task.type.several,
+        gaps=gaps,
+        structured=task.type.structured,
+    )
     return _rows(wanted, rows, names)
 
 

@@ -38,13 +38,17 @@ class Split:
     Attributes:
         texts: one or two texts a row.
         labels: class indices (int64) or values (float32), one a row; where a row may have several
-            labels, 0 and 1 (int8) `(rows, c)`.
+            labels, 0 and 1 (int8) `(rows, c)`; of entities one tuple of spans a row.
         unlabelled: texts of further rows, which have no label.
+        prefix: letters before each first text that are not its own.
+        second: what stands before a label that is a text.
     """
 
     texts: Sequence[tuple[str, ...]]
     labels: NDArray[Any]
     unlabelled: Sequence[tuple[str, ...]] = ()
+    prefix: int = 0
+    second: str = ""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -61,13 +65,15 @@ class Split:
         def prefixed(row: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(map("".join, zip(prefixes, row, strict=False)))
 
-        return replace(self, texts=changed(self.texts, prefixed))
+        texts, second = changed(self.texts, prefixed), prefixes[1]
+        return replace(self, texts=texts, prefix=len(prefixes[0]), second=second)
 
     def pages(self) -> Iterator[Split]:
         """The rows some at a time, in memory."""
         start = 0
         for texts in pages_of(self.texts):
-            yield Split(texts, self.labels[start : start + len(texts)])
+            labels = self.labels[start : start + len(texts)]
+            yield replace(self, texts=texts, labels=labels, unlabelled=())
             start += len(texts)
 
     def sha256(self) -> str:
@@ -287,6 +293,7 @@ def _read(
         lists=task.type.several,
         crowded=task.hub is not None,  # GLUE's own files
         gaps=task.unlabelled is not Unlabelled.STOP,
+        structured=task.type.structured,
     )
     kept = cache is not None and cache.takes(path)
     rows = stored_rows(cache, wanted) if cache and kept else list(stream_rows(wanted))

@@ -3,7 +3,8 @@
 TSV is read without quoting, as GLUE writes it (its fields hold bare quotation marks); CSV follows the usual
 quoting rules, with commas, semicolons or tabs, or the separator that a spreadsheet names in a first line `sep=;`; JSON
 is one object a line or one array of objects. Lines end as they do on Linux, on Windows, or with carriage returns
-alone. Parquet goes through pyarrow, an optional extra, imported when there is such a file to read.
+alone. Parquet goes through pyarrow, an optional extra, imported when there is such a file to read. Words with tags in lines are
+read by `tagged.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from maskpack.formats import DataError
 from maskpack.formats.extras import needed_for
 from maskpack.tasks.data.cells import Row, Wanted, check_columns
+from maskpack.tasks.data.tagged import conll_columns, read_conll
 from maskpack.tasks.data.text_lines import ended_lines, lines_in, read_bytes, read_text
 
 
@@ -134,6 +136,7 @@ def read_rows(
     lists: bool = False,
     crowded: bool = False,
     gaps: bool = False,
+    structured: bool = False,
 ) -> list[Row]:
     """The named columns of every row of a file.
 
@@ -144,11 +147,12 @@ def read_rows(
         lists: whether the last column may hold a list; it comes as JSON.
         crowded: whether a row may have more fields than the header, as some of GLUE's have.
         gaps: whether the last column may lack a value; it comes as `NO_LABEL`.
+        structured: whether cells may hold lists and objects; they come as JSON.
 
     Raises:
         DataError: no such file, unknown ending, wrong encoding, missing column or broken row.
     """
-    wanted = Wanted(path, tuple(columns), tuple(header), lists, crowded, gaps)
+    wanted = Wanted(path, tuple(columns), tuple(header), lists, crowded, gaps, structured)
     return list(stream_rows(wanted))
 
 
@@ -314,6 +318,9 @@ def _json_names(path: Path) -> list[str]:
     return list(first)
 
 
+TAGGED = (".conll", ".bio", ".iob", ".iob2")
+"""Endings of files with a word and its tag in each line."""
+
 READERS: dict[str, tuple[Callable[[Wanted], Iterator[Row]], Callable[[Path], list[str]]]] = {
     ".tsv": (_read_tsv, _tsv_names),
     ".txt": (_read_tsv, _tsv_names),  # MRPC as Microsoft ships it
@@ -321,6 +328,7 @@ READERS: dict[str, tuple[Callable[[Wanted], Iterator[Row]], Callable[[Path], lis
     ".jsonl": (_read_json, _json_names),
     ".json": (_read_json, _json_names),
     ".parquet": (read_parquet, parquet_columns),
+    **dict.fromkeys(TAGGED, (read_conll, conll_columns)),
 }
 """Ending -> function that reads wanted columns of a file, and function that reads all names."""
 

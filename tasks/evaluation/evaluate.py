@@ -80,10 +80,17 @@ class ErrorAnalysis:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Logits `(rows, c)` of a task's masked model for its evaluation rows."""
+    """What a task's masked model says of its evaluation rows.
+
+    Attributes:
+        split: the rows.
+        logits: `(rows, c)`, or `(rows, tokens, c)`.
+        labels: of the rows as the logits have them: those of a split, or where words begin.
+    """
 
     split: Split
     logits: NDArray[np.float32]
+    labels: NDArray[Any]
 
 
 def assess(
@@ -112,16 +119,16 @@ def assess(
 
 def assessed(entry: TaskEntry, predictions: Predictions) -> Assessment:
     """Metrics of the predictions."""
-    split, task = predictions.split, task_of(entry)
+    split, labels, task = predictions.split, predictions.labels, task_of(entry)
     kind, metrics = task.type, task.with_errors().metrics
     return Assessment(
         task=entry.name,
         rows=len(split),
-        scores=compute_metrics(kind, predictions.logits, split.labels, metrics),
-        majority=majority(kind, split.labels, metrics),
+        scores=compute_metrics(kind, predictions.logits, labels, metrics),
+        majority=majority(kind, labels, metrics),
         recorded=dict(entry.scores),
         same_data=split.sha256() == entry.data.get("eval_sha256"),
-        classes=class_metrics(kind, predictions.logits, split.labels, entry.labels),
+        classes=class_metrics(kind, predictions.logits, labels, entry.labels),
         original=entry.data.get("original"),
         rows_without_label=len(split.unlabelled),
     )
@@ -135,7 +142,7 @@ def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -
     """
     entry = artifact.entry(task)
     kind, predictions = type_of(entry), predict_split(artifact, task, data=data)
-    labels, logits = predictions.split.labels, predictions.logits
+    labels, logits = predictions.labels, predictions.logits
     return ErrorAnalysis(
         assessed(entry, predictions),
         kind.confusion(labels, logits, entry.labels),
@@ -177,8 +184,8 @@ def predict_split(
     encoded = encode_for(ModelContext.of_artifact(artifact), entry, split)
     model = placement.put(restore_task(artifact, task, for_answers=True))
     logits = predict_all(torch_predict(model), encoded)
-    log_warnings(answer_warnings(type_of(entry), logits, split.labels))
-    return Predictions(split, logits)
+    log_warnings(answer_warnings(type_of(entry), logits, encoded.labels))
+    return Predictions(split, logits, encoded.labels)
 
 
 def evaluation_split(
@@ -228,6 +235,8 @@ def prefixes_of(entry: TaskEntry) -> tuple[str, ...]:
 
 def texts_of(entry: TaskEntry) -> int | None:
     """Texts that a row of a task has, 1 or 2; None where the entry does not say."""
+    if type_of(entry).grouped:
+        return 1
     columns = entry.data.get("texts")
     known = isinstance(columns, list | tuple) and len(columns) in {1, 2}
     return len(columns) if known and columns is not None else None

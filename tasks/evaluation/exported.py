@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from maskpack.formats import Artifact, ConfigError, DataError
 from maskpack.runtime import Session
 from maskpack.runtime.providers import Provider
-from maskpack.runtime.task import pick_task
+from maskpack.runtime.task import TaskConfig, pick_task
+from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import (
     Assessment,
     Predictions,
     assessed,
     evaluation_split,
 )
+from maskpack.tasks.types import TASK_TYPES
+from maskpack.tasks.types.entities import tags_on_tokens
+from maskpack.tasks.types.vectors import grouped_texts, numbered
 
 
 def assess_exported(
@@ -52,6 +58,21 @@ def assess_exported(
     split = evaluation_split(entry, data=data, unlabelled=unlabelled)
     if split is None:
         raise DataError(f"the evaluation data of `{entry.name}` is not at hand", "give its `data`")
+    return assessed(entry, _predicted(Session(folder, providers=providers), config, split))
+
+
+def _predicted(session: Session, config: TaskConfig, split: Split) -> Predictions:
+    """What a graph says of evaluation rows."""
+    if TASK_TYPES[config.kind].grouped:
+        columns = list(zip(*grouped_texts(split), strict=True))
+        vectors = [
+            session.embed(column, task=config.name, second=place > 0)
+            for place, column in enumerate(columns)
+        ]
+        return Predictions(split, np.stack(vectors, axis=1), numbered(split.labels))
     texts = [row[0] if len(row) == 1 else (row[0], row[1]) for row in split.texts]
-    session = Session(folder, providers=providers)
-    return assessed(entry, Predictions(split, session.logits(texts, task=config.name)))
+    labels = split.labels
+    if config.decoder.per_token:
+        rows = session.read(texts, task=config.name)
+        labels = tags_on_tokens(labels, rows, split.texts, config.max_length)
+    return Predictions(split, session.logits(texts, task=config.name), labels)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.runtime.tags import IGNORED
+
 if TYPE_CHECKING:
     from maskpack.tasks.types.base import TaskType  # an entry counts with the functions below
 
@@ -83,6 +85,46 @@ def rmse(predicted: Values, labels: Values) -> float:
     return float(np.sqrt(np.mean(np.square(error))))
 
 
+def entity_f1(predicted: Values, labels: Values) -> float:
+    """Harmonic mean of `entity_precision` and `entity_recall`, over entities of all kinds."""
+    hits, given, true = (int(each.sum()) for each in entity_counts(predicted, labels))
+    return 2.0 * hits / (given + true) if given + true else 0.0
+
+
+def entity_precision(predicted: Values, labels: Values) -> float:
+    """Share of the given entities that are there with these ends and of this kind; 0 if none is given."""
+    hits, given, _ = (int(each.sum()) for each in entity_counts(predicted, labels))
+    return hits / given if given else 0.0
+
+
+def entity_recall(predicted: Values, labels: Values) -> float:
+    """Share of the entities that are given with these ends and this kind; 0 if there is none."""
+    hits, _, true = (int(each.sum()) for each in entity_counts(predicted, labels))
+    return hits / true if true else 0.0
+
+
+def recall_at_1(ranks: Values, labels: Values) -> float:
+    """Share of the rows whose text is the nearest; of ranks from 0."""
+    return _recall(ranks, labels, 1)
+
+
+def recall_at_10(ranks: Values, labels: Values) -> float:
+    """Share of the rows whose text is among the nearest ten."""
+    return _recall(ranks, labels, 10)
+
+
+def _recall(ranks: Values, labels: Values, most: int) -> float:
+    del labels
+    return float(np.mean(ranks.astype(np.int64) < most))
+
+
+def ndcg_at_10(ranks: Values, labels: Values) -> float:
+    """Mean of `1 / log2(rank + 2)` over rows, 0 from rank 10 on: a row has one right text (Jarvelin & Kekalainen 2002)."""
+    del labels
+    places = ranks.astype(np.float64)
+    return float(np.mean(np.where(places < 10, 1.0 / np.log2(places + 2.0), 0.0)))
+
+
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -93,7 +135,52 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "spearman": spearman,
     "mae": mae,
     "rmse": rmse,
+    "entity_f1": entity_f1,
+    "entity_precision": entity_precision,
+    "entity_recall": entity_recall,
+    "ndcg_at_10": ndcg_at_10,
+    "recall_at_1": recall_at_1,
+    "recall_at_10": recall_at_10,
 }
+
+
+def entity_counts(
+    predicted: Values, labels: Values, kinds: int = 1
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Entities `(kinds)` that are rightly given, that are given, and that are there.
+
+    Args:
+        predicted: numbers of tags `(rows, tokens)`: 0 outside, `2 k + 1` at the first word of an entity of kind `k`, `2 k + 2` at others.
+        labels: the same, `IGNORED` where no word begins; tokens behind those predicted have none.
+        kinds: at least so many.
+
+    >>> counts = entity_counts(np.array([[1, 2, 0, 3]]), np.array([[1, 2, 0, 1]]), kinds=2)
+    >>> [each.tolist() for each in counts]  # both have an entity of kind 0, one a further one, the other one of kind 1
+    [[1, 0], [1, 1], [2, 0]]
+    """
+    predicted, labels = np.atleast_2d(predicted), np.atleast_2d(labels)
+    labels = labels[:, : predicted.shape[1]]
+    counted = labels != IGNORED
+    sides = [_entities(np.where(counted, one, 0), counted) for one in (predicted, labels)]
+    size = max(kinds, *(int(one[:, 2].max(initial=0)) + 1 for one in sides))
+    whole = [{tuple(one) for one in side.tolist()} for side in sides]
+    hits = np.array([one[2] for one in whole[0] & whole[1]], dtype=np.int64)
+    given, true = (np.bincount(one[:, 2], minlength=size) for one in sides)
+    return np.bincount(hits, minlength=size), given, true
+
+
+def _entities(tags: Values, counted: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """First and last place, and kind, of each entity in rows that stand one behind the other."""
+    ends = np.zeros((len(tags), 1), dtype=np.int64)  # outside, so that rows stay apart
+    kept = np.concatenate([counted, np.ones_like(ends, dtype=np.bool_)], axis=1)
+    line = np.concatenate([tags.astype(np.int64), ends], axis=1)[kept]
+    kind = (line + 1) // 2
+    before = np.concatenate([[0], kind[:-1]])
+    begins = (kind > 0) & ((line % 2 == 1) | (kind != before))
+    first = np.flatnonzero(begins)
+    behind = np.concatenate([begins[1:] | (kind[1:] == 0), [True]])
+    last = np.flatnonzero((kind > 0) & behind)
+    return np.stack([first, last, kind[first] - 1], axis=1)
 
 
 def class_counts(
@@ -136,8 +223,7 @@ def compute_metrics(
     metrics: Sequence[str],
 ) -> dict[str, float]:
     """Metric name -> value of logits `(rows, c)` against the labels of a type of task."""
-    predicted = kind.answers(logits)
-    return {name: METRICS[name](predicted, labels) for name in metrics}
+    return kind.scores(logits, labels, metrics)
 
 
 def majority(kind: TaskType, labels: NDArray[Any], metrics: Sequence[str]) -> dict[str, float]:
@@ -180,7 +266,7 @@ def class_metrics(
     """
     if not names:
         return ()
-    counts = class_counts(kind.answers(logits), labels, len(names))
+    counts, names = kind.class_counts(logits, labels, len(names)), kind.counted(names)
     return tuple(
         ClassMetrics(
             name,

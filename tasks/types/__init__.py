@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from maskpack.formats import ArtifactError, TaskEntry
 from maskpack.tasks.types.base import TaskType
+from maskpack.tasks.types.entities import TokenClassification
 from maskpack.tasks.types.multi_label import MultiLabel
 from maskpack.tasks.types.regression import Regression
 from maskpack.tasks.types.single_label import SingleLabel
+from maskpack.tasks.types.vectors import Retrieval, Similarity
 
 TASK_TYPES: dict[str, TaskType] = {
-    one.name: one for one in (SingleLabel(), MultiLabel(), Regression())
+    one.name: one
+    for one in (
+        SingleLabel(),
+        MultiLabel(),
+        Regression(),
+        TokenClassification(),
+        Similarity(),
+        Retrieval(),
+    )
 }
 """Name, as manifests spell it -> type."""
 

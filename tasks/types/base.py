@@ -18,9 +18,9 @@ from maskpack.formats import ArtifactError, DataError
 from maskpack.formats.target import TargetScale
 from maskpack.runtime.outputs import DECODERS, OutputDecoder
 from maskpack.tasks.alike import look_of, spelled
-from maskpack.tasks.data.cells import NO_LABEL
+from maskpack.tasks.data.cells import NO_LABEL, Row
 from maskpack.tasks.evaluation.calibration import Decision, Probabilities
-from maskpack.tasks.evaluation.metrics import Confusion
+from maskpack.tasks.evaluation.metrics import METRICS, Confusion, class_counts
 
 if TYPE_CHECKING:
     from torch import Tensor  # at run time only where a step needs it
@@ -37,25 +37,31 @@ class TaskType(ABC):
 
     Attributes:
         name: as manifests spell it.
-        problem_type: transformers' name of it in `config.json`.
+        problem_type: transformers' name of it in `config.json`; None: it has none.
         usual_metrics: metrics for the user's own data; the first is the main one.
         other_metrics: further metrics that may be chosen.
         pipeline_tag: the Hub's name of the task type.
         auto_class: class of transformers that loads such a model.
         preprocessor: name in `tasks/preprocess.py::PREPROCESSORS`.
         several: whether a row may have several labels, so that a cell may hold a list of them.
+        structured: whether cells may hold lists and objects, of which `row` makes what the type reads.
+        grouped: whether the texts of a row are read one by one, so that outputs are `(rows, g, w)`; there is a vector a text.
+        finds_texts: whether a row's label is a text too, the second of its group.
         probabilities: what logits say of probabilities; None: nothing, they are numbers.
         error_metrics: metrics in the target's own unit, smaller where the task is better; none is a main metric.
     """
 
     name: ClassVar[str]
-    problem_type: ClassVar[str]
+    problem_type: ClassVar[str | None]
     usual_metrics: ClassVar[tuple[str, ...]]
     other_metrics: ClassVar[tuple[str, ...]] = ()
     pipeline_tag: ClassVar[str] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     preprocessor: ClassVar[str] = "text"
     several: ClassVar[bool] = False
+    structured: ClassVar[bool] = False
+    grouped: ClassVar[bool] = False
+    finds_texts: ClassVar[bool] = False
     probabilities: ClassVar[Probabilities | None] = None
     error_metrics: ClassVar[tuple[str, ...]] = ()
 
@@ -76,6 +82,19 @@ class TaskType(ABC):
         if labels and not self.labelled:
             raise ArtifactError(f"task `{task}` has {len(labels)} labels, a {self.name} has none")
 
+    def row(self, row: Row, where: str) -> Row:
+        """The cells of a row, texts and label, in the form that the other methods read; of a structured type.
+
+        Args:
+            row: cells as a table has them; what is no text is JSON.
+            where: the row, in words, for an error.
+
+        Raises:
+            DataError: they have no form that is known.
+        """
+        del where
+        return row
+
     def cell_labels(self, cell: str, separator: str | None) -> tuple[str, ...]:
         """The labels of one row, each once; none of a number.
 
@@ -86,7 +105,7 @@ class TaskType(ABC):
         del separator
         return (cell,) if self.labelled else ()
 
-    def expected(self, cell: str, separator: str | None) -> str | float | list[str]:
+    def expected(self, cell: str, separator: str | None) -> Any:
         """A cell of the label column in the form of an answer, to be compared with one."""
         del separator
         return cell
@@ -147,6 +166,15 @@ class TaskType(ABC):
         """The same labels in another order: label `i` is the one that was at `places[i]`."""
         return np.asarray(np.argsort(places)[labels])
 
+    def blank(self, labels: NDArray[Any], rows: int) -> NDArray[Any]:
+        """Labels that are never looked at, of rows that have none, in the form of some labels."""
+        return np.repeat(labels[:1], rows, axis=0)
+
+    def places(self, labels: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Which outputs `(rows, tokens)` count, for types with outputs for each token; None: there is one output a row."""
+        del labels
+        return None
+
     def target_scale(self, labels: NDArray[Any]) -> TargetScale | None:
         """The unit in which the head learns labels as `encode` gives them; None: in their own."""
         del labels
@@ -159,7 +187,17 @@ class TaskType(ABC):
 
     @abstractmethod
     def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
-        """Rows `(c)` of each label."""
+        """Rows of each label, in the order of `counted`."""
+
+    def counted(self, names: Sequence[str]) -> tuple[str, ...]:
+        """What `counts` and `class_counts` count, by name: the labels."""
+        return tuple(names)
+
+    def class_counts(
+        self, logits: NDArray[np.float32], labels: NDArray[Any], classes: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """How often each label is rightly given, given, and right; see `metrics.class_counts`."""
+        return class_counts(self.answers(logits), labels, classes)
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -191,6 +229,13 @@ class TaskType(ABC):
         """
         del logits, labels
         return ()
+
+    def scores(
+        self, logits: NDArray[np.float32], labels: NDArray[Any], metrics: Sequence[str]
+    ) -> dict[str, float]:
+        """Metric name -> value of outputs against labels."""
+        predicted = self.answers(logits)
+        return {name: METRICS[name](predicted, labels) for name in metrics}
 
     @abstractmethod
     def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:

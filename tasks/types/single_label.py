@@ -17,7 +17,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SingleLabel(TaskType):
+class CrossEntropy(TaskType):
+    """A type whose outputs `(n, c)` are logits of classes, of which each has one."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy."""
+        from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
+
+        return functional.cross_entropy(logits, labels)
+
+    def distillation_loss(self, logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+        """`T^2 KL(teacher / T || model / T)` (Hinton et al. 2015, arXiv 1503.02531)."""
+        from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
+
+        divergence = functional.kl_div(
+            functional.log_softmax(logits / temperature, dim=1),
+            functional.log_softmax(wanted / temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return temperature**2 * divergence
+
+
+class SingleLabel(CrossEntropy):
     """Classification: each row has one of several labels."""
 
     name = "classification"
@@ -49,12 +71,6 @@ class SingleLabel(TaskType):
         """Rows `(c)` of each class."""
         return np.bincount(labels, minlength=classes)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy."""
-        from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
-
-        return functional.cross_entropy(logits, labels)
-
     def balanced_weights(self, labels: NDArray[Any], classes: int) -> NDArray[np.float32] | None:
         """`n / (k n_class)` over the `k` classes that have rows, as scikit-learn's `balanced`; 0 for others.
 
@@ -76,18 +92,6 @@ class SingleLabel(TaskType):
         from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
 
         return functional.cross_entropy(logits, labels, weight=weights, reduction="none").mean()
-
-    def distillation_loss(self, logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-        """`T^2 KL(teacher / T || model / T)` (Hinton et al. 2015, arXiv 1503.02531)."""
-        from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
-
-        divergence = functional.kl_div(
-            functional.log_softmax(logits / temperature, dim=1),
-            functional.log_softmax(wanted / temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return temperature**2 * divergence
 
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Class numbers `(rows)`."""

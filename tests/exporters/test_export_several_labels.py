@@ -150,7 +150,7 @@ def test_the_web_example_means_the_same():
         text=True,
         check=True,
     )
-    (wanted,) = CARD.decoder.predictions(CARD.labels, np.array([logits], dtype=np.float32))
+    (wanted,) = CARD.decoder.predictions(CARD.labels, np.array([logits], dtype=np.float32), [])
     found = json.loads(done.stdout)
     assert found["labels"] == ["bad", "quite"] == list(wanted.labels)
     assert found["scores"] == pytest.approx(wanted.scores, abs=1e-6)
@@ -158,7 +158,7 @@ def test_the_web_example_means_the_same():
 
 def test_large_logits_are_certain_without_a_warning():
     (answer,) = CARD.decoder.predictions(
-        CARD.labels, np.array([[1000.0, -1000.0, 0.0]], dtype=np.float32)
+        CARD.labels, np.array([[1000.0, -1000.0, 0.0]], dtype=np.float32), []
     )
     assert list(answer.scores.values()) == [1.0, 0.0, 0.5]
     assert answer.labels == ("bad",)

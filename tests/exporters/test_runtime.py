@@ -186,7 +186,7 @@ def test_a_card_of_another_kind_is_refused(exported, change):
 
 def test_a_number_is_answered_as_a_number():
     config = TaskConfig("stars", "regression", (), 16, (0, "[PAD]"))
-    answers = config.decoder.predictions(config.labels, np.array([[2.5]], np.float32))
+    answers = config.decoder.predictions(config.labels, np.array([[2.5]], np.float32), [])
     assert answers == [Prediction(None, 2.5, {})]
     assert answers[0].to_dict() == {"score": 2.5}
 
@@ -194,7 +194,7 @@ def test_a_number_is_answered_as_a_number():
 def test_large_logits_are_no_trouble():
     config = TaskConfig("t", "classification", ("a", "b"), 16, (0, "[PAD]"))
     logits = np.array([[1000.0, -1000.0]], np.float32)
-    (answer,) = config.decoder.predictions(config.labels, logits)
+    (answer,) = config.decoder.predictions(config.labels, logits, [])
     assert (answer.label, answer.score) == ("a", 1.0)
 
 

@@ -1,0 +1,59 @@
+"""Names and axes of the inputs and outputs of a graph, as a task's type says them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maskpack.exporters.graph.trace import input_names
+from maskpack.exporters.session import AdaptedSession
+from maskpack.formats import Artifact, TaskEntry
+from maskpack.runtime.trunk import OnTrunk
+from maskpack.tasks.context import ModelContext, task_config
+from maskpack.tasks.types import type_of
+
+
+def check_signature(
+    session: Any, artifact: Artifact, entry: TaskEntry, encoder: ModelContext
+) -> list[str]:
+    """Findings on names, dynamic axes and widths of a graph's inputs and outputs, one line each.
+
+    Args:
+        session: of the graph.
+        artifact: the artifact of its task.
+        entry: the task.
+        encoder: of the artifact.
+    """
+    findings = []
+    expected = input_names(encoder.family, encoder.config)
+    names = [value.name for value in session.get_inputs()]
+    if names != expected:
+        findings.append(f"inputs are {names}, expected {expected}")
+    findings += [
+        f"input `{value.name}` is {value.type} {value.shape}"
+        for value in session.get_inputs()
+        if list(value.shape) != ["batch", "sequence"] or value.type != "tensor(int64)"
+    ]
+    outputs = [(value.name, value.shape) for value in session.get_outputs()]
+    wanted, varies = _wanted_outputs(artifact, entry)
+    fits = [wanted, varies if isinstance(session, AdaptedSession) else wanted]
+    if isinstance(session, OnTrunk):
+        fits.append(wanted[:1])
+    if outputs not in fits:
+        findings.append(f"outputs are {outputs}, expected {wanted}")
+    return findings
+
+
+_Outputs = list[tuple[str, list[Any]]]
+
+
+def _wanted_outputs(artifact: Artifact, entry: TaskEntry) -> tuple[_Outputs, _Outputs]:
+    """Names and axes of a graph's outputs, and those of a graph of tasks that differ in classes."""
+    decoder = type_of(entry).decoder
+    if decoder.vectors:
+        width = int(task_config(artifact, entry).hidden_size)
+        axes: list[list[Any]] = [["batch", width], ["batch", "sequence", width]]
+        wanted = list(zip(decoder.outputs, axes, strict=True))
+        return wanted, wanted
+    own = ["batch", *(["sequence"] if decoder.per_token else [])]
+    (name,) = decoder.outputs
+    return [(name, [*own, entry.outputs])], [(name, [*own, "classes"])]

@@ -1,0 +1,241 @@
+"""Sentence embeddings: one vector of length 1 a text, near to those of texts that mean the same.
+
+Rows are groups of texts, each cut to tokens by itself: outputs are `(rows, g, w)`. Of pairs with a score (`Similarity`) the cosine of
+both vectors should be ordered as the scores are. Of an anchor, a text that it should find and, if there is one, a text that it should
+not (`Retrieval`) the first should be nearer than any other text of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskpack.formats import DataError
+from maskpack.tasks.evaluation.metrics import METRICS
+from maskpack.tasks.types.base import GIVE_A_LABEL, TaskType
+from maskpack.tasks.types.regression import Regression
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SCALE = 20.0
+"""Of cosines before a softmax or an exponential, as in sentence-transformers: a temperature of 1/20."""
+
+_BLOCK = 1024  # anchors that are compared with all candidates at once
+
+
+def nearness(first: Tensor, second: Tensor) -> Tensor:
+    """Scaled cosines `(a, b)` of vectors `(a, w)` and `(b, w)` of length 1."""
+    return _SCALE * (first @ second.T)
+
+
+class Vectors(TaskType):
+    """What types with vectors have in common."""
+
+    problem_type = None
+    pipeline_tag = "sentence-similarity"
+    preprocessor = "groups"
+    grouped = True
+
+    def distillation_loss(self, logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+        """`T^2 KL(teacher / T || model / T)` of the softmax of each first text's cosines with all other texts of the batch."""
+        from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
+
+        own, other = (
+            functional.log_softmax(nearness(each[:, 0], each[:, 1:].flatten(0, 1)) / temperature, 1)
+            for each in (logits, wanted)
+        )
+        divergence = functional.kl_div(own, other, reduction="batchmean", log_target=True)
+        return temperature**2 * divergence
+
+    def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
+        """Empty: there are no labels to count."""
+        del labels, classes
+        return np.zeros(0, dtype=np.int64)
+
+
+class Similarity(Vectors):
+    """How alike two texts are: labels are numbers of any unit, float32 `(rows)`."""
+
+    name = "similarity"
+    usual_metrics = ("spearman", "pearson")
+
+    _numbers = Regression()
+
+    def expected(self, cell: str, separator: str | None) -> float:
+        """The number as text."""
+        return self._numbers.expected(cell, separator)
+
+    def check_cell(self, cell: str, row: str, column: str) -> str:
+        """The cell as it is, if it is a finite number."""
+        return self._numbers.check_cell(cell, row, column)
+
+    def label_names(
+        self, column: str, cells: Sequence[str], separator: str | None
+    ) -> tuple[str, ...]:
+        """None: numbers have no names."""
+        return self._numbers.label_names(column, cells, separator)
+
+    def encode(
+        self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
+    ) -> NDArray[Any]:
+        """Values float32 `(rows)`."""
+        return self._numbers.encode(cells, names, separator, split)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """`log(1 + sum over i, j with y_i > y_j of exp(20 (cos_j - cos_i)))`: pairs in a wrong order (CoSENT, Su 2022).
+
+        Only the order of scores counts, so that they may have any unit.
+        """
+        import torch  # noqa: PLC0415 - reading a task imports no torch
+
+        cosines = _SCALE * (logits[:, 0] * logits[:, 1]).sum(dim=-1)
+        apart = cosines[None, :] - cosines[:, None]
+        wrong = torch.where(labels[:, None] > labels[None, :], apart, -torch.inf).flatten()
+        return torch.logsumexp(torch.cat([wrong.new_zeros(1), wrong]), dim=0)
+
+    def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """Cosines, float32 `(rows)`."""
+        return np.asarray((logits[:, 0] * logits[:, 1]).sum(axis=-1))
+
+    def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
+        """The mean for every row."""
+        return [np.full(labels.shape, labels.astype(np.float64).mean())]
+
+    def pairs(
+        self, labels: NDArray[Any], logits: NDArray[np.float32]
+    ) -> tuple[tuple[float, float], ...]:
+        """True score and cosine of some rows, evenly taken."""
+        return self._numbers.pairs(labels, self.answers(logits)[:, None])
+
+
+class Retrieval(Vectors):
+    """Texts that should find others: a row's label is the text to be found; labels are numbers of those texts, int64 `(rows)`."""
+
+    name = "retrieval"
+    usual_metrics = ("ndcg_at_10", "recall_at_10", "recall_at_1")
+    finds_texts = True
+
+    def check_cell(self, cell: str, row: str, column: str) -> str:
+        """The text to be found."""
+        if self.lacks_label(cell):
+            raise DataError(f"{row} has no text in `{column}`", GIVE_A_LABEL)
+        return cell
+
+    def cell_labels(self, cell: str, separator: str | None) -> tuple[str, ...]:
+        """None: texts are no labels."""
+        del cell, separator
+        return ()
+
+    def label_names(
+        self, column: str, cells: Sequence[str], separator: str | None
+    ) -> tuple[str, ...]:
+        """None: texts are no labels."""
+        del column, cells, separator
+        return ()
+
+    def encode(
+        self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
+    ) -> NDArray[Any]:
+        """The texts to be found, objects `(rows)`."""
+        del names, separator, split
+        return np.array(cells, dtype=object)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of an anchor's cosines with all other texts of the batch (van den Oord et al. 2018, arXiv 1807.03748).
+
+        A text of another row counts as wrong unless it is the same text.
+        """
+        import torch  # noqa: PLC0415 - reading a task imports no torch
+        from torch.nn import functional  # noqa: PLC0415
+
+        rows = len(logits)
+        others = (
+            logits[:, 1:].transpose(0, 1).flatten(0, 1)
+        )  # all that are to be found, then all that are not
+        near = nearness(logits[:, 0], others)
+        twin = (labels[:, None] == labels[None, :]) & ~torch.eye(
+            rows, dtype=torch.bool, device=labels.device
+        )
+        hidden = torch.cat([twin, twin.new_zeros(rows, len(others) - rows)], dim=1)
+        near = near.masked_fill(hidden, -torch.inf)
+        return functional.cross_entropy(near, torch.arange(rows, device=logits.device))
+
+    def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """The vectors themselves, `(rows, g, w)`; `scores` ranks them."""
+        return logits
+
+    def scores(
+        self, logits: NDArray[np.float32], labels: NDArray[Any], metrics: Sequence[str]
+    ) -> dict[str, float]:
+        """Metrics of the rank of an anchor's text among all texts of the rows, each once."""
+        ranks = ranks_of(logits, labels)
+        return {name: METRICS[name](ranks, labels) for name in metrics}
+
+    def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
+        """The ranks of chance: each text once at each rank."""
+        texts = len(np.unique(labels))
+        return [np.arange(len(labels)) % texts]
+
+
+class Rows(Protocol):
+    """What `grouped_texts` needs of a split."""
+
+    @property
+    def texts(self) -> Sequence[tuple[str, ...]]:
+        """One or two a row."""
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """Numbers or texts."""
+
+    @property
+    def second(self) -> str:
+        """What stands before a label that is a text."""
+
+
+def grouped_texts(split: Rows) -> list[tuple[str, ...]]:
+    """The texts of each row in the order in which they are read: a label that is a text is the second.
+
+    Prefixes stand before texts already; that of a second text is also the label's.
+    """
+    if split.labels.dtype != object:
+        return list(split.texts)
+    pairs = zip(split.texts, split.labels.tolist(), strict=True)
+    return [(row[0], split.second + label, *row[1:]) for row, label in pairs]
+
+
+def numbered(labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels as arrays for training: texts as numbers, equal texts as one."""
+    if labels.dtype != object:
+        return labels
+    return np.unique(labels.astype(str), return_inverse=True)[1].astype(np.int64)
+
+
+def ranks_of(vectors: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.int64]:
+    """The rank of the text that each anchor should find, from 0: how many other texts are at least as near.
+
+    Args:
+        vectors: `(rows, g, w)`: anchors, texts to be found and, if there are any, texts that are not.
+        labels: numbers of the texts to be found; equal texts have one number.
+
+    >>> corners = np.eye(3, dtype=np.float32)
+    >>> ranks_of(np.stack([corners, corners[[0, 2, 1]]], axis=1), np.array([0, 1, 2]))
+    array([0, 2, 2])
+
+    The last two find each other's text, and the first text is as far as their own.
+    """
+    _, first = np.unique(labels, return_index=True)
+    found = vectors[first, 1]
+    place = np.searchsorted(labels[first], labels)
+    candidates = np.concatenate([found, vectors[:, 2:].reshape(-1, vectors.shape[2])])
+    ranks = np.empty(len(vectors), dtype=np.int64)
+    for start in range(0, len(vectors), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        near = vectors[some, 0] @ candidates.T
+        own = near[np.arange(len(near)), place[some]]
+        ranks[some] = (near >= own[:, None]).sum(axis=1) - 1
+    return ranks
