@@ -22,7 +22,7 @@ _NO_SWITCH = {  # sizes, and what no graph depends on
     *("max_position_embeddings", "n_positions", "n_ctx", "model_type", "use_cache"),
     *("architectures", "dtype", "torch_dtype", "transformers_version", "tokenizer_class"),
     *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "_name_or_path"),
-    *("tie_word_embeddings", "max_window_layers", "pretraining_tp", "rotary_pct"),
+    *("tie_word_embeddings", "max_window_layers"),
     *("output_past", "gradient_checkpointing", "task_specific_params", "_num_labels"),
 }
 _KINDS = "layer_types"  # a list as long as there are layers

@@ -23,6 +23,7 @@ from maskpack.models.failures import failure
 from maskpack.models.families import attention_of, check_rotary, family_of, settings_of
 from maskpack.models.linears import linearize
 from maskpack.models.pooling import POOLER, class_for, other_than_habit, set_pooling, set_vectors
+from maskpack.models.sketch import class_for_task
 
 
 def classifier_config(
@@ -64,8 +65,7 @@ def classifier_config(
         set_vectors(config, pooling or Pooling.MEAN)
     else:
         set_pooling(config, other_than_habit(pooling, config))
-    auto = getattr(transformers, auto_class)
-    config.architectures = [auto._model_mapping[type(config)].__name__]  # noqa: SLF001
+    config.architectures = [class_for_task(config, auto_class).__name__]
     return config
 
 

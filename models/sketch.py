@@ -78,6 +78,26 @@ def class_of(model_type: str) -> Any:
     return classes[kind]
 
 
+def class_for_task(config: Any, auto_class: str) -> Any:
+    """The class of transformers that does a task with the model of a configuration.
+
+    Args:
+        config: of transformers.
+        auto_class: name of the auto class that the type of the task loads.
+
+    Raises:
+        ModelError: the architecture has none for such tasks.
+    """
+    classes = getattr(transformers, auto_class)._model_mapping  # noqa: SLF001
+    if type(config) not in classes:
+        raise ModelError(
+            f"transformers {transformers.__version__} has no `{auto_class.removeprefix('AutoModel')}` of "
+            f"`{config.model_type}`",
+            "give a model of another architecture for such a task",
+        )
+    return classes[type(config)]
+
+
 def arguments_of(kind: Any) -> set[str]:
     """Names of the arguments of a class's `forward`."""
     return set(inspect.signature(inspect.unwrap(kind.forward)).parameters)

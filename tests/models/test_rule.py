@@ -15,7 +15,7 @@ from maskpack.exporters import check_exportable
 from maskpack.formats import ExportError, ModelError
 from maskpack.formats.pooling import Pooling
 from maskpack.models.families import FAMILIES, PADDED, attention_of, family_of
-from maskpack.models.load import load_pretrained
+from maskpack.models.load import load_classifier, load_pretrained
 from maskpack.models.pooling import habit_of, has_no_pooler
 from maskpack.models.rule import family_by_rule
 from maskpack.models.tested import NO_GRAPH, TESTED
@@ -83,6 +83,13 @@ def test_a_mixture_of_experts_has_no_graph(family_models, tmp_path):
     (folder / "config.json").write_text(json.dumps(tree))
     with pytest.raises(ExportError, match="`mixtral` cannot be exported: which of its experts"):
         check_exportable(str(folder))
+
+
+def test_a_task_for_which_an_architecture_has_no_class_is_refused(family_models):
+    with pytest.raises(ModelError, match="has no `ForTokenClassification` of `opt`"):
+        load_classifier(
+            str(family_models("opt")), outputs=3, auto_class="AutoModelForTokenClassification"
+        )
 
 
 def test_fused_attention_is_not_used_where_it_leaves_out_a_cap_of_the_logits():
