@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from transformers.models.xlnet.modeling_xlnet import XLNetRelativeAttention
 from transformers.pytorch_utils import Conv1D
 
+_OVERFLOWING = (
+    "DisentangledSelfAttention"  # of the first DeBERTa: the second one's has no `in_proj`
+)
 _INWARD = ("q", "k", "v", "r")  # XLNet's projections into heads; `o` leads out of them
 
 
@@ -82,8 +86,29 @@ class LinearXLNetAttention(XLNetRelativeAttention):  # type: ignore[misc]  # tra
         return projected.view(*projected.shape[:2], self.n_head, self.d_head)
 
 
+class _InFloat32:
+    """Before an attention: it computes in float32 where the rest of a model computes in half precision."""
+
+    def forward(self, hidden_states: Tensor, *inputs: Any, **named: Any) -> Any:
+        """As of the attention."""
+        attention: Any = super()
+        device = hidden_states.device.type
+        if not torch.is_autocast_enabled(device):
+            return attention.forward(hidden_states, *inputs, **named)
+        with torch.autocast(device, enabled=False):
+            return attention.forward(hidden_states.float(), *inputs, **named)
+
+
+@cache
+def _in_float32(kind: type) -> type:
+    return type(kind.__name__, (_InFloat32, kind), {"__module__": __name__})
+
+
 def linearize(model: Any) -> Any:
-    """Put linears in place of other forms, in place; return the model."""
+    """Put linears in place of other forms, in place; return the model.
+
+    The attention of the first DeBERTa, which masks with a number that half precision has not, computes in float32 besides.
+    """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Conv1D):
@@ -91,6 +116,9 @@ def linearize(model: Any) -> Any:
                 setattr(module, name, linear)
             elif type(child) is XLNetRelativeAttention:
                 setattr(module, name, LinearXLNetAttention(child))
+            elif type(child).__name__ == _OVERFLOWING and hasattr(child, "in_proj"):
+                if not isinstance(child, _InFloat32):
+                    child.__class__ = _in_float32(type(child))
     return model
 
 

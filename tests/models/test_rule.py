@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
@@ -99,6 +100,16 @@ def test_fused_attention_is_not_used_where_it_leaves_out_a_cap_of_the_logits():
     config.attn_logit_softcapping = None
     assert attention_of(config, None) is None
     assert attention_of(AutoConfig.for_model("qwen3"), None) is None
+
+
+def test_the_first_deberta_masks_in_float32_where_the_rest_computes_in_half(family_models):
+    model = load_classifier(str(family_models("deberta")), outputs=2).eval()
+    ids = torch.tensor([[5, 6, 7, 0], [5, 6, 7, 8]])
+    with torch.no_grad():
+        wanted = model(input_ids=ids, attention_mask=(ids > 0).long()).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model(input_ids=ids, attention_mask=(ids > 0).long()).logits
+    assert torch.allclose(found.float(), wanted, atol=0.1)
 
 
 def test_a_pooler_that_only_hands_the_first_state_on_is_no_pooler(family_models):
