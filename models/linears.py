@@ -22,9 +22,6 @@ from torch import Tensor, nn
 from transformers.models.xlnet.modeling_xlnet import XLNetRelativeAttention
 from transformers.pytorch_utils import Conv1D
 
-_OVERFLOWING = (
-    "DisentangledSelfAttention"  # of the first DeBERTa: the second one's has no `in_proj`
-)
 _INWARD = ("q", "k", "v", "r")  # XLNet's projections into heads; `o` leads out of them
 
 
@@ -99,6 +96,13 @@ class _InFloat32:
             return attention.forward(hidden_states.float(), *inputs, **named)
 
 
+def _overflows(module: nn.Module) -> bool:
+    """Whether it is the attention of the first DeBERTa, as transformers has it; the second one's has no `in_proj`."""
+    if isinstance(module, _InFloat32):
+        return False
+    return type(module).__name__ == "DisentangledSelfAttention" and hasattr(module, "in_proj")
+
+
 @cache
 def _in_float32(kind: type) -> type:
     return type(kind.__name__, (_InFloat32, kind), {"__module__": __name__})
@@ -116,9 +120,8 @@ def linearize(model: Any) -> Any:
                 setattr(module, name, linear)
             elif type(child) is XLNetRelativeAttention:
                 setattr(module, name, LinearXLNetAttention(child))
-            elif type(child).__name__ == _OVERFLOWING and hasattr(child, "in_proj"):
-                if not isinstance(child, _InFloat32):
-                    child.__class__ = _in_float32(type(child))
+            elif _overflows(child):
+                child.__class__ = _in_float32(child.__class__)
     return model
 
 
