@@ -16,6 +16,7 @@ from maskpack.exporters.layouts import find_layout
 from maskpack.exporters.layouts.base import TaskGraph
 from maskpack.exporters.options import OPSET, ExportRequest, Layout, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
+from maskpack.exporters.sentence import write_sentence_files
 from maskpack.exporters.verify import Subject, verify
 from maskpack.formats import Artifact, ConfigError, DataError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.files import rename
@@ -103,7 +104,11 @@ def write_folder(
     """Write graph and configurations of one task, and the tokenizer, into an existing folder."""
     entry = artifact.entry(task)
     builder = GraphBuilder(artifact, context, compute, opset=opset, fused=fused)
-    task_config(artifact, entry).save_pretrained(str(folder))
+    config = task_config(artifact, entry)
+    if type_of(entry).decoder.vectors:
+        write_sentence_files(folder, entry, config)
+    else:
+        config.save_pretrained(str(folder))
     for _ in _write_tasks(builder, Layout.FOLDED, [entry], folder):
         pass
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from transformers import AutoModel
 
-from maskpack.formats import Artifact, ModelError, VerifyError
+from maskpack.exporters.sentence import write_sentence_files
+from maskpack.formats import Artifact, ModelError, TaskEntry, VerifyError
 from maskpack.formats.errors import Hint
 from maskpack.formats.target import TargetScale
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder
-from maskpack.models.build import check_plain
+from maskpack.models.build import base_of, check_plain
+from maskpack.models.families import family_of
 from maskpack.models.linears import plain_state
 from maskpack.models.load import load_finetuned
-from maskpack.models.pooling import habit_of, pooling_in
+from maskpack.models.pooling import habit_of, plain_model, pooling_in
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.evaluation.evaluate import prefixes_of
 from maskpack.tasks.types import type_of
@@ -42,7 +45,7 @@ class HfModel:
 
 
 def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
-    """Write one task as `AutoModelForSequenceClassification.from_pretrained` reads it, in float32.
+    """Write one task as the class of transformers for its type reads it, in float32; one that gives vectors for sentence-transformers.
 
     The weights are `code * scale * mask`, exactly; they are read back and compared before the folder
     gets its name.
@@ -58,14 +61,20 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     model_type, head = artifact.manifest.source.model_type, artifact.patch(task).head
     check_plain(head, model_type, TargetScale.of(entry))
     model, kind = restore_task(artifact, task), type_of(entry)
-    _check_pooling(model.config, task)
+    if not kind.decoder.vectors:
+        _check_pooling(model.config, task)
     values = list(model.parameters())
     check_space(out, 4 * sum(value.numel() for value in values))
     with new_folder(out) as build:
-        model.save_pretrained(str(build), state_dict=plain_state(model))
+        if kind.decoder.vectors:
+            _write_encoder(model, entry, build)
+        else:
+            model.save_pretrained(str(build), state_dict=plain_state(model))
         ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
-        check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))
-    if prefixes := prefixes_of(artifact.entry(task)):
+        if not kind.decoder.vectors:
+            check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))
+    prefixes = prefixes_of(entry)
+    if prefixes and not kind.decoder.vectors:
         _LOG.warning("a plain model has no prefix: put %r before a text", prefixes[0])
     return HfModel(
         path=out,
@@ -73,6 +82,25 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
         zeros=sum(int((value == 0).sum()) for value in values),
         bytes=sum(path.stat().st_size for path in out.iterdir()),
     )
+
+
+def _write_encoder(model: Any, entry: TaskEntry, folder: Path) -> None:
+    """Write the encoder of a model that gives vectors, and what sentence-transformers reads beside it.
+
+    Raises:
+        VerifyError: the encoder that is read back differs.
+    """
+    base, plain = base_of(model), plain_model(model.config)
+    prefix = f"{family_of(plain.model_type).base}."
+    state = plain_state(model)
+    own = {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
+    cast("Any", base).save_pretrained(str(folder), state_dict=own)
+    write_sentence_files(folder, entry, model.config)
+    read = AutoModel.from_pretrained(str(folder)).state_dict()
+    if odd := next((name for name in own if not torch.equal(own[name], read[name])), None):
+        raise VerifyError(f"`{odd}` was not read back as it was written")
 
 
 def _check_pooling(config: Any, task: str) -> None:

@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
@@ -174,6 +175,15 @@ def class_for(config: Any, native: type) -> type:
 def gives_vectors(config: Any) -> bool:
     """Whether a configuration describes a model that gives a vector of a text."""
     return getattr(config, VECTORS, False) is True
+
+
+def plain_model(config: Any) -> Any:
+    """The configuration of the encoder alone, of a model that gives vectors."""
+    plain = copy.deepcopy(config)
+    for name in (KEY, VECTORS):
+        vars(plain).pop(name, None)
+    plain.architectures = [transformers.AutoModel._model_mapping[type(config)].__name__]  # noqa: SLF001
+    return plain
 
 
 def set_vectors(config: Any, pooling: Pooling) -> None:

@@ -154,11 +154,6 @@ def _tidy(model: ir.Model, names: list[str], outputs: int) -> ir.Model:
     for value in model.graph.inputs:
         value.shape = ir.Shape(["batch", "sequence"])
         value.metadata_props.clear()
-    for value in model.graph.outputs[:outputs]:
-        assert value.shape is not None
-        each_token = ("sequence",) if len(value.shape) == 3 else ()
-        value.shape = ir.Shape(["batch", *each_token, value.shape[-1]])
-        value.metadata_props.clear()
     assert [value.name for value in model.graph.inputs] == names
     for step in (
         common.ClearMetadataAndDocStringPass(),
@@ -168,6 +163,11 @@ def _tidy(model: ir.Model, names: list[str], outputs: int) -> ir.Model:
         common.RemoveUnusedNodesPass(),
     ):
         model = step(model).model
+    for value in model.graph.outputs[:outputs]:
+        assert value.shape is not None
+        each_token = ("sequence",) if len(value.shape) == 3 else ()
+        value.shape = ir.Shape(["batch", *each_token, value.shape[-1]])
+        value.metadata_props.clear()
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
     model.graph.name = "maskpack"

@@ -1,0 +1,170 @@
+"""Vectors beside classes on one backbone: learned, exported in every layout, and loaded by sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
+from maskpack.compressor.config import DENSE_TEACHER
+from maskpack.exporters import ExportRequest, Tolerance, export_onnx
+from maskpack.exporters.export import export_shared
+from maskpack.exporters.hf import write_hf
+from maskpack.exporters.options import Compute, SharedRequest
+from maskpack.formats import ConfigError, open_artifact
+from maskpack.formats.pooling import pooling_of
+from maskpack.runtime import Embedding, Session
+from maskpack.tasks import find_task
+from maskpack.tasks.evaluation.evaluate import assess
+from maskpack.tasks.evaluation.exported import assess_exported
+
+EXACT = Tolerance.of(Compute.FP32)
+WORDS = ["the", "film", "was", "story", "very", "we", "it"]
+TEXTS = ["word1 the film", "film", "", "we was very very word3 word3"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Texts that share one telling word."""
+    rng = np.random.default_rng(3)
+
+    def text(word):
+        words = [*rng.choice(WORDS, 3), word]
+        return " ".join(rng.permutation(words))
+
+    rows = []
+    for _ in range(160):
+        word, other = (f"word{n}" for n in rng.choice(18, 2, replace=False))
+        rows.append({"query": text(word), "positive": text(word), "apart": text(other)})
+    folder = tmp_path_factory.mktemp("pairs")
+    found = [{key: row[key] for key in ("query", "positive")} for row in rows]
+    scored = [
+        {"a": row["query"], "b": row["positive" if n % 2 else "apart"], "score": 5 * (n % 2)}
+        for n, row in enumerate(rows)
+    ]
+    for name, part in (("found", found), ("scored", scored)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    return folder
+
+
+FIND = find_task("find", text_field="query", label_field="positive", kind="retrieval")
+ALIKE = find_task("alike", text_field="a", pair_field="b", label_field="score", kind="similarity")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory, tiny_model, sentiment, pairs, quick):
+    """A classifier, and two tasks that give vectors."""
+    out = tmp_path_factory.mktemp("three") / "artifact"
+    more = quick(steps=60, margin=0.5)
+    fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, quick(), data=sentiment))
+    own = replace(FIND, prefixes=("we : ", "it : "))
+    fit_task(FitRequest(str(tiny_model), own, out, more, data=pairs / "found.jsonl"))
+    fit_task(FitRequest(str(tiny_model), ALIKE, out, more, data=pairs / "scored.jsonl"))
+    return out
+
+
+def test_vectors_are_learned(artifact, pairs):
+    opened = open_artifact(artifact)
+    found = assess(opened, "find", data=pairs / "found.jsonl")
+    assert found.scores["recall_at_10"] > found.majority["recall_at_10"] + 0.1
+    alike = assess(opened, "alike", data=pairs / "scored.jsonl")
+    assert alike.scores["spearman"] > 0.2
+    assert opened.patch("find").head == {}
+    assert str(pooling_of(opened.entry("find"))) == "mean"
+
+
+def test_a_dense_model_teaches(tmp_path, tiny_model, pairs, quick):
+    config = quick(steps=8, teacher=DENSE_TEACHER)
+    request = FitRequest(str(tiny_model), FIND, tmp_path / "a", config, data=pairs / "found.jsonl")
+    assert fit_task(request).scores["ndcg_at_10"] > 0
+    dense = BaselineConfig(steps=8, batch_size=16, max_length=16, precision="fp32")
+    result = run_baseline(BaselineRequest(str(tiny_model), FIND, dense, data=pairs / "found.jsonl"))
+    assert 0 < result.scores["ndcg_at_10"] < 1
+
+
+def test_a_folded_graph_gives_vectors(artifact, pairs, tmp_path):
+    out, data = tmp_path / "graph", pairs / "found.jsonl"
+    report = export_onnx(ExportRequest(artifact, "find", out, "fp32", EXACT, data=data))
+    assert report.ok
+    outputs = [value.name for value in onnx.load(str(out / "model.onnx")).graph.output]
+    assert outputs == ["sentence_embedding", "last_hidden_state"]
+    session = Session(out)
+    vectors = session.embed(TEXTS)
+    assert vectors.shape == (4, 32)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    answers = session.predict(TEXTS)
+    assert all(isinstance(one, Embedding) for one in answers)
+    assert np.array_equal(np.stack([one.vector for one in answers]), vectors)
+    assert answers[0].to_dict()["vector"] == pytest.approx(vectors[0].tolist(), abs=1e-6)
+    assert not np.allclose(session.embed(TEXTS, second=True), vectors), "other words stand before"
+    scores = assess_exported(open_artifact(artifact), out, data=data).scores
+    assert scores == assess(open_artifact(artifact), "find", data=data).scores
+
+
+@pytest.mark.parametrize("layout", ["shared", "swap"])
+def test_they_share_a_backbone_with_a_classifier(artifact, pairs, sentiment, tmp_path, layout):
+    data = {"find": pairs / "found.jsonl", "alike": pairs / "scored.jsonl", "sst2": sentiment}
+    out = tmp_path / layout
+    request = SharedRequest(artifact, (), out, "fp32", EXACT, data=data, layout=layout)
+    assert all(report.ok for report in export_shared(request).values())
+    session = Session(out)
+    assert session.embed(TEXTS, task="alike").shape == (4, 32)
+    assert session.predict(TEXTS, task="sst2")[0].label in {"negative", "positive"}
+    with pytest.raises(ConfigError, match="`sst2` is a classification and gives no vectors"):
+        session.embed(TEXTS, task="sst2")
+    if layout == "swap":
+        assert (out / "base-sentence-similarity.onnx").is_file()
+
+
+def test_int8_keeps_directions(artifact, pairs, tmp_path):
+    tolerance = Tolerance.of(Compute.INT8, max_drop=100.0, rtol=0.5)
+    exact, rounded = tmp_path / "exact", tmp_path / "rounded"
+    data = pairs / "scored.jsonl"
+    export_onnx(ExportRequest(artifact, "alike", exact, "fp32", EXACT, data=data))
+    report = export_onnx(ExportRequest(artifact, "alike", rounded, "int8", tolerance, data=data))
+    assert report.accuracy.agreement > 0.5
+    left, right = (Session(one).embed(TEXTS[:2]) for one in (exact, rounded))
+    assert (left * right).sum(axis=1).min() > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "xlnet", "modernbert", "distilbert"])
+def test_other_families(kind, family_models, pairs, tmp_path, quick):
+    place, out, data = tmp_path / "a", tmp_path / "g", pairs / "found.jsonl"
+    fit_task(FitRequest(str(family_models(kind)), FIND, place, quick(steps=3), data=data))
+    assert str(pooling_of(open_artifact(place).entry("find"))) == (
+        "last" if kind == "llama" else "mean"
+    )
+    report = export_onnx(ExportRequest(place, "find", out, "fp32", EXACT, data=data))
+    assert report.ok, report.findings
+
+
+def test_sentence_transformers_loads_a_plain_model(artifact, tmp_path, pairs):
+    library = pytest.importorskip("sentence_transformers")
+    out, graph = tmp_path / "plain", tmp_path / "graph"
+    write_hf(open_artifact(artifact), "find", out)
+    model = library.SentenceTransformer(str(out), device="cpu")
+    export_onnx(ExportRequest(artifact, "find", graph, "fp32", EXACT, data=pairs / "found.jsonl"))
+    texts = TEXTS[:2] + TEXTS[3:]
+    for name, second in (("query", False), ("document", True)):
+        ours = Session(graph).embed(texts, second=second)
+        assert np.abs(model.encode(texts, prompt_name=name) - ours).max() < 1e-5
+    assert np.abs(model.encode(texts) - Session(graph).embed(texts)).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_sentence_transformers_loads_a_graph(artifact, tmp_path, pairs):
+    library = pytest.importorskip("sentence_transformers")
+    pytest.importorskip("optimum.onnxruntime")
+    out = tmp_path / "graph"
+    export_onnx(ExportRequest(artifact, "find", out, "fp32", EXACT, data=pairs / "found.jsonl"))
+    options = {"file_name": "model.onnx", "provider": "CPUExecutionProvider"}
+    model = library.SentenceTransformer(
+        str(out), backend="onnx", device="cpu", model_kwargs=options
+    )
+    texts = TEXTS[:2] + TEXTS[3:]
+    assert np.abs(model.encode(texts) - Session(out).embed(texts)).max() < 1e-5
