@@ -104,9 +104,9 @@ def _check_tree(tree: Mapping[str, Any], location: str, revision: str | None) ->
     """Refuse what can be refused by the file alone."""
     _check_forms(tree, location)
     kind = tree.get("model_type")
-    if _CODE in tree and kind not in CONFIG_MAPPING:
-        if kind:
-            family_of(str(kind))
+    if kind and kind not in CONFIG_MAPPING:
+        family_of(str(kind))
+    if _CODE in tree and not kind:
         raise ModelError(
             f"`{location}` brings code of its own, which is not run, and names no architecture",
             Hint("`list_families` says which are supported"),

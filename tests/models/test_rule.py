@@ -62,6 +62,18 @@ def test_an_architecture_that_the_rule_cannot_take_is_refused_by_name_with_the_r
     assert why in family_support(model_type).reason
 
 
+@pytest.mark.parametrize("model_type", ["vit", "nobody-knows"])
+def test_a_folder_with_another_kind_of_model_is_refused_by_its_configuration(
+    family_models, tmp_path, model_type
+):
+    folder = shutil.copytree(family_models("qwen3"), tmp_path / "odd")
+    tree = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(tree | {"model_type": model_type}))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=f"`{model_type}` is not an architecture this release"):
+        load_pretrained(str(folder))
+
+
 def test_weights_that_are_named_otherwise_are_refused_with_a_name_of_each_kind(
     family_models, tmp_path
 ):
