@@ -383,10 +383,9 @@ def _trained_in(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
         return biases
     with needed_for("`lora`"):
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
-    targets = list(family_of(family).projections)
-    if not targets:
+    if not (names := list(family_of(family).projections)):
         raise ConfigError(f"`lora` knows no projections of `{family}`", "use the method `head`")
-    options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
+    options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=names)
     inject_adapter_in_model(options, base)
     return (p for name, p in base.named_parameters() if "lora_" in name)
 

@@ -57,9 +57,8 @@ def classifier_config(
     config.update(settings_of(config))
     check_rotary(config)
     config.num_labels = max(1, len(labels))
-    names = list(labels) or ["LABEL_0"]
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
+    config.id2label = dict(enumerate(labels or ["LABEL_0"]))
+    config.label2id = {name: index for index, name in config.id2label.items()}
     config.problem_type = problem_type
     if vectors:
         set_vectors(config, pooling or Pooling.MEAN)
