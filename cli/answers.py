@@ -7,12 +7,15 @@ import io
 import json as codec
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError, MaskpackError
+from maskpack.formats.writer import write_bytes
 from maskpack.runtime.outputs import BETWEEN
 
 if TYPE_CHECKING:
@@ -146,6 +149,36 @@ def answer_lines(rows: Rows, ask: Ask, *, csv: bool) -> None:
     if failed:
         render.words(f"error: {failed:,} of {number:,} rows were not answered")
         raise typer.Exit(1)
+
+
+def write_vectors(
+    rows: Rows,
+    session: Session,
+    tasks: Sequence[str],
+    path: Path | None,
+    *,
+    second: bool,
+    batch_size: int,
+) -> None:
+    """Write the vectors of all texts into a file of numpy; inverse: `numpy.load`.
+
+    Raises:
+        ConfigError: no file, several tasks, or one that gives no vectors.
+        DataError: a line is no text.
+    """
+    if path is None or len(tasks) != 1:
+        raise ConfigError("`--second` and `--npy FILE` are of one task that gives vectors")
+    texts = []
+    for chunk in rows.chunks:
+        for text, _ in chunk:
+            if isinstance(text, NoRow):
+                raise text.error
+            texts.append(text if isinstance(text, str) else text[0])
+    vectors = session.embed(texts, task=tasks[0], second=second, batch_size=batch_size)
+    file = io.BytesIO()
+    np.save(file, vectors)
+    write_bytes(path, file.getvalue())
+    render.words(f"{len(vectors)} vectors of {vectors.shape[1]} numbers are in {path}")
 
 
 def _all_wrong(ask: Ask, error: DataError) -> ByTask:

@@ -21,6 +21,7 @@ from maskpack.cli.answers import (
     answer_lines,
     check_columns,
     tasks_of_texts,
+    write_vectors,
 )
 from maskpack.cli.lines import MOST, chunks
 from maskpack.formats import ConfigError, DataError
@@ -80,6 +81,16 @@ def predict(
     csv: Annotated[
         bool, Option("--csv", help="Lines of CSV: the texts, and a column a task with its answer.")
     ] = False,
+    npy: Annotated[
+        Path | None,
+        Option(
+            help="Write vectors `(texts, width)` of a task that gives them into this file of numpy, and no lines."
+        ),
+    ] = None,
+    second: Annotated[
+        bool,
+        Option("--second", help="With --npy: texts to be found, behind the task's second prefix."),
+    ] = False,
     pair: Annotated[
         bool, Option("--pair", help="A tab parts a line into two texts of a pair.")
     ] = False,
@@ -113,6 +124,8 @@ def predict(
     Example: compress predict tickets --data rows.csv --text-field body --label-field queue
 
     Example: compress predict trunk --all --texts texts.txt
+
+    Example: compress predict help --texts pages.txt --npy pages.npy --second
     """
     del json
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
@@ -140,6 +153,9 @@ def predict(
             other = opt.given(texts=texts, pair=pair)
             raise ConfigError(f"`--data` goes without {other}", "choose one of them")
         rows = _of_table(config, data, columns, labels=not every)
+    if npy is not None or second:
+        write_vectors(rows, session, names, npy, second=second, batch_size=batch_size)
+        return
     ask = Ask(session, names, batch_size, together=every)
     answer_lines(rows, ask, csv=csv)
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.effects import ClassWeights, class_weight_effect, class_weights_of
-from maskpack.compressor.label_checks import check_class_weight
+from maskpack.compressor.label_checks import check_class_weight, check_head
 from maskpack.compressor.pooling import pooling_for
 from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.compressor.threads import torch_threads, training_threads
@@ -182,6 +182,7 @@ def _load(request: BaselineRequest) -> _Loaded:
         cache=request.cache,
     )
     check_class_weight(config.class_weight, data.task, labelled=True)
+    check_head(config.method, data.task)
     pretrained = load_pretrained(
         request.model,
         revision=request.revision,

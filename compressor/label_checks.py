@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.config import FitConfig
+from maskpack.compressor.config import FitConfig, Method
 from maskpack.compressor.label_config import Calibrate, ClassWeight, Threshold
 from maskpack.formats import ConfigError
 from maskpack.formats.errors import Hint
@@ -140,6 +140,15 @@ def _check_thresholds(data: TaskData, held_out: Encoded) -> None:
     if len(few) == len(decisions):
         raise ConfigError(fact, "give more training rows, or leave `threshold` out")
     _LOG.warning("%s: it stays at 0.5", fact)
+
+
+def check_head(method: Method, task: Task) -> None:
+    """Raise ConfigError if a head alone is to be trained, and models of the task's type have none."""
+    if method is Method.HEAD and task.type.decoder.vectors:
+        raise ConfigError(
+            f"`{task.name}` is a {task.type.name}, whose models have no head to train",
+            "use the method `full` or `bitfit`",
+        )
 
 
 def check_class_weight(class_weight: ClassWeight, task: Task, *, labelled: bool) -> None:

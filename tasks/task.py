@@ -16,6 +16,7 @@ from maskpack.formats import ConfigError
 from maskpack.formats.errors import Hint
 from maskpack.formats.files import half_letter
 from maskpack.formats.lazy import renamed
+from maskpack.runtime.tags import tags_of
 from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.types import TASK_TYPES, TaskType
 
@@ -287,6 +288,25 @@ TASKS: Mapping[str, Task] = {
             metrics=("accuracy", "macro_f1", "matthews"),
             folder=SAMPLES / "tickets",
             summary="intent of a support ticket (sample, ships with the package)",
+        ),
+        Task(
+            "orders",
+            kind=Kind.TOKEN_CLASSIFICATION,
+            texts=("text",),
+            label="entities",
+            raw_labels=tags_of(("date", "order", "place", "product")),
+            metrics=TASK_TYPES[Kind.TOKEN_CLASSIFICATION].usual_metrics,
+            folder=SAMPLES / "orders",
+            summary="what messages about orders name (sample, ships with the package)",
+        ),
+        Task(
+            "help",
+            kind=Kind.RETRIEVAL,
+            texts=("query",),
+            label="positive",
+            metrics=TASK_TYPES[Kind.RETRIEVAL].usual_metrics,
+            folder=SAMPLES / "help",
+            summary="which page of a help centre answers a question (sample, ships with the package)",
         ),
     )
 }

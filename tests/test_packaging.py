@@ -150,8 +150,8 @@ def test_the_wheel_holds_every_module_and_type_marker(names):
 
 def test_the_wheel_holds_the_specification_and_the_sample_tasks(names):
     assert "maskpack/formats/SPEC.md" in names
-    samples = in_wheel("maskpack.tasks", ROOT / "tasks", "samples/*/*.tsv")
-    assert len(samples) == 4  # two tasks, two splits
+    samples = in_wheel("maskpack.tasks", ROOT / "tasks", "samples/*/*.*")
+    assert len(samples) == 8  # four tasks, two splits
     assert samples <= names
 
 

@@ -84,6 +84,9 @@ def test_a_dense_model_teaches(tmp_path, tiny_model, pairs, quick):
     dense = BaselineConfig(steps=8, batch_size=16, max_length=16, precision="fp32")
     result = run_baseline(BaselineRequest(str(tiny_model), FIND, dense, data=pairs / "found.jsonl"))
     assert 0 < result.scores["ndcg_at_10"] < 1
+    head = BaselineRequest(str(tiny_model), FIND, replace(dense, method="head"))
+    with pytest.raises(ConfigError, match="a retrieval, whose models have no head to train"):
+        run_baseline(replace(head, data=pairs / "found.jsonl"))
 
 
 def test_a_folded_graph_gives_vectors(artifact, pairs, tmp_path):
