@@ -189,6 +189,17 @@ def token_kinds(config: Mapping[str, Any]) -> int:
     return family_of(config["model_type"]).token_kinds(config)
 
 
+def projections_of(model_type: str) -> list[str]:
+    """Last names of the linears beside which LoRA puts its factors.
+
+    Raises:
+        ConfigError: those of the family have no usual names.
+    """
+    if not (names := family_of(model_type).projections):
+        raise ConfigError(f"`lora` knows no projections of `{model_type}`", "use the method `head`")
+    return list(names)
+
+
 def longest_input(config: Mapping[str, Any]) -> int:
     """`Family.longest_input` of the family that a configuration names."""
     return family_of(config["model_type"]).longest_input(config)
