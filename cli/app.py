@@ -32,6 +32,7 @@ from maskpack.cli import (
     doctor,
     evaluate,
     export,
+    families,
     fit,
     predict,
     publish,
@@ -69,6 +70,7 @@ app.command("check")(artifact.check)
 app.command("doctor")(doctor.doctor)
 app.command("env")(doctor.env)
 app.command("tasks")(artifact.tasks)
+app.command("families")(families.families)
 app.command("pack")(artifact.pack)
 app.command("unpack")(artifact.unpack)
 app.command("remove")(artifact.remove)

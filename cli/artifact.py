@@ -208,11 +208,12 @@ def _describe(opened: Artifact) -> dict[str, Any]:
 
 
 def _padding(opened: Artifact) -> int | None:
-    """The padding token of a model that classifies the last token; `fit` may have chosen it."""
+    """The padding token of a model that classifies the last token, `fit` may have chosen it; of a family by rule whatever it has."""
     family = FAMILIES.get(opened.manifest.source.model_type)
-    if family is None or not family.last_token:
+    if family is not None and not family.last_token:
         return None
-    return int(codec.loads(opened.file(CONFIG))["pad_token_id"])
+    told = codec.loads(opened.file(CONFIG)).get("pad_token_id")
+    return None if told is None else int(told)
 
 
 Other = Annotated[Path, Argument(help="Another artifact.")]

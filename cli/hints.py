@@ -23,6 +23,7 @@ _DENSE = "give the dense model with `--artifact ARTIFACT` or `--against MODEL`"
 
 HINTS: dict[str, str] = {
     # the model and its training
+    "`list_families` says which are supported": "`compress families` says which are supported",
     "quantise without it (`refine` 0), give 4 bits, or use a machine with more memory": "quantise without it "
     "(`--refine 0`), give `--bits 4`, or use a machine with more memory",
     "the teacher `{own}` is trained first{other}": "`--teacher {own}` trains one first{other}",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from maskpack.compressor.adopt import AdoptRequest, AdoptResult, adopt_models
     from maskpack.compressor.baseline import run_baseline
     from maskpack.compressor.config import BaselineConfig, FitConfig
+    from maskpack.compressor.families import FamilySupport, family_support, list_families
     from maskpack.compressor.fit import fit_task
     from maskpack.compressor.launch import fit_in_processes
     from maskpack.compressor.quantization.quantize import quantize_model
@@ -34,6 +35,9 @@ _HOME = {
     "BaselineConfig": "config",
     "FitConfig": "config",
     "FitRequest": "types",
+    "FamilySupport": "families",
+    "family_support": "families",
+    "list_families": "families",
     "fit_task": "fit",
     "fit_in_processes": "launch",
     "RefitRequest": "refit",
@@ -52,6 +56,7 @@ __all__ = [
     "AdoptResult",
     "BaselineConfig",
     "BaselineRequest",
+    "FamilySupport",
     "FitConfig",
     "FitRequest",
     "RefitRequest",
@@ -60,8 +65,10 @@ __all__ = [
     "TrunkSearch",
     "TrunkTry",
     "adopt_models",
+    "family_support",
     "fit_in_processes",
     "fit_task",
+    "list_families",
     "quantize_model",
     "refit_tasks",
     "run_baseline",

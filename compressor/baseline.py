@@ -52,7 +52,7 @@ from maskpack.models.build import (
     shapes_of,
     unfold_scale,
 )
-from maskpack.models.families import family_of
+from maskpack.models.families import projections_of
 from maskpack.models.linears import plain_state
 from maskpack.models.load import Pretrained, load_classifier, load_pretrained
 from maskpack.models.padding import set_pad_token
@@ -384,7 +384,7 @@ def _trained_in(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
         return biases
     with needed_for("`lora`"):
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
-    targets = list(family_of(family).projections)
+    targets = projections_of(family)
     options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
     inject_adapter_in_model(options, base)
     return (p for name, p in base.named_parameters() if "lora_" in name)

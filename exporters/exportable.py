@@ -9,9 +9,11 @@ from transformers import CONFIG_MAPPING
 
 from maskpack.formats import ExportError
 from maskpack.models.config import load_config
-from maskpack.models.families import family_of, settings_of
+from maskpack.models.families import FAMILIES, family_of, settings_of
 from maskpack.models.locate import resolve
+from maskpack.models.tested import NO_GRAPH, TESTED
 
+_OTHERWISE = "give another model; for torch alone it can be learned with `fit_task`"
 _NO_SWITCH = {  # sizes, and what no graph depends on
     *("num_hidden_layers", "n_layers", "n_layer"),
     *("intermediate_size", "hidden_dim", "n_inner", "d_inner"),
@@ -20,14 +22,17 @@ _NO_SWITCH = {  # sizes, and what no graph depends on
     *("max_position_embeddings", "n_positions", "n_ctx", "model_type", "use_cache"),
     *("architectures", "dtype", "torch_dtype", "transformers_version", "tokenizer_class"),
     *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "_name_or_path"),
+    *("tie_word_embeddings", "max_window_layers"),
     *("output_past", "gradient_checkpointing", "task_specific_params", "_num_labels"),
 }
+_KINDS = "layer_types"  # a list as long as there are layers
 
 
 def check_exportable(model: str, *, revision: str | None = None) -> None:
     """Refuse a model of which no graph can be made, or one that computes something else.
 
-    A model with the usual settings of its architecture passes at once; with others the graph takes seconds.
+    A model with the usual settings of an architecture that tests export passes at once; of others a graph is made, which
+    takes seconds.
 
     Args:
         model: folder, hub id or alias; only its configuration is read.
@@ -40,16 +45,20 @@ def check_exportable(model: str, *, revision: str | None = None) -> None:
     config = load_config(resolve(model), revision=revision)
     family_of(config.model_type)
     tree = config.to_dict()
-    if not (switches := unusual(tree)):
+    switches, known = unusual(tree), config.model_type in {*FAMILIES, *TESTED}
+    if known and not switches:
         return
+    if why := NO_GRAPH.get(config.model_type):
+        raise ExportError(f"`{config.model_type}` cannot be exported: {why}", _OTHERWISE)
     from maskpack.exporters.graph.miniature import find_problem  # noqa: PLC0415 - imports the tracer
 
     problem = find_problem(tree)
     if problem is not None:
         odd = ", ".join(f"`{name}` {value}" for name, value in switches.items())
+        settings = f"; its unusual settings: {odd}" if switches else ""
         raise ExportError(
-            f"`{model}` cannot be exported: {problem}; its unusual settings: {odd}",
-            "give another model; for torch alone it can be learned with `fit_task`",
+            f"`{model}` cannot be exported: {problem}{settings}",
+            _OTHERWISE,
         )
 
 
@@ -68,4 +77,5 @@ def unusual(config: Mapping[str, Any]) -> dict[str, Any]:
         and not name.endswith("_token_id")
         and not isinstance(value, float)
         and value != usual.get(name)
+        and not (name == _KINDS and set(value or ()) <= set(usual.get(name) or ()))
     }

@@ -23,7 +23,7 @@ from maskpack.models.failures import failure
 from maskpack.models.families import attention_of, check_rotary, family_of, settings_of
 from maskpack.models.linears import linearize
 from maskpack.models.pooling import POOLER, class_for, other_than_habit, set_pooling, set_vectors
-from maskpack.models.spans import class_in
+from maskpack.models.sketch import class_for_task
 
 
 def classifier_config(
@@ -57,15 +57,14 @@ def classifier_config(
     config.update(settings_of(config))
     check_rotary(config)
     config.num_labels = max(1, len(labels))
-    names = list(labels) or ["LABEL_0"]
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
+    config.id2label = dict(enumerate(labels or ["LABEL_0"]))
+    config.label2id = {name: index for index, name in config.id2label.items()}
     config.problem_type = problem_type
     if vectors:
         set_vectors(config, pooling or Pooling.MEAN)
     else:
         set_pooling(config, other_than_habit(pooling, config))
-    config.architectures = [class_in(auto_class, config).__name__]
+    config.architectures = [class_for_task(config, auto_class).__name__]
     return config
 
 

@@ -16,9 +16,10 @@ import yaml
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from maskpack.formats import ModelError
+from maskpack.formats.errors import Hint
 from maskpack.models.adapters import adapt_config, find_adapter
 from maskpack.models.failures import guard
-from maskpack.models.families import FAMILIES, check_rotary, family_of, settings_of
+from maskpack.models.families import check_rotary, family_of, settings_of
 from maskpack.models.hub_files import file_of, is_offline, reading_options, why_offline
 from maskpack.models.labels import check_id2label
 from maskpack.models.locate import ORIGINAL, WHERE, check_pointers
@@ -59,8 +60,7 @@ def _own_config(location: str, revision: str | None) -> Any:
         ),
         location,
     )
-    if config.model_type in FAMILIES:
-        config.update(settings_of(config))
+    config.update(settings_of(config))
     if hasattr(config, _CODE):
         delattr(
             config, _CODE
@@ -76,6 +76,7 @@ _NUMBERS = (
     "type_vocab_size",
     "max_position_embeddings",
     "n_positions",
+    "max_seq_len",
     "pad_token_id",
 )
 """Settings that are read here; some architectures never look at them, and so refuse nothing."""
@@ -103,12 +104,12 @@ def _check_tree(tree: Mapping[str, Any], location: str, revision: str | None) ->
     """Refuse what can be refused by the file alone."""
     _check_forms(tree, location)
     kind = tree.get("model_type")
-    if _CODE in tree and kind not in CONFIG_MAPPING:
-        if kind:
-            family_of(str(kind))
+    if kind and kind not in CONFIG_MAPPING:
+        family_of(str(kind))
+    if _CODE in tree and not kind:
         raise ModelError(
             f"`{location}` brings code of its own, which is not run, and names no architecture",
-            f"supported: {', '.join(FAMILIES)}",
+            Hint("`list_families` says which are supported"),
         )
     if quantized := tree.get("quantization_config"):
         method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
@@ -151,7 +152,7 @@ _MEANT: dict[str, Any] = {"position_embedding_type": "absolute", "pruned_heads":
 def _check_read(tree: Mapping[str, Any], location: str) -> None:
     """Refuse settings that the installed transformers ignores, because it no longer knows them."""
     kind = tree.get("model_type")
-    for name, value in _MEANT.items() if kind in FAMILIES else ():
+    for name, value in _MEANT.items() if kind in CONFIG_MAPPING else ():
         if tree.get(name, value) != value and not hasattr(CONFIG_MAPPING[kind](), name):
             raise ModelError(
                 f"`{name}` of `{location}` is {tree[name]!r}, "

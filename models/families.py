@@ -1,6 +1,6 @@
-"""Architectures this release supports, as data.
+"""Architectures of which the class in transformers does not say enough, as data; `rule.py` finds the same for all others.
 
-The rule is the same for all of them: every linear inside the base model (the layers and, where there
+One thing is the same for all of them: every linear inside the base model (the layers and, where there
 is one, the pooler) is masked, every embedding is quantised, all other parameters of the base model stay
 float16, and everything outside the base model is the head. Architectures differ in their inputs, and
 `Family` describes them. Weights that are no `nn.Linear` become one on loading, see `linears.py`.
@@ -21,6 +21,11 @@ from maskpack.formats.pooling import Pooling
 UNLIMITED = 2**31 - 1
 """Longest input of a model without a table of positions."""
 
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+PADDED = -1
+"""Instead of a first position: one past the padding token's id."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -36,9 +41,11 @@ class Family:
         time_first: whether inputs of its layers are `(s, b, i)`, not `(b, s, i)`.
         float_mask: whether torch can trace it with a float `attention_mask` only.
         relative: whether it has no table of positions, so that any length can be read.
+        offset: positions of its table that stand before the first one of a text, or `PADDED`.
         fused: settings that transformers' fused attention takes for granted; a model with others needs `eager`.
         settings: of its configuration, for a model that only classifies.
         pooling: what the head reads in transformers' class for classification.
+        pooler_switch: setting without which its pooler gives the first token's state as it is.
         projections: last names of the linears beside which LoRA puts its factors.
     """
 
@@ -49,10 +56,17 @@ class Family:
     time_first: bool = False
     float_mask: bool = False
     relative: bool = False
+    offset: int = 0
     fused: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     pooling: Pooling = Pooling.CLS
+    pooler_switch: str = ""
     projections: tuple[str, ...] = ("query", "value")
+
+    def pooling_of(self, config: Any) -> Pooling:
+        """What the head of a model reads, from its configuration of transformers."""
+        off = self.pooler_switch and not getattr(config, self.pooler_switch, True)
+        return Pooling.CLS if off else self.pooling
 
     def token_kinds(self, config: Mapping[str, Any]) -> int:
         """Number of token types of a model, 0 if it reads none; from its configuration as a mapping.
@@ -69,18 +83,18 @@ class Family:
         """
         if self.relative:
             return UNLIMITED
-        positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512)
-        if self.base != "roberta":
-            return positions
-        # RoBERTa numbers positions from one past the padding token's id.
-        return positions - int(config.get("pad_token_id") or 0) - 1
+        named = (config.get(name) for name in _POSITIONS)
+        positions = int(next(filter(None, named), 512))
+        if self.offset == PADDED:
+            return positions - int(config.get("pad_token_id") or 0) - 1
+        return positions - self.offset
 
 
 FAMILIES: dict[str, Family] = {
     # layers of ALBERT are shared: one mask for all repeats
     "albert": Family("albert", token_types=2, pooling=Pooling.POOLER),
     "bert": Family("bert", token_types=2, pooling=Pooling.POOLER),
-    "camembert": Family("roberta"),
+    "camembert": Family("roberta", offset=PADDED),
     "deberta-v2": Family("deberta", token_types=2, projections=("query_proj", "value_proj")),
     "distilbert": Family("distilbert", projections=("q_lin", "v_lin")),
     "electra": Family("electra", token_types=2),
@@ -99,9 +113,17 @@ FAMILIES: dict[str, Family] = {
         pooling=Pooling.LAST,
         projections=("q_proj", "v_proj"),
     ),
+    "mobilebert": Family(
+        "mobilebert",
+        token_types=2,
+        pooling=Pooling.POOLER,
+        pooler_switch="classifier_activation",
+    ),
     "modernbert": Family("model", settings={"reference_compile": False}, projections=("Wqkv",)),
-    "roberta": Family("roberta"),
-    "xlm-roberta": Family("roberta"),
+    # numbers positions from 2, whatever the padding token's id is
+    "mpnet": Family("mpnet", offset=2, projections=("q", "v")),
+    "roberta": Family("roberta", offset=PADDED),
+    "xlm-roberta": Family("roberta", offset=PADDED),
     "xlnet": Family(
         "transformer",
         token_types=4,  # only compared with each other; its tokenizer gives 0 to 3
@@ -117,18 +139,16 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a configuration's `model_type`.
+    """The family of a configuration's `model_type`: its entry, or what the rule of `rule.py` says.
 
     Raises:
         ModelError: not an architecture this release supports.
     """
-    try:
-        return FAMILIES[model_type]
-    except KeyError:
-        raise ModelError(
-            f"`{model_type}` is not an architecture this release supports",
-            f"supported: {', '.join(FAMILIES)}",
-        ) from None
+    if (own := FAMILIES.get(model_type)) is not None:
+        return own
+    from maskpack.models.rule import family_by_rule  # noqa: PLC0415 - imports torch
+
+    return family_by_rule(model_type)
 
 
 _ALWAYS = {
@@ -167,6 +187,17 @@ def token_kinds(config: Mapping[str, Any]) -> int:
     0
     """
     return family_of(config["model_type"]).token_kinds(config)
+
+
+def projections_of(model_type: str) -> list[str]:
+    """Last names of the linears beside which LoRA puts its factors.
+
+    Raises:
+        ConfigError: those of the family have no usual names.
+    """
+    if not (names := family_of(model_type).projections):
+        raise ConfigError(f"`lora` knows no projections of `{model_type}`", "use the method `head`")
+    return list(names)
 
 
 def longest_input(config: Mapping[str, Any]) -> int:

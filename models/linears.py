@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -82,8 +83,36 @@ class LinearXLNetAttention(XLNetRelativeAttention):  # type: ignore[misc]  # tra
         return projected.view(*projected.shape[:2], self.n_head, self.d_head)
 
 
+class _InFloat32:
+    """Before an attention: it computes in float32 where the rest of a model computes in half precision."""
+
+    def forward(self, hidden_states: Tensor, *inputs: Any, **named: Any) -> Any:
+        """As of the attention."""
+        attention: Any = super()
+        device = hidden_states.device.type
+        if not torch.is_autocast_enabled(device):
+            return attention.forward(hidden_states, *inputs, **named)
+        with torch.autocast(device, enabled=False):
+            return attention.forward(hidden_states.float(), *inputs, **named)
+
+
+def _overflows(module: nn.Module) -> bool:
+    """Whether it is the attention of the first DeBERTa, as transformers has it; the second one's has no `in_proj`."""
+    if isinstance(module, _InFloat32):
+        return False
+    return type(module).__name__ == "DisentangledSelfAttention" and hasattr(module, "in_proj")
+
+
+@cache
+def _in_float32(kind: type) -> type:
+    return type(kind.__name__, (_InFloat32, kind), {"__module__": __name__})
+
+
 def linearize(model: Any) -> Any:
-    """Put linears in place of other forms, in place; return the model."""
+    """Put linears in place of other forms, in place; return the model.
+
+    The attention of the first DeBERTa, which masks with a number that half precision has not, computes in float32 besides.
+    """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Conv1D):
@@ -91,6 +120,8 @@ def linearize(model: Any) -> Any:
                 setattr(module, name, linear)
             elif type(child) is XLNetRelativeAttention:
                 setattr(module, name, LinearXLNetAttention(child))
+            elif _overflows(child):
+                child.__class__ = _in_float32(child.__class__)
     return model
 
 

@@ -33,7 +33,7 @@ from maskpack.models.mapped import weights_digest
 from maskpack.models.padding import settle_padding
 from maskpack.models.pipeline import SETFIT_HEAD, note_pipeline
 from maskpack.models.pooling import class_for, drop_pooler, set_pooling, with_pooling
-from maskpack.models.spans import class_in
+from maskpack.models.sketch import class_for_task
 from maskpack.models.stored import stored_type
 from maskpack.models.tokenizer_files import check_sentencepiece, no_room, tokenizer_files
 from maskpack.models.vocabulary import resize_to, settle_vocabulary
@@ -288,7 +288,7 @@ def _load(
     adapter = find_adapter(location, revision=revision)
     if adapter is not None:
         location, revision = adapter.base, adapter.base_revision
-    loader: Any = class_for(config, class_in(auto_class, config))
+    loader: Any = class_for(config, class_for_task(config, auto_class))
     options = {
         "config": config,
         **reading_options(location, revision),
@@ -353,9 +353,11 @@ def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
         if name.startswith(f"{base}.") and not name.startswith(f"{base}.pooler.")
     )
     if made_up:
+        others = sorted(info.get("unexpected_keys") or ())
+        instead = f"; they hold `{others[0]}` and others that it has not" if others else ""
         raise ModelError(
             f"the weights in `{location}` lack {len(made_up)} parameters of the encoder "
-            f"that its `config.json` describes, such as `{made_up[0]}`",
+            f"that its `config.json` describes, such as `{made_up[0]}`{instead}",
             "give a model whose weights and configuration belong together",
         )
 

@@ -42,7 +42,11 @@ VECTORS = "maskpack_vectors"
 POOLER = "pooler"
 """Attribute of an encoder that holds its pooler."""
 
-_OWN_WAYS = "classifier_pooling"  # of ModernBERT's own class, which has two
+_OWN_WAYS = (
+    "classifier_pooling"  # of ModernBERT's own class, which has two; EuroBERT's has other words
+)
+_OWN_WORDS = {"bos": Pooling.CLS, "late": Pooling.MEAN}  # late: the mean of logits, not of states
+_FIRST = {"eurobert": "bos"}
 _MODULES, _POOLING = "modules.json", "Pooling"
 _MODES = {
     "pooling_mode_cls_token": Pooling.CLS,
@@ -76,11 +80,9 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling, *, pad_left: bool) -> T
 def habit_of(config: Any) -> Pooling:
     """The pooling of the class that transformers has for a configuration's family."""
     own = getattr(config, _OWN_WAYS, None)
-    return (
-        Pooling(own)
-        if isinstance(own, str) and own in set(Pooling)
-        else family_of(config.model_type).pooling
-    )
+    if isinstance(own, str) and own in {*Pooling, *_OWN_WORDS}:
+        return _OWN_WORDS[own] if own in _OWN_WORDS else Pooling(own)
+    return family_of(config.model_type).pooling_of(config)
 
 
 def other_than_habit(wanted: Pooling | None, config: Any) -> Pooling | None:
@@ -131,7 +133,7 @@ def usual_of_vectors(model: str, config: Any, *, revision: str | None = None) ->
 
 def has_no_pooler(model: str, config: Any, *, revision: str | None = None) -> bool:
     """Whether a checkpoint lacks the pooler that its family has; False where only reading all of it would tell."""
-    if family_of(config.model_type).pooling is not Pooling.POOLER:
+    if family_of(config.model_type).pooling_of(config) is not Pooling.POOLER:
         return False
     names = stored_names(resolve(model), revision=revision)
     return bool(names) and not any(f"{POOLER}." in name for name in names)
@@ -141,7 +143,8 @@ def set_pooling(config: Any, pooling: Pooling | None) -> None:
     """Let a configuration describe a classifier with a pooling of `other_than_habit`, in place."""
     vars(config).pop(KEY, None)
     if hasattr(config, _OWN_WAYS) and pooling in {Pooling.CLS, Pooling.MEAN}:
-        setattr(config, _OWN_WAYS, str(pooling))
+        first = _FIRST.get(config.model_type, str(Pooling.CLS))
+        setattr(config, _OWN_WAYS, first if pooling is Pooling.CLS else str(pooling))
     elif pooling is not None:
         setattr(config, KEY, str(pooling))
 

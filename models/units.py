@@ -90,6 +90,25 @@ _BERT = Structure(
     neurons=(Rows("intermediate.dense"),),
     neurons_out="output.dense",
 )
+_LLAMA = Structure(
+    "layers.{}",
+    heads=(
+        Rows("self_attn.q_proj"),
+        Rows("self_attn.k_proj", shared=True),
+        Rows("self_attn.v_proj", shared=True),
+    ),
+    heads_out="self_attn.o_proj",
+    neurons=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
+    neurons_out="mlp.down_proj",
+)
+_AS_BERT = (
+    *("data2vec-text", "ernie", "megatron-bert", "nezha", "rembert", "roberta-prelayernorm"),
+    *("roc_bert", "roformer", "xlm-roberta-xl"),
+)
+_AS_LLAMA = (
+    *("gemma", "helium", "hunyuan_v1_dense", "ministral", "mistral"),
+    *("qwen2", "qwen3", "seed_oss", "smollm3"),
+)  # not Gemma 2 and 3: their norm behind a sub-layer would have to go with one that lost all units
 
 STRUCTURES: dict[str, Structure] = {
     "albert": Structure(  # a layer that is used several times is there once
@@ -129,17 +148,7 @@ STRUCTURES: dict[str, Structure] = {
         neurons_out="mlp.c_proj",
         inner="n_inner",
     ),
-    "llama": Structure(
-        "layers.{}",
-        heads=(
-            Rows("self_attn.q_proj"),
-            Rows("self_attn.k_proj", shared=True),
-            Rows("self_attn.v_proj", shared=True),
-        ),
-        heads_out="self_attn.o_proj",
-        neurons=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
-        neurons_out="mlp.down_proj",
-    ),
+    "llama": _LLAMA,
     "modernbert": Structure(
         "layers.{}",
         heads=(Rows("attn.Wqkv", parts=3),),
@@ -157,6 +166,8 @@ STRUCTURES: dict[str, Structure] = {
         neurons_out="ff.layer_2",
         inner="d_inner",
     ),
+    **dict.fromkeys(_AS_BERT, _BERT),
+    **dict.fromkeys(_AS_LLAMA, _LLAMA),
 }
 """Architecture -> where its units lie. One that is missing has no units."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from maskpack.formats.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from maskpack.runtime.materialize import materialize
+    from maskpack.runtime.folding import materialize
     from maskpack.runtime.outputs import Answer, Embedding, Entities, Entity, Prediction
     from maskpack.runtime.session import Session
 
@@ -24,7 +24,7 @@ _HOME = {
     "Entity": "outputs",
     "Prediction": "outputs",
     "Session": "session",
-    "materialize": "materialize",
+    "materialize": "folding",
 }
 
 __all__ = ["Answer", "Embedding", "Entities", "Entity", "Prediction", "Session", "materialize"]

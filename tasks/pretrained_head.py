@@ -21,7 +21,6 @@ from maskpack.formats.target import TargetScale
 from maskpack.models.build import fresh_classifier, head_parameters, scale_outputs, unfold_scale
 from maskpack.models.config import load_config
 from maskpack.models.failures import NotFiniteError
-from maskpack.models.families import FAMILIES
 from maskpack.models.labels import label_names, label_problem, unnamed
 from maskpack.models.load import load_finetuned
 from maskpack.models.locate import resolve
@@ -134,7 +133,7 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
     config = load_config(resolve(model), revision=revision)
     ending = _QUESTIONS if data.task.type.auto_class.endswith(_QUESTIONS) else _CLASSIFIER
     named = any(str(name).endswith(ending) for name in config.architectures or ())
-    if not named or config.model_type not in FAMILIES:
+    if not named:
         return Finding()
     if problem := _mismatch(config, data):
         return Finding(None, f"`{model}` is a classifier, but {problem}{FRESH}")

@@ -21,6 +21,7 @@ import pytest
 import torch
 import transformers  # what costs seconds to import is taken from here, when it is needed
 from kept_graphs import KeptGraphs, read_operators_once
+from more_families import is_bare, random_model
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -194,11 +195,14 @@ def _traced_once(tmp_path_factory):
 def make_model(kind: str, folder: Path) -> Path:
     """Save a two-layer random encoder of an architecture, with a tokenizer, into `folder`."""
     torch.manual_seed(0)
-    (MODELS | MORE_MODELS)[kind]().save_pretrained(folder)
+    make = (MODELS | MORE_MODELS).get(kind, lambda: random_model(kind))
+    make().save_pretrained(folder)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(VOCABULARY) + "\n")
     tokenizer = BertTokenizerFast(str(vocabulary))
-    if kind in {"gpt2", "llama"}:  # as theirs: texts end with nothing, and nothing is for padding
+    if kind in {"gpt2", "llama"} or is_bare(
+        kind
+    ):  # as theirs: texts end with nothing, and nothing is for padding
         bare = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         bare.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
         tokenizer = transformers.PreTrainedTokenizerFast(

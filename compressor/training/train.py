@@ -63,13 +63,15 @@ class FlooredAdam(torch.optim.Adam):
     def _raise_floor(self, group: dict[str, Any]) -> None:
         """Set the group's `eps` from the mean of its second moments, bias corrected."""
         states = [self.state[parameter] for parameter in group["params"]]
-        taken = int(states[0]["step"])
+        taken = max((int(state["step"]) for state in states if state), default=0)
         if taken == 0 or (taken > _EVERY and taken % _EVERY):
             return  # 0: a step that overflowed in float16 was left out
-        moments = [state["exp_avg_sq"] for state in states]
-        if group["alive"] is not None:
-            some = group["alive"]()
-            moments = [m if own is None else m[own] for m, own in zip(moments, some, strict=True)]
+        some = [None] * len(states) if group["alive"] is None else group["alive"]()
+        moments = [
+            state["exp_avg_sq"] if own is None else state["exp_avg_sq"][own]
+            for state, own in zip(states, some, strict=True)
+            if state  # an expert that no text has chosen yet has none
+        ]
         squares = sum(float(each.sum()) for each in moments)
         count = max(1, sum(each.numel() for each in moments))
         correction = 1.0 - group["betas"][1] ** taken

@@ -156,10 +156,10 @@ class Retrieval(Vectors):
             logits[:, 1:].transpose(0, 1).flatten(0, 1)
         )  # all that are to be found, then all that are not
         near = nearness(logits[:, 0], others)
-        twin = (labels[:, None] == labels[None, :]) & ~torch.eye(
+        same = (labels[:, None] == labels[None, :]) & ~torch.eye(
             rows, dtype=torch.bool, device=labels.device
         )
-        hidden = torch.cat([twin, twin.new_zeros(rows, len(others) - rows)], dim=1)
+        hidden = torch.cat([same, same.new_zeros(rows, len(others) - rows)], dim=1)
         near = near.masked_fill(hidden, -torch.inf)
         return functional.cross_entropy(near, torch.arange(rows, device=logits.device))
 

@@ -73,10 +73,13 @@ def test_a_folder_without_a_model_whose_name_holds_the_name_of_one(refused, plac
 
 
 def test_a_model_that_is_no_encoder_we_know(refused, place):
-    edit_json(place / "model" / "config.json", model_type="mpnet")
+    edit_json(place / "model" / "config.json", model_type="t5")
     words = refused(*fit())
-    assert "`mpnet` is not an architecture this release supports" in words
-    assert "supported: albert, bert" in words
+    assert (
+        "`t5` is not an architecture this release supports: it is an encoder with a decoder"
+        in words
+    )
+    assert "hint: `compress families` says which are supported" in words
 
 
 def test_a_model_without_its_tokenizer(refused, place):

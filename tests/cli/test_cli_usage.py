@@ -24,6 +24,7 @@ COMMANDS = [
     "doctor",
     "env",
     "tasks",
+    "families",
     "pack",
     "unpack",
     "remove",

@@ -53,6 +53,18 @@ def test_with_a_floor_small_gradients_move_in_proportion_to_their_size(floor):
     assert moved.tolist() == pytest.approx((sizes / (sizes + floor * level)).tolist(), rel=1e-3)
 
 
+def test_a_parameter_that_never_had_a_gradient_does_not_count():
+    """As an expert that no text has chosen yet, and a part of an encoder that its classifier does not use."""
+    told, alone = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+    unused = nn.Parameter(torch.zeros(8))
+    gradients = drawn(5, (4,), scale=1e-3)
+    together = FlooredAdam([{"params": [unused, told], "lr": 0.01, "floor": 1.0}])
+    drive(together, [told], gradients)
+    drive(FlooredAdam([{"params": [alone], "lr": 0.01, "floor": 1.0}]), [alone], gradients)
+    assert torch.equal(told, alone)
+    assert not unused.any()
+
+
 def test_the_floor_follows_the_root_mean_square_of_the_whole_group():
     first, second = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(10))
     optimizer = FlooredAdam([{"params": [first, second], "lr": 0.01, "floor": 2.0}])

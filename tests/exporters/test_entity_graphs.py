@@ -199,7 +199,10 @@ def test_int8_and_a_prefix(tmp_path, tiny_model, tagged, quick, task):
     "kind",
     [
         "xlnet",
-        *(pytest.param(k, marks=pytest.mark.slow) for k in ("llama", "modernbert", "roberta")),
+        *(
+            pytest.param(k, marks=pytest.mark.slow)
+            for k in ("llama", "modernbert", "roberta", "mpnet", "qwen3", "gemma2")
+        ),
     ],
 )
 def test_other_families(kind, family_models, tagged, tmp_path, quick, task):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from maskpack.models.pooling import (
     other_than_habit,
     pool,
     pooling_in,
+    set_pooling,
 )
 
 STATES = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
@@ -221,6 +223,17 @@ def test_modernbert_pools_in_its_own_two_ways(family_models):
     assert model.config.classifier_pooling == "mean"
     assert pooling_in(model.config) is None
     assert type(model).__name__ == "ModernBertForSequenceClassification"
+
+
+def test_eurobert_has_words_of_its_own_for_ways_of_pooling():
+    """`late` is its usual one: the mean of the logits of all tokens."""
+    config = SimpleNamespace(model_type="eurobert", classifier_pooling="late")
+    assert habit_of(config) is Pooling.MEAN
+    set_pooling(config, Pooling.CLS)
+    assert config.classifier_pooling == "bos"
+    assert habit_of(config) is Pooling.CLS
+    set_pooling(config, Pooling.MEAN)
+    assert config.classifier_pooling == "mean"
 
 
 def test_an_unknown_pooling_is_refused_by_name(tiny_model, tmp_path):
