@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from maskpack.formats import ModelError
 from maskpack.models.families import family_of
 
 _ENDING = "ForQuestionAnswering"
+_HEADS = ("qa_outputs", "classifier")  # the second in ModernBERT
 OUTPUTS = "graph_outputs"
 """Attribute of a class whose graphs have other outputs than `logits`."""
 
@@ -48,16 +48,25 @@ class _Spans:
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
     ) -> SpanOutput:
         """Logits of `input_ids (b, s)`, and hidden states if they are asked for."""
-        found = super().forward(  # type: ignore[misc]
-            input_ids=input_ids, attention_mask=attention_mask, **{**inputs, "return_dict": True}
-        )
-        both = found.start_logits, found.end_logits
-        return SpanOutput(
-            start_logits=both[0],
-            end_logits=both[1],
-            logits=torch.stack(both, dim=-1),
-            hidden_states=found.hidden_states,
-        )
+        module: Any = self
+        head, kept = module.get_submodule(_head_of(module)), list[Tensor]()
+        hook = head.register_forward_hook(lambda _, __, logits: kept.append(logits))
+        try:
+            found = super().forward(  # type: ignore[misc]
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                **{**inputs, "return_dict": True},
+            )
+        finally:
+            hook.remove()
+        (logits,) = kept  # before transformers splits them, which graphs would do with sequences
+        start, end = logits[..., 0], logits[..., 1]
+        return SpanOutput(start, end, logits, found.hidden_states)
+
+
+def _head_of(module: Any) -> str:
+    """Name of the linear whose outputs are the logits."""
+    return next(name for name in _HEADS if hasattr(module, name))
 
 
 def spans_class(native: type) -> type:

@@ -68,9 +68,8 @@ class Split:
         def prefixed(row: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(map("".join, zip(prefixes, row, strict=False)))
 
-        first, second = (len(prefix) for prefix in prefixes)
-        texts = changed(self.texts, prefixed)
-        return replace(self, texts=texts, prefix=first, second_prefix=second)
+        texts, sizes = changed(self.texts, prefixed), [*map(len, prefixes), 0]
+        return replace(self, texts=texts, prefix=sizes[0], second_prefix=sizes[1])
 
     def pages(self) -> Iterator[Split]:
         """The rows some at a time, in memory."""

@@ -249,7 +249,7 @@ def window_fields(task: Task, max_length: int) -> dict[str, Any]:
 
 
 def reading_fields(task: Task, max_length: int) -> tuple[dict[str, Any], ...]:
-    """`requires` and `config` of all that says how the texts of a task are read."""
+    """`requires` and `config` of all that says how the texts of a task are read, each feature alone."""
     return prefix_fields(task), window_fields(task, max_length)
 
 

@@ -13,6 +13,7 @@ from maskpack.formats import ArtifactError, ConfigError, DataError
 from maskpack.runtime.windows import LONGEST, Best, Window, best_in, best_of, cut_windows
 from maskpack.tasks import find_task
 from maskpack.tasks.batches import Encoded
+from maskpack.tasks.data.cache import Cache
 from maskpack.tasks.data.cells import NO_LABEL
 from maskpack.tasks.data.columns import Said, task_of_said
 from maskpack.tasks.data.held_out import whole_groups
@@ -339,3 +340,15 @@ def test_held_out_windows_are_of_other_contexts(tokenizer):
     alone = labels_of(KIND.blank(np.zeros(1), 60), ["w1"] * 60, windows, WindowRule())
     learned, held = Encoded(ids, None, alone, 0, per_token=True).hold_out(if_asked=True)
     assert (len(learned), len(held)) == (len(ids) - len(ids) // 10, len(ids) // 10)
+
+
+def test_rows_in_a_cache_are_the_same(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, many())))
+    task = task_of_said(Said("rows", named=False, data=path))
+    plain = load_data(task, data=path)
+    kept = load_data(task, data=path, cache=Cache.of_option(str(tmp_path / "cache")))
+    assert list(kept.train.texts) == list(plain.train.texts)
+    assert kept.train.labels.tolist() == plain.train.labels.tolist()
+    assert kept.dev.sha256() == plain.dev.sha256()
