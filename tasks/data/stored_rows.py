@@ -114,7 +114,7 @@ class StoredRows(Sequence[T], Generic[T]):
 
     def only(self, *columns: int) -> StoredRows[Row]:
         """Some cells of each row, as the form of whole rows gives them."""
-        if self.form is not _as_they_are:
+        if cast("Any", self.form) is not _as_they_are:
             return self.map(lambda row: tuple(cast("Row", row)[column] for column in columns))
         chosen = tuple(self.columns[column] for column in columns)
         return StoredRows(self.table, self.places, chosen, _as_they_are)
