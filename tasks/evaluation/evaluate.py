@@ -290,7 +290,9 @@ def task_of(entry: TaskEntry) -> Task:
     Raises:
         DataError: the entry does not say; these keys are free, and other writers may leave them out.
     """
-    found, said = replace(_task_of(entry), windows=windows_of(entry)), entry.data.get(UNLABELLED)
+    found, said = _task_of(entry), entry.data.get(UNLABELLED)
+    if found.type.decoder.windows:
+        found = replace(found, windows=windows_of(entry))
     return replace(found, unlabelled=said) if said in set(Unlabelled) else found
 
 
