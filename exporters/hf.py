@@ -17,6 +17,7 @@ from maskpack.models.build import check_plain
 from maskpack.models.linears import plain_state
 from maskpack.models.load import load_finetuned
 from maskpack.models.pooling import habit_of, pooling_in
+from maskpack.models.spans import native_names
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.evaluation.evaluate import prefixes_of
 from maskpack.tasks.types import type_of
@@ -62,7 +63,8 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     values = list(model.parameters())
     check_space(out, 4 * sum(value.numel() for value in values))
     with new_folder(out) as build:
-        model.save_pretrained(str(build), state_dict=plain_state(model))
+        state = native_names(model, plain_state(model))
+        model.save_pretrained(str(build), state_dict=state)
         ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
         check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))
     if prefixes := prefixes_of(artifact.entry(task)):

@@ -33,7 +33,7 @@ from maskpack.models.mapped import weights_digest
 from maskpack.models.padding import settle_padding
 from maskpack.models.pipeline import SETFIT_HEAD, note_pipeline
 from maskpack.models.pooling import class_for, drop_pooler, set_pooling, with_pooling
-from maskpack.models.spans import class_in
+from maskpack.models.spans import as_read, class_in, reading_class
 from maskpack.models.stored import stored_type
 from maskpack.models.tokenizer_files import check_sentencepiece, no_room, tokenizer_files
 from maskpack.models.vocabulary import resize_to, settle_vocabulary
@@ -284,7 +284,8 @@ def _load(
     adapter = find_adapter(location, revision=revision)
     if adapter is not None:
         location, revision = adapter.base, adapter.base_revision
-    loader: Any = class_for(config, class_in(auto_class, config))
+    wanted = class_for(config, class_in(auto_class, config))
+    loader: Any = reading_class(config, wanted)
     options = {
         "config": config,
         **reading_options(location, revision),
@@ -302,7 +303,7 @@ def _load(
         if adapter is None:
             prefix = wrapper_of(info)
             if prefix is None:
-                return model, info
+                return as_read(model, wanted), info
             return guard(lambda: load_unwrapped(type(model), location, prefix, options), location)
         own = merge(adapter, model, family_of(config.model_type).base)
     return model, {"missing_keys": _absent(info) - own, "mismatched_keys": ()}

@@ -148,7 +148,7 @@ def pooling_in(config: Any) -> Pooling | None:
 
 def class_for(config: Any, native: type) -> type:
     """The class for a configuration: transformers' own, or one of ours over it."""
-    return spans_class(native) if pooling_in(config) is None else _pooled(native)
+    return spans_class(config, native) if pooling_in(config) is None else _pooled(native)
 
 
 def with_pooling(classifier: Any, pooling: Pooling | None) -> Any:
