@@ -55,6 +55,7 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
             "regression": learned.type.name == Kind.REGRESSION or None,
             "multi_label": learned.type.several or None,
             "label_separator": learned.separator,
+            "stride": learned.windows.stride,
         }
     return run
 

@@ -20,6 +20,7 @@ from maskpack.models.families import family_of
 from maskpack.models.linears import plain_state
 from maskpack.models.load import load_finetuned
 from maskpack.models.pooling import habit_of, plain_model, pooling_in
+from maskpack.models.spans import native_names
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.evaluation.evaluate import prefixes_of
 from maskpack.tasks.types import type_of
@@ -69,7 +70,8 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
         if kind.decoder.vectors:
             _write_encoder(model, entry, build)
         else:
-            model.save_pretrained(str(build), state_dict=plain_state(model))
+            state = native_names(model, plain_state(model))
+            model.save_pretrained(str(build), state_dict=state)
         ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
         if not kind.decoder.vectors:
             check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))

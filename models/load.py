@@ -34,6 +34,7 @@ from maskpack.models.padding import settle_padding
 from maskpack.models.pipeline import SETFIT_HEAD, note_pipeline
 from maskpack.models.pooling import class_for, drop_pooler, set_pooling, with_pooling
 from maskpack.models.sketch import class_for_task
+from maskpack.models.spans import as_read, reading_class
 from maskpack.models.stored import stored_type
 from maskpack.models.tokenizer_files import check_sentencepiece, no_room, tokenizer_files
 from maskpack.models.vocabulary import resize_to, settle_vocabulary
@@ -288,7 +289,8 @@ def _load(
     adapter = find_adapter(location, revision=revision)
     if adapter is not None:
         location, revision = adapter.base, adapter.base_revision
-    loader: Any = class_for(config, class_for_task(config, auto_class))
+    wanted = class_for(config, class_for_task(config, auto_class))
+    loader: Any = reading_class(config, wanted)
     options = {
         "config": config,
         **reading_options(location, revision),
@@ -306,7 +308,7 @@ def _load(
         if adapter is None:
             prefix = wrapper_of(info)
             if prefix is None:
-                return model, info
+                return as_read(model, wanted), info
             return guard(lambda: load_unwrapped(type(model), location, prefix, options), location)
         own = merge(adapter, model, family_of(config.model_type).base)
     return model, {"missing_keys": _absent(info) - own, "mismatched_keys": ()}
@@ -335,7 +337,7 @@ def _with_fresh_head(classifier: Any, outputs: int, auto_class: str) -> Any:
     """A classifier with the same encoder and a new head of other outputs."""
     config = copy.deepcopy(classifier.config)
     config.num_labels = outputs
-    fresh: Any = class_for(config, class_in(auto_class, config))
+    fresh: Any = class_for(config, class_for_task(config, auto_class))
     fresh = fresh._from_config(config)  # noqa: SLF001
     base = family_of(config.model_type).base
     setattr(fresh, base, getattr(classifier, base))

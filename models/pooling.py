@@ -170,7 +170,9 @@ def class_for(config: Any, native: type) -> type:
     """The class for a configuration: transformers' own, or one of ours over it."""
     if gives_vectors(config):
         return _with(_Vectors, native)
-    return spans_class(native) if pooling_in(config) is None else _with(_PooledHead, native)
+    if pooling_in(config) is not None:
+        return _with(_PooledHead, native)
+    return spans_class(config, native)
 
 
 def gives_vectors(config: Any) -> bool:

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
-import transformers
 from torch import Tensor
 
-from maskpack.formats import ModelError
 from maskpack.models.families import family_of
 
 _ENDING = "ForQuestionAnswering"
+_HEADS = ("qa_outputs", "classifier")  # the second in ModernBERT
 OUTPUTS = "graph_outputs"
 """Attribute of a class whose graphs have other outputs than `logits`."""
 
@@ -48,45 +46,69 @@ class _Spans:
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
     ) -> SpanOutput:
         """Logits of `input_ids (b, s)`, and hidden states if they are asked for."""
-        found = super().forward(  # type: ignore[misc]
-            input_ids=input_ids, attention_mask=attention_mask, **{**inputs, "return_dict": True}
-        )
-        both = found.start_logits, found.end_logits
-        return SpanOutput(
-            start_logits=both[0],
-            end_logits=both[1],
-            logits=torch.stack(both, dim=-1),
-            hidden_states=found.hidden_states,
-        )
+        module: Any = self
+        head, kept = module.get_submodule(_head_of(module)), list[Tensor]()
+        hook = head.register_forward_hook(lambda _, __, logits: kept.append(logits))
+        try:
+            found = super().forward(  # type: ignore[misc]
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                **{**inputs, "return_dict": True},
+            )
+        finally:
+            hook.remove()
+        (logits,) = kept  # before transformers splits them, which graphs would do with sequences
+        start, end = logits[..., 0], logits[..., 1]
+        return SpanOutput(start, end, logits, found.hidden_states)
 
 
-def spans_class(native: type) -> type:
+def _head_of(module: Any) -> str:
+    """Name of the linear whose outputs are the logits."""
+    return next(name for name in _HEADS if hasattr(module, name))
+
+
+def spans_class(config: Any, native: type) -> type:
     """The class for a class of transformers: that itself, or the spans class over one for question answering."""
-    return _spans(native) if _ENDING in native.__name__ else native
+    return (
+        _spans(native, family_of(config.model_type).base) if _ENDING in native.__name__ else native
+    )
 
 
 @cache
-def _spans(native: type) -> type:
-    return type(native.__name__, (_Spans, native), {"__module__": __name__})
+def _spans(native: type, base: str) -> type:
+    """The class; its encoder is called as in the family's other classes, which Llama's for question answering does not."""
+    own = {"__module__": __name__, "base_model_prefix": base}
+    return type(native.__name__, (_Spans, native), own)
 
 
-def class_in(auto_class: str, config: Any) -> type:
-    """The class of transformers that an auto class gives for a configuration.
-
-    Raises:
-        ModelError: transformers has none for the family, or none that can be used.
-    """
-    mapping: Mapping[type, type] = getattr(transformers, auto_class)._model_mapping  # noqa: SLF001
-    kind = type(config)
-    if kind not in mapping or not _fits(mapping[kind], config):
-        raise ModelError(
-            f"transformers has no `{auto_class}` for `{config.model_type}` that maskpack can use",
-            "give a model of another family, such as BERT, RoBERTa or ModernBERT",
-        )
-    return mapping[kind]
+def reading_class(config: Any, wanted: type) -> type:
+    """The class that reads a checkpoint for a class: transformers' own if it wrote it and calls the encoder otherwise."""
+    native = wanted.__mro__[2] if issubclass(wanted, _Spans) else wanted
+    written = native.__name__ in (config.architectures or ())
+    return native if written and _prefix(native) != _prefix(wanted) else wanted
 
 
-def _fits(native: type, config: Any) -> bool:
-    """Whether a class calls its encoder as the family's other classes do: Llama's for question answering does not."""
-    prefix = getattr(native, "base_model_prefix", None)
-    return _ENDING not in native.__name__ or prefix == family_of(config.model_type).base
+def as_read(model: Any, wanted: type) -> Any:
+    """A model of `reading_class` as one of the class that was wanted, in place."""
+    own, encoder = _prefix(wanted), _prefix(type(model))
+    if own != encoder:
+        model.__class__ = wanted
+        setattr(model, own, getattr(model, encoder))
+        delattr(model, encoder)
+    return model
+
+
+def native_names(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state by the names that transformers' class has."""
+    if not isinstance(model, _Spans):
+        return dict(state)
+    own, native = (f"{_prefix(one)}." for one in (type(model), type(model).__mro__[2]))
+    return {
+        f"{native}{name.removeprefix(own)}" if name.startswith(own) else name: value
+        for name, value in state.items()
+    }
+
+
+def _prefix(model_class: type) -> str:
+    """What a class calls its encoder."""
+    return str(getattr(model_class, "base_model_prefix"))  # noqa: B009 - types know nothing of it

@@ -25,7 +25,7 @@ from maskpack.tasks.data_warnings import (
     find_warnings,
     length_warnings,
     log_warnings,
-    windows_note,
+    window_warnings,
 )
 from maskpack.tasks.preprocess import PREPROCESSORS, READERS, Files, Preprocessor, TextPreprocessor
 from maskpack.tasks.probes import shipped_difference
@@ -120,7 +120,7 @@ def preprocess_splits(
     with announced(_LOG, "looking for what may be wrong with the rows"):
         log_warnings(find_warnings(data))
     if data.task.type.decoder.windows:
-        log_warnings([windows_note(((texts[0], train), (texts[1], dev)), max_length)])
+        log_warnings(window_warnings(((texts[0], train), (texts[1], dev)), max_length))
     if note is not None:
         log_warnings([DataWarning(note, serious=False)])
     if data.task.type.decoder.windows:

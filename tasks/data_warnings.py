@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats.errors import Hint
+from maskpack.runtime.windows import LONGEST
 from maskpack.tasks.alike import alike, spelled
 from maskpack.tasks.data.held_out import SEED
 from maskpack.tasks.data.splits import Split, TaskData
 from maskpack.tasks.data.stored_rows import pages_of, taken
 from maskpack.tasks.evaluation.metrics import majority
 from maskpack.tasks.types.base import TaskType, too_many
+from maskpack.tasks.windows import by_row
 
 if TYPE_CHECKING:
     from maskpack.tasks.batches import Encoded
@@ -104,15 +106,36 @@ def length_warnings(
     ]
 
 
-def windows_note(splits: Sequence[tuple[Split, Encoded]], max_length: int) -> DataWarning:
-    """Into how many windows rows were cut, and how many rows have no answer."""
+def window_warnings(
+    splits: Sequence[tuple[Split, Encoded]], max_length: int
+) -> Iterator[DataWarning]:
+    """Into how many windows rows were cut, how many have no answer, and how many one that cannot be found.
+
+    Args:
+        splits: rows, and their windows.
+        max_length: tokens of a window at most.
+    """
     rows, windows = (sum(len(one[place]) for one in splits) for place in (0, 1))
     without = sum(not answers for split, _ in splits for answers in split.labels)
     also = f", {without:,} of them without an answer" if without else ""
-    return DataWarning(
+    yield DataWarning(
         f"{rows:,} questions{also} in {windows:,} windows of at most {max_length} tokens",
         serious=False,
     )
+    torn = long = 0
+    for row, places, labels in (
+        (*one, own.labels) for _, own in splits for one in by_row(own.labels)
+    ):
+        sizes = [labels[at].end - labels[at].start + 1 for at in places if labels[at].has_answer]
+        torn += bool(row.answers) and not sizes
+        long += bool(sizes) and min(sizes) > LONGEST
+    if torn:
+        yield DataWarning(
+            f"answers that are whole in no window, and so are never learned: {torn}",
+            "a larger `max_length` or `stride` may hold them",
+        )
+    if long:
+        yield DataWarning(f"answers of more than {LONGEST} tokens, which are never given: {long}")
 
 
 def answer_warnings(

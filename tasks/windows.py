@@ -63,6 +63,11 @@ class WindowLabel:
     start: int
     end: int
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether the window has an answer; the first token is never one."""
+        return self.end > 0
+
     def numbers(self) -> NDArray[np.int64]:
         """All numbers of it, to be compared."""
         return np.concatenate(

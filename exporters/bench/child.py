@@ -83,7 +83,8 @@ def tasks(folder: str, names: Sequence[str], providers: Sequence[Provider]) -> d
     before = memory_now()
     session = Session(folder, threads=1, keep=len(names), providers=providers)
     for name in names:
-        session.predict([_SENTENCE], task=name)
+        pair = session.config(name).texts == 2
+        session.predict([(_SENTENCE, _SENTENCE) if pair else _SENTENCE], task=name)
     give_back()
     now = memory_now()
     return {"process": None if now is None else asdict(now), "tasks": _since(before)}

@@ -31,7 +31,7 @@ from maskpack.formats import Artifact, ExportError
 from maskpack.formats.errors import first_line
 from maskpack.formats.writer import write_bytes
 from maskpack.models.families import family_of
-from maskpack.models.load import load_finetuned
+from maskpack.models.load import AUTO_CLASS, load_finetuned
 from maskpack.tasks.context import restore_task
 
 PEERS = {
@@ -81,13 +81,17 @@ def masked_graph(artifact: Artifact, task: str) -> bytes:
     return _traced(restore_task(artifact, task, attention="eager"))
 
 
-def dense_graph(model: str) -> bytes:
+def dense_graph(model: str, auto_class: str = AUTO_CLASS) -> bytes:
     """A fine-tuned model, folder or hub id, as the float32 graph that its user would deploy.
+
+    Args:
+        model: the model.
+        auto_class: class of transformers that loads it.
 
     Raises:
         MaskpackError: no such model, no head, or torch cannot trace it.
     """
-    return _traced(load_finetuned(model, attention="eager").float().eval())
+    return _traced(load_finetuned(model, attention="eager", auto_class=auto_class).float().eval())
 
 
 def _traced(model: Any) -> bytes:

@@ -57,6 +57,7 @@ from maskpack.runtime.task import (
     pick_task,
 )
 from maskpack.runtime.tokens import load_tokenizer
+from maskpack.tasks.types import TASK_TYPES
 
 _LOG = logging.getLogger(__name__)
 
@@ -167,7 +168,10 @@ def _reference(
             )
         return Path(against), f"the graph {Path(against).name}"
     if against is not None:
-        data, source = dense_graph(against), f"the model {Path(against).name}"
+        data, source = (
+            dense_graph(against, TASK_TYPES[config.kind].auto_class),
+            f"the model {Path(against).name}",
+        )
     elif request.artifact is not None:
         data = masked_graph(open_artifact(request.artifact), config.name)
         source = f"the masked model of {request.artifact.name}"

@@ -70,10 +70,9 @@ class Split:
         def prefixed(row: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(map("".join, zip(prefixes, row, strict=False)))
 
-        first, second = (len(prefix) for prefix in prefixes)
-        texts = changed(self.texts, prefixed)
-        own = replace(self, texts=texts, prefix=first, second_prefix=second)
-        return replace(own, second=prefixes[1])
+        texts, sizes = changed(self.texts, prefixed), [*map(len, prefixes), 0]
+        own = replace(self, texts=texts, prefix=sizes[0], second_prefix=sizes[1])
+        return replace(own, second=prefixes[1] if prefixes[1:] else "")
 
     def pages(self) -> Iterator[Split]:
         """The rows some at a time, in memory."""

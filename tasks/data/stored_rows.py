@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,9 @@ class StoredRows(Sequence[T], Generic[T]):
         return StoredRows(self.table, self.places, self.columns, lambda row: form(own(row)))
 
     def only(self, *columns: int) -> StoredRows[Row]:
-        """Some columns of rows that have no form yet."""
+        """Some cells of each row, as the form of whole rows gives them."""
+        if cast("Any", self.form) is not _as_they_are:
+            return self.map(lambda row: tuple(cast("Row", row)[column] for column in columns))
         chosen = tuple(self.columns[column] for column in columns)
         return StoredRows(self.table, self.places, chosen, _as_they_are)
 

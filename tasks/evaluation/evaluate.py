@@ -249,7 +249,7 @@ def window_fields(task: Task, max_length: int) -> dict[str, Any]:
 
 
 def reading_fields(task: Task, max_length: int) -> tuple[dict[str, Any], ...]:
-    """`requires` and `config` of all that says how the texts of a task are read."""
+    """`requires` and `config` of all that says how the texts of a task are read, each feature alone."""
     return prefix_fields(task), window_fields(task, max_length)
 
 
@@ -292,7 +292,9 @@ def task_of(entry: TaskEntry) -> Task:
     Raises:
         DataError: the entry does not say; these keys are free, and other writers may leave them out.
     """
-    found, said = replace(_task_of(entry), windows=windows_of(entry)), entry.data.get(UNLABELLED)
+    found, said = _task_of(entry), entry.data.get(UNLABELLED)
+    if found.type.decoder.windows:
+        found = replace(found, windows=windows_of(entry))
     return replace(found, unlabelled=said) if said in set(Unlabelled) else found
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import transformers
 
 from maskpack.compressor import FitRequest, fit_task
@@ -15,8 +16,10 @@ from maskpack.exporters.export import export_shared
 from maskpack.exporters.hf import write_hf
 from maskpack.exporters.options import Compute, SharedRequest
 from maskpack.formats import ModelError, open_artifact
+from maskpack.models.sketch import class_for_task
 from maskpack.runtime import Answer, Session
 from maskpack.tasks import find_task
+from maskpack.tasks.context import restore_task
 from maskpack.tasks.evaluation.evaluate import assess
 from maskpack.tasks.evaluation.exported import assess_exported
 
@@ -215,7 +218,7 @@ def test_a_run_starts_from_a_head_that_answers_questions(artifact, asked, tmp_pa
         "xlnet",
         *(
             pytest.param(k, marks=pytest.mark.slow)
-            for k in ("albert", "deberta-v2", "distilbert", "electra", "gpt2", "modernbert", "roberta")
+            for k in ("albert", "deberta-v2", "distilbert", "electra", "gpt2", "llama", "modernbert", "roberta")
         ),
     ],
 )  # fmt: skip
@@ -229,7 +232,29 @@ def test_other_families(kind, family_models, asked, tmp_path, quick, task):
     assert not json.loads((out / "task.json").read_text()).get("pad_side")
 
 
-def test_a_family_without_a_class_is_refused_by_name(family_models, asked, tmp_path, quick, task):
-    request = FitRequest(str(family_models("llama")), task, tmp_path / "a", quick(), data=asked)
-    with pytest.raises(ModelError, match="no `AutoModelForQuestionAnswering` for `llama`"):
-        fit_task(request)
+def test_a_plain_llama_has_the_names_of_its_class(family_models, asked, tmp_path, quick, task):
+    """transformers calls the encoder of this class otherwise than that of all others."""
+    place, folder = tmp_path / "a", tmp_path / "plain"
+    fit_task(
+        FitRequest(
+            str(family_models("llama")), task, place, quick(steps=2, max_length=32), data=asked
+        )
+    )
+    write_hf(open_artifact(place), "asked", folder)
+    plain, info = transformers.LlamaForQuestionAnswering.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not [*info["missing_keys"], *info["unexpected_keys"]]
+    ours = restore_task(open_artifact(place), "asked")
+    ids = torch.arange(5, 15)[None]
+    with torch.inference_mode():
+        found, wanted = ours(ids), plain(ids)
+    assert torch.equal(found.start_logits, wanted.start_logits)
+    assert torch.equal(found.end_logits, wanted.end_logits)
+    again = FitRequest(str(folder), task, tmp_path / "b", quick(steps=1, max_length=32), data=asked)
+    assert fit_task(again).original is not None
+
+
+def test_a_family_without_a_class_is_refused_by_name():
+    with pytest.raises(ModelError, match="has no `ForQuestionAnswering` of `vit`"):
+        class_for_task(transformers.ViTConfig(), "AutoModelForQuestionAnswering")

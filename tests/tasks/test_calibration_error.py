@@ -95,7 +95,8 @@ def test_a_number_has_no_probabilities():
         "classification": SOFTMAX,
         "multi-label": SIGMOID,
         "regression": None,
-        "token-classification": None,  # one a word
+        "token-classification": None,
+        "question-answering": None,  # one a word
     }
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from maskpack.tasks.evaluation.metrics import METRICS, accuracy, f1, matthews, pearson, spearman
 from maskpack.tasks.types import TASK_TYPES
+from maskpack.tasks.windows import as_array
 
 relaxed = settings(deadline=None, max_examples=150)
 
@@ -113,7 +114,11 @@ def test_f1_is_zero_without_a_hit_and_without_a_case():
 @pytest.mark.parametrize("name", METRICS)
 def test_a_perfect_answer_scores_one_or_has_no_error_and_is_a_plain_float(name):
     labels = np.array([0, 1, 2, 1, 0, 2])
-    value = METRICS[name](labels, labels)
+    predicted: np.ndarray = labels
+    if name in TASK_TYPES["question-answering"].usual_metrics:
+        predicted = np.array(["in", "old", "Rome"], dtype=object)[labels]
+        labels = as_array([(one,) for one in predicted])
+    value = METRICS[name](predicted, labels)
     error = name in TASK_TYPES["regression"].error_metrics
     assert value == pytest.approx(0.0 if error else 1.0)
     assert type(value) is float

@@ -7,18 +7,22 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.formats import ArtifactError, ConfigError, DataError
 from maskpack.runtime.windows import LONGEST, Best, Window, best_in, best_of, cut_windows
 from maskpack.tasks import find_task
 from maskpack.tasks.batches import Encoded
+from maskpack.tasks.data.cache import Cache
 from maskpack.tasks.data.cells import NO_LABEL
 from maskpack.tasks.data.columns import Said, task_of_said
 from maskpack.tasks.data.held_out import whole_groups
 from maskpack.tasks.data.questions import answered_row
-from maskpack.tasks.data.splits import load_data
+from maskpack.tasks.data.splits import Split, load_data
 from maskpack.tasks.data.tables import column_names, read_rows
+from maskpack.tasks.data_warnings import window_warnings
 from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.options import TaskOptions
 from maskpack.tasks.types import TASK_TYPES
@@ -339,3 +343,67 @@ def test_held_out_windows_are_of_other_contexts(tokenizer):
     alone = labels_of(KIND.blank(np.zeros(1), 60), ["w1"] * 60, windows, WindowRule())
     learned, held = Encoded(ids, None, alone, 0, per_token=True).hold_out(if_asked=True)
     assert (len(learned), len(held)) == (len(ids) - len(ids) // 10, len(ids) // 10)
+
+
+def test_rows_in_a_cache_are_the_same(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, many())))
+    task = task_of_said(Said("rows", named=False, data=path))
+    plain = load_data(task, data=path)
+    kept = load_data(task, data=path, cache=Cache.of_option(str(tmp_path / "cache")))
+    assert list(kept.train.texts) == list(plain.train.texts)
+    assert kept.train.labels.tolist() == plain.train.labels.tolist()
+    assert kept.dev.sha256() == plain.dev.sha256()
+
+
+def asked_of(tokenizer, rows, max_length=12, stride=4):
+    """Windows of questions and contexts, of which each has some answers."""
+    ids, windows = [], []
+    for context, _ in rows:
+        found = cut(tokenizer, "q", context, max_length=max_length, stride=stride)
+        ids += [row for row, _ in found]
+        windows.append([window for _, window in found])
+    contexts, answers = zip(*rows, strict=True)
+    labels = labels_of(as_array(answers), contexts, windows, WindowRule(stride, no_answer=True))
+    return Encoded(ids, None, labels, 0, per_token=True)
+
+
+def test_answers_that_cannot_be_found_are_counted(tokenizer):
+    context = " ".join(f"w{number}" for number in range(50))
+    rows = [(context, [(0, 2)]), (context, []), (context, [(0, 40)]), ("w1 w2", [(0, 5)])]
+    split = Split([("q", one) for one, _ in rows], as_array([own for _, own in rows]))
+    told = [*map(str, window_warnings([(split, asked_of(tokenizer, rows))], 12))]
+    assert told == [
+        "4 questions, 1 of them without an answer in 37 windows of at most 12 tokens",
+        "answers that are whole in no window, and so are never learned: 1; a larger `max_length` or `stride` may hold them",
+    ]
+    rows = [(context, [(0, len(context))])]
+    wide = asked_of(tokenizer, rows, max_length=60)
+    split = Split([("q", context)], as_array([own for _, own in rows]))
+    (_, long) = map(str, window_warnings([(split, wide)], 60))
+    assert long == "answers of more than 30 tokens, which are never given: 1"
+
+
+def test_the_loss_is_over_the_tokens_that_count(tokenizer):
+    rows = [(" ".join(f"w{n}" for n in range(20)), [(6, 11)]), ("w1 w2 w3", []), ("w4", [(0, 2)])]
+    encoded = asked_of(tokenizer, rows)
+    count, rng = len(encoded), np.random.default_rng(1)
+    logits = torch.from_numpy(rng.normal(size=(count, 12, 2)).astype("f4"))
+    wanted = []
+    for label, row in zip(encoded.labels, logits, strict=True):
+        own = row[torch.from_numpy(label.window.counted(12))]
+        places = np.flatnonzero(label.window.counted(12)).tolist()
+        ends = torch.tensor([places.index(label.start), places.index(label.end)])
+        wanted.append(torch.nn.functional.cross_entropy(own.T, ends))
+    loss = TaskLoss(KIND, encoded.labels)
+    every = np.arange(count)
+    assert float(loss(logits, every)) == pytest.approx(float(torch.stack(wanted).mean()), rel=1e-5)
+    parts = [every[:2], every[2:]]
+    added = sum(len(one) / count * float(loss(logits[one], one)) for one in parts)
+    assert added == pytest.approx(float(loss(logits, every)), rel=1e-5)
+    targets = DistillationTargets(logits.numpy(), 1.0, 2.0)
+    alike = TaskLoss(KIND, encoded.labels, targets)
+    moved = logits + torch.full((count, 1, 2), 3.0)  # the same probabilities
+    assert float(alike(moved, every)) == pytest.approx(0.0, abs=1e-5)
+    assert float(alike(-moved, every)) > 0.1
