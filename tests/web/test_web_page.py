@@ -9,11 +9,13 @@ import json
 import os
 import shutil
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -60,9 +62,9 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def test_a_switch_of_tasks_downloads_the_tasks_inputs_alone(packed):
-    folder, source = packed
-    session = Session(source)
+@contextmanager
+def opened(folder):
+    """The page of a package, once it is ready."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -71,20 +73,66 @@ def test_a_switch_of_tasks_downloads_the_tasks_inputs_alone(packed):
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
             page.wait_for_selector("#out:text('ready')", timeout=60_000)
-            asked: list[str] = []
-            page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
-            page.fill("#text", TEXT)
-            page.dispatch_event("#text", "change")
-            found = {}
-            for task in ("first", "second"):
-                page.select_option("#task", task)
-                page.wait_for_selector(f"""#out:text('"task":"{task}"')""", timeout=60_000)
-                found[task] = json.loads(page.text_content("#out"))
+            yield page
             browser.close()
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_switch_of_tasks_downloads_the_tasks_inputs_alone(packed):
+    folder, source = packed
+    session = Session(source)
+    asked: list[str] = []
+    with opened(folder) as page:
+        page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+        page.fill("#text", TEXT)
+        page.dispatch_event("#text", "change")
+        found = {}
+        for task in ("first", "second"):
+            page.select_option("#task", task)
+            page.wait_for_selector(f"""#out:text('"task":"{task}"')""", timeout=60_000)
+            found[task] = json.loads(page.text_content("#out"))
     assert sorted(asked) == ["second.json", "second.safetensors"]
     for task, answer in found.items():
         (want,) = session.predict([TEXT], task=task)
         assert answer["scores"] == pytest.approx(want.scores, abs=1e-4)
+
+
+def test_entities_are_marked_in_the_text_and_nothing_in_it_is_html(tmp_path, tiny_model, quick):
+    rng, lines = np.random.default_rng(0), []
+    for _ in range(120):
+        found = [str(word) for word in rng.choice(["the", "film", "was", "we", "bad"], 6)]
+        found[rng.integers(5)] = "good"
+        tags = ["B-meal" if word == "good" else "O" for word in found]
+        lines.append(json.dumps({"tokens": found, "ner_tags": tags}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    kind = "token-classification"
+    task = find_task("meals", text_field="tokens", label_field="ner_tags", kind=kind)
+    config = quick(steps=150, max_length=32, head_lr=0.3)
+    data = tmp_path / "rows.jsonl"
+    fit_task(FitRequest(str(tiny_model), task, tmp_path / "a", config, data=data))
+    source = tmp_path / "source"
+    request = SharedRequest(tmp_path / "a", (), source, "fp32", Tolerance.of("fp32"), verify=False)
+    export_shared(request)
+    made = write_package(PackageRequest(source, tmp_path / "package", Target.WEB)).out
+    (made / "node_modules").symlink_to(MODULES)
+    text = "😀 <img src=x onerror=alert(1)> the good film"
+    (want,) = Session(source).predict([text], task="meals")
+    assert want.entities[-1].text == "good"
+    with opened(made) as page:
+        page.fill("#text", text)
+        page.dispatch_event("#text", "change")
+        page.wait_for_selector("#named mark", timeout=60_000)
+        marks = [mark.inner_text() for mark in page.query_selector_all("#named mark")]
+        assert marks == [f"{one.text} {one.label}" for one in want.entities]
+        assert page.query_selector("#named img") is None
+        bare = page.evaluate(  # without labels, and the blank before each
+            """[...document.getElementById('named').childNodes]
+            .map((node) => (node.firstChild ?? node).textContent).join('')"""
+        )
+        assert bare == text
+        page.fill("#text", "")
+        page.dispatch_event("#text", "change")
+        page.wait_for_selector("#out:text('ready')")
+        assert page.text_content("#named") == ""
