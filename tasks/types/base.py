@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
 from maskpack.formats.target import TargetScale
-from maskpack.runtime.outputs import DECODERS, OutputDecoder
+from maskpack.runtime.outputs import DECODERS, Answered, OutputDecoder
 from maskpack.tasks.alike import look_of, spelled
 from maskpack.tasks.data.cells import NO_LABEL, Row
 from maskpack.tasks.evaluation.calibration import Decision, Probabilities
+from maskpack.tasks.evaluation.marked import MarkedText
 from maskpack.tasks.evaluation.metrics import Confusion, class_counts
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class TaskType(ABC):
         preprocessor: name in `tasks/preprocess.py::PREPROCESSORS`.
         several: whether a row may have several labels, so that a cell may hold a list of them.
         structured: whether cells may hold lists and objects, of which `row` makes what the type reads.
+        marks: whether answers are places in a text, which `marked` shows.
         probabilities: what logits say of probabilities; None: nothing, they are numbers.
         error_metrics: metrics in the target's own unit, smaller where the task is better; none is a main metric.
     """
@@ -58,6 +60,7 @@ class TaskType(ABC):
     preprocessor: ClassVar[str] = "text"
     several: ClassVar[bool] = False
     structured: ClassVar[bool] = False
+    marks: ClassVar[bool] = False
     probabilities: ClassVar[Probabilities | None] = None
     error_metrics: ClassVar[tuple[str, ...]] = ()
 
@@ -243,6 +246,16 @@ class TaskType(ABC):
         """True and predicted numbers of some rows; empty where answers are labels."""
         del labels, logits
         return ()
+
+    def marked(
+        self,
+        texts: Sequence[str],
+        labels: NDArray[Any],
+        answers: Sequence[Answered],
+        names: Sequence[str],
+    ) -> list[MarkedText]:
+        """Texts with what their labels and the answers to them mark; of a type that marks."""
+        raise NotImplementedError(f"`{self.name}` marks nothing in a text")
 
 
 def too_many(names: Sequence[str], rows: int) -> bool:

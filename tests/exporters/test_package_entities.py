@@ -16,20 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from node_kit import in_node, needs_node
-from test_entity_graphs import TEXTS, names
+from test_entity_graphs import TEXTS
 from test_package_web import HARD, byte_level, word_piece
 from tokenizers import normalizers, pre_tokenizers
 
-from maskpack.compressor import FitRequest, fit_task
-from maskpack.exporters import Tolerance
-from maskpack.exporters.export import export_shared
-from maskpack.exporters.options import PackageRequest, SharedRequest, Target
+from maskpack.exporters.options import PackageRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.runtime import Session
 from maskpack.runtime.outputs import DECODERS, ReadText
 from maskpack.runtime.tags import tags_of
 from maskpack.runtime.words import words_of
-from maskpack.tasks import find_task
 
 KIND = "token-classification"
 WNUT = Path(os.environ.get("MASKPACK_WNUT17", "nowhere"), "dev.conll")
@@ -43,30 +39,6 @@ TWEETS = [
     "a\u200dgood\u00adfood bad\ufeff\u00a0bad",
 ]
 TEMPLATES = Path(__file__).parents[2] / "exporters" / "package" / "templates"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory, tiny_model, sentiment, quick):
-    """`exported(layout)`: a folder with a classifier and a tagger, made on first use. Read only."""
-    root = tmp_path_factory.mktemp("entities")
-    for split, rows in (("train", 120), ("dev", 40)):
-        lines = ["\n".join(map("\t".join, zip(*row, strict=True))) for row in names(rows, rows)]
-        (root / f"{split}.conll").write_text("\n\n".join(lines))
-    options = quick(steps=150, max_length=32, head_lr=0.3)
-    task = find_task("names", text_field="text", label_field="label", kind=KIND)
-    place = root / "artifact"
-    fit_task(FitRequest(str(tiny_model), find_task("sst2"), place, quick(), data=sentiment))
-    fit_task(FitRequest(str(tiny_model), task, place, options, data=root))
-
-    def make(layout):
-        out = root / layout
-        if not out.exists():
-            tolerance = Tolerance.of("fp32")
-            request = SharedRequest(place, (), out, "fp32", tolerance, verify=False, layout=layout)
-            export_shared(request)
-        return out
-
-    return make
 
 
 def close(found, wanted):
@@ -83,10 +55,10 @@ RUN = "import runpy, sys; sys.modules['maskpack'] = None; sys.argv = sys.argv[1:
 
 @pytest.mark.parametrize("layout", ["shared", "swap"])
 @pytest.mark.parametrize("target", [Target.ORT, Target.MOBILE])
-def test_the_python_example_finds_what_the_runtime_finds(exported, tmp_path, layout, target):
+def test_the_python_example_finds_what_the_runtime_finds(tagged_exports, tmp_path, layout, target):
     if layout == "swap" and target is Target.MOBILE:
         pytest.skip("masks cannot be inputs there")
-    package = write_package(PackageRequest(exported(layout), tmp_path / "x", target))
+    package = write_package(PackageRequest(tagged_exports(layout), tmp_path / "x", target))
     assert max(package.differences.values()) <= 1e-5
     wanted = {"maskpack_tags.py", "maskpack_words.py"}
     bases = {"base.onnx", "base-token-classification.onnx"}
@@ -101,7 +73,7 @@ def test_the_python_example_finds_what_the_runtime_finds(exported, tmp_path, lay
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    session = Session(exported(layout))
+    session = Session(tagged_exports(layout))
     own = [line for line in lines if line["task"] == "names"]
     assert [line["text"] for line in own] == [*TEXTS, *TWEETS]
     for line in own:
@@ -114,8 +86,8 @@ def test_the_python_example_finds_what_the_runtime_finds(exported, tmp_path, lay
         assert again == session.predict(TEXTS, task="names")
 
 
-def test_a_package_without_such_a_task_has_no_code_for_one(exported, tmp_path):
-    request = PackageRequest(exported("shared"), tmp_path / "x", Target.ORT, ("sst2",))
+def test_a_package_without_such_a_task_has_no_code_for_one(tagged_exports, tmp_path):
+    request = PackageRequest(tagged_exports("shared"), tmp_path / "x", Target.ORT, ("sst2",))
     assert not {"maskpack_tags.py", "maskpack_words.py"} & set(write_package(request).files)
 
 
@@ -131,10 +103,10 @@ console.log(JSON.stringify({ found, all }));
 
 @needs_node
 @pytest.mark.parametrize("layout", ["shared", "swap"])
-def test_javascript_finds_what_the_runtime_finds(exported, tmp_path, layout):
-    package = write_package(PackageRequest(exported(layout), tmp_path / "x", Target.WEB)).out
+def test_javascript_finds_what_the_runtime_finds(tagged_exports, tmp_path, layout):
+    package = write_package(PackageRequest(tagged_exports(layout), tmp_path / "x", Target.WEB)).out
     answer = in_node(package, ANSWERS, [*TEXTS, *TWEETS])
-    session = Session(exported(layout))
+    session = Session(tagged_exports(layout))
     assert sum(map(len, answer["found"])) > 5
     for text, found in zip([*TEXTS, *TWEETS], answer["found"], strict=True):
         (want,) = session.predict([text], task="names")
