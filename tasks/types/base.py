@@ -38,6 +38,7 @@ class TaskType(ABC):
 
     Attributes:
         name: as manifests spell it.
+        summary: what it answers, in a few words.
         problem_type: transformers' name of it in `config.json`; None: it has none.
         usual_metrics: metrics for the user's own data; the first is the main one.
         other_metrics: further metrics that may be chosen.
@@ -52,6 +53,7 @@ class TaskType(ABC):
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
     problem_type: ClassVar[str | None]
     usual_metrics: ClassVar[tuple[str, ...]]
     other_metrics: ClassVar[tuple[str, ...]] = ()

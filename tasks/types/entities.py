@@ -31,6 +31,7 @@ class TokenClassification(CrossEntropy):
     """Entities in a text; losses are those of one label, of each word."""
 
     name = "token-classification"
+    summary = "entities in a text, each from one word to another"
     problem_type = None
     usual_metrics = ("entity_f1", "entity_precision", "entity_recall")
     pipeline_tag = "token-classification"
