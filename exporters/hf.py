@@ -42,7 +42,9 @@ class HfModel:
 
 
 def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
-    """Write one task as `AutoModelForSequenceClassification.from_pretrained` reads it, in float32.
+    """Write one task as transformers' `from_pretrained` reads it, in float32.
+
+    The class is `AutoModelForSequenceClassification`, or `AutoModelForTokenClassification` for entities.
 
     The weights are `code * scale * mask`, exactly; they are read back and compared before the folder
     gets its name.
