@@ -20,12 +20,15 @@ from test_entity_graphs import TEXTS
 from test_package_web import HARD, byte_level, word_piece
 from tokenizers import normalizers, pre_tokenizers
 
+from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.options import PackageRequest, Target
 from maskpack.exporters.package.write import write_package
 from maskpack.runtime import Session
 from maskpack.runtime.outputs import DECODERS, ReadText
 from maskpack.runtime.tags import tags_of
 from maskpack.runtime.words import words_of
+from maskpack.tasks import find_task
 
 KIND = "token-classification"
 WNUT = Path(os.environ.get("MASKPACK_WNUT17", "nowhere"), "dev.conll")
@@ -210,6 +213,27 @@ def sentences(path, most):
 @pytest.mark.parametrize("make", [word_piece, byte_level])
 def test_words_of_tweets_are_those_of_python(tmp_path, make):
     assert compare(tmp_path, make(), sentences(WNUT, 100)) > 300
+
+
+@needs_node
+@pytest.mark.slow
+@pytest.mark.skipif(not WNUT.is_file(), reason="needs the rows of WNUT-17")
+def test_entities_of_tweets_are_those_of_the_runtime(tmp_path):
+    """The real model, learned for a moment, on a hundred rows."""
+    task = find_task("names", text_field="text", label_field="label", kind=KIND)
+    config = FitConfig(
+        bits=8, steps=200, batch_size=16, max_length=48, teacher="none", head_lr=1e-2
+    )
+    fit_task(FitRequest("demo", task, tmp_path / "a", config, data=WNUT.parent))
+    tolerance, source = Tolerance.of("fp32"), tmp_path / "source"
+    export_onnx(ExportRequest(tmp_path / "a", "names", source, "fp32", tolerance, verify=False))
+    package = write_package(PackageRequest(source, tmp_path / "x", Target.WEB)).out
+    texts = [*sentences(WNUT, 100), *TWEETS]
+    answer = in_node(package, ANSWERS, texts)
+    wanted = Session(source).predict(texts, batch_size=1)
+    assert sum(len(one.entities) for one in wanted) > 30
+    for found, want in zip(answer["found"], wanted, strict=True):
+        close(found, want.to_dict()["entities"])
 
 
 LETTERS = """
