@@ -85,12 +85,13 @@ function cut(tokenizer, tree, text, origins) {
   const words = tokenizer.pre_tokenizer ? tokenizer.pre_tokenizer(text, { section_index: 0 }) : [text];
   const from = bytes ? ofBytes(text, origins) : origins;
   const size = words.reduce((sum, word) => sum + word.length, 0);
-  let at = bytes ? from.length - size : 0; // -1: before the text stands a blank that is not its own
+  if (bytes && size > from.length) from.unshift(trims(tree.post_processor) ? null : from[0]); // a blank that is not the text's
+  let at = 0;
   return words.flatMap((word, number) => {
     if (!bytes) at = text.indexOf(word, at); // blanks are left out
     const lengths = lengthsOf(tokenizer.model([word]), word, tree.model);
     return lengths.map(([token, length]) => {
-      const own = from.slice(Math.max(0, at), at + length);
+      const own = from.slice(at, at + length).filter((place) => place !== null);
       at += length;
       return { token, start: own[0] ?? 0, end: (own.at(-1) ?? -1) + 1, word: number };
     });
@@ -113,6 +114,11 @@ function lengthsOf(tokens, word, model) {
   const mark = model.continuing_subword_prefix ?? "";
   if (tokens.length === 1 && tokens[0] === model.unk_token) return [[tokens[0], word.length]];
   return tokens.map((token, i) => [token, token.length - (mark && i > 0 && token.startsWith(mark) ? mark.length : 0)]);
+}
+
+// Whether places of tokens leave out the blank before a word; else that of the first word stands where the word does.
+function trims(part) {
+  return Boolean(part && (part.trim_offsets || (part.processors ?? []).some(trims)));
 }
 
 function holds(part, type) {
