@@ -13,7 +13,7 @@ export function places(tokenizer, tree, text) {
   const added = (normalized) => tree.added_tokens.filter((token) => (token.normalized && tree.normalizer !== null) === normalized);
   let word = 0;
   for (const { piece, start, token } of sections(text, added(false))) {
-    const parts = token
+    const parts = token || tree.added_tokens.some(({ content }) => content === piece)
       ? [{ token: piece, start: 0, end: [...piece].length, word: 0 }]
       : inner(tokenizer, tree, piece, added(true));
     for (const part of parts)
@@ -64,19 +64,33 @@ function inner(tokenizer, tree, text, added) {
 // A text as a normalizer leaves it, and of each UTF-16 unit of that the place of the letter that it was made of.
 // Letters that change each other, such as one and its accent, become one piece, which stands where the first of them does.
 function normalized(normalizer, text) {
-  const [letters, origins] = [[...text], []];
-  for (let start = 0, end; start < letters.length; start = end) {
-    let [piece, made] = [letters[start], normalizer(letters[start])];
-    for (end = start + 1; end < letters.length; end++) {
-      const both = normalizer(piece + letters[end]);
-      if (both.length === made.length + normalizer(letters[end]).length) break;
-      [piece, made] = [piece + letters[end], both];
-    }
-    origins.push(...Array(made.length).fill(start));
-  }
   const whole = normalizer(text);
-  if (whole.length !== origins.length) throw new Error(`cannot tell where the letters of this text stand: ${text.slice(0, 60)}`);
-  return { whole, origins };
+  const clusters = text.match(/\p{M}+|\P{M}\p{M}*/gu) ?? []; // where marks of a letter change places among each other
+  for (const units of [[...text], clusters]) {
+    const origins = [];
+    let start = 0;
+    for (const piece of grown(normalizer, units)) {
+      origins.push(...Array(normalizer(piece).length).fill(start));
+      start += [...piece].length;
+    }
+    if (origins.length === whole.length) return { whole, origins };
+  }
+  throw new Error(`cannot tell where the letters of this text stand: ${text.slice(0, 60)}`);
+}
+
+// Units of a text, each with those behind it that become something else without it.
+function grown(normalizer, units) {
+  const pieces = [];
+  let made = "";
+  for (const unit of units) {
+    const alone = normalizer(unit);
+    const both = pieces.length ? normalizer(pieces.at(-1) + unit) : "";
+    const joins = pieces.length > 0 && both.length !== made.length + alone.length;
+    if (joins) pieces.push(pieces.pop() + unit);
+    else pieces.push(unit);
+    made = joins ? both : alone;
+  }
+  return pieces;
 }
 
 // Tokens of normalised text, word by word of the tokenizer.
