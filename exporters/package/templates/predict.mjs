@@ -7,7 +7,7 @@
 // Give it a `read` of your own to show progress: from the name of a file in this package to a promise of its Uint8Array.
 import * as ort from "onnxruntime-web/wasm";
 import { Tokenizer } from "@huggingface/tokenizers";
-import { entitiesIn, places, wordsOf } from "./words.mjs";
+import { entitiesIn, lowered, places, wordsOf } from "./words.mjs";
 
 ort.env.wasm.numThreads = 1; // more of them need a page that is cross-origin isolated
 
@@ -84,7 +84,7 @@ export function tokens(tokenizer, card, text, pair = null) {
 // Words of a text whose tokens are a row; `token` is the place in the row.
 export function wordsIn(tokenizer, tree, card, text, { from, count, at }) {
   const [before] = card.prefixes ?? [""];
-  const kept = places(tokenizer, tree, before + text).slice(from, from + count);
+  const kept = places(tokenizer, tree, lowered(tokenizer, before + text)).slice(from, from + count);
   return wordsOf(before + text, kept, [...before].length).map((word) => ({ ...word, token: word.token + at }));
 }
 
@@ -97,7 +97,7 @@ function named(card, text, words, logits) {
 // Token ids and types of a text or a pair, the longer one cut first, on the side where the task's texts were cut.
 // Of the first text `count` tokens are left, those behind `from`, and stand in the row behind `at`.
 export function encode(tokenizer, length, text, pair = null, side = "right") {
-  const bare = (some) => tokenizer.encode(some, { add_special_tokens: false }).ids;
+  const bare = (some) => tokenizer.encode(lowered(tokenizer, some), { add_special_tokens: false }).ids;
   const [first, second] = [bare(text), pair === null ? null : bare(pair)];
   const join = (a, b) => tokenizer.post_processor(a, b);
   const room = length - join([], second && []).tokens.length;

@@ -7,6 +7,12 @@ const BLANK = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205
 const LETTER = /[\p{L}\p{N}\p{M}]/u;
 const UNSPACED = /[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\u{20000}-\u{3ffff}]/u; // Thai, Chinese ...
 
+// A text as a tokenizer that makes letters small must get it: JavaScript writes a capital sigma at the end of a word otherwise
+// than Rust, which looks at letters one by one.
+export function lowered(tokenizer, text) {
+  return tokenizer.normalizer?.("\u03a3") === "\u03c3" ? text.replaceAll("\u03a3", "\u03c3") : text;
+}
+
 // Where each token of a text begins and ends, and the number of its word: [start, end, word]. `tree` is tokenizer.json.
 export function places(tokenizer, tree, text) {
   const found = []; // of each token: itself, its place and its word
