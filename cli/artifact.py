@@ -115,6 +115,14 @@ def check(artifact: ArtifactSource, json: opt.Json = False) -> None:
         render.data(f"{artifact} is sound: {len(open_artifact(artifact).manifest.tasks)} tasks")
 
 
+_ASKED = {
+    "multi-label": "--multi-label, or --label-separator",
+    "regression": "--regression",
+    "token-classification": "--type token-classification",
+}
+"""Type of a task -> how a command on data of one's own asks for it; the others need nothing."""
+
+
 def tasks(
     artifact: Annotated[
         Path | None, Argument(help="List the tasks of this artifact instead.")
@@ -125,14 +133,21 @@ def tasks(
     if artifact is not None:
         entries = open_artifact(artifact).manifest.tasks
         listed = {name: f"{entry.kind}, {entry.metric}" for name, entry in sorted(entries.items())}
+        types = []
     else:
         from maskpack.tasks.task import TASKS  # noqa: PLC0415 - keeps --help fast
+        from maskpack.tasks.types import TASK_TYPES  # noqa: PLC0415
 
         listed = {task.name: f"{task.summary}; {task.metric}" for task in TASKS.values()}
+        types = [
+            (kind.name, kind.summary, _ASKED.get(kind.name, "")) for kind in TASK_TYPES.values()
+        ]
     if json:
         render.data(codec.dumps(listed))
     else:
         render.table("", ("task", "what"), list(listed.items()))
+        if types:
+            render.table("types of tasks on your own rows", ("type", "answer", "options"), types)
 
 
 def _show_units(name: str, patch: Patch) -> None:
@@ -178,6 +193,7 @@ def _describe(opened: Artifact) -> dict[str, Any]:
         patch = opened.patch(name)
         beside = count if patch.units is None else count_beside_units(patch)
         tasks_found[name] = {
+            "kind": entry.kind,
             "metric": entry.metric,
             "scores": dict(entry.scores),
             "labels": list(entry.labels),

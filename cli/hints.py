@@ -94,6 +94,7 @@ HINTS: dict[str, str] = {
     "choose another `text_field`": "choose with `--text-field`",
     "choose another `label_field`; a number is of the kind `regression`": "choose the label's column "
     "with `--label-field`; for a number give `--regression`",
+    "choose another `label_field`, or other rows": "choose another `--label-field`, or other rows",
     "choose another `label_field`: a text that is its own label teaches nothing": "choose the label's column "
     "with `--label-field`: a text that is its own label teaches nothing",
     "if they are none, choose another `label_field`; a number is of the kind `regression`": "if they are none, "

@@ -79,7 +79,9 @@ class CardFacts:
         license: identifier as the Hub lists them, such as `apache-2.0`, or None.
         languages: codes such as `en`.
         base_model: id of the source model on the Hub; None: its name, where that is an id.
-        pipeline_tag: the Hub's name of what the tasks do; None: no results are listed for it.
+        pipeline_tag: the Hub's name of what all tasks do; None: they do different things, or nobody knows.
+        task_types: name of a task -> the Hub's name of what it does; its results are listed.
+        labels: name of a task -> what it answers with, where that is not the labels of its outputs.
         datasets: name of a task -> the data set that its scores are of.
         metric_names: our name of a metric -> the Hub's, where they differ.
     """
@@ -89,6 +91,8 @@ class CardFacts:
     languages: tuple[str, ...] = ()
     base_model: str | None = None
     pipeline_tag: str | None = None
+    task_types: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     datasets: Mapping[str, HubDataset] = field(default_factory=dict)
     metric_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -138,7 +142,7 @@ def render_card(
         get="" if facts.repo is None else f"compress pull {facts.repo} -o {folder}\n",
         folder=folder,
         task=entries[0].name if entries else "TASK",
-        labels="; ".join(_labels(entry) for entry in entries) or "none yet",
+        labels="; ".join(_labels(entry, facts) for entry in entries) or "none yet",
         lengths=", ".join(f"{entry.max_length} for {entry.name}" for entry in entries)
         or "none yet",
         mark=MARK,
@@ -157,7 +161,8 @@ def _head(manifest: Manifest, facts: CardFacts) -> dict[str, Any]:
     source = manifest.source.model
     base = facts.base_model or source
     name = facts.repo.rpartition("/")[2] if facts.repo else source
-    results = [_result(entry, facts) for entry in entries] if facts.pipeline_tag else []
+    results = [_result(entry, facts) for entry in entries if entry.name in facts.task_types]
+    kinds = sorted(set(facts.task_types.values())) if facts.pipeline_tag is None else []
     known: dict[str, Any] = {
         "base_model": base if HUB_ID.fullmatch(base) else None,
         "base_model_relation": "quantized" if HUB_ID.fullmatch(base) else None,
@@ -166,7 +171,7 @@ def _head(manifest: Manifest, facts: CardFacts) -> dict[str, Any]:
         "datasets": sorted({dataset.id for dataset in facts.datasets.values()}),
         "library_name": "maskpack",
         "pipeline_tag": facts.pipeline_tag,
-        "tags": ["maskpack", "quantized", "mask"],
+        "tags": ["maskpack", "quantized", "mask", *kinds],
         "metrics": sorted({facts.metric_names.get(each.metric, each.metric) for each in entries}),
         "model-index": [{"name": name, "results": results}] if results else [],
     }
@@ -179,7 +184,7 @@ def _result(entry: TaskEntry, facts: CardFacts) -> dict[str, Any]:
     which = {} if dataset is None else {"config": dataset.config, "split": dataset.split}
     kind = entry.name if dataset is None else dataset.id
     return {
-        "task": {"type": facts.pipeline_tag, "name": entry.name},
+        "task": {"type": facts.task_types[entry.name], "name": entry.name},
         "dataset": {"type": kind, "name": entry.name, **which},
         "metrics": [
             {"type": facts.metric_names.get(name, name), "name": name, "value": round(value, 4)}
@@ -219,9 +224,10 @@ def units_in_words(counts: Sequence[UnitCount]) -> str:
     return "; ".join(words)
 
 
-def _labels(entry: TaskEntry) -> str:
-    shown = [_plain(label) for label in entry.labels[:_MOST_LABELS]]
-    if more := len(entry.labels) - len(shown):
+def _labels(entry: TaskEntry, facts: CardFacts) -> str:
+    labels = facts.labels.get(entry.name, entry.labels)
+    shown = [_plain(label) for label in labels[:_MOST_LABELS]]
+    if more := len(labels) - len(shown):
         shown.append(f"and {more} more")
     return f"{entry.name} ({', '.join(shown) or 'a number'})"
 

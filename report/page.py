@@ -21,6 +21,7 @@ from maskpack.report.charts import COLOURS, size
 from maskpack.report.figures import curve_charts, pair_chart, sweep_figures
 from maskpack.report.table import head_of, notes_of, rows_of
 from maskpack.report.view import ArtifactView, Part, TaskView
+from maskpack.tasks.evaluation.marked import Part as MarkedPart
 
 if TYPE_CHECKING:
     from maskpack.tasks.evaluation.evaluate import ErrorAnalysis  # imports torch
@@ -126,6 +127,7 @@ def render(name: str, **content: object) -> str:
         "notes": notes_of,
         "pairs": pair_chart,
         "rows": rows_of,
+        "said": _said,
         "size": size,
     }
     return environment.get_template(name).render(
@@ -139,6 +141,21 @@ def render(name: str, **content: object) -> str:
 def _code(text: str) -> Markup:
     """Words with `backticks` as HTML; everything in it is escaped."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
+
+
+def _said(part: MarkedPart) -> str:
+    """What a page says of a part of a text behind it.
+
+    >>> from maskpack.tasks.evaluation.marked import Verdict
+    >>> _said(MarkedPart("Rome", "place", "person", Verdict.WRONG))
+    'person, wrong: place'
+    """
+    if part.verdict.value == "right":
+        return part.given
+    if not part.given:
+        return f"{part.true}, missed"
+    ends = "other ends" if part.given == part.true else part.true
+    return f"{part.given}, wrong: {ends or 'nothing'}"
 
 
 def _size_bars(view: ArtifactView) -> tuple[Bar, ...]:

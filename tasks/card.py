@@ -33,6 +33,9 @@ HUB_METRICS = {
     "matthews": "matthews_correlation",
     "pearson": "pearsonr",
     "spearman": "spearmanr",
+    "entity_f1": "f1",
+    "entity_precision": "precision",
+    "entity_recall": "recall",
 }
 """Our name of a metric -> the Hub's, where they differ."""
 
@@ -42,12 +45,16 @@ def card_facts(manifest: Manifest) -> CardFacts:
     entries = [manifest.tasks[name] for name in sorted(manifest.tasks)]
     base, licence = KNOWN_MODELS.get(manifest.source.model, (None, None))
     english = bool(entries) and all(_is_among(entry, GLUE_ROWS | SAMPLES) for entry in entries)
-    tags = [TASK_TYPES[each.kind].pipeline_tag for each in entries if each.kind in TASK_TYPES]
+    types = {each.name: TASK_TYPES[each.kind] for each in entries if each.kind in TASK_TYPES}
+    tags = {name: kind.pipeline_tag for name, kind in types.items()}
+    one = set(tags.values()) if len(tags) == len(entries) else set()
     return CardFacts(
         license=licence,
         languages=("en",) if english else (),
         base_model=base,
-        pipeline_tag=tags[0] if tags else None,
+        pipeline_tag=one.pop() if len(one) == 1 else None,
+        task_types=tags,
+        labels={name: kind.counted(manifest.tasks[name].labels) for name, kind in types.items()},
         datasets={
             entry.name: HubDataset(GLUE, str(entry.data["task"]), "validation")
             for entry in entries

@@ -21,7 +21,7 @@ from maskpack.models.families import Family
 from maskpack.models.load import tokenizer_of
 from maskpack.models.prompts import find_prompts
 from maskpack.runtime.windows import cut_windows
-from maskpack.runtime.words import words_of
+from maskpack.runtime.words import Words, words_of
 from maskpack.tasks.batches import Encoded, EncodedGroups
 from maskpack.tasks.data.cache import OFF, Cache
 from maskpack.tasks.data.splits import Split, TaskData, load_data
@@ -172,15 +172,22 @@ class WordPreprocessor(TextPreprocessor):
     def encode(self, split: Split, *, max_length: int) -> Encoded:
         """As of any text; a label then is `(tokens)` for each row."""
         tokens = self._cut(split, max_length)
-        texts = [row[0] for row in split.texts]
-        words = [
-            words_of(text, read.offsets, read.word_ids, split.prefix)
-            for text, read in zip(texts, tokens.encodings, strict=True)
-        ]
-        own = [text[split.prefix :] for text in texts]
-        labels = tags_on_words(split.labels, words, own, max_length)
+        own = [row[0][split.prefix :] for row in split.texts]
+        labels = tags_on_words(split.labels, _words_of(split, tokens), own, max_length)
         encoded = self._encoded(replace(split, labels=labels), tokens)
         return replace(encoded, per_token=True)
+
+    def words(self, split: Split, *, max_length: int) -> list[Words]:
+        """Words of each row; those behind the cut are left out."""
+        return _words_of(split, self._cut(split, max_length))
+
+
+def _words_of(split: Split, tokens: Any) -> list[Words]:
+    """Words of what the tokenizer made of a split."""
+    return [
+        words_of(row[0], read.offsets, read.word_ids, split.prefix)
+        for row, read in zip(split.texts, tokens.encodings, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,6 +119,19 @@ def test_own_csv_answers_with_the_labels_of_its_column(tiny_model, sentiment, tm
     assert [line.split("  ")[1] for line in lines[1:]] == asked
 
 
+def test_entities_answers_with_places_in_the_texts(tiny_model, tmp_path, capsys):
+    words = ["the", "good", "food", "was", "bad"]
+    tags = ["O", "B-meal", "I-meal", "O", "B-blame"]
+    line = json.dumps({"tokens": words, "ner_tags": tags})
+    (tmp_path / "rows.jsonl").write_text("\n".join([line] * 60))
+    own = [str(tmp_path / "rows.jsonl"), "tokens", "ner_tags", [" ".join(words)], str(tiny_model)]
+    load("entities").main(*own, 150)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("entity_f1 ")
+    assert lines[1].startswith("meal ")
+    assert "'good food', 4 to 13 of 'the good food was bad'" in lines[1]
+
+
 @pytest.fixture(scope="module")
 def two_tasks(tiny_artifact, tmp_path_factory):
     """An export of two tasks over one backbone: `sst2`, and `other` with its labels turned round."""

@@ -1,6 +1,7 @@
 // The page: a menu of tasks, a text, answers as bars, and what all of it took. Loading and answering are
 // those of the package (package/predict.mjs).
 import { TASKS, load } from "./package/predict.mjs";
+import { nodes } from "./package/words.mjs";
 import { downloads, reader, shown, sum } from "./files.js";
 
 const PAUSE = 120; // ms without a key before a text is answered
@@ -45,12 +46,18 @@ async function choose(name) {
     return say(`${name}: ${failure.message}`, true);
   }
   task = tasks.get(name);
-  const { labels, kind } = task.card;
-  at("labels").textContent = kind === "regression" ? "answers with a number" : labels.join(" · ");
+  at("labels").textContent = saidBy(task.card);
   at("chips").replaceChildren(...(texts[name] ?? []).map(chip));
   at("text").disabled = at("pair").disabled = false;
   at("second").hidden = task.card.texts !== 2;
   put(texts[name]?.[0] ?? at("text").value);
+}
+
+// What a task answers with.
+function saidBy({ kind, labels }) {
+  if (kind === "regression") return "answers with a number";
+  const kinds = labels.filter((label) => label.startsWith("B-")).map((label) => label.slice(2)); // of tags O, B-x, I-x
+  return kind === "token-classification" ? `marks ${kinds.join(" · ")}` : labels.join(" · ");
 }
 
 async function fetchTask(name) {
@@ -105,11 +112,13 @@ async function answer() {
   const middle = [...times].sort((a, b) => a - b)[Math.floor((times.length - 1) / 2)];
   at("latency").textContent = `${middle < 10 ? middle.toFixed(1) : Math.round(middle)} ms`;
   say(`answered in ${times[0].toFixed(1)} ms`);
-  showAnswer(found);
+  if (found.entities) showEntities(text, found.entities);
+  else showAnswer(found);
 }
 
 function clear() {
   at("bars").replaceChildren();
+  at("named").replaceChildren();
   [at("label").textContent, at("score").textContent] = ["\u00a0", ""];
   say("type a text, or take an example");
 }
@@ -125,11 +134,28 @@ function showAnswer({ label, labels, score, scores }) {
     const row = bars.children[place];
     row.classList.toggle("best", given.includes(name));
     row.dataset.label = name;
-    row.dataset.score = share;
-    row.children[0].textContent = row.children[0].title = name; // a long one is cut on the page
-    row.children[1].firstChild.style.width = `${100 * share}%`;
-    row.children[2].textContent = `${(100 * share).toFixed(1)} %`;
+    fill(row, name, share);
   });
+}
+
+// The text with its entities marked, and below it a line for each.
+function showEntities(text, entities) {
+  at("label").textContent = entities.length === 1 ? "1 entity" : `${entities.length || "no"} entities`;
+  at("score").textContent = "";
+  at("named").replaceChildren(...nodes(text, entities));
+  at("bars").replaceChildren(...entities.map(() => bar()));
+  entities.forEach((entity, place) => {
+    const row = at("bars").children[place];
+    row.dataset.label = entity.label;
+    fill(row, `${entity.text}, ${entity.label}`, entity.score);
+  });
+}
+
+function fill(row, name, share) {
+  row.dataset.score = share;
+  row.children[0].textContent = row.children[0].title = name; // a long one is cut on the page
+  row.children[1].firstChild.style.width = `${100 * share}%`;
+  row.children[2].textContent = `${(100 * share).toFixed(1)} %`;
 }
 
 function bar() {

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ from maskpack.formats.errors import DataError, ExportError, MaskpackError, first
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime import Session
 from maskpack.runtime.graph import give_back
+from maskpack.runtime.outputs import OutputDecoder
 from maskpack.runtime.providers import Provider
 from maskpack.runtime.task import TaskConfig
-from maskpack.runtime.tokens import Text, TextReader, batch_of, load_tokenizer
+from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of, load_tokenizer
 from maskpack.runtime.trunk import OnTrunk
 
 _PAUSE = 0.003  # seconds; ONNX Runtime's threads spin for about one after a run
@@ -196,23 +197,66 @@ def errors(
     else:
         batches = list(_text_batches(Path(texts), Path(tokenizer), task, wanted))
     logits = {
-        name: np.concatenate([_run(session, feeds) for feeds in batches])
+        name: [_run(session, batch.feeds) for batch in batches]
         for name, session in sessions.items()
     }
     right, differences = logits[reference], {}
     for name, left in logits.items():
-        if left.shape != right.shape:
+        if [one.shape for one in left] != [one.shape for one in right]:
             raise ExportError(
-                f"{name} has {left.shape[1]} outputs, {reference} has {right.shape[1]}",
+                f"{name} has {left[0].shape[-1]} outputs, {reference} has {right[0].shape[-1]}",
                 _OTHER_MODEL,
             )
-        differences[name] = {
-            "relative": relative_error(left, right),
-            "max_diff": float(np.abs(left - right).max()),
-            "same": task.decoder.agreement(left, right),
-        }
+        differences[name] = _difference(left, right, batches, task.decoder)
     ran = sessions[reference].get_providers()
-    return {"rows": len(right), "graphs": differences, "providers": ran}
+    return {"rows": sum(map(len, right)), "graphs": differences, "providers": ran}
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Tokens of some rows.
+
+    Attributes:
+        feeds: name of an input -> `(b, s)`.
+        counts: `(b, s)`, the tokens whose outputs count where there are some for each; None: all.
+    """
+
+    feeds: Feeds
+    counts: NDArray[np.bool_] | None = None
+
+    def outputs(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits with 0 for tokens that do not count."""
+        if self.counts is None or logits.ndim < 3:
+            return logits
+        return np.where(self.counts[..., None], logits, np.float32(0))
+
+    def counted(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of rows, or of the tokens that count, `(n, c)`."""
+        if self.counts is None or logits.ndim < 3:
+            return logits.reshape(-1, logits.shape[-1])
+        return logits[self.counts]
+
+
+def _difference(
+    left: Sequence[NDArray[np.float32]],
+    right: Sequence[NDArray[np.float32]],
+    batches: Sequence[_Batch],
+    decoder: OutputDecoder,
+) -> dict[str, float]:
+    """How far logits of all batches are from others, over outputs that count, and the share of rows with the same answer."""
+    same = [
+        decoder.same(batch.outputs(one), batch.outputs(other))
+        for batch, one, other in zip(batches, left, right, strict=True)
+    ]
+    own, others = (
+        np.concatenate([batch.counted(one) for batch, one in zip(batches, side, strict=True)])
+        for side in (left, right)
+    )
+    return {
+        "relative": relative_error(own, others),
+        "max_diff": float(np.abs(own - others).max(initial=0.0)),
+        "same": float(np.mean(np.concatenate(same))),
+    }
 
 
 def _sessions(
@@ -227,15 +271,19 @@ def _sessions(
 _OTHER_MODEL = "compare graphs of one model and one task: name the right one as `against`"
 
 
-def _random_batches(session: Any, shapes: Sequence[BatchShape], vocabulary: int) -> Iterator[Feeds]:
+def _random_batches(
+    session: Any, shapes: Sequence[BatchShape], vocabulary: int
+) -> Iterator[_Batch]:
     for batch, length in shapes:
         for seed in range(-(-_ROWS // batch)):
-            yield token_feeds(session, batch=batch, length=length, vocabulary=vocabulary, seed=seed)
+            yield _Batch(
+                token_feeds(session, batch=batch, length=length, vocabulary=vocabulary, seed=seed)
+            )
 
 
 def _text_batches(
     texts: Path, tokenizer: Path, config: TaskConfig, names: Sequence[str]
-) -> Iterator[Feeds]:
+) -> Iterator[_Batch]:
     """Lines of a file, in their order, padded to the longest of eight; for a task on pairs a tab separates them."""
     reader = TextReader.of(load_tokenizer(tokenizer), config)
     lines = [line for line in read_lines(texts) if line]
@@ -246,7 +294,20 @@ def _text_batches(
             [_row(line, config.texts) for line in lines[start : start + _TEXTS_A_RUN]]
         )
         feeds = batch_of(rows, pad=config.pad[0], left=config.pad_left)
-        yield {name: feeds[name] for name in names}
+        yield _Batch(
+            {name: feeds[name] for name in names}, _at_words(rows, feeds["input_ids"].shape)
+        )
+
+
+def _at_words(rows: Sequence[Tokens], shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Which tokens `(b, s)` begin a word, where outputs of these count; else None."""
+    if any(row.words is None for row in rows):
+        return None
+    counts = np.zeros(shape, dtype=np.bool_)
+    for place, row in enumerate(rows):
+        if row.words is not None:
+            counts[place, row.words.first] = True
+    return counts
 
 
 def _row(line: str, texts: int | None) -> Text:
@@ -269,7 +330,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _run(session: Any, feeds: Feeds) -> NDArray[np.float32]:
-    """Logits `(b, c)`: the first output, whatever its name."""
+    """Logits `(b, c)` or `(b, s, c)`: the first output, whatever its name."""
     try:
         logits: NDArray[np.float32] = session.run(None, feeds)[0]
     except Exception as error:

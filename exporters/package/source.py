@@ -23,6 +23,7 @@ from maskpack.formats import ConfigError, ExportError
 from maskpack.formats.schema import CONFIG
 from maskpack.runtime.graph import OLDEST, shown
 from maskpack.runtime.session import load_graph, load_inputs
+from maskpack.runtime.tags import kinds_of
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskConfig, TaskFiles, find_tasks
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -243,6 +244,7 @@ EXAMPLES = {
     Target.ORT: {"predict.py": "predict.py.txt", "README.md": "ort.md"},
     Target.WEB: {
         "predict.mjs": "predict.mjs",
+        "words.mjs": "words.mjs",
         "index.html": "index.html",
         "package.json": "package.json",
         "README.md": "web.md",
@@ -250,6 +252,9 @@ EXAMPLES = {
     Target.MOBILE: {"predict.py": "predict.py.txt", "README.md": "mobile.md"},
 }
 """Target -> name in the package -> template."""
+
+RUNTIME = {"maskpack_tags.py": "tags.py", "maskpack_words.py": "words.py"}
+"""Name in a package for Python -> module of the runtime that it is a copy of, where a task answers for each token."""
 
 
 def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]:
@@ -263,7 +268,11 @@ def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]
         "RUNTIME": onnxruntime.__version__,
         "OLDEST": shown(OLDEST),
     }
-    return {name: _filled(template, known) for name, template in EXAMPLES[target].items()}
+    made = {name: _filled(template, known) for name, template in EXAMPLES[target].items()}
+    if target is not Target.WEB and any(one.config.decoder.per_token for one in sources):
+        runtime = files("maskpack.runtime")
+        made |= {name: (runtime / module).read_bytes() for name, module in RUNTIME.items()}
+    return made
 
 
 def _task_files(source: Source, target: Target) -> dict[str, str]:
@@ -298,8 +307,14 @@ def _row(source: Source, target: Target) -> str:
     if own is not None:
         names.append(source.name(own))
     graph = " + ".join(f"`{name}`" for name in names)
-    labels = ", ".join(config.labels) or "a number"
+    labels = ", ".join(_answers(config)) or "a number"
     return f"| {config.name} | {graph} | {labels} | {config.max_length} |"
+
+
+def _answers(config: TaskConfig) -> tuple[str, ...]:
+    """What a task answers with: labels, or the kinds of what it finds in a text."""
+    kinds = kinds_of(config.labels) if config.decoder.per_token else None
+    return config.labels if kinds is None else tuple(f"entities of `{kind}`" for kind in kinds)
 
 
 def _filled(template: str, known: dict[str, str]) -> bytes:

@@ -1,6 +1,7 @@
 """Evaluate an artifact's task in torch: the masked model on the task's evaluation rows.
 
-`assess` gives metrics; `analyze_errors` also gives the confusion of classes, or pairs of true and predicted numbers.
+`assess` gives metrics; `analyze_errors` also gives the confusion of classes, pairs of true and predicted numbers, or texts with what is
+found in them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import Artifact, ArtifactError, DataError, TaskEntry
+from maskpack.runtime.outputs import ReadText
 from maskpack.runtime.windows import usual_stride
 from maskpack.tasks.data.splits import Split, load_dev
 from maskpack.tasks.data_warnings import answer_warnings, log_warnings
+from maskpack.tasks.evaluation.marked import MarkedText, telling
 from maskpack.tasks.evaluation.metrics import (
     ClassMetrics,
     Confusion,
@@ -73,11 +76,13 @@ class ErrorAnalysis:
         assessment: scores now, and as recorded.
         confusion: of a classification, else None; several labels a row have scores of each instead.
         pairs: true and given value of some rows of a regression, else empty.
+        texts: some rows with the entities that are there and that are given, of a task that finds them; else empty.
     """
 
     assessment: Assessment
     confusion: Confusion | None
     pairs: tuple[tuple[float, float], ...] = ()
+    texts: tuple[MarkedText, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +154,29 @@ def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -
         assessed(entry, predictions),
         kind.confusion(labels, logits, entry.labels),
         kind.pairs(labels, logits),
+        _marked(artifact, entry, predictions) if kind.marks else (),
     )
+
+
+_READ, _SHOWN = 500, 12
+
+
+def _marked(
+    artifact: Artifact, entry: TaskEntry, predictions: Predictions
+) -> tuple[MarkedText, ...]:
+    """Some of the first rows with what is there and what a device would find."""
+    from maskpack.tasks.context import ModelContext  # noqa: PLC0415 - torch
+    from maskpack.tasks.preprocess import WordPreprocessor  # noqa: PLC0415
+
+    kind, first = type_of(entry), np.arange(min(len(predictions.split), _READ))
+    split = predictions.split.take(first)
+    preprocessor = ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor)
+    assert isinstance(preprocessor, WordPreprocessor)
+    words = preprocessor.words(split.prefixed(prefixes_of(entry)), max_length=entry.max_length)
+    texts = [row[0] for row in split.texts]
+    read = [ReadText(text, own) for text, own in zip(texts, words, strict=True)]
+    answers = kind.decoder.predictions(entry.labels, predictions.logits[first], read)
+    return telling(kind.marked(texts, split.labels, answers, entry.labels), _SHOWN)
 
 
 def answered(model: Any, kind: TaskType, rows: Encoded) -> NDArray[np.float32]:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
 from maskpack.formats.target import TargetScale
-from maskpack.runtime.outputs import DECODERS, OutputDecoder
+from maskpack.runtime.outputs import DECODERS, Answered, OutputDecoder
 from maskpack.tasks.alike import look_of, spelled
 from maskpack.tasks.data.cells import NO_LABEL, Row
 from maskpack.tasks.evaluation.calibration import Decision, Probabilities
+from maskpack.tasks.evaluation.marked import MarkedText
 from maskpack.tasks.evaluation.metrics import Confusion, class_counts
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class TaskType(ABC):
 
     Attributes:
         name: as manifests spell it.
+        summary: what it answers, in a few words.
         problem_type: transformers' name of it in `config.json`; None: it has none.
         usual_metrics: metrics for the user's own data; the first is the main one.
         other_metrics: further metrics that may be chosen.
@@ -49,11 +51,13 @@ class TaskType(ABC):
         finds_texts: whether a row's label is a text too, the second of its group.
         texts: texts that a row must have; None: one or two.
         competing: whether the tokens of a row compete for one label; else each token that counts has its own.
+        marks: whether answers are places in a text, which `marked` shows.
         probabilities: what logits say of probabilities; None: nothing, they are numbers.
         error_metrics: metrics in the target's own unit, smaller where the task is better; none is a main metric.
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""
     problem_type: ClassVar[str | None]
     usual_metrics: ClassVar[tuple[str, ...]]
     other_metrics: ClassVar[tuple[str, ...]] = ()
@@ -66,6 +70,7 @@ class TaskType(ABC):
     finds_texts: ClassVar[bool] = False
     texts: ClassVar[int | None] = None
     competing: ClassVar[bool] = False
+    marks: ClassVar[bool] = False
     probabilities: ClassVar[Probabilities | None] = None
     error_metrics: ClassVar[tuple[str, ...]] = ()
 
@@ -281,6 +286,16 @@ class TaskType(ABC):
         """True and predicted numbers of some rows; empty where answers are labels."""
         del labels, logits
         return ()
+
+    def marked(
+        self,
+        texts: Sequence[str],
+        labels: NDArray[Any],
+        answers: Sequence[Answered],
+        names: Sequence[str],
+    ) -> list[MarkedText]:
+        """Texts with what their labels and the answers to them mark; of a type that marks."""
+        raise NotImplementedError(f"`{self.name}` marks nothing in a text")
 
 
 def too_many(names: Sequence[str], rows: int) -> bool:

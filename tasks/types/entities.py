@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
+from maskpack.runtime.outputs import Answered, Entities
 from maskpack.runtime.tags import IGNORED, OUTSIDE, kinds_of, tags_of
 from maskpack.runtime.words import Words
 from maskpack.tasks.data.cells import NO_LABEL, Row
 from maskpack.tasks.data.tagged import read_spans, tagged_row
+from maskpack.tasks.evaluation.marked import MarkedText, mark
 from maskpack.tasks.evaluation.metrics import entity_counts
 from maskpack.tasks.types.base import GIVE_A_LABEL
 from maskpack.tasks.types.single_label import CrossEntropy
@@ -31,12 +33,14 @@ class TokenClassification(CrossEntropy):
     """Entities in a text; losses are those of one label, of each word."""
 
     name = "token-classification"
+    summary = "entities in a text, each from one word to another"
     problem_type = None
     usual_metrics = ("entity_f1", "entity_precision", "entity_recall")
     pipeline_tag = "token-classification"
     auto_class = "AutoModelForTokenClassification"
     preprocessor = "words"
     structured = True
+    marks = True
 
     def check_labels(self, labels: Sequence[str], task: str) -> None:
         """Raise ArtifactError unless they are the tags of some kinds of entities, in the usual order."""
@@ -140,6 +144,22 @@ class TokenClassification(CrossEntropy):
     def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
         """No entity anywhere."""
         return [np.zeros_like(labels)]
+
+    def marked(
+        self,
+        texts: Sequence[str],
+        labels: NDArray[Any],
+        answers: Sequence[Answered],
+        names: Sequence[str],
+    ) -> list[MarkedText]:
+        """Texts with the entities that are there and those that are given."""
+        kinds, found = kinds_of(names) or (), []
+        for text, spans, answer in zip(texts, labels, answers, strict=True):
+            assert isinstance(answer, Entities)
+            true = [(start, end, kinds[kind]) for start, end, kind in spans]
+            given = [(one.start, one.end, one.label) for one in answer.entities]
+            found.append(mark(text, true, given))
+        return found
 
 
 def tags_on_words(

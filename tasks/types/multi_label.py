@@ -29,6 +29,7 @@ class MultiLabel(TaskType):
     """Classification where a row may have several labels, or none."""
 
     name = "multi-label"
+    summary = "any number of labels"
     problem_type = "multi_label_classification"
     usual_metrics = ("micro_f1", "macro_f1", "accuracy")
     several = True

@@ -27,6 +27,7 @@ class Regression(TaskType):
     """One number a row."""
 
     name = "regression"
+    summary = "a number"
     problem_type = "regression"
     usual_metrics = ("spearman", "pearson")
     error_metrics = ("mae", "rmse")

@@ -43,6 +43,7 @@ class SingleLabel(CrossEntropy):
     """Classification: each row has one of several labels."""
 
     name = "classification"
+    summary = "one of several labels"
     problem_type = "single_label_classification"
     usual_metrics = ("accuracy", "macro_f1", "matthews")
     other_metrics = ("f1",)

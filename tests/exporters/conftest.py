@@ -182,3 +182,43 @@ def tokens() -> Callable[..., dict[str, np.ndarray]]:
         return {name: every[name] for name in names}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tagger(tmp_path_factory, tiny_model, sentiment, quick) -> tuple[Path, Path]:
+    """An artifact with a classifier, `sst2`, and a task that finds entities, `names`; the rows of the latter. Read only."""
+    from test_entity_graphs import names
+
+    from maskpack.compressor import FitRequest, fit_task
+    from maskpack.tasks import find_task
+
+    root = tmp_path_factory.mktemp("tagger")
+    for split, rows in (("train", 120), ("dev", 40)):
+        lines = ["\n".join(map("\t".join, zip(*row, strict=True))) for row in names(rows, rows)]
+        (root / f"{split}.conll").write_text("\n\n".join(lines))
+    options = quick(steps=150, max_length=32, head_lr=0.3)
+    kind = "token-classification"
+    task = find_task("names", text_field="text", label_field="label", kind=kind)
+    place = root / "artifact"
+    fit_task(FitRequest(str(tiny_model), find_task("sst2"), place, quick(), data=sentiment))
+    fit_task(FitRequest(str(tiny_model), task, place, options, data=root))
+    return place, root
+
+
+@pytest.fixture(scope="session")
+def tagged_exports(tmp_path_factory, tagger) -> Callable[[str], Path]:
+    """`tagged_exports(layout)`: a folder with both tasks, made on first use. Read only."""
+    from maskpack.exporters import Tolerance
+    from maskpack.exporters.export import export_shared
+    from maskpack.exporters.options import SharedRequest
+
+    root = tmp_path_factory.mktemp("tagged")
+
+    @cache
+    def make(layout: str) -> Path:
+        out, tolerance = root / layout, Tolerance.of("fp32")
+        request = SharedRequest(tagger[0], (), out, "fp32", tolerance, verify=False, layout=layout)
+        export_shared(request)
+        return out
+
+    return make

@@ -271,7 +271,7 @@ HARD = [
     *(
         "price: $3.50 (50%)",
         "\u200bzero\u00adwidth",
-        "ŁÓDŹ İstanbul",
+        "ŁÓDŹ İstanbul \u039f\u0394\u039f\u03a3",
         "हिन्दी عربى",
         "a\u0000b\ufffd",
     ),
@@ -282,6 +282,7 @@ def word_piece():
     """A WordPiece as BERT's, over letters and some longer pieces."""
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    words += ["\u03bf", "##\u03b4", "##\u03bf", "##\u03c3", "##\u03c2"]  # both small sigmas
     words += ["the", "cafe", "##fe", "and", "stop", "ete", "中", "ß", "strasse"]
     made = Tokenizer(
         models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]")

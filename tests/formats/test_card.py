@@ -122,6 +122,36 @@ def test_labels_of_any_kind_and_number_stay_words_on_one_line():
     assert "\n# a # \\<b\\>: one integer backbone" in text
 
 
+TAGS = ("O", "B-person", "I-person", "B-place", "I-place")
+
+
+def tagger(name="names"):
+    found = {"entity_f1": 0.5, "entity_precision": 0.4, "entity_recall": 0.6}
+    return entry(
+        name, kind="token-classification", labels=TAGS, metric="entity_f1", scores=found, data={}
+    )
+
+
+def test_entities_have_the_hubs_type_and_kinds_in_place_of_tags():
+    head, text = card(tagger(), tagger("second"))
+    assert head["pipeline_tag"] == "token-classification"
+    assert head["metrics"] == ["f1"]
+    assert head["tags"] == ["maskpack", "quantized", "mask"]
+    results = head["model-index"][0]["results"]
+    assert [one["task"]["type"] for one in results] == ["token-classification"] * 2
+    assert [one["type"] for one in results[0]["metrics"]] == ["f1", "precision", "recall"]
+    assert "names (person, place)" in text
+
+
+def test_tasks_of_two_types_have_their_own_and_the_artifact_none():
+    head, text = card(tagger(), entry())
+    assert "pipeline_tag" not in head
+    assert {"text-classification", "token-classification"} <= set(head["tags"])
+    types = {one["task"]["name"]: one["task"]["type"] for one in head["model-index"][0]["results"]}
+    assert types == {"names": "token-classification", "sst2": "text-classification"}
+    assert "sst2 (negative, positive)" in text
+
+
 def test_the_hubs_own_library_reads_the_results():
     from huggingface_hub import ModelCard
 

@@ -12,6 +12,7 @@ from maskpack.report.figures import pair_chart
 from maskpack.report.page import artifact_page
 from maskpack.report.view import view_artifact
 from maskpack.tasks.evaluation.evaluate import Assessment, ErrorAnalysis
+from maskpack.tasks.evaluation.marked import mark
 from maskpack.tasks.evaluation.metrics import Confusion
 
 
@@ -67,3 +68,14 @@ def test_gaps_between_many_small_parts_do_not_lengthen_a_bar(tiny_artifact):
     assert [bar.count('class="thin"') for bar in bars] == [0, 51, 51]
     assert "4.50 GB" in Page(text).text
     assert "i.thin { min-width: 0; }" in text
+
+
+def test_texts_with_entities_are_marked_and_escaped(tiny_artifact):
+    view = view_artifact(open_artifact(tiny_artifact))
+    assessment = Assessment("sst2", 30, {}, {}, {}, same_data=True)
+    text = mark("<b>Rome</b> in May", [(3, 7, "place"), (15, 18, "time")], [(3, 7, "<i>")])
+    analysis = ErrorAnalysis(assessment, None, texts=(text,))
+    page = artifact_page(view, {"sst2": analysis})
+    assert '<mark class="wrong">Rome <small>&lt;i&gt;, wrong: place</small></mark>' in page
+    assert '&lt;b&gt;<mark class="wrong">' in page
+    assert '<mark class="missed">May <small>time, missed</small></mark>' in page

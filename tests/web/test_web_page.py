@@ -5,15 +5,18 @@ Needs Chromium and MASKPACK_NODE_MODULES, as test_web_demo.py.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -27,6 +30,7 @@ from maskpack.tasks import find_task
 
 CHROMIUM = os.environ.get("MASKPACK_CHROMIUM") or shutil.which("chromium") or ""
 MODULES = os.environ.get("MASKPACK_NODE_MODULES", "")
+PREPARE = Path(__file__).parents[2] / "examples" / "web" / "prepare.py"
 TEXT = "the good film"
 
 pytestmark = pytest.mark.skipif(
@@ -60,9 +64,9 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def test_a_switch_of_tasks_downloads_the_tasks_inputs_alone(packed):
-    folder, source = packed
-    session = Session(source)
+@contextmanager
+def opened(folder, ready="#out:text('ready')"):
+    """The page of a package, once it is ready."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -70,21 +74,97 @@ def test_a_switch_of_tasks_downloads_the_tasks_inputs_alone(packed):
             browser = playwright.chromium.launch(executable_path=CHROMIUM)
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
-            page.wait_for_selector("#out:text('ready')", timeout=60_000)
-            asked: list[str] = []
-            page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
-            page.fill("#text", TEXT)
-            page.dispatch_event("#text", "change")
-            found = {}
-            for task in ("first", "second"):
-                page.select_option("#task", task)
-                page.wait_for_selector(f"""#out:text('"task":"{task}"')""", timeout=60_000)
-                found[task] = json.loads(page.text_content("#out"))
+            page.wait_for_selector(ready, timeout=60_000)
+            yield page
             browser.close()
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_switch_of_tasks_downloads_the_tasks_inputs_alone(packed):
+    folder, source = packed
+    session = Session(source)
+    asked: list[str] = []
+    with opened(folder) as page:
+        page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+        page.fill("#text", TEXT)
+        page.dispatch_event("#text", "change")
+        found = {}
+        for task in ("first", "second"):
+            page.select_option("#task", task)
+            page.wait_for_selector(f"""#out:text('"task":"{task}"')""", timeout=60_000)
+            found[task] = json.loads(page.text_content("#out"))
     assert sorted(asked) == ["second.json", "second.safetensors"]
     for task, answer in found.items():
         (want,) = session.predict([TEXT], task=task)
         assert answer["scores"] == pytest.approx(want.scores, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory, tiny_model, quick):
+    """A package of a task that finds entities, and what it finds in a text."""
+    root = tmp_path_factory.mktemp("tagged")
+    rng, lines = np.random.default_rng(0), []
+    for _ in range(120):
+        found = [str(word) for word in rng.choice(["the", "film", "was", "we", "bad"], 6)]
+        found[rng.integers(5)] = "good"
+        tags = ["B-meal" if word == "good" else "O" for word in found]
+        lines.append(json.dumps({"tokens": found, "ner_tags": tags}))
+    data = root / "rows.jsonl"
+    data.write_text("\n".join(lines))
+    kind = "token-classification"
+    task = find_task("meals", text_field="tokens", label_field="ner_tags", kind=kind)
+    config = quick(steps=150, max_length=32, head_lr=0.3)
+    fit_task(FitRequest(str(tiny_model), task, root / "a", config, data=data))
+    tolerance = Tolerance.of("fp32")
+    request = SharedRequest(root / "a", (), root / "source", "fp32", tolerance, verify=False)
+    export_shared(request)
+    made = write_package(PackageRequest(root / "source", root / "package", Target.WEB)).out
+    (made / "node_modules").symlink_to(MODULES)
+    (want,) = Session(root / "source").predict([MARKUP], task="meals")
+    assert want.entities[-1].text == "good"
+    return made, want.entities
+
+
+MARKUP = "😀 <img src=x onerror=alert(1)> the good film"
+
+
+def check_marked(page, entities):
+    """The text stands in the page as it is, its entities marked."""
+    page.wait_for_selector("#named mark", timeout=60_000)
+    marks = [mark.inner_text() for mark in page.query_selector_all("#named mark")]
+    assert marks == [f"{one.text} {one.label}" for one in entities]
+    assert page.query_selector("#named img") is None
+    bare = page.evaluate(  # without labels, and the blank before each
+        """[...document.getElementById('named').childNodes]
+        .map((node) => (node.firstChild ?? node).textContent).join('')"""
+    )
+    assert bare == MARKUP
+
+
+def test_entities_are_marked_in_the_text_and_nothing_in_it_is_html(tagged):
+    with opened(tagged[0]) as page:
+        page.fill("#text", MARKUP)
+        page.dispatch_event("#text", "change")
+        check_marked(page, tagged[1])
+        page.fill("#text", "")
+        page.dispatch_event("#text", "change")
+        page.wait_for_selector("#out:text('ready')")
+        assert page.text_content("#named") == ""
+
+
+def test_the_demo_page_marks_them_too(tagged, tmp_path):
+    spec = importlib.util.spec_from_file_location("prepare", PREPARE)
+    prepare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prepare)
+    prepare.main(tagged[0], tmp_path / "site", Path(MODULES))
+    with opened(tmp_path / "site", ready="#status:text('type a text')") as page:
+        assert page.text_content("#labels") == "marks meal"
+        page.fill("#text", MARKUP)
+        check_marked(page, tagged[1])
+        bars = page.query_selector_all(".bar .name")
+        assert [bar.inner_text() for bar in bars] == [f"{x.text}, {x.label}" for x in tagged[1]]
+        page.fill("#text", "film")
+        page.wait_for_selector("#label:text('no entities')")
+        assert page.query_selector("#named mark") is None

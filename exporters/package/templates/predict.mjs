@@ -7,6 +7,7 @@
 // Give it a `read` of your own to show progress: from the name of a file in this package to a promise of its Uint8Array.
 import * as ort from "onnxruntime-web/wasm";
 import { Tokenizer } from "@huggingface/tokenizers";
+import { entitiesIn, lowered, places, wordsOf } from "./words.mjs";
 
 ort.env.wasm.numThreads = 1; // more of them need a page that is cross-origin isolated
 
@@ -16,7 +17,8 @@ export async function load(name, read = once) {
   const files = TASKS[name];
   const json = async (file) => JSON.parse(new TextDecoder().decode(await read(file)));
   const card = await json(files.card);
-  const tokenizer = new Tokenizer(await json(files.tokenizer), await json(files.tokenizer_config));
+  const tree = await json(files.tokenizer);
+  const tokenizer = new Tokenizer(tree, await json(files.tokenizer_config));
   const open = async (graph) => {
     const beside = files.weights && { path: card.weights_file, data: await read(files.weights) };
     return ort.InferenceSession.create(await read(graph), {
@@ -28,12 +30,16 @@ export async function load(name, read = once) {
   const trunk = files.trunk && (await shared(files.trunk));
   const own = files.inputs ? tensors(await read(files.inputs)) : {};
   const session = await (files.inputs ? shared(files.graph) : open(files.graph));
-  const logits = async (text, pair = null) => {
-    const row = tokens(tokenizer, card, text, pair);
+  const outputs = async (row) => {
     const below = trunk ? { hidden_states: await states(files.trunk, trunk, row) } : {};
     return Array.from((await run(session, row, { ...own, ...below })).logits.data);
   };
-  const answer = async (text, pair = null) => meaning(card, await logits(text, pair));
+  const logits = (text, pair = null) => outputs(tokens(tokenizer, card, text, pair)); // of entities: token after token
+  const answer = async (text, pair = null) => {
+    const row = tokens(tokenizer, card, text, pair);
+    if (card.kind !== "token-classification") return meaning(card, await outputs(row));
+    return { entities: named(card, text, wordsIn(tokenizer, tree, card, text, row), await outputs(row)) };
+  };
   return { card, logits, answer };
 }
 
@@ -72,20 +78,36 @@ export function tokens(tokenizer, card, text, pair = null) {
   const [before, between] = card.prefixes ?? ["", ""];
   const second = pair === null ? null : between + pair;
   const found = encode(tokenizer, card.max_length, before + text, second, card.truncation_side);
-  return found.ids.length ? found : { ids: [card.pad_id], types: [0] };
+  return found.ids.length ? found : { ...found, ids: [card.pad_id], types: [0] };
+}
+
+// Words of a text whose tokens are a row; `token` is the place in the row.
+export function wordsIn(tokenizer, tree, card, text, { from, count, at }) {
+  const [before] = card.prefixes ?? [""];
+  const kept = places(tokenizer, tree, lowered(tokenizer, before + text)).slice(from, from + count);
+  return wordsOf(before + text, kept, [...before].length).map((word) => ({ ...word, token: word.token + at }));
+}
+
+// What a text names, from logits of all its tokens.
+function named(card, text, words, logits) {
+  const size = card.labels.length;
+  return entitiesIn(text, words, card.labels, words.map(({ token }) => logits.slice(size * token, size * (token + 1))));
 }
 
 // Token ids and types of a text or a pair, the longer one cut first, on the side where the task's texts were cut.
+// Of the first text `count` tokens are left, those behind `from`, and stand in the row behind `at`.
 export function encode(tokenizer, length, text, pair = null, side = "right") {
-  const bare = (some) => tokenizer.encode(some, { add_special_tokens: false }).ids;
+  const bare = (some) => tokenizer.encode(lowered(tokenizer, some), { add_special_tokens: false }).ids;
   const [first, second] = [bare(text), pair === null ? null : bare(pair)];
   const join = (a, b) => tokenizer.post_processor(a, b);
   const room = length - join([], second && []).tokens.length;
   const [one, two] = second ? shares(first.length, second.length, room) : [room, 0];
-  const cut = (ids, size) => (side === "left" ? ids.slice(Math.max(0, ids.length - size)) : ids.slice(0, size));
+  const begin = (ids, size) => (side === "left" ? Math.max(0, ids.length - size) : 0);
+  const cut = (ids, size) => ids.slice(begin(ids, size), begin(ids, size) + size);
   const joined = join(cut(first, one), second && cut(second, two));
   const ids = joined.tokens.map((token) => (typeof token === "string" ? tokenizer.token_to_id(token) : token));
-  return { ids, types: joined.token_type_ids ?? ids.map(() => 0) };
+  const kept = { from: begin(first, one), count: Math.min(one, first.length), at: join([-1], null).tokens.indexOf(-1) };
+  return { ids, types: joined.token_type_ids ?? ids.map(() => 0), ...kept };
 }
 
 function shares(one, two, room) {
