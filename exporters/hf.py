@@ -69,13 +69,12 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     values = list(model.parameters())
     check_space(out, 4 * sum(value.numel() for value in values))
     with new_folder(out) as build:
+        ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
         if kind.decoder.vectors:
             _write_encoder(model, entry, build)
         else:
             state = native_names(model, plain_state(model))
             model.save_pretrained(str(build), state_dict=state)
-        ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
-        if not kind.decoder.vectors:
             check_same(model, load_finetuned(str(build), auto_class=kind.auto_class))
     prefixes = prefixes_of(entry)
     if prefixes and not kind.decoder.vectors:

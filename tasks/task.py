@@ -1,6 +1,6 @@
 """A task: its columns, its labels and its metric. A dict is the registry.
 
-The nine GLUE tasks by name (Wang et al. 2018, arXiv 1804.07461), two sample tasks whose data ships with the
+The nine GLUE tasks by name (Wang et al. 2018, arXiv 1804.07461), four sample tasks whose data ships with the
 package, and `find_task` for anything else. Reading the data is `data/splits.py`.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from enum import StrEnum
 from pathlib import Path
 
 from maskpack.formats import ConfigError
@@ -18,40 +17,19 @@ from maskpack.formats.files import half_letter
 from maskpack.formats.lazy import renamed
 from maskpack.runtime.tags import tags_of
 from maskpack.tasks.evaluation.metrics import METRICS
+from maskpack.tasks.kinds import EVALUATION, Kind, Unlabelled
 from maskpack.tasks.types import TASK_TYPES, TaskType
 from maskpack.tasks.windows import USUAL, WindowRule
 
+__all__ = ["EVALUATION", "TASKS", "HubData", "Kind", "Task", "Unlabelled", "find_task"]
+
 SAMPLES = Path(__file__).parent / "samples"
-
-
-class Kind(StrEnum):
-    """Names of the types in `TASK_TYPES` that this release brings."""
-
-    CLASSIFICATION = "classification"
-    REGRESSION = "regression"
-    MULTI_LABEL = "multi-label"
-    SIMILARITY = "similarity"
-    RETRIEVAL = "retrieval"
-    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
-    QUESTION_ANSWERING = "question-answering"
-
-
-class Unlabelled(StrEnum):
-    """What is done with rows whose label is missing."""
-
-    STOP = "stop"
-    SKIP = "skip"
-    TEACH = "teach"
 
 
 def _find_type(kind: str) -> TaskType:
     if kind not in TASK_TYPES:
         raise ConfigError(f"no type of task `{kind}`", f"types: {', '.join(TASK_TYPES)}")
     return TASK_TYPES[kind]
-
-
-EVALUATION = ("dev", "validation", "valid", "test")
-"""Names of an evaluation split, the first that is there is taken."""
 
 
 @dataclass(frozen=True)

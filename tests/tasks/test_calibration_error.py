@@ -95,8 +95,10 @@ def test_a_number_has_no_probabilities():
         "classification": SOFTMAX,
         "multi-label": SIGMOID,
         "regression": None,
-        "token-classification": None,
-        "question-answering": None,  # one a word
+        "similarity": None,
+        "retrieval": None,
+        "token-classification": None,  # one a word
+        "question-answering": None,
     }
 
 
