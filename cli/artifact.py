@@ -118,7 +118,10 @@ def check(artifact: ArtifactSource, json: opt.Json = False) -> None:
 _ASKED = {
     "multi-label": "--multi-label, or --label-separator",
     "regression": "--regression",
+    "similarity": "--type sentence-similarity --regression",
+    "retrieval": "--type sentence-similarity",
     "token-classification": "--type token-classification",
+    "question-answering": "--type question-answering",
 }
 """Type of a task -> how a command on data of one's own asks for it; the others need nothing."""
 

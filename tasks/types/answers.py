@@ -36,6 +36,7 @@ class QuestionAnswering(TaskType):
     """A span of a context; outputs are `(b, s, 2)`."""
 
     name = "question-answering"
+    summary = "the part of a context that answers a question, or none"
     problem_type = None
     usual_metrics = ("answer_f1", "exact_match")
     pipeline_tag = "question-answering"

@@ -60,6 +60,7 @@ class Similarity(Vectors):
     """How alike two texts are: labels are numbers of any unit, float32 `(rows)`."""
 
     name = "similarity"
+    summary = "a vector of a text, alike for texts with a high number"
     usual_metrics = ("spearman", "pearson")
 
     _numbers = Regression()
@@ -115,6 +116,7 @@ class Retrieval(Vectors):
     """Texts that should find others: a row's label is the text to be found; labels are numbers of those texts, int64 `(rows)`."""
 
     name = "retrieval"
+    summary = "a vector of a text, near to those of the texts to be found"
     usual_metrics = ("ndcg_at_10", "recall_at_10", "recall_at_1")
     finds_texts = True
 
