@@ -11,7 +11,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
-from maskpack.formats import ArtifactError, ConfigError, DataError
+from maskpack.formats import ArtifactError, ConfigError, DataError, ExportError, TaskEntry
+from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.windows import LONGEST, Best, Window, best_in, best_of, cut_windows
 from maskpack.tasks import find_task
 from maskpack.tasks.batches import Encoded
@@ -23,6 +24,7 @@ from maskpack.tasks.data.questions import answered_row
 from maskpack.tasks.data.splits import Split, load_data
 from maskpack.tasks.data.tables import column_names, read_rows
 from maskpack.tasks.data_warnings import window_warnings
+from maskpack.tasks.evaluation.evaluate import windows_of
 from maskpack.tasks.evaluation.metrics import METRICS
 from maskpack.tasks.options import TaskOptions
 from maskpack.tasks.types import TASK_TYPES
@@ -407,3 +409,33 @@ def test_the_loss_is_over_the_tokens_that_count(tokenizer):
     moved = logits + torch.full((count, 1, 2), 3.0)  # the same probabilities
     assert float(alike(moved, every)) == pytest.approx(0.0, abs=1e-5)
     assert float(alike(-moved, every)) > 0.1
+
+
+def entry(**changes):
+    usual = {
+        "name": "asked", "file": "tasks/asked.safetensors", "sha256": "0" * 64, "kind": KIND.name,
+        "labels": ("start", "end"), "metric": "answer_f1", "scores": {"answer_f1": 0.5}, "zeros": 0, "weights": 1,
+        "max_length": 32, "data": {}, "training": {},
+    }  # fmt: skip
+    return TaskEntry(**{**usual, **changes})
+
+
+def test_a_manifest_says_how_rows_are_cut():
+    said = entry(requires=("stride",), config={"stride": 8, "no_answer": True})
+    assert windows_of(said) == WindowRule(8, no_answer=True)
+    with pytest.raises(ArtifactError, match="`asked` is a question-answering and does not require"):
+        windows_of(entry())
+    for odd in ({}, {"stride": -1, "no_answer": True}, {"stride": 8, "no_answer": 1}):
+        with pytest.raises(ArtifactError, match="config` has the stride"):
+            windows_of(entry(requires=("stride",), config=odd))
+
+
+def test_a_device_refuses_a_configuration_that_does_not_say():
+    usual = {"name": "x", "kind": KIND.name, "labels": ("start", "end"), "max_length": 32}
+    whole = TaskConfig(**usual, pad=(0, ""), stride=8, no_answer=True)
+    assert TaskConfig.from_json(whole.to_json()) == whole
+    for stride in (None, -1, True):
+        with pytest.raises(ExportError, match="has the stride .* for a question-answering"):
+            TaskConfig(**usual, pad=(0, ""), stride=stride)
+    with pytest.raises(ExportError, match="has the stride 8 for a regression"):
+        TaskConfig("x", "regression", (), 32, (0, ""), stride=8)
