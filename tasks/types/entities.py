@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
 from maskpack.runtime.tags import IGNORED, OUTSIDE, kinds_of, tags_of
-from maskpack.runtime.tokens import Tokens
 from maskpack.runtime.words import Words
 from maskpack.tasks.data.cells import NO_LABEL, Row
 from maskpack.tasks.data.tagged import read_spans, tagged_row
 from maskpack.tasks.evaluation.metrics import entity_counts
 from maskpack.tasks.types.base import GIVE_A_LABEL
 from maskpack.tasks.types.single_label import CrossEntropy
+
+if TYPE_CHECKING:
+    from maskpack.runtime.tokens import Tokens  # which needs a package that reading a task does not
 
 
 class TokenClassification(CrossEntropy):
