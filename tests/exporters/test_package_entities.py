@@ -1,6 +1,6 @@
 """Packages of tasks that find entities: the examples answer as the runtime does, in Python and in JavaScript.
 
-The tests with node need MASKPACK_NODE_MODULES, as test_package_web.py.
+The tests with node need MASKPACK_NODE_MODULES, as test_package_web.py; those of tweets the folder of WNUT-17 as MASKPACK_WNUT17.
 """
 
 from __future__ import annotations

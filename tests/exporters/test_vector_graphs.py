@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
+from node_kit import in_node, needs_node
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
 from maskpack.compressor.config import DENSE_TEACHER
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.hf import write_hf
-from maskpack.exporters.options import Compute, SharedRequest
+from maskpack.exporters.options import Compute, PackageRequest, SharedRequest, Target
+from maskpack.exporters.package.write import write_package
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.pooling import pooling_of
 from maskpack.runtime import Embedding, Session
@@ -132,6 +136,36 @@ def test_int8_keeps_directions(artifact, pairs, tmp_path):
     assert report.accuracy.agreement > 0.5
     left, right = (Session(one).embed(TEXTS[:2]) for one in (exact, rounded))
     assert (left * right).sum(axis=1).min() > 0.95
+
+
+VECTOR = """
+import fs from "node:fs";
+import { load } from "./predict.mjs";
+const [task, found] = [await load("find"), []];
+for (const text of JSON.parse(fs.readFileSync(process.argv[2], "utf8"))) found.push((await task.answer(text)).vector);
+console.log(JSON.stringify(found));
+"""
+
+
+def test_packages_give_the_vectors_of_the_runtime(artifact, pairs, tmp_path):
+    out, texts = tmp_path / "graph", TEXTS[:2]
+    export_onnx(ExportRequest(artifact, "find", out, "fp32", EXACT, data=pairs / "found.jsonl"))
+    wanted = Session(out).embed(texts)
+    package = write_package(PackageRequest(out, tmp_path / "ort", Target.ORT)).out
+    command = [sys.executable, str(package / "predict.py"), *texts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = [json.loads(line)["vector"] for line in done.stdout.splitlines()]
+    assert np.abs(np.array(found) - wanted).max() < 1e-5
+    assert np.array_equal(Session(package).embed(texts), wanted)
+
+
+@needs_node
+def test_javascript_gives_the_vectors_of_the_runtime(artifact, pairs, tmp_path):
+    out, texts = tmp_path / "graph", TEXTS[:2]
+    export_onnx(ExportRequest(artifact, "find", out, "fp32", EXACT, data=pairs / "found.jsonl"))
+    package = write_package(PackageRequest(out, tmp_path / "web", Target.WEB)).out
+    found = np.array(in_node(package, VECTOR, texts))
+    assert np.abs(found - Session(out).embed(texts)).max() < 1e-4
 
 
 @pytest.mark.slow

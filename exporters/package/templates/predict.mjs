@@ -32,7 +32,7 @@ export async function load(name, read = once) {
   const session = await (files.inputs ? shared(files.graph) : open(files.graph));
   const outputs = async (row) => {
     const below = trunk ? { hidden_states: await states(files.trunk, trunk, row) } : {};
-    return Array.from((await run(session, row, { ...own, ...below })).logits.data);
+    return Array.from((await run(session, row, { ...own, ...below }))[outputOf(card)].data);
   };
   const logits = (text, pair = null) => outputs(tokens(tokenizer, card, text, pair)); // of entities: token after token
   const answer = async (text, pair = null) => {
@@ -118,7 +118,13 @@ function shares(one, two, room) {
   return one > two ? [more, less] : [less, more];
 }
 
+// Types whose answer is a vector of length 1: the sum of products of two vectors is their cosine.
+const VECTORS = ["similarity", "retrieval"];
+
+const outputOf = (card) => (VECTORS.includes(card.kind) ? "sentence_embedding" : "logits");
+
 function meaning(card, logits) {
+  if (VECTORS.includes(card.kind)) return { vector: logits };
   if (card.kind === "regression") return { score: logits[0] };
   if (card.kind === "multi-label") {
     const scores = Object.fromEntries(card.labels.map((label, i) => [label, 1 / (1 + Math.exp(-logits[i]))]));
