@@ -37,12 +37,12 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
                 "leave `pooling` out",
             )
         return None
+    if kind.decoder.vectors:
+        return _of_vectors(request, finding)
     if finding.head is not None:
         head = finding.classifier.config
         return _of_head(wanted, actual_pooling(head), habit_of(head))
     config = load_config(resolve(model), revision=revision)
-    if kind.decoder.vectors:
-        return wanted or usual_of_vectors(model, config, revision=revision)
     habit = habit_of(config)
     if isinstance(request, FitRequest) and request.start is not None:
         started = pooling_of(open_artifact(request.start[0]).entry(request.start[1]))
@@ -55,6 +55,29 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
             f"`{model}` has no weights of a pooler", "give `pooling` mean, or leave it out"
         )
     return other_than_habit(wanted, config)
+
+
+def _of_vectors(request: FitRequest | BaselineRequest, finding: Finding) -> Pooling:
+    """The pooling of a task that gives vectors: that of the task it starts from, the one asked for, or the usual one.
+
+    Raises:
+        ConfigError: another one than that of the start, or one that the model has not.
+    """
+    wanted, own = request.config.wanted_pooling, None
+    if finding.head is not None:
+        own = actual_pooling(finding.classifier.config)
+    elif isinstance(request, FitRequest) and request.start is not None:
+        own = pooling_of(open_artifact(request.start[0]).entry(request.start[1]))
+    if own is not None:
+        _of_head(wanted, own, own)
+        return own
+    config = load_config(resolve(request.model), revision=request.revision)
+    chosen = wanted or usual_of_vectors(request.model, config, revision=request.revision)
+    if chosen is Pooling.POOLER:
+        raise ConfigError(
+            "vectors are not read through a pooler", "give `pooling` mean, cls or last"
+        )
+    return chosen if chosen is habit_of(config) else other_than_habit(chosen, config) or chosen
 
 
 def _of_head(wanted: Pooling | None, own: Pooling, habit: Pooling) -> Pooling | None:

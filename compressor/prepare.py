@@ -340,6 +340,11 @@ def _with_unlabelled(
     count = sum(map(len, several))
     if not count:
         return train, {}
+    if data.task.type.finds_texts:
+        raise ConfigError(
+            f"`{data.task.name}` is a {data.task.type.name}: a text alone has nothing to find",
+            "give rows with the texts to be found, and leave `texts` out",
+        )
     if teacher is None and request.texts is not None:
         raise ConfigError(
             "`texts` without labels are learned from a teacher, and there is none",

@@ -83,7 +83,7 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
         path=out,
         parameters=sum(value.numel() for value in values),
         zeros=sum(int((value == 0).sum()) for value in values),
-        bytes=sum(path.stat().st_size for path in out.iterdir()),
+        bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
     )
 
 

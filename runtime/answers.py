@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.errors import ExportError, MaskpackError, first_line
+from maskpack.formats.errors import DataError, ExportError, MaskpackError, first_line
 from maskpack.runtime.graph import TaskRun
 from maskpack.runtime.outputs import Answered, ReadText, joined
 from maskpack.runtime.task import AGAIN, TaskConfig
@@ -38,6 +38,7 @@ class Loaded:
         return (
             *(id(shared), id(self.reader.tokenizer), config.max_length, config.texts),
             *(config.prefixes, config.pad, config.pad_left, config.stride),
+            config.decoder.per_token,
         )
 
     @property
@@ -158,6 +159,8 @@ def logits_of(
         ConfigError, DataError: a text cannot be read.
         ExportError: the graph fails.
     """
+    if not texts:
+        raise DataError("there is no text")
     rows = loaded.reader.encode(texts, second=second)
     longest = max(map(len, rows), default=0)
     found: NDArray[np.float32] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from maskpack.formats import Artifact, Backbone, DataError, TaskEntry
@@ -18,7 +18,7 @@ from maskpack.models.families import Family, check_length, family_of
 from maskpack.models.load import Pretrained
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.pooling import POOLER
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, EncodedGroups
 from maskpack.tasks.data.splits import Split, TaskData
 from maskpack.tasks.data_warnings import (
     DataWarning,
@@ -32,6 +32,7 @@ from maskpack.tasks.probes import shipped_difference
 from maskpack.tasks.task import Task
 from maskpack.tasks.token_cache import encode_split
 from maskpack.tasks.types import TaskType, type_of
+from maskpack.tasks.types.vectors import grouped_texts
 from maskpack.tasks.windows import has_windows, row_numbers
 
 _LOG = logging.getLogger(__name__)
@@ -125,6 +126,8 @@ def preprocess_splits(
         log_warnings([DataWarning(note, serious=False)])
     if data.task.type.decoder.windows:
         return train, dev  # nothing was cut off
+    if data.task.type.grouped:
+        texts = [replace(each, texts=grouped_texts(each)) for each in texts]
     splits, lengths = ((texts[0], train), (texts[1], dev)), context.preprocessor(name).full_lengths
     with announced(_LOG, "counting the tokens that were cut"):
         warnings = length_warnings(lengths, splits, max_length=max_length, longest=context.longest)
@@ -147,6 +150,8 @@ def _check_ids(encoded: Encoded, split: Split, size: int, name: str) -> None:
     row = encoded.ids.first_above(size)
     if row is not None:
         largest = int(encoded.ids[row].max())
+        if isinstance(encoded, EncodedGroups):
+            row //= encoded.size
         if has_windows(encoded.labels):
             row = int(row_numbers(encoded.labels)[row])
         raise DataError(

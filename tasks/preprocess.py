@@ -198,7 +198,7 @@ class GroupPreprocessor(TextPreprocessor):
         """The texts of each row as tokens, row after row."""
         rows = grouped_texts(split)
         flat = tuple((text,) for row in rows for text in row)
-        labels = numbered(split.labels)
+        labels = numbered(rows) if split.labels.dtype == object else split.labels
         read = super().encode(
             Split(flat, np.zeros(len(flat), dtype=np.int64)), max_length=max_length
         )

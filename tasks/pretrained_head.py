@@ -133,7 +133,8 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
     config = load_config(resolve(model), revision=revision)
     ending = _QUESTIONS if data.task.type.auto_class.endswith(_QUESTIONS) else _CLASSIFIER
     named = any(str(name).endswith(ending) for name in config.architectures or ())
-    if not named:
+    decoder = data.task.type.decoder
+    if not named or decoder.vectors or (decoder.per_token and ending == _CLASSIFIER):
         return Finding()
     if problem := _mismatch(config, data):
         return Finding(None, f"`{model}` is a classifier, but {problem}{FRESH}")

@@ -110,9 +110,15 @@ class Task:
         if not 1 <= len(self.texts) <= 2:
             raise ConfigError(f"task `{self.name}` has {len(self.texts)} text columns, not 1 or 2")
         if self.type.texts == 2 and len(self.texts) == 1:
+            what = "two texts" if self.type.grouped else "a question and a context"
             raise ConfigError(
-                f"a {self.kind} task reads a question and a context, `{self.name}` has one text a row",
-                "give the column of the context as `pair_field`",
+                f"a {self.kind} task reads {what}, `{self.name}` has one text a row",
+                "give the column of the second as `pair_field`",
+            )
+        if self.type.texts == 1 and len(self.texts) == 2:
+            raise ConfigError(
+                f"a {self.kind} task reads one text, `{self.name}` has two a row",
+                "leave `pair_field` out",
             )
         if self.windows.stride is not None and not self.type.decoder.windows:
             raise ConfigError(

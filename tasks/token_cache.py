@@ -58,7 +58,8 @@ def encode_split(
     if not isinstance(rows, StoredRows) or isinstance(
         preprocessor, WordPreprocessor | GroupPreprocessor | WindowPreprocessor
     ):
-        one = len(split) <= stored_rows.PAGE
+        # texts to be found have numbers that count through all pages
+        one = len(split) <= stored_rows.PAGE or isinstance(preprocessor, GroupPreprocessor)
         return encode(split) if one else joined([*map(encode, split.pages())])
     made_by = {"max_length": max_length, **_made_by(preprocessor, files)}
     of = {"rows": rows.key, "prefixes": list(prefixes), **made_by}

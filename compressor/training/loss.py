@@ -107,8 +107,6 @@ class TaskLoss:
         """
         if self.kind.grouped:
             logits = logits.view(len(rows), -1, *logits.shape[1:])
-        if self._places is not None and not self._places[rows].any():
-            return logits.sum() * 0.0  # empty texts
         if self.labelled is None or self.labelled[rows].all():
             return self._labelled(logits, rows)
         known = self.labelled[rows]
@@ -121,6 +119,8 @@ class TaskLoss:
 
     def _labelled(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Error against the labels, mixed with the distance from the teacher if there is one."""
+        if self._none_counts(rows):
+            return logits.sum() * 0.0
         standard = self._standard(self._counted(logits, rows))
         labels = torch.from_numpy(self._targets[rows])
         if not self.kind.competing:
@@ -146,6 +146,10 @@ class TaskLoss:
         """Tokens of a row that count, on average."""
         assert self._places is not None
         return max(float(self._places.sum()) / len(self._places), 1.0 / len(self._places))
+
+    def _none_counts(self, rows: NDArray[np.intp]) -> bool:
+        """Whether no token of these rows counts: their texts are empty."""
+        return self._places is not None and not self._places[rows].any()
 
     def _amount(self, rows: NDArray[np.intp]) -> float:
         """Tokens of these rows that count, over the usual number; 1 where a row has one output, or one label for all its tokens."""
@@ -183,6 +187,8 @@ class TaskLoss:
 
     def _taught(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Distance from the teacher's logits."""
+        if self._none_counts(rows):
+            return logits.sum() * 0.0
         assert self.targets is not None  # rows without labels come with a teacher
         told = self._counted(torch.from_numpy(self.targets.logits[rows]), rows, logits)
         wanted = self._standard(told).to(logits.device)

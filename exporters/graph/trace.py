@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
 from maskpack.models.families import Family
+from maskpack.models.pooling import gives_vectors
 from maskpack.models.spans import OUTPUTS
 
 PREFIX = "model."
@@ -54,7 +55,12 @@ class _Logits(nn.Module):
         super().__init__()
         self.model = model
         self.names, self.float_mask, self.states = names, float_mask, states
-        self.outputs = output_names(model)
+        # of a graph that is cut into trunk and top other programs read nothing
+        self.outputs = (
+            output_names(model)[:1]
+            if gives_vectors(model.config) and states
+            else output_names(model)
+        )
 
     def forward(self, *inputs: Tensor) -> Any:
         feeds = dict(zip(self.names, inputs, strict=True))

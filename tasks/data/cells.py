@@ -18,6 +18,9 @@ _NO_TEXT = (dict, list, tuple, bytes, bytearray)
 NO_LABEL = "\0"
 """What a cell without a value is read as, where the reader takes such cells; no text of a table holds this."""
 
+MISSING = {"", "nan", "none", "null"}
+"""Cells as tables are written by programs that lack a value."""
+
 Row = tuple[str, ...]
 """The wanted columns of one row, in the order they were asked for."""
 

@@ -232,7 +232,7 @@ def _assemble(task: Task, rows: _Both, where: str) -> TaskData:
     if not len(train):
         raise DataError(f"the training split of `{task.name}` is empty in {where}")
     cells = train.cells
-    known = task.raw_labels or rows.names
+    known = task.raw_labels or (() if task.type.structured else rows.names)
     raw = known or task.type.label_names(task.label, cells, task.separator)
     if task.type.may_lack(cells):
         task = replace(task, windows=replace(task.windows, no_answer=True))

@@ -19,7 +19,7 @@ from typing import Any
 
 from maskpack.formats import DataError
 from maskpack.runtime.tags import entities_in, part_of
-from maskpack.tasks.data.cells import NO_LABEL, Row, Wanted, check_columns
+from maskpack.tasks.data.cells import MISSING, NO_LABEL, Row, Wanted, check_columns
 from maskpack.tasks.data.text_lines import lines_in
 
 Span = tuple[int, int, str]
@@ -45,11 +45,12 @@ def tagged_row(row: Row, where: str) -> Row:
     """
     text, cell = row
     words = _listed(text)
-    if cell == NO_LABEL:
-        return (_joined(words) if _are_texts(words) else text), cell
+    whole = _joined(words) if words and _are_texts(words) else text
+    if cell == NO_LABEL or (cell.strip().casefold() in MISSING and text.strip()):
+        return whole, NO_LABEL
     spans = read_spans(cell)
-    if spans is not None and not (words and _are_texts(words) and not spans):
-        return text, _dumped(_checked(text, spans, where))
+    if spans is not None:
+        return whole, _dumped(_checked(whole, spans, where))
     tags = _listed(cell)
     tags = cell.split() if tags is None else tags
     if words is None:

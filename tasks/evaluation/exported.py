@@ -64,15 +64,16 @@ def assess_exported(
 def _predicted(session: Session, config: TaskConfig, split: Split) -> Predictions:
     """What a graph says of evaluation rows."""
     if TASK_TYPES[config.kind].grouped:
-        columns = list(zip(*grouped_texts(split), strict=True))
+        rows = grouped_texts(split)
+        columns = list(zip(*rows, strict=True))
         vectors = [
             session.embed(column, task=config.name, second=place > 0)
             for place, column in enumerate(columns)
         ]
-        return Predictions(split, np.stack(vectors, axis=1), numbered(split.labels))
+        labels = numbered(rows) if split.labels.dtype == object else split.labels
+        return Predictions(split, np.stack(vectors, axis=1), labels)
     texts = [row[0] if len(row) == 1 else (row[0], row[1]) for row in split.texts]
     labels = split.labels
     if config.decoder.per_token:
-        rows = session.read(texts, task=config.name)
-        labels = labels_on(rows, split, config)
+        labels = labels_on(session.read(texts, task=config.name), split, config)
     return Predictions(split, session.logits(texts, task=config.name), labels)

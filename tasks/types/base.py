@@ -18,7 +18,7 @@ from maskpack.formats import ArtifactError, DataError
 from maskpack.formats.target import TargetScale
 from maskpack.runtime.outputs import DECODERS, Answered, OutputDecoder
 from maskpack.tasks.alike import look_of, spelled
-from maskpack.tasks.data.cells import NO_LABEL, Row
+from maskpack.tasks.data.cells import MISSING, NO_LABEL, Row
 from maskpack.tasks.evaluation.calibration import Decision, Probabilities
 from maskpack.tasks.evaluation.marked import MarkedText
 from maskpack.tasks.evaluation.metrics import Confusion, class_counts
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _MOST = 50  # labels; with more, of which most stand once, the column may be something else
 _WHOLE = re.compile("-?[0-9]{1,400}")
-_MISSING = {"", "nan", "none", "null"}  # as tables are written by programs that lack a value
 GIVE_A_LABEL = "give it one, leave the row out, or learn with `unlabelled` skip"
 """The hint for a row without a label."""
 
@@ -121,7 +120,7 @@ class TaskType(ABC):
 
     def lacks_label(self, cell: str) -> bool:
         """Whether a cell of the label column says nothing."""
-        return cell == NO_LABEL or cell.strip().casefold() in _MISSING
+        return cell == NO_LABEL or cell.strip().casefold() in MISSING
 
     @abstractmethod
     def check_cell(self, cell: str, row: str, column: str) -> str:

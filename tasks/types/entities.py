@@ -40,6 +40,7 @@ class TokenClassification(CrossEntropy):
     auto_class = "AutoModelForTokenClassification"
     preprocessor = "words"
     structured = True
+    texts = 1
     marks = True
 
     def check_labels(self, labels: Sequence[str], task: str) -> None:

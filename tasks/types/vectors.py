@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import DataError
+from maskpack.tasks.data.cells import NO_LABEL
 from maskpack.tasks.types.base import GIVE_A_LABEL, TaskType
 from maskpack.tasks.types.regression import Regression
 
@@ -62,6 +63,7 @@ class Similarity(Vectors):
     name = "similarity"
     summary = "a vector of a text, alike for texts with a high number"
     usual_metrics = ("spearman", "pearson")
+    texts = 2
 
     _numbers = Regression()
 
@@ -113,12 +115,16 @@ class Similarity(Vectors):
 
 
 class Retrieval(Vectors):
-    """Texts that should find others: a row's label is the text to be found; labels are numbers of those texts, int64 `(rows)`."""
+    """Texts that should find others: a row's label is the text to be found; labels are numbers of all texts but the first, int64 `(rows, g - 1)`."""
 
     name = "retrieval"
     summary = "a vector of a text, near to those of the texts to be found"
     usual_metrics = ("ndcg_at_10", "recall_at_10", "recall_at_1")
     finds_texts = True
+
+    def lacks_label(self, cell: str) -> bool:
+        """Whether there is no text; `none` is one."""
+        return cell == NO_LABEL or not cell.strip()
 
     def check_cell(self, cell: str, row: str, column: str) -> str:
         """The text to be found."""
@@ -154,16 +160,13 @@ class Retrieval(Vectors):
         from torch.nn import functional  # noqa: PLC0415
 
         rows = len(logits)
-        others = (
-            logits[:, 1:].transpose(0, 1).flatten(0, 1)
-        )  # all that are to be found, then all that are not
-        near = nearness(logits[:, 0], others)
-        same = (labels[:, None] == labels[None, :]) & ~torch.eye(
-            rows, dtype=torch.bool, device=labels.device
-        )
-        hidden = torch.cat([same, same.new_zeros(rows, len(others) - rows)], dim=1)
-        near = near.masked_fill(hidden, -torch.inf)
-        return functional.cross_entropy(near, torch.arange(rows, device=logits.device))
+        # all texts that are to be found, then all that are not
+        others, numbers = logits[:, 1:].transpose(0, 1).flatten(0, 1), labels.T.flatten()
+        right = torch.arange(rows, device=logits.device)
+        same = labels[:, :1] == numbers[None]
+        same = same & (torch.arange(len(others), device=logits.device)[None] != right[:, None])
+        near = nearness(logits[:, 0], others).masked_fill(same, -torch.inf)
+        return functional.cross_entropy(near, right)
 
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """The vectors themselves, `(rows, g, w)`; `answered` ranks them."""
@@ -206,11 +209,15 @@ def grouped_texts(split: Rows) -> list[tuple[str, ...]]:
     return [(row[0], split.second + label, *row[1:]) for row, label in pairs]
 
 
-def numbered(labels: NDArray[Any]) -> NDArray[Any]:
-    """Labels as arrays for training: texts as numbers, equal texts as one."""
-    if labels.dtype != object:
-        return labels
-    return np.unique(labels.astype(str), return_inverse=True)[1].astype(np.int64)
+def numbered(rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
+    """Numbers `(rows, g - 1)` of the texts behind the first of each row: equal texts have one.
+
+    >>> numbered([("q", "a", "b"), ("r", "b", "c")]).tolist()
+    [[0, 1], [1, 2]]
+    """
+    known: dict[str, int] = {}
+    numbers = [[known.setdefault(text, len(known)) for text in row[1:]] for row in rows]
+    return np.array(numbers, dtype=np.int64)
 
 
 def ranks_of(vectors: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.int64]:
@@ -218,22 +225,21 @@ def ranks_of(vectors: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.i
 
     Args:
         vectors: `(rows, g, w)`: anchors, texts to be found and, if there are any, texts that are not.
-        labels: numbers of the texts to be found; equal texts have one number.
+        labels: `(rows, g - 1)`, numbers of all but the anchors; a text counts once.
 
     >>> corners = np.eye(3, dtype=np.float32)
-    >>> ranks_of(np.stack([corners, corners[[0, 2, 1]]], axis=1), np.array([0, 1, 2]))
+    >>> ranks_of(np.stack([corners, corners[[0, 2, 1]]], axis=1), np.array([[0], [1], [2]]))
     array([0, 2, 2])
 
     The last two find each other's text, and the first text is as far as their own.
     """
-    _, first = np.unique(labels, return_index=True)
-    found = vectors[first, 1]
-    place = np.searchsorted(labels[first], labels)
-    candidates = np.concatenate([found, vectors[:, 2:].reshape(-1, vectors.shape[2])])
+    numbers, first = np.unique(labels, return_index=True)
+    candidates = vectors[:, 1:].reshape(-1, vectors.shape[2])[first]
+    place = np.searchsorted(numbers, labels[:, 0])
     ranks = np.empty(len(vectors), dtype=np.int64)
     for start in range(0, len(vectors), _BLOCK):
         some = slice(start, start + _BLOCK)
         near = vectors[some, 0] @ candidates.T
         own = near[np.arange(len(near)), place[some]]
-        ranks[some] = (near >= own[:, None]).sum(axis=1) - 1
+        ranks[some] = (~(near < own[:, None])).sum(axis=1) - 1  # a vector of no numbers is last
     return ranks

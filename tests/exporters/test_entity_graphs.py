@@ -170,6 +170,8 @@ def test_a_trunk_carries_both(tmp_path, tiny_model, sentiment, tagged, quick, ta
     session = Session(out)
     both = session.predict_all(TEXTS)
     assert [one["names"] for one in both] == session.predict(TEXTS, task="names")
+    turned = session.predict_all(TEXTS, tasks=["sst2", "names"])
+    assert [one["names"] for one in turned] == [one["names"] for one in both]
 
 
 def test_transformers_gives_the_same_entities(artifact, tmp_path):
@@ -249,3 +251,11 @@ def test_parts_of_a_step_add_up_to_its_loss(artifact, tagged):
     usual = (rows.labels != -100).sum() / len(rows)
     wanted = torch.nn.functional.cross_entropy(flat, right, reduction="sum") / (12 * usual)
     assert float(plain(torch.from_numpy(logits[some]), some)) == pytest.approx(float(wanted))
+    empty = rows.labels.copy()
+    empty[0] = -100
+    for labelled in (True, False):
+        known = np.ones(len(rows), dtype=np.bool_)
+        known[0] = labelled
+        own = TaskLoss(TASK_TYPES[KIND], empty, targets, known)
+        for some in (np.array([0]), np.array([0, 1])):
+            assert np.isfinite(float(own(torch.from_numpy(logits[some]), some)))

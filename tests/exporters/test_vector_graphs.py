@@ -112,6 +112,34 @@ def test_a_folded_graph_gives_vectors(artifact, pairs, tmp_path):
     assert scores == assess(open_artifact(artifact), "find", data=data).scores
 
 
+def test_a_trunk_carries_vectors(tmp_path, tiny_model, pairs, quick):
+    place, out, data = tmp_path / "a", tmp_path / "g", pairs / "found.jsonl"
+    fit_task(FitRequest(str(tiny_model), FIND, place, quick(layers="1", steps=3), data=data))
+    request = SharedRequest(place, (), out, "fp32", EXACT, data={"find": data}, layout="trunk")
+    assert all(report.ok for report in export_shared(request).values())
+    assert Session(out).embed(TEXTS).shape == (4, 32)
+
+
+def test_the_pooling_of_vectors_is_that_of_their_start(
+    artifact, tmp_path, tiny_model, pairs, quick
+):
+    data = pairs / "found.jsonl"
+    wanted = quick(steps=3, pooling="cls")
+    fit_task(FitRequest(str(tiny_model), FIND, tmp_path / "a", wanted, data=data))
+    again = FitRequest(
+        str(tiny_model),
+        FIND,
+        tmp_path / "b",
+        quick(steps=3),
+        data=data,
+        start=(tmp_path / "a", "find"),
+    )
+    fit_task(again)
+    assert str(pooling_of(open_artifact(tmp_path / "b").entry("find"))) == "cls"
+    with pytest.raises(ConfigError, match="not read through a pooler"):
+        fit_task(replace(again, start=None, out=tmp_path / "c", config=quick(pooling="pooler")))
+
+
 @pytest.mark.parametrize("layout", ["shared", "swap"])
 def test_they_share_a_backbone_with_a_classifier(artifact, pairs, sentiment, tmp_path, layout):
     data = {"find": pairs / "found.jsonl", "alike": pairs / "scored.jsonl", "sst2": sentiment}

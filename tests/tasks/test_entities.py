@@ -66,6 +66,10 @@ def test_a_row_without_entities_and_one_without_a_label():
     assert tagged_row((json.dumps(WORDS), json.dumps(["O"] * 6)), "row 1") == (TEXT, "[]")
     assert tagged_row((json.dumps(WORDS), NO_LABEL), "row 1") == (TEXT, NO_LABEL)
     assert tagged_row(("[a] is no list", "[]"), "row 1") == ("[a] is no list", "[]")
+    for cell in ("", "nan", "None", " null "):
+        assert tagged_row((TEXT, cell), "row 1") == (TEXT, NO_LABEL)
+    assert tagged_row((json.dumps(WORDS), json.dumps(SPANS)), "row 1") == (TEXT, json.dumps(SPANS))
+    assert tagged_row((json.dumps(WORDS), "[]"), "row 1") == (TEXT, "[]")
 
 
 @pytest.mark.parametrize(

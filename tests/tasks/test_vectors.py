@@ -14,6 +14,7 @@ from maskpack.tasks.data.columns import Said, found_columns, task_of_said
 from maskpack.tasks.data.splits import load_data
 from maskpack.tasks.evaluation.metrics import METRICS, compute_metrics, majority
 from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.task import Task
 from maskpack.tasks.types import TASK_TYPES
 from maskpack.tasks.types.vectors import grouped_texts, numbered, ranks_of
 
@@ -27,14 +28,12 @@ def units(rows, texts, width, seed=0):
 
 
 def test_a_loss_of_retrieval_is_that_of_its_definition():
-    vectors, labels = units(4, 3, 5), np.array([0, 1, 0, 2])
+    vectors, labels = units(4, 3, 5), np.array([[0, 1], [1, 3], [0, 4], [2, 0]])
     total = 0.0
     for row in range(4):
-        texts = [vectors[other, 1] for other in range(4)] + [
-            vectors[other, 2] for other in range(4)
-        ]
-        near = 20 * np.array([vectors[row, 0] @ text for text in texts])
-        kept = [n for n in range(8) if n >= 4 or n == row or labels[n] != labels[row]]
+        texts = [(vectors[n, place], labels[n, place - 1]) for place in (1, 2) for n in range(4)]
+        near = 20 * np.array([vectors[row, 0] @ text for text, _ in texts])
+        kept = [n for n, (_, own) in enumerate(texts) if n == row or own != labels[row, 0]]
         total += np.log(np.exp(near[kept]).sum()) - near[row]
     loss = FINDS.loss(torch.from_numpy(vectors), torch.from_numpy(labels))
     assert float(loss) == pytest.approx(total / 4, rel=1e-5)
@@ -60,20 +59,22 @@ def test_a_teacher_of_the_same_vectors_is_no_distance_away(kind):
     assert float(kind.distillation_loss(vectors, other, 2.0)) > 0.1
 
 
-def test_ranks_count_each_text_once_and_texts_that_are_wrong():
-    vectors = units(30, 3, 6)
-    labels = np.random.default_rng(1).integers(0, 12, 30)
-    for label in range(12):
-        same = np.flatnonzero(labels == label)
-        if len(same):
-            vectors[same, 1] = vectors[same[0], 1]
-    wanted = []
-    for row in range(30):
-        first = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
-        texts = [vectors[n, 1] for n in first if labels[n] != labels[row]] + list(vectors[:, 2])
-        own = vectors[row, 0] @ vectors[row, 1]
-        wanted.append(sum(vectors[row, 0] @ text >= own for text in texts))
-    assert ranks_of(vectors, labels).tolist() == wanted
+def test_ranks_count_each_text_once():
+    """Wherever it stands: a text to be found in one row is one that is not in another."""
+    labels = np.random.default_rng(1).integers(0, 12, (30, 2))
+    texts = units(12, 1, 6, seed=2)[:, 0]
+    vectors = np.concatenate([units(30, 1, 6), texts[labels]], axis=1)
+    near = vectors[:, 0] @ texts[np.unique(labels)].T
+    own = (vectors[:, 0] * texts[labels[:, 0]]).sum(axis=1)
+    assert (
+        ranks_of(vectors, labels).tolist()
+        == ((near > own[:, None] - 1e-6).sum(axis=1) - 1).tolist()
+    )
+
+
+def test_a_vector_of_no_numbers_is_last():
+    vectors = np.full((3, 2, 4), np.nan, dtype="f4")
+    assert ranks_of(vectors, np.arange(3)[:, None]).tolist() == [2, 2, 2]
 
 
 def test_metrics_of_ranks():
@@ -83,7 +84,7 @@ def test_metrics_of_ranks():
     gains = [1, 1 / np.log2(3), 1 / np.log2(11), 0]
     assert METRICS["ndcg_at_10"](ranks, labels) == pytest.approx(np.mean(gains))
     same = np.eye(4, dtype="f4")[:, None].repeat(2, axis=1)
-    assert compute_metrics(FINDS, same, labels, ["ndcg_at_10"]) == {"ndcg_at_10": 1.0}
+    assert compute_metrics(FINDS, same, labels[:, None], ["ndcg_at_10"]) == {"ndcg_at_10": 1.0}
     chance = majority(FINDS, np.arange(40), ["recall_at_1", "recall_at_10"])
     assert chance == {"recall_at_1": 1 / 40, "recall_at_10": 0.25}
 
@@ -136,8 +137,16 @@ def test_a_label_that_is_a_text_is_the_second_of_its_group(write):
     first = grouped_texts(split)[0]
     number = first[0].removeprefix("query: a")
     assert first[1:] == (f"passage: p{int(number) // 2}", f"passage: n{number}")
-    labels = numbered(data.train.labels)
-    assert len(np.unique(labels)) == len(set(data.train.labels.tolist()))
+    labels = numbered(grouped_texts(split))
+    assert labels.shape == (len(split), 2)
+    assert len(np.unique(labels[:, 0])) == len(set(data.train.labels.tolist()))
+
+
+@pytest.mark.parametrize("kind", ["similarity", "token-classification"])
+def test_another_number_of_texts_is_refused(kind):
+    texts = ("a",) if kind == "similarity" else ("a", "b")
+    with pytest.raises(ConfigError, match="texts, `t` has one text|reads one text, `t` has two"):
+        Task("t", kind, texts, "label", metrics=TASK_TYPES[kind].usual_metrics)
 
 
 def test_columns_with_plain_names():
