@@ -84,6 +84,7 @@ def demo(
 def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
     """Dense teacher, mask, graph and timing of one task."""
     from maskpack.exporters.bench.reference import compare_latency  # noqa: PLC0415 - imports torch
+    from maskpack.tasks import find_task  # noqa: PLC0415 - imports torch
 
     dense, masked = _learn(name, work, seed=seed, quiet=quiet)
     if not quiet:
@@ -91,7 +92,11 @@ def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
     packed = len(pack_task(open_artifact(work / "artifact"), name))
     report, folder = _export(name, work)
     dense_ms, graph_ms = compare_latency(
-        work / f"{name}-dense", folder / "model.onnx", length=LATENCY_LENGTH, runs=LATENCY_RUNS
+        work / f"{name}-dense",
+        folder / "model.onnx",
+        length=LATENCY_LENGTH,
+        runs=LATENCY_RUNS,
+        auto_class=find_task(name).type.auto_class,
     )
     return Row(name, dense, masked, packed, report, dense_ms, graph_ms)
 

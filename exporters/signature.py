@@ -11,6 +11,8 @@ from maskpack.runtime.trunk import OnTrunk
 from maskpack.tasks.context import ModelContext, task_config
 from maskpack.tasks.types import type_of
 
+_Outputs = list[tuple[str, list[Any]]]
+
 
 def check_signature(
     session: Any, artifact: Artifact, entry: TaskEntry, encoder: ModelContext
@@ -39,11 +41,13 @@ def check_signature(
     if isinstance(session, OnTrunk):  # without what only other programs read
         fits.append(wanted[: len(type_of(entry).decoder.outputs)])
     if outputs not in fits:
-        findings.append(f"outputs are {outputs}, expected {wanted}")
+        findings.append(f"outputs are {outputs}, expected {_told(wanted, entry)}")
     return findings
 
 
-_Outputs = list[tuple[str, list[Any]]]
+def _told(wanted: _Outputs, entry: TaskEntry) -> str:
+    """What is expected, in words."""
+    return f"logits of {entry.outputs}" if len(wanted) == 1 else " and ".join(n for n, _ in wanted)
 
 
 def _wanted_outputs(artifact: Artifact, entry: TaskEntry) -> tuple[_Outputs, _Outputs]:

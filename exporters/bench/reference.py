@@ -157,10 +157,12 @@ def load_whole(graph: Path) -> onnx.ModelProto:
 _OTHERWISE = "give the dense model as `artifact` or `against`"
 
 
-def compare_latency(dense: Path, graph: Path, *, length: int, runs: int) -> tuple[float, float]:
+def compare_latency(
+    dense: Path, graph: Path, *, length: int, runs: int, auto_class: str = AUTO_CLASS
+) -> tuple[float, float]:
     """Milliseconds of a dense model's float32 graph and of an exported graph, batch 1, one thread."""
     sessions = {
-        "dense": make_session(dense_graph(str(dense)), threads=1),
+        "dense": make_session(dense_graph(str(dense), auto_class), threads=1),
         "graph": make_session(graph, threads=1),
     }
     times = interleaved(sessions, batch=1, length=length, runs=runs)

@@ -37,6 +37,7 @@ export async function load(name, read = once) {
   const logits = (text, pair = null) => outputs(tokens(tokenizer, card, text, pair)); // of entities: token after token
   const answer = async (text, pair = null) => {
     const row = tokens(tokenizer, card, text, pair);
+    if (VECTORS.includes(card.kind)) return { vector: await outputs(row) };
     if (card.kind !== "token-classification") return meaning(card, await outputs(row));
     return { entities: named(card, text, wordsIn(tokenizer, tree, card, text, row), await outputs(row)) };
   };
@@ -124,7 +125,6 @@ const VECTORS = ["similarity", "retrieval"];
 const outputOf = (card) => (VECTORS.includes(card.kind) ? "sentence_embedding" : "logits");
 
 function meaning(card, logits) {
-  if (VECTORS.includes(card.kind)) return { vector: logits };
   if (card.kind === "regression") return { score: logits[0] };
   if (card.kind === "multi-label") {
     const scores = Object.fromEntries(card.labels.map((label, i) => [label, 1 / (1 + Math.exp(-logits[i]))]));
