@@ -1,7 +1,8 @@
 """One optimiser step: the rows of a batch in parts, over all processes, with gradients that are summed once.
 
 Whatever the number of processes and of parts, a step is the same but for the order of sums: every loss is a mean over
-the rows of the whole step, and hidden states are compared in units of all its tokens.
+the rows of the whole step, and hidden states are compared in units of all its tokens. Losses that compare rows with each other
+(`tasks/types/vectors.py`) do so within a part.
 """
 
 from __future__ import annotations
