@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
 from maskpack.runtime.windows import best_in, best_of
-from maskpack.tasks.data.cells import NO_LABEL, Row
+from maskpack.tasks.data.cells import Row
 from maskpack.tasks.data.questions import answered_row
-from maskpack.tasks.types.base import GIVE_A_LABEL, TaskType
+from maskpack.tasks.types.base import Structured
+from maskpack.tasks.types.single_label import CrossEntropy
 from maskpack.tasks.windows import as_array, by_row, counted_tokens
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ ENDS = ("start", "end")
 """Names of the outputs, in the order of the logits."""
 
 
-class QuestionAnswering(TaskType):
+class QuestionAnswering(Structured, CrossEntropy):
     """A span of a context; outputs are `(b, s, 2)`."""
 
     name = "question-answering"
@@ -42,7 +43,6 @@ class QuestionAnswering(TaskType):
     pipeline_tag = "question-answering"
     auto_class = "AutoModelForQuestionAnswering"
     preprocessor = "windows"
-    structured = True
     texts = 2
     competing = True
 
@@ -68,16 +68,6 @@ class QuestionAnswering(TaskType):
         if self.lacks_label(cell):
             return None
         return [{"start": start, "end": end} for start, end in json.loads(cell)]
-
-    def lacks_label(self, cell: str) -> bool:
-        """Whether a table has no value there; an empty list is a question without an answer."""
-        return cell == NO_LABEL
-
-    def check_cell(self, cell: str, row: str, column: str) -> str:
-        """The cell as it is: `row` has checked it."""
-        if self.lacks_label(cell):
-            raise DataError(f"{row} has no label in `{column}`", GIVE_A_LABEL)
-        return cell
 
     def label_names(
         self, column: str, cells: Sequence[str], separator: str | None
@@ -135,23 +125,9 @@ class QuestionAnswering(TaskType):
         del names
         return ()
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean of the cross-entropies of first and last token, of `logits (b, s, 2)` and `labels (b, 2)`."""
-        from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
-
-        return functional.cross_entropy(logits, labels)
-
     def distillation_loss(self, logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-        """`T^2 KL(teacher / T || model / T)` over tokens, mean of both ends (Hinton et al. 2015, arXiv 1503.02531)."""
-        from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
-
-        divergence = functional.kl_div(
-            functional.log_softmax(logits / temperature, dim=1),
-            functional.log_softmax(wanted / temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        return temperature**2 * divergence / len(ENDS)
+        """The mean of both ends of the divergence over tokens."""
+        return super().distillation_loss(logits, wanted, temperature) / len(ENDS)
 
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """The most probable ends of each window, `(windows, 2)`."""

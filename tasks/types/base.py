@@ -297,6 +297,22 @@ class TaskType(ABC):
         raise NotImplementedError(f"`{self.name}` marks nothing in a text")
 
 
+class Structured(TaskType):
+    """A type of whose cells `row` makes a form of its own, a list in JSON, in which an empty list is a label too."""
+
+    structured = True
+
+    def lacks_label(self, cell: str) -> bool:
+        """Whether a table has no value there."""
+        return cell == NO_LABEL
+
+    def check_cell(self, cell: str, row: str, column: str) -> str:
+        """The cell as it is: `row` has checked it."""
+        if self.lacks_label(cell):
+            raise DataError(f"{row} has no label in `{column}`", GIVE_A_LABEL)
+        return cell
+
+
 def too_many(names: Sequence[str], rows: int) -> bool:
     """Whether labels are so many for the rows that their column may hold something else: names of rows, or numbers."""
     return len(names) > max(_MOST, rows // 2)

@@ -18,18 +18,18 @@ from maskpack.formats import ArtifactError, DataError
 from maskpack.runtime.outputs import Answered, Entities
 from maskpack.runtime.tags import IGNORED, OUTSIDE, kinds_of, tags_of
 from maskpack.runtime.words import Words
-from maskpack.tasks.data.cells import NO_LABEL, Row
+from maskpack.tasks.data.cells import Row
 from maskpack.tasks.data.tagged import read_spans, tagged_row
 from maskpack.tasks.evaluation.marked import MarkedText, mark
 from maskpack.tasks.evaluation.metrics import entity_counts
-from maskpack.tasks.types.base import GIVE_A_LABEL
+from maskpack.tasks.types.base import Structured
 from maskpack.tasks.types.single_label import CrossEntropy
 
 if TYPE_CHECKING:
     from maskpack.runtime.tokens import Tokens  # which needs a package that reading a task does not
 
 
-class TokenClassification(CrossEntropy):
+class TokenClassification(Structured, CrossEntropy):
     """Entities in a text; losses are those of one label, of each word."""
 
     name = "token-classification"
@@ -39,7 +39,6 @@ class TokenClassification(CrossEntropy):
     pipeline_tag = "token-classification"
     auto_class = "AutoModelForTokenClassification"
     preprocessor = "words"
-    structured = True
     texts = 1
     marks = True
 
@@ -64,16 +63,6 @@ class TokenClassification(CrossEntropy):
         del separator
         spans = read_spans(cell) or ()
         return [{"start": start, "end": end, "label": kind} for start, end, kind in spans]
-
-    def lacks_label(self, cell: str) -> bool:
-        """Whether a table has no value there; an empty list is a text without entities."""
-        return cell == NO_LABEL
-
-    def check_cell(self, cell: str, row: str, column: str) -> str:
-        """The cell as it is: `row` has checked it."""
-        if self.lacks_label(cell):
-            raise DataError(f"{row} has no label in `{column}`", GIVE_A_LABEL)
-        return cell
 
     def label_names(
         self, column: str, cells: Sequence[str], separator: str | None
