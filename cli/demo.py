@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from maskpack.compressor.types import RunResult
     from maskpack.exporters.report import Report
 
-TASKS = ("tickets", "reviews", "orders", "help")
+TASKS = {"tickets": 15, "reviews": 15, "orders": 8, "help": 8}
+"""Task -> epochs."""
 MODEL = "demo"
-BUDGET: dict[str, Any] = {"epochs": 15, "batch_size": 16, "max_length": 64}
+BUDGET: dict[str, Any] = {"batch_size": 16, "max_length": 64}
 BITS = 4
 LATENCY_LENGTH = 128
 LATENCY_RUNS = 21
@@ -114,7 +115,7 @@ def _learn(name: str, work: Path, *, seed: int, quiet: bool) -> tuple[RunResult,
     from maskpack.tasks import find_task  # noqa: PLC0415 - imports torch
 
     task = find_task(name)
-    budget = {**BUDGET, "seed": seed}
+    budget = {**BUDGET, "epochs": TASKS[name], "seed": seed}
     home = work / f"{name}-dense"
     teacher = BaselineRequest(MODEL, task, BaselineConfig(**budget), out=home)
     with render.progress(f"{name}, dense teacher", quiet=quiet) as on_progress:
