@@ -131,7 +131,7 @@ HINTS: dict[str, str] = {
     "leave `pair_prefix` out": "leave `--pair-prefix` out",
     "leave `stride` out": "leave `--stride` out",
     "a larger `max_length` or `stride` may hold them": "a larger `--max-length` or `--stride` may hold them",
-    "give the column of the context as `pair_field`": "give the column of the context with `--pair-field`",
+    "give the column of the second as `pair_field`": "give the column of the second with `--pair-field`",
     # artifacts
     "restore the artifact from a copy, or make it again": "restore the artifact from a copy, or make it "
     "again with `compress fit`",

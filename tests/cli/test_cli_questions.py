@@ -89,7 +89,7 @@ def test_options_that_do_not_fit_are_refused(main, work, squad, tiny_model):
     wrong = main("fit", tiny_model, "--data", squad.name, *SHORT, "--type", "question-answering",
                  "--text-field", "question", "--label-field", "answers")  # fmt: skip
     assert wrong.code == 1
-    assert "give the column of the context with `--pair-field`" in wrong.err
+    assert "give the column of the second with `--pair-field`" in wrong.err
     (work / "rows.csv").write_text("text,label\ngood,a\nbad,b\n")
     wrong = main("fit", tiny_model, "--data", "rows.csv", "--stride", 4)
     assert wrong.code == 1
