@@ -51,6 +51,7 @@ HINTS: dict[str, str] = {
     "`compress costs`, or leave `--unit-costs` out",
     "give `units`": "give `--units`",
     "leave `units` out": "leave `--units` out",
+    "leave `pair_field` out": "leave `--pair-field` out",
     "mask all linears of a layer, or leave `units` out": "mask all linears of a layer, or leave `--units` out",
     "name the artifact to write as `out`": "name the artifact to write with `--out`",
     "leave `teacher` out": "leave `--teacher` out",
