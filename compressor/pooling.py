@@ -77,7 +77,7 @@ def _of_vectors(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
         raise ConfigError(
             "vectors are not read through a pooler", "give `pooling` mean, cls or last"
         )
-    return chosen if chosen is habit_of(config) else other_than_habit(chosen, config) or chosen
+    return other_than_habit(chosen, config) or chosen  # which refuses what the family cannot
 
 
 def _of_head(wanted: Pooling | None, own: Pooling, habit: Pooling) -> Pooling | None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.formats import TaskEntry
-from maskpack.formats.pooling import Pooling, pooling_of
+from maskpack.formats.pooling import Pooling
 from maskpack.formats.writer import write_bytes
-from maskpack.models.pooling import plain_model
+from maskpack.models.pooling import actual_pooling, plain_model
 from maskpack.tasks.evaluation.evaluate import prefixes_of
 
 _PARTS = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
@@ -33,7 +33,7 @@ def write_sentence_files(folder: Path, entry: TaskEntry, config: Any) -> None:
     """
     plain = plain_model(config)
     plain.save_pretrained(str(folder))
-    pooling = pooling_of(entry) or Pooling.MEAN
+    pooling = actual_pooling(config)
     modes = {f"pooling_mode_{name}": mode is pooling for mode, name in _MODES.items()}
     prefixes = prefixes_of(entry)
     prompts = dict(zip(("query", "document"), prefixes, strict=False))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -132,16 +133,27 @@ def _joined(loaded: Loaded, logits: Sequence[Any], read: Sequence[Read]) -> Answ
 
 
 def _outputs(loaded: Loaded, rows: Sequence[Read]) -> list[Any]:
-    """Logits of each row without padding; where the graph fails, each row is asked alone, and has its error."""
+    """Logits of each row without padding, or its error."""
+
+    def without_padding(logits: Any, some: Sequence[Read]) -> list[Any]:
+        return [own[: len(row.tokens)] for own, row in zip(logits, some, strict=True)]
+
+    return _each(loaded, rows, without_padding)
+
+
+def _each(
+    loaded: Loaded, rows: Sequence[Read], made: Callable[[Any, Sequence[Read]], list[Any]]
+) -> list[Any]:
+    """What is made of the logits of a batch, row by row; where the graph fails, each row is asked alone, so that one stops no other."""
     try:
         logits = run(loaded, [row.tokens for row in rows])
     except Exception as error:  # noqa: BLE001 - the runtime's errors share no public base class
         if len(rows) > 1:
-            return [one for row in rows for one in _outputs(loaded, [row])]
+            return [one for row in rows for one in _each(loaded, [row], made)]
         return [
             ExportError(f"the graph fails on {len(rows[0].tokens)} tokens: {first_line(error)}")
         ]
-    return [own[: len(row.tokens)] for own, row in zip(logits, rows, strict=True)]
+    return made(logits, rows)
 
 
 def logits_of(
@@ -214,16 +226,8 @@ def _together(loaded: Sequence[Loaded], rows: Sequence[Read]) -> list[list[Answe
 
 
 def _answers(loaded: Loaded, rows: Sequence[Read]) -> list[Answer]:
-    """The answers of a batch; where the graph fails, each row is asked alone, so that one stops no other."""
-    try:
-        logits = run(loaded, [row.tokens for row in rows])
-    except Exception as error:  # noqa: BLE001 - the runtime's errors share no public base class
-        if len(rows) > 1:
-            return [answer for row in rows for answer in _answers(loaded, [row])]
-        return [
-            ExportError(f"the graph fails on {len(rows[0].tokens)} tokens: {first_line(error)}")
-        ]
-    return _decoded(loaded, logits, rows)
+    """The answers of a batch, or the error of a row."""
+    return _each(loaded, rows, partial(_decoded, loaded))
 
 
 def _decoded(loaded: Loaded, logits: Any, rows: Sequence[Read]) -> list[Answer]:

@@ -24,7 +24,7 @@ from maskpack.models.placement import to_numpy, to_tensors
 from maskpack.models.processes import ALONE, Processes
 from maskpack.runtime.tags import IGNORED
 from maskpack.tasks.token_rows import TokenRows, chained
-from maskpack.tasks.windows import context_numbers, counted_tokens, has_windows
+from maskpack.tasks.windows import context_numbers, counted_tokens, has_windows, row_numbers
 
 Feeds = dict[str, NDArray[np.int64]]
 """Input name -> int64 `(b, s)`."""
@@ -79,6 +79,10 @@ class Encoded:
     def widest(self) -> int:
         """Tokens of the longest text."""
         return int(self.ids.lengths.max())
+
+    def row_of(self, place: int) -> int:
+        """Number of the split's row that the tokens at a place of `ids` are of."""
+        return int(row_numbers(self.labels)[place]) if has_windows(self.labels) else place
 
     def take(self, rows: NDArray[np.intp]) -> Encoded:
         """Some of the rows, in the order given."""
@@ -178,6 +182,10 @@ class EncodedGroups(Encoded):
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of all texts of each row."""
         return np.asarray(self.ids.lengths.reshape(-1, self.size).sum(axis=1))
+
+    def row_of(self, place: int) -> int:
+        """Number of the split's row that the text at a place of `ids` is of."""
+        return place // self.size
 
     def take(self, rows: NDArray[np.intp]) -> EncodedGroups:
         """Some of the rows, in the order given."""

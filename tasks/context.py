@@ -18,7 +18,7 @@ from maskpack.models.families import Family, check_length, family_of
 from maskpack.models.load import Pretrained
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.pooling import POOLER
-from maskpack.tasks.batches import Encoded, EncodedGroups
+from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import Split, TaskData
 from maskpack.tasks.data_warnings import (
     DataWarning,
@@ -33,7 +33,6 @@ from maskpack.tasks.task import Task
 from maskpack.tasks.token_cache import encode_split
 from maskpack.tasks.types import TaskType, type_of
 from maskpack.tasks.types.vectors import grouped_texts
-from maskpack.tasks.windows import has_windows, row_numbers
 
 _LOG = logging.getLogger(__name__)
 
@@ -147,13 +146,9 @@ def _check_shipped(context: ModelContext, task: Task, max_length: int) -> None:
 
 def _check_ids(encoded: Encoded, split: Split, size: int, name: str) -> None:
     """Raise DataError if a row holds a token for which the model has no embedding."""
-    row = encoded.ids.first_above(size)
-    if row is not None:
-        largest = int(encoded.ids[row].max())
-        if isinstance(encoded, EncodedGroups):
-            row //= encoded.size
-        if has_windows(encoded.labels):
-            row = int(row_numbers(encoded.labels)[row])
+    place = encoded.ids.first_above(size)
+    if place is not None:
+        row, largest = encoded.row_of(place), int(encoded.ids[place].max())
         raise DataError(
             f"{name} row {row + 1}, `{split.texts[row][0]:.60}`, holds the token {largest}, the model has {size} embeddings",
             "leave the token out of the texts, or give a model that knows it",

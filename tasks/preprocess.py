@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from maskpack.tasks.pretrained_head import Finding, find_head
 from maskpack.tasks.task import Task
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types.entities import tags_on_words
-from maskpack.tasks.types.vectors import grouped_texts, numbered
+from maskpack.tasks.types.vectors import group_labels, grouped_texts
 from maskpack.tasks.windows import labels_of
 
 _LOG = logging.getLogger(__name__)
@@ -57,6 +57,14 @@ class Preprocessor(Protocol):
     def split_special_tokens(self) -> bool:
         """Whether the text of a special token is read as any other text."""
 
+    @property
+    def keeps_labels(self) -> bool:
+        """Whether labels stay those of the split, whatever the tokens are, so that tokens can be kept without them."""
+
+    @property
+    def by_pages(self) -> bool:
+        """Whether rows may be read some at a time."""
+
     def encode(self, split: Split, *, max_length: int) -> Encoded:
         """A split as tokens; rows longer than `max_length` tokens are cut."""
 
@@ -78,6 +86,8 @@ class TextPreprocessor:
 
     tokenizer: Any
     token_types: bool
+    keeps_labels: ClassVar[bool] = True
+    by_pages: ClassVar[bool] = True
 
     @classmethod
     def of_files(cls, files: Files, family: Family, config: Mapping[str, Any]) -> TextPreprocessor:
@@ -164,6 +174,8 @@ class TextPreprocessor:
 class WordPreprocessor(TextPreprocessor):
     """Texts for models that answer for each word: labels stand where words begin, and padding behind a text."""
 
+    keeps_labels = False
+
     @property
     def pad_left(self) -> bool:
         """False: an output then has one place, however long the batch is."""
@@ -192,13 +204,18 @@ def _words_of(split: Split, tokens: Any) -> list[Words]:
 
 @dataclass(frozen=True, eq=False)
 class GroupPreprocessor(TextPreprocessor):
-    """Rows whose texts are read one by one: `Split.texts`, and behind the first one a text that is the row's label."""
+    """Rows whose texts are read one by one: `Split.texts`, and behind the first one a text that is the row's label.
+
+    Texts to be found have numbers that count through all rows.
+    """
+
+    keeps_labels, by_pages = False, False
 
     def encode(self, split: Split, *, max_length: int) -> Encoded:
         """The texts of each row as tokens, row after row."""
         rows = grouped_texts(split)
         flat = tuple((text,) for row in rows for text in row)
-        labels = numbered(rows) if split.labels.dtype == object else split.labels
+        labels = group_labels(split, rows)
         read = super().encode(
             Split(flat, np.zeros(len(flat), dtype=np.int64)), max_length=max_length
         )
@@ -215,6 +232,8 @@ class GroupPreprocessor(TextPreprocessor):
 @dataclass(frozen=True, eq=False)
 class WindowPreprocessor(TextPreprocessor):
     """Questions and contexts: a long context becomes several windows, which are the rows of the model."""
+
+    keeps_labels = False
 
     @property
     def pad_left(self) -> bool:

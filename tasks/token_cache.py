@@ -17,12 +17,7 @@ from maskpack.tasks.data import stored_rows
 from maskpack.tasks.data.cache import Recipe
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.data.stored_rows import StoredRows
-from maskpack.tasks.preprocess import (
-    GroupPreprocessor,
-    Preprocessor,
-    WindowPreprocessor,
-    WordPreprocessor,
-)
+from maskpack.tasks.preprocess import Preprocessor
 from maskpack.tasks.token_rows import TokenRows
 
 _LOG = logging.getLogger(__name__)
@@ -55,11 +50,8 @@ def encode_split(
         return preprocessor.encode(some, max_length=max_length)
 
     rows = split.texts
-    if not isinstance(rows, StoredRows) or isinstance(
-        preprocessor, WordPreprocessor | GroupPreprocessor | WindowPreprocessor
-    ):
-        # texts to be found have numbers that count through all pages
-        one = len(split) <= stored_rows.PAGE or isinstance(preprocessor, GroupPreprocessor)
+    if not isinstance(rows, StoredRows) or not preprocessor.keeps_labels:
+        one = len(split) <= stored_rows.PAGE or not preprocessor.by_pages
         return encode(split) if one else joined([*map(encode, split.pages())])
     made_by = {"max_length": max_length, **_made_by(preprocessor, files)}
     of = {"rows": rows.key, "prefixes": list(prefixes), **made_by}

@@ -83,12 +83,14 @@ def _formed(kind: TaskType, rows: Sequence[Row], where: str) -> Sequence[Row]:
     """
     if not kind.structured:
         return rows
-    formed = [
+    formed = (
         kind.row(row, f"data row {number} of {where}") for number, row in enumerate(rows, start=1)
-    ]
-    return (
-        changed(rows, lambda row: kind.row(row, where)) if isinstance(rows, StoredRows) else formed
     )
+    if not isinstance(rows, StoredRows):
+        return list(formed)
+    for _ in formed:
+        pass  # so that an error names the row
+    return changed(rows, lambda row: kind.row(row, where))
 
 
 def _with_labels(

@@ -20,7 +20,7 @@ from maskpack.tasks.evaluation.evaluate import (
 )
 from maskpack.tasks.labels import labels_on
 from maskpack.tasks.types import TASK_TYPES
-from maskpack.tasks.types.vectors import grouped_texts, numbered
+from maskpack.tasks.types.vectors import group_labels, grouped_texts
 
 
 def assess_exported(
@@ -70,8 +70,7 @@ def _predicted(session: Session, config: TaskConfig, split: Split) -> Prediction
             session.embed(column, task=config.name, second=place > 0)
             for place, column in enumerate(columns)
         ]
-        labels = numbered(rows) if split.labels.dtype == object else split.labels
-        return Predictions(split, np.stack(vectors, axis=1), labels)
+        return Predictions(split, np.stack(vectors, axis=1), group_labels(split, rows))
     texts = [row[0] if len(row) == 1 else (row[0], row[1]) for row in split.texts]
     labels = split.labels
     if config.decoder.per_token:

@@ -297,6 +297,22 @@ class TaskType(ABC):
         raise NotImplementedError(f"`{self.name}` marks nothing in a text")
 
 
+class WithoutLabels(TaskType):
+    """A type whose rows have numbers or texts in place of labels."""
+
+    def label_names(
+        self, column: str, cells: Sequence[str], separator: str | None
+    ) -> tuple[str, ...]:
+        """None."""
+        del column, cells, separator
+        return ()
+
+    def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
+        """Empty: there are no labels to count."""
+        del labels, classes
+        return np.zeros(0, dtype=np.int64)
+
+
 class Structured(TaskType):
     """A type of whose cells `row` makes a form of its own, a list in JSON, in which an empty list is a label too."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats import DataError
 from maskpack.formats.target import TargetScale
-from maskpack.tasks.types.base import GIVE_A_LABEL, TaskType
+from maskpack.tasks.types.base import GIVE_A_LABEL, WithoutLabels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,14 +23,8 @@ _LEAST = 1e-30  # standard deviation of rows that all have one number
 _CONSTANT = 0.05  # of the targets' standard deviation
 
 
-class Regression(TaskType):
-    """One number a row."""
-
-    name = "regression"
-    summary = "a number"
-    problem_type = "regression"
-    usual_metrics = ("spearman", "pearson")
-    error_metrics = ("mae", "rmse")
+class Numbers(WithoutLabels):
+    """A type whose label is a number: float32 `(rows)`."""
 
     def expected(self, cell: str, separator: str | None) -> float:
         """The number as text.
@@ -59,19 +53,34 @@ class Regression(TaskType):
             raise DataError(f"{row} has `{cell}`, a number too large for float32")
         return cell
 
-    def label_names(
-        self, column: str, cells: Sequence[str], separator: str | None
-    ) -> tuple[str, ...]:
-        """None: numbers have no names."""
-        del column, cells, separator
-        return ()
-
     def encode(
         self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
     ) -> NDArray[Any]:
         """Values float32 `(rows)`."""
         del names, separator, split
         return np.fromiter(map(float, cells), dtype=np.float32, count=len(cells))
+
+    def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
+        """The mean for every row."""
+        return [np.full(labels.shape, labels.astype(np.float64).mean())]
+
+    def pairs(
+        self, labels: NDArray[Any], logits: NDArray[np.float32]
+    ) -> tuple[tuple[float, float], ...]:
+        """True and given value of some rows, evenly taken."""
+        given = self.answers(logits)
+        some = np.linspace(0, len(labels) - 1, min(len(labels), _MOST_PAIRS)).astype(int)
+        return tuple((float(labels[row]), float(given[row])) for row in some)
+
+
+class Regression(Numbers):
+    """One number a row."""
+
+    name = "regression"
+    summary = "a number"
+    problem_type = "regression"
+    usual_metrics = ("spearman", "pearson")
+    error_metrics = ("mae", "rmse")
 
     def target_scale(self, labels: NDArray[Any]) -> TargetScale | None:
         """Mean and standard deviation of targets that are far from 0 or of another size than 1.
@@ -93,11 +102,6 @@ class Regression(TaskType):
             return None
         return f"answers are nearly constant: they vary by {given:.3g}, the targets by {true:.3g}"
 
-    def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
-        """Empty: numbers are not counted."""
-        del labels, classes
-        return np.zeros(0, dtype=np.int64)
-
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean squared error."""
         from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
@@ -114,14 +118,3 @@ class Regression(TaskType):
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """The numbers themselves, float32 `(rows)`."""
         return logits[:, 0]
-
-    def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
-        """The mean for every row."""
-        return [np.full(labels.shape, labels.astype(np.float64).mean())]
-
-    def pairs(
-        self, labels: NDArray[Any], logits: NDArray[np.float32]
-    ) -> tuple[tuple[float, float], ...]:
-        """True and given value of some rows, evenly taken."""
-        some = np.linspace(0, len(labels) - 1, min(len(labels), _MOST_PAIRS)).astype(int)
-        return tuple((float(labels[row]), float(logits[row, 0])) for row in some)

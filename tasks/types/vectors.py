@@ -8,18 +8,21 @@ not (`Retrieval`) the first should be nearer than any other text of the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import DataError
 from maskpack.tasks.data.cells import NO_LABEL
-from maskpack.tasks.types.base import GIVE_A_LABEL, TaskType
-from maskpack.tasks.types.regression import Regression
+from maskpack.tasks.types.base import GIVE_A_LABEL, WithoutLabels
+from maskpack.tasks.types.regression import Numbers
+from maskpack.tasks.types.single_label import CrossEntropy
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from maskpack.tasks.data.splits import Split
 
 _SCALE = 20.0
 """Of cosines before a softmax or an exponential, as in sentence-transformers: a temperature of 1/20."""
@@ -32,8 +35,8 @@ def nearness(first: Tensor, second: Tensor) -> Tensor:
     return _SCALE * (first @ second.T)
 
 
-class Vectors(TaskType):
-    """What types with vectors have in common."""
+class Vectors(WithoutLabels, CrossEntropy):
+    """What types with vectors have in common: an output of a text is its nearness to another one."""
 
     problem_type = None
     pipeline_tag = "sentence-similarity"
@@ -41,51 +44,18 @@ class Vectors(TaskType):
     grouped = True
 
     def distillation_loss(self, logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-        """`T^2 KL(teacher / T || model / T)` of the softmax of each first text's cosines with all other texts of the batch."""
-        from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
-
-        own, other = (
-            functional.log_softmax(nearness(each[:, 0], each[:, 1:].flatten(0, 1)) / temperature, 1)
-            for each in (logits, wanted)
-        )
-        divergence = functional.kl_div(own, other, reduction="batchmean", log_target=True)
-        return temperature**2 * divergence
-
-    def counts(self, labels: NDArray[Any], classes: int) -> NDArray[np.int64]:
-        """Empty: there are no labels to count."""
-        del labels, classes
-        return np.zeros(0, dtype=np.int64)
+        """That of the nearness of each first text to all other texts of the batch."""
+        own, other = (nearness(each[:, 0], each[:, 1:].flatten(0, 1)) for each in (logits, wanted))
+        return super().distillation_loss(own, other, temperature)
 
 
-class Similarity(Vectors):
-    """How alike two texts are: labels are numbers of any unit, float32 `(rows)`."""
+class Similarity(Numbers, Vectors):
+    """How alike two texts are: labels are numbers of any unit."""
 
     name = "similarity"
     summary = "a vector of a text, alike for texts with a high number"
     usual_metrics = ("spearman", "pearson")
     texts = 2
-
-    _numbers = Regression()
-
-    def expected(self, cell: str, separator: str | None) -> float:
-        """The number as text."""
-        return self._numbers.expected(cell, separator)
-
-    def check_cell(self, cell: str, row: str, column: str) -> str:
-        """The cell as it is, if it is a finite number."""
-        return self._numbers.check_cell(cell, row, column)
-
-    def label_names(
-        self, column: str, cells: Sequence[str], separator: str | None
-    ) -> tuple[str, ...]:
-        """None: numbers have no names."""
-        return self._numbers.label_names(column, cells, separator)
-
-    def encode(
-        self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
-    ) -> NDArray[Any]:
-        """Values float32 `(rows)`."""
-        return self._numbers.encode(cells, names, separator, split)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """`log(1 + sum over i, j with y_i > y_j of exp(20 (cos_j - cos_i)))`: pairs in a wrong order (CoSENT, Su 2022).
@@ -102,16 +72,6 @@ class Similarity(Vectors):
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Cosines, float32 `(rows)`."""
         return np.asarray((logits[:, 0] * logits[:, 1]).sum(axis=-1))
-
-    def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
-        """The mean for every row."""
-        return [np.full(labels.shape, labels.astype(np.float64).mean())]
-
-    def pairs(
-        self, labels: NDArray[Any], logits: NDArray[np.float32]
-    ) -> tuple[tuple[float, float], ...]:
-        """True score and cosine of some rows, evenly taken."""
-        return self._numbers.pairs(labels, self.answers(logits)[:, None])
 
 
 class Retrieval(Vectors):
@@ -132,18 +92,6 @@ class Retrieval(Vectors):
             raise DataError(f"{row} has no text in `{column}`", GIVE_A_LABEL)
         return cell
 
-    def cell_labels(self, cell: str, separator: str | None) -> tuple[str, ...]:
-        """None: texts are no labels."""
-        del cell, separator
-        return ()
-
-    def label_names(
-        self, column: str, cells: Sequence[str], separator: str | None
-    ) -> tuple[str, ...]:
-        """None: texts are no labels."""
-        del column, cells, separator
-        return ()
-
     def encode(
         self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
     ) -> NDArray[Any]:
@@ -157,7 +105,6 @@ class Retrieval(Vectors):
         A text of another row counts as wrong unless it is the same text.
         """
         import torch  # noqa: PLC0415 - reading a task imports no torch
-        from torch.nn import functional  # noqa: PLC0415
 
         rows = len(logits)
         # all texts that are to be found, then all that are not
@@ -166,7 +113,7 @@ class Retrieval(Vectors):
         same = labels[:, :1] == numbers[None]
         same = same & (torch.arange(len(others), device=logits.device)[None] != right[:, None])
         near = nearness(logits[:, 0], others).masked_fill(same, -torch.inf)
-        return functional.cross_entropy(near, right)
+        return super().loss(near, right)
 
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """The vectors themselves, `(rows, g, w)`; `answered` ranks them."""
@@ -182,23 +129,7 @@ class Retrieval(Vectors):
         return [np.arange(len(labels)) % texts]
 
 
-class Rows(Protocol):
-    """What `grouped_texts` needs of a split."""
-
-    @property
-    def texts(self) -> Sequence[tuple[str, ...]]:
-        """One or two a row."""
-
-    @property
-    def labels(self) -> NDArray[Any]:
-        """Numbers or texts."""
-
-    @property
-    def second(self) -> str:
-        """What stands before a label that is a text."""
-
-
-def grouped_texts(split: Rows) -> list[tuple[str, ...]]:
+def grouped_texts(split: Split) -> list[tuple[str, ...]]:
     """The texts of each row in the order in which they are read: a label that is a text is the second.
 
     Prefixes stand before texts already; that of a second text is also the label's.
@@ -207,6 +138,11 @@ def grouped_texts(split: Rows) -> list[tuple[str, ...]]:
         return list(split.texts)
     pairs = zip(split.texts, split.labels.tolist(), strict=True)
     return [(row[0], split.second + label, *row[1:]) for row, label in pairs]
+
+
+def group_labels(split: Split, rows: Sequence[tuple[str, ...]]) -> NDArray[Any]:
+    """Labels of a split for training: of texts to be found the numbers of all texts of `rows`, as `grouped_texts` gives them."""
+    return numbered(rows) if split.labels.dtype == object else split.labels
 
 
 def numbered(rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
