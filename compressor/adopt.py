@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.adopt_rows import rows_of_checkpoint, task_of_rows
+from maskpack.compressor.adopt_rows import kind_of, rows_of_checkpoint, task_of_rows
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.fit import fit_run
 from maskpack.compressor.prepare import prepare_rows
@@ -27,12 +27,14 @@ from maskpack.formats.algebra import pack_task
 from maskpack.formats.errors import Hint
 from maskpack.formats.schema import BACKBONE, check_new_name
 from maskpack.models.base_model import Ancestry, ancestry, check_same_tokens, find_base
+from maskpack.models.config import load_config
 from maskpack.models.load import (
     Pretrained,
     load_finetuned,
     load_pretrained,
     tokenizer_of,
 )
+from maskpack.models.locate import resolve
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.options import TaskOptions
 
@@ -199,9 +201,15 @@ def _base(request: AdoptRequest) -> tuple[str, Pretrained]:
     """The pretrained model, and the name by which it is loaded."""
     if request.base is not None:
         return request.base, load_pretrained(request.base)
-    name, base = find_base(tuple(request.models.values()))
+    models = tuple(request.models.values())
+    name, base = find_base(models, auto_class=_class_of(models[0]))
     _LOG.info("the base is `%s`", base.name)
     return name, base
+
+
+def _class_of(model: str) -> str:
+    """The class of transformers that loads a checkpoint."""
+    return kind_of(load_config(resolve(model))).auto_class
 
 
 @dataclass(frozen=True)
@@ -216,7 +224,7 @@ def _related(base: Pretrained, model: str) -> _Related:
     Raises:
         ModelError: it comes from another model, or its tokenizer gives other tokens.
     """
-    classifier = load_finetuned(model)
+    classifier = load_finetuned(model, auto_class=_class_of(model))
     found = ancestry(base, classifier, model)
     found.check()
     own = load_pretrained(model, classifier=classifier)

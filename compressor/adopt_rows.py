@@ -16,7 +16,7 @@ from maskpack.formats import ConfigError, ModelError
 from maskpack.formats.errors import Hint
 from maskpack.models.config import load_config
 from maskpack.models.labels import label_names
-from maskpack.models.load import Pretrained
+from maskpack.models.load import AUTO_CLASS, Pretrained
 from maskpack.models.locate import resolve
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.columns import Said, plain_columns, plain_texts, task_of_said
@@ -26,7 +26,7 @@ from maskpack.tasks.data.tables import column_names
 from maskpack.tasks.data.unlabelled import is_lines, read_unlabelled
 from maskpack.tasks.options import TaskOptions
 from maskpack.tasks.preprocess import load_splits, prompted
-from maskpack.tasks.pretrained_head import FRESH, Finding, find_head
+from maskpack.tasks.pretrained_head import FRESH, Finding, find_head, is_of_class
 from maskpack.tasks.task import Task
 from maskpack.tasks.types import TASK_TYPES, TaskType, has_several
 
@@ -48,7 +48,13 @@ def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) 
     if label_column(fit.data, columns) is None:
         task = prompted(fit.task, fit.finetuned, None)
         config = load_config(resolve(fit.finetuned))
-        labels = tuple(label_names(config)) if task.type.labelled else ()
+        names = label_names(config)
+        labels = task.type.of_model(names)
+        if labels is None:
+            raise ModelError(
+                f"`{fit.finetuned}` has the outputs {', '.join(names)}, which are not those of {task.type.name}",
+                "give rows with labels, or a model whose tags are O, B-x and I-x for each kind x",
+            )
         find = partial(_found_head, fit.finetuned)
         rows = unlabelled_rows(fit, task, labels, find, ModelContext.of_pretrained(base))
         rows = replace(rows, facts={"labels": "of the fine-tuned model"})
@@ -131,7 +137,10 @@ def _text_columns(path: Path, columns: TaskOptions) -> tuple[str, ...]:
 
 
 def kind_of(config: Any) -> TaskType:
-    """The type of task of a fine-tuned classifier, from its configuration."""
+    """The type of task of a fine-tuned model, from its configuration."""
+    for kind in TASK_TYPES.values():
+        if kind.auto_class != AUTO_CLASS and is_of_class(config, kind.auto_class):
+            return kind
     if config.num_labels == 1 or config.problem_type == "regression":
         return TASK_TYPES["regression"]
     return TASK_TYPES["multi-label" if has_several(config.problem_type) else "classification"]
@@ -157,24 +166,29 @@ def unlabelled_rows(
     texts = read_unlabelled(fit.data, task.texts)
     held = set(held_out_places(["" for _ in texts]).tolist()) if fit.eval_data is None else set()
     train, dev = (
-        _blank(task.type, [row for i, row in enumerate(texts) if (i in held) is wanted], labels)
+        _blank(task, [row for i, row in enumerate(texts) if (i in held) is wanted], labels)
         for wanted in (False, True)
     )
     data = TaskData(task, labels, train, dev).limit_train(fit.config.train_rows)
     finding = find(data)
-    answer = _answers(task, fit, finding, context)
+    answer = _answers(task, labels, fit, finding, context)
     dev = answer(dev) if fit.eval_data is None else load_dev(task, labels, data=fit.eval_data)
     return TaskRows(replace(data, train=answer(data.train), dev=dev), finding, labelled=False)
 
 
-def _blank(kind: TaskType, texts: Sequence[tuple[str, ...]], labels: Sequence[str]) -> Split:
+def _blank(task: Task, texts: Sequence[tuple[str, ...]], labels: Sequence[str]) -> Split:
     """Rows that nobody has answered yet."""
-    logits = np.zeros((len(texts), max(1, len(labels))), dtype=np.float32)
-    return Split(tuple(texts), kind.answers(logits))
+    kind = task.type
+    some = kind.answers(np.zeros((1, max(1, len(labels))), dtype=np.float32))
+    return Split(tuple(texts), kind.blank(some, len(texts)), windows=task.windows)
 
 
 def _answers(
-    task: Task, fit: FitRequest, finding: Finding, context: ModelContext
+    task: Task,
+    labels: Sequence[str],
+    fit: FitRequest,
+    finding: Finding,
+    context: ModelContext,
 ) -> Callable[[Split], Split]:
     """A function that labels a split as the model answers it."""
     kind = task.type
@@ -185,6 +199,10 @@ def _answers(
         rows = preprocessor.encode(texts, max_length=fit.config.max_length)
         logits = finding.logits(rows)
         assert logits is not None  # `find` gives a model
-        return Split(split.texts, kind.answers(logits))
+        if not kind.structured:
+            return Split(split.texts, kind.answers(logits))
+        told = preprocessor.told(texts, max_length=fit.config.max_length)
+        answers = kind.decoder.decode(labels, logits, told)
+        return replace(split, labels=kind.given(answers, labels))
 
     return answer

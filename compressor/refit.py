@@ -289,7 +289,7 @@ def _rows(fit: FitRequest, old: Artifact, context: ModelContext) -> TaskRows:
     head = PretrainedHead(f"{old.path}:{entry.name}", entry.labels, kept)
     finding = Finding(head, None, classifier)
     if not _has_labels(fit):
-        if fit.task.type.structured or fit.task.type.grouped:
+        if fit.task.type.grouped:
             raise ConfigError(
                 f"`{entry.name}` is a {entry.kind}, and `{fit.data}` has no labels",
                 "give rows with labels as `data`",

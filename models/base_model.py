@@ -25,7 +25,7 @@ from maskpack.formats.errors import Hint
 from maskpack.models.build import base_of
 from maskpack.models.config import load_config
 from maskpack.models.linears import layer_of
-from maskpack.models.load import Pretrained, load_finetuned, load_pretrained
+from maskpack.models.load import AUTO_CLASS, Pretrained, load_finetuned, load_pretrained
 from maskpack.models.locate import ALIASES, resolve
 
 FURTHEST = 0.5
@@ -75,13 +75,17 @@ class Ancestry:
             )
 
 
-def find_base(models: Sequence[str]) -> tuple[str, Pretrained]:
+def find_base(models: Sequence[str], *, auto_class: str = AUTO_CLASS) -> tuple[str, Pretrained]:
     """The pretrained model that fine-tuned checkpoints come from, and the name by which it is loaded.
+
+    Args:
+        models: the checkpoints.
+        auto_class: class of transformers that loads the first one.
 
     Raises:
         ConfigError: no candidate is close to the first checkpoint.
     """
-    first = load_finetuned(models[0])
+    first = load_finetuned(models[0], auto_class=auto_class)
     tried: list[str] = []
     nearest: tuple[float, str, Pretrained] | None = None
     for name in _candidates(models):

@@ -223,6 +223,17 @@ def unfold_scale(model: Any, target: TargetScale | None) -> Any:
     return model
 
 
+@torch.no_grad()
+def reorder_outputs(model: Any, places: Sequence[int], names: Sequence[str]) -> None:
+    """Let output `i` of a fine-tuned model be the one that was at `places[i]`, under these names; in place."""
+    last = last_of_head(model)
+    for parameter in (last.weight, last.bias):
+        if parameter is not None:
+            parameter.copy_(parameter[list(places)])
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: place for place, name in enumerate(names)}
+
+
 def scale_outputs(model: Any, target: TargetScale | None) -> Callable[[], None]:
     """Let a model answer in the target's unit, in float32, while its head learns in its own.
 

@@ -181,6 +181,23 @@ class OutputDecoder:
     outputs: tuple[str, ...] = ("logits",)
     further: tuple[str, ...] = ()
 
+    def decode(
+        self, labels: Sequence[str], logits: Logits, told: Sequence[Sequence[ReadText]]
+    ) -> list[Answered]:
+        """The answer to each of some rows.
+
+        Args:
+            labels: in the order of the outputs.
+            logits: of all rows; those of the windows of a row stand one behind the other.
+            told: what was read of each row, window by window.
+        """
+        starts = np.cumsum([0, *map(len, told)])
+        return [
+            answer
+            for start, own in zip(starts, told, strict=False)
+            for answer in self.predictions(labels, logits[start : start + len(own)], own)
+        ]
+
     def agreement(self, left: Logits, right: Logits) -> float:
         """Share of rows with the same answer; of outputs `(b, s, c)` those that do not count are 0 on both sides."""
         return float(np.mean(self.same(left, right)))

@@ -20,6 +20,7 @@ from maskpack.formats.errors import Hint, first_line, no_panic
 from maskpack.models.families import Family
 from maskpack.models.load import tokenizer_of
 from maskpack.models.prompts import find_prompts
+from maskpack.runtime.outputs import ReadText
 from maskpack.runtime.windows import cut_windows
 from maskpack.runtime.words import Words, words_of
 from maskpack.tasks.batches import Encoded, EncodedGroups
@@ -70,6 +71,9 @@ class Preprocessor(Protocol):
 
     def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
         """Tokens of each row without the cut."""
+
+    def told(self, split: Split, *, max_length: int) -> list[list[ReadText]]:
+        """What a decoder is told of each row: of a row that is cut into windows, of each of them."""
 
     def save(self, folder: Path) -> None:
         """Write the files that others load it from."""
@@ -146,6 +150,11 @@ class TextPreprocessor:
         tokens = self._tokens(rows, truncation=False, verbose=False)
         return np.array([len(row) for row in tokens["input_ids"]], dtype=np.int64)
 
+    def told(self, split: Split, *, max_length: int) -> list[list[ReadText]]:
+        """The texts."""
+        del max_length
+        return [[ReadText(row[0][split.prefix :])] for row in split.texts]
+
     def _tokens(self, rows: Sequence[tuple[str, ...]], **options: Any) -> Any:
         """What the tokenizer makes of rows.
 
@@ -189,9 +198,11 @@ class WordPreprocessor(TextPreprocessor):
         encoded = self._encoded(replace(split, labels=labels), tokens)
         return replace(encoded, per_token=True)
 
-    def words(self, split: Split, *, max_length: int) -> list[Words]:
-        """Words of each row; those behind the cut are left out."""
-        return _words_of(split, self._cut(split, max_length))
+    def told(self, split: Split, *, max_length: int) -> list[list[ReadText]]:
+        """Texts and their words; those behind the cut are left out."""
+        words = _words_of(split, self._cut(split, max_length))
+        texts = [row[0][split.prefix :] for row in split.texts]
+        return [[ReadText(text, own)] for text, own in zip(texts, words, strict=True)]
 
 
 def _words_of(split: Split, tokens: Any) -> list[Words]:
@@ -242,6 +253,29 @@ class WindowPreprocessor(TextPreprocessor):
 
     def encode(self, split: Split, *, max_length: int) -> Encoded:
         """The windows of all rows, one row behind the other; labels are those of windows."""
+        read, cuts = self._cuts(split, max_length)
+        ids, types = [], []
+        for one, own in zip(read, cuts, strict=True):
+            whole = (np.array(each, dtype=np.int64) for each in (one.ids, one.type_ids))
+            row_ids, row_types = whole
+            ids += [row_ids[cut.places] if len(cut.places) else [self.pad[0]] for cut in own]
+            types += [row_types[cut.places] if len(cut.places) else [0] for cut in own]
+        windows = [[cut.window for cut in own] for own in cuts]
+        labels = labels_of(split.labels, _contexts(split), windows, split.windows)
+        kinds = TokenRows.of(types) if self.token_types else None
+        return Encoded(TokenRows.of(ids), kinds, labels, self.pad[0], per_token=True)
+
+    def told(self, split: Split, *, max_length: int) -> list[list[ReadText]]:
+        """Contexts, and the windows of each."""
+        _, cuts = self._cuts(split, max_length)
+        may_lack = split.windows.no_answer
+        return [
+            [ReadText(context, None, cut.window, may_lack) for cut in own]
+            for context, own in zip(_contexts(split), cuts, strict=True)
+        ]
+
+    def _cuts(self, split: Split, max_length: int) -> tuple[list[Any], list[list[Any]]]:
+        """Rows as the tokenizer reads them, and the windows of each."""
         read = self._tokens(split.texts, truncation=False, verbose=False).encodings
         cuts = [
             cut_windows(
@@ -253,17 +287,11 @@ class WindowPreprocessor(TextPreprocessor):
             )
             for one, row in zip(read, split.texts, strict=True)
         ]
-        ids, types = [], []
-        for one, own in zip(read, cuts, strict=True):
-            whole = (np.array(each, dtype=np.int64) for each in (one.ids, one.type_ids))
-            row_ids, row_types = whole
-            ids += [row_ids[cut.places] if len(cut.places) else [self.pad[0]] for cut in own]
-            types += [row_types[cut.places] if len(cut.places) else [0] for cut in own]
-        contexts = [row[1][split.second_prefix :] for row in split.texts]
-        windows = [[cut.window for cut in own] for own in cuts]
-        labels = labels_of(split.labels, contexts, windows, split.windows)
-        kinds = TokenRows.of(types) if self.token_types else None
-        return Encoded(TokenRows.of(ids), kinds, labels, self.pad[0], per_token=True)
+        return read, cuts
+
+
+def _contexts(split: Split) -> list[str]:
+    return [row[1][split.second_prefix :] for row in split.texts]
 
 
 READERS = ("text", "words", "groups", "windows")

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from maskpack.formats import ArtifactError, ModelError
 from maskpack.formats.target import TargetScale
-from maskpack.models.build import fresh_classifier, head_parameters, scale_outputs, unfold_scale
+from maskpack.models.build import (
+    fresh_classifier,
+    head_parameters,
+    reorder_outputs,
+    scale_outputs,
+    unfold_scale,
+)
 from maskpack.models.config import load_config
 from maskpack.models.failures import NotFiniteError
 from maskpack.models.labels import label_names, label_problem, unnamed
@@ -30,7 +36,6 @@ from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import TaskType, has_several
 
-_CLASSIFIER, _QUESTIONS = "ForSequenceClassification", "ForQuestionAnswering"
 FRESH = ": the task gets a fresh head"
 """How a note about a head that does not fit ends."""
 
@@ -131,32 +136,38 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
         ModelError: the model cannot be read.
     """
     config = load_config(resolve(model), revision=revision)
-    ending = _QUESTIONS if data.task.type.auto_class.endswith(_QUESTIONS) else _CLASSIFIER
-    named = any(str(name).endswith(ending) for name in config.architectures or ())
-    decoder = data.task.type.decoder
-    if not named or decoder.vectors or (decoder.per_token and ending == _CLASSIFIER):
+    kind = data.task.type
+    if not is_of_class(config, kind.auto_class):
         return Finding()
     if problem := _mismatch(config, data):
         return Finding(None, f"`{model}` is a classifier, but {problem}{FRESH}")
     try:
-        auto_class = data.task.type.auto_class
-        classifier = load_finetuned(model, revision=revision, auto_class=auto_class)
+        classifier = load_finetuned(model, revision=revision, auto_class=kind.auto_class)
     except NotFiniteError:
         raise
     except ModelError:
         return Finding(None, f"`{model}` was saved without its head: the task gets a fresh one")
+    names = label_names(config)
+    labels = label_order(names, data.labels) if data.labels else ()
+    assert labels is not None
+    if kind.one_order:
+        reorder_outputs(classifier, [labels.index(label) for label in data.labels], data.labels)
     kept = {name: p.detach().clone() for name, p in head_parameters(classifier).items()}
     if not data.labels:
         note = f"`{model}` brings a head for one number, which is where the task's head starts"
         note += _activation(config)
         return Finding(PretrainedHead(model, (), kept), note, classifier)
-    names = label_names(config)
-    labels = label_order(names, data.labels)
-    assert labels is not None
     pairs = ", ".join(f"{left} = {right}" for left, right in zip(names, labels, strict=True))
     what = pairs if unnamed(names) and len(names) <= _MANY else f"{len(names)} labels match"
     note = f"`{model}` brings a head ({what}), which is where the task's head starts"
-    return Finding(PretrainedHead(model, labels, kept), note, classifier)
+    own = data.labels if kind.one_order else labels
+    return Finding(PretrainedHead(model, own, kept), note, classifier)
+
+
+def is_of_class(config: Any, auto_class: str) -> bool:
+    """Whether a model was saved by a class of transformers that this auto class loads, and has a head."""
+    ending = auto_class.removeprefix("AutoModel")
+    return bool(ending) and any(str(name).endswith(ending) for name in config.architectures or ())
 
 
 def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:
@@ -191,6 +202,8 @@ def _mismatch(config: Any, data: TaskData) -> str | None:
     kind, meaning = data.task.type, config.problem_type
     if config.num_labels != data.outputs:
         return f"has {config.num_labels} logits where the task has {data.outputs}"
+    if kind.one_order and unnamed(label_names(config)):
+        return f"does not name its outputs, and the task has {_listed(data.labels)}"
     if has_several(meaning) != kind.several:
         return f"is one for `{meaning or 'one label a text'}`, not for {kind.name}"
     if data.labels and (problem := label_problem(config)):

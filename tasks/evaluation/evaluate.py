@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import Artifact, ArtifactError, DataError, TaskEntry
-from maskpack.runtime.outputs import ReadText
 from maskpack.runtime.windows import usual_stride
 from maskpack.tasks.data.splits import Split, load_dev
 from maskpack.tasks.data_warnings import answer_warnings, log_warnings
@@ -166,16 +165,13 @@ def _marked(
 ) -> tuple[MarkedText, ...]:
     """Some of the first rows with what is there and what a device would find."""
     from maskpack.tasks.context import ModelContext  # noqa: PLC0415 - torch
-    from maskpack.tasks.preprocess import WordPreprocessor  # noqa: PLC0415
 
     kind, first = type_of(entry), np.arange(min(len(predictions.split), _READ))
     split = predictions.split.take(first)
     preprocessor = ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor)
-    assert isinstance(preprocessor, WordPreprocessor)
-    words = preprocessor.words(split.prefixed(prefixes_of(entry)), max_length=entry.max_length)
+    told = preprocessor.told(split.prefixed(prefixes_of(entry)), max_length=entry.max_length)
     texts = [row[0] for row in split.texts]
-    read = [ReadText(text, own) for text, own in zip(texts, words, strict=True)]
-    answers = kind.decoder.predictions(entry.labels, predictions.logits[first], read)
+    answers = kind.decoder.decode(entry.labels, predictions.logits[first], told)
     return telling(kind.marked(texts, split.labels, answers, entry.labels), _SHOWN)
 
 

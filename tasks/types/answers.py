@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
+from maskpack.runtime.outputs import Answer, Answered
 from maskpack.runtime.windows import best_in, best_of
 from maskpack.tasks.data.cells import Row
 from maskpack.tasks.data.questions import answered_row
@@ -96,6 +97,10 @@ class QuestionAnswering(Structured, CrossEntropy):
         del names, separator, split
         return as_array([tuple(map(tuple, json.loads(cell))) for cell in cells])
 
+    def of_model(self, names: Sequence[str]) -> tuple[str, ...] | None:
+        """The outputs, which transformers' models give no names."""
+        return ENDS if len(names) == len(ENDS) else None
+
     def in_order(self, labels: NDArray[Any], places: NDArray[np.intp]) -> NDArray[Any]:
         """Outputs have one order only."""
         if not np.array_equal(places, np.arange(len(places))):
@@ -106,6 +111,15 @@ class QuestionAnswering(Structured, CrossEntropy):
         """Rows without an answer."""
         del labels
         return as_array([()] * rows)
+
+    def given(self, answers: Sequence[Answered], names: Sequence[str]) -> NDArray[Any]:
+        """The answer to each question, or none."""
+        del names
+        found = []
+        for answer in answers:
+            assert isinstance(answer, Answer)
+            found.append(((answer.start, answer.end),) if answer.text else ())
+        return as_array(found)
 
     def places(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
         """The first token, and those of the context."""

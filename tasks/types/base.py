@@ -49,6 +49,7 @@ class TaskType(ABC):
         grouped: whether the texts of a row are read one by one, so that outputs are `(rows, g, w)`; there is a vector a text.
         finds_texts: whether a row's label is a text too, the second of its group.
         texts: texts that a row must have; None: one or two.
+        one_order: whether labels have one order only, which the outputs of a fine-tuned model are brought into.
         competing: whether the tokens of a row compete for one label; else each token that counts has its own.
         marks: whether answers are places in a text, which `marked` shows.
         probabilities: what logits say of probabilities; None: nothing, they are numbers.
@@ -68,6 +69,7 @@ class TaskType(ABC):
     grouped: ClassVar[bool] = False
     finds_texts: ClassVar[bool] = False
     texts: ClassVar[int | None] = None
+    one_order: ClassVar[bool] = False
     competing: ClassVar[bool] = False
     marks: ClassVar[bool] = False
     probabilities: ClassVar[Probabilities | None] = None
@@ -182,6 +184,10 @@ class TaskType(ABC):
             DataError: a label that is not among `names`.
         """
 
+    def of_model(self, names: Sequence[str]) -> tuple[str, ...] | None:
+        """The labels of a task that a fine-tuned model with outputs of these names answers; None: it is of another type."""
+        return tuple(names) if self.labelled else ()
+
     def in_order(self, labels: NDArray[Any], places: NDArray[np.intp]) -> NDArray[Any]:
         """The same labels in another order: label `i` is the one that was at `places[i]`."""
         return np.asarray(np.argsort(places)[labels])
@@ -189,6 +195,16 @@ class TaskType(ABC):
     def blank(self, labels: NDArray[Any], rows: int) -> NDArray[Any]:
         """Labels that are never looked at, of rows that have none, in the form of some labels."""
         return np.repeat(labels[:1], rows, axis=0)
+
+    def given(self, answers: Sequence[Answered], names: Sequence[str]) -> NDArray[Any]:
+        """Labels that say what answers to rows say, as `encode` gives them; of a structured type.
+
+        Args:
+            answers: of a decoder, one for each row.
+            names: labels in the order of the logits.
+        """
+        del names
+        raise NotImplementedError(f"answers of `{self.name}` are labels already: {answers[:1]}")
 
     def places(self, labels: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Which outputs `(rows, tokens)` count, for types with outputs for each token; None: there is one output a row."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
 from maskpack.runtime.outputs import Answered, Entities
-from maskpack.runtime.tags import IGNORED, OUTSIDE, kinds_of, tags_of
+from maskpack.runtime.tags import IGNORED, OUTSIDE, kinds_of, part_of, tags_of
 from maskpack.runtime.words import Words
 from maskpack.tasks.data.cells import Row
 from maskpack.tasks.data.tagged import read_spans, tagged_row
@@ -40,6 +40,7 @@ class TokenClassification(Structured, CrossEntropy):
     auto_class = "AutoModelForTokenClassification"
     preprocessor = "words"
     texts = 1
+    one_order = True
     marks = True
 
     def check_labels(self, labels: Sequence[str], task: str) -> None:
@@ -95,6 +96,12 @@ class TokenClassification(Structured, CrossEntropy):
             found[place] = tuple((start, end, number[kind]) for start, end, kind in spans)
         return found
 
+    def of_model(self, names: Sequence[str]) -> tuple[str, ...] | None:
+        """The tags of the same kinds, by alphabet; None of another scheme."""
+        parts = [part_of(name) for name in names]
+        tags = tags_of(sorted({part[1] for part in parts if part is not None} - {""}))
+        return tags if sorted(tags) == sorted(names) else None
+
     def in_order(self, labels: NDArray[Any], places: NDArray[np.intp]) -> NDArray[Any]:
         """Spans have one order of kinds only."""
         if not np.array_equal(places, np.arange(len(places))):
@@ -106,6 +113,15 @@ class TokenClassification(Structured, CrossEntropy):
         del labels
         found = np.empty(rows, dtype=object)
         found[:] = [()] * rows
+        return found
+
+    def given(self, answers: Sequence[Answered], names: Sequence[str]) -> NDArray[Any]:
+        """The spans of the entities."""
+        number = {kind: place for place, kind in enumerate(kinds_of(names) or ())}
+        found = np.empty(len(answers), dtype=object)
+        for place, answer in enumerate(answers):
+            assert isinstance(answer, Entities)
+            found[place] = tuple((one.start, one.end, number[one.label]) for one in answer.entities)
         return found
 
     def places(self, labels: NDArray[Any]) -> NDArray[np.bool_]:

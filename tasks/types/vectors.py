@@ -75,7 +75,7 @@ class Similarity(Numbers, Vectors):
 
 
 class Retrieval(Vectors):
-    """Texts that should find others: a row's label is the text to be found; labels are numbers of all texts but the first, int64 `(rows, g - 1)`."""
+    """Texts that should find others: a row's label is the text to be found; labels are numbers of texts, int64 `(rows, g)`, see `numbered`."""
 
     name = "retrieval"
     summary = "a vector of a text, near to those of the texts to be found"
@@ -102,15 +102,15 @@ class Retrieval(Vectors):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of an anchor's cosines with all other texts of the batch (van den Oord et al. 2018, arXiv 1807.03748).
 
-        A text of another row counts as wrong unless it is the same text.
+        A text of another row counts as wrong unless it is the same text, or the anchor itself.
         """
         import torch  # noqa: PLC0415 - reading a task imports no torch
 
         rows = len(logits)
         # all texts that are to be found, then all that are not
-        others, numbers = logits[:, 1:].transpose(0, 1).flatten(0, 1), labels.T.flatten()
+        others, numbers = logits[:, 1:].transpose(0, 1).flatten(0, 1), labels[:, :-1].T.flatten()
         right = torch.arange(rows, device=logits.device)
-        same = labels[:, :1] == numbers[None]
+        same = (labels[:, :1] == numbers[None]) | (labels[:, -1:] == numbers[None])
         same = same & (torch.arange(len(others), device=logits.device)[None] != right[:, None])
         near = nearness(logits[:, 0], others).masked_fill(same, -torch.inf)
         return super().loss(near, right)
@@ -125,7 +125,7 @@ class Retrieval(Vectors):
 
     def constants(self, labels: NDArray[Any]) -> list[NDArray[Any]]:
         """The ranks of chance: each text once at each rank."""
-        texts = len(np.unique(labels))
+        texts = len(np.unique(labels if labels.ndim == 1 else labels[:, :-1]))
         return [np.arange(len(labels)) % texts]
 
 
@@ -142,40 +142,57 @@ def grouped_texts(split: Split) -> list[tuple[str, ...]]:
 
 def group_labels(split: Split, rows: Sequence[tuple[str, ...]]) -> NDArray[Any]:
     """Labels of a split for training: of texts to be found the numbers of all texts of `rows`, as `grouped_texts` gives them."""
-    return numbered(rows) if split.labels.dtype == object else split.labels
+    if split.labels.dtype != object:
+        return split.labels
+    plain = [
+        (row[0][split.prefix :], *(text[split.second_prefix :] for text in row[1:])) for row in rows
+    ]
+    return numbered(plain)
 
 
 def numbered(rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
-    """Numbers `(rows, g - 1)` of the texts behind the first of each row: equal texts have one.
+    """Numbers `(rows, g)` of the texts behind the first of each row, then of the first one among them: equal texts have one number.
 
-    >>> numbered([("q", "a", "b"), ("r", "b", "c")]).tolist()
-    [[0, 1], [1, 2]]
+    The last column is -1 where no row has the first text behind its first.
+
+    >>> numbered([("q", "a", "b"), ("b", "b", "c")]).tolist()
+    [[0, 1, -1], [1, 2, 1]]
     """
     known: dict[str, int] = {}
     numbers = [[known.setdefault(text, len(known)) for text in row[1:]] for row in rows]
-    return np.array(numbers, dtype=np.int64)
+    own = [known.get(row[0], -1) for row in rows]
+    return np.column_stack([np.array(numbers, dtype=np.int64), np.array(own, dtype=np.int64)])
 
 
 def ranks_of(vectors: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.int64]:
     """The rank of the text that each anchor should find, from 0: how many other texts are at least as near.
 
+    A text does not find itself: an anchor among the texts to be found is left out, unless it is its own right text.
+
     Args:
         vectors: `(rows, g, w)`: anchors, texts to be found and, if there are any, texts that are not.
-        labels: `(rows, g - 1)`, numbers of all but the anchors; a text counts once.
+        labels: `(rows, g)`, as `numbered` gives them; a text counts once.
 
     >>> corners = np.eye(3, dtype=np.float32)
-    >>> ranks_of(np.stack([corners, corners[[0, 2, 1]]], axis=1), np.array([[0], [1], [2]]))
+    >>> ranks_of(np.stack([corners, corners[[0, 2, 1]]], axis=1), np.array([[0, -1], [1, -1], [2, -1]]))
     array([0, 2, 2])
 
-    The last two find each other's text, and the first text is as far as their own.
+    The last two find each other's text, and the first text is as far as their own. If they are each other's text, it is left out:
+
+    >>> ranks_of(np.stack([corners, corners[[0, 2, 1]]], axis=1), np.array([[0, -1], [1, 2], [2, 1]]))
+    array([0, 1, 1])
     """
-    numbers, first = np.unique(labels, return_index=True)
-    candidates = vectors[:, 1:].reshape(-1, vectors.shape[2])[first]
-    place = np.searchsorted(numbers, labels[:, 0])
+    numbers, first = np.unique(labels[:, :-1], return_index=True)
+    columns = labels.shape[1] - 1
+    candidates = vectors[:, 1:][first // columns, first % columns]
+    place, itself = (np.searchsorted(numbers, labels[:, column]) for column in (0, -1))
+    leaves = (labels[:, -1] >= 0) & (labels[:, -1] != labels[:, 0])
     ranks = np.empty(len(vectors), dtype=np.int64)
     for start in range(0, len(vectors), _BLOCK):
         some = slice(start, start + _BLOCK)
         near = vectors[some, 0] @ candidates.T
+        rows = np.flatnonzero(leaves[some])
+        near[rows, itself[some][rows]] = -np.inf
         own = near[np.arange(len(near)), place[some]]
         ranks[some] = (~(near < own[:, None])).sum(axis=1) - 1  # a vector of no numbers is last
     return ranks

@@ -16,7 +16,7 @@ from maskpack.tasks.evaluation.metrics import METRICS, compute_metrics, majority
 from maskpack.tasks.options import TaskOptions
 from maskpack.tasks.task import Task
 from maskpack.tasks.types import TASK_TYPES
-from maskpack.tasks.types.vectors import grouped_texts, numbered, ranks_of
+from maskpack.tasks.types.vectors import group_labels, grouped_texts, numbered, ranks_of
 
 FINDS, ALIKE = TASK_TYPES["retrieval"], TASK_TYPES["similarity"]
 
@@ -28,12 +28,13 @@ def units(rows, texts, width, seed=0):
 
 
 def test_a_loss_of_retrieval_is_that_of_its_definition():
-    vectors, labels = units(4, 3, 5), np.array([[0, 1], [1, 3], [0, 4], [2, 0]])
+    """Rows are three texts and the anchor's number: the second anchor is a text of the third row, the last its own right one."""
+    vectors, labels = units(4, 3, 5), np.array([[0, 1, -1], [1, 3, 4], [0, 4, 5], [2, 0, 2]])
     total = 0.0
     for row in range(4):
         texts = [(vectors[n, place], labels[n, place - 1]) for place in (1, 2) for n in range(4)]
         near = 20 * np.array([vectors[row, 0] @ text for text, _ in texts])
-        kept = [n for n, (_, own) in enumerate(texts) if n == row or own != labels[row, 0]]
+        kept = [n for n, (_, own) in enumerate(texts) if n == row or own not in labels[row, [0, 2]]]
         total += np.log(np.exp(near[kept]).sum()) - near[row]
     loss = FINDS.loss(torch.from_numpy(vectors), torch.from_numpy(labels))
     assert float(loss) == pytest.approx(total / 4, rel=1e-5)
@@ -65,16 +66,37 @@ def test_ranks_count_each_text_once():
     texts = units(12, 1, 6, seed=2)[:, 0]
     vectors = np.concatenate([units(30, 1, 6), texts[labels]], axis=1)
     near = vectors[:, 0] @ texts[np.unique(labels)].T
+    alone = np.column_stack([labels, np.full(30, -1)])
     own = (vectors[:, 0] * texts[labels[:, 0]]).sum(axis=1)
     assert (
-        ranks_of(vectors, labels).tolist()
-        == ((near > own[:, None] - 1e-6).sum(axis=1) - 1).tolist()
+        ranks_of(vectors, alone).tolist() == ((near > own[:, None] - 1e-6).sum(axis=1) - 1).tolist()
+    )
+
+
+def test_a_text_does_not_find_itself():
+    """Duplicates: each text should find the next one, and all texts are among those to be found."""
+    texts = units(20, 1, 6)[:, 0]
+    following = np.roll(np.arange(20), -1)
+    vectors = np.stack([texts, texts[following]], axis=1)
+    labels = numbered([(f"t{n}", f"t{following[n]}") for n in range(20)])
+    near = texts @ texts.T
+    others = [np.delete(near[n], n) for n in range(20)]
+    own = near[np.arange(20), following]
+    assert ranks_of(vectors, labels).tolist() == [
+        int((row > wanted + 1e-6).sum()) for row, wanted in zip(others, own, strict=True)
+    ]
+    assert (
+        ranks_of(
+            np.stack([texts, texts], axis=1), numbered([(f"t{n}",) * 2 for n in range(20)])
+        ).max()
+        == 0
     )
 
 
 def test_a_vector_of_no_numbers_is_last():
     vectors = np.full((3, 2, 4), np.nan, dtype="f4")
-    assert ranks_of(vectors, np.arange(3)[:, None]).tolist() == [2, 2, 2]
+    labels = np.column_stack([np.arange(3), np.full(3, -1)])
+    assert ranks_of(vectors, labels).tolist() == [2, 2, 2]
 
 
 def test_metrics_of_ranks():
@@ -84,7 +106,8 @@ def test_metrics_of_ranks():
     gains = [1, 1 / np.log2(3), 1 / np.log2(11), 0]
     assert METRICS["ndcg_at_10"](ranks, labels) == pytest.approx(np.mean(gains))
     same = np.eye(4, dtype="f4")[:, None].repeat(2, axis=1)
-    assert compute_metrics(FINDS, same, labels[:, None], ["ndcg_at_10"]) == {"ndcg_at_10": 1.0}
+    numbers = np.column_stack([labels, np.full(4, -1)])
+    assert compute_metrics(FINDS, same, numbers, ["ndcg_at_10"]) == {"ndcg_at_10": 1.0}
     chance = majority(FINDS, np.arange(40), ["recall_at_1", "recall_at_10"])
     assert chance == {"recall_at_1": 1 / 40, "recall_at_10": 0.25}
 
@@ -137,8 +160,9 @@ def test_a_label_that_is_a_text_is_the_second_of_its_group(write):
     first = grouped_texts(split)[0]
     number = first[0].removeprefix("query: a")
     assert first[1:] == (f"passage: p{int(number) // 2}", f"passage: n{number}")
-    labels = numbered(grouped_texts(split))
-    assert labels.shape == (len(split), 2)
+    labels = group_labels(split, grouped_texts(split))
+    assert labels.shape == (len(split), 3)
+    assert (labels[:, 2] == -1).all()
     assert len(np.unique(labels[:, 0])) == len(set(data.train.labels.tolist()))
 
 
