@@ -1,4 +1,4 @@
-"""Rows to inputs of a model: tokens of texts. One line in `PREPROCESSORS` for each kind of input.
+"""Rows to inputs of a model: tokens of texts, or pixels of images. One line in `PREPROCESSORS` for each kind of input.
 
 A preprocessor is saved and loaded with the artifact. `load_splits` reads a task's rows in the order of the model's
 logits; `preprocess_splits` of `context.py` turns both splits into tokens.
@@ -15,24 +15,29 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats import DataError
+from maskpack.formats import ConfigError, DataError
 from maskpack.formats.errors import Hint, first_line, no_panic
-from maskpack.models.families import Family
+from maskpack.models.families import IMAGES, TEXT, Family
 from maskpack.models.load import tokenizer_of
 from maskpack.models.prompts import find_prompts
 from maskpack.runtime.windows import cut_windows
 from maskpack.runtime.words import Words, words_of
-from maskpack.tasks.batches import Encoded, EncodedGroups
+from maskpack.tasks.batches import Encoded, EncodedGroups, EncodedTokens
 from maskpack.tasks.data.cache import OFF, Cache
 from maskpack.tasks.data.splits import Split, TaskData, load_data
+from maskpack.tasks.images import ImagePreprocessor
 from maskpack.tasks.pretrained_head import Finding, find_head
-from maskpack.tasks.task import Task
+from maskpack.tasks.task import TASKS, Task
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types.entities import tags_on_words
 from maskpack.tasks.types.vectors import group_labels, grouped_texts
 from maskpack.tasks.windows import labels_of
 
 _LOG = logging.getLogger(__name__)
+
+_SAMPLES = ("reviews", "tickets")
+_ROWS = 64  # of each sample task
+_LENGTH = 64  # tokens that a sample sentence is cut to
 
 Files = Mapping[str, bytes]
 """Configuration and tokenizer files as an artifact keeps them, name -> bytes."""
@@ -65,8 +70,15 @@ class Preprocessor(Protocol):
     def by_pages(self) -> bool:
         """Whether rows may be read some at a time."""
 
+    @property
+    def cuts(self) -> bool:
+        """Whether rows become tokens, of which a model reads so many and knows so many."""
+
     def encode(self, split: Split, *, max_length: int) -> Encoded:
-        """A split as tokens; rows longer than `max_length` tokens are cut."""
+        """A split as a model reads it; rows of more than `max_length` tokens are cut, where rows are cut."""
+
+    def samples(self) -> Encoded:
+        """Rows of no task, on which the peaks of activations are measured; their labels are not used."""
 
     def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
         """Tokens of each row without the cut."""
@@ -88,6 +100,7 @@ class TextPreprocessor:
     token_types: bool
     keeps_labels: ClassVar[bool] = True
     by_pages: ClassVar[bool] = True
+    cuts: ClassVar[bool] = True
 
     @classmethod
     def of_files(cls, files: Files, family: Family, config: Mapping[str, Any]) -> TextPreprocessor:
@@ -139,7 +152,7 @@ class TextPreprocessor:
         types = None
         if self.token_types:
             types = TokenRows.of(row or [0] for row in tokens["token_type_ids"])
-        return Encoded(ids, types, split.labels, pad, self.pad_left)
+        return EncodedTokens(ids, types, split.labels, pad, self.pad_left)
 
     def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
         """Tokens of each row without the cut."""
@@ -164,6 +177,12 @@ class TextPreprocessor:
                 f"the tokenizer of the model cannot read `{rows[0][0]:.60}`: {first_line(error)}",
                 "leave the row out, or give a model whose tokenizer reads every text",
             ) from error
+
+    def samples(self) -> Encoded:
+        """Sentences of the samples that ship with the package."""
+        rows = [row[:1] for task in _SAMPLES for row in load_data(TASKS[task]).dev.texts[:_ROWS]]
+        split = Split(tuple(rows), np.zeros(len(rows), dtype=np.int64))
+        return self.encode(split, max_length=_LENGTH)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer as transformers loads it."""
@@ -263,19 +282,21 @@ class WindowPreprocessor(TextPreprocessor):
         windows = [[cut.window for cut in own] for own in cuts]
         labels = labels_of(split.labels, contexts, windows, split.windows)
         kinds = TokenRows.of(types) if self.token_types else None
-        return Encoded(TokenRows.of(ids), kinds, labels, self.pad[0], per_token=True)
+        return EncodedTokens(TokenRows.of(ids), kinds, labels, self.pad[0], per_token=True)
 
 
 READERS = ("text", "words", "groups", "windows")
-"""Names of the preprocessors that devices have too: `runtime/tokens.py`."""
+"""Names of the preprocessors of texts that devices have too: `runtime/tokens.py`."""
 
 PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
     "text": TextPreprocessor.of_files,
     "words": WordPreprocessor.of_files,
     "groups": GroupPreprocessor.of_files,
     "windows": WindowPreprocessor.of_files,
+    IMAGES: ImagePreprocessor.of_files,
 }
-"""Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files."""
+"""Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files. What an encoder reads, `Family.reads`,
+is the name of its usual one."""
 
 
 def load_splits(
@@ -308,7 +329,17 @@ def load_splits(
 
 
 def prompted(task: Task, model: str, revision: str | None) -> Task:
-    """The task with the default prompt of a model before its texts, unless it says itself what stands there."""
+    """The task with the default prompt of a model before its texts, unless it says itself what stands there.
+
+    Raises:
+        ConfigError: it says so, and reads no texts.
+    """
+    if task.type.reads != TEXT:
+        if task.prefixes:
+            raise ConfigError(
+                f"`prefix` stands before texts, and a {task.kind} reads none", "leave `prefix` out"
+            )
+        return task.with_prefixes("", None)
     if task.prefixes is not None:
         return task
     prompts = find_prompts(model, revision=revision)

@@ -30,7 +30,6 @@ from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import TaskType, has_several
 
-_CLASSIFIER, _QUESTIONS = "ForSequenceClassification", "ForQuestionAnswering"
 FRESH = ": the task gets a fresh head"
 """How a note about a head that does not fit ends."""
 
@@ -131,10 +130,9 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
         ModelError: the model cannot be read.
     """
     config = load_config(resolve(model), revision=revision)
-    ending = _QUESTIONS if data.task.type.auto_class.endswith(_QUESTIONS) else _CLASSIFIER
+    ending, decoder = data.task.type.auto_class.removeprefix("AutoModel"), data.task.type.decoder
     named = any(str(name).endswith(ending) for name in config.architectures or ())
-    decoder = data.task.type.decoder
-    if not named or decoder.vectors or (decoder.per_token and ending == _CLASSIFIER):
+    if not named or decoder.vectors or (decoder.per_token and not decoder.windows):
         return Finding()
     if problem := _mismatch(config, data):
         return Finding(None, f"`{model}` is a classifier, but {problem}{FRESH}")

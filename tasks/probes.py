@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from maskpack.models.tokenizer_files import check_kept, shipped_tokenizer
 from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.tokens import Text, TextReader
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, EncodedTokens
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.labels import labels_on
 from maskpack.tasks.preprocess import Preprocessor, TextPreprocessor
@@ -219,7 +219,9 @@ def encoded_by(reader: TextReader, split: Split, *, types: bool) -> Encoded:
     per_token, labels = config.decoder.per_token, split.labels
     if per_token:
         labels = labels_on(rows, split, config)
-    return Encoded(ids, kinds, labels, config.pad[0], pad_left=config.pad_left, per_token=per_token)
+    return EncodedTokens(
+        ids, kinds, labels, config.pad[0], pad_left=config.pad_left, per_token=per_token
+    )
 
 
 def shipped_difference(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maskpack.formats.waiting import Counted
-from maskpack.tasks.batches import Encoded, joined
+from maskpack.tasks.batches import Encoded, EncodedTokens, joined
 from maskpack.tasks.data import stored_rows
 from maskpack.tasks.data.cache import Recipe
 from maskpack.tasks.data.splits import Split
@@ -58,7 +58,7 @@ def encode_split(
     table = rows.table.cache.table(_recipe(split, of, encode))
     ids, types = (_mapped(table, name) for name in (_IDS, _TYPES))
     assert ids is not None
-    return Encoded(ids, types, split.labels, preprocessor.pad[0], preprocessor.pad_left)
+    return EncodedTokens(ids, types, split.labels, preprocessor.pad[0], preprocessor.pad_left)
 
 
 def _recipe(split: Split, of: Mapping[str, Any], encode: Callable[[Split], Encoded]) -> Recipe:

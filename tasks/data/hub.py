@@ -15,6 +15,7 @@ from typing import Any
 from maskpack.formats import DataError
 from maskpack.formats.extras import needed_for
 from maskpack.formats.waiting import announced
+from maskpack.models.families import IMAGES
 from maskpack.tasks.data.cells import Row, Wanted, check_columns
 from maskpack.tasks.data.tables import named
 from maskpack.tasks.task import EVALUATION, HubData, Task, Unlabelled
@@ -165,6 +166,7 @@ def _own_split(task: Task, data: Path, rows: Any, names: Sequence[str]) -> list[
         lists=task.type.several,
         gaps=gaps,
         structured=task.type.structured,
+        images=task.type.reads == IMAGES,
     )
     return _rows(wanted, rows, names)
 
@@ -173,6 +175,8 @@ def _rows(wanted: Wanted, rows: Any, names: Sequence[str]) -> list[Row]:
     """The wanted columns of a split; numbers of the last one are those of `names`, if there are any."""
     columns = wanted.columns
     check_columns(wanted, list(rows.column_names))
+    if wanted.images:
+        rows = _undecoded(rows, columns)
     own = []
     for number, cells in enumerate(zip(*(rows[one] for one in columns), strict=True), start=1):
         row = dict(zip(columns, cells, strict=True))
@@ -180,6 +184,15 @@ def _rows(wanted: Wanted, rows: Any, names: Sequence[str]) -> list[Row]:
             row[columns[-1]] = named(row[columns[-1]], names, gaps=wanted.gaps)
         own.append(wanted.row(row, number))
     return own
+
+
+def _undecoded(rows: Any, columns: Sequence[str]) -> Any:
+    """The rows, of whose images the bytes are given: all of them decoded would not fit into memory."""
+    for column in columns:
+        feature = rows.features.get(column)
+        if type(feature).__name__ == "Image":
+            rows = rows.cast_column(column, type(feature)(decode=False))
+    return rows
 
 
 def _glue_split(task: Task, hub: HubData, rows: Any) -> list[Row]:
