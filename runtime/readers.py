@@ -124,7 +124,7 @@ class ImageReader:
         except MaskpackError as error:
             return (error,)
 
-    def problem(self, row: Image) -> MaskpackError | None:
+    def problem(self, row: Image) -> None:
         """None: an image is read once, and what is wrong with it is found then."""
         del row
 

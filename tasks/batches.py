@@ -132,7 +132,8 @@ class EncodedTokens(Encoded):
 
     def followed_by(self, others: Sequence[EncodedTokens]) -> Self:
         """The rows and, behind them, those of others; all are of one tokenizer."""
-        parts, types = (self, *others), None
+        parts: tuple[EncodedTokens, ...] = (self, *others)
+        types = None
         if self.types is not None:
             types = chained([part.types for part in parts if part.types is not None])
         ids = chained([part.ids for part in parts])

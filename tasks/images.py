@@ -20,7 +20,7 @@ from maskpack.formats import ArtifactError, DataError, MaskpackError, ModelError
 from maskpack.formats.waiting import Counted
 from maskpack.formats.writer import write_bytes
 from maskpack.models.families import IMAGES, Family, family_of, image_size_of
-from maskpack.models.inputs import PIXELS
+from maskpack.models.inputs import PIXELS, smooth_noise
 from maskpack.runtime.images import PROCESSOR, ImageRule
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.encoded import Encoded, Feeds, joined_labels
@@ -98,7 +98,7 @@ class EncodedImages(Encoded):
 
     def followed_by(self, others: Sequence[EncodedImages]) -> Self:
         """The rows and, behind them, those of others."""
-        parts = (self, *others)
+        parts: tuple[EncodedImages, ...] = (self, *others)
         pixels = _room((sum(map(len, parts)), *self.pixels.shape[1:]))
         np.concatenate([part.pixels for part in parts], out=pixels)
         return replace(self, pixels=pixels, **joined_labels(parts))
@@ -186,23 +186,12 @@ class ImagePreprocessor:
 
 
 def sample_images(count: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Images of coloured noise whose amplitudes fall with their frequency f as 1 / f, uint8 `(count, h, w, 3)`; the same each time.
+    """Images of the noise of `smooth_noise`, from dark to bright and with little contrast to much, uint8 `(count, h, w, 3)`; the same each time.
 
-    Amplitudes of photographs fall so (Field 1987, J. Opt. Soc. Am. A 4, 2379): smooth areas, edges and fine grain have the weights
-    that they have there. Peaks of activations are measured on them, because no photographs ship with the package.
+    Peaks of activations are measured on them, because no photographs ship with the package.
     """
     rng = np.random.default_rng(0)
-    down, across = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
-    frequency = np.hypot(down, across)
-    falls = 1.0 / np.maximum(frequency, 1.0 / max(height, width))
-    noise = rng.standard_normal((count, 3, height, width))
-    noise += rng.standard_normal((count, 1, height, width))  # channels of photographs are alike
-    smooth = np.fft.ifft2(np.fft.fft2(noise) * falls).real
-    smooth -= smooth.mean(axis=(2, 3), keepdims=True)
-    smooth /= smooth.std(axis=(2, 3), keepdims=True) + 1e-12
-    light = rng.uniform(
-        64, 192, (count, 1, 1, 1)
-    )  # from dark to bright, and with little contrast to much
-    contrast = rng.uniform(16, 80, (count, 1, 1, 1))
-    levels = np.clip(np.rint(light + contrast * smooth), 0, 255).astype(np.uint8)
+    noise = smooth_noise(rng, count, height, width)
+    light, contrast = (rng.uniform(*each, (count, 1, 1, 1)) for each in ((64, 192), (16, 80)))
+    levels = np.clip(np.rint(light + contrast * noise), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))

@@ -127,7 +127,7 @@ class TextPreprocessor:
         """Whether the text of a special token is read as any other text."""
         return bool(self.tokenizer.split_special_tokens)
 
-    def encode(self, split: Split, *, max_length: int) -> Encoded:
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """Tokenise a split once; texts longer than `max_length` tokens are cut.
 
         A text without tokens, as tokenizers without special tokens make of an empty text, becomes one padding
@@ -145,7 +145,7 @@ class TextPreprocessor:
             return_token_type_ids=self.token_types,
         )
 
-    def _encoded(self, split: Split, tokens: Any) -> Encoded:
+    def _encoded(self, split: Split, tokens: Any) -> EncodedTokens:
         """The same for a model."""
         pad = self.pad[0]
         ids = TokenRows.of(row or [pad] for row in tokens["input_ids"])
@@ -178,7 +178,7 @@ class TextPreprocessor:
                 "leave the row out, or give a model whose tokenizer reads every text",
             ) from error
 
-    def samples(self) -> Encoded:
+    def samples(self) -> EncodedTokens:
         """Sentences of the samples that ship with the package."""
         rows = [row[:1] for task in _SAMPLES for row in load_data(TASKS[task]).dev.texts[:_ROWS]]
         split = Split(tuple(rows), np.zeros(len(rows), dtype=np.int64))
@@ -200,7 +200,7 @@ class WordPreprocessor(TextPreprocessor):
         """False: an output then has one place, however long the batch is."""
         return False
 
-    def encode(self, split: Split, *, max_length: int) -> Encoded:
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """As of any text; a label then is `(tokens)` for each row."""
         tokens = self._cut(split, max_length)
         own = [row[0][split.prefix :] for row in split.texts]
@@ -230,7 +230,7 @@ class GroupPreprocessor(TextPreprocessor):
 
     keeps_labels, by_pages = False, False
 
-    def encode(self, split: Split, *, max_length: int) -> Encoded:
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """The texts of each row as tokens, row after row."""
         rows = grouped_texts(split)
         flat = tuple((text,) for row in rows for text in row)
@@ -259,7 +259,7 @@ class WindowPreprocessor(TextPreprocessor):
         """False: an output then has one place, however long the batch is."""
         return False
 
-    def encode(self, split: Split, *, max_length: int) -> Encoded:
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """The windows of all rows, one row behind the other; labels are those of windows."""
         read = self._tokens(split.texts, truncation=False, verbose=False).encodings
         cuts = [

@@ -173,6 +173,7 @@ def first_difference(
         rule = WindowRule(reader.config.stride, reader.config.no_answer)
         split = Split(tuple(some), unknown, windows=rule)
         wanted = training(split)
+        assert isinstance(wanted, EncodedTokens)
         device = encoded_by(reader, split, types=wanted.types is not None)
         if (found := difference_of(some, device, wanted)) is not None:
             return found
@@ -180,7 +181,7 @@ def first_difference(
 
 
 def difference_of(
-    rows: Sequence[tuple[str, ...]], device: Encoded, training: Encoded
+    rows: Sequence[tuple[str, ...]], device: EncodedTokens, training: EncodedTokens
 ) -> TokenDifference | None:
     """The first difference between two readings of the same rows."""
     windows = has_windows(training.labels)
@@ -211,7 +212,7 @@ def _located(
     return TokenDifference(texts, place, here, there, what)
 
 
-def encoded_by(reader: TextReader, split: Split, *, types: bool) -> Encoded:
+def encoded_by(reader: TextReader, split: Split, *, types: bool) -> EncodedTokens:
     """A split as a device reads it."""
     rows = reader.encode(as_texts(split.texts))
     kinds = TokenRows.of(row.types for row in rows) if types else None

@@ -49,19 +49,28 @@ def encode_split(
     def encode(some: Split) -> Encoded:
         return preprocessor.encode(some, max_length=max_length)
 
+    def tokens(some: Split) -> EncodedTokens:
+        made = encode(some)
+        assert isinstance(made, EncodedTokens), "only tokens are kept"
+        return made
+
     rows = split.texts
     if not isinstance(rows, StoredRows) or not preprocessor.keeps_labels:
-        one = len(split) <= stored_rows.PAGE or not preprocessor.by_pages
-        return encode(split) if one else joined([*map(encode, split.pages())])
+        if len(split) <= stored_rows.PAGE or not preprocessor.by_pages:
+            return encode(split)
+        pages: Encoded = joined([*map(encode, split.pages())])
+        return pages
     made_by = {"max_length": max_length, **_made_by(preprocessor, files)}
     of = {"rows": rows.key, "prefixes": list(prefixes), **made_by}
-    table = rows.table.cache.table(_recipe(split, of, encode))
+    table = rows.table.cache.table(_recipe(split, of, tokens))
     ids, types = (_mapped(table, name) for name in (_IDS, _TYPES))
     assert ids is not None
     return EncodedTokens(ids, types, split.labels, preprocessor.pad[0], preprocessor.pad_left)
 
 
-def _recipe(split: Split, of: Mapping[str, Any], encode: Callable[[Split], Encoded]) -> Recipe:
+def _recipe(
+    split: Split, of: Mapping[str, Any], encode: Callable[[Split], EncodedTokens]
+) -> Recipe:
     """How the table of a split's tokens is made, from all that decides what stands in it."""
     what = f"the tokens of {len(split):,} rows"
     return Recipe(
@@ -83,7 +92,7 @@ def _made_by(preprocessor: Preprocessor, files: Mapping[str, bytes]) -> dict[str
     }
 
 
-def _pages(split: Split, encode: Callable[[Split], Encoded], what: str) -> Iterator[Any]:
+def _pages(split: Split, encode: Callable[[Split], EncodedTokens], what: str) -> Iterator[Any]:
     """Tokens as record batches."""
     import pyarrow as pa  # noqa: PLC0415 - an optional extra
 
@@ -116,7 +125,7 @@ def _mapped(table: Any, name: str) -> TokenRows | None:
     )
 
 
-def _size(split: Split, encode: Callable[[Split], Encoded]) -> int:
+def _size(split: Split, encode: Callable[[Split], EncodedTokens]) -> int:
     """Bytes of all tokens, from those of some rows."""
     some = split.take(np.linspace(0, len(split) - 1, min(_SAMPLE, len(split))).astype(np.intp))
     made = encode(replace(some, texts=tuple(some.texts)))

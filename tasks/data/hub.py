@@ -97,7 +97,12 @@ def hub_columns(data: Path) -> tuple[str, ...]:
 
 
 def hub_table(
-    data: Path, columns: Sequence[str], *, lists: bool, structured: bool = False
+    data: Path,
+    columns: Sequence[str],
+    *,
+    lists: bool,
+    structured: bool = False,
+    images: bool = False,
 ) -> list[Row]:
     """These columns of a data set's evaluation split, or of its only one; classes of the last by their names.
 
@@ -106,6 +111,7 @@ def hub_table(
         columns: to read.
         lists: whether the last column may hold a list; it comes as JSON.
         structured: whether cells may hold lists and objects; they come as JSON.
+        images: whether cells may hold the bytes of an image; they come as data URLs.
 
     Raises:
         DataError: `datasets` cannot load it, or a column is missing.
@@ -114,7 +120,7 @@ def hub_table(
     splits = [str(split) for split in loaded]
     dev = next((split for split in EVALUATION if split in splits and split != train), train)
     names = class_names(loaded[dev].features.get(columns[-1]))
-    wanted = Wanted(data, tuple(columns), lists=lists, structured=structured)
+    wanted = Wanted(data, tuple(columns), lists=lists, structured=structured, images=images)
     return _rows(wanted, loaded[dev], names)
 
 

@@ -71,6 +71,25 @@ def image_rows(folder: Path) -> list[Row]:
     return rows
 
 
+def files_below(path: Path) -> list[Path]:
+    """The images in a folder and below it, sorted; of a file that file.
+
+    Raises:
+        DataError: there is no image in the folder.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in _files(path) if _is_image(file))
+    if not found:
+        raise DataError(f"`{path.as_posix()}` holds no image", f"endings: {', '.join(IMAGES)}")
+    return found
+
+
+def path_of(image: str, root: Path) -> str:
+    """Where an image of a table lies: its path is relative to a folder; a data URL stays."""
+    return image if image.startswith(DATA_URL) else (root / image).as_posix()
+
+
 def check_files(rows: Sequence[Row], root: Path, where: str) -> None:
     """Raise DataError, which names the row, unless each image of a table is there.
 
