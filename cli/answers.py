@@ -16,6 +16,7 @@ import typer
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError, MaskpackError
 from maskpack.formats.writer import write_bytes
+from maskpack.runtime.images import DATA_URL
 from maskpack.runtime.outputs import BETWEEN
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def answer_lines(rows: Rows, ask: Ask, *, csv: bool) -> None:
             wrong = _tell_wrong(number, answers)
             failed += wrong
             empty += [number] if not wrong and _is_empty(text) else []
-            own = {"image": text} if rows.named else {}
+            own = {"image": text} if rows.named and not str(text).startswith(DATA_URL) else {}
             line = (
                 _csv(text, answers, expected, rows) if csv else _json(own, answers, expected, ask)
             )
