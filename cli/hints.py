@@ -132,6 +132,8 @@ HINTS: dict[str, str] = {
     "leave `pair_prefix` out": "leave `--pair-prefix` out",
     "leave `stride` out": "leave `--stride` out",
     "leave `prefix` out": "leave `--prefix` out",
+    "give it to `fit_task` as the model: its head is the start, and it teaches": "give it to `compress fit` as the MODEL: its head "
+    "is the start, and it teaches",
     "leave `texts` out, or take rows without a label with `unlabelled` teach": "leave `--texts` out, or take rows without a "
     "label with `--unlabelled teach`",
     "give `bits` 8 or 4, and leave `quantizer` out": "give `--bits 8` or `--bits 4`, and leave `--quantizer` out",

@@ -306,9 +306,7 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
     """
     images = config.decoder.reads == IMAGES
     if images and is_image_folder(data):
-        train, dev = image_splits(data, EVALUATION)
-        home = dev or train
-        return [((home / path).as_posix(), label) for path, label in image_rows(home)]
+        return _of_classes(data)
     if not is_hub(data) and data.is_dir():
         data = find_file(data, EVALUATION)
     columns = columns if columns.text is not None else _found(data, columns, config.columns)
@@ -335,6 +333,13 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
         )
         for row in rows
     ]
+
+
+def _of_classes(data: Path) -> list[Asked]:
+    """The images of a folder of classes, for evaluation if it has such, and the class of each."""
+    train, dev = image_splits(data, EVALUATION)
+    home = dev or train
+    return [(path_of(path, home), label) for path, label in image_rows(home)]
 
 
 def _found(data: Path, said: Columns, known: Sequence[str]) -> Columns:

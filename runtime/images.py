@@ -272,8 +272,8 @@ def name_of(image: Image) -> str:
     return "image"
 
 
-def _opened(image: Image, root: Path | None) -> Path | io.BytesIO:
-    """What Pillow opens: a path, or bytes."""
+def _opened(image: Image, root: Path | None) -> io.BytesIO:
+    """The bytes of a file."""
     if isinstance(image, bytes):
         return io.BytesIO(image)
     if isinstance(image, str) and image.startswith(DATA_URL):
@@ -283,10 +283,8 @@ def _opened(image: Image, root: Path | None) -> Path | io.BytesIO:
             f"{image!r:.80} is no image",
             "give a path, bytes, an image of Pillow, or an array of uint8 `(h, w, 3)`",
         )
-    path = Path(image) if root is None else root / image
-    if not path.exists():
-        raise FileNotFoundError(str(path))
-    return path
+    # Pillow would leave a file open that it cannot read to its end
+    return io.BytesIO((Path(image) if root is None else root / image).read_bytes())
 
 
 def url_of_bytes(data: bytes) -> str:

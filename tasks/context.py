@@ -100,7 +100,7 @@ class ModelContext:
 def preprocess_splits(
     context: ModelContext, data: TaskData, note: str | None, max_length: int
 ) -> tuple[Encoded, Encoded]:
-    """Both splits as tokens; warnings about the data go to the log.
+    """Both splits as the model reads them; warnings about the data go to the log.
 
     Args:
         context: of the model.
@@ -110,31 +110,35 @@ def preprocess_splits(
 
     Raises:
         ConfigError: texts may have more tokens than the model has positions for.
-        DataError: a row holds a token for which the model has no embedding.
+        DataError: a row holds a token for which the model has no embedding, or is no image.
     """
-    prefixes, name = data.task.prefixes or (), data.task.type.preprocessor
-    if not context.preprocessor(name).cuts:
-        train, dev = (context.encode(name, each, max_length, ()) for each in (data.train, data.dev))
-        _warn(data, note)
-        return train, dev
+    name = data.task.type.preprocessor
+    if context.preprocessor(name).cuts:
+        return _as_tokens(context, data, note, max_length)
+    train, dev = (context.encode(name, each, max_length, ()) for each in (data.train, data.dev))
+    _warn(data, note)
+    return train, dev
+
+
+def _as_tokens(
+    context: ModelContext, data: TaskData, note: str | None, max_length: int
+) -> tuple[EncodedTokens, EncodedTokens]:
+    """The same of texts, with warnings about tokens; arguments as of `preprocess_splits`."""
     check_length(max_length, context.longest)
-    texts = [split.prefixed(prefixes) for split in (data.train, data.dev)]
+    texts = [split.prefixed(data.task.prefixes or ()) for split in (data.train, data.dev)]
     with announced(_LOG, f"cutting {len(data.train) + len(data.dev):,} rows to tokens"):
         train, dev = (_tokens(context, data, split, max_length) for split in texts)
     for what, split, encoded in zip(("training", "evaluation"), texts, (train, dev), strict=True):
         _check_ids(encoded, split, int(context.config["vocab_size"]), what)
     _check_shipped(context, data.task, max_length)
-    windows = data.task.type.decoder.windows
-    _warn(
-        data,
-        note,
-        window_warnings(((texts[0], train), (texts[1], dev)), max_length) if windows else (),
-    )
+    splits = ((texts[0], train), (texts[1], dev))
     if data.task.type.decoder.windows:
+        _warn(data, note, window_warnings(splits, max_length))
         return train, dev  # nothing was cut off
+    _warn(data, note)
     if data.task.type.grouped:
-        texts = [replace(each, texts=grouped_texts(each)) for each in texts]
-    splits, lengths = ((texts[0], train), (texts[1], dev)), context.preprocessor(name).full_lengths
+        splits = tuple((replace(one, texts=grouped_texts(one)), own) for one, own in splits)
+    lengths = context.preprocessor(data.task.type.preprocessor).full_lengths
     with announced(_LOG, "counting the tokens that were cut"):
         warnings = length_warnings(lengths, splits, max_length=max_length, longest=context.longest)
     log_warnings(warnings)

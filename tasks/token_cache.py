@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -50,18 +50,15 @@ def encode_split(
         return preprocessor.encode(some, max_length=max_length)
 
     def tokens(some: Split) -> EncodedTokens:
-        made = encode(some)
-        assert isinstance(made, EncodedTokens), "only tokens are kept"
-        return made
+        return cast("EncodedTokens", encode(some))  # labels stay only where rows become tokens
 
     rows = split.texts
     if not isinstance(rows, StoredRows) or not preprocessor.keeps_labels:
         if len(split) <= stored_rows.PAGE or not preprocessor.by_pages:
             return encode(split)
-        pages: Encoded = joined([*map(encode, split.pages())])
-        return pages
-    made_by = {"max_length": max_length, **_made_by(preprocessor, files)}
-    of = {"rows": rows.key, "prefixes": list(prefixes), **made_by}
+        return cast("Encoded", joined([*map(encode, split.pages())]))
+    of = {"rows": rows.key, "prefixes": list(prefixes), "max_length": max_length}
+    of |= _made_by(preprocessor, files)
     table = rows.table.cache.table(_recipe(split, of, tokens))
     ids, types = (_mapped(table, name) for name in (_IDS, _TYPES))
     assert ids is not None

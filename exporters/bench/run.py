@@ -95,11 +95,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     providers = find_providers(request.providers)
     place = pick_task(request.folder, request.task)
     config = place.read_config()
-    if config.decoder.reads != TEXT:
-        raise ExportError(
-            f"`{config.name}` reads images, and a benchmark times graphs on tokens",
-            "time its graph with `Session(folder).predict(images)`",
-        )
+    _check_texts(config)
     if request.texts is not None:
         read_lines(request.texts)  # an unreadable file should fail now, not after minutes
     load_before = _load_before(request.threads)
@@ -126,6 +122,15 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         tasks=tasks,
         together=together,
     )
+
+
+def _check_texts(config: TaskConfig) -> None:
+    """Raise ExportError if a task reads no texts."""
+    if config.decoder.reads != TEXT:
+        raise ExportError(
+            f"`{config.name}` reads images, and a benchmark times graphs on tokens",
+            "time its graph with `Session(folder).predict(images)`",
+        )
 
 
 def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant, ...]]:

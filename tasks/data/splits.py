@@ -28,6 +28,7 @@ from maskpack.tasks.data.images import (
     image_rows,
     image_splits,
     is_image_folder,
+    path_of,
 )
 from maskpack.tasks.data.stored_rows import changed, pages_of, stored_rows, taken
 from maskpack.tasks.data.tables import NOWHERE, READERS, stream_rows
@@ -74,6 +75,12 @@ class Split:
         if self.root is None:
             return self.texts
         return tuple((digest,) for digest in digests(self.texts, self.root))
+
+    def for_device(self) -> list[str | tuple[str, str]]:
+        """The rows as a device takes them: a text, a pair of texts, or the path of an image."""
+        if self.root is not None:
+            return [path_of(row[0], self.root) for row in self.texts]
+        return [row[0] if len(row) == 1 else (row[0], row[1]) for row in self.texts]
 
     def take(self, indices: NDArray[np.intp]) -> Split:
         """The rows at `indices`, in that order, and all that have no label."""

@@ -133,6 +133,25 @@ def test_tasks_share_weights(kind, layout, compute, artifacts, pets, tmp_path):
     assert not (tmp_path / "g" / "tokenizer.json").exists()
 
 
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+def test_tasks_stand_on_a_trunk(kind, models, pets, task, quick, tmp_path):
+    data = {"pets": pets, "again": pets}
+    for name in data:
+        own = replace(task, name=name)
+        config = quick(steps=60, trunk=1, seed=len(name))
+        fit_task(FitRequest(str(models(kind)), own, tmp_path / "a", config, data=pets))
+    request = SharedRequest(
+        tmp_path / "a", (), tmp_path / "g", "fp32", EXACT, data=data, layout="trunk"
+    )
+    for report in export_shared(request).values():
+        assert report.ok, report.findings
+    session = Session(tmp_path / "g")
+    found = session.predict_all(pictures())
+    for name in data:
+        assert [one[name] for one in found] == session.predict(pictures(), task=name)
+        assert [one[name].label for one in found] == ["cat", "dog"] * 5
+
+
 def test_int8_divides_by_peaks_on_images_that_are_made_up(artifacts, pets, tmp_path):
     request = ExportRequest(
         artifacts("vit"), "pets", tmp_path / "g", "int8", Tolerance(None, 0.0), data=pets
@@ -256,9 +275,9 @@ def test_head_and_dense_baselines_and_a_teacher_that_is_trained_first(
         config = BaselineConfig(method=method, **usual)
         run = run_baseline(BaselineRequest(str(models("deit")), task, config, data=pets))
         assert run.scores["accuracy"] > run.majority["accuracy"]
-    config = quick(steps=20, teacher="dense", teacher_states=1.0)
+    config = quick(steps=20, teacher="twin", teacher_states=1.0)
     run = fit_task(FitRequest(str(models("deit")), task, tmp_path / "a", config, data=pets))
-    assert run.options["teacher"] == "dense"
+    assert run.options["teacher"] == "twin"
 
 
 def test_a_fine_tuned_classifier_of_images_is_where_a_task_starts(

@@ -65,7 +65,7 @@ def images_of_all_modes():
     yield "RGBA", clear
 
 
-@pytest.mark.parametrize(("mode", "image"), images_of_all_modes())
+@pytest.mark.parametrize(("mode", "image"), list(images_of_all_modes()))
 @pytest.mark.parametrize("ending", ["png", "tiff"])
 def test_modes_become_rgb_as_transformers_loads_them(mode, image, ending, tmp_path):
     if (mode, ending) in {("CMYK", "png"), ("YCbCr", "png")}:
