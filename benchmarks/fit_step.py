@@ -113,9 +113,9 @@ def build(method: str, model_name: str):
 def states_on_disk(teacher, labels, length: int):
     """The teacher's states of the batch of a length, as a run keeps them."""
     from maskpack.compressor.training.kept_states import answers_and_states
-    from maskpack.tasks.batches import Encoded
+    from maskpack.tasks.batches import EncodedTokens
 
-    encoded = Encoded([*batch(length)["input_ids"]], None, labels, pad=0)
+    encoded = EncodedTokens([*batch(length)["input_ids"]], None, labels, pad=0)
     return answers_and_states(teacher, encoded, folder=Path(tempfile.gettempdir()))[1]
 
 

@@ -16,6 +16,7 @@ import typer
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError, MaskpackError
 from maskpack.formats.writer import write_bytes
+from maskpack.runtime.images import DATA_URL
 from maskpack.runtime.outputs import BETWEEN
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ class Rows:
         chunks: lists of rows that are answered together.
         pairs: whether a row is a pair of texts.
         labelled: whether rows have labels of their own.
+        named: whether a row is the path of an image, which its line names.
     """
 
     chunks: Iterator[Sequence[Asked]]
     pairs: bool
     labelled: bool = False
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,10 @@ def answer_lines(rows: Rows, ask: Ask, *, csv: bool) -> None:
             wrong = _tell_wrong(number, answers)
             failed += wrong
             empty += [number] if not wrong and _is_empty(text) else []
-            line = _csv(text, answers, expected, rows) if csv else _json(answers, expected, ask)
+            own = {"image": text} if rows.named and not str(text).startswith(DATA_URL) else {}
+            line = (
+                _csv(text, answers, expected, rows) if csv else _json(own, answers, expected, ask)
+            )
             render.data(line)
     if empty:
         render.words(
@@ -193,11 +199,11 @@ def _tell_wrong(number: int, answers: ByTask) -> bool:
     return bool(facts)
 
 
-def _json(answers: ByTask, expected: Label, ask: Ask) -> str:
+def _json(row: dict[str, Any], answers: ByTask, expected: Label, ask: Ask) -> str:
     told: dict[str, Any] = {name: _told(answer) for name, answer in answers.items()}
     line = {"tasks": told} if ask.together else next(iter(told.values()))
     own = {} if expected is None else {_EXPECTED: expected}
-    return codec.dumps({**line, **own}, ensure_ascii=False)
+    return codec.dumps({**row, **line, **own}, ensure_ascii=False)
 
 
 def _told(answer: Answered | MaskpackError) -> dict[str, Any]:

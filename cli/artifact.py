@@ -122,6 +122,7 @@ _ASKED = {
     "retrieval": "--type sentence-similarity",
     "token-classification": "--type token-classification",
     "question-answering": "--type question-answering",
+    "image-classification": "a folder of images by class, or --type image-classification",
 }
 """Type of a task -> how a command on data of one's own asks for it; the others need nothing."""
 

@@ -131,6 +131,12 @@ HINTS: dict[str, str] = {
     "give another folder as `cache`, or `off`": "give another folder with `--cache`, or `--cache off`",
     "leave `pair_prefix` out": "leave `--pair-prefix` out",
     "leave `stride` out": "leave `--stride` out",
+    "leave `prefix` out": "leave `--prefix` out",
+    "give it to `fit_task` as the model: its head is the start, and it teaches": "give it to `compress fit` as the MODEL: its head "
+    "is the start, and it teaches",
+    "leave `texts` out, or take rows without a label with `unlabelled` teach": "leave `--texts` out, or take rows without a "
+    "label with `--unlabelled teach`",
+    "give `bits` 8 or 4, and leave `quantizer` out": "give `--bits 8` or `--bits 4`, and leave `--quantizer` out",
     "a larger `max_length` or `stride` may hold them": "a larger `--max-length` or `--stride` may hold them",
     "give the column of the second as `pair_field`": "give the column of the second with `--pair-field`",
     # artifacts

@@ -25,6 +25,7 @@ from maskpack.cli.answers import (
 )
 from maskpack.cli.lines import MOST, chunks
 from maskpack.formats import ConfigError, DataError
+from maskpack.models.families import IMAGES, TEXT
 from maskpack.tasks.data.cells import NO_LABEL
 from maskpack.tasks.data.columns import (
     columns_hint,
@@ -34,6 +35,13 @@ from maskpack.tasks.data.columns import (
     taken,
 )
 from maskpack.tasks.data.hub import hub_table, is_hub
+from maskpack.tasks.data.images import (
+    files_below,
+    image_rows,
+    image_splits,
+    is_image_folder,
+    path_of,
+)
 from maskpack.tasks.data.splits import find_file
 from maskpack.tasks.data.tables import TAGGED, is_separator_line, read_rows
 from maskpack.tasks.options import typed_separator
@@ -59,6 +67,12 @@ def predict(
         Option(
             help="Instead: CSV, TSV, JSON, JSONL or Parquet file (or .gz) of rows, a folder with a dev file, "
             "or hub:NAME[:CONFIG]."
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        Option(
+            help="Instead, of a task of images: a file, or a folder that is looked through; can be given several times."
         ),
     ] = None,
     text_field: Annotated[
@@ -126,6 +140,8 @@ def predict(
     Example: compress predict trunk --all --texts texts.txt
 
     Example: compress predict help --texts pages.txt --npy pages.npy --second
+
+    Example: compress predict pets --images photos/
     """
     del json
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
@@ -144,7 +160,13 @@ def predict(
         names = (config.name,)
     if csv:
         check_columns(names)
-    if data is None:
+    if images:
+        if data is not None or texts is not None or pair or columns != Columns():
+            raise ConfigError(
+                "`--images` goes without texts, a table and columns", "leave them out"
+            )
+        rows = _of_images(config, images)
+    elif data is None:
         if columns != Columns():
             raise ConfigError("columns are of `--data`", f"`compress predict {folder} --data FILE`")
         rows = _of_lines(folder, texts, config, pair=pair)
@@ -180,11 +202,25 @@ def _of_table(config: TaskConfig, data: Path, columns: Columns, *, labels: bool)
     given = 2 if isinstance(rows[0][0], tuple) else 1
     _check_texts(config, given, f"rows of `{data}`", "--pair-field")
     chunks = (rows[first : first + MOST] for first in range(0, len(rows), MOST))
-    return Rows(chunks, given == 2, any(label is not None for _, label in rows))
+    labelled, named = any(label is not None for _, label in rows), config.decoder.reads == IMAGES
+    return Rows(chunks, given == 2, labelled, named)
+
+
+def _of_images(config: TaskConfig, images: Sequence[Path]) -> Rows:
+    """The images that are named, and those in folders."""
+    if config.decoder.reads != IMAGES:
+        raise ConfigError(f"`{config.name}` reads texts, not images", "leave `--images` out")
+    found = [file for path in images for file in files_below(path)]
+    chunks = (found[first : first + MOST] for first in range(0, len(found), MOST))
+    asked = ([(file.as_posix(), None) for file in some] for some in chunks)
+    return Rows(asked, pairs=False, named=True)
 
 
 def _of_lines(folder: Path, path: Path | None, config: TaskConfig, *, pair: bool) -> Rows:
     """The lines of a file or of standard input; a table is refused."""
+    if config.decoder.reads != TEXT:
+        hint = f"`compress predict {folder} --images FILE_OR_FOLDER`"
+        raise ConfigError(f"`{config.name}` reads images, not texts", hint)
     if path is None and sys.stdin is not None and sys.stdin.isatty():
         end = "Ctrl-Z and Enter end" if sys.platform == "win32" else "Ctrl-D ends"
         render.words(f"note: texts are read from the terminal, one a line; {end} them")
@@ -268,6 +304,9 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
         ConfigError: no column of text is given.
         DataError: the file cannot be read, or a label is no number in a regression.
     """
+    images = config.decoder.reads == IMAGES
+    if images and is_image_folder(data):
+        return _of_classes(data)
     if not is_hub(data) and data.is_dir():
         data = find_file(data, EVALUATION)
     columns = columns if columns.text is not None else _found(data, columns, config.columns)
@@ -276,7 +315,9 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
     task_type = TASK_TYPES[config.kind]
     lists = task_type.several and columns.label is not None
     read, structured = hub_table if is_hub(data) else read_rows, task_type.structured
-    rows = read(data, wanted, lists=lists, structured=structured)
+    rows = read(data, wanted, lists=lists, structured=structured, images=images)
+    if images and not is_hub(data):
+        rows = [(path_of(row[0], data.parent), *row[1:]) for row in rows]
     size = len(columns.texts)
     if structured:
         cells = ((*row, NO_LABEL)[: size + 1] for row in rows)
@@ -292,6 +333,13 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
         )
         for row in rows
     ]
+
+
+def _of_classes(data: Path) -> list[Asked]:
+    """The images of a folder of classes, for evaluation if it has such, and the class of each."""
+    train, dev = image_splits(data, EVALUATION)
+    home = dev or train
+    return [(path_of(path, home), label) for path, label in image_rows(home)]
 
 
 def _found(data: Path, said: Columns, known: Sequence[str]) -> Columns:

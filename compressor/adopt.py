@@ -28,6 +28,7 @@ from maskpack.formats.errors import Hint
 from maskpack.formats.schema import BACKBONE, check_new_name
 from maskpack.models.base_model import Ancestry, ancestry, check_same_tokens, find_base
 from maskpack.models.config import load_config
+from maskpack.models.families import TEXT, family_of
 from maskpack.models.load import (
     Pretrained,
     load_finetuned,
@@ -174,6 +175,9 @@ def adopt_models(
 
 def _adopt(request: AdoptRequest, on_progress: Callable[[str], OnProgress]) -> AdoptResult:
     """Adopt with the threads of this process as they are."""
+    for model in request.models.values():
+        _check_texts(model)
+
     # the pretrained model that all checkpoints come from
     base_name, base = _base(request)
 
@@ -195,6 +199,16 @@ def _adopt(request: AdoptRequest, on_progress: Callable[[str], OnProgress]) -> A
         tasks.append(replace(_adopted(request, name, related[name], result), rows=data))
     size = open_artifact(request.out).size(BACKBONE)
     return AdoptResult(base.name, tuple(tasks), size)
+
+
+def _check_texts(model: str) -> None:
+    """Raise ConfigError unless a checkpoint reads texts, by which checkpoints and their base are compared."""
+    kind = load_config(resolve(model)).model_type
+    if family_of(kind).reads != TEXT:
+        raise ConfigError(
+            f"`{model}` reads images, and only models of texts are adopted",
+            Hint("give it to `fit_task` as the model: its head is the start, and it teaches"),
+        )
 
 
 def _base(request: AdoptRequest) -> tuple[str, Pretrained]:

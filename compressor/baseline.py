@@ -232,7 +232,7 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
             outputs=described.num_labels,
             revision=request.revision,
             auto_class=loaded.kind.auto_class,
-            vocabulary=described.vocab_size,
+            vocabulary=getattr(described, "vocab_size", 0),
             pooling=actual_pooling(described),
             vectors=gives_vectors(described),
         )

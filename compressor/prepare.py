@@ -37,6 +37,7 @@ from maskpack.formats.target import TargetScale
 from maskpack.formats.unit_costs import UnitCosts
 from maskpack.formats.units import UnitGroup
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
+from maskpack.models.families import TEXT
 from maskpack.models.placement import Placement, placement_of
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
@@ -340,6 +341,11 @@ def _with_unlabelled(
     count = sum(map(len, several))
     if not count:
         return train, {}
+    if request.texts is not None and data.task.type.reads != TEXT:
+        raise ConfigError(
+            f"`texts` are of tasks that read texts, and `{data.task.name}` is a {data.task.kind}",
+            "leave `texts` out, or take rows without a label with `unlabelled` teach",
+        )
     if data.task.type.finds_texts:
         raise ConfigError(
             f"`{data.task.name}` is a {data.task.type.name}: a text alone has nothing to find",
@@ -369,5 +375,6 @@ def _blank(
     task, length = rows.data.task, request.config.max_length
     labels = task.type.blank(rows.data.train.labels, len(texts))
     prefixes = task.prefixes or ()
-    split = Split(texts, labels, windows=task.windows).prefixed(prefixes)
+    root = rows.data.train.root
+    split = Split(texts, labels, windows=task.windows, root=root).prefixed(prefixes)
     return prepared.context.encode(task.type.preprocessor, split, length, prefixes).without_labels()

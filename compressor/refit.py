@@ -34,6 +34,7 @@ from maskpack.formats.errors import Hint
 from maskpack.formats.schema import BACKBONE, CONFIG
 from maskpack.models.base_model import check_same_tokens
 from maskpack.models.build import head_parameters
+from maskpack.models.image_files import PROCESSOR
 from maskpack.models.load import tokenizer_of
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.data.columns import plain_columns
@@ -273,6 +274,13 @@ def _check_related(
             f"{new.context.config['model_type']}",
             f"both need the same `model_type` in `{CONFIG}`",
         )
+    if not ours.preprocessor().cuts:
+        if ours.files[PROCESSOR] != new.context.files[PROCESSOR]:
+            raise ArtifactError(
+                f"`{old.path}` and `{new.source.model}` read images otherwise: their `{PROCESSOR}` differ",
+                "tasks over one backbone read alike",
+            )
+        return
     check_same_tokens(
         (str(old.path), tokenizer_of(ours.files)),
         (new.source.model, tokenizer_of(new.context.files)),

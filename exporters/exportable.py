@@ -23,6 +23,8 @@ _NO_SWITCH = {  # sizes, and what no graph depends on
     *("architectures", "dtype", "torch_dtype", "transformers_version", "tokenizer_class"),
     *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "_name_or_path"),
     *("tie_word_embeddings", "max_window_layers"),
+    *("image_size", "patch_size", "encoder_stride", "mlp_ratio"),
+    *("stage_names", "out_features", "out_indices", "apply_layernorm", "reshape_hidden_states"),
     *("output_past", "gradient_checkpointing", "task_specific_params", "_num_labels"),
 }
 _KINDS = "layer_types"  # a list as long as there are layers

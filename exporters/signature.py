@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskpack.exporters.graph.trace import input_names
 from maskpack.exporters.session import AdaptedSession
 from maskpack.formats import Artifact, TaskEntry
+from maskpack.models.inputs import inputs_of
 from maskpack.runtime.trunk import OnTrunk
 from maskpack.tasks.context import ModelContext, task_config
 from maskpack.tasks.types import type_of
@@ -26,14 +26,15 @@ def check_signature(
         encoder: of the artifact.
     """
     findings = []
-    expected = input_names(encoder.family, encoder.config)
+    reading = inputs_of(encoder.family)
+    axes = reading.axes(encoder.family, encoder.config)
     names = [value.name for value in session.get_inputs()]
-    if names != expected:
-        findings.append(f"inputs are {names}, expected {expected}")
+    if names != list(axes):
+        findings.append(f"inputs are {names}, expected {list(axes)}")
     findings += [
         f"input `{value.name}` is {value.type} {value.shape}"
         for value in session.get_inputs()
-        if list(value.shape) != ["batch", "sequence"] or value.type != "tensor(int64)"
+        if list(value.shape) != axes.get(value.name) or value.type != reading.element
     ]
     outputs = [(value.name, value.shape) for value in session.get_outputs()]
     wanted, varies = _wanted_outputs(artifact, entry)

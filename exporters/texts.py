@@ -17,7 +17,7 @@ from maskpack.formats import TaskEntry
 from maskpack.models.tokenizer_files import shipped_tokenizer
 from maskpack.runtime.task import TaskFiles
 from maskpack.runtime.tokens import TextReader, load_tokenizer
-from maskpack.tasks.batches import Encoded, EncodedGroups
+from maskpack.tasks.batches import Encoded, EncodedGroups, EncodedTokens
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import encode_for, prefixes_of, texts_of
@@ -71,6 +71,7 @@ def read_texts(
     reader = TextReader.of(tokenizer, config)
     device = None
     if split is not None and training is not None:
+        assert isinstance(training, EncodedTokens)
         rows, device = _by_device(reader, entry, split, training)
         if (found := difference_of(rows, device, training)) is not None:
             findings.append(str(found))
@@ -84,8 +85,8 @@ def read_texts(
 
 
 def _by_device(
-    reader: TextReader, entry: TaskEntry, split: Split, training: Encoded
-) -> tuple[Sequence[tuple[str, ...]], Encoded]:
+    reader: TextReader, entry: TaskEntry, split: Split, training: EncodedTokens
+) -> tuple[Sequence[tuple[str, ...]], EncodedTokens]:
     """The rows as the device reads them: what is read together, and its tokens."""
     types = training.types is not None
     if not isinstance(training, EncodedGroups):

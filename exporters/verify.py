@@ -1,6 +1,6 @@
 """Compare an exported graph in ONNX Runtime with its masked torch model.
 
-In this order: tokens of texts, names, axes, shapes, values, accuracy; zeros are counted from the file's own bytes. All
+In this order: what texts or images become, names, axes, shapes, values, accuracy; zeros are counted from the file's own bytes. All
 findings are collected, not the first. Raising is the caller's choice.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,27 +20,27 @@ from numpy.typing import NDArray
 from maskpack.exporters.arithmetic import ARITHMETICS
 from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.graph_facts import graph_facts
+from maskpack.exporters.readings import read_rows
 from maskpack.exporters.report import AccuracyCheck, GraphFacts, Report, ValueCheck
 from maskpack.exporters.session import (
-    Feeds,
     make_session,
     ort_predict,
     relative_error,
     session_facts,
 )
 from maskpack.exporters.signature import check_signature
-from maskpack.exporters.texts import Reading, read_texts
+from maskpack.exporters.texts import Reading
 from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
 from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.formats.target import TargetScale
 from maskpack.formats.waiting import announced
-from maskpack.models.families import Family
+from maskpack.models.inputs import inputs_of
 from maskpack.models.load import load_finetuned
 from maskpack.models.padding import set_pad_token
 from maskpack.runtime.providers import Provider
 from maskpack.runtime.session import check_task, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskFiles, pick_task
-from maskpack.tasks.batches import Encoded, Predict, predict_all, torch_predict
+from maskpack.tasks.batches import Encoded, Feeds, Predict, predict_all, torch_predict
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import evaluation_split
@@ -51,7 +50,7 @@ from maskpack.tasks.types import type_of
 _LOG = logging.getLogger(__name__)
 
 SHAPES = ((1, 1, False), (1, 7, False), (2, 16, True), (5, 33, True), (3, 128, True))
-"""Batch, sequence, padded: shapes on which logits are compared; short encoders cut the sequence."""
+"""Batch, sequence, padded: shapes on which logits are compared; short encoders cut the sequence, those of images have one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +151,7 @@ def verify(subject: Subject) -> Report:
 def _verify(subject: Subject) -> Report:
     """The checks, in their order."""
     adapter, own = subject.inputs or (None, {})
-    reading = read_texts(subject.encoder, subject.entry, subject.files, _rows_of(subject))
+    reading = read_rows(subject.encoder, subject.entry, subject.files, _rows_of(subject))
     facts = graph_facts(
         subject.graph,
         subject.artifact,
@@ -264,10 +263,10 @@ def _torch_answers(subject: Subject, reading: Reading) -> _TorchAnswers:
     model = restore_task(subject.artifact, subject.task, for_answers=True)
     masked, encoder = torch_predict(model), subject.encoder
     shapes = []
-    for batch, sequence, padded in SHAPES:
-        size = min(sequence, encoder.longest)
-        feeds = random_feeds(model.config, encoder.family, batch, size, padded=padded)
-        shapes.append(((batch, size, padded), feeds, masked(feeds)))
+    inputs, config = inputs_of(encoder.family), model.config.to_dict()
+    for shape in inputs.shapes(encoder.family, config, SHAPES):
+        feeds = inputs.random(encoder.family, config, shape)
+        shapes.append((shape, feeds, masked(feeds)))
     encoded = reading.training if reading.device is not None else None
     rows = None if encoded is None else predict_all(masked, encoded)
     del model, masked
@@ -284,7 +283,7 @@ def _check_values(
     feeds: Feeds,
     right: NDArray[np.float32],
 ) -> ValueCheck:
-    """The graph on random tokens of one shape, beside torch; the tokens are the same in every run."""
+    """The graph on random inputs of one shape, beside torch; they are the same in every run."""
     left = graph(feeds)
     if left.shape != right.shape:
         return ValueCheck(*shape, float("inf"), 0, float("inf"))
@@ -305,25 +304,6 @@ def _comparable(subject: Subject, logits: NDArray[np.float32]) -> NDArray[np.flo
 def _least(subject: Subject) -> float:
     """Size of logits from which an error is a share of them: of a target with a scale, its standard deviation."""
     return 0.0 if TargetScale.of(subject.entry) is None else 1.0
-
-
-def random_feeds(config: Any, family: Family, batch: int, sequence: int, *, padded: bool) -> Feeds:
-    """Random tokens of one shape for a classifier with this configuration, the same in every run."""
-    rng = np.random.default_rng([batch, sequence])
-    pad = config.pad_token_id or 0
-    ids = rng.integers(0, config.vocab_size, (batch, sequence), dtype=np.int64)
-    ids[ids == pad] = (pad + 1) % config.vocab_size
-    attention = np.ones_like(ids)
-    if padded:
-        left = family.pad_left
-        for row in range(1, batch):
-            gap = row * sequence // (batch + 1)
-            attention[row, slice(gap) if left else slice(sequence - gap, None)] = 0
-        ids[attention == 0] = pad
-    feeds = {"input_ids": ids, "attention_mask": attention}
-    if kinds := family.token_kinds(config.to_dict()):
-        feeds["token_type_ids"] = attention * rng.integers(0, kinds, ids.shape)
-    return feeds
 
 
 def _check_accuracy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -187,3 +187,29 @@ def _wants_to_run(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def absent(info: Mapping[str, Any]) -> set[str]:
+    """Parameters that were not loaded: they are not there, or have another shape."""
+    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    return {*info["missing_keys"], *mismatched}
+
+
+def check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
+    """Refuse an encoder of which a part was not loaded, which transformers initialises at random.
+
+    A pooler may be missing (many checkpoints have none), and so may the head.
+    """
+    made_up = sorted(
+        name
+        for name in absent(info)
+        if name.startswith(f"{base}.") and not name.startswith(f"{base}.pooler.")
+    )
+    if made_up:
+        others = sorted(info.get("unexpected_keys") or ())
+        instead = f"; they hold `{others[0]}` and others that it has not" if others else ""
+        raise ModelError(
+            f"the weights in `{location}` lack {len(made_up)} parameters of the encoder "
+            f"that its `config.json` describes, such as `{made_up[0]}`{instead}",
+            "give a model whose weights and configuration belong together",
+        )

@@ -26,6 +26,12 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 PADDED = -1
 """Instead of a first position: one past the padding token's id."""
 
+TEXT, IMAGES = "text", "images"
+"""What encoders read, as `INPUTS` in `inputs.py` and `PREPROCESSORS` of the tasks name it."""
+
+INPUT_SIZE = "maskpack_input_size"
+"""Name in `config.json` of height and width of the images that a model reads, where they are not those of its positions."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -47,6 +53,9 @@ class Family:
         pooling: what the head reads in transformers' class for classification.
         pooler_switch: setting without which its pooler gives the first token's state as it is.
         projections: last names of the linears beside which LoRA puts its factors.
+        reads: what it reads, `TEXT` or `IMAGES`.
+        own_tokens: of a model that reads images, tokens beside those of the image's patches.
+        any_size: of the same, whether images may have another size than the one that it has positions for.
     """
 
     base: str
@@ -62,6 +71,9 @@ class Family:
     pooling: Pooling = Pooling.CLS
     pooler_switch: str = ""
     projections: tuple[str, ...] = ("query", "value")
+    reads: str = TEXT
+    own_tokens: int = 1
+    any_size: bool = False
 
     def pooling_of(self, config: Any) -> Pooling:
         """What the head of a model reads, from its configuration of transformers."""
@@ -81,6 +93,8 @@ class Family:
 
         Rotary and bucketed positions could go further; the limit there is the length that the configuration names.
         """
+        if self.reads == IMAGES:
+            return self.own_tokens + patches_of(config)
         if self.relative:
             return UNLIMITED
         named = (config.get(name) for name in _POSITIONS)
@@ -90,12 +104,40 @@ class Family:
         return positions - self.offset
 
 
+def image_size_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the images that a model reads, from its configuration as a mapping."""
+    height, width = _pair(config.get(INPUT_SIZE) or config["image_size"])
+    return height, width
+
+
+def patches_of(config: Mapping[str, Any]) -> int:
+    """Patches of an image, each of which is a token.
+
+    >>> patches_of({"image_size": 224, "patch_size": 16}), patches_of({"image_size": [8, 12], "patch_size": 4})
+    (196, 6)
+    """
+    height, width = image_size_of(config)
+    high, wide = _pair(config["patch_size"])
+    return (height // high) * (width // wide)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """A size for both axes, or one for each."""
+    first, second = size if isinstance(size, list | tuple) else (size, size)
+    return int(first), int(second)
+
+
 FAMILIES: dict[str, Family] = {
     # layers of ALBERT are shared: one mask for all repeats
     "albert": Family("albert", token_types=2, pooling=Pooling.POOLER),
     "bert": Family("bert", token_types=2, pooling=Pooling.POOLER),
     "camembert": Family("roberta", offset=PADDED),
     "deberta-v2": Family("deberta", token_types=2, projections=("query_proj", "value_proj")),
+    "deit": Family(
+        "deit", reads=IMAGES, own_tokens=2
+    ),  # a token for its teacher beside that of the class
+    # interpolates its positions to the size of the image
+    "dinov2": Family("dinov2", reads=IMAGES, any_size=True),
     "distilbert": Family("distilbert", projections=("q_lin", "v_lin")),
     "electra": Family("electra", token_types=2),
     "gpt2": Family(
@@ -123,6 +165,7 @@ FAMILIES: dict[str, Family] = {
     # numbers positions from 2, whatever the padding token's id is
     "mpnet": Family("mpnet", offset=2, projections=("q", "v")),
     "roberta": Family("roberta", offset=PADDED),
+    "vit": Family("vit", reads=IMAGES),
     "xlm-roberta": Family("roberta", offset=PADDED),
     "xlnet": Family(
         "transformer",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,19 @@ from maskpack.formats.files import scratch_folder
 from maskpack.formats.pooling import Pooling
 from maskpack.models.adapters import find_adapter, merge, outputs_of
 from maskpack.models.config import canonical_json, load_config
-from maskpack.models.failures import check_finite, first_line, guard, missing_part, waiting_for
-from maskpack.models.families import attention_of, family_of
+from maskpack.models.failures import (
+    absent,
+    check_finite,
+    check_loaded,
+    first_line,
+    guard,
+    missing_part,
+    waiting_for,
+)
+from maskpack.models.families import IMAGES, TEXT, attention_of, family_of
 from maskpack.models.hub_files import commit_of, file_of, reading_options, reading_place
+from maskpack.models.image_files import load_processor, processor_files, settle_size
+from maskpack.models.inputs import INPUTS, inputs_of
 from maskpack.models.linears import linearize
 from maskpack.models.locate import ADAPTER, resolve, weights_variant
 from maskpack.models.mapped import weights_digest
@@ -42,8 +52,8 @@ from maskpack.models.wrapped import load_unwrapped, wrapper_of
 
 _LOG = logging.getLogger(__name__)
 
-AUTO_CLASS = "AutoModelForSequenceClassification"
-"""Class that loads an encoder if the task names no other; every family has one."""
+AUTO_CLASS = INPUTS[TEXT].auto_class
+"""Class that loads an encoder of texts if the task names no other; every family of them has one."""
 
 _SEED = 0  # new embeddings get the same random values on every machine
 
@@ -56,8 +66,8 @@ class Pretrained:
         name: hub id, alias or folder name, never a full path.
         revision: commit of a hub model, or None.
         model: the base model, in float32 or in the half type that it is stored in.
-        tokenizer: its tokenizer.
-        files: configuration and tokenizer files, name -> bytes, as the artifact keeps them.
+        tokenizer: its tokenizer; None: it reads images.
+        files: configuration and files of tokenizer or image processor, name -> bytes, as the artifact keeps them.
     """
 
     name: str
@@ -78,7 +88,7 @@ def load_pretrained(
     classifier: Any = None,
     resize_embeddings: bool = False,
 ) -> Pretrained:
-    """Load a base model and its tokenizer.
+    """Load a base model and its tokenizer, or its image processor.
 
     Weights of one half type stay in it, as views of the mapped files: their float32 values are the same.
 
@@ -95,21 +105,51 @@ def load_pretrained(
     """
     location = resolve(model)
     config = load_config(location, revision=revision)
-    family = family_of(config.model_type)
+    load = _READING[family_of(config.model_type).reads]
+    base, tokenizer, files = load(
+        model, location, config, revision=revision, classifier=classifier, resize=resize_embeddings
+    )
+    files = {**files, "config.json": canonical_json(config)}
+    commit = _commit(location, revision=revision)
+    return Pretrained(_shown_name(model), commit, base, tokenizer, files)
+
+
+_Loaded = tuple[Any, Any, dict[str, bytes]]
+"""An encoder, its tokenizer if it has one, and the files of what makes its inputs."""
+
+
+def _reading_texts(
+    model: str, location: str, config: Any, *, revision: str | None, classifier: Any, resize: bool
+) -> _Loaded:
+    """An encoder of texts; its configuration is made to fit the tokenizer, in place."""
     tokenizer = load_tokenizer(location, revision=revision)
     note_pipeline(location, tokenizer, revision=revision)
     padding = tokenizer.pad_token
     settle_padding(tokenizer, config)
     unused = {padding} - {None, tokenizer.pad_token}
     if classifier is None:
-        classifier = _load_stored(location, revision=revision, whole=resize_embeddings)
-    settle_vocabulary(tokenizer, classifier, name=model, resize=resize_embeddings, unused=unused)
-    base = getattr(classifier, family.base)
+        classifier = _load_stored(location, revision=revision, whole=resize)
+    settle_vocabulary(tokenizer, classifier, name=model, resize=resize, unused=unused)
+    base = getattr(classifier, family_of(config.model_type).base)
     config.vocab_size = base.config.vocab_size
     base.config.pad_token_id = config.pad_token_id
-    files = tokenizer_files(tokenizer) | {"config.json": canonical_json(config)}
-    commit = _commit(location, revision=revision)
-    return Pretrained(_shown_name(model), commit, base, tokenizer, files)
+    return base, tokenizer, tokenizer_files(tokenizer)
+
+
+def _reading_images(
+    model: str, location: str, config: Any, *, revision: str | None, classifier: Any, resize: bool
+) -> _Loaded:
+    """An encoder of images; its configuration is made to name their size, in place."""
+    del resize  # it has no embeddings of tokens
+    processor, family = load_processor(location, revision=revision), family_of(config.model_type)
+    settle_size(processor, config, family, name=model)
+    if classifier is None:
+        classifier = _load_stored(location, revision=revision, whole=False)
+    return getattr(classifier, family.base), None, processor_files(processor)
+
+
+_READING: dict[str, Callable[..., _Loaded]] = {TEXT: _reading_texts, IMAGES: _reading_images}
+"""What encoders read -> function that loads one with what makes its inputs."""
 
 
 def _load_stored(location: str, *, revision: str | None, whole: bool) -> Any:
@@ -124,7 +164,8 @@ def _load_stored(location: str, *, revision: str | None, whole: bool) -> Any:
     config = load_config(location, revision=revision)
     config.num_labels = 2
     set_pooling(config, None)
-    model, info = _load(AUTO_CLASS, location, config, revision=revision, dtype=dtype)
+    auto_class = inputs_of(family_of(config.model_type)).auto_class
+    model, info = _load(auto_class, location, config, revision=revision, dtype=dtype)
     return _checked(model, info, location, dtype=dtype)
 
 
@@ -134,9 +175,9 @@ def _checked(model: Any, info: Mapping[str, Any], location: str, *, dtype: torch
     A pooler that the checkpoint lacks is taken out: transformers made it at random.
     """
     base = model.base_model_prefix
-    _check_loaded(base, info, location)
+    check_loaded(base, info, location)
     check_finite(model, location, dtype=dtype)
-    if any(name.startswith(f"{base}.pooler.") for name in _absent(info)):
+    if any(name.startswith(f"{base}.pooler.") for name in absent(info)):
         drop_pooler(getattr(model, base))  # a random one
     return linearize(model)
 
@@ -192,7 +233,7 @@ def load_finetuned(
     location = resolve(location)
     config = load_config(location, revision=revision)
     model, info = _load(auto_class, location, config, revision=revision, attention=attention)
-    if odd := sorted(_absent(info)):
+    if odd := sorted(absent(info)):
         pickled = file_of(location, SETFIT_HEAD, revision=revision) is not None
         raise ModelError(
             f"`{location}` is no fine-tuned classifier: it lacks `{odd[0]}`",
@@ -311,13 +352,7 @@ def _load(
                 return as_read(model, wanted), info
             return guard(lambda: load_unwrapped(type(model), location, prefix, options), location)
         own = merge(adapter, model, family_of(config.model_type).base)
-    return model, {"missing_keys": _absent(info) - own, "mismatched_keys": ()}
-
-
-def _absent(info: Mapping[str, Any]) -> set[str]:
-    """Parameters that were not loaded: they are not there, or have another shape."""
-    mismatched = (key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
-    return {*info["missing_keys"], *mismatched}
+    return model, {"missing_keys": absent(info) - own, "mismatched_keys": ()}
 
 
 @contextmanager
@@ -342,26 +377,6 @@ def _with_fresh_head(classifier: Any, outputs: int, auto_class: str) -> Any:
     base = family_of(config.model_type).base
     setattr(fresh, base, getattr(classifier, base))
     return linearize(fresh)
-
-
-def _check_loaded(base: str, info: Mapping[str, Any], location: str) -> None:
-    """Refuse an encoder of which a part was not loaded, which transformers initialises at random.
-
-    A pooler may be missing (many checkpoints have none), and so may the head.
-    """
-    made_up = sorted(
-        name
-        for name in _absent(info)
-        if name.startswith(f"{base}.") and not name.startswith(f"{base}.pooler.")
-    )
-    if made_up:
-        others = sorted(info.get("unexpected_keys") or ())
-        instead = f"; they hold `{others[0]}` and others that it has not" if others else ""
-        raise ModelError(
-            f"the weights in `{location}` lack {len(made_up)} parameters of the encoder "
-            f"that its `config.json` describes, such as `{made_up[0]}`{instead}",
-            "give a model whose weights and configuration belong together",
-        )
 
 
 def _commit(location: str, *, revision: str | None) -> str | None:

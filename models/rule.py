@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from maskpack.formats.pooling import Pooling
-from maskpack.models.families import PADDED, Family
+from maskpack.models.families import FAMILIES, IMAGES, PADDED, Family
 from maskpack.models.linears import holder_of, layer_of
 from maskpack.models.sketch import Sketch, arguments_of, class_of, refusal, sketch_of
 from maskpack.models.tested import REFUSED
@@ -77,6 +77,9 @@ def _check_inputs(model_type: str, native: Any) -> None:
     read = arguments_of(native)
     if "decoder_input_ids" in read:
         raise refusal(model_type, "it is an encoder with a decoder, and its head reads the decoder")
+    if "pixel_values" in read and "input_ids" not in read:
+        known = ", ".join(name for name, one in FAMILIES.items() if one.reads == IMAGES)
+        raise refusal(model_type, f"it reads images, and of those models these are known: {known}")
     if odd := [name for name in _OTHER_INPUTS if name in read]:
         raise refusal(model_type, f"it reads more than a text (`{odd[0]}`)")
     for name in _TEXT:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers import CONFIG_MAPPING
 from transformers import logging as transformers_logging
 
 from maskpack.formats import ModelError
 from maskpack.formats.errors import Hint
+from maskpack.models.inputs import INPUTS
 from maskpack.models.linears import linearize
 
 _LAYERS = 2
@@ -61,21 +62,22 @@ def refusal(model_type: str, why: str) -> ModelError:
 
 
 def class_of(model_type: str) -> Any:
-    """The class of transformers that classifies texts with an architecture.
+    """The class of transformers that classifies texts with an architecture, or images.
 
     Raises:
         ModelError: there is none.
     """
     if model_type not in CONFIG_MAPPING:
         raise refusal(model_type, f"transformers {transformers.__version__} does not know it")
-    classes = AutoModelForSequenceClassification._model_mapping  # noqa: SLF001
     kind = CONFIG_MAPPING[model_type]
-    if kind not in classes:
-        raise refusal(
-            model_type,
-            f"transformers {transformers.__version__} has no class for classification of texts with it",
-        )
-    return classes[kind]
+    for reading in INPUTS.values():
+        classes = getattr(transformers, reading.auto_class)._model_mapping  # noqa: SLF001
+        if kind in classes:
+            return _first(classes[kind])
+    raise refusal(
+        model_type,
+        f"transformers {transformers.__version__} has no class for classification with it",
+    )
 
 
 def class_for_task(config: Any, auto_class: str) -> Any:
@@ -95,7 +97,12 @@ def class_for_task(config: Any, auto_class: str) -> Any:
             f"`{config.model_type}`",
             "give a model of another architecture for such a task",
         )
-    return classes[type(config)]
+    return _first(classes[type(config)])
+
+
+def _first(classes: Any) -> Any:
+    """The class of an entry; of several the first: DeiT has one with a teacher besides."""
+    return classes[0] if isinstance(classes, tuple | list) else classes
 
 
 def arguments_of(kind: Any) -> set[str]:

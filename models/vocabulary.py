@@ -66,6 +66,8 @@ def resize_to(model: Any, size: int) -> Any:
 
     `resize_token_embeddings` of transformers alone would draw it next to that mean, otherwise on each machine.
     """
+    if not size:
+        return model
     held = model.get_input_embeddings().weight.shape[0]
     if held < size:
         model.resize_token_embeddings(size, mean_resizing=False)

@@ -1,4 +1,4 @@
-"""Batches of tokens to answers: of one task, or of several tasks that read texts alike and share a trunk."""
+"""Batches of rows to answers: of one task, or of several tasks that read texts alike and share a trunk."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from maskpack.formats.errors import DataError, ExportError, MaskpackError, first_line
 from maskpack.runtime.graph import TaskRun
-from maskpack.runtime.outputs import Answered, ReadText, joined
+from maskpack.runtime.outputs import Answered, joined
+from maskpack.runtime.readers import Readable, Reader
 from maskpack.runtime.task import AGAIN, TaskConfig
-from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of
 from maskpack.runtime.trunk import OnTrunk
 
 Answer = Answered | MaskpackError
@@ -25,7 +25,7 @@ class Loaded:
     """A task in memory."""
 
     config: TaskConfig
-    reader: TextReader
+    reader: Reader
     graph: Any
     own: TaskRun
 
@@ -35,12 +35,8 @@ class Loaded:
 
         A task on no trunk shares none. Tasks of the swap layout have one graph, but all of it reads their masks.
         """
-        config, shared = self.config, self.graph.trunk if self.is_on_trunk else self
-        return (
-            *(id(shared), id(self.reader.tokenizer), config.max_length, config.texts),
-            *(config.prefixes, config.pad, config.pad_left, config.stride),
-            config.decoder.per_token,
-        )
+        shared = self.graph.trunk if self.is_on_trunk else self
+        return (id(shared), self.config.decoder.reads, *self.reader.way)
 
     @property
     def is_on_trunk(self) -> bool:
@@ -50,28 +46,22 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """A row and its tokens."""
+    """A row as it was given and as a model reads it."""
 
-    text: Text
-    tokens: Tokens
-
-    def told(self, config: TaskConfig) -> ReadText:
-        """What a decoder may know of it."""
-        if self.tokens.window is not None:
-            return ReadText(self.text[1], None, self.tokens.window, config.no_answer)
-        return ReadText(
-            self.text if isinstance(self.text, str) else self.text[0], self.tokens.words
-        )
+    text: Readable
+    tokens: Any
 
 
-def batches(rows: Mapping[int, Tokens], size: int) -> Iterator[list[int]]:
+def batches(rows: Mapping[int, Any], size: int) -> Iterator[list[int]]:
     """Places of rows in batches of similar length."""
     order = sorted(rows, key=lambda place: len(rows[place]))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
 
-def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> list[list[Answer]]:
+def answer_each(
+    loaded: Sequence[Loaded], texts: Sequence[Readable], size: int
+) -> list[list[Answer]]:
     """For each text the answers of tasks that read texts alike, or what is wrong.
 
     Args:
@@ -98,8 +88,8 @@ def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> l
 
 def _from_windows(
     loaded: Sequence[Loaded],
-    texts: Sequence[Text],
-    rows: Mapping[int, Sequence[Tokens]],
+    texts: Sequence[Readable],
+    rows: Mapping[int, Sequence[Any]],
     size: int,
 ) -> Iterator[tuple[int, list[Answer]]]:
     """Place of each row and its answers, each made from all windows of the row."""
@@ -157,7 +147,7 @@ def _each(
 
 
 def logits_of(
-    loaded: Loaded, texts: Sequence[Text], size: int, *, second: bool = False
+    loaded: Loaded, texts: Sequence[Readable], size: int, *, second: bool = False
 ) -> NDArray[np.float32]:
     """Logits of texts, in their order: `(b, c)`, or `(b, s, c)` with 0 behind the tokens of a text, or of a window.
 
@@ -214,7 +204,7 @@ def _together(loaded: Sequence[Loaded], rows: Sequence[Read]) -> list[list[Answe
     if len(loaded) == 1:
         return [_answers(loaded[0], rows)]
     try:
-        feeds = _feeds(loaded[0], [row.tokens for row in rows])
+        feeds = loaded[0].reader.batch([row.tokens for row in rows])
         states = loaded[0].graph.states(feeds)
         logits = [
             joined(one.graph.over(states, list(one.config.decoder.outputs), feeds))
@@ -232,16 +222,13 @@ def _answers(loaded: Loaded, rows: Sequence[Read]) -> list[Answer]:
 
 def _decoded(loaded: Loaded, logits: Any, rows: Sequence[Read]) -> list[Answer]:
     config = loaded.config
-    return [*config.decoder.predictions(config.labels, logits, [row.told(config) for row in rows])]
+    told = [loaded.reader.told(row.text, row.tokens) for row in rows]
+    return [*config.decoder.predictions(config.labels, logits, told)]
 
 
-def run(loaded: Loaded, rows: Sequence[Tokens]) -> NDArray[np.float32]:
-    """Logits of tokenised texts, `(b, c)` or `(b, s, c)`; the runtime's own errors."""
-    feeds, own = _feeds(loaded, rows), loaded.own
+def run(loaded: Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
+    """Logits of rows that were read, `(b, c)` or `(b, s, c)`; the runtime's own errors."""
+    feeds, own = loaded.reader.batch(rows), loaded.own
     told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
     names = list(loaded.config.decoder.outputs)
     return joined(loaded.graph.run(names, {**told, **own.feeds}, own.options))
-
-
-def _feeds(loaded: Loaded, rows: Sequence[Tokens]) -> dict[str, NDArray[np.int64]]:
-    return batch_of(rows, pad=loaded.config.pad[0], left=loaded.config.pad_left)

@@ -17,7 +17,7 @@ from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.graph import session_options
 from maskpack.runtime.providers import CPU
 from maskpack.runtime.session import check_task
-from maskpack.runtime.task import TOKENIZER, WEIGHTS, TaskConfig, TaskFiles, pick_task
+from maskpack.runtime.task import WEIGHTS, TaskConfig, TaskFiles, pick_task
 
 _LEAST = 1024  # bytes from which a constant lies in the file of weights
 
@@ -57,7 +57,9 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
             raise ExportError(f"cannot fold `{place.graph}`: {first_line(error)}") from error
         own = replace(config, weights=(WEIGHTS, file_sha256(build / WEIGHTS)))
         write_bytes(build / f"{config.name}.json", own.to_json().encode())
-        shutil.copy(place.tokenizer, build / TOKENIZER)
+        for path in (place.tokenizer, place.processor):
+            if path.is_file():
+                shutil.copy(path, build / path.name)
     return out / f"{config.name}.onnx"
 
 

@@ -170,6 +170,7 @@ class OutputDecoder:
         windows: whether a long row is cut into windows. `predictions` then gets all windows of one row, and gives one answer.
         outputs: names of a graph's outputs; several are the last axis of the logits.
         further: names of outputs that only other programs read.
+        reads: what a device reads, a name in `READERS` of `runtime/readers.py`.
     """
 
     labelled: bool
@@ -180,6 +181,7 @@ class OutputDecoder:
     windows: bool = False
     outputs: tuple[str, ...] = ("logits",)
     further: tuple[str, ...] = ()
+    reads: str = "text"
 
     def decode(
         self, labels: Sequence[str], logits: Logits, told: Sequence[Sequence[ReadText]]
@@ -329,5 +331,6 @@ DECODERS: dict[str, OutputDecoder] = {
     "question-answering": OutputDecoder(
         True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS
     ),
+    "image-classification": OutputDecoder(True, _one_label, _same_class, reads="images"),
 }
 """Type of a task, as its configuration spells it -> decoder."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from maskpack.runtime.graph import (
 )
 from maskpack.runtime.outputs import Answered
 from maskpack.runtime.providers import Provider, find_providers
+from maskpack.runtime.readers import READERS, Readable
 from maskpack.runtime.task import (
     AGAIN,
     FEEDS_SUFFIX,
@@ -38,7 +39,6 @@ from maskpack.runtime.task import (
     choose_task,
     find_tasks,
 )
-from maskpack.runtime.tokens import Text, TextReader, Tokens, load_tokenizer
 from maskpack.runtime.trunk import OnTrunk
 
 _LOG = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Session:
         self._wanted = find_providers(providers)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._graphs: WeakValueDictionary[Any, Any] = WeakValueDictionary()
-        self._tokenizers: dict[tuple[Path, int, bool, bool], Any] = {}
+        self._read: dict[Hashable, Any] = {}
         self._noted: set[str] = set()
         self._made = partial(Session, folder, threads=threads, keep=keep, providers=providers)
 
@@ -100,7 +100,7 @@ class Session:
         return tuple(self._load(self._name(task)).graph.get_providers())
 
     def predict(
-        self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
+        self, texts: Sequence[Readable], *, task: str | None = None, batch_size: int = 32
     ) -> list[Answered]:
         """What a task says of each text, in their order.
 
@@ -108,27 +108,27 @@ class Session:
         answer a little: activations have one scale together. A batch of one depends on nothing.
 
         Args:
-            texts: texts, or pairs of texts.
+            texts: texts, or pairs of texts; of a task of images paths, bytes of files, images of Pillow or arrays uint8 `(h, w, 3)`.
             task: which; needed where there are several.
             batch_size: texts a run.
 
         Raises:
             ConfigError: no such task, or none named of several; a row of too few or too many texts.
-            DataError: a row is no text.
+            DataError: a row is no text, or no image.
             ExportError: the graph or the tokenizer cannot be loaded, or the graph fails.
         """
         found = self.predict_each(texts, task=task, batch_size=batch_size)
         return [_sound(number, one) for number, one in enumerate(found, start=1)]
 
     def predict_each(
-        self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
+        self, texts: Sequence[Readable], *, task: str | None = None, batch_size: int = 32
     ) -> list[Answered | MaskpackError]:
         """As `predict`, but a text that cannot be answered gets its error, and the others their answers."""
         loaded = self._load(self._name(task))
         return [one for (one,) in answer_each([loaded], texts, _checked(batch_size))]
 
     def predict_all(
-        self, texts: Sequence[Text], *, tasks: Sequence[str] | None = None, batch_size: int = 32
+        self, texts: Sequence[Readable], *, tasks: Sequence[str] | None = None, batch_size: int = 32
     ) -> list[dict[str, Answered]]:
         """What each task says of each text: name of a task -> its answer, for each text in their order.
 
@@ -153,7 +153,7 @@ class Session:
         ]
 
     def predict_all_each(
-        self, texts: Sequence[Text], *, tasks: Sequence[str] | None = None, batch_size: int = 32
+        self, texts: Sequence[Readable], *, tasks: Sequence[str] | None = None, batch_size: int = 32
     ) -> list[dict[str, Answered | MaskpackError]]:
         """As `predict_all`, but a task that cannot answer a text gives its error, and the others their answers."""
         names = self.tasks if tasks is None else tuple(tasks)
@@ -172,7 +172,7 @@ class Session:
         return [{name: answers[name] for name in names} for answers in found]
 
     def logits(
-        self, texts: Sequence[Text], *, task: str | None = None, batch_size: int = 32
+        self, texts: Sequence[Readable], *, task: str | None = None, batch_size: int = 32
     ) -> NDArray[np.float32]:
         """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
 
@@ -205,7 +205,7 @@ class Session:
             raise ConfigError(f"`{config.name}` is a {config.kind} and gives no vectors")
         return logits_of(self._load(config.name), texts, _checked(batch_size), second=second)
 
-    def read(self, texts: Sequence[Text], *, task: str | None = None) -> list[Tokens]:
+    def read(self, texts: Sequence[Readable], *, task: str | None = None) -> list[Any]:
         """The texts as a task's graph reads them, or the windows that they are cut into; the rest as of `predict`."""
         return self._load(self._name(task)).reader.encode(texts)
 
@@ -228,7 +228,8 @@ class Session:
         if not held:
             place = self._places[task]
             config = place.read_config()
-            before, reader = usage_now(), self._reader(place.tokenizer, config)
+            before = usage_now()
+            reader = READERS[config.decoder.reads](place, config, self._read)
             if self._chosen is None:
                 self._chosen = suitable_threads(self._threads, before)
             graph = self._graph(place, config)
@@ -248,14 +249,6 @@ class Session:
         )
         self._graphs[same] = graph.trunk if isinstance(graph, OnTrunk) else graph
         return graph
-
-    def _reader(self, path: Path, config: TaskConfig) -> TextReader:
-        """The reader of a task's texts; tasks whose texts are cut alike share a tokenizer."""
-        longest = 0 if config.decoder.windows else config.max_length  # 0: rows are read whole
-        how = (path, longest, config.truncation_left, config.split_special_tokens)
-        if how not in self._tokenizers:
-            self._tokenizers[how] = load_tokenizer(path)
-        return TextReader.of(self._tokenizers[how], config)
 
 
 def load_graph(

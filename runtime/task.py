@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskpack.formats.errors import ConfigError, ExportError, Hint
+from maskpack.runtime.images import PROCESSOR
 from maskpack.runtime.outputs import DECODERS, OutputDecoder
 
 GRAPH = "model.onnx"
@@ -280,6 +281,11 @@ class TaskFiles:
         """File beside the graph that holds weights, if the task has one: shared by tasks, or of a large graph."""
         own = self.graph.with_name(GRAPH_DATA)
         return own if self.graph.name == GRAPH and own.is_file() else self.graph.with_name(WEIGHTS)
+
+    @property
+    def processor(self) -> Path:
+        """What says how images are read, of a task that reads them: beside where a tokenizer would lie."""
+        return self.tokenizer.with_name(PROCESSOR)
 
     def read_config(self) -> TaskConfig:
         """The configuration.

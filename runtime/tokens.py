@@ -7,7 +7,7 @@ saved with are of another program and do not count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from maskpack.formats.errors import (
     first_line,
     no_panic,
 )
+from maskpack.runtime.outputs import ReadText
 from maskpack.runtime.task import AGAIN, TaskConfig
 from maskpack.runtime.windows import Window, cut_windows
 from maskpack.runtime.words import Words, words_of
@@ -114,6 +115,26 @@ class TextReader:
             self._tokens(row, next(read)) if bad is None else bad
             for row, bad in zip(rows, problems, strict=True)
         ]
+
+    @property
+    def way(self) -> tuple[Hashable, ...]:
+        """The tokenizer, and what else decides which tokens a row becomes and how it is padded."""
+        config = self.config
+        return (
+            *(id(self.tokenizer), config.max_length, config.texts),
+            *(config.prefixes, config.pad, config.pad_left, config.stride),
+            config.decoder.per_token,
+        )
+
+    def batch(self, rows: Sequence[Tokens]) -> dict[str, NDArray[np.int64]]:
+        """Rows as one padded batch."""
+        return batch_of(rows, pad=self.config.pad[0], left=self.config.pad_left)
+
+    def told(self, row: Text, read: Tokens) -> ReadText:
+        """What a decoder may know of a row."""
+        if read.window is not None:
+            return ReadText(row[1], None, read.window, self.config.no_answer)
+        return ReadText(row if isinstance(row, str) else row[0], read.words)
 
     def _of_second(self) -> TaskConfig:
         return replace(self.config, prefixes=(self.config.prefixes[1], ""))

@@ -12,34 +12,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskpack.formats import ConfigError
-from maskpack.models.families import family_of, token_kinds
+from maskpack.formats import MaskpackError, ModelError
+from maskpack.formats.errors import Hint
+from maskpack.models.families import family_of, longest_input, token_kinds
 from maskpack.models.placement import to_numpy, to_tensors
 from maskpack.models.processes import ALONE, Processes
 from maskpack.runtime.tags import IGNORED
+from maskpack.tasks.encoded import Encoded, Feeds, joined, joined_labels, known_labels
 from maskpack.tasks.token_rows import TokenRows, chained
-from maskpack.tasks.windows import context_numbers, counted_tokens, has_windows, row_numbers
+from maskpack.tasks.windows import counted_tokens, has_windows, row_numbers
 
-Feeds = dict[str, NDArray[np.int64]]
-"""Input name -> int64 `(b, s)`."""
+__all__ = [
+    "EVAL_BATCH",
+    "Batches",
+    "Encoded",
+    "EncodedGroups",
+    "EncodedTokens",
+    "Feeds",
+    "Predict",
+    "evaluation_batches",
+    "joined",
+    "known_labels",
+    "predict_all",
+    "torch_predict",
+    "training_batches",
+]
 
 Predict = Callable[[Feeds], NDArray[np.float32]]
 """Feeds of one batch to logits `(b, c)`, or `(b, s, c)`."""
 
 EVAL_BATCH = 32
 
-_HOLD_OUT_SEED = 11
 _WINDOW = 50  # batches that are sorted by length together
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedTokens(Encoded):
     """A split as token ids.
 
     Attributes:
@@ -84,48 +98,46 @@ class Encoded:
         """Number of the split's row that the tokens at a place of `ids` are of."""
         return int(row_numbers(self.labels)[place]) if has_windows(self.labels) else place
 
-    def take(self, rows: NDArray[np.intp]) -> Encoded:
+    def take(self, rows: NDArray[np.intp]) -> Self:
         """Some of the rows, in the order given."""
         types = None if self.types is None else self.types.take(rows)
         ids = self.ids.take(rows)
         labelled = None if self.labelled is None else self.labelled[rows]
         return replace(self, ids=ids, types=types, labels=self.labels[rows], labelled=labelled)
 
-    def with_labels(self) -> Encoded:
-        """The rows whose label counts."""
-        return self if self.labelled is None else self.take(np.flatnonzero(self.labelled))
-
-    def without_labels(self) -> Encoded:
-        """The same rows, of none of which the label counts."""
-        return replace(self, labelled=np.zeros(len(self), dtype=np.bool_))
-
-    def hold_out(
-        self, *, if_asked: bool, option: str = "`patience`"
-    ) -> tuple[Encoded, Encoded | None]:
-        """All but a tenth of the rows, and that tenth if it is wanted: the same for every seed.
-
-        Args:
-            if_asked: whether it is wanted.
-            option: that wants it, for the error.
-
-        Raises:
-            ConfigError: there is one row only.
-        """
-        if not if_asked:
-            return self, None
-        order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(self))
-        cut = max(1, len(self) // 10)
-        if has_windows(self.labels):
-            order, cut = _whole_contexts(context_numbers(self.labels), order, cut)
-        if cut == len(self):
-            raise ConfigError(f"{option} wants 2 training rows or more")
-        return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
-
-    def read_by(self, config: Mapping[str, Any]) -> Encoded:
+    def read_by(self, config: Mapping[str, Any]) -> Self:
         """The same rows for the model of a configuration: with its padding, without token types that it does not read."""
         types = self.types if token_kinds(config) else None
         left = family_of(config["model_type"]).pad_left and not self.per_token
         return replace(self, types=types, pad_left=left)
+
+    def refusal(self, name: str, config: Mapping[str, Any]) -> MaskpackError | None:
+        """Of a model with fewer embeddings, positions or kinds of tokens."""
+        highest, size = self.ids.largest(), config["vocab_size"]
+        if highest >= size:
+            return ModelError(
+                f"{name} has {size} tokens, the data holds token {highest}",
+                "teacher and backbone must share a tokenizer",
+            )
+        longest = longest_input(config)
+        if self.widest > longest:
+            return ModelError(
+                f"{name} reads {longest} tokens, a row has {self.widest}",
+                Hint("give a `max_length` of {longest}", longest=longest),
+            )
+        kinds = 1 + (0 if self.types is None else self.types.largest())
+        if 0 < token_kinds(config) < kinds:
+            return ModelError(f"{name} cannot tell the two texts of a pair apart")
+        return None
+
+    def followed_by(self, others: Sequence[EncodedTokens]) -> Self:
+        """The rows and, behind them, those of others; all are of one tokenizer."""
+        parts: tuple[EncodedTokens, ...] = (self, *others)
+        types = None
+        if self.types is not None:
+            types = chained([part.types for part in parts if part.types is not None])
+        ids = chained([part.ids for part in parts])
+        return replace(self, ids=ids, types=types, **joined_labels(parts))
 
     def of_longest(
         self, logits: NDArray[np.float32], rows: NDArray[np.intp]
@@ -166,7 +178,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedGroups(Encoded):
+class EncodedGroups(EncodedTokens):
     """Rows of several texts, each of which a model reads by itself: the tokens of all texts stand one after the other.
 
     Attributes:
@@ -187,7 +199,7 @@ class EncodedGroups(Encoded):
         """Number of the split's row that the text at a place of `ids` is of."""
         return place // self.size
 
-    def take(self, rows: NDArray[np.intp]) -> EncodedGroups:
+    def take(self, rows: NDArray[np.intp]) -> Self:
         """Some of the rows, in the order given."""
         texts = self._texts(rows)
         types = None if self.types is None else self.types.take(texts)
@@ -207,46 +219,6 @@ class EncodedGroups(Encoded):
 
     def _texts(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         return np.asarray((rows[:, None] * self.size + np.arange(self.size)).reshape(-1))
-
-
-def _whole_contexts(
-    numbers: NDArray[np.intp], order: NDArray[np.intp], cut: int
-) -> tuple[NDArray[np.intp], int]:
-    """An order of windows in which those of one context stand together, and how many of its first ones are held out.
-
-    Args:
-        numbers: of the context of each window.
-        order: of the windows, which says whose context comes first.
-        cut: how many are wanted; of one context alone these, as of other rows.
-    """
-    first = np.full(numbers.max() + 1, len(order))
-    np.minimum.at(first, numbers[order], np.arange(len(order)))
-    together = order[np.argsort(first[numbers[order]], kind="stable")]
-    whole = int((first[numbers] <= first[numbers[together[cut - 1]]]).sum())
-    return (order, cut) if whole == len(order) else (together, whole)
-
-
-def known_labels(labels: NDArray[Any], labelled: NDArray[np.bool_] | None) -> NDArray[Any]:
-    """Those labels that count; all of them where none does, as those of a teacher's answers."""
-    return labels if labelled is None or not labelled.any() else labels[labelled]
-
-
-def joined(parts: Sequence[Encoded]) -> Encoded:
-    """The rows of all parts, one part after the other; all are of one tokenizer."""
-    types = labelled = None
-    if parts[0].types is not None:
-        types = chained([part.types for part in parts if part.types is not None])
-    if any(part.labelled is not None for part in parts):
-        all_of = (np.ones(len(part), dtype=np.bool_) for part in parts)
-        counts = zip(parts, all_of, strict=True)
-        labelled = np.concatenate([own if p.labelled is None else p.labelled for p, own in counts])
-    return replace(
-        parts[0],
-        ids=chained([part.ids for part in parts]),
-        types=types,
-        labels=np.concatenate([part.labels for part in parts]),
-        labelled=labelled,
-    )
 
 
 @dataclass(frozen=True, eq=False)

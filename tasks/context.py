@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from maskpack.models.families import Family, check_length, family_of
 from maskpack.models.load import Pretrained
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.pooling import POOLER
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, EncodedTokens
 from maskpack.tasks.data.splits import Split, TaskData
 from maskpack.tasks.data_warnings import (
     DataWarning,
@@ -68,12 +68,15 @@ class ModelContext:
     def of_pretrained(cls, pretrained: Pretrained) -> ModelContext:
         """The context of a model in memory, whose tokenizer is loaded already."""
         context = cls.of_files(pretrained.files)
+        if pretrained.tokenizer is None:
+            return context
         kinds = context.family.token_kinds(context.config)
         context.made["text"] = TextPreprocessor(pretrained.tokenizer, kinds > 0)
         return context
 
-    def preprocessor(self, name: str = "text") -> Preprocessor:
-        """A preprocessor by its name in `PREPROCESSORS`."""
+    def preprocessor(self, name: str | None = None) -> Preprocessor:
+        """A preprocessor by its name in `PREPROCESSORS`; None: the usual one of what the encoder reads."""
+        name = name or self.family.reads
         if name not in self.made:
             self.made[name] = PREPROCESSORS[name](self.files, self.family, self.config)
         return self.made[name]
@@ -97,7 +100,7 @@ class ModelContext:
 def preprocess_splits(
     context: ModelContext, data: TaskData, note: str | None, max_length: int
 ) -> tuple[Encoded, Encoded]:
-    """Both splits as tokens; warnings about the data go to the log.
+    """Both splits as the model reads them; warnings about the data go to the log.
 
     Args:
         context: of the model.
@@ -107,31 +110,56 @@ def preprocess_splits(
 
     Raises:
         ConfigError: texts may have more tokens than the model has positions for.
-        DataError: a row holds a token for which the model has no embedding.
+        DataError: a row holds a token for which the model has no embedding, or is no image.
     """
+    name = data.task.type.preprocessor
+    if context.preprocessor(name).cuts:
+        return _as_tokens(context, data, note, max_length)
+    train, dev = (context.encode(name, each, max_length, ()) for each in (data.train, data.dev))
+    _warn(data, note)
+    return train, dev
+
+
+def _as_tokens(
+    context: ModelContext, data: TaskData, note: str | None, max_length: int
+) -> tuple[EncodedTokens, EncodedTokens]:
+    """The same of texts, with warnings about tokens; arguments as of `preprocess_splits`."""
     check_length(max_length, context.longest)
-    prefixes, name = data.task.prefixes or (), data.task.type.preprocessor
-    texts = [split.prefixed(prefixes) for split in (data.train, data.dev)]
+    texts = [split.prefixed(data.task.prefixes or ()) for split in (data.train, data.dev)]
     with announced(_LOG, f"cutting {len(data.train) + len(data.dev):,} rows to tokens"):
-        train, dev = (context.encode(name, split, max_length, prefixes) for split in texts)
+        train, dev = (_tokens(context, data, split, max_length) for split in texts)
     for what, split, encoded in zip(("training", "evaluation"), texts, (train, dev), strict=True):
         _check_ids(encoded, split, int(context.config["vocab_size"]), what)
     _check_shipped(context, data.task, max_length)
-    with announced(_LOG, "looking for what may be wrong with the rows"):
-        log_warnings(find_warnings(data))
+    splits: tuple[tuple[Split, EncodedTokens], ...] = ((texts[0], train), (texts[1], dev))
     if data.task.type.decoder.windows:
-        log_warnings(window_warnings(((texts[0], train), (texts[1], dev)), max_length))
-    if note is not None:
-        log_warnings([DataWarning(note, serious=False)])
-    if data.task.type.decoder.windows:
+        _warn(data, note, window_warnings(splits, max_length))
         return train, dev  # nothing was cut off
+    _warn(data, note)
     if data.task.type.grouped:
-        texts = [replace(each, texts=grouped_texts(each)) for each in texts]
-    splits, lengths = ((texts[0], train), (texts[1], dev)), context.preprocessor(name).full_lengths
+        splits = tuple((replace(one, texts=grouped_texts(one)), own) for one, own in splits)
+    lengths = context.preprocessor(data.task.type.preprocessor).full_lengths
     with announced(_LOG, "counting the tokens that were cut"):
         warnings = length_warnings(lengths, splits, max_length=max_length, longest=context.longest)
     log_warnings(warnings)
     return train, dev
+
+
+def _tokens(context: ModelContext, data: TaskData, split: Split, max_length: int) -> EncodedTokens:
+    """A split as tokens."""
+    name = data.task.type.preprocessor
+    found = context.encode(name, split, max_length, data.task.prefixes or ())
+    assert isinstance(found, EncodedTokens)
+    return found
+
+
+def _warn(data: TaskData, note: str | None, more: Iterable[DataWarning] = ()) -> None:
+    """Log what may be wrong with the rows, further warnings, and the note on a head."""
+    with announced(_LOG, "looking for what may be wrong with the rows"):
+        log_warnings(find_warnings(data))
+    log_warnings(more)
+    if note is not None:
+        log_warnings([DataWarning(note, serious=False)])
 
 
 def _check_shipped(context: ModelContext, task: Task, max_length: int) -> None:
@@ -144,7 +172,7 @@ def _check_shipped(context: ModelContext, task: Task, max_length: int) -> None:
         log_warnings([DataWarning(f"{found}; an export would be refused", serious=True)])
 
 
-def _check_ids(encoded: Encoded, split: Split, size: int, name: str) -> None:
+def _check_ids(encoded: EncodedTokens, split: Split, size: int, name: str) -> None:
     """Raise DataError if a row holds a token for which the model has no embedding."""
     place = encoded.ids.first_above(size)
     if place is not None:

@@ -293,8 +293,8 @@ def _repeated(data: TaskData) -> Iterator[DataWarning]:
 
 
 def _hashes(split: Split) -> NDArray[np.int64]:
-    """A hash of every row's texts: of millions of rows no two different ones are likely to have the same."""
-    return np.fromiter(map(hash, split.texts), dtype=np.int64, count=len(split))
+    """A hash of what tells every row from others: of millions of rows no two different ones are likely to have the same."""
+    return np.fromiter(map(hash, split.keys), dtype=np.int64, count=len(split))
 
 
 def _torn(hashes: NDArray[np.int64], labels: NDArray[Any]) -> int:

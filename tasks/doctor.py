@@ -20,6 +20,8 @@ import numpy as np
 
 from maskpack.formats import Artifact, MaskpackError, check_artifact, is_artifact, open_artifact
 from maskpack.formats.errors import ArtifactError, ExportError, Hint
+from maskpack.models.families import IMAGES, TEXT
+from maskpack.runtime.images import DATA_URL, PROCESSOR, ImageRule
 from maskpack.runtime.task import TOKENIZER, TaskConfig, find_tasks
 from maskpack.tasks.types import type_of
 
@@ -28,6 +30,9 @@ PACKAGES = (
     *("torch", "transformers", "accelerate"),
 )
 PROBE = "The parcel that I ordered two weeks ago has not arrived."
+_ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+_PROBES = {TEXT: PROBE, IMAGES: f"{DATA_URL}png;base64,{_ONE_PIXEL}"}
+"""What encoders read -> a row of it."""
 """Text that every task is asked."""
 
 _LITTLE = 1 << 28  # bytes of disk, under which a next command may well fail
@@ -195,6 +200,9 @@ def _sound(path: Path) -> str:
 def _cut(artifact: Artifact) -> str:
     from tokenizers import Tokenizer  # noqa: PLC0415 - the installation may lack it
 
+    if PROCESSOR in artifact.manifest.files:
+        height, width = ImageRule.of_json(artifact.file(PROCESSOR)).size
+        return f"images of {height} x {width} pixels"
     if TOKENIZER not in artifact.manifest.files:
         raise ArtifactError(
             f"there is no `{TOKENIZER}` in `{artifact.path}`", "make the artifact again"
@@ -210,13 +218,13 @@ def _restored(artifact: Artifact, name: str) -> str:
     from maskpack.tasks.evaluation.evaluate import encode_for, texts_of  # noqa: PLC0415
 
     entry = artifact.entry(name)
-    row = (PROBE,) * (texts_of(entry) or 1)
+    row = (_PROBES[type_of(entry).reads],) * (texts_of(entry) or 1)
     split = Split((row,), type_of(entry).blank(np.zeros(1, dtype=np.int64), 1))
     encoded = encode_for(ModelContext.of_artifact(artifact), entry, split)
     model = restore_task(artifact, name, for_answers=True)
     logits = predict_all(torch_predict(model), encoded)
     if not np.isfinite(logits).all():
-        raise ArtifactError("the torch model gives no finite number for a text", "learn it again")
+        raise ArtifactError("the torch model gives no finite number for a row", "learn it again")
     return f"{type_of(entry).name} of {entry.outputs} outputs, answers in torch"
 
 
@@ -238,9 +246,10 @@ def _of_export(path: Path) -> Iterator[Check]:
 def _answered(path: Path, config: TaskConfig) -> str:
     from maskpack.runtime import Session  # noqa: PLC0415 - the installation may lack it
 
-    text = (PROBE, PROBE) if config.texts == 2 else PROBE
+    probe = _PROBES[config.decoder.reads]
+    text = (probe, probe) if config.texts == 2 else probe
     session = Session(path)
     if not np.isfinite(session.logits([text], task=config.name)).all():
-        raise ExportError("the graph gives no finite number for a text", "export the task again")
+        raise ExportError("the graph gives no finite number for a row", "export the task again")
     (answer,) = session.predict([text], task=config.name, batch_size=1)
     return f"{config.kind}, files belong together, answers `{answer.cell}`"

@@ -15,6 +15,7 @@ class Kind(StrEnum):
     RETRIEVAL = "retrieval"
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
     QUESTION_ANSWERING = "question-answering"
+    IMAGE_CLASSIFICATION = "image-classification"
 
 
 class Unlabelled(StrEnum):

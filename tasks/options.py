@@ -20,6 +20,15 @@ class Type(StrEnum):
     TOKENS = "token-classification"
     VECTORS = "sentence-similarity"
     QUESTIONS = "question-answering"
+    IMAGES = "image-classification"
+
+
+_OWN_KINDS = {
+    Type.TOKENS: Kind.TOKEN_CLASSIFICATION,
+    Type.QUESTIONS: Kind.QUESTION_ANSWERING,
+    Type.IMAGES: Kind.IMAGE_CLASSIFICATION,
+}
+"""Types whose name alone says what the head predicts."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,9 @@ class TaskOptions(Options):
     type: Annotated[
         Type | None,
         Opt(
-            "What is answered of data of your own: a label or a number of each text, the entities in it, a question on it, or a vector.",
+            "What is answered of data of your own: a label or a number of each text, the entities in it, a question on it, a vector, or a label of an image.",
             default="token-classification for words with tags in lines, question-answering for columns question, "
-            "context and answers, else text-classification",
+            "context and answers, image-classification for folders of images or a column image, else text-classification",
         ),
     ] = None
 
@@ -99,10 +108,8 @@ class TaskOptions(Options):
             return Kind.SIMILARITY if self.regression else Kind.RETRIEVAL
         if self.regression:
             return Kind.REGRESSION
-        if self.type is Type.TOKENS:
-            return Kind.TOKEN_CLASSIFICATION
-        if self.type is Type.QUESTIONS:
-            return Kind.QUESTION_ANSWERING
+        if self.type in _OWN_KINDS:
+            return _OWN_KINDS[self.type]
         several = self.multi_label or self.label_separator is not None
         if several:
             return Kind.MULTI_LABEL

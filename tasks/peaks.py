@@ -1,7 +1,7 @@
 """Peaks of the activations of an encoder, from which the divisors of its outlier channels follow.
 
-Peaks are a property of the pretrained model more than of the text. They are measured on the sample
-sentences that ship with the package, with the encoder's own tokenizer. No label is read.
+Peaks are a property of the pretrained model more than of what it reads. They are measured on the samples of a preprocessor: sentences
+that ship with the package, with the encoder's own tokenizer, or images that are made up. No label is read.
 """
 
 from __future__ import annotations
@@ -20,13 +20,7 @@ from maskpack.models.build import base_of, used_by
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.placement import to_numpy
 from maskpack.tasks.batches import predict_all, torch_predict
-from maskpack.tasks.data.splits import Split, load_data
 from maskpack.tasks.preprocess import Preprocessor
-from maskpack.tasks.task import TASKS
-
-_SAMPLES = ("reviews", "tickets")
-_ROWS = 64  # of each sample task
-_LENGTH = 64  # tokens that a sample sentence is cut to
 
 
 def measure_divisors(backbone: Backbone, config: Any, preprocessor: Preprocessor) -> Divisors:
@@ -50,9 +44,7 @@ def measure_divisors(backbone: Backbone, config: Any, preprocessor: Preprocessor
 def _input_peaks(
     model: Any, names: Iterable[str], preprocessor: Preprocessor
 ) -> dict[str, NDArray[np.float32]]:
-    """Largest magnitude of every input channel of the linears, on the sample sentences."""
-    rows = [row[:1] for task in _SAMPLES for row in load_data(TASKS[task]).dev.texts[:_ROWS]]
-    split = Split(tuple(rows), np.zeros(len(rows), dtype=np.int64))
+    """Largest magnitude of every input channel of the linears, on the samples."""
     peaks: dict[str, Tensor] = {}
 
     def watch(name: str, module: nn.Module) -> Any:
@@ -65,7 +57,7 @@ def _input_peaks(
     base = base_of(model)
     hooks = [watch(name, base.get_submodule(name.removesuffix(".weight"))) for name in names]
     try:
-        predict_all(torch_predict(model), preprocessor.encode(split, max_length=_LENGTH))
+        predict_all(torch_predict(model), preprocessor.samples())
     finally:
         for hook in hooks:
             hook.remove()

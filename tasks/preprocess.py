@@ -1,4 +1,4 @@
-"""Rows to inputs of a model: tokens of texts. One line in `PREPROCESSORS` for each kind of input.
+"""Rows to inputs of a model: tokens of texts, or pixels of images. One line in `PREPROCESSORS` for each kind of input.
 
 A preprocessor is saved and loaded with the artifact. `load_splits` reads a task's rows in the order of the model's
 logits; `preprocess_splits` of `context.py` turns both splits into tokens.
@@ -15,25 +15,30 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats import DataError
+from maskpack.formats import ConfigError, DataError
 from maskpack.formats.errors import Hint, first_line, no_panic
-from maskpack.models.families import Family
+from maskpack.models.families import IMAGES, TEXT, Family
 from maskpack.models.load import tokenizer_of
 from maskpack.models.prompts import find_prompts
 from maskpack.runtime.outputs import ReadText
 from maskpack.runtime.windows import cut_windows
 from maskpack.runtime.words import Words, words_of
-from maskpack.tasks.batches import Encoded, EncodedGroups
+from maskpack.tasks.batches import Encoded, EncodedGroups, EncodedTokens
 from maskpack.tasks.data.cache import OFF, Cache
 from maskpack.tasks.data.splits import Split, TaskData, load_data
+from maskpack.tasks.images import ImagePreprocessor
 from maskpack.tasks.pretrained_head import Finding, find_head
-from maskpack.tasks.task import Task
+from maskpack.tasks.task import TASKS, Task
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types.entities import tags_on_words
 from maskpack.tasks.types.vectors import group_labels, grouped_texts
 from maskpack.tasks.windows import labels_of
 
 _LOG = logging.getLogger(__name__)
+
+_SAMPLES = ("reviews", "tickets")
+_ROWS = 64  # of each sample task
+_LENGTH = 64  # tokens that a sample sentence is cut to
 
 Files = Mapping[str, bytes]
 """Configuration and tokenizer files as an artifact keeps them, name -> bytes."""
@@ -66,8 +71,15 @@ class Preprocessor(Protocol):
     def by_pages(self) -> bool:
         """Whether rows may be read some at a time."""
 
+    @property
+    def cuts(self) -> bool:
+        """Whether rows become tokens, of which a model reads so many and knows so many."""
+
     def encode(self, split: Split, *, max_length: int) -> Encoded:
-        """A split as tokens; rows longer than `max_length` tokens are cut."""
+        """A split as a model reads it; rows of more than `max_length` tokens are cut, where rows are cut."""
+
+    def samples(self) -> Encoded:
+        """Rows of no task, on which the peaks of activations are measured; their labels are not used."""
 
     def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
         """Tokens of each row without the cut."""
@@ -92,6 +104,7 @@ class TextPreprocessor:
     token_types: bool
     keeps_labels: ClassVar[bool] = True
     by_pages: ClassVar[bool] = True
+    cuts: ClassVar[bool] = True
 
     @classmethod
     def of_files(cls, files: Files, family: Family, config: Mapping[str, Any]) -> TextPreprocessor:
@@ -118,7 +131,7 @@ class TextPreprocessor:
         """Whether the text of a special token is read as any other text."""
         return bool(self.tokenizer.split_special_tokens)
 
-    def encode(self, split: Split, *, max_length: int) -> Encoded:
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """Tokenise a split once; texts longer than `max_length` tokens are cut.
 
         A text without tokens, as tokenizers without special tokens make of an empty text, becomes one padding
@@ -136,14 +149,14 @@ class TextPreprocessor:
             return_token_type_ids=self.token_types,
         )
 
-    def _encoded(self, split: Split, tokens: Any) -> Encoded:
+    def _encoded(self, split: Split, tokens: Any) -> EncodedTokens:
         """The same for a model."""
         pad = self.pad[0]
         ids = TokenRows.of(row or [pad] for row in tokens["input_ids"])
         types = None
         if self.token_types:
             types = TokenRows.of(row or [0] for row in tokens["token_type_ids"])
-        return Encoded(ids, types, split.labels, pad, self.pad_left)
+        return EncodedTokens(ids, types, split.labels, pad, self.pad_left)
 
     def full_lengths(self, rows: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
         """Tokens of each row without the cut."""
@@ -174,6 +187,12 @@ class TextPreprocessor:
                 "leave the row out, or give a model whose tokenizer reads every text",
             ) from error
 
+    def samples(self) -> EncodedTokens:
+        """Sentences of the samples that ship with the package."""
+        rows = [row[:1] for task in _SAMPLES for row in load_data(TASKS[task]).dev.texts[:_ROWS]]
+        split = Split(tuple(rows), np.zeros(len(rows), dtype=np.int64))
+        return self.encode(split, max_length=_LENGTH)
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer as transformers loads it."""
         self.tokenizer.save_pretrained(str(folder))
@@ -190,7 +209,7 @@ class WordPreprocessor(TextPreprocessor):
         """False: an output then has one place, however long the batch is."""
         return False
 
-    def encode(self, split: Split, *, max_length: int) -> Encoded:
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """As of any text; a label then is `(tokens)` for each row."""
         tokens = self._cut(split, max_length)
         own = [row[0][split.prefix :] for row in split.texts]
@@ -222,7 +241,7 @@ class GroupPreprocessor(TextPreprocessor):
 
     keeps_labels, by_pages = False, False
 
-    def encode(self, split: Split, *, max_length: int) -> Encoded:
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """The texts of each row as tokens, row after row."""
         rows = grouped_texts(split)
         flat = tuple((text,) for row in rows for text in row)
@@ -251,7 +270,7 @@ class WindowPreprocessor(TextPreprocessor):
         """False: an output then has one place, however long the batch is."""
         return False
 
-    def encode(self, split: Split, *, max_length: int) -> Encoded:
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """The windows of all rows, one row behind the other; labels are those of windows."""
         read, cuts = self._cuts(split, max_length)
         ids, types = [], []
@@ -263,7 +282,7 @@ class WindowPreprocessor(TextPreprocessor):
         windows = [[cut.window for cut in own] for own in cuts]
         labels = labels_of(split.labels, _contexts(split), windows, split.windows)
         kinds = TokenRows.of(types) if self.token_types else None
-        return Encoded(TokenRows.of(ids), kinds, labels, self.pad[0], per_token=True)
+        return EncodedTokens(TokenRows.of(ids), kinds, labels, self.pad[0], per_token=True)
 
     def told(self, split: Split, *, max_length: int) -> list[list[ReadText]]:
         """Contexts, and the windows of each."""
@@ -295,15 +314,17 @@ def _contexts(split: Split) -> list[str]:
 
 
 READERS = ("text", "words", "groups", "windows")
-"""Names of the preprocessors that devices have too: `runtime/tokens.py`."""
+"""Names of the preprocessors of texts that devices have too: `runtime/tokens.py`."""
 
 PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
     "text": TextPreprocessor.of_files,
     "words": WordPreprocessor.of_files,
     "groups": GroupPreprocessor.of_files,
     "windows": WindowPreprocessor.of_files,
+    IMAGES: ImagePreprocessor.of_files,
 }
-"""Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files."""
+"""Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files. What an encoder reads, `Family.reads`,
+is the name of its usual one."""
 
 
 def load_splits(
@@ -336,7 +357,17 @@ def load_splits(
 
 
 def prompted(task: Task, model: str, revision: str | None) -> Task:
-    """The task with the default prompt of a model before its texts, unless it says itself what stands there."""
+    """The task with the default prompt of a model before its texts, unless it says itself what stands there.
+
+    Raises:
+        ConfigError: it says so, and reads no texts.
+    """
+    if task.type.reads != TEXT:
+        if task.prefixes:
+            raise ConfigError(
+                f"`prefix` stands before texts, and a {task.kind} reads none", "leave `prefix` out"
+            )
+        return task.with_prefixes("", None)
     if task.prefixes is not None:
         return task
     prompts = find_prompts(model, revision=revision)

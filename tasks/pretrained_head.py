@@ -137,7 +137,7 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
     """
     config = load_config(resolve(model), revision=revision)
     kind = data.task.type
-    if not is_of_class(config, kind.auto_class):
+    if kind.decoder.vectors or not is_of_class(config, kind.auto_class):
         return Finding()
     if problem := _mismatch(config, data):
         return Finding(None, f"`{model}` is a classifier, but {problem}{FRESH}")

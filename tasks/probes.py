@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from maskpack.models.tokenizer_files import check_kept, shipped_tokenizer
 from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.tokens import Text, TextReader
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import Encoded, EncodedTokens
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.labels import labels_on
 from maskpack.tasks.preprocess import Preprocessor, TextPreprocessor
@@ -173,6 +173,7 @@ def first_difference(
         rule = WindowRule(reader.config.stride, reader.config.no_answer)
         split = Split(tuple(some), unknown, windows=rule)
         wanted = training(split)
+        assert isinstance(wanted, EncodedTokens)
         device = encoded_by(reader, split, types=wanted.types is not None)
         if (found := difference_of(some, device, wanted)) is not None:
             return found
@@ -180,7 +181,7 @@ def first_difference(
 
 
 def difference_of(
-    rows: Sequence[tuple[str, ...]], device: Encoded, training: Encoded
+    rows: Sequence[tuple[str, ...]], device: EncodedTokens, training: EncodedTokens
 ) -> TokenDifference | None:
     """The first difference between two readings of the same rows."""
     windows = has_windows(training.labels)
@@ -211,7 +212,7 @@ def _located(
     return TokenDifference(texts, place, here, there, what)
 
 
-def encoded_by(reader: TextReader, split: Split, *, types: bool) -> Encoded:
+def encoded_by(reader: TextReader, split: Split, *, types: bool) -> EncodedTokens:
     """A split as a device reads it."""
     rows = reader.encode(as_texts(split.texts))
     kinds = TokenRows.of(row.types for row in rows) if types else None
@@ -219,7 +220,9 @@ def encoded_by(reader: TextReader, split: Split, *, types: bool) -> Encoded:
     per_token, labels = config.decoder.per_token, split.labels
     if per_token:
         labels = labels_on(rows, split, config)
-    return Encoded(ids, kinds, labels, config.pad[0], pad_left=config.pad_left, per_token=per_token)
+    return EncodedTokens(
+        ids, kinds, labels, config.pad[0], pad_left=config.pad_left, per_token=per_token
+    )
 
 
 def shipped_difference(

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from maskpack.formats.waiting import Counted
-from maskpack.tasks.batches import Encoded, joined
+from maskpack.tasks.batches import Encoded, EncodedTokens, joined
 from maskpack.tasks.data import stored_rows
 from maskpack.tasks.data.cache import Recipe
 from maskpack.tasks.data.splits import Split
@@ -49,19 +49,25 @@ def encode_split(
     def encode(some: Split) -> Encoded:
         return preprocessor.encode(some, max_length=max_length)
 
+    def tokens(some: Split) -> EncodedTokens:
+        return cast("EncodedTokens", encode(some))  # labels stay only where rows become tokens
+
     rows = split.texts
     if not isinstance(rows, StoredRows) or not preprocessor.keeps_labels:
-        one = len(split) <= stored_rows.PAGE or not preprocessor.by_pages
-        return encode(split) if one else joined([*map(encode, split.pages())])
-    made_by = {"max_length": max_length, **_made_by(preprocessor, files)}
-    of = {"rows": rows.key, "prefixes": list(prefixes), **made_by}
-    table = rows.table.cache.table(_recipe(split, of, encode))
+        if len(split) <= stored_rows.PAGE or not preprocessor.by_pages:
+            return encode(split)
+        return cast("Encoded", joined([*map(encode, split.pages())]))
+    of = {"rows": rows.key, "prefixes": list(prefixes), "max_length": max_length}
+    of |= _made_by(preprocessor, files)
+    table = rows.table.cache.table(_recipe(split, of, tokens))
     ids, types = (_mapped(table, name) for name in (_IDS, _TYPES))
     assert ids is not None
-    return Encoded(ids, types, split.labels, preprocessor.pad[0], preprocessor.pad_left)
+    return EncodedTokens(ids, types, split.labels, preprocessor.pad[0], preprocessor.pad_left)
 
 
-def _recipe(split: Split, of: Mapping[str, Any], encode: Callable[[Split], Encoded]) -> Recipe:
+def _recipe(
+    split: Split, of: Mapping[str, Any], encode: Callable[[Split], EncodedTokens]
+) -> Recipe:
     """How the table of a split's tokens is made, from all that decides what stands in it."""
     what = f"the tokens of {len(split):,} rows"
     return Recipe(
@@ -83,7 +89,7 @@ def _made_by(preprocessor: Preprocessor, files: Mapping[str, bytes]) -> dict[str
     }
 
 
-def _pages(split: Split, encode: Callable[[Split], Encoded], what: str) -> Iterator[Any]:
+def _pages(split: Split, encode: Callable[[Split], EncodedTokens], what: str) -> Iterator[Any]:
     """Tokens as record batches."""
     import pyarrow as pa  # noqa: PLC0415 - an optional extra
 
@@ -116,7 +122,7 @@ def _mapped(table: Any, name: str) -> TokenRows | None:
     )
 
 
-def _size(split: Split, encode: Callable[[Split], Encoded]) -> int:
+def _size(split: Split, encode: Callable[[Split], EncodedTokens]) -> int:
     """Bytes of all tokens, from those of some rows."""
     some = split.take(np.linspace(0, len(split) - 1, min(_SAMPLE, len(split))).astype(np.intp))
     made = encode(replace(some, texts=tuple(some.texts)))

@@ -29,6 +29,7 @@ from maskpack.formats import (
     Artifact,
     ArtifactError,
     Backbone,
+    ConfigError,
     Scheme,
     Source,
     create_artifact,
@@ -202,6 +203,12 @@ def _calibration(
     refined = narrow and config.refine_steps > 0
     if not is_calibrated(scheme) and not refined:
         return None
+    if not context.preprocessor().cuts:
+        kind = context.config["model_type"]
+        raise ConfigError(
+            f"codes of these widths are calibrated on texts, and `{kind}` reads images",
+            "give `bits` 8 or 4, and leave `quantizer` out",
+        )
     return Calibration.of(
         context.preprocessor(),
         calibration_texts(None if config.calibration is None else Path(config.calibration)),

@@ -82,7 +82,7 @@ class KeptStates:
             values[:, start:end] = np.frombuffer(record, dtype=np.float16).reshape(
                 self.layers, -1, self.width
             )
-        moved = torch.from_numpy(values).to(inputs["attention_mask"].device)
+        moved = torch.from_numpy(values).to(next(iter(inputs.values())).device)
         return list(moved.float().unbind(0))
 
 

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from maskpack.formats.target import TargetScale
 from maskpack.models.families import token_kinds
+from maskpack.models.inputs import ATTENTION
 from maskpack.tasks.batches import known_labels
 from maskpack.tasks.types import TaskType
 
@@ -233,14 +234,17 @@ def states_of(outputs: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
 
     Args:
         outputs: of a model, with hidden states.
-        inputs: the batch, with `attention_mask`.
+        inputs: the batch, with `attention_mask` if there may be padding.
 
     Returns:
         float32 `(tokens, i)` for each layer; last the pooler's `(b, i)`, where the model shows it.
     """
-    # once for all layers: a device tells the processor how many there are
-    present = inputs["attention_mask"].flatten().nonzero()[:, 0]
-    states = [state.flatten(0, 1)[present].float() for state in outputs.hidden_states[1:]]
+    states = [state.flatten(0, 1) for state in outputs.hidden_states[1:]]
+    if ATTENTION in inputs:  # patches of images are never padding
+        # once for all layers: a device tells the processor how many there are
+        present = inputs[ATTENTION].flatten().nonzero()[:, 0]
+        states = [state[present] for state in states]
+    states = [state.float() for state in states]
     pooled = getattr(outputs, "pooler_output", None)
     return states if pooled is None else [*states, pooled.float()]
 

@@ -32,7 +32,6 @@ from maskpack.compressor.training.train import (
 from maskpack.formats import ModelError
 from maskpack.formats.errors import Hint
 from maskpack.models.build import scale_outputs
-from maskpack.models.families import longest_input, token_kinds
 from maskpack.models.load import load_classifier, load_finetuned
 from maskpack.models.locate import resolve
 from maskpack.models.padding import set_pad_token
@@ -166,21 +165,8 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
         raise ModelError(
             f"the teacher `{name}` is one of `{problem}`, not of {student.problem_type}"
         )
-    highest = rows.ids.largest()
-    if highest >= config.vocab_size:
-        raise ModelError(
-            f"the teacher `{name}` has {config.vocab_size} tokens, the data holds token {highest}",
-            "teacher and backbone must share a tokenizer",
-        )
-    longest = longest_input(config.to_dict())
-    if rows.widest > longest:
-        raise ModelError(
-            f"the teacher `{name}` reads {longest} tokens, a row has {rows.widest}",
-            Hint("give a `max_length` of {longest}", longest=longest),
-        )
-    kinds = 1 + (0 if rows.types is None else rows.types.largest())
-    if 0 < token_kinds(config.to_dict()) < kinds:
-        raise ModelError(f"the teacher `{name}` cannot tell the two texts of a pair apart")
+    if (refusal := rows.refusal(f"the teacher `{name}`", config.to_dict())) is not None:
+        raise refusal
     own, wanted = (
         [str(each.id2label.get(index)).casefold() for index in range(outputs)]
         for each in (config, student)
@@ -254,7 +240,7 @@ class DenseTeacherRun:
                 outputs=self.student.num_labels,
                 revision=self.revision,
                 auto_class=auto_class,
-                vocabulary=self.student.vocab_size,
+                vocabulary=getattr(self.student, "vocab_size", 0),
                 pooling=actual_pooling(self.student),
                 vectors=gives_vectors(self.student),
             )

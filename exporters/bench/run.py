@@ -45,6 +45,7 @@ from maskpack.formats.errors import Hint
 from maskpack.formats.files import scratch_folder
 from maskpack.formats.processors import threads_now
 from maskpack.formats.writer import write_bytes
+from maskpack.models.families import TEXT
 from maskpack.runtime.graph import external_files
 from maskpack.runtime.providers import find_providers, report_start
 from maskpack.runtime.task import (
@@ -94,6 +95,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     providers = find_providers(request.providers)
     place = pick_task(request.folder, request.task)
     config = place.read_config()
+    _check_texts(config)
     if request.texts is not None:
         read_lines(request.texts)  # an unreadable file should fail now, not after minutes
     load_before = _load_before(request.threads)
@@ -120,6 +122,15 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         tasks=tasks,
         together=together,
     )
+
+
+def _check_texts(config: TaskConfig) -> None:
+    """Raise ExportError if a task reads no texts."""
+    if config.decoder.reads != TEXT:
+        raise ExportError(
+            f"`{config.name}` reads images, and a benchmark times graphs on tokens",
+            "time its graph with `Session(folder).predict(images)`",
+        )
 
 
 def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant, ...]]:

@@ -20,11 +20,11 @@ from maskpack.exporters.graph.external_masks import FoldedMasks
 from maskpack.exporters.graph.masked import masked_graph
 from maskpack.exporters.graph.passes import RewriteContext
 from maskpack.exporters.session import make_session, ort_predict
-from maskpack.exporters.verify import random_feeds
 from maskpack.formats import Backbone, ModelError, QuantTensor
 from maskpack.models.build import base_of, build_classifier, fresh_classifier
 from maskpack.models.failures import failure, first_line
 from maskpack.models.families import family_of
+from maskpack.models.inputs import inputs_of
 from maskpack.models.linears import linearize
 from maskpack.tasks.batches import torch_predict
 from maskpack.tasks.context import described
@@ -78,8 +78,10 @@ def find_problem(config: Mapping[str, Any]) -> str | None:
 
 @cache
 def _problem(config: str) -> str | None:
-    described_by = described(config.encode(), TASK_TYPES["classification"], ("a", "b"))
-    family = family_of(described_by.model_type)
+    family = family_of(json.loads(config)["model_type"])
+    auto_class = inputs_of(family).auto_class
+    kind = next(one for one in TASK_TYPES.values() if one.auto_class == auto_class)
+    described_by = described(config.encode(), kind, ("a", "b"))
     backbone = random_backbone(described_by)
     try:
         model = build_classifier(backbone, described_by, seed=0, attention="eager").eval()
@@ -92,8 +94,9 @@ def _problem(config: str) -> str | None:
         found = ort_predict(make_session(serialize(graph)))
         # as it is learned and evaluated: fused attention may leave out what a setting asks for
         wanted = torch_predict(build_classifier(backbone, described_by, seed=0).eval())
-        for shape in _SHAPES:
-            feeds = random_feeds(described_by, family, *shape[:2], padded=shape[2])
+        reading, settings = inputs_of(family), described_by.to_dict()
+        for shape in reading.shapes(family, settings, _SHAPES):
+            feeds = reading.random(family, settings, shape)
             difference = float(np.abs(found(feeds) - wanted(feeds)).max())
             if not difference <= _LARGEST:
                 return f"logits of its graph differ from torch's by {difference:.3g}"

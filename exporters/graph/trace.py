@@ -13,7 +13,7 @@ import gc
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
 from maskpack.models.families import Family
+from maskpack.models.inputs import ATTENTION, inputs_of
 from maskpack.models.pooling import gives_vectors
 from maskpack.models.spans import OUTPUTS
 
@@ -39,8 +40,7 @@ _graphs: dict[str, bytes] = {}  # what `_kind_of` says -> a graph without values
 
 def input_names(family: Family, config: Mapping[str, Any]) -> list[str]:
     """Names of a graph's inputs, in order, from a configuration as a mapping."""
-    names = ["input_ids", "attention_mask"]
-    return [*names, "token_type_ids"] if family.token_kinds(config) else names
+    return list(inputs_of(family).axes(family, config))
 
 
 def output_names(model: Any) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class _Logits(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         feeds = dict(zip(self.names, inputs, strict=True))
         if self.float_mask:
-            feeds["attention_mask"] = feeds["attention_mask"].to(torch.float32)
+            feeds[ATTENTION] = feeds[ATTENTION].to(torch.float32)
         found = self.model(**feeds, **({"output_hidden_states": True} if self.states else {}))
         own = tuple(getattr(found, name) for name in self.outputs)
         if not self.states:
@@ -83,7 +83,7 @@ def state_name(layers: int) -> str:
 
 
 def trace(model: Any, family: Family, *, states: bool = False) -> ir.Model:
-    """Trace a classifier with dynamic batch and sequence axes.
+    """Trace a classifier with dynamic batch axis, and of texts a dynamic sequence axis.
 
     Args:
         model: in evaluation mode, float32, with `eager` attention (plain MatMul and Softmax).
@@ -127,12 +127,18 @@ def _kind_of(model: Any) -> str:
 
 
 def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
-    names = input_names(family, model.config.to_dict())
-    # Batch and length of two and more: with one, the tracer would make the axis constant.
-    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 1, 1]])
-    attention = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    example = (ids, attention, torch.zeros_like(ids))[: len(names)]
-    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    config, reading = model.config.to_dict(), inputs_of(family)
+    axes = reading.axes(family, config)
+    names = list(axes)
+    example = tuple(torch.from_numpy(each) for each in reading.example(family, config))
+    varying = tuple(
+        {
+            place: torch.export.Dim.DYNAMIC
+            for place, axis in enumerate(each)
+            if isinstance(axis, str)
+        }
+        for each in axes.values()
+    )
     wrapper = _Logits(model, names, float_mask=family.float_mask, states=states).eval()
     layers = model.config.num_hidden_layers if states else 0
     try:
@@ -146,21 +152,26 @@ def _trace(model: Any, family: Family, *, states: bool) -> ir.Model:
                 opset_version=OPSET,
                 input_names=names,
                 output_names=[*wrapper.outputs, *(state_name(n) for n in range(1, layers + 1))],
-                dynamic_shapes={"inputs": tuple(axes for _ in names)},
+                dynamic_shapes={"inputs": varying},
             )
     except (RuntimeError, TypeError, ValueError, torch.onnx.OnnxExporterError) as error:
         raise ExportError(
             f"torch cannot trace `{model.config.model_type}`: {_cause(error)}"
         ) from error
     assert program is not None
-    return _tidy(program.model, names, wrapper.outputs)
+    return _tidy(program.model, axes, wrapper.outputs)
 
 
-def _tidy(model: ir.Model, names: list[str], own: tuple[str, ...]) -> ir.Model:
+def _tidy(
+    model: ir.Model, inputs: Mapping[str, Sequence[str | int]], own: tuple[str, ...]
+) -> ir.Model:
     """Name the axes, remove metadata with local paths, and set the IR version."""
-    for value in [*model.graph.inputs, *model.graph.outputs[: len(own)]]:
+    for value, axes in zip(model.graph.inputs, inputs.values(), strict=True):
+        value.shape = ir.Shape(axes)
+        value.metadata_props.clear()
+    for value in model.graph.outputs[: len(own)]:
         _name_axes(value)
-    assert [value.name for value in model.graph.inputs] == names
+    assert [value.name for value in model.graph.inputs] == list(inputs)
     for step in (
         common.ClearMetadataAndDocStringPass(),
         common.IdentityEliminationPass(),
@@ -183,7 +194,7 @@ def _tidy(model: ir.Model, names: list[str], own: tuple[str, ...]) -> ir.Model:
 
 
 def _name_axes(value: ir.Value) -> None:
-    """Name the axes of an input or output, and remove metadata."""
+    """Name the axes of an output, and remove metadata."""
     assert value.shape is not None
     width = value.shape[-1]
     each_token = ("sequence",) if len(value.shape) == 3 else ()

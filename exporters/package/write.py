@@ -31,6 +31,7 @@ from maskpack.formats.codec import file_sha256
 from maskpack.formats.files import name_problem, scratch_folder
 from maskpack.formats.waiting import announced
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
+from maskpack.models.families import TEXT
 from maskpack.runtime.graph import open_graph
 from maskpack.runtime.tokens import load_tokenizer
 from maskpack.runtime.trunk import OnTrunk
@@ -54,6 +55,11 @@ def check_graph(session: Any, source: Source, target: Target) -> None:
     if source.config.decoder.windows:
         raise ExportError(
             f"`{source.config.name}` answers questions, and packages for {target} cut no texts into windows",
+            "answer with `maskpack.runtime` from the exported folder",
+        )
+    if source.config.decoder.reads != TEXT:
+        raise ExportError(
+            f"`{source.config.name}` reads images, and packages for {target} hold nothing that decodes them",
             "answer with `maskpack.runtime` from the exported folder",
         )
     names = {value.name for value in session.get_inputs()}

@@ -12,6 +12,7 @@ from pathlib import Path
 from maskpack.formats import DataError
 from maskpack.formats.errors import Hint
 from maskpack.formats.files import half_letter
+from maskpack.runtime.images import url_of_bytes
 
 _NO_TEXT = (dict, list, tuple, bytes, bytearray)
 
@@ -37,6 +38,7 @@ class Wanted:
         crowded: whether a row may have more fields than the header, as some of GLUE's have.
         gaps: whether the last column may lack a value; it comes as `NO_LABEL`.
         structured: whether cells may hold lists and objects; they come as JSON.
+        images: whether cells may hold the bytes of an image, as `datasets` keeps them; they come as data URLs.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Wanted:
     crowded: bool = False
     gaps: bool = False
     structured: bool = False
+    images: bool = False
 
     def row(self, values: Mapping[str, object], number: int) -> Row:
         """The wanted cells of one row.
@@ -69,6 +72,8 @@ class Wanted:
         if last and self.gaps and _is_missing(value):
             return NO_LABEL
         try:
+            if self.images and isinstance(value, dict) and (image := _image_of(value)) is not None:
+                return image
             if self.structured and isinstance(value, list | tuple | dict):
                 return _as_json(value)
             return as_text(value, lists=last and self.lists)
@@ -112,6 +117,18 @@ def _as_json(value: object) -> str:
     if half_letter(text):
         raise TypeError("which holds half of a surrogate pair")
     return text
+
+
+def _image_of(value: Mapping[str, object]) -> str | None:
+    """An image as `datasets` keeps it, with its bytes or its path, as the text of a row; None: it holds neither.
+
+    >>> _image_of({"bytes": b"GIF", "path": None}), _image_of({"bytes": None, "path": "a.png"})
+    ('data:image/*;base64,R0lG', 'a.png')
+    """
+    data, path = value.get("bytes"), value.get("path")
+    if isinstance(data, bytes):
+        return url_of_bytes(data)
+    return path if isinstance(path, str) else None
 
 
 def _is_missing(value: object) -> bool:

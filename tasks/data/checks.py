@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +32,13 @@ class CheckedRows:
         texts: one or two a row.
         cells: of the label column, one a row.
         gaps: texts of further rows, which have no label.
+        root: folder that paths of images are relative to; None: texts are no paths.
     """
 
     texts: Sequence[Row]
     cells: Sequence[str]
     gaps: Sequence[Row] = ()
+    root: Path | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -43,11 +46,16 @@ class CheckedRows:
     def take(self, places: NDArray[np.intp], *, gaps: bool) -> CheckedRows:
         """Some of the rows, in the order given, with those that have no label or without them."""
         kept = self.gaps if gaps else ()
-        return CheckedRows(taken(self.texts, places), taken(self.cells, places), kept)
+        return CheckedRows(taken(self.texts, places), taken(self.cells, places), kept, self.root)
 
 
 def checked_rows(
-    task: Task, rows: Sequence[Row], where: str, *, learned: bool = False
+    task: Task,
+    rows: Sequence[Row],
+    where: str,
+    *,
+    learned: bool = False,
+    root: Path | None = None,
 ) -> CheckedRows:
     """The rows, their labels as the type of the task keeps them, and the texts of rows without a label.
 
@@ -56,6 +64,7 @@ def checked_rows(
         rows: texts and a label each.
         where: they come from, in words.
         learned: whether they are training rows.
+        root: folder that paths of images are relative to; None: texts are no paths.
 
     Raises:
         DataError: a label is missing or of another form, or a column of text is empty.
@@ -68,10 +77,11 @@ def checked_rows(
             )
     texts, cells = first_columns(rows, len(task.texts)), column_of(rows, -1)
     gaps, present = _gaps(task, cells, where, learned=learned), np.arange(len(rows))
-    checked = CheckedRows(texts, cells)
+    checked = CheckedRows(texts, cells, root=root)
     if len(gaps):
         present = np.delete(present, gaps)
-        checked = CheckedRows(taken(texts, present), taken(cells, present), taken(texts, gaps))
+        kept, none = (taken(texts, places) for places in (present, gaps))
+        checked = CheckedRows(kept, taken(cells, present), none, root)
     return checked if task.raw_labels else _with_labels(task, checked, present, where)
 
 

@@ -15,6 +15,7 @@ from maskpack.formats import ConfigError
 from maskpack.formats.errors import Hint
 from maskpack.tasks.data.cells import column_list
 from maskpack.tasks.data.hub import hub_columns, is_hub
+from maskpack.tasks.data.images import IMAGE_COLUMNS, is_image_folder
 from maskpack.tasks.data.splits import TRAIN, find_file
 from maskpack.tasks.data.tables import TAGGED, column_names
 from maskpack.tasks.options import TaskOptions
@@ -26,7 +27,10 @@ _TAGS = ("ner_tags", "tags", "entities", "spans")
 """Plain names of a column of entities."""
 _QUESTIONS = ("question", "context", "answers")
 """Plain names of questions, contexts and answers, as the Hub has them."""
+_IMAGES = ("image", "img", "file_name")
+"""Plain names of a column of images, or of their files."""
 _TEXTS = (
+    *((name,) for name in _IMAGES),
     ("text",),
     ("tokens",),
     ("words",),
@@ -92,6 +96,8 @@ class Said:
         if self.data is not None and is_tagged(self.data):
             return Kind.TOKEN_CLASSIFICATION
         names = tuple(None if name is None else name.strip().casefold() for name in columns)
+        if names[0] in _IMAGES and names[1] is None:
+            return Kind.IMAGE_CLASSIFICATION
         return Kind.QUESTION_ANSWERING if names == _QUESTIONS else None
 
 
@@ -146,6 +152,8 @@ def columns_of(data: Path) -> tuple[str, ...]:
     """
     if is_hub(data):
         return hub_columns(data)
+    if is_image_folder(data):
+        return IMAGE_COLUMNS
     return column_names(find_file(data, TRAIN) if data.is_dir() else data)
 
 
@@ -208,7 +216,7 @@ def _chosen(names: Sequence[str], label: tuple[str, ...]) -> tuple[str, ...] | N
 
 def is_tagged(data: Path) -> bool:
     """Whether data are words with tags in lines."""
-    if is_hub(data) or not data.exists():
+    if is_hub(data) or not data.exists() or is_image_folder(data):
         return False
     file = find_file(data, TRAIN) if data.is_dir() else data
     return Path(file.name.removesuffix(".gz")).suffix.lower() in TAGGED

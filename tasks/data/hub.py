@@ -15,6 +15,7 @@ from typing import Any
 from maskpack.formats import DataError
 from maskpack.formats.extras import needed_for
 from maskpack.formats.waiting import announced
+from maskpack.models.families import IMAGES
 from maskpack.tasks.data.cells import Row, Wanted, check_columns
 from maskpack.tasks.data.tables import named
 from maskpack.tasks.task import EVALUATION, HubData, Task, Unlabelled
@@ -96,7 +97,12 @@ def hub_columns(data: Path) -> tuple[str, ...]:
 
 
 def hub_table(
-    data: Path, columns: Sequence[str], *, lists: bool, structured: bool = False
+    data: Path,
+    columns: Sequence[str],
+    *,
+    lists: bool,
+    structured: bool = False,
+    images: bool = False,
 ) -> list[Row]:
     """These columns of a data set's evaluation split, or of its only one; classes of the last by their names.
 
@@ -105,6 +111,7 @@ def hub_table(
         columns: to read.
         lists: whether the last column may hold a list; it comes as JSON.
         structured: whether cells may hold lists and objects; they come as JSON.
+        images: whether cells may hold the bytes of an image; they come as data URLs.
 
     Raises:
         DataError: `datasets` cannot load it, or a column is missing.
@@ -113,7 +120,7 @@ def hub_table(
     splits = [str(split) for split in loaded]
     dev = next((split for split in EVALUATION if split in splits and split != train), train)
     names = class_names(loaded[dev].features.get(columns[-1]))
-    wanted = Wanted(data, tuple(columns), lists=lists, structured=structured)
+    wanted = Wanted(data, tuple(columns), lists=lists, structured=structured, images=images)
     return _rows(wanted, loaded[dev], names)
 
 
@@ -165,6 +172,7 @@ def _own_split(task: Task, data: Path, rows: Any, names: Sequence[str]) -> list[
         lists=task.type.several,
         gaps=gaps,
         structured=task.type.structured,
+        images=task.type.reads == IMAGES,
     )
     return _rows(wanted, rows, names)
 
@@ -173,6 +181,8 @@ def _rows(wanted: Wanted, rows: Any, names: Sequence[str]) -> list[Row]:
     """The wanted columns of a split; numbers of the last one are those of `names`, if there are any."""
     columns = wanted.columns
     check_columns(wanted, list(rows.column_names))
+    if wanted.images:
+        rows = _undecoded(rows, columns)
     own = []
     for number, cells in enumerate(zip(*(rows[one] for one in columns), strict=True), start=1):
         row = dict(zip(columns, cells, strict=True))
@@ -180,6 +190,15 @@ def _rows(wanted: Wanted, rows: Any, names: Sequence[str]) -> list[Row]:
             row[columns[-1]] = named(row[columns[-1]], names, gaps=wanted.gaps)
         own.append(wanted.row(row, number))
     return own
+
+
+def _undecoded(rows: Any, columns: Sequence[str]) -> Any:
+    """The rows, of whose images the bytes are given: all of them decoded would not fit into memory."""
+    for column in columns:
+        feature = rows.features.get(column)
+        if type(feature).__name__ == "Image":
+            rows = rows.cast_column(column, type(feature)(decode=False))
+    return rows
 
 
 def _glue_split(task: Task, hub: HubData, rows: Any) -> list[Row]:

@@ -16,11 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import DataError
+from maskpack.models.families import IMAGES
 from maskpack.tasks.data.cache import Cache
 from maskpack.tasks.data.cells import Wanted
 from maskpack.tasks.data.checks import MOST_CELLS, CheckedRows, checked_rows
 from maskpack.tasks.data.held_out import HeldOut, groups_of, held_out_places, whole_groups
 from maskpack.tasks.data.hub import Rows, glue_rows, hub_rows, is_hub
+from maskpack.tasks.data.images import (
+    check_files,
+    digests,
+    image_rows,
+    image_splits,
+    is_image_folder,
+    path_of,
+)
 from maskpack.tasks.data.stored_rows import changed, pages_of, stored_rows, taken
 from maskpack.tasks.data.tables import NOWHERE, READERS, stream_rows
 from maskpack.tasks.task import Task, Unlabelled
@@ -45,6 +54,7 @@ class Split:
         second: what stands before a label that is a text.
         second_prefix: the same before each second text.
         windows: how long rows are cut, of a type that cuts them into windows.
+        root: folder that paths of images are relative to; None: texts are no paths.
     """
 
     texts: Sequence[tuple[str, ...]]
@@ -54,9 +64,23 @@ class Split:
     second: str = ""
     second_prefix: int = 0
     windows: WindowRule = USUAL
+    root: Path | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @cached_property
+    def keys(self) -> Sequence[tuple[str, ...]]:
+        """What tells rows apart, one a row: their texts; of images the digests of their bytes."""
+        if self.root is None:
+            return self.texts
+        return tuple((digest,) for digest in digests(self.texts, self.root))
+
+    def for_device(self) -> list[str | tuple[str, str]]:
+        """The rows as a device takes them: a text, a pair of texts, or the path of an image."""
+        if self.root is not None:
+            return [path_of(row[0], self.root) for row in self.texts]
+        return [row[0] if len(row) == 1 else (row[0], row[1]) for row in self.texts]
 
     def take(self, indices: NDArray[np.intp]) -> Split:
         """The rows at `indices`, in that order, and all that have no label."""
@@ -83,13 +107,13 @@ class Split:
             start += len(texts)
 
     def sha256(self) -> str:
-        """Digest of texts and labels."""
+        """Digest of texts, or bytes of images, and labels."""
         return self._sha256
 
     @cached_property
     def _sha256(self) -> str:
         digest = hashlib.sha256()
-        for page in self.pages():
+        for page in replace(self, texts=self.keys, root=None).pages():
             for row in zip(page.texts, page.labels.tolist(), strict=True):
                 digest.update(repr(row).encode())
         return digest.hexdigest()
@@ -157,9 +181,9 @@ def load_data(
 
     Args:
         task: what to read.
-        data: folder with train and dev files, one file, or `hub:NAME[:CONFIG]`; None for samples and
-            the Hub.
-        eval_data: file of the evaluation split, if it is not beside the training file.
+        data: folder with train and dev files or with folders of images, one file, or `hub:NAME[:CONFIG]`; None for
+            samples and the Hub.
+        eval_data: file, or folder of images, of the evaluation split, if it is not beside the training file.
         cache: keeps the rows of large files; None: all rows are in memory.
 
     Raises:
@@ -198,7 +222,10 @@ def load_dev(
             return _dev_split(task, labels, _held_out(task, rows))
         return _dev_split(task, labels, checked_rows(task, both.dev, where))
     if data.is_dir():
-        return _dev_split(task, labels, _read(task, find_file(data, task.dev)))
+        dev = _dev_in(task, data)
+        if dev is not None:
+            return _dev_split(task, labels, _read(task, dev))
+        data = _train_in(task, data)
     rows = _read(task, data)
     split = _dev_split(task, labels, rows)
     if sha256 is None or split.sha256() == sha256 or not len(held := _held_out(task, rows)):
@@ -266,7 +293,7 @@ def _to_split(task: Task, raw: Sequence[str], rows: CheckedRows, where: str) -> 
     if not len(rows):
         raise DataError(f"the {where} is empty")
     labels = task.type.encode(rows.cells, raw, task.separator, where)
-    return Split(rows.texts, labels, rows.gaps, windows=task.windows)
+    return Split(rows.texts, labels, rows.gaps, windows=task.windows, root=rows.root)
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,8 +309,8 @@ def _file_rows(task: Task, data: Path, eval_data: Path | None, cache: Cache | No
     if not data.exists():
         raise DataError(f"no such file or folder: `{data}`", NOWHERE)
     if data.is_dir():
-        eval_data = eval_data or find_file(data, task.dev)
-        data = find_file(data, TRAIN)
+        eval_data = eval_data or _dev_in(task, data)
+        data = _train_in(task, data)
     train = _read(task, data, cache, learned=True)
     return _Both(train, None if eval_data is None else _read(task, eval_data, cache))
 
@@ -297,7 +324,10 @@ def _checked(task: Task, rows: Rows, where: str) -> _Both:
 def _read(
     task: Task, path: Path, cache: Cache | None = None, *, learned: bool = False
 ) -> CheckedRows:
-    """Rows of a file."""
+    """Rows of a file, or of a folder of images."""
+    images, where = task.type.reads == IMAGES, f"`{path}`"
+    if images and path.is_dir():
+        return checked_rows(task, image_rows(path), where, learned=learned, root=path)
     wanted = Wanted(
         path,
         (*task.texts, task.label),
@@ -306,10 +336,33 @@ def _read(
         crowded=task.hub is not None,  # GLUE's own files
         gaps=task.unlabelled is not Unlabelled.STOP,
         structured=task.type.structured,
+        images=images,
     )
     kept = cache is not None and cache.takes(path)
     rows = stored_rows(cache, wanted) if cache and kept else list(stream_rows(wanted))
-    return checked_rows(task, rows, f"`{path}`", learned=learned)
+    if not images:
+        return checked_rows(task, rows, where, learned=learned)
+    check_files(rows, path.parent, where)
+    return checked_rows(task, rows, where, learned=learned, root=path.parent)
+
+
+def _train_in(task: Task, folder: Path) -> Path:
+    """Where the training rows lie in a folder."""
+    if _has_images(task, folder):
+        return image_splits(folder, task.dev)[0]
+    return find_file(folder, TRAIN)
+
+
+def _dev_in(task: Task, folder: Path) -> Path | None:
+    """Where the evaluation rows lie in a folder; None: among the training rows."""
+    if _has_images(task, folder):
+        return image_splits(folder, task.dev)[1]
+    return find_file(folder, task.dev)
+
+
+def _has_images(task: Task, folder: Path) -> bool:
+    """Whether a folder holds images and no table of them."""
+    return task.type.reads == IMAGES and (is_image_folder(folder) or not _files_in(folder, TRAIN))
 
 
 def find_file(folder: Path, stems: Sequence[str]) -> Path:
@@ -318,13 +371,15 @@ def find_file(folder: Path, stems: Sequence[str]) -> Path:
     Raises:
         DataError: there is none.
     """
-    for stem in stems:
-        for ending in READERS:
-            for zipped in ("", ".gz"):
-                path = folder / f"{stem}{ending}{zipped}"
-                if path.is_file():
-                    return path
+    if found := _files_in(folder, stems):
+        return found[0]
     raise DataError(
         f"`{folder}` has no file `{stems[0]}` with one of the endings {', '.join(READERS)}",
         f"looked for: {', '.join(stems)}",
     )
+
+
+def _files_in(folder: Path, stems: Sequence[str]) -> list[Path]:
+    """Tables in a folder with one of these names, in their order."""
+    names = (f"{stem}{one}{zipped}" for stem in stems for one in READERS for zipped in ("", ".gz"))
+    return [folder / name for name in names if (folder / name).is_file()]

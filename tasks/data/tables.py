@@ -138,6 +138,7 @@ def read_rows(
     crowded: bool = False,
     gaps: bool = False,
     structured: bool = False,
+    images: bool = False,
 ) -> list[Row]:
     """The named columns of every row of a file.
 
@@ -149,11 +150,13 @@ def read_rows(
         crowded: whether a row may have more fields than the header, as some of GLUE's have.
         gaps: whether the last column may lack a value; it comes as `NO_LABEL`.
         structured: whether cells may hold lists and objects; they come as JSON.
+        images: whether cells may hold the bytes of an image; they come as data URLs.
 
     Raises:
         DataError: no such file, unknown ending, wrong encoding, missing column or broken row.
     """
-    wanted = Wanted(path, tuple(columns), tuple(header), lists, crowded, gaps, structured)
+    form = (lists, crowded, gaps, structured, images)
+    wanted = Wanted(path, tuple(columns), tuple(header), *form)
     return list(stream_rows(wanted))
 
 

@@ -71,7 +71,7 @@ def _predicted(session: Session, config: TaskConfig, split: Split) -> Prediction
             for place, column in enumerate(columns)
         ]
         return Predictions(split, np.stack(vectors, axis=1), group_labels(split, rows))
-    texts = [row[0] if len(row) == 1 else (row[0], row[1]) for row in split.texts]
+    texts = split.for_device()
     labels = split.labels
     if config.decoder.per_token:
         labels = labels_on(session.read(texts, task=config.name), split, config)

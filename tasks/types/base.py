@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats import ArtifactError, DataError
 from maskpack.formats.target import TargetScale
+from maskpack.models.families import TEXT
 from maskpack.runtime.outputs import DECODERS, Answered, OutputDecoder
 from maskpack.tasks.alike import look_of, spelled
 from maskpack.tasks.data.cells import MISSING, NO_LABEL, Row
@@ -44,6 +45,7 @@ class TaskType(ABC):
         pipeline_tag: the Hub's name of the task type.
         auto_class: class of transformers that loads such a model.
         preprocessor: name in `tasks/preprocess.py::PREPROCESSORS`.
+        reads: what its model reads, as of `Family.reads`: texts, or images, of which a row holds the path or a data URL.
         several: whether a row may have several labels, so that a cell may hold a list of them.
         structured: whether cells may hold lists and objects, of which `row` makes what the type reads.
         grouped: whether the texts of a row are read one by one, so that outputs are `(rows, g, w)`; there is a vector a text.
@@ -64,6 +66,7 @@ class TaskType(ABC):
     pipeline_tag: ClassVar[str] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     preprocessor: ClassVar[str] = "text"
+    reads: ClassVar[str] = TEXT
     several: ClassVar[bool] = False
     structured: ClassVar[bool] = False
     grouped: ClassVar[bool] = False

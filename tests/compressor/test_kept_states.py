@@ -25,7 +25,7 @@ from maskpack.compressor.training.loss import HiddenStateTeacher
 from maskpack.models.load import load_classifier
 from maskpack.models.placement import CpuPlacement, to_tensors
 from maskpack.models.processes import Processes
-from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.batches import EncodedTokens, predict_all, torch_predict
 
 FP32 = CpuPlacement.of("cpu", "fp32")
 
@@ -41,7 +41,7 @@ def rows():
     """More rows than a batch of evaluation has, of all lengths."""
     rng = np.random.default_rng(0)
     ids = [rng.integers(3, 40, 2 + number % 7).tolist() for number in range(75)]
-    return Encoded(ids, [[0] * len(each) for each in ids], np.arange(75) % 2, pad=0)
+    return EncodedTokens(ids, [[0] * len(each) for each in ids], np.arange(75) % 2, pad=0)
 
 
 @pytest.mark.parametrize("pad_left", [False, True])

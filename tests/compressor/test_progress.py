@@ -13,7 +13,7 @@ from maskpack.compressor.masking.linear import MaskedLinear, count_zeros
 from maskpack.compressor.training.progress import ProgressReporter, metric_of
 from maskpack.compressor.training.train import TrainStep
 from maskpack.formats import MaskCount
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import EncodedTokens
 from maskpack.tasks.types import TASK_TYPES
 
 
@@ -36,7 +36,7 @@ def room():
     heard = []
     layer = MaskedLinear(nn.Linear(5, 4), start=0.5)
     model = Always().train()
-    dev = Encoded(tuple(np.array([[1], [2], [3], [4]])), None, np.array([1, 1, 1, 0]), pad=0)
+    dev = EncodedTokens(tuple(np.array([[1], [2], [3], [4]])), None, np.array([1, 1, 1, 0]), pad=0)
     newsroom = ProgressReporter(
         heard.append,
         metric="accuracy",

@@ -32,14 +32,14 @@ from maskpack.models.build import base_of
 from maskpack.models.load import load_classifier
 from maskpack.models.placement import CpuPlacement, Placement
 from maskpack.models.processes import ALONE
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import EncodedTokens
 from maskpack.tasks.types import TASK_TYPES
 
 KINDS = {"one label": "classification", "several": "multi-label", "a number": "regression"}
 SHARED = [(2, 1), (1, 3), (2, 2), (3, 1), (4, 4)]
 
 
-def rows_of(count: int, kind: str = "classification") -> Encoded:
+def rows_of(count: int, kind: str = "classification") -> EncodedTokens:
     rng = np.random.default_rng(3)
     ids = tuple(
         np.array([2, *rng.integers(5, 40, size=rng.integers(1, 9)), 3]) for _ in range(count)
@@ -49,7 +49,7 @@ def rows_of(count: int, kind: str = "classification") -> Encoded:
         labels = rng.normal(size=count).astype(np.float32)
     if kind == "multi-label":
         labels = rng.integers(0, 2, size=(count, 2)).astype(np.int8)
-    return Encoded(ids, None, labels, pad=0)
+    return EncodedTokens(ids, None, labels, pad=0)
 
 
 @pytest.fixture

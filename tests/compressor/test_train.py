@@ -13,7 +13,7 @@ from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, train
 from maskpack.models.placement import CpuPlacement
-from maskpack.tasks.batches import Encoded, training_batches
+from maskpack.tasks.batches import EncodedTokens, training_batches
 from maskpack.tasks.types import TASK_TYPES
 
 WORDS = 12
@@ -39,13 +39,13 @@ class Bag(nn.Module):
         return SimpleNamespace(logits=self.head(self.dropout(mean)))
 
 
-def rows_of(count: int, *, regression: bool = False) -> Encoded:
+def rows_of(count: int, *, regression: bool = False) -> EncodedTokens:
     """Rows of low words are of class 0, of high words of class 1; as a number: their mean."""
     rng = np.random.default_rng(0)
     classes = np.arange(count) % 2
     ids = tuple(rng.integers(1, 6, size=rng.integers(2, 6)) + 5 * label for label in classes)
     means = np.array([row.mean() / 5 for row in ids], dtype=np.float32)
-    return Encoded(ids, None, means if regression else classes.astype(np.int64), pad=0)
+    return EncodedTokens(ids, None, means if regression else classes.astype(np.int64), pad=0)
 
 
 def run(

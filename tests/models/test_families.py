@@ -3,7 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from transformers import AutoModelForSequenceClassification
+import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from maskpack.formats import ModelError
@@ -14,12 +14,15 @@ from maskpack.models.families import (
     longest_input,
     token_kinds,
 )
+from maskpack.models.inputs import inputs_of
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_family_names_the_encoder_inside_the_classifier_of_transformers(model_type):
     config = CONFIG_MAPPING[model_type]()
-    classifier = AutoModelForSequenceClassification._model_mapping[type(config)]
+    auto_class = inputs_of(FAMILIES[model_type]).auto_class
+    found = getattr(transformers, auto_class)._model_mapping[type(config)]
+    classifier = found[0] if isinstance(found, tuple) else found
     assert classifier.base_model_prefix == FAMILIES[model_type].base
 
 
@@ -37,6 +40,9 @@ def test_a_family_names_the_encoder_inside_the_classifier_of_transformers(model_
         ({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
         ({"model_type": "mpt", "max_seq_len": 2048}, 2048),
         ({"model_type": "mpnet", "max_position_embeddings": 66, "pad_token_id": 0}, 64),
+        ({"model_type": "vit", "image_size": 224, "patch_size": 16}, 197),
+        ({"model_type": "deit", "image_size": [224, 32], "patch_size": 16}, 30),
+        ({"model_type": "dinov2", "image_size": 518, "patch_size": 14}, 1370),
         ({"model_type": "qwen3", "max_position_embeddings": 40960, "pad_token_id": 9}, 40960),
         ({"model_type": "xlm-roberta-xl", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
     ],

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskpack.models.load import load_tokenizer
-from maskpack.tasks.batches import Encoded, evaluation_batches, training_batches
+from maskpack.tasks.batches import EncodedTokens, evaluation_batches, training_batches
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.preprocess import TextPreprocessor
 
@@ -68,7 +68,7 @@ def rows_of(*rows: list[int]) -> tuple[np.ndarray, ...]:
 
 
 def test_a_batch_is_padded_to_its_longest_row_and_the_mask_covers_the_tokens():
-    encoded = Encoded(
+    encoded = EncodedTokens(
         rows_of([5, 6, 7], [8], [9, 9], [1, 2, 3, 4]),
         rows_of([0, 0, 1], [0], [0, 1], [0, 0, 0, 1]),
         np.array([0, 1, 0, 1]),
@@ -83,7 +83,7 @@ def test_a_batch_is_padded_to_its_longest_row_and_the_mask_covers_the_tokens():
 
 
 def test_a_model_without_token_types_is_not_fed_any():
-    encoded = Encoded(rows_of([5, 6], [8]), None, np.array([0, 1]), pad=0)
+    encoded = EncodedTokens(rows_of([5, 6], [8]), None, np.array([0, 1]), pad=0)
     assert set(encoded.feeds(np.array([0, 1]))) == {"input_ids", "attention_mask"}
 
 

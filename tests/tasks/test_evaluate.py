@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.batches import EncodedTokens, predict_all, torch_predict
 from maskpack.tasks.evaluation.metrics import compute_metrics, majority
 from maskpack.tasks.types import TASK_TYPES
 
@@ -15,7 +15,7 @@ CLASSES, NUMBERS = TASK_TYPES["classification"], TASK_TYPES["regression"]
 def test_logits_come_back_in_the_order_of_the_split(batch_size):
     rng = np.random.default_rng(0)
     ids = tuple(np.full(rng.integers(1, 9), row, dtype=np.int64) for row in range(1, 24))
-    encoded = Encoded(ids, None, np.zeros(len(ids), dtype=np.int64), pad=0)
+    encoded = EncodedTokens(ids, None, np.zeros(len(ids), dtype=np.int64), pad=0)
     widths = []
 
     def predict(feeds):

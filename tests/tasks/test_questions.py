@@ -15,7 +15,7 @@ from maskpack.formats import ArtifactError, ConfigError, DataError, ExportError,
 from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.windows import LONGEST, Best, Window, best_in, best_of, cut_windows
 from maskpack.tasks import find_task
-from maskpack.tasks.batches import Encoded
+from maskpack.tasks.batches import EncodedTokens
 from maskpack.tasks.data.cache import Cache
 from maskpack.tasks.data.cells import NO_LABEL
 from maskpack.tasks.data.columns import Said, task_of_said
@@ -337,13 +337,13 @@ def test_held_out_windows_are_of_other_contexts(tokenizer):
         ids += [row for row, _ in found]
         windows.append([window for _, window in found])
     labels = labels_of(KIND.blank(np.zeros(1), 60), contexts, windows, WindowRule())
-    learned, held = Encoded(ids, None, labels, 0, per_token=True).hold_out(if_asked=True)
+    learned, held = EncodedTokens(ids, None, labels, 0, per_token=True).hold_out(if_asked=True)
     sides = [{one.row.context for one in part.labels} for part in (learned, held)]
     assert not sides[0] & sides[1]
     assert len(learned) + len(held) == len(ids)
     assert len(ids) // 10 <= len(held) <= len(ids) // 10 + 8
     alone = labels_of(KIND.blank(np.zeros(1), 60), ["w1"] * 60, windows, WindowRule())
-    learned, held = Encoded(ids, None, alone, 0, per_token=True).hold_out(if_asked=True)
+    learned, held = EncodedTokens(ids, None, alone, 0, per_token=True).hold_out(if_asked=True)
     assert (len(learned), len(held)) == (len(ids) - len(ids) // 10, len(ids) // 10)
 
 
@@ -368,7 +368,7 @@ def asked_of(tokenizer, rows, max_length=12, stride=4):
         windows.append([window for _, window in found])
     contexts, answers = zip(*rows, strict=True)
     labels = labels_of(as_array(answers), contexts, windows, WindowRule(stride, no_answer=True))
-    return Encoded(ids, None, labels, 0, per_token=True)
+    return EncodedTokens(ids, None, labels, 0, per_token=True)
 
 
 def test_answers_that_cannot_be_found_are_counted(tokenizer):

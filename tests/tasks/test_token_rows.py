@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskpack.formats import waiting
-from maskpack.tasks.batches import Encoded, joined, training_batches
+from maskpack.tasks.batches import EncodedTokens, joined, training_batches
 from maskpack.tasks.data.held_out import SEED, SHARE, held_out_places
 from maskpack.tasks.token_rows import TokenRows, chained
 
@@ -46,7 +46,9 @@ def test_they_are_taken_chained_cut_and_searched_as_lists_are(several, seed):
 
 
 def test_joined_rows_share_their_arrays():
-    left, right = (Encoded([[1, 2], [3]], [[0, 0], [1]], np.array([n, 1]), pad=0) for n in (0, 5))
+    left, right = (
+        EncodedTokens([[1, 2], [3]], [[0, 0], [1]], np.array([n, 1]), pad=0) for n in (0, 5)
+    )
     both = joined([left, right.without_labels()])
     assert lists(both.ids) == [[1, 2], [3], [1, 2], [3]]
     assert both.ids.parts[1] is right.ids.parts[0]

@@ -1,0 +1,101 @@
+"""Images on the command line: a folder is learned without an option, exported, and answered from files, folders and tables."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from image_kit import make_image_model, write_images
+
+QUICK = (
+    *("--steps", 40, "--bits", 4, "--group", 16, "--batch-size", 16),
+    *("--precision", "fp32", "--teacher", "none", "--skip-export-check"),
+)
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data") / "pets", train=20, dev=4)
+
+
+LEARNED: dict[str, tuple] = {}
+
+
+@pytest.fixture
+def learned(tmp_path_factory, main, pets):
+    """What `fit` said, the artifact and the exported folder; made once."""
+    if "pets" not in LEARNED:
+        LEARNED["pets"] = learn(main, pets, tmp_path_factory.mktemp("learned"))
+    return LEARNED["pets"]
+
+
+def learn(main, pets, root):
+    model = make_image_model("vit", root / "vit")
+    said = main("fit", model, "--data", pets, *QUICK, "-o", root / "a")
+    assert said.code == 0, said.err
+    flags = ("--onnx", "--compute", "fp32", "--data", pets)
+    done = main("export", root / "a", *flags, "-o", root / "g")
+    assert done.code == 0, done.err
+    return said, root / "a", root / "g"
+
+
+def test_a_folder_of_images_is_learned_without_an_option(main, learned):
+    said, artifact, _ = learned
+    assert "of each label, training + evaluation: cat 20 + 4, dog 20 + 4" in said.err
+    found = main("inspect", artifact, "--json").json
+    (task,) = found["tasks"] if isinstance(found["tasks"], list) else found["tasks"].values()
+    assert task["kind"] == "image-classification"
+    card = (artifact / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: image-classification" in card
+    assert "image-classification" in main("tasks").out
+
+
+def test_images_of_files_and_folders_are_answered(main, learned, pets, tmp_path):
+    graph = learned[2]
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"nothing")
+    done = main("predict", graph, "--images", pets / "validation" / "dog", "--images", bad)
+    assert done.code == 1
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["image"].rsplit("/", 1)[1] for line in lines[:4]] == [
+        *("0.png", "1.png", "2.jpg", "3.png")
+    ]
+    assert {line["label"] for line in lines[:4]} == {"dog"}
+    assert lines[4].keys() == {"image", "error"}
+    assert "row 5: image `" in done.err
+    done = main("predict", graph, "--images", tmp_path / "none")
+    assert (done.code, "there is no image" in done.err) == (1, True)
+
+
+def test_folders_and_tables_bring_labels(main, learned, pets, tmp_path):
+    graph = learned[2]
+    done = main("predict", graph, "--data", pets, "--csv")
+    assert done.code == 0, done.err
+    rows = [line.split(",") for line in done.out.splitlines()]
+    assert rows[0] == ["text", "pets", "expected"]
+    assert len(rows) == 9
+    assert all(own == expected for _, own, expected in rows[1:])
+    table = pets.parent / "rows.csv"
+    table.write_text("image,label\npets/train/cat/0.png,cat\n")
+    (line,) = map(json.loads, main("predict", graph, "--data", table).out.splitlines())
+    assert (line["label"], line["expected"]) == ("cat", "cat")
+
+
+def test_what_images_cannot_do_is_said(main, learned, pets, tmp_path):
+    _, artifact, graph = learned
+    for call, why in (
+        (("predict", graph), "`pets` reads images, not texts"),
+        (("predict", graph, "--images", pets, "--data", pets), "`--images` goes without texts"),
+        (("predict", graph, "--images", tmp_path), "holds no image"),
+        (("package", graph, "--target", "ort", "-o", tmp_path / "p"), "`pets` reads images, and"),
+        (("bench", graph), "`pets` reads images, and a benchmark times graphs on tokens"),
+        (("fit", tmp_path, "--data", pets, "--prefix", "x", "-o", tmp_path / "b"), ""),
+    ):
+        done = main(*call, stdin="")
+        assert done.code == 1, call
+        assert why in done.err
+        assert "hint: " in done.err
+    assert main("doctor", artifact).code == 0
+    assert main("doctor", graph).code == 0
+    done = main("eval", artifact, "--data", pets, "--json")
+    assert done.json["scores"]["accuracy"] == 1.0
