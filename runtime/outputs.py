@@ -170,6 +170,7 @@ class OutputDecoder:
         windows: whether a long row is cut into windows. `predictions` then gets all windows of one row, and gives one answer.
         outputs: names of a graph's outputs; several are the last axis of the logits.
         further: names of outputs that only other programs read.
+        modules: of this package, with numpy alone, that read outputs: a program without maskpack gets copies of them.
     """
 
     labelled: bool
@@ -180,6 +181,7 @@ class OutputDecoder:
     windows: bool = False
     outputs: tuple[str, ...] = ("logits",)
     further: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
     def agreement(self, left: Logits, right: Logits) -> float:
         """Share of rows with the same answer; of outputs `(b, s, c)` those that do not count are 0 on both sides."""
@@ -308,9 +310,11 @@ DECODERS: dict[str, OutputDecoder] = {
     "regression": OutputDecoder(False, _number, _same_number),
     "similarity": _OF_A_TEXT,
     "retrieval": _OF_A_TEXT,
-    "token-classification": OutputDecoder(True, _entities, _same_tags, per_token=True),
+    "token-classification": OutputDecoder(
+        True, _entities, _same_tags, per_token=True, modules=("tags", "words")
+    ),
     "question-answering": OutputDecoder(
-        True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS
+        True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS, modules=("windows",)
     ),
 }
 """Type of a task, as its configuration spells it -> decoder."""
