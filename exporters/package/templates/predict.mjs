@@ -43,16 +43,18 @@ export async function load(name, read = once) {
     return inTurn(windows, async (window) => ({ window, logits: await outputs(window) }));
   };
   // Of entities token after token; of questions first and last tokens of an answer, for each window.
-  const logits = async (text, pair = null) => {
+  const logits = async (text, ...more) => {
+    const [pair, { second }] = given(...more);
     if (card.kind === QUESTIONS) return (await asked(text, pair)).map((each) => each.logits);
-    return one(tokens(tokenizer, card, text, pair));
+    return one(tokens(tokenizer, card, text, pair, second));
   };
-  const answer = async (text, pair = null) => {
+  const answer = async (text, ...more) => {
+    const [pair, { second }] = given(...more);
     if (card.kind === QUESTIONS) {
       const found = (await asked(text, pair)).map((each) => bestIn(each.window, ...each.logits));
       return answerOf(pair, found, card.no_answer ?? false);
     }
-    const row = tokens(tokenizer, card, text, pair);
+    const row = tokens(tokenizer, card, text, pair, second);
     if (VECTORS.includes(card.kind)) return { vector: await one(row) };
     if (card.kind !== ENTITIES) return meaning(card, await one(row));
     return { entities: named(card, text, wordsIn(tokenizer, tree, card, text, row), await one(row)) };
@@ -88,12 +90,18 @@ async function states(name, trunk, row) {
   return found;
 }
 
-// Token ids and types of a row of a task, as it was learned; at least one token.
-export function tokens(tokenizer, card, text, pair = null) {
+// The second text of a row, if it has one, and options, which may stand in its place.
+const given = (pair = null, options = {}) => (pair !== null && typeof pair === "object" ? [null, pair] : [pair, options]);
+
+// Token ids and types of a row of a task, as it was learned; at least one token. `second`: a text to be found, before which the
+// task's second prefix stands.
+export function tokens(tokenizer, card, text, pair = null, second = false) {
   checkTexts(card, pair);
-  const [before, between] = card.prefixes ?? ["", ""];
-  const second = pair === null ? null : between + pair;
-  const found = encode(tokenizer, card.max_length, before + text, second, card.truncation_side);
+  if (second && !VECTORS.includes(card.kind)) throw new Error(`${card.name} gives no vectors, and has no texts to be found`);
+  const prefixes = card.prefixes ?? ["", ""];
+  const [before, between] = second ? [prefixes[1], ""] : prefixes;
+  const other = pair === null ? null : between + pair;
+  const found = encode(tokenizer, card.max_length, before + text, other, card.truncation_side);
   return found.ids.length ? found : { ...found, ids: [card.pad_id], types: [0] };
 }
 
@@ -209,18 +217,21 @@ async function bytes(name) {
   return new Uint8Array(await answer.arrayBuffer());
 }
 
-if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs"))
+if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs")) {
+  const second = process.argv.includes("--second");
+  const texts = process.argv.slice(2).filter((text) => text !== "--second");
   for (const name of Object.keys(TASKS)) {
     const task = await load(name);
-    const [given, size] = [process.argv.slice(2), task.card.texts ?? 1];
-    for (let start = 0; start < given.length; start += size) {
-      const [text, pair = null] = given.slice(start, start + size);
+    const size = task.card.texts ?? 1;
+    for (let start = 0; start < texts.length; start += size) {
+      const [text, pair = null] = texts.slice(start, start + size);
       const row = { task: name, text, ...(pair === null ? {} : { pair }) };
       try {
-        console.log(JSON.stringify({ ...row, ...(await task.answer(text, pair)) }));
+        console.log(JSON.stringify({ ...row, ...(await task.answer(text, pair, { second })) }));
       } catch (error) {
         console.log(JSON.stringify({ ...row, error: error.message })); // one row stops no other
         process.exitCode = 1;
       }
     }
   }
+}
