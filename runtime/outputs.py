@@ -171,6 +171,7 @@ class OutputDecoder:
         outputs: names of a graph's outputs; several are the last axis of the logits.
         further: names of outputs that only other programs read.
         reads: what a device reads, a name in `READERS` of `runtime/readers.py`.
+        modules: of this package, with numpy alone, that read outputs: a program without maskpack gets copies of them.
     """
 
     labelled: bool
@@ -182,6 +183,7 @@ class OutputDecoder:
     outputs: tuple[str, ...] = ("logits",)
     further: tuple[str, ...] = ()
     reads: str = "text"
+    modules: tuple[str, ...] = ()
 
     def decode(
         self, labels: Sequence[str], logits: Logits, told: Sequence[Sequence[ReadText]]
@@ -327,9 +329,11 @@ DECODERS: dict[str, OutputDecoder] = {
     "regression": OutputDecoder(False, _number, _same_number),
     "similarity": _OF_A_TEXT,
     "retrieval": _OF_A_TEXT,
-    "token-classification": OutputDecoder(True, _entities, _same_tags, per_token=True),
+    "token-classification": OutputDecoder(
+        True, _entities, _same_tags, per_token=True, modules=("tags", "words")
+    ),
     "question-answering": OutputDecoder(
-        True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS
+        True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS, modules=("windows",)
     ),
     "image-classification": OutputDecoder(True, _one_label, _same_class, reads="images"),
 }

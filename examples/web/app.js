@@ -1,7 +1,7 @@
 // The page: a menu of tasks, a text, answers as bars, and what all of it took. Loading and answering are
 // those of the package (package/predict.mjs).
 import { TASKS, load } from "./package/predict.mjs";
-import { nodes } from "./package/words.mjs";
+import { shown as marked } from "./package/words.mjs";
 import { downloads, reader, shown, sum } from "./files.js";
 
 const PAUSE = 120; // ms without a key before a text is answered
@@ -50,12 +50,16 @@ async function choose(name) {
   at("chips").replaceChildren(...(texts[name] ?? []).map(chip));
   at("text").disabled = at("pair").disabled = false;
   at("second").hidden = task.card.texts !== 2;
+  const asks = task.card.kind === "question-answering";
+  [at("text-label").textContent, at("pair-label").textContent] = asks ? ["Question", "Context"] : ["Text", "Second text"];
   put(texts[name]?.[0] ?? at("text").value);
 }
 
 // What a task answers with.
 function saidBy({ kind, labels }) {
   if (kind === "regression") return "answers with a number";
+  if (kind === "question-answering") return "marks the part of a context that answers a question";
+  if (!labels.length) return "gives a vector";
   const kinds = labels.filter((label) => label.startsWith("B-")).map((label) => label.slice(2)); // of tags O, B-x, I-x
   return kind === "token-classification" ? `marks ${kinds.join(" · ")}` : labels.join(" · ");
 }
@@ -112,7 +116,10 @@ async function answer() {
   const middle = [...times].sort((a, b) => a - b)[Math.floor((times.length - 1) / 2)];
   at("latency").textContent = `${middle < 10 ? middle.toFixed(1) : Math.round(middle)} ms`;
   say(`answered in ${times[0].toFixed(1)} ms`);
-  if (found.entities) showEntities(text, found.entities);
+  at("named").replaceChildren(...marked(found, text, pair));
+  if (found.entities) showEntities(found.entities);
+  else if (found.vector) showWords(`a vector of ${found.vector.length} numbers`);
+  else if (found.text !== undefined) showWords(found.text || "no answer", found.score);
   else showAnswer(found);
 }
 
@@ -138,11 +145,15 @@ function showAnswer({ label, labels, score, scores }) {
   });
 }
 
-// The text with its entities marked, and below it a line for each.
-function showEntities(text, entities) {
-  at("label").textContent = entities.length === 1 ? "1 entity" : `${entities.length || "no"} entities`;
-  at("score").textContent = "";
-  at("named").replaceChildren(...nodes(text, entities));
+function showWords(words, score = null) {
+  at("label").textContent = words;
+  at("score").textContent = score === null ? "" : `${(100 * score).toFixed(1)} %`;
+  at("bars").replaceChildren();
+}
+
+// Below the text with its entities marked a line for each.
+function showEntities(entities) {
+  showWords(entities.length === 1 ? "1 entity" : `${entities.length || "no"} entities`);
   at("bars").replaceChildren(...entities.map(() => bar()));
   entities.forEach((entity, place) => {
     const row = at("bars").children[place];

@@ -25,6 +25,7 @@ from maskpack.runtime.graph import OLDEST, shown
 from maskpack.runtime.session import load_graph, load_inputs
 from maskpack.runtime.tags import kinds_of
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskConfig, TaskFiles, find_tasks
+from maskpack.tasks.types import TASK_TYPES
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -245,6 +246,7 @@ EXAMPLES = {
     Target.WEB: {
         "predict.mjs": "predict.mjs",
         "words.mjs": "words.mjs",
+        "windows.mjs": "windows.mjs",
         "index.html": "index.html",
         "package.json": "package.json",
         "README.md": "web.md",
@@ -252,9 +254,6 @@ EXAMPLES = {
     Target.MOBILE: {"predict.py": "predict.py.txt", "README.md": "mobile.md"},
 }
 """Target -> name in the package -> template."""
-
-RUNTIME = {"maskpack_tags.py": "tags.py", "maskpack_words.py": "words.py"}
-"""Name in a package for Python -> module of the runtime that it is a copy of, where a task answers for each token."""
 
 
 def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]:
@@ -269,9 +268,10 @@ def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]
         "OLDEST": shown(OLDEST),
     }
     made = {name: _filled(template, known) for name, template in EXAMPLES[target].items()}
-    if target is not Target.WEB and any(one.config.decoder.per_token for one in sources):
+    if target is not Target.WEB:
+        modules = {name for one in sources for name in one.config.decoder.modules}
         runtime = files("maskpack.runtime")
-        made |= {name: (runtime / module).read_bytes() for name, module in RUNTIME.items()}
+        made |= {f"maskpack_{name}.py": (runtime / f"{name}.py").read_bytes() for name in modules}
     return made
 
 
@@ -307,14 +307,17 @@ def _row(source: Source, target: Target) -> str:
     if own is not None:
         names.append(source.name(own))
     graph = " + ".join(f"`{name}`" for name in names)
-    labels = ", ".join(_answers(config)) or "a number"
-    return f"| {config.name} | {graph} | {labels} | {config.max_length} |"
+    return f"| {config.name} | {graph} | {_answers(config)} | {config.max_length} |"
 
 
-def _answers(config: TaskConfig) -> tuple[str, ...]:
-    """What a task answers with: labels, or the kinds of what it finds in a text."""
-    kinds = kinds_of(config.labels) if config.decoder.per_token else None
-    return config.labels if kinds is None else tuple(f"entities of `{kind}`" for kind in kinds)
+def _answers(config: TaskConfig) -> str:
+    """What a task answers with: labels, the kinds of what it finds in a text, or what its type says."""
+    per_token = config.decoder.per_token
+    kinds = kinds_of(config.labels) if per_token else None
+    if kinds is not None:
+        return ", ".join(f"entities of `{kind}`" for kind in kinds)
+    labels = () if per_token else config.labels
+    return ", ".join(labels) or TASK_TYPES[config.kind].summary
 
 
 def _filled(template: str, known: dict[str, str]) -> bytes:

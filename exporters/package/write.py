@@ -51,12 +51,7 @@ Logits = list[NDArray[np.float32]]
 
 
 def check_graph(session: Any, source: Source, target: Target) -> None:
-    """Raise ExportError unless the examples know a graph's inputs and output."""
-    if source.config.decoder.windows:
-        raise ExportError(
-            f"`{source.config.name}` answers questions, and packages for {target} cut no texts into windows",
-            "answer with `maskpack.runtime` from the exported folder",
-        )
+    """Raise ExportError unless the examples know a graph's inputs and outputs."""
     if source.config.decoder.reads != TEXT:
         raise ExportError(
             f"`{source.config.name}` reads images, and packages for {target} hold nothing that decodes them",
@@ -72,9 +67,10 @@ def check_graph(session: Any, source: Source, target: Target) -> None:
             "of graphs that take tokens alone",
             "export in the `folded` or the `shared` layout",
         )
-    output = source.config.decoder.outputs[0]
-    if output not in {value.name for value in session.get_outputs()}:
-        raise ExportError(f"`{source.place.graph.name}` has no output `{output}`")
+    given = {value.name for value in session.get_outputs()}
+    for output in source.config.decoder.outputs:
+        if output not in given:
+            raise ExportError(f"`{source.place.graph.name}` has no output `{output}`")
 
 
 def probes(source: Source) -> list[Feeds]:

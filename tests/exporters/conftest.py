@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -208,17 +209,51 @@ def tagger(tmp_path_factory, tiny_model, sentiment, quick) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def tagged_exports(tmp_path_factory, tagger) -> Callable[[str], Path]:
     """`tagged_exports(layout)`: a folder with both tasks, made on first use. Read only."""
+    return layouts_of(tagger[0], tmp_path_factory.mktemp("tagged"))
+
+
+def layouts_of(artifact: Path, root: Path) -> Callable[[str], Path]:
+    """All tasks of an artifact as fp32 graphs of a layout, not verified."""
     from maskpack.exporters import Tolerance
     from maskpack.exporters.export import export_shared
     from maskpack.exporters.options import SharedRequest
 
-    root = tmp_path_factory.mktemp("tagged")
-
     @cache
     def make(layout: str) -> Path:
         out, tolerance = root / layout, Tolerance.of("fp32")
-        request = SharedRequest(tagger[0], (), out, "fp32", tolerance, verify=False, layout=layout)
+        request = SharedRequest(artifact, (), out, "fp32", tolerance, verify=False, layout=layout)
         export_shared(request)
         return out
 
     return make
+
+
+@pytest.fixture(scope="session")
+def asker(tmp_path_factory, tiny_model, sentiment, quick) -> tuple[Path, Path]:
+    """An artifact with a classifier, `sst2`, and what answers questions over windows of 32 tokens, `asked`; the rows of the latter.
+
+    Read only.
+    """
+    from test_question_graphs import questions
+
+    from maskpack.compressor import FitRequest, fit_task
+    from maskpack.tasks import find_task
+
+    root = tmp_path_factory.mktemp("asker")
+    for name, rows in (("train", 160), ("dev", 40)):
+        lines = (json.dumps(row) for row in questions(rows, rows))
+        (root / f"{name}.jsonl").write_text("\n".join(lines))
+    fields = {"text_field": "question", "pair_field": "context", "label_field": "answers"}
+    task = find_task("asked", **fields, kind="question-answering", stride=8)
+    place, plan = root / "artifact", {"layers": "1"}  # the lower layer may be a trunk
+    sst2 = FitRequest(str(tiny_model), find_task("sst2"), place, quick(**plan), data=sentiment)
+    fit_task(sst2)
+    options = quick(steps=150, max_length=32, head_lr=0.3, **plan)
+    fit_task(FitRequest(str(tiny_model), task, place, options, data=root))
+    return place, root
+
+
+@pytest.fixture(scope="session")
+def asked_exports(tmp_path_factory, asker) -> Callable[[str], Path]:
+    """`asked_exports(layout)`: a folder with both tasks, made on first use. Read only."""
+    return layouts_of(asker[0], tmp_path_factory.mktemp("asked"))

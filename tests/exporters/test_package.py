@@ -58,7 +58,7 @@ def listing(folder):
 COMMON = {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "README.md", "SHA256SUMS"}
 EXAMPLE = {
     Target.ORT: {"predict.py"},
-    Target.WEB: {"predict.mjs", "words.mjs", "index.html", "package.json"},
+    Target.WEB: {"predict.mjs", "words.mjs", "windows.mjs", "index.html", "package.json"},
     Target.MOBILE: {"predict.py", "required_operators.config"},
 }
 OWN = {

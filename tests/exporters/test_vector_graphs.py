@@ -170,7 +170,10 @@ VECTOR = """
 import fs from "node:fs";
 import { load } from "./predict.mjs";
 const [task, found] = [await load("find"), []];
-for (const text of JSON.parse(fs.readFileSync(process.argv[2], "utf8"))) found.push((await task.answer(text)).vector);
+const texts = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
+for (const more of [[], [{ second: true }], [null, { second: false }]])
+  for (const text of texts) found.push((await task.answer(text, ...more)).vector);
+for (const text of texts) found.push(await task.logits(text, { second: true }));
 console.log(JSON.stringify(found));
 """
 
@@ -180,11 +183,25 @@ def test_packages_give_the_vectors_of_the_runtime(artifact, pairs, tmp_path):
     export_onnx(ExportRequest(artifact, "find", out, "fp32", EXACT, data=pairs / "found.jsonl"))
     wanted = Session(out).embed(texts)
     package = write_package(PackageRequest(out, tmp_path / "ort", Target.ORT)).out
-    command = [sys.executable, str(package / "predict.py"), *texts]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = [json.loads(line)["vector"] for line in done.stdout.splitlines()]
-    assert np.abs(np.array(found) - wanted).max() < 1e-5
+    assert "| a vector of a text, near to those" in (package / "README.md").read_text()
+    for flags in ([], ["--second"]):
+        command = [sys.executable, str(package / "predict.py"), *flags, *texts]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = [json.loads(line)["vector"] for line in done.stdout.splitlines()]
+        want = Session(out).embed(texts, second=bool(flags))
+        assert np.abs(np.array(found) - want).max() < 1e-5
+    assert not np.allclose(want, wanted), "another prefix"
     assert np.array_equal(Session(package).embed(texts), wanted)
+
+
+def test_a_task_without_vectors_has_no_texts_to_be_found(artifact, sentiment, tmp_path):
+    out = tmp_path / "graph"
+    export_onnx(ExportRequest(artifact, "sst2", out, "fp32", EXACT, data=sentiment))
+    package = write_package(PackageRequest(out, tmp_path / "ort", Target.ORT)).out
+    command = [sys.executable, str(package / "predict.py"), "--second", "good"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"] == "sst2 gives no vectors, and has no texts to be found"
 
 
 @needs_node
@@ -192,8 +209,9 @@ def test_javascript_gives_the_vectors_of_the_runtime(artifact, pairs, tmp_path):
     out, texts = tmp_path / "graph", TEXTS[:2]
     export_onnx(ExportRequest(artifact, "find", out, "fp32", EXACT, data=pairs / "found.jsonl"))
     package = write_package(PackageRequest(out, tmp_path / "web", Target.WEB)).out
-    found = np.array(in_node(package, VECTOR, texts))
-    assert np.abs(found - Session(out).embed(texts)).max() < 1e-4
+    found = np.array(in_node(package, VECTOR, texts)).reshape(4, len(texts), -1)
+    first, second = (Session(out).embed(texts, second=one) for one in (False, True))
+    assert np.abs(found - [first, second, first, second]).max() < 1e-4
 
 
 @pytest.mark.slow

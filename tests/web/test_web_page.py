@@ -154,11 +154,16 @@ def test_entities_are_marked_in_the_text_and_nothing_in_it_is_html(tagged):
         assert page.text_content("#named") == ""
 
 
-def test_the_demo_page_marks_them_too(tagged, tmp_path):
+def site_of(package, out):
+    """The demo page over a package."""
     spec = importlib.util.spec_from_file_location("prepare", PREPARE)
     prepare = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(prepare)
-    prepare.main(tagged[0], tmp_path / "site", Path(MODULES))
+    prepare.main(package, out, Path(MODULES))
+
+
+def test_the_demo_page_marks_them_too(tagged, tmp_path):
+    site_of(tagged[0], tmp_path / "site")
     with opened(tmp_path / "site", ready="#status:text('type a text')") as page:
         assert page.text_content("#labels") == "marks meal"
         page.fill("#text", MARKUP)
@@ -167,4 +172,80 @@ def test_the_demo_page_marks_them_too(tagged, tmp_path):
         assert [bar.inner_text() for bar in bars] == [f"{x.text}, {x.label}" for x in tagged[1]]
         page.fill("#text", "film")
         page.wait_for_selector("#label:text('no entities')")
+        assert page.query_selector("#named mark") is None
+
+
+QUESTION = "and good"
+CONTEXTS = [f"<b>😀</b> {'the film was story ' * 15}good food 👍🏽 it", "the film was it"]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory, tiny_model, quick):
+    """A package of a task that answers questions, and its answers."""
+    root = tmp_path_factory.mktemp("asked")
+    rng, lines = np.random.default_rng(0), []
+    for number in range(160):
+        words = [str(word) for word in rng.choice(["the", "film", "was", "story", "it"], 12)]
+        answers = {"text": [], "answer_start": []}
+        if number % 4:
+            words.insert(place := int(rng.integers(12)), "good food")
+            start = len(" ".join(words[:place])) + (place > 0)
+            answers = {"text": ["good food"], "answer_start": [start]}
+        row = {"question": QUESTION, "context": " ".join(words), "answers": answers}
+        lines.append(json.dumps(row))
+    data = root / "rows.jsonl"
+    data.write_text("\n".join(lines))
+    fields = {"text_field": "question", "pair_field": "context", "label_field": "answers"}
+    task = find_task("asked", **fields, kind="question-answering")
+    config = quick(steps=150, max_length=32, head_lr=0.3)
+    fit_task(FitRequest(str(tiny_model), task, root / "a", config, data=data))
+    tolerance = Tolerance.of("fp32")
+    request = SharedRequest(root / "a", (), root / "source", "fp32", tolerance, verify=False)
+    export_shared(request)
+    made = write_package(PackageRequest(root / "source", root / "package", Target.WEB)).out
+    (made / "node_modules").symlink_to(MODULES)
+    wanted = Session(root / "source").predict([(QUESTION, context) for context in CONTEXTS])
+    assert [one.text for one in wanted] == ["good food", ""]
+    return made, wanted
+
+
+def ask(page, event, context):
+    page.fill("#pair", context)
+    page.fill("#text", QUESTION)
+    page.dispatch_event("#text", event)
+
+
+def check_answer(page, answer):
+    """The context stands in the page as it is, with the answer marked."""
+    page.wait_for_selector("#named mark", timeout=60_000)
+    marks = [mark.inner_text() for mark in page.query_selector_all("#named mark")]
+    assert marks == [answer.text]
+    assert page.query_selector("#named b") is None
+    assert page.text_content("#named") == CONTEXTS[0]
+
+
+def test_the_answer_to_a_question_is_marked_in_its_context(asked):
+    with opened(asked[0]) as page:
+        assert page.is_visible("#pair")
+        assert page.get_attribute("#pair", "placeholder") == "the context of its answer"
+        ask(page, "change", CONTEXTS[0])
+        check_answer(page, asked[1][0])
+        found = json.loads(page.text_content("#out"))
+        assert (found["start"], found["end"]) == (asked[1][0].start, asked[1][0].end)
+        ask(page, "change", CONTEXTS[1])
+        page.wait_for_selector("""#out:text('"text":""')""")
+        assert page.text_content("#named") == CONTEXTS[1]
+        assert page.query_selector("#named mark") is None
+
+
+def test_the_demo_page_has_a_question_and_a_context(asked, tmp_path):
+    site_of(asked[0], tmp_path / "site")
+    with opened(tmp_path / "site", ready="#status:text('type a text')") as page:
+        labels = [page.text_content(f"#{name}-label") for name in ("text", "pair")]
+        assert labels == ["Question", "Context"]
+        ask(page, "input", CONTEXTS[0])
+        check_answer(page, asked[1][0])
+        assert page.text_content("#label") == "good food"
+        ask(page, "input", CONTEXTS[1])
+        page.wait_for_selector("#label:text('no answer')")
         assert page.query_selector("#named mark") is None

@@ -7,6 +7,7 @@
 // Give it a `read` of your own to show progress: from the name of a file in this package to a promise of its Uint8Array.
 import * as ort from "onnxruntime-web/wasm";
 import { Tokenizer } from "@huggingface/tokenizers";
+import { answerOf, bare, bestIn, framed, windowsOf } from "./windows.mjs";
 import { entitiesIn, lowered, places, wordsOf } from "./words.mjs";
 
 ort.env.wasm.numThreads = 1; // more of them need a page that is cross-origin isolated
@@ -32,14 +33,31 @@ export async function load(name, read = once) {
   const session = await (files.inputs ? shared(files.graph) : open(files.graph));
   const outputs = async (row) => {
     const below = trunk ? { hidden_states: await states(files.trunk, trunk, row) } : {};
-    return Array.from((await run(session, row, { ...own, ...below }))[outputOf(card)].data);
+    const found = await run(session, row, { ...own, ...below });
+    return outputsOf(card).map((name) => Array.from(found[name].data));
   };
-  const logits = (text, pair = null) => outputs(tokens(tokenizer, card, text, pair)); // of entities: token after token
-  const answer = async (text, pair = null) => {
-    const row = tokens(tokenizer, card, text, pair);
-    if (VECTORS.includes(card.kind)) return { vector: await outputs(row) };
-    if (card.kind !== "token-classification") return meaning(card, await outputs(row));
-    return { entities: named(card, text, wordsIn(tokenizer, tree, card, text, row), await outputs(row)) };
+  const one = async (row) => (await outputs(row))[0];
+  const asked = async (question, context) => {
+    checkTexts(card, context);
+    const windows = windowsOf(tokenizer, tree, card, question, context);
+    return inTurn(windows, async (window) => ({ window, logits: await outputs(window) }));
+  };
+  // Of entities token after token; of questions first and last tokens of an answer, for each window.
+  const logits = async (text, ...more) => {
+    const [pair, { second }] = given(...more);
+    if (card.kind === QUESTIONS) return (await asked(text, pair)).map((each) => each.logits);
+    return one(tokens(tokenizer, card, text, pair, second));
+  };
+  const answer = async (text, ...more) => {
+    const [pair, { second }] = given(...more);
+    if (card.kind === QUESTIONS) {
+      const found = (await asked(text, pair)).map((each) => bestIn(each.window, ...each.logits));
+      return answerOf(pair, found, card.no_answer ?? false);
+    }
+    const row = tokens(tokenizer, card, text, pair, second);
+    if (VECTORS.includes(card.kind)) return { vector: await one(row) };
+    if (card.kind !== ENTITIES) return meaning(card, await one(row));
+    return { entities: named(card, text, wordsIn(tokenizer, tree, card, text, row), await one(row)) };
   };
   return { card, logits, answer };
 }
@@ -72,14 +90,24 @@ async function states(name, trunk, row) {
   return found;
 }
 
-// Token ids and types of a row of a task, as it was learned; at least one token.
-export function tokens(tokenizer, card, text, pair = null) {
+// The second text of a row, if it has one, and options, which may stand in its place.
+const given = (pair = null, options = {}) => (pair !== null && typeof pair === "object" ? [null, pair] : [pair, options]);
+
+// Token ids and types of a row of a task, as it was learned; at least one token. `second`: a text to be found, before which the
+// task's second prefix stands.
+export function tokens(tokenizer, card, text, pair = null, second = false) {
+  checkTexts(card, pair);
+  if (second && !VECTORS.includes(card.kind)) throw new Error(`${card.name} gives no vectors, and has no texts to be found`);
+  const prefixes = card.prefixes ?? ["", ""];
+  const [before, between] = second ? [prefixes[1], ""] : prefixes;
+  const other = pair === null ? null : between + pair;
+  const found = encode(tokenizer, card.max_length, before + text, other, card.truncation_side);
+  return found.ids.length ? found : { ...found, ids: [card.pad_id], types: [0] };
+}
+
+function checkTexts(card, pair) {
   const given = pair === null ? 1 : 2;
   if ((card.texts ?? given) !== given) throw new Error(`${card.name} reads ${card.texts} text(s) a row, not ${given}`);
-  const [before, between] = card.prefixes ?? ["", ""];
-  const second = pair === null ? null : between + pair;
-  const found = encode(tokenizer, card.max_length, before + text, second, card.truncation_side);
-  return found.ids.length ? found : { ...found, ids: [card.pad_id], types: [0] };
 }
 
 // Words of a text whose tokens are a row; `token` is the place in the row.
@@ -98,17 +126,14 @@ function named(card, text, words, logits) {
 // Token ids and types of a text or a pair, the longer one cut first, on the side where the task's texts were cut.
 // Of the first text `count` tokens are left, those behind `from`, and stand in the row behind `at`.
 export function encode(tokenizer, length, text, pair = null, side = "right") {
-  const bare = (some) => tokenizer.encode(lowered(tokenizer, some), { add_special_tokens: false }).ids;
-  const [first, second] = [bare(text), pair === null ? null : bare(pair)];
-  const join = (a, b) => tokenizer.post_processor(a, b);
-  const room = length - join([], second && []).tokens.length;
+  const [first, second] = [bare(tokenizer, text), pair === null ? null : bare(tokenizer, pair)];
+  const room = length - framed(tokenizer, [], second && []).ids.length;
   const [one, two] = second ? shares(first.length, second.length, room) : [room, 0];
   const begin = (ids, size) => (side === "left" ? Math.max(0, ids.length - size) : 0);
   const cut = (ids, size) => ids.slice(begin(ids, size), begin(ids, size) + size);
-  const joined = join(cut(first, one), second && cut(second, two));
-  const ids = joined.tokens.map((token) => (typeof token === "string" ? tokenizer.token_to_id(token) : token));
-  const kept = { from: begin(first, one), count: Math.min(one, first.length), at: join([-1], null).tokens.indexOf(-1) };
-  return { ids, types: joined.token_type_ids ?? ids.map(() => 0), ...kept };
+  const at = framed(tokenizer, [-1]).ids.indexOf(-1);
+  const kept = { from: begin(first, one), count: Math.min(one, first.length), at };
+  return { ...framed(tokenizer, cut(first, one), second && cut(second, two)), ...kept };
 }
 
 function shares(one, two, room) {
@@ -122,7 +147,12 @@ function shares(one, two, room) {
 // Types whose answer is a vector of length 1: the sum of products of two vectors is their cosine.
 const VECTORS = ["similarity", "retrieval"];
 
-const outputOf = (card) => (VECTORS.includes(card.kind) ? "sentence_embedding" : "logits");
+const [ENTITIES, QUESTIONS] = ["token-classification", "question-answering"];
+
+function outputsOf({ kind }) {
+  if (kind === QUESTIONS) return ["start_logits", "end_logits"];
+  return [VECTORS.includes(kind) ? "sentence_embedding" : "logits"];
+}
 
 function meaning(card, logits) {
   if (card.kind === "regression") return { score: logits[0] };
@@ -158,6 +188,13 @@ function tensors(file) {
   return Object.fromEntries(made);
 }
 
+// What a function gives of each, one after the other: a session runs once at a time.
+async function inTurn(all, make) {
+  const made = [];
+  for (const each of all) made.push(await make(each));
+  return made;
+}
+
 const held = new Map(); // tasks share backbone.bin and the tokenizer
 const sessions = new Map(); // of graphs that tasks share
 const tasks = new Map(); // those that `answerAll` has loaded
@@ -180,18 +217,21 @@ async function bytes(name) {
   return new Uint8Array(await answer.arrayBuffer());
 }
 
-if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs"))
+if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs")) {
+  const second = process.argv.includes("--second");
+  const texts = process.argv.slice(2).filter((text) => text !== "--second");
   for (const name of Object.keys(TASKS)) {
     const task = await load(name);
-    const [given, size] = [process.argv.slice(2), task.card.texts ?? 1];
-    for (let start = 0; start < given.length; start += size) {
-      const [text, pair = null] = given.slice(start, start + size);
+    const size = task.card.texts ?? 1;
+    for (let start = 0; start < texts.length; start += size) {
+      const [text, pair = null] = texts.slice(start, start + size);
       const row = { task: name, text, ...(pair === null ? {} : { pair }) };
       try {
-        console.log(JSON.stringify({ ...row, ...(await task.answer(text, pair)) }));
+        console.log(JSON.stringify({ ...row, ...(await task.answer(text, pair, { second })) }));
       } catch (error) {
         console.log(JSON.stringify({ ...row, error: error.message })); // one row stops no other
         process.exitCode = 1;
       }
     }
   }
+}

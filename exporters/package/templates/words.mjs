@@ -1,11 +1,17 @@
 // What a text names: where the tokens of the JavaScript tokenizer stand in it, which words begin at them, and which entities
 // the tags of these words mark. Words and entities are those of Python's maskpack.runtime.
 // Places count code points, as Python does: a JavaScript string counts UTF-16 units, of which an emoji has two.
-// [...text].slice(start, end).join("") is what lies between two places.
+// `sliced` is what lies between two places, and `index` the place in a string's own units.
 
 const BLANK = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]/; // blanks of Python
 const LETTER = /[\p{L}\p{N}\p{M}]/u;
 const UNSPACED = /[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\u{20000}-\u{3ffff}]/u; // Thai, Chinese ...
+
+// What lies between two places of a text.
+export const sliced = (text, start, end) => [...text].slice(start, end).join("");
+
+// A place of a text in UTF-16 units: text.slice(index(text, start), index(text, end)) lies between two places too.
+export const index = (text, place) => sliced(text, 0, place).length;
 
 // A text as a tokenizer that makes letters small must get it: JavaScript writes a capital sigma at the end of a word otherwise
 // than Rust, which looks at letters one by one.
@@ -150,9 +156,7 @@ export function wordsOf(text, tokens, prefix = 0) {
   const [letters, found] = [[...text], []];
   let before = null;
   tokens.forEach(([from, to, number], token) => {
-    let [start, end] = [from, to];
-    while (start < end && BLANK.test(letters[start])) start++;
-    while (start < end && BLANK.test(letters[end - 1])) end--;
+    const [start, end] = trimmed(letters, [from, to]);
     if (start >= end || start < prefix) return;
     const last = number === before ? found.at(-1) : undefined;
     if (last && start <= last.end && !parted(letters, last.end, start)) last.end = Math.max(end, last.end);
@@ -160,6 +164,13 @@ export function wordsOf(text, tokens, prefix = 0) {
     before = number;
   });
   return found.map(({ token, start, end }) => ({ token, start: start - prefix, end: end - prefix }));
+}
+
+// A place without the blanks round it.
+export function trimmed(letters, [start, end]) {
+  while (start < end && BLANK.test(letters[start])) start++;
+  while (start < end && BLANK.test(letters[end - 1])) end--;
+  return [start, end];
 }
 
 // Whether two tokens of one word of the tokenizer, of which one ends and the other starts there, are two words.
@@ -171,7 +182,7 @@ function parted(letters, end, start) {
 
 // Entities of a text: `words` of it, `labels` of the task, and for each word the logits of its tags.
 export function entitiesIn(text, words, labels, logits) {
-  const [letters, found] = [[...text], []];
+  const found = [];
   words.forEach(({ start, end }, i) => {
     const [tag, score] = best(logits[i]);
     const label = labels[tag].slice(2); // nothing of "O"
@@ -185,7 +196,7 @@ export function entitiesIn(text, words, labels, logits) {
     label,
     start,
     end,
-    text: letters.slice(start, end).join(""),
+    text: sliced(text, start, end),
     score: scores.reduce((a, b) => a + b) / scores.length,
   }));
 }
@@ -194,6 +205,12 @@ export function entitiesIn(text, words, labels, logits) {
 function best(logits) {
   const most = Math.max(...logits);
   return [logits.indexOf(most), 1 / logits.reduce((sum, value) => sum + Math.exp(value - most), 0)];
+}
+
+// What an answer marks, as nodes of a page: entities in a text, or the answer to a question in its context.
+export function shown(answer, text, pair = null) {
+  if (answer?.entities) return nodes(text, answer.entities);
+  return answer?.text === undefined ? [] : nodes(pair, answer.text ? [answer] : []);
 }
 
 // A text in parts, for a page that marks its entities: { text, entity }; `entity` is null between them.
@@ -212,14 +229,15 @@ export function marked(text, entities) {
   return parts;
 }
 
-// The same as nodes of a page: each entity is a <mark> with its label behind it, read out as it stands there.
+// The same as nodes of a page: each entity is a <mark>, with its label behind it if it has one, read out as it stands there.
 // Texts become text nodes, so nothing in them is taken for HTML.
 export function nodes(text, entities) {
   return marked(text, entities).map((part) => {
     if (part.entity === null) return document.createTextNode(part.text);
     const [mark, label] = [document.createElement("mark"), document.createElement("small")];
-    label.textContent = part.entity.label;
-    mark.append(part.text, " ", label);
+    mark.append(part.text);
+    label.textContent = part.entity.label ?? "";
+    if (label.textContent) mark.append(" ", label);
     return mark;
   });
 }
