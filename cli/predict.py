@@ -304,8 +304,7 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
         ConfigError: no column of text is given.
         DataError: the file cannot be read, or a label is no number in a regression.
     """
-    images = config.decoder.reads == IMAGES
-    if images and is_image_folder(data):
+    if (images := config.decoder.reads == IMAGES) and is_image_folder(data):
         return _of_classes(data)
     if not is_hub(data) and data.is_dir():
         data = find_file(data, EVALUATION)

@@ -18,7 +18,7 @@ from maskpack.models.families import IMAGES, TEXT, Family, image_size_of
 Arrays = dict[str, NDArray[Any]]
 """Name of an input -> its values."""
 
-Shape = tuple[int, int, bool]
+BatchShape = tuple[int, int, bool]
 """Rows of a batch, tokens of a row, and whether there is padding."""
 
 BATCH, SEQUENCE = "batch", "sequence"
@@ -54,12 +54,12 @@ class ModelInputs(ABC):
 
     @abstractmethod
     def shapes(
-        self, family: Family, config: Mapping[str, Any], wanted: Sequence[Shape]
-    ) -> tuple[Shape, ...]:
+        self, family: Family, config: Mapping[str, Any], wanted: Sequence[BatchShape]
+    ) -> tuple[BatchShape, ...]:
         """Those of some shapes that a model can read, each as near as it can."""
 
     @abstractmethod
-    def random(self, family: Family, config: Mapping[str, Any], shape: Shape) -> Arrays:
+    def random(self, family: Family, config: Mapping[str, Any], shape: BatchShape) -> Arrays:
         """Random inputs of one shape, the same in every run."""
 
 
@@ -82,13 +82,13 @@ class Tokens(ModelInputs):
         return (ids, attention, np.zeros_like(ids))[: len(self.axes(family, config))]
 
     def shapes(
-        self, family: Family, config: Mapping[str, Any], wanted: Sequence[Shape]
-    ) -> tuple[Shape, ...]:
+        self, family: Family, config: Mapping[str, Any], wanted: Sequence[BatchShape]
+    ) -> tuple[BatchShape, ...]:
         """All of them, with no more tokens than the model has positions for."""
         longest = family.longest_input(config)
         return tuple((batch, min(length, longest), padded) for batch, length, padded in wanted)
 
-    def random(self, family: Family, config: Mapping[str, Any], shape: Shape) -> Arrays:
+    def random(self, family: Family, config: Mapping[str, Any], shape: BatchShape) -> Arrays:
         """Random tokens, int64 `(b, s)`."""
         batch, sequence, padded = shape
         rng = np.random.default_rng([batch, sequence])
@@ -124,13 +124,13 @@ class Pixels(ModelInputs):
         return (self.random(family, config, (2, 0, False))[PIXELS],)
 
     def shapes(
-        self, family: Family, config: Mapping[str, Any], wanted: Sequence[Shape]
-    ) -> tuple[Shape, ...]:
+        self, family: Family, config: Mapping[str, Any], wanted: Sequence[BatchShape]
+    ) -> tuple[BatchShape, ...]:
         """One of each number of images: their size is the model's."""
         tokens = family.longest_input(config)
         return tuple((batch, tokens, False) for batch in dict.fromkeys(one[0] for one in wanted))
 
-    def random(self, family: Family, config: Mapping[str, Any], shape: Shape) -> Arrays:
+    def random(self, family: Family, config: Mapping[str, Any], shape: BatchShape) -> Arrays:
         """Images of noise, float32 `(b, 3, h, w)`, of about the size of normalised values; see `smooth_noise`."""
         del family
         rng = np.random.default_rng([shape[0], shape[1]])

@@ -69,6 +69,9 @@ def answer_each(
         texts: texts, or pairs of texts.
         size: texts a run.
     """
+    parts = _parts(loaded[0], texts)
+    if len(parts) > 1:
+        return [one for part in parts for one in answer_each(loaded, part, size)]
     read = loaded[0].reader.encode_each(texts)
     found: dict[int, list[Answer]] = {
         place: [one.reader.problem(texts[place]) or row for one in loaded]
@@ -84,6 +87,12 @@ def answer_each(
         answers = _together(loaded, [Read(texts[place], whole[place]) for place in places])
         found.update(zip(places, map(list, zip(*answers, strict=True)), strict=True))
     return [found[place] for place in range(len(read))]
+
+
+def _parts(loaded: Loaded, texts: Sequence[Readable]) -> list[Sequence[Readable]]:
+    """The rows in as many parts as a reader needs, because it cannot hold all of them."""
+    most = loaded.reader.most or len(texts)
+    return [texts[start : start + most] for start in range(0, len(texts), max(1, most))]
 
 
 def _from_windows(
@@ -163,6 +172,9 @@ def logits_of(
     """
     if not texts:
         raise DataError("there is no text")
+    parts = _parts(loaded, texts)
+    if len(parts) > 1:
+        return np.concatenate([logits_of(loaded, part, size, second=second) for part in parts])
     rows = loaded.reader.encode(texts, second=second)
     longest = max(map(len, rows), default=0)
     found: NDArray[np.float32] | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,10 @@ class Reader(Protocol):
     @property
     def way(self) -> tuple[Hashable, ...]:
         """What readers must have in common so that they make the same batch of a row."""
+
+    @property
+    def most(self) -> int | None:
+        """Rows that are held at once; None: all, so that those of similar length share a batch."""
 
     def encode(self, rows: Sequence[Readable], *, second: bool = False) -> list[Any]:
         """Each row as a model reads it; of a task that cuts rows into windows all windows, one row behind the other.
@@ -93,6 +97,7 @@ class ImageReader:
 
     rule: ImageRule
     config: TaskConfig
+    most: ClassVar[int | None] = 1024
 
     @property
     def way(self) -> tuple[Hashable, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,7 @@ class TextReader:
 
     tokenizer: Any
     config: TaskConfig
+    most: ClassVar[int | None] = None
 
     @classmethod
     def of(cls, tokenizer: Any, config: TaskConfig) -> TextReader:

@@ -131,7 +131,7 @@ def _as_tokens(
     for what, split, encoded in zip(("training", "evaluation"), texts, (train, dev), strict=True):
         _check_ids(encoded, split, int(context.config["vocab_size"]), what)
     _check_shipped(context, data.task, max_length)
-    splits: tuple[tuple[Split, EncodedTokens], ...] = ((texts[0], train), (texts[1], dev))
+    splits: Sequence[tuple[Split, EncodedTokens]] = ((texts[0], train), (texts[1], dev))
     if data.task.type.decoder.windows:
         _warn(data, note, window_warnings(splits, max_length))
         return train, dev  # nothing was cut off

@@ -95,9 +95,7 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     providers = find_providers(request.providers)
     place = pick_task(request.folder, request.task)
     config = place.read_config()
-    _check_texts(config)
-    if request.texts is not None:
-        read_lines(request.texts)  # an unreadable file should fail now, not after minutes
+    _check_texts(request, config)
     load_before = _load_before(request.threads)
     with scratch_folder("maskpack-bench-") as root:
         work = Path(root)
@@ -124,13 +122,15 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     )
 
 
-def _check_texts(config: TaskConfig) -> None:
-    """Raise ExportError if a task reads no texts."""
+def _check_texts(request: BenchRequest, config: TaskConfig) -> None:
+    """Raise ExportError if a task reads no texts, DataError if those that were given cannot be read."""
     if config.decoder.reads != TEXT:
         raise ExportError(
             f"`{config.name}` reads images, and a benchmark times graphs on tokens",
             "time its graph with `Session(folder).predict(images)`",
         )
+    if request.texts is not None:
+        read_lines(request.texts)  # an unreadable file should fail now, not after minutes
 
 
 def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant, ...]]:

@@ -24,6 +24,7 @@ from maskpack.exporters.readings import read_rows
 from maskpack.formats import ConfigError, DataError, ModelError, open_artifact
 from maskpack.runtime import Session, materialize
 from maskpack.runtime.images import ImageRule
+from maskpack.runtime.readers import ImageReader
 from maskpack.runtime.task import pick_task
 from maskpack.tasks import find_task
 from maskpack.tasks.context import ModelContext, restore_task
@@ -177,6 +178,21 @@ def test_what_a_row_may_be(folded, tmp_path):
     forms.append((tmp_path / "a.png").read_bytes())
     found = Session(folded).logits(forms)
     assert (found == found[0]).all()
+
+
+def test_many_images_are_read_some_at_a_time(folded, monkeypatch):
+    images, session = pictures(), Session(folded)
+    wanted, answers = session.logits(images), session.predict(images)
+    held = []
+    usual = ImageReader.encode_each
+    monkeypatch.setattr(ImageReader, "most", 4)
+    monkeypatch.setattr(
+        ImageReader, "encode_each", lambda self, rows: held.append(len(rows)) or usual(self, rows)
+    )
+    np.testing.assert_allclose(session.logits(images), wanted, atol=1e-6)
+    found = session.predict(images)
+    assert held == [4, 4, 2]
+    assert [one.label for one in found] == [one.label for one in answers]
 
 
 def test_an_image_that_cannot_be_read_stops_no_other(folded, tmp_path):

@@ -67,7 +67,7 @@ def test_an_architecture_that_the_rule_cannot_take_is_refused_by_name_with_the_r
     assert why in family_support(model_type).reason
 
 
-@pytest.mark.parametrize("model_type", ["vit", "nobody-knows"])
+@pytest.mark.parametrize("model_type", ["swin", "nobody-knows"])
 def test_a_folder_with_another_kind_of_model_is_refused_by_its_configuration(
     family_models, tmp_path, model_type
 ):
