@@ -131,6 +131,9 @@ HINTS: dict[str, str] = {
     "give another folder as `cache`, or `off`": "give another folder with `--cache`, or `--cache off`",
     "leave `pair_prefix` out": "leave `--pair-prefix` out",
     "leave `stride` out": "leave `--stride` out",
+    "leave `label_field` out": "leave `--label-field` out",
+    "leave the row out, or learn with `unlabelled` skip": "leave the row out, or learn with `--unlabelled skip`",
+    "give all texts as `data`, and leave `texts` out": "give all texts with `--data`, and leave `--texts` out",
     "a larger `max_length` or `stride` may hold them": "a larger `--max-length` or `--stride` may hold them",
     "give the column of the second as `pair_field`": "give the column of the second with `--pair-field`",
     # artifacts

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class Encoded:
     pad_left: bool = False
     labelled: NDArray[np.bool_] | None = None
     per_token: bool = False
+    redrawn: ClassVar[bool] = False
+    """Whether every epoch has inputs and labels of its own, so that nothing of an epoch can be kept for the next."""
 
     def __post_init__(self) -> None:
         for name in ("ids", "types"):
@@ -79,6 +81,16 @@ class Encoded:
     def widest(self) -> int:
         """Tokens of the longest text."""
         return int(self.ids.lengths.max())
+
+    @property
+    def most_rows(self) -> int | None:
+        """Rows of a batch at most, whose outputs would take too much memory; None: any number."""
+        return None
+
+    def of_epoch(self, seed: int, epoch: int) -> Encoded:
+        """The rows as they are learned in an epoch, from 0, of a run with a seed."""
+        del seed, epoch
+        return self
 
     def row_of(self, place: int) -> int:
         """Number of the split's row that the tokens at a place of `ids` are of."""
@@ -320,6 +332,7 @@ def predict_all(
         `(rows, c)`; of outputs for each token `(rows, tokens, c)` for the longest row, 0 where none counts.
     """
     places, made = [np.zeros(0, dtype=np.intp)], None
+    batch_size = min(batch_size, encoded.most_rows or batch_size)
     for number, rows in enumerate(evaluation_batches(encoded.lengths, batch_size=batch_size)):
         if number % processes.count != processes.rank:
             continue

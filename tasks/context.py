@@ -123,7 +123,7 @@ def preprocess_splits(
         log_warnings(window_warnings(((texts[0], train), (texts[1], dev)), max_length))
     if note is not None:
         log_warnings([DataWarning(note, serious=False)])
-    if data.task.type.decoder.windows:
+    if data.task.type.decoder.pieces:
         return train, dev  # nothing was cut off
     if data.task.type.grouped:
         texts = [replace(each, texts=grouped_texts(each)) for each in texts]

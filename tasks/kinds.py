@@ -15,6 +15,7 @@ class Kind(StrEnum):
     RETRIEVAL = "retrieval"
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
     QUESTION_ANSWERING = "question-answering"
+    FILL_MASK = "fill-mask"
 
 
 class Unlabelled(StrEnum):

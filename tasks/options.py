@@ -20,6 +20,15 @@ class Type(StrEnum):
     TOKENS = "token-classification"
     VECTORS = "sentence-similarity"
     QUESTIONS = "question-answering"
+    MASKS = "fill-mask"
+
+
+_KINDS = {
+    Type.TOKENS: Kind.TOKEN_CLASSIFICATION,
+    Type.QUESTIONS: Kind.QUESTION_ANSWERING,
+    Type.MASKS: Kind.FILL_MASK,
+}
+"""Types that are of one kind, whatever else is said."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,8 @@ class TaskOptions(Options):
     type: Annotated[
         Type | None,
         Opt(
-            "What is answered of data of your own: a label or a number of each text, the entities in it, a question on it, or a vector.",
+            "What is answered of data of your own: a label or a number of each text, the entities in it, a question on it, a vector, "
+            "or the word where a mask stands.",
             default="token-classification for words with tags in lines, question-answering for columns question, "
             "context and answers, else text-classification",
         ),
@@ -99,10 +109,8 @@ class TaskOptions(Options):
             return Kind.SIMILARITY if self.regression else Kind.RETRIEVAL
         if self.regression:
             return Kind.REGRESSION
-        if self.type is Type.TOKENS:
-            return Kind.TOKEN_CLASSIFICATION
-        if self.type is Type.QUESTIONS:
-            return Kind.QUESTION_ANSWERING
+        if self.type in _KINDS:
+            return _KINDS[self.type]
         several = self.multi_label or self.label_separator is not None
         if several:
             return Kind.MULTI_LABEL

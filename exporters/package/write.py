@@ -51,9 +51,10 @@ Logits = list[NDArray[np.float32]]
 
 def check_graph(session: Any, source: Source, target: Target) -> None:
     """Raise ExportError unless the examples know a graph's inputs and output."""
-    if source.config.decoder.windows:
+    if source.config.decoder.pieces:
+        what = "fills masks" if source.config.decoder.fills else "answers questions"
         raise ExportError(
-            f"`{source.config.name}` answers questions, and packages for {target} cut no texts into windows",
+            f"`{source.config.name}` {what}, and packages for {target} cut no texts into windows",
             "answer with `maskpack.runtime` from the exported folder",
         )
     names = {value.name for value in session.get_inputs()}

@@ -37,6 +37,7 @@ class Wanted:
         crowded: whether a row may have more fields than the header, as some of GLUE's have.
         gaps: whether the last column may lack a value; it comes as `NO_LABEL`.
         structured: whether cells may hold lists and objects; they come as JSON.
+        lines: whether a `.txt` file holds a text a line, whose column has no name in it; else it is a table.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Wanted:
     crowded: bool = False
     gaps: bool = False
     structured: bool = False
+    lines: bool = False
 
     def row(self, values: Mapping[str, object], number: int) -> Row:
         """The wanted cells of one row.

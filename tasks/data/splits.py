@@ -306,6 +306,7 @@ def _read(
         crowded=task.hub is not None,  # GLUE's own files
         gaps=task.unlabelled is not Unlabelled.STOP,
         structured=task.type.structured,
+        lines=task.type.own_label,
     )
     kept = cache is not None and cache.takes(path)
     rows = stored_rows(cache, wanted) if cache and kept else list(stream_rows(wanted))

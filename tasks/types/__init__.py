@@ -6,6 +6,7 @@ from maskpack.formats import ArtifactError, TaskEntry
 from maskpack.tasks.types.answers import QuestionAnswering
 from maskpack.tasks.types.base import TaskType
 from maskpack.tasks.types.entities import TokenClassification
+from maskpack.tasks.types.fill_mask import FillMask
 from maskpack.tasks.types.multi_label import MultiLabel
 from maskpack.tasks.types.regression import Regression
 from maskpack.tasks.types.single_label import SingleLabel
@@ -21,6 +22,7 @@ TASK_TYPES: dict[str, TaskType] = {
         Similarity(),
         Retrieval(),
         QuestionAnswering(),
+        FillMask(),
     )
 }
 """Name, as manifests spell it -> type."""
