@@ -62,7 +62,10 @@ def fit(
     chosen: opt.Replayed[FitConfig],
     start: Annotated[
         str | None,
-        Option("--from", help="Go on from the mask and head of this task of the same artifact."),
+        Option(
+            "--from",
+            help="Go on from the mask and head of this task of the same artifact, or from the mask alone of a fill-mask task.",
+        ),
     ] = None,
     replace: Annotated[
         bool, Option("--replace", help="Learn a task again that is already there.")

@@ -137,6 +137,9 @@ HINTS: dict[str, str] = {
     "leave `texts` out, or take rows without a label with `unlabelled` teach": "leave `--texts` out, or take rows without a "
     "label with `--unlabelled teach`",
     "give `bits` 8 or 4, and leave `quantizer` out": "give `--bits 8` or `--bits 4`, and leave `--quantizer` out",
+    "leave `label_field` out": "leave `--label-field` out",
+    "leave the row out, or learn with `unlabelled` skip": "leave the row out, or learn with `--unlabelled skip`",
+    "give all texts as `data`, and leave `texts` out": "give all texts with `--data`, and leave `--texts` out",
     "a larger `max_length` or `stride` may hold them": "a larger `--max-length` or `--stride` may hold them",
     "give the column of the second as `pair_field`": "give the column of the second with `--pair-field`",
     # artifacts

@@ -186,7 +186,7 @@ def _load(request: BaselineRequest) -> _Loaded:
     pretrained = load_pretrained(
         request.model,
         revision=request.revision,
-        classifier=finding.classifier,
+        classifier=finding.encoder,
         resize_embeddings=request.resize_embeddings,
     )
     context, kind = ModelContext.of_pretrained(pretrained), data.task.type

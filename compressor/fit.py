@@ -140,7 +140,7 @@ def prepare_together(request: FitRequest, *, on_progress: OnProgress) -> Prepare
     if processes.alone:
         return prepare(request, on_progress=on_progress)
     rows = processes.agreed(lambda: load_rows(request))
-    own = rows.finding.classifier
+    own = rows.finding.encoder
     prepared = processes.of_main(lambda: load_or_quantize(request, own, on_progress))
     run = processes.agreed(lambda: prepare_rows(request, rows, prepared=prepared))
     facts = [(f"version of {name}", version(name)) for name in _VERSIONS]
@@ -315,9 +315,8 @@ def _early_stopping(run: PreparedRun, masked: MaskedModel) -> list[EarlyStopping
         return []
     tensors = [parameter.data for group in masked.groups for parameter in group.parameters]
     tensors += [layer.threshold for layer in masked.layers.values()]
-    evaluate = metric_of(
-        masked.model, run.kind, run.held_out, run.data.task.metric, run.placement.processes
-    )
+    asked = (masked.model, run.kind, run.held_out, run.data.task.metric, run.placement.processes)
+    evaluate = metric_of(*asked, rising=True)
     return [EarlyStopping(tensors, evaluate, every=run.per_epoch, patience=patience)]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from maskpack.compressor.start_checks import entry_of_head
 from maskpack.compressor.types import BaselineRequest, FitRequest
-from maskpack.formats import ConfigError, open_artifact
+from maskpack.formats import ConfigError
 from maskpack.formats.pooling import Pooling, pooling_of
 from maskpack.models.config import load_config
 from maskpack.models.locate import resolve
@@ -44,8 +45,9 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
         return _of_head(wanted, actual_pooling(head), habit_of(head))
     config = load_config(resolve(model), revision=revision)
     habit = habit_of(config)
-    if isinstance(request, FitRequest) and request.start is not None:
-        started = pooling_of(open_artifact(request.start[0]).entry(request.start[1]))
+    start = request.start if isinstance(request, FitRequest) else None
+    if (entry := entry_of_head(start, kind)) is not None:
+        started = pooling_of(entry)
         return _of_head(wanted, started or habit, habit)
     if wanted is None:
         found = find_pooling(model, config, revision=revision)
@@ -64,10 +66,11 @@ def _of_vectors(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
         ConfigError: another one than that of the start, or one that the model has not.
     """
     wanted, own = request.config.wanted_pooling, None
+    start = request.start if isinstance(request, FitRequest) else None
     if finding.head is not None:
         own = actual_pooling(finding.classifier.config)
-    elif isinstance(request, FitRequest) and request.start is not None:
-        own = pooling_of(open_artifact(request.start[0]).entry(request.start[1]))
+    elif (entry := entry_of_head(start, request.task.type)) is not None:
+        own = pooling_of(entry)
     if own is not None:
         _of_head(wanted, own, own)
         return own

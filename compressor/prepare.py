@@ -23,7 +23,13 @@ from maskpack.compressor.quantization.backbone import (
     load_or_quantize,
 )
 from maskpack.compressor.space import check_place, check_room
-from maskpack.compressor.start_checks import check_start, check_start_units
+from maskpack.compressor.start_checks import (
+    check_start,
+    check_start_units,
+    entry_of_head,
+    entry_of_start,
+    starts_head,
+)
 from maskpack.compressor.training.progress import OnProgress
 from maskpack.compressor.training.teacher import Teacher, find_teacher
 from maskpack.compressor.training.train import Plan
@@ -46,7 +52,7 @@ from maskpack.tasks.data.unlabelled import read_unlabelled
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.preprocess import load_splits
 from maskpack.tasks.pretrained_head import Finding, PretrainedHead, scale_for
-from maskpack.tasks.task import Unlabelled
+from maskpack.tasks.task import Kind, Unlabelled
 from maskpack.tasks.types import TaskType
 
 
@@ -203,20 +209,22 @@ def load_rows(request: FitRequest) -> TaskRows:
 
 
 def as_started(request: FitRequest, rows: TaskRows) -> TaskRows:
-    """The rows with their labels in the order of the task that the run starts from.
+    """The rows with their labels in the order of the task that the run starts from, if the run takes its head.
 
     Raises:
         ConfigError: that task has other labels or another kind.
     """
     if request.start is None:
         return rows
-    entry, data = open_artifact(request.start[0]).entry(request.start[1]), rows.data
+    entry, data = entry_of_start(request.start), rows.data
+    if not starts_head(entry, data.task.type):
+        return replace(rows, facts={**rows.facts, "started_from": entry.name})
     own = (data.task.type.name, sorted(data.labels))
     if own != (entry.kind, sorted(entry.labels)):
         raise ConfigError(
             f"`{entry.name}` is a {entry.kind} of {', '.join(entry.labels) or 'a number'}, the rows are a "
             f"{own[0]} of {', '.join(data.labels) or 'a number'}",
-            "start from a task of the same labels",
+            f"start from a task of the same labels, or of the type {Kind.FILL_MASK}",
         )
     facts = {**rows.facts, "started_from": entry.name}
     return replace(rows, data=data.in_order(entry.labels), facts=facts)
@@ -224,10 +232,11 @@ def as_started(request: FitRequest, rows: TaskRows) -> TaskRows:
 
 def _target(request: FitRequest, train: Encoded, rows: TaskRows) -> TargetScale | None:
     """The unit in which the head learns: that of the task it starts from, else that of the rows."""
-    if request.start is not None:
-        return TargetScale.of(open_artifact(request.start[0]).entry(request.start[1]))
+    kind = rows.data.task.type
+    if (started := entry_of_head(request.start, kind)) is not None:
+        return TargetScale.of(started)
     labels = known_labels(train.labels, train.labelled)
-    return scale_for(rows.data.task.type, labels, rows.finding.head)
+    return scale_for(kind, labels, rows.finding.head)
 
 
 def _start(request: FitRequest, rows: TaskRows, prepared: PreparedBackbone) -> Patch | None:
@@ -241,6 +250,8 @@ def _start(request: FitRequest, rows: TaskRows, prepared: PreparedBackbone) -> P
         return None
     place, task = request.start
     patch = open_artifact(place).patch(task)
+    if not starts_head(entry_of_start(request.start), rows.data.task.type):
+        patch = replace(patch, head={})
     patch.check_fits(prepared.backbone)
     check_start(patch, task, request.config)
     files, names = prepared.context.files, prepared.backbone.linears
@@ -266,7 +277,7 @@ def prepare_rows(
     """
     finding, pooling = rows.finding, pooling_for(request, rows.finding)
     placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared, pooling)
-    prepared = prepared or load_or_quantize(request, finding.classifier, on_progress)
+    prepared = prepared or load_or_quantize(request, finding.encoder, on_progress)
     teacher = find_teacher(request.config, finding, rows.data.task.type)
     train, dev, held_out, extra = _tokens(request, rows, prepared, teacher)
     return PreparedRun(
@@ -345,6 +356,11 @@ def _with_unlabelled(
         raise ConfigError(
             f"`texts` are of tasks that read texts, and `{data.task.name}` is a {data.task.kind}",
             "leave `texts` out, or take rows without a label with `unlabelled` teach",
+        )
+    if data.task.type.own_label:
+        raise ConfigError(
+            f"`{data.task.name}` is a {data.task.type.name}, whose rows need no labels: {count:,} rows are for a teacher alone",
+            "give all texts as `data`, and leave `texts` out",
         )
     if data.task.type.finds_texts:
         raise ConfigError(

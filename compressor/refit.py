@@ -235,6 +235,8 @@ def _task_for(entry: TaskEntry, path: Path) -> Task:
 def _has_labels(fit: FitRequest) -> bool:
     """Whether the rows of a task have labels; a folder, and a data set of the Hub, always has."""
     assert fit.data is not None
+    if fit.task.type.own_label:
+        return True
     if is_lines(fit.data):
         return False
     return not fit.data.is_file() or fit.task.label in column_names(fit.data)

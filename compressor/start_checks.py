@@ -1,14 +1,34 @@
-"""What a run that starts from a learned task cannot do with units that are gone in it."""
+"""What a run takes of the learned task that it starts from, and what it cannot do with units that are gone in it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from maskpack.compressor.config import FitConfig
-from maskpack.formats import ConfigError, Patch
+from maskpack.formats import ConfigError, Patch, TaskEntry, open_artifact
 from maskpack.formats.units import Units
 from maskpack.models.units import own_units
+from maskpack.tasks.types import TaskType, type_of
+
+
+def entry_of_start(start: tuple[Path, str]) -> TaskEntry:
+    """The entry of the task that a run starts from, by its artifact and name."""
+    return open_artifact(start[0]).entry(start[1])
+
+
+def starts_head(entry: TaskEntry, kind: TaskType) -> bool:
+    """Whether a run takes the head of the task that it starts from too: of texts without labels it takes the mask alone."""
+    return entry.kind == kind.name or not type_of(entry).own_label
+
+
+def entry_of_head(start: tuple[Path, str] | None, kind: TaskType) -> TaskEntry | None:
+    """The entry of the task whose head a run of a type starts from; None: it has its own."""
+    if start is None:
+        return None
+    entry = entry_of_start(start)
+    return entry if starts_head(entry, kind) else None
 
 
 def check_start(patch: Patch, task: str, config: FitConfig) -> None:

@@ -30,6 +30,7 @@ from maskpack.compressor.types import TrunkSearch, TrunkTry
 from maskpack.formats import ConfigError, Interrupted
 from maskpack.models.build import apply_patch
 from maskpack.tasks.batches import predict_all, torch_predict
+from maskpack.tasks.evaluation.gains import gain
 
 _LOG = logging.getLogger(__name__)
 
@@ -102,10 +103,10 @@ def _search(
     def value(layers: int) -> float:
         found = metric(with_trunk(probe, layers))
         tries.append(TrunkTry(layers, found))
-        lost = 100.0 * (tries[0].value - found)
+        lost = -gain(name, found, tries[0].value)
         fact = "trunk %d: %s %.4f on %d held-out rows, %.2f points below none"
         _LOG.info(fact, layers, name, found, rows, lost)
-        return found
+        return -lost / 100.0
 
     layers = deepest(most, value, tolerance=tolerance)
     return TrunkSearch(name, tolerance, rows, layers, tuple(tries))

@@ -14,6 +14,7 @@ from maskpack.compressor.effects import ClassWeights, HeadTuning
 from maskpack.formats import MaskCount
 from maskpack.formats.schema import check_new_name
 from maskpack.tasks.data.cache import AUTO
+from maskpack.tasks.evaluation.gains import gain
 from maskpack.tasks.task import Task
 
 
@@ -240,7 +241,7 @@ class RunResult:
     @property
     def collapsed(self) -> bool:
         """Whether the result is no better than always giving the same answer."""
-        return self.score <= self.majority[self.metric]
+        return gain(self.metric, self.score, self.majority[self.metric]) <= 0
 
     def to_json(self) -> str:
         """One line of JSON, derived sizes included."""

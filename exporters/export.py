@@ -180,7 +180,7 @@ def _write_tasks(
 
 def _columns(entry: TaskEntry) -> tuple[str, ...]:
     """Columns that a task was learned from, where a reader of another table would not find them by their names."""
-    if type_of(entry).grouped:
+    if type_of(entry).grouped or type_of(entry).own_label:
         return ()
     try:
         columns = (*task_of(entry).texts, task_of(entry).label)
@@ -211,6 +211,7 @@ def config_of(exported: TaskGraph, preprocessor: Preprocessor) -> TaskConfig:
         prefixes=prefixes_of(entry),
         stride=windows_of(entry).stride,
         no_answer=windows_of(entry).no_answer,
+        mask=preprocessor.mask,
     )
 
 

@@ -48,7 +48,7 @@ class HfModel:
 def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     """Write one task as the class of transformers for its type reads it, in float32; one that gives vectors for sentence-transformers.
 
-    The class is `AutoModelForSequenceClassification`, `AutoModelForTokenClassification` for entities, or `AutoModelForQuestionAnswering`.
+    The class is `AutoModelForSequenceClassification`, `AutoModelForTokenClassification`, `AutoModelForQuestionAnswering` or `AutoModelForMaskedLM`.
 
     The weights are `code * scale * mask`, exactly; they are read back and compared before the folder
     gets its name.

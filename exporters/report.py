@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from maskpack.formats import DataError
+from maskpack.tasks.evaluation.gains import gain
 
 REPORT_FILE = "maskpack_report.json"
 
@@ -61,8 +62,8 @@ class AccuracyCheck:
 
     @property
     def drop(self) -> float:
-        """Points (0.01) that the graph loses against the masked torch model."""
-        return 100.0 * (self.torch - self.graph)
+        """Points that the graph loses against the masked torch model; what a point is: `gain` in `gains.py`."""
+        return -gain(self.metric, self.graph, self.torch)
 
 
 @dataclass(frozen=True)

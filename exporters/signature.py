@@ -64,4 +64,5 @@ def _wanted_outputs(artifact: Artifact, entry: TaskEntry) -> tuple[_Outputs, _Ou
         several: _Outputs = [(name, list(own)) for name in decoder.outputs]
         return several, several
     (name,) = decoder.outputs
-    return [(name, [*own, entry.outputs])], [(name, [*own, "classes"])]
+    width = int(task_config(artifact, entry).vocab_size) if decoder.fills else entry.outputs
+    return [(name, [*own, width])], [(name, [*own, "classes"])]

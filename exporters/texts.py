@@ -18,6 +18,7 @@ from maskpack.models.tokenizer_files import shipped_tokenizer
 from maskpack.runtime.task import TaskFiles
 from maskpack.runtime.tokens import TextReader, load_tokenizer
 from maskpack.tasks.batches import Encoded, EncodedGroups, EncodedTokens
+from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import encode_for, prefixes_of, texts_of
@@ -89,6 +90,9 @@ def _by_device(
 ) -> tuple[Sequence[tuple[str, ...]], EncodedTokens]:
     """The rows as the device reads them: what is read together, and its tokens."""
     types = training.types is not None
+    if isinstance(training, EncodedCloze):
+        read = encoded_by(reader, split, types=types)
+        return split.texts, training.over(read.ids, read.types)
     if not isinstance(training, EncodedGroups):
         return split.texts, encoded_by(reader, split, types=types)
     texts = [(text,) for row in grouped_texts(split.prefixed(prefixes_of(entry))) for text in row]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,6 +38,7 @@ from maskpack.formats.waiting import announced
 from maskpack.models.inputs import inputs_of
 from maskpack.models.load import load_finetuned
 from maskpack.models.padding import set_pad_token
+from maskpack.runtime.cloze import MOST_LOGITS
 from maskpack.runtime.providers import Provider
 from maskpack.runtime.session import check_task, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskFiles, pick_task
@@ -264,7 +266,11 @@ def _torch_answers(subject: Subject, reading: Reading) -> _TorchAnswers:
     masked, encoder = torch_predict(model), subject.encoder
     shapes = []
     inputs, config = inputs_of(encoder.family), model.config.to_dict()
-    for shape in inputs.shapes(encoder.family, config, SHAPES):
+    some = [
+        (batch, min(length, _longest(subject, model.config, batch)), padded)
+        for batch, length, padded in SHAPES
+    ]
+    for shape in inputs.shapes(encoder.family, config, some):
         feeds = inputs.random(encoder.family, config, shape)
         shapes.append((shape, feeds, masked(feeds)))
     encoded = reading.training if reading.device is not None else None
@@ -274,6 +280,13 @@ def _torch_answers(subject: Subject, reading: Reading) -> _TorchAnswers:
     if encoded is not None and subject.reference is not None:
         wanted = _logits_of(subject.reference, subject, encoded)
     return _TorchAnswers(tuple(shapes), rows, wanted)
+
+
+def _longest(subject: Subject, config: Any, batch: int) -> int:
+    """Tokens of rows on which logits are compared at most: logits of all tokens of a vocabulary have to fit into memory."""
+    if not type_of(subject.entry).decoder.fills:
+        return SHAPES[-1][1]
+    return max(1, int(MOST_LOGITS // (batch * config.vocab_size)))
 
 
 def _check_values(
@@ -323,12 +336,14 @@ def _check_accuracy(
     answers = left if wanted is None else wanted
     same = kind.decoder.agreement(_comparable(subject, left), _comparable(subject, answers))
     left, right = _comparable(subject, left), _comparable(subject, right)
+    agreement = kind.decoder.agreement(left, right)
+    left, right = kind.measured(left), kind.measured(right)
     return AccuracyCheck(
         rows=len(kind.right(encoded.labels)),
         metric=metric,
         graph=scores[0],
         torch=scores[1],
-        agreement=kind.decoder.agreement(left, right),
+        agreement=agreement,
         max_diff=float(np.abs(left - right).max()),
         reference=None if wanted is None else score(wanted),
         relative=relative_error(left, right, _least(subject)),

@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING
 from maskpack.formats import ArtifactError, Backbone, ModelError, Patch, QuantTensor
 from maskpack.formats.pooling import Pooling
 from maskpack.formats.target import TargetScale
+from maskpack.models.cloze import check_tied
 from maskpack.models.failures import failure
 from maskpack.models.families import attention_of, check_rotary, family_of, settings_of
 from maskpack.models.linears import linearize
@@ -266,9 +267,10 @@ def fresh_classifier(config: Any, **options: Any) -> Any:
         ModelError: transformers cannot follow the configuration, whose values may be of any type.
     """
     try:
-        return model_class(config)._from_config(config, **options)  # noqa: SLF001
+        model = model_class(config)._from_config(config, **options)  # noqa: SLF001
     except Exception as error:
         raise failure(error, "config.json") from error
+    return check_tied(model)
 
 
 def base_of(model: Any) -> nn.Module:

@@ -39,7 +39,8 @@ def build_outline(backbone: Backbone, config: Any, *, attention: str | None = No
     backbone = used_by(base, backbone)
     check_parameters(base, backbone, config)
     inside = {id(parameter): name for name, parameter in base.named_parameters()}
-    for name, parameter in list(model.named_parameters()):
+    shared = names_of(model)
+    for parameter in list(model.parameters()):
         own = inside.get(id(parameter))
         if own is None:
             value = torch.zeros(parameter.shape)
@@ -47,7 +48,7 @@ def build_outline(backbone: Backbone, config: Any, *, attention: str | None = No
             value = torch.from_numpy(backbone.dense[own].astype("f4"))
         else:
             value = torch.zeros(()).expand(parameter.shape)
-        _set(model, name, nn.Parameter(value))
+        _set_all(model, shared[id(parameter)], nn.Parameter(value))
     return model.eval()
 
 
@@ -63,8 +64,8 @@ def fill_weights(
         for_answers: whether the model is only called. Then layers of a large backbone are filled when they are called,
             and emptied again: nothing else may read their weights.
     """
-    base = base_of(model)
-    backbone = used_by(base, backbone)
+    base, shared = base_of(model), names_of(model)
+    backbone, held = used_by(base, backbone), dict(base.named_parameters())
 
     def value(name: str) -> Tensor:
         tensor = (
@@ -83,7 +84,7 @@ def fill_weights(
         if holder:
             layers.setdefault(holder, []).append(name)
         else:
-            _set(base, name, nn.Parameter(value(name)))
+            _set_all(model, shared[id(held[name])], nn.Parameter(value(name)))
     for holder, names in layers.items():
         _fill_when_called(base, base.get_submodule(holder), names, value)
     return model
@@ -105,6 +106,19 @@ def _fill_when_called(base: nn.Module, layer: nn.Module, names: list[str], value
     layer.register_forward_hook(clear)
 
 
+def names_of(model: nn.Module) -> dict[int, list[str]]:
+    """Identity of each parameter -> all of its names: a decoder may be the table of embeddings once more."""
+    found: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), []).append(name)
+    return found
+
+
+def _set_all(model: nn.Module, names: list[str], parameter: nn.Parameter) -> None:
+    for name in names:
+        _set(model, name, parameter)
+
+
 def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     path, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(path), leaf, parameter)
@@ -116,8 +130,10 @@ def _without_values() -> Iterator[None]:
     register = nn.Module.register_parameter
 
     def register_empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        empty = None if parameter is None else nn.Parameter(parameter.detach().to("meta"))
-        register(module, name, empty)
+        # one that has no values already may be another module's too, and stays the same object
+        if parameter is not None and parameter.device.type != "meta":
+            parameter = nn.Parameter(parameter.detach().to("meta"))
+        register(module, name, parameter)
 
     nn.Module.register_parameter = register_empty  # type: ignore[method-assign, assignment]
     try:

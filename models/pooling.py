@@ -27,6 +27,7 @@ from transformers.utils import ModelOutput
 
 from maskpack.formats import ConfigError, ModelError
 from maskpack.formats.pooling import Pooling
+from maskpack.models.cloze import cloze_class
 from maskpack.models.families import Family, family_of
 from maskpack.models.locate import places_beside, resolve
 from maskpack.models.pipeline import tree_beside
@@ -172,7 +173,7 @@ def class_for(config: Any, native: type) -> type:
         return _with(_Vectors, native)
     if pooling_in(config) is not None:
         return _with(_PooledHead, native)
-    return spans_class(config, native)
+    return spans_class(config, cloze_class(config, native))
 
 
 def gives_vectors(config: Any) -> bool:

@@ -11,10 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats.errors import DataError, ExportError, MaskpackError, first_line
+from maskpack.runtime.cloze import (
+    MOST_LOGITS,
+    chosen_for_metrics,
+    hide,
+    most_chosen,
+    reduced,
+    table_of,
+)
+from maskpack.runtime.fills import without_masks
 from maskpack.runtime.graph import TaskRun
 from maskpack.runtime.outputs import Answered, joined
 from maskpack.runtime.readers import Readable, Reader
 from maskpack.runtime.task import AGAIN, TaskConfig
+from maskpack.runtime.tokens import Text, TextReader, Tokens
 from maskpack.runtime.trunk import OnTrunk
 
 Answer = Answered | MaskpackError
@@ -79,8 +89,10 @@ def answer_each(
         if isinstance(row, MaskpackError)
     }
     rows = {place: row for place, row in enumerate(read) if not isinstance(row, MaskpackError)}
-    if loaded[0].config.decoder.windows:
-        found.update(_from_windows(loaded, texts, rows, size))
+    if loaded[0].config.mask is not None:
+        rows, size = _to_fill(loaded, texts, rows, found, size)
+    if loaded[0].config.decoder.pieces:
+        found.update(_from_pieces(loaded, texts, rows, size))
         return [found[place] for place in range(len(read))]
     whole = {place: row[0] for place, row in rows.items()}
     for places in batches(whole, size):
@@ -95,13 +107,44 @@ def _parts(loaded: Loaded, texts: Sequence[Readable]) -> list[Sequence[Readable]
     return [texts[start : start + most] for start in range(0, len(texts), max(1, most))]
 
 
-def _from_windows(
+def _to_fill(
+    loaded: Sequence[Loaded],
+    texts: Sequence[Text],
+    rows: Mapping[int, Sequence[Tokens]],
+    found: dict[int, list[Answer]],
+    size: int,
+) -> tuple[dict[int, tuple[Tokens, ...]], int]:
+    """The blocks of each text that have masks, and how many of them a run takes; texts without masks get their errors in `found`."""
+    masked = {place: tuple(one for one in row if one.masks) for place, row in rows.items()}
+    for place, row in masked.items():
+        if not row:
+            found[place] = [_no_mask(one.config, texts[place]) for one in loaded]
+    kept = {place: row for place, row in masked.items() if row}
+    longest, reader = (
+        max((len(one) for row in kept.values() for one in row), default=1),
+        loaded[0].reader,
+    )
+    assert isinstance(reader, TextReader)
+    most = MOST_LOGITS // (longest * reader.tokenizer.get_vocab_size())
+    return kept, max(1, min(size, most))
+
+
+def _no_mask(config: TaskConfig, text: Text) -> DataError:
+    """The error of a text in which nothing is to be filled in."""
+    assert isinstance(text, str)
+    assert config.mask is not None
+    return DataError(
+        without_masks(text, config.mask[1]), f"write `{config.mask[1]}` where a word is to be found"
+    )
+
+
+def _from_pieces(
     loaded: Sequence[Loaded],
     texts: Sequence[Readable],
     rows: Mapping[int, Sequence[Any]],
     size: int,
 ) -> Iterator[tuple[int, list[Answer]]]:
-    """Place of each row and its answers, each made from all windows of the row."""
+    """Place of each row and its answers, each made from all windows or blocks of the row."""
     pieces = [(place, window) for place, row in rows.items() for window in row]
     outputs: list[list[Any]] = [[] for _ in pieces]
     for places in batches(dict(enumerate(window for _, window in pieces)), size):
@@ -135,9 +178,14 @@ def _outputs(loaded: Loaded, rows: Sequence[Read]) -> list[Any]:
     """Logits of each row without padding, or its error."""
 
     def without_padding(logits: Any, some: Sequence[Read]) -> list[Any]:
-        return [own[: len(row.tokens)] for own, row in zip(logits, some, strict=True)]
+        return [_own(own, row.tokens) for own, row in zip(logits, some, strict=True)]
 
     return _each(loaded, rows, without_padding)
+
+
+def _own(logits: Any, tokens: Tokens) -> Any:
+    """Logits of a piece without padding; of one with masks those of the masks alone, so that the others are let go."""
+    return logits[: len(tokens)] if tokens.masks is None else logits[tokens.masks.places]
 
 
 def _each(
@@ -193,6 +241,31 @@ def logits_of(
     return found
 
 
+def hidden_tokens(
+    loaded: Loaded, texts: Sequence[Text], size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """What a task that fills masks says of the tokens on which metrics are measured; see `Session.hidden`."""
+    reader = loaded.reader
+    assert isinstance(reader, TextReader)
+    blocks = reader.encode(texts)
+    (output,) = loaded.config.decoder.outputs
+    shapes = {value.name: value.shape for value in loaded.graph.get_outputs()}
+    rule = reader.cloze_rule(vocabulary := int(shapes[output][-1]))
+    longest = max(map(len, blocks), default=1)
+    width = max(1, most_chosen(longest))
+    table = table_of((chosen_for_metrics(block.ids, rule) for block in blocks), width)
+    found = np.zeros((len(blocks), width, 3), dtype=np.float32)
+    most = max(1, min(size, MOST_LOGITS // (longest * vocabulary)))
+    for places in batches(dict(enumerate(blocks)), most):
+        feeds = reader.batch([blocks[place] for place in places])
+        labels = hide(feeds["input_ids"], table[places])
+        try:
+            found[places] = reduced(_run(loaded, feeds), labels, width)
+        except Exception as error:  # the runtime's errors share no public base class
+            raise ExportError(f"the graph fails: {first_line(error)}", AGAIN) from error
+    return found, table
+
+
 def ways(loaded: Sequence[Loaded]) -> list[list[Loaded]]:
     """Tasks that can share a pass of a trunk, together; a task on no trunk alone."""
     groups: dict[tuple[object, ...], list[Loaded]] = {}
@@ -240,7 +313,12 @@ def _decoded(loaded: Loaded, logits: Any, rows: Sequence[Read]) -> list[Answer]:
 
 def run(loaded: Loaded, rows: Sequence[Any]) -> NDArray[np.float32]:
     """Logits of rows that were read, `(b, c)` or `(b, s, c)`; the runtime's own errors."""
-    feeds, own = loaded.reader.batch(rows), loaded.own
+    return _run(loaded, loaded.reader.batch(rows))
+
+
+def _run(loaded: Loaded, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Logits of a batch."""
+    own = loaded.own
     told = {value.name: feeds[value.name] for value in loaded.graph.get_inputs()}
     names = list(loaded.config.decoder.outputs)
     return joined(loaded.graph.run(names, {**told, **own.feeds}, own.options))

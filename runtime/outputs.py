@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.runtime.fills import Filled, Masks, all_masks
 from maskpack.runtime.tags import entities_in
 from maskpack.runtime.windows import SPANS, Window, best_in, best_of
 from maskpack.runtime.words import Words
@@ -136,7 +137,7 @@ class Answer:
         return asdict(self)
 
 
-Answered = Prediction | Entities | Answer | Embedding
+Answered = Prediction | Entities | Answer | Embedding | Filled
 """The answer of a task of any type to a text."""
 
 
@@ -149,12 +150,14 @@ class ReadText:
         words: its words, for types that have a label for each; else None.
         window: the part of the context that was read, for types that cut rows into windows; else None.
         may_lack: whether rows may have no answer.
+        masks: of the part of the text that was read, for types that fill masks; else None.
     """
 
     text: str
     words: Words | None = None
     window: Window | None = None
     may_lack: bool = False
+    masks: Masks | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,8 @@ class OutputDecoder:
         vectors: whether the output is a vector of a text, of length 1; a row of a table is then read text by text.
         per_token: whether there are outputs for each token, `(b, s, c)`. Padding then stands behind a text, whatever the model.
         windows: whether a long row is cut into windows. `predictions` then gets all windows of one row, and gives one answer.
+        fills: whether outputs are logits of all tokens, and asked for at masks. A long text is cut into blocks; `predictions` gets
+            all blocks of one text that have masks, with the logits of these alone.
         outputs: names of a graph's outputs; several are the last axis of the logits.
         further: names of outputs that only other programs read.
         reads: what a device reads, a name in `READERS` of `runtime/readers.py`.
@@ -180,6 +185,7 @@ class OutputDecoder:
     per_token: bool = False
     vectors: bool = False
     windows: bool = False
+    fills: bool = False
     outputs: tuple[str, ...] = ("logits",)
     further: tuple[str, ...] = ()
     reads: str = "text"
@@ -201,6 +207,11 @@ class OutputDecoder:
             for start, own in zip(starts, told, strict=False)
             for answer in self.predictions(labels, logits[start : start + len(own)], own)
         ]
+
+    @property
+    def pieces(self) -> bool:
+        """Whether a long row is read as several pieces, of which one answer is made."""
+        return self.windows or self.fills
 
     def agreement(self, left: Logits, right: Logits) -> float:
         """Share of rows with the same answer; of outputs `(b, s, c)` those that do not count are 0 on both sides."""
@@ -283,6 +294,13 @@ def _answer(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> 
     return [Answer(read[0].text[best.start : best.end], best.start, best.end, best.score)]
 
 
+def _filled(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> list[Answered]:
+    """What fills the masks of the one text that all blocks are of."""
+    del labels
+    blocks = [one.masks for one in read if one.masks is not None]
+    return [all_masks([one.text for one in read], blocks, [*logits])]
+
+
 def _scores(labels: Sequence[str], shares: Logits) -> list[dict[str, float]]:
     return [dict(zip(labels, row.tolist(), strict=True)) for row in shares]
 
@@ -304,6 +322,11 @@ def _same_ends(left: Logits, right: Logits) -> NDArray[np.bool_]:
     """Of logits `(b, s, 2)`; those that do not count are 0 on both sides."""
     ends = [np.where(one == 0.0, -np.inf, one).argmax(axis=1) for one in (left, right)]
     return np.asarray((ends[0] == ends[1]).all(axis=-1))
+
+
+def _same_tokens(left: Logits, right: Logits) -> NDArray[np.bool_]:
+    """Of `(b, k, 3)` as of `runtime.cloze.reduced`, of each row whether the most probable tokens are the same."""
+    return np.asarray((left[..., 1] == right[..., 1]).all(axis=-1))
 
 
 def _same_labels(left: Logits, right: Logits) -> NDArray[np.bool_]:
@@ -336,5 +359,6 @@ DECODERS: dict[str, OutputDecoder] = {
         True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS, modules=("windows",)
     ),
     "image-classification": OutputDecoder(True, _one_label, _same_class, reads="images"),
+    "fill-mask": OutputDecoder(False, _filled, _same_tokens, per_token=True, fills=True),
 }
 """Type of a task, as its configuration spells it -> decoder."""

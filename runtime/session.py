@@ -17,7 +17,14 @@ from maskpack.formats.codec import file_sha256, read_tensors
 from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, first_line
 from maskpack.formats.lazy import renamed
 from maskpack.formats.processors import usage_now
-from maskpack.runtime.answers import Loaded, answer_each, logits_of, passes, ways
+from maskpack.runtime.answers import (
+    Loaded,
+    answer_each,
+    hidden_tokens,
+    logits_of,
+    passes,
+    ways,
+)
 from maskpack.runtime.graph import (
     TaskRun,
     check_external,
@@ -208,6 +215,16 @@ class Session:
     def read(self, texts: Sequence[Readable], *, task: str | None = None) -> list[Any]:
         """The texts as a task's graph reads them, or the windows that they are cut into; the rest as of `predict`."""
         return self._load(self._name(task)).reader.encode(texts)
+
+    def hidden(
+        self, texts: Sequence[str], *, task: str | None = None, batch_size: int = 32
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """What a task that fills masks says of tokens that are hidden from it in texts, which are cut into blocks.
+
+        Returns:
+            For each block what metrics read, `(blocks, k, 3)`, and the hidden tokens, `(blocks, k, 3)`: see `runtime/cloze.py`.
+        """
+        return hidden_tokens(self._load(self._name(task)), texts, _checked(batch_size))
 
     def _name(self, task: str | None) -> str:
         return choose_task(self._places, task, "here")

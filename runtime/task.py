@@ -79,6 +79,7 @@ class TaskConfig:
         base: file of the graph that the task shares, where masks are inputs: one for each type of head.
         stride: tokens that neighbouring windows of a long row share; None: rows are not cut into windows.
         no_answer: whether a row may have no answer.
+        mask: id and text of the token that the task fills in; None: it fills in none.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TaskConfig:
     base: str = BASE
     stride: int | None = None
     no_answer: bool = False
+    mask: tuple[int, str] | None = None
 
     def __post_init__(self) -> None:
         if not _BASES.fullmatch(self.base):
@@ -120,6 +122,8 @@ class TaskConfig:
             self.stride is not None and (type(self.stride) is not int or self.stride < 0)
         ):
             raise ExportError(f"`{TASK_CONFIG}` has the stride {self.stride!r} for a {self.kind}")
+        if (self.mask is not None) != DECODERS[self.kind].fills:
+            raise ExportError(f"`{TASK_CONFIG}` has the mask {self.mask!r} for a {self.kind}")
         if len(self.prefixes) not in {0, 2}:
             raise ExportError(f"`{TASK_CONFIG}` has {len(self.prefixes)} prefixes, expected 2")
 
@@ -161,6 +165,8 @@ class TaskConfig:
             "base": None if self.base == BASE else self.base,
             "stride": self.stride,
             "no_answer": self.no_answer or None,
+            "mask_id": None if self.mask is None else self.mask[0],
+            "mask_token": None if self.mask is None else self.mask[1],
         }
         tree |= {name: value for name, value in said.items() if value is not None}
         if self.weights is not None:
@@ -199,6 +205,7 @@ class TaskConfig:
                 base=str(tree.get("base", BASE)),
                 stride=tree.get("stride"),
                 no_answer=tree.get("no_answer", False) is True,
+                mask=(int(tree["mask_id"]), str(tree["mask_token"])) if "mask_id" in tree else None,
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ExportError(f"`{TASK_CONFIG}` is damaged: {error!r}", _HINT) from error
@@ -206,6 +213,7 @@ class TaskConfig:
 
 FEATURES: dict[str, tuple[str, Any]] = {
     "base": ("base", BASE),
+    "mask": ("mask", None),
     "no-answer": ("no_answer", False),
     "prefix": ("prefixes", ()),
     "split-special-tokens": ("split_special_tokens", False),

@@ -24,6 +24,8 @@ from maskpack.formats.errors import (
     first_line,
     no_panic,
 )
+from maskpack.runtime.cloze import ClozeRule, blocks_of, special_tokens
+from maskpack.runtime.fills import Masks, masks_of
 from maskpack.runtime.outputs import ReadText
 from maskpack.runtime.task import AGAIN, TaskConfig
 from maskpack.runtime.windows import Window, cut_windows
@@ -45,6 +47,7 @@ class Tokens:
         words: of the text, for tasks that have a label for each; else None.
         window: the part of the second text that was read, for tasks that cut rows into windows; else None.
         row: number of the row that it is of, among those that were read together.
+        masks: among the tokens, for tasks that fill them; else None.
     """
 
     ids: NDArray[np.int64]
@@ -52,6 +55,7 @@ class Tokens:
     words: Words | None = None
     window: Window | None = None
     row: int = 0
+    masks: Masks | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,7 +128,7 @@ class TextReader:
         return (
             *(id(self.tokenizer), config.max_length, config.texts),
             *(config.prefixes, config.pad, config.pad_left, config.stride),
-            config.decoder.per_token,
+            *(config.decoder.per_token, config.mask),
         )
 
     def batch(self, rows: Sequence[Tokens]) -> dict[str, NDArray[np.int64]]:
@@ -133,6 +137,9 @@ class TextReader:
 
     def told(self, row: Text, read: Tokens) -> ReadText:
         """What a decoder may know of a row."""
+        if read.masks is not None:
+            assert isinstance(row, str)
+            return ReadText(row, masks=read.masks)
         if read.window is not None:
             return ReadText(row[1], None, read.window, self.config.no_answer)
         return ReadText(row if isinstance(row, str) else row[0], read.words)
@@ -172,6 +179,8 @@ class TextReader:
         """One of no tokens is one of padding, as in training."""
         if self.config.decoder.windows:
             return tuple(self._windows(row, read))
+        if self.config.mask is not None:
+            return tuple(self._blocks(row, read, self.config.mask[0]))
         words = None
         if self.config.decoder.per_token:
             assert isinstance(row, str)
@@ -184,6 +193,26 @@ class TextReader:
                 words,
             ),
         )
+
+    def _blocks(self, row: Text, read: Any, mask: int) -> Iterator[Tokens]:
+        """The blocks of a text in which masks are filled."""
+        assert isinstance(row, str)
+        prefix = (self.config.prefixes or ("",))[0]
+        for one in blocks_of(read):
+            yield Tokens(
+                np.array(one.ids or [self.config.pad[0]], dtype=np.int64),
+                np.array(one.type_ids or [0], dtype=np.int64),
+                masks=masks_of(one, mask, prefix + row, len(prefix), self._decode),
+            )
+
+    def _decode(self, ids: list[int]) -> str:
+        """Tokens as text; special ones as they are written."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def cloze_rule(self, vocabulary: int) -> ClozeRule:
+        """Which tokens of a text may be hidden, for a model of so many tokens whose task fills masks."""
+        assert self.config.mask is not None
+        return ClozeRule(self.config.mask[0], vocabulary, special_tokens(self.tokenizer))
 
     def _windows(self, row: Text, read: Any) -> Iterator[Tokens]:
         """The windows of a question and a context."""

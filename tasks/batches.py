@@ -292,6 +292,7 @@ def predict_all(
         `(rows, c)`; of outputs for each token `(rows, tokens, c)` for the longest row, 0 where none counts.
     """
     places, made = [np.zeros(0, dtype=np.intp)], None
+    batch_size = min(batch_size, encoded.most_rows or batch_size)
     for number, rows in enumerate(evaluation_batches(encoded.lengths, batch_size=batch_size)):
         if number % processes.count != processes.rank:
             continue

@@ -136,6 +136,9 @@ def _as_tokens(
         _warn(data, note, window_warnings(splits, max_length))
         return train, dev  # nothing was cut off
     _warn(data, note)
+    if data.task.type.decoder.pieces:
+        return train, dev  # nothing was cut off
+    _warn(data, note)
     if data.task.type.grouped:
         splits = tuple((replace(one, texts=grouped_texts(one)), own) for one, own in splits)
     lengths = context.preprocessor(data.task.type.preprocessor).full_lengths

@@ -271,7 +271,7 @@ def _few(data: TaskData) -> Iterator[DataWarning]:
             yield DataWarning(
                 f"under {_FEW_OF_A_LABEL} training {_unit(data)}: {_some(rare)}; add rows or merge labels"
             )
-    if len(data.dev) < _FEW_TO_SCORE:
+    if len(data.dev) < _FEW_TO_SCORE and not data.task.type.own_label:
         yield DataWarning(
             f"evaluation rows: {len(data.dev)}, each is {100 / len(data.dev):.1f} points of the score",
             "give more as `eval_data`",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class Encoded(ABC):
     labelled: NDArray[np.bool_] | None
     per_token: bool
     pad: int
+    redrawn: ClassVar[bool] = False
+    """Whether every epoch has inputs and labels of its own, so that nothing of an epoch can be kept for the next."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -45,6 +47,16 @@ class Encoded(ABC):
     @abstractmethod
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, as a model counts them: rows of similar length share a batch."""
+
+    @property
+    def most_rows(self) -> int | None:
+        """Rows of a batch at most, whose outputs would take too much memory; None: any number."""
+        return None
+
+    def of_epoch(self, seed: int, epoch: int) -> Encoded:
+        """The rows as they are learned in an epoch, from 0, of a run with a seed."""
+        del seed, epoch
+        return self
 
     @abstractmethod
     def take(self, rows: NDArray[np.intp]) -> Self:

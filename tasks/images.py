@@ -133,6 +133,7 @@ class ImagePreprocessor:
     keeps_labels: ClassVar[bool] = False
     by_pages: ClassVar[bool] = False
     cuts: ClassVar[bool] = False
+    mask: ClassVar[None] = None
 
     @classmethod
     def of_files(

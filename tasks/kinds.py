@@ -16,6 +16,7 @@ class Kind(StrEnum):
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
     QUESTION_ANSWERING = "question-answering"
     IMAGE_CLASSIFICATION = "image-classification"
+    FILL_MASK = "fill-mask"
 
 
 class Unlabelled(StrEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.runtime.task import TaskConfig
@@ -23,6 +24,8 @@ def labels_on(rows: Sequence[Tokens], split: Split, config: TaskConfig) -> NDArr
         split: the texts.
         config: of the task.
     """
+    if config.mask is not None:  # they follow from the tokens
+        return np.zeros(len(rows), dtype=np.int64)
     if not config.decoder.windows:
         return tags_on_tokens(split.labels, rows, split.texts, config.max_length)
     windows: list[list[Window]] = [[] for _ in split.texts]

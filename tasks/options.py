@@ -21,12 +21,14 @@ class Type(StrEnum):
     VECTORS = "sentence-similarity"
     QUESTIONS = "question-answering"
     IMAGES = "image-classification"
+    MASKS = "fill-mask"
 
 
 _OWN_KINDS = {
     Type.TOKENS: Kind.TOKEN_CLASSIFICATION,
     Type.QUESTIONS: Kind.QUESTION_ANSWERING,
     Type.IMAGES: Kind.IMAGE_CLASSIFICATION,
+    Type.MASKS: Kind.FILL_MASK,
 }
 """Types whose name alone says what the head predicts."""
 
@@ -38,7 +40,8 @@ class TaskOptions(Options):
     type: Annotated[
         Type | None,
         Opt(
-            "What is answered of data of your own: a label or a number of each text, the entities in it, a question on it, a vector, or a label of an image.",
+            "What is answered of data of your own: a label or a number of each text, the entities in it, a question on it, a vector, "
+            "the word where a mask stands, or a label of an image.",
             default="token-classification for words with tags in lines, question-answering for columns question, "
             "context and answers, image-classification for folders of images or a column image, else text-classification",
         ),

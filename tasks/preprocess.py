@@ -15,15 +15,17 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats import ConfigError, DataError
+from maskpack.formats import ConfigError, DataError, ModelError
 from maskpack.formats.errors import Hint, first_line, no_panic
 from maskpack.models.families import IMAGES, TEXT, Family
 from maskpack.models.load import tokenizer_of
 from maskpack.models.prompts import find_prompts
+from maskpack.runtime.cloze import ClozeRule, special_tokens
 from maskpack.runtime.outputs import ReadText
 from maskpack.runtime.windows import cut_windows
 from maskpack.runtime.words import Words, words_of
 from maskpack.tasks.batches import Encoded, EncodedGroups, EncodedTokens
+from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.data.cache import OFF, Cache
 from maskpack.tasks.data.splits import Split, TaskData, load_data
 from maskpack.tasks.images import ImagePreprocessor
@@ -75,6 +77,10 @@ class Preprocessor(Protocol):
     def cuts(self) -> bool:
         """Whether rows become tokens, of which a model reads so many and knows so many."""
 
+    @property
+    def mask(self) -> tuple[int, str] | None:
+        """Id and text of the token that a model fills in; None: it fills in none."""
+
     def encode(self, split: Split, *, max_length: int) -> Encoded:
         """A split as a model reads it; rows of more than `max_length` tokens are cut, where rows are cut."""
 
@@ -115,6 +121,11 @@ class TextPreprocessor:
     def pad(self) -> tuple[int, str]:
         """Id and text of the padding token."""
         return int(self.tokenizer.pad_token_id or 0), str(self.tokenizer.pad_token or "")
+
+    @property
+    def mask(self) -> tuple[int, str] | None:
+        """None: nothing is filled in."""
+        return None
 
     @property
     def pad_left(self) -> bool:
@@ -313,7 +324,61 @@ def _contexts(split: Split) -> list[str]:
     return [row[1][split.second_prefix :] for row in split.texts]
 
 
-READERS = ("text", "words", "groups", "windows")
+@dataclass(frozen=True, eq=False)
+class ClozePreprocessor(TextPreprocessor):
+    """Texts of which tokens are hidden: a long text becomes several blocks, so that all of it is learned from.
+
+    Attributes:
+        vocabulary: number of tokens of the model.
+    """
+
+    keeps_labels, by_pages = False, False
+    vocabulary: int = 0
+
+    @classmethod
+    def of_files(cls, files: Files, family: Family, config: Mapping[str, Any]) -> ClozePreprocessor:
+        """The preprocessor of files that an artifact keeps."""
+        plain = TextPreprocessor.of_files(files, family, config)
+        return cls(plain.tokenizer, plain.token_types, vocabulary=int(config["vocab_size"]))
+
+    @property
+    def pad_left(self) -> bool:
+        """False: an output then has one place, however long the batch is."""
+        return False
+
+    @property
+    def mask(self) -> tuple[int, str]:
+        """Id and text of the mask token.
+
+        Raises:
+            ModelError: the tokenizer has none.
+        """
+        if self.tokenizer.mask_token_id is None:
+            raise ModelError(
+                "the tokenizer of the model has no mask token, which tells it what to fill in",
+                "give a model that was trained with one, such as BERT or RoBERTa",
+            )
+        return int(self.tokenizer.mask_token_id), str(self.tokenizer.mask_token)
+
+    @property
+    def rule(self) -> ClozeRule:
+        """Which tokens may be hidden."""
+        special = special_tokens(self.tokenizer.backend_tokenizer)
+        return ClozeRule(self.mask[0], self.vocabulary, special)
+
+    def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
+        """The blocks of all texts, one text behind the other."""
+        rule = self.rule  # before anything is read
+        options = {"truncation": True, "max_length": max_length}
+        read = self._tokens(split.texts, return_overflowing_tokens=True, **options)
+        pad, blocks = self.pad[0], read.encodings
+        ids = TokenRows.of(one.ids or [pad] for one in blocks)
+        types = TokenRows.of(one.type_ids or [0] for one in blocks) if self.token_types else None
+        sources = np.array(read["overflow_to_sample_mapping"], dtype=np.intp)
+        return EncodedCloze.of(ids, types, pad=pad, rule=rule, sources=sources)
+
+
+READERS = ("text", "words", "groups", "windows", "cloze")
 """Names of the preprocessors of texts that devices have too: `runtime/tokens.py`."""
 
 PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocessor]] = {
@@ -321,6 +386,7 @@ PREPROCESSORS: dict[str, Callable[[Files, Family, Mapping[str, Any]], Preprocess
     "words": WordPreprocessor.of_files,
     "groups": GroupPreprocessor.of_files,
     "windows": WindowPreprocessor.of_files,
+    "cloze": ClozePreprocessor.of_files,
     IMAGES: ImagePreprocessor.of_files,
 }
 """Name, as in `TaskType.preprocessor` -> function that makes the preprocessor from an encoder's files. What an encoder reads, `Family.reads`,

@@ -36,6 +36,9 @@ from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import TaskType, has_several
 
+_PRETRAINED = ("ForMaskedLM", "ForPreTraining")
+"""How classes end with which pretrained models are saved that fill masks."""
+
 FRESH = ": the task gets a fresh head"
 """How a note about a head that does not fit ends."""
 
@@ -98,11 +101,18 @@ class Finding:
         head: the head; None: the task gets a fresh one.
         note: one line about it; None where the model is no classifier.
         classifier: the model itself if it has a head, so that it is loaded once.
+        pretrained: whether it is the pretrained model itself, which fills masks: it has no pooler, and has not seen the texts yet.
     """
 
     head: PretrainedHead | None = None
     note: str | None = None
     classifier: Any = None
+    pretrained: bool = False
+
+    @property
+    def encoder(self) -> Any:
+        """The model, if it has all of the encoder that tasks of other types use."""
+        return None if self.pretrained else self.classifier
 
     def metrics(
         self, kind: TaskType, dev: Encoded, names: Sequence[str]
@@ -136,6 +146,8 @@ def find_head(model: str, data: TaskData, *, revision: str | None = None) -> Fin
         ModelError: the model cannot be read.
     """
     config = load_config(resolve(model), revision=revision)
+    if data.task.type.own_label:
+        return _head_of_masks(model, config, data.task.type.auto_class, revision)
     kind = data.task.type
     if kind.decoder.vectors or not is_of_class(config, kind.auto_class):
         return Finding()
@@ -168,6 +180,22 @@ def is_of_class(config: Any, auto_class: str) -> bool:
     """Whether a model was saved by a class of transformers that this auto class loads, and has a head."""
     ending = auto_class.removeprefix("AutoModel")
     return bool(ending) and any(str(name).endswith(ending) for name in config.architectures or ())
+
+
+def _head_of_masks(model: str, config: Any, auto_class: str, revision: str | None) -> Finding:
+    """The head with which a model was pretrained to fill masks, if it was saved with it."""
+    fresh = f"`{model}` was saved without a head for masks{FRESH}, which has more to learn"
+    if not any(str(name).endswith(_PRETRAINED) for name in config.architectures or ()):
+        return Finding(None, fresh)
+    try:
+        whole = load_finetuned(model, revision=revision, auto_class=auto_class)
+    except NotFiniteError:
+        raise
+    except ModelError:
+        return Finding(None, fresh)
+    kept = {name: p.detach().clone() for name, p in head_parameters(whole).items()}
+    note = f"`{model}` brings a head for masks, which is where the task's head starts"
+    return Finding(PretrainedHead(model, (), kept), note, whole, pretrained=True)
 
 
 def label_order(names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...] | None:

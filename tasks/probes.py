@@ -18,6 +18,7 @@ from maskpack.models.tokenizer_files import check_kept, shipped_tokenizer
 from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.tokens import Text, TextReader
 from maskpack.tasks.batches import Encoded, EncodedTokens
+from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.labels import labels_on
 from maskpack.tasks.preprocess import Preprocessor, TextPreprocessor
@@ -186,7 +187,10 @@ def difference_of(
     """The first difference between two readings of the same rows."""
     windows = has_windows(training.labels)
     numbers = row_numbers(training.labels) if windows else np.arange(len(rows))
-    kinds = ("ids", "types", *(["labels"] if training.per_token else []))
+    if isinstance(training, EncodedCloze):
+        numbers = training.sources
+    own = training.per_token and not training.redrawn  # labels that follow from more than tokens
+    kinds = ("ids", "types", *(["labels"] if own else []))
     for place, number in enumerate(numbers[: len(device)]):
         for what in kinds:
             left, right = getattr(device, what), getattr(training, what)

@@ -343,6 +343,8 @@ def find_task(
         ConfigError: the name is not known and no columns are given, or only one of them is; a metric
             that does not fit the kind.
     """
+    own = _find_type(kind or Kind.CLASSIFICATION)
+    label_field = own.label_column(label_field, (text_field, pair_field))
     if (text_field, pair_field, label_field) == (None, None, None):
         task = _known_task(name, kind, separator)
     elif text_field is None or label_field is None:
@@ -351,10 +353,8 @@ def find_task(
             "give `text_field` and `label_field`",
         )
     else:
-        _check_apart(label_field, text_field, pair_field)
-        kind = kind or Kind.CLASSIFICATION
         texts = (text_field,) if pair_field is None else (text_field, pair_field)
-        metrics = _find_type(kind).usual_metrics
+        kind, metrics = kind or Kind.CLASSIFICATION, own.usual_metrics
         task = Task(name, kind, texts, label_field, metrics=metrics, separator=separator)
     task = task.with_metric(metric).with_prefixes(prefix, pair_prefix)
     if stride is not None:
@@ -372,15 +372,6 @@ def _known_task(name: str, kind: str | None, separator: str | None) -> Task:
             "for your own data give `text_field` and `label_field`",
         )
     return TASKS[name]
-
-
-def _check_apart(label: str, *texts: str | None) -> None:
-    """Raise ConfigError if a text would be its own label."""
-    if label in texts:
-        raise ConfigError(
-            f"`{label}` is named as the column of a text and of the label",
-            "choose another `label_field`: a text that is its own label teaches nothing",
-        )
 
 
 def _no_task(name: str) -> ConfigError:

@@ -179,7 +179,7 @@ def start_from(masked: MaskedModel, patch: Patch, *, height: float) -> None:
 
     Args:
         masked: from `build_masked_model`.
-        patch: mask, head and other trained tensors; those that the model does not train are left out.
+        patch: mask, head, if it has one, and other trained tensors; those that the model does not train are left out.
         height: distance of a score from the threshold.
     """
     base = dict(base_of(masked.model).named_parameters())
@@ -190,7 +190,7 @@ def start_from(masked: MaskedModel, patch: Patch, *, height: float) -> None:
             layer.score.copy_(torch.where(gone, -height, layer.score))
         if layer.gain is not None and name in patch.gains:
             layer.gain.copy_(torch.from_numpy(patch.gains[name].astype("f4")))
-    for name, parameter in head_parameters(masked.model).items():
+    for name, parameter in head_parameters(masked.model).items() if patch.head else ():
         parameter.copy_(torch.from_numpy(patch.head[name].astype("f4")))
     for name in masked.dense:
         if name in patch.dense:
@@ -341,8 +341,8 @@ def _gradients(
     model.eval()
     batches = training_batches(rows.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
     for batch in batches[:_SNIP_BATCHES]:
-        logits = model(**to_tensors(rows.feeds(batch), model)).logits
-        task_loss(logits.float(), np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
+        inputs = to_tensors(rows.feeds(batch), model)
+        task_loss.over(model, inputs, np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
     gradients = {}
     for name, layer in masked.items():
         assert layer.score.grad is not None

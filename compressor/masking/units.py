@@ -35,6 +35,7 @@ from maskpack.compressor.masking.unit_rankings import (
 )
 from maskpack.compressor.masking.unit_targets import Importance, UnitTarget, Worth
 from maskpack.compressor.training.callbacks import TrainerCallback
+from maskpack.compressor.training.loss import Drawn
 from maskpack.compressor.training.train import Plan
 from maskpack.compressor.unit_config import UnitOrder
 from maskpack.formats import ModelError
@@ -122,7 +123,8 @@ class UnitImportance(UnitRanking):
         with torch.enable_grad(), self._gates(len(rows)) as gates:
             with forward:
                 logits = self.model(**inputs).logits.float()
-            loss = len(rows) * self.task_loss(logits, rows)  # a sum over rows
+            # a sum over rows
+            loss = len(rows) * self.task_loss(logits, rows, Drawn.of(inputs))
             with self.placement.backward():
                 gradients = torch.autograd.grad(loss, gates)
         return [to_numpy(each.float()).astype(np.float64) for each in gradients]

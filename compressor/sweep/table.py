@@ -12,6 +12,7 @@ from typing import Any
 from maskpack.compressor.config import Method
 from maskpack.compressor.sweep.plan import Arm, SweepPlan
 from maskpack.formats import ConfigError
+from maskpack.tasks.evaluation.gains import SMALLER, gain
 
 Line = Mapping[str, Any]
 _MCC = "matthews"
@@ -68,7 +69,8 @@ class TableRow:
     Attributes:
         arm: the arm.
         cells: task -> figures; tasks without a finished run are absent.
-        score: mean over tasks, over the seeds that have all of them.
+        score: mean over tasks, over the seeds that have all of them; None too where some metrics are smaller and others larger
+            where a task is better.
         points: difference to the reference in points (x 100), the same way; None without one.
         sparsity: share of zeros in the mask; None without a mask.
         coded_bytes: mean bytes of a task.
@@ -162,7 +164,7 @@ def table_of(frame: Frame, model: str, results: Mapping[tuple[str, str, str, int
     }
     base = cells.get(frame.reference) if frame.reference is not None else None
     rows = tuple(
-        _row(arm, tasks, cells[arm.label], base, lines[arm.label])
+        _row(arm, frame.metrics, cells[arm.label], base, lines[arm.label])
         for arm in frame.arms
         if cells[arm.label]
     )
@@ -196,19 +198,21 @@ def _cell(by_seed: Mapping[int, Line]) -> Cell:
 
 def _row(
     arm: Arm,
-    tasks: Sequence[str],
+    metrics: Mapping[str, str],
     cells: Mapping[str, Cell],
     base: Mapping[str, Cell] | None,
     lines: Mapping[str, Mapping[int, Line]],
 ) -> TableRow:
     flat = [line for by_seed in lines.values() for line in by_seed.values()]
     masks = [line["sparsity"] for line in flat if line["weights"]]
-    scores = {task: cell.by_seed for task, cell in cells.items()}
+    scores, tasks = {task: cell.by_seed for task, cell in cells.items()}, list(metrics)
+    # one number over accuracies and perplexities would say nothing
+    alike = len({metric in SMALLER for metric in metrics.values()}) == 1
     return TableRow(
         arm=arm,
         cells=cells,
-        score=_over_tasks(tasks, scores),
-        points=None if base is None else _over_tasks(tasks, _differences(cells, base)),
+        score=_over_tasks(tasks, scores) if alike else None,
+        points=None if base is None else _over_tasks(tasks, _differences(cells, base, metrics)),
         sparsity=fmean(masks) if masks else None,
         coded_bytes=fmean(line["coded_bytes"] for line in flat),
         bits=flat[0]["bits"],
@@ -218,12 +222,12 @@ def _row(
 
 
 def _differences(
-    cells: Mapping[str, Cell], base: Mapping[str, Cell]
+    cells: Mapping[str, Cell], base: Mapping[str, Cell], metrics: Mapping[str, str]
 ) -> dict[str, dict[int, float]]:
-    """Task -> seed -> points against the reference with the same seed."""
+    """Task -> seed -> points against the reference with the same seed; what a point is: `gain` in `gains.py`."""
     return {
         task: {
-            seed: 100 * (value - base[task].by_seed[seed])
+            seed: gain(metrics[task], value, base[task].by_seed[seed])
             for seed, value in cell.by_seed.items()
             if seed in base[task].by_seed
         }

@@ -56,19 +56,40 @@ class StateTeacher(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DistillationTargets:
-    """A teacher's logits for every training row.
+    """A teacher's logits for every training row, or the teacher itself where a row is another one in every epoch.
 
     Attributes:
-        logits: float32 `(rows, c)`, or `(rows, tokens, c)`.
+        logits: float32 `(rows, c)`, or `(rows, tokens, c)`; None: the teacher answers in every step.
         share: weight `a` of the teacher against the labels.
         temperature: `T`.
         state_teacher: has its hidden states, if they are part of the loss.
+        asked: answers in every step, in place of `logits`.
     """
 
-    logits: NDArray[np.float32]
+    logits: NDArray[np.float32] | None
     share: float
     temperature: float
     state_teacher: StateTeacher | None = None
+    asked: HiddenStateTeacher | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What belongs to rows that are other ones in every epoch: tokens that are hidden from the model.
+
+    Attributes:
+        labels: the right token of each hidden one, `(n)`.
+        wanted: the teacher's logits for them, `(n, c)`; None: there is no teacher.
+    """
+
+    labels: Tensor
+    wanted: Tensor | None = None
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Tensor], wanted: Tensor | None = None) -> Drawn | None:
+        """That of a batch with `labels (b, s)`, negative where no token is hidden; None: it has none."""
+        labels = inputs.get("labels")
+        return None if labels is None else cls(labels[labels >= 0], wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +121,26 @@ class TaskLoss:
         """The teacher whose hidden states are part of the loss, or None."""
         return None if self.targets is None else self.targets.state_teacher
 
-    def __call__(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
+    @property
+    def asked(self) -> HiddenStateTeacher | None:
+        """The teacher that answers in every step, or None."""
+        return None if self.targets is None else self.targets.asked
+
+    def __call__(
+        self, logits: Tensor, rows: NDArray[np.intp], drawn: Drawn | None = None
+    ) -> Tensor:
         """Loss of `logits (b, c)` for these rows: a mean over them; of vectors `(b g, w)` of the texts of these rows.
 
         Of `logits (b, s, c)` the mean over the tokens that count, times their number in these rows over the usual one. So the losses
-        of parts of a step add up to that of the step, whatever lengths they hold.
+        of parts of a step add up to that of the step, whatever lengths they hold. So are the losses of hidden tokens `(n, c)`.
+
+        Args:
+            logits: of the model.
+            rows: which rows they are of.
+            drawn: what belongs to them where tokens are hidden; else None.
         """
+        if drawn is not None:
+            return self._hidden(logits, rows, drawn)
         if self.kind.grouped:
             logits = logits.view(len(rows), -1, *logits.shape[1:])
         if self.labelled is None or self.labelled[rows].all():
@@ -117,6 +152,21 @@ class TaskLoss:
         if len(places[0]):
             loss = loss + len(places[0]) * self._labelled(own, rows[places[0]])
         return loss / len(rows)
+
+    def over(self, model: Any, inputs: Mapping[str, Tensor], rows: NDArray[np.intp]) -> Tensor:
+        """The same of a model for a batch of these rows, without a teacher that is asked in every step."""
+        return self(model(**inputs).logits.float(), rows, Drawn.of(inputs))
+
+    def _hidden(self, logits: Tensor, rows: NDArray[np.intp], drawn: Drawn) -> Tensor:
+        """Loss of the hidden tokens of these rows, of which there are as many in every epoch."""
+        if not len(logits):
+            return logits.sum() * 0.0
+        own = self.kind.loss(logits, drawn.labels)
+        if self.targets is not None and drawn.wanted is not None:
+            share = self.targets.share
+            apart = self.kind.distillation_loss(logits, drawn.wanted, self.targets.temperature)
+            own = (1.0 - share) * own + share * apart
+        return self._amount(rows) * own
 
     def _labelled(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Error against the labels, mixed with the distance from the teacher if there is one."""
@@ -191,6 +241,7 @@ class TaskLoss:
         if self._none_counts(rows):
             return logits.sum() * 0.0
         assert self.targets is not None  # rows without labels come with a teacher
+        assert self.targets.logits is not None
         told = self._counted(torch.from_numpy(self.targets.logits[rows]), rows, logits)
         wanted = self._standard(told).to(logits.device)
         own = self._standard(self._counted(logits, rows))
@@ -218,11 +269,20 @@ class HiddenStateTeacher:
     ) -> list[Tensor]:
         """The teacher's states of a batch, without gradients; it gets the inputs of its family."""
         del rows  # the inputs say all
+        return self.answers(inputs, states=True)[1]
+
+    def answers(
+        self, inputs: Mapping[str, Tensor], *, states: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """The teacher's logits of a batch in float32, if it has some, and its states if they are wanted."""
         known = inputs
         if not self._reads_types:
             known = {name: value for name, value in inputs.items() if name != "token_type_ids"}
         with torch.no_grad():
-            return states_of(self.model(**known, output_hidden_states=True), inputs)
+            found = self.model(**known, **({"output_hidden_states": True} if states else {}))
+        logits = getattr(found, "logits", None)
+        wanted = None if logits is None else logits.float()
+        return wanted, states_of(found, inputs) if states else []
 
     @cached_property
     def _reads_types(self) -> bool:

@@ -10,6 +10,7 @@ from maskpack.compressor.training.train import TrainStep
 from maskpack.formats import MaskCount
 from maskpack.models.processes import ALONE, Processes
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.evaluation.gains import SMALLER
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import TaskType
 
@@ -88,13 +89,23 @@ class ProgressReporter:
 
 
 def metric_of(
-    model: Any, kind: TaskType, rows: Encoded, metric: str, processes: Processes = ALONE
+    model: Any,
+    kind: TaskType,
+    rows: Encoded,
+    metric: str,
+    processes: Processes = ALONE,
+    *,
+    rising: bool = False,
 ) -> Callable[[], float]:
-    """Evaluates a metric of the model, in all processes together; the model is left in training mode."""
+    """Evaluates a metric of the model, in all processes together; the model is left in training mode.
+
+    With `rising` it is what is larger where the model is better: of a metric that is smaller there, the negative value.
+    """
+    sign = -1.0 if rising and metric in SMALLER else 1.0
 
     def evaluate() -> float:
         logits = predict_all(torch_predict(model), rows, processes=processes)
         model.train()
-        return compute_metrics(kind, logits, rows.labels, [metric])[metric]
+        return sign * compute_metrics(kind, logits, rows.labels, [metric])[metric]
 
     return evaluate

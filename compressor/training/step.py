@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from maskpack.compressor.config import RunConfig
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.loss import (
+    Drawn,
     TaskLoss,
     distance,
     joined_spreads,
@@ -76,6 +77,19 @@ class _Part:
 
 
 @dataclass(frozen=True, eq=False)
+class _Told:
+    """What a teacher says of a part.
+
+    Attributes:
+        logits: of hidden tokens, `(n, c)`; None: they were asked before the first step, or there is no teacher.
+        states: of each layer; empty: they do not count.
+    """
+
+    logits: Tensor | None
+    states: list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class StepRunner:
     """Takes steps on one model.
 
@@ -97,22 +111,25 @@ class StepRunner:
     options: StepOptions = field(default_factory=StepOptions)
     callbacks: TrainerCallback = field(default_factory=TrainerCallback)
 
-    def take(self, rows: Rows, *, stop: bool = False) -> tuple[float, bool]:
+    def take(
+        self, rows: Rows, *, stop: bool = False, encoded: Encoded | None = None
+    ) -> tuple[float, bool]:
         """One step on the rows of a batch.
 
         Args:
             rows: indices of the whole batch, of all processes.
             stop: whether this process wants to stop after the step.
+            encoded: the training rows as they are in this epoch; None: as in all.
 
         Returns:
             The loss, and whether any process wants to stop.
         """
-        parts = list(self._parts(rows))
+        parts = list(self._parts(rows, encoded or self.encoded))
         wanted, spreads = self._wanted(parts)
         total = torch.zeros((), device=self.placement.device)
-        for part, states in zip(parts, wanted, strict=True):
+        for part, told in zip(parts, wanted, strict=True):
             self.callbacks.on_part_begin(part.number)
-            loss = self._loss(part, states, spreads)
+            loss = self._loss(part, told, spreads)
             with self.placement.backward():
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -138,7 +155,7 @@ class StepRunner:
         """The model, compiled if that is asked for."""
         return torch.compile(self.model, dynamic=True) if self.options.compile else self.model
 
-    def _parts(self, rows: Rows) -> Iterator[_Part]:
+    def _parts(self, rows: Rows, encoded: Encoded) -> Iterator[_Part]:
         """The parts of this process. Every n-th row goes to a part, so that all parts have rows of like length."""
         own, processes = self.options.accumulate, self.placement.processes
         every = own * processes.count
@@ -149,18 +166,25 @@ class StepRunner:
                 if number > processes.rank * own:
                     continue  # only a process without any row needs one, to be there when gradients are summed
                 some = rows[:1]
-            yield _Part(number, some, share, to_tensors(self.encoded.feeds(some), self.model))
+            yield _Part(number, some, share, to_tensors(encoded.feeds(some), self.model))
 
-    def _wanted(self, parts: list[_Part]) -> tuple[list[list[Tensor]], Tensor | None]:
-        """The teacher's hidden states of each part, and their spread in the whole step."""
-        teacher, processes = self.task_loss.state_teacher, self.placement.processes
-        if teacher is None:
-            return [[] for _ in parts], None
+    def _told(self, part: _Part) -> _Told:
+        """What the teacher says of a part: logits if it is asked in every step, and hidden states if they count."""
+        asked, states = self.task_loss.asked, self.task_loss.state_teacher
+        if asked is not None:
+            return _Told(*asked.answers(part.inputs, states=states is not None))
+        return _Told(None, [] if states is None else states.states(part.inputs, part.rows))
+
+    def _wanted(self, parts: list[_Part]) -> tuple[list[_Told], Tensor | None]:
+        """What the teacher says of each part, and the spread of its hidden states in the whole step."""
         with self.placement.training():
-            wanted = [teacher.states(part.inputs, part.rows) for part in parts]
+            wanted = [self._told(part) for part in parts]
+        processes = self.placement.processes
+        if self.task_loss.state_teacher is None:
+            return wanted, None
         own = [
-            spreads_of(states) * (part.share > 0.0)
-            for part, states in zip(parts, wanted, strict=True)
+            spreads_of(told.states) * (part.share > 0.0)
+            for part, told in zip(parts, wanted, strict=True)
         ]
         if processes.alone:
             return wanted, joined_spreads(torch.stack(own))
@@ -170,16 +194,17 @@ class StepRunner:
         processes.sum([table])
         return wanted, joined_spreads(table)
 
-    def _loss(self, part: _Part, wanted: list[Tensor], spreads: Tensor | None) -> Tensor:
+    def _loss(self, part: _Part, told: _Told, spreads: Tensor | None) -> Tensor:
         """What a part adds to the loss of the step."""
         teacher = self.task_loss.state_teacher
         asked = {} if teacher is None else {"output_hidden_states": True}
         with self.placement.training():
             outputs = self._forward(**part.inputs, **asked)
-        loss = part.share * self.task_loss(outputs.logits.float(), rows=part.rows)
+        drawn = Drawn.of(part.inputs, told.logits)
+        loss = part.share * self.task_loss(outputs.logits.float(), rows=part.rows, drawn=drawn)
         if teacher is None:
             return loss
-        apart = distance(states_of(outputs, part.inputs), wanted, spreads)
+        apart = distance(states_of(outputs, part.inputs), told.states, spreads)
         return loss + teacher.weight * (part.share > 0.0) * apart
 
     def _summed(self, total: Tensor, *, stop: bool) -> tuple[Tensor, Tensor]:

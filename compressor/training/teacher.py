@@ -18,7 +18,6 @@ from maskpack.compressor.training.kept_states import Keeping, answers_and_states
 from maskpack.compressor.training.loss import (
     DistillationTargets,
     HiddenStateTeacher,
-    StateTeacher,
     TaskLoss,
 )
 from maskpack.compressor.training.progress import OnProgress, ProgressReporter
@@ -32,6 +31,7 @@ from maskpack.compressor.training.train import (
 from maskpack.formats import ModelError
 from maskpack.formats.errors import Hint
 from maskpack.models.build import scale_outputs
+from maskpack.models.cloze import fills_masks
 from maskpack.models.load import load_classifier, load_finetuned
 from maskpack.models.locate import resolve
 from maskpack.models.padding import set_pad_token
@@ -79,7 +79,7 @@ def find_teacher(config: TeacherConfig, finding: Finding, kind: TaskType) -> Tea
     Raises:
         ModelError: no such teacher.
     """
-    source = None if finding.head is None else finding.head.model
+    source = None if finding.head is None or finding.pretrained else finding.head.model
     name = config.teacher_name(source)
     if name is None or name == DENSE_TEACHER:
         return None if name is None else Teacher(name)
@@ -120,13 +120,21 @@ def distillation_targets(
     ask = _teacher_predict(model, teacher.name, student, placement.processes, pad=rows.pad)
     _check_fits(model.config, teacher.name, rows, student)
     own = state_teacher(config, model, student, name=teacher.name)
-    states: StateTeacher | None = own
-    if own is None or keep is None or not keep.pays(rows, model.config, placement):
-        logits = ask(rows)
-    else:
-        logits, states = answers_and_states(own, rows, folder=keep.folder)
     heard(ask)
+    if rows.redrawn:
+        return _asked_in_steps(config, own, model)
+    if own is None or keep is None or not keep.pays(rows, model.config, placement):
+        return DistillationTargets(ask(rows), config.teacher_share, config.temperature, own)
+    logits, states = answers_and_states(own, rows, folder=keep.folder)
     return DistillationTargets(logits, config.teacher_share, config.temperature, states)
+
+
+def _asked_in_steps(
+    config: TeacherConfig, own: HiddenStateTeacher | None, model: Any
+) -> DistillationTargets:
+    """The targets of a teacher that answers in every step, because rows are others in every epoch."""
+    asked = own or HiddenStateTeacher(model.eval(), 0.0)
+    return DistillationTargets(None, config.teacher_share, config.temperature, own, asked)
 
 
 def _teacher_predict(
@@ -158,7 +166,7 @@ def _named(teacher: str, kind: TaskType) -> Any:
 def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
     """Raise ModelError unless the teacher has these tokens and these labels."""
     outputs = student.num_labels
-    if config.num_labels != outputs:
+    if config.num_labels != outputs and not fills_masks(student):
         raise ModelError(f"the teacher `{name}` has {config.num_labels} logits, the task {outputs}")
     problem = getattr(config, "problem_type", None)
     if problem is not None and has_several(problem) != has_several(student.problem_type):
@@ -167,6 +175,8 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
         )
     if (refusal := rows.refusal(f"the teacher `{name}`", config.to_dict())) is not None:
         raise refusal
+    if fills_masks(student):
+        return
     own, wanted = (
         [str(each.id2label.get(index)).casefold() for index in range(outputs)]
         for each in (config, student)

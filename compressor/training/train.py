@@ -131,6 +131,14 @@ class Plan:
         steps, step = config.total_steps(rows), StepOptions.of(config)
         return cls(steps, config.batch_size, config.warmup, config.seed, step)
 
+    def per_epoch(self, rows: int) -> int:
+        """Steps of an epoch over so many rows."""
+        return -(-rows // self.batch_size)
+
+    def rows_at(self, step: int, encoded: Encoded) -> Encoded:
+        """The training rows as they are in the epoch of a step."""
+        return encoded.of_epoch(self.seed, step // self.per_epoch(len(encoded)))
+
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at `step` (from 0): a linear rise, a linear fall."""
         rise = math.ceil(self.steps * self.warmup)
@@ -221,7 +229,7 @@ def train(
                 break
             optimizer.set_rates(plan.rate(step))
             callbacks.on_step_begin(step)
-            loss, stopping = runner.take(rows, stop=stop())
+            loss, stopping = runner.take(rows, stop=stop(), encoded=plan.rows_at(step, encoded))
             callbacks.on_loss(_finite(loss, done := step + 1))
             callbacks.on_step_end(done, plan.steps)
             if placement.processes.is_main:
@@ -245,7 +253,7 @@ def planned_batches(
     lengths: NDArray[np.int64], plan: Plan, first: int = 0
 ) -> Iterator[tuple[int, NDArray[np.intp]]]:
     """(step, rows) from step `first` on; the order depends on seed and epoch only."""
-    per_epoch = -(-len(lengths) // plan.batch_size)
+    per_epoch = plan.per_epoch(len(lengths))
     for epoch in range(first // per_epoch, -(-plan.steps // per_epoch)):
         batches = training_batches(lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=epoch)
         for index, rows in enumerate(batches):

@@ -27,6 +27,7 @@ from maskpack.exporters.options import IR_VERSION, OPSET
 from maskpack.formats import ExportError
 from maskpack.models.families import Family
 from maskpack.models.inputs import ATTENTION, inputs_of
+from maskpack.models.outline import names_of
 from maskpack.models.pooling import gives_vectors
 from maskpack.models.spans import OUTPUTS
 
@@ -94,13 +95,30 @@ def trace(model: Any, family: Family, *, states: bool = False) -> ir.Model:
         ExportError: torch cannot express the model as a graph.
     """
     kind, values = f"{states} {_kind_of(model)}", model.state_dict(prefix=PREFIX)
-    made = _graphs.pop(kind, b"") or _without(values, _trace(model, family, states=states))
+    made = _graphs.pop(kind, b"") or _without(
+        values, _with_first_names(model, _trace(model, family, states=states))
+    )
     _graphs[kind] = made
     for oldest in list(_graphs)[:-_KEPT]:
         del _graphs[oldest]
     traced = ir.serde.deserialize_model(onnx.load_from_string(_graphs[kind]))
     for name in traced.graph.initializers.keys() & values.keys():
         traced.graph.initializers[name].const_value = ir.tensor(values[name].numpy(), name=name)
+    return traced
+
+
+def _with_first_names(model: Any, traced: ir.Model) -> ir.Model:
+    """A traced graph whose constants have the first of a parameter's names: of a table that is a decoder too the tracer takes the last."""
+    initializers = traced.graph.initializers
+    for names in names_of(model).values():
+        first, *others = (f"{PREFIX}{name}" for name in names)
+        for other in others:
+            value = initializers.pop(other, None)
+            if value is not None and first in initializers:
+                value.replace_all_uses_with(initializers[first])
+            elif value is not None:
+                value.name = first
+                initializers[first] = value
     return traced
 
 

@@ -25,6 +25,7 @@ from maskpack.formats.codec import file_sha256
 from maskpack.formats.errors import Hint
 from maskpack.models.linears import layer_of
 from maskpack.runtime.task import TRUNK
+from maskpack.tasks.types import type_of
 
 _NAME = TRUNK.removesuffix(".onnx")
 _ELSEWHERE = Hint(
@@ -45,6 +46,11 @@ def write_trunk(
         raise ExportError(
             f"the graph of a task `{_NAME}` would replace the trunk's `{TRUNK}`",
             "give the task another name",
+        )
+    if tied := [entry.name for entry in entries if type_of(entry).decoder.fills]:
+        raise ExportError(
+            f"the decoder of `{tied[0]}` is the table of tokens, which lies in the trunk",
+            Hint("export in the `folded` or the `shared` layout"),
         )
     split = builder.split()
     layers = trunk_layers(builder, entries, split)

@@ -52,6 +52,11 @@ Logits = list[NDArray[np.float32]]
 
 def check_graph(session: Any, source: Source, target: Target) -> None:
     """Raise ExportError unless the examples know a graph's inputs and outputs."""
+    if source.config.decoder.fills:
+        raise ExportError(
+            f"`{source.config.name}` fills masks, and packages for {target} look for none in a text",
+            "answer with `maskpack.runtime` from the exported folder",
+        )
     if source.config.decoder.reads != TEXT:
         raise ExportError(
             f"`{source.config.name}` reads images, and packages for {target} hold nothing that decodes them",

@@ -39,6 +39,7 @@ class Wanted:
         gaps: whether the last column may lack a value; it comes as `NO_LABEL`.
         structured: whether cells may hold lists and objects; they come as JSON.
         images: whether cells may hold the bytes of an image, as `datasets` keeps them; they come as data URLs.
+        lines: whether a `.txt` file holds a text a line, whose column has no name in it; else it is a table.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Wanted:
     gaps: bool = False
     structured: bool = False
     images: bool = False
+    lines: bool = False
 
     def row(self, values: Mapping[str, object], number: int) -> Row:
         """The wanted cells of one row.

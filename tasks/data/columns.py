@@ -17,7 +17,7 @@ from maskpack.tasks.data.cells import column_list
 from maskpack.tasks.data.hub import hub_columns, is_hub
 from maskpack.tasks.data.images import IMAGE_COLUMNS, is_image_folder
 from maskpack.tasks.data.splits import TRAIN, find_file
-from maskpack.tasks.data.tables import TAGGED, column_names
+from maskpack.tasks.data.tables import LINES, TAGGED, column_names
 from maskpack.tasks.options import TaskOptions
 from maskpack.tasks.task import TASKS, Kind, Task, find_task
 
@@ -115,6 +115,8 @@ def task_of_said(said: Said) -> Task:
     given = (options.text_field, options.pair_field, options.label_field)
     if said.data is None or None not in (options.text_field, options.label_field):
         return said.task()
+    if options.kind is Kind.FILL_MASK:
+        return _of_texts(said, said.data)
     known = TASKS.get(said.name)
     if said.named and known is not None and given == (None, None, None):
         return said.task()
@@ -131,6 +133,33 @@ def task_of_said(said: Said) -> Task:
     *texts, label = plain
     _LOG.info("%s%s", taken(said.data, texts, label), _or_known(said))
     return replace(said.task(texts, label), guessed=True)
+
+
+def _of_texts(said: Said, data: Path) -> Task:
+    """The task over the column of the text alone: that of the lines of a file, or of a table's plain name.
+
+    Raises:
+        ConfigError: a column of labels is named, or none of texts has a plain name.
+        DataError: the data cannot be read.
+    """
+    options = said.options
+    if options.text_field is not None or options.label_field is not None:
+        return said.task(() if options.text_field else _TEXTS[0])
+    if is_lines(data):
+        return said.task(_TEXTS[0])
+    columns = columns_of(data)
+    plain = plain_texts(columns) or (plain_columns(columns) or ())[:-1]
+    if len(plain) != 1:
+        fact = f"which column of `{data.as_posix()}` is the text?"
+        names = column_list(columns[:_SHOWN]) or "none, it is empty"
+        raise ConfigError(fact, Hint("its columns: {columns}; choose `text_field`", columns=names))
+    _LOG.info("%s", taken(data, plain, None))
+    return replace(said.task(plain), guessed=True)
+
+
+def is_lines(data: Path) -> bool:
+    """Whether data are lines of text, for a type of task that reads them."""
+    return _suffix(data) == LINES
 
 
 def taken(data: Path, texts: Sequence[str], label: str | None) -> str:
@@ -216,10 +245,15 @@ def _chosen(names: Sequence[str], label: tuple[str, ...]) -> tuple[str, ...] | N
 
 def is_tagged(data: Path) -> bool:
     """Whether data are words with tags in lines."""
+    return _suffix(data) in TAGGED
+
+
+def _suffix(data: Path) -> str | None:
+    """The ending of a file, or of the training file of a folder; None: there is none."""
     if is_hub(data) or not data.exists() or is_image_folder(data):
-        return False
+        return None
     file = find_file(data, TRAIN) if data.is_dir() else data
-    return Path(file.name.removesuffix(".gz")).suffix.lower() in TAGGED
+    return Path(file.name.removesuffix(".gz")).suffix.lower()
 
 
 def _holds(columns: Sequence[str], task: Task) -> bool:

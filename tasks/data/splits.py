@@ -337,6 +337,7 @@ def _read(
         gaps=task.unlabelled is not Unlabelled.STOP,
         structured=task.type.structured,
         images=images,
+        lines=task.type.own_label,
     )
     kept = cache is not None and cache.takes(path)
     rows = stored_rows(cache, wanted) if cache and kept else list(stream_rows(wanted))

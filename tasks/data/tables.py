@@ -40,7 +40,8 @@ def read_parquet(wanted: Wanted) -> Iterator[Row]:
     with _opened(wanted.path) as file:
         check_columns(wanted, file.schema_arrow.names)
         names = _class_names(file.schema_arrow.metadata or {}, wanted.columns[-1])
-        for page in file.iter_batches(batch_size=_PAGE, columns=list(wanted.columns)):
+        names_once = list(dict.fromkeys(wanted.columns))
+        for page in file.iter_batches(batch_size=_PAGE, columns=names_once):
             for row in _page_rows(wanted, page, number):
                 number += 1
                 if names:
@@ -166,9 +167,11 @@ def stream_rows(wanted: Wanted) -> Iterator[Row]:
     Raises:
         DataError: as of `read_rows`.
     """
-    reader, _ = READERS[_ending(wanted.path)]
+    ending = _ending(wanted.path)
     _LOG.debug("reading `%s`", wanted.path)
-    return reader(wanted)
+    if wanted.lines and ending == LINES:
+        return _read_lines(wanted)
+    return READERS[ending][0](wanted)
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -191,6 +194,13 @@ def _ending(path: Path) -> str:
             f"`{path}` has an ending that is not read", f"endings: {', '.join(READERS)}, or .gz"
         )
     return ending
+
+
+def _read_lines(wanted: Wanted) -> Iterator[Row]:
+    """A row of each line that holds more than blanks: its text in every wanted column."""
+    for line in lines_in(wanted.path):
+        if line.strip():
+            yield (line.strip(),) * len(wanted.columns)
 
 
 def _read_tsv(wanted: Wanted) -> Iterator[Row]:
@@ -330,12 +340,15 @@ def _json_names(path: Path) -> list[str]:
     return list(first)
 
 
+LINES = ".txt"
+"""Ending of files that hold a text a line, for types of tasks that read lines; a table for others."""
+
 TAGGED = (".conll", ".bio", ".iob", ".iob2")
 """Endings of files with a word and its tag in each line."""
 
 READERS: dict[str, tuple[Callable[[Wanted], Iterator[Row]], Callable[[Path], list[str]]]] = {
     ".tsv": (_read_tsv, _tsv_names),
-    ".txt": (_read_tsv, _tsv_names),  # MRPC as Microsoft ships it
+    LINES: (_read_tsv, _tsv_names),  # MRPC as Microsoft ships it
     ".csv": (_read_csv, _csv_names),
     ".jsonl": (_read_json, _json_names),
     ".json": (_read_json, _json_names),

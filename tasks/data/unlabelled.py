@@ -8,10 +8,8 @@ from pathlib import Path
 from maskpack.formats import ConfigError, DataError
 from maskpack.tasks.data.cells import column_list
 from maskpack.tasks.data.columns import plain_columns, plain_texts
-from maskpack.tasks.data.tables import column_names, read_rows
+from maskpack.tasks.data.tables import LINES, column_names, read_rows
 from maskpack.tasks.data.text_lines import read_text
-
-_LINES = ".txt"
 
 
 def read_unlabelled(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -40,7 +38,7 @@ def read_unlabelled(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...]
 
 def is_lines(path: Path, *, pairs: bool = False) -> bool:
     """Whether a file holds a text a line; with `pairs`, whether each line holds two with a tab between."""
-    if Path(path.name.removesuffix(".gz")).suffix.lower() != _LINES:
+    if Path(path.name.removesuffix(".gz")).suffix.lower() != LINES:
         return False
     lines = (line for line in read_text(path).splitlines() if line.strip()) if pairs else ()
     return all(line.count("\t") == 1 for line in lines)

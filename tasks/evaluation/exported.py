@@ -71,6 +71,9 @@ def _predicted(session: Session, config: TaskConfig, split: Split) -> Prediction
             for place, column in enumerate(columns)
         ]
         return Predictions(split, np.stack(vectors, axis=1), group_labels(split, rows))
+    if config.mask is not None:
+        found, hidden = session.hidden([row[0] for row in split.texts], task=config.name)
+        return Predictions(split, found, hidden)
     texts = split.for_device()
     labels = split.labels
     if config.decoder.per_token:

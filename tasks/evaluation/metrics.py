@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.runtime.tags import IGNORED
+from maskpack.tasks.evaluation.gains import best_of
 from maskpack.tasks.evaluation.words import same_words, shared_words, words_in
 
 if TYPE_CHECKING:
@@ -152,6 +153,17 @@ def _mean_of_best(score: Callable[[str, str], float], predicted: Values, labels:
     return float(np.mean(each)) if each else 0.0
 
 
+def perplexity(predicted: Values, labels: Values) -> float:
+    """`exp` of the mean of -log p over hidden tokens, of `(n, 2)` or more as of `runtime.cloze.reduced`; 1 is the best."""
+    del labels
+    return float(np.exp(-predicted[:, 0].astype(np.float64).mean())) if len(predicted) else 1.0
+
+
+def masked_accuracy(predicted: Values, labels: Values) -> float:
+    """Share of hidden tokens that are the most probable ones."""
+    return float(np.mean(predicted[:, 1] == labels)) if len(predicted) else 0.0
+
+
 METRICS: dict[str, Callable[[Values, Values], float]] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -170,6 +182,8 @@ METRICS: dict[str, Callable[[Values, Values], float]] = {
     "recall_at_10": recall_at_10,
     "answer_f1": answer_f1,
     "exact_match": exact_match,
+    "perplexity": perplexity,
+    "masked_accuracy": masked_accuracy,
 }
 
 
@@ -259,7 +273,9 @@ def compute_metrics(
 def majority(kind: TaskType, labels: NDArray[Any], metrics: Sequence[str]) -> dict[str, float]:
     """Metrics of the best constant answer, which is the result of a collapsed model."""
     constants, right = kind.constants(labels), kind.right(labels)
-    return {name: max(METRICS[name](one, right) for one in constants) for name in metrics}
+    return {
+        name: best_of(name, (METRICS[name](one, right) for one in constants)) for name in metrics
+    }
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from maskpack.formats import ArtifactError, TaskEntry
 from maskpack.tasks.types.answers import QuestionAnswering
 from maskpack.tasks.types.base import TaskType
 from maskpack.tasks.types.entities import TokenClassification
+from maskpack.tasks.types.fill_mask import FillMask
 from maskpack.tasks.types.images import ImageClassification
 from maskpack.tasks.types.multi_label import MultiLabel
 from maskpack.tasks.types.regression import Regression
@@ -23,6 +24,7 @@ TASK_TYPES: dict[str, TaskType] = {
         Retrieval(),
         QuestionAnswering(),
         ImageClassification(),
+        FillMask(),
     )
 }
 """Name, as manifests spell it -> type."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats import ArtifactError, DataError
+from maskpack.formats import ArtifactError, ConfigError, DataError
 from maskpack.formats.target import TargetScale
 from maskpack.models.families import TEXT
 from maskpack.runtime.outputs import DECODERS, Answered, OutputDecoder
@@ -50,6 +50,7 @@ class TaskType(ABC):
         structured: whether cells may hold lists and objects, of which `row` makes what the type reads.
         grouped: whether the texts of a row are read one by one, so that outputs are `(rows, g, w)`; there is a vector a text.
         finds_texts: whether a row's label is a text too, the second of its group.
+        own_label: whether a row's text is its own label, so that there is no column of labels.
         texts: texts that a row must have; None: one or two.
         one_order: whether labels have one order only, which the outputs of a fine-tuned model are brought into.
         competing: whether the tokens of a row compete for one label; else each token that counts has its own.
@@ -71,6 +72,7 @@ class TaskType(ABC):
     structured: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
     finds_texts: ClassVar[bool] = False
+    own_label: ClassVar[bool] = False
     texts: ClassVar[int | None] = None
     one_order: ClassVar[bool] = False
     competing: ClassVar[bool] = False
@@ -94,6 +96,19 @@ class TaskType(ABC):
             raise ArtifactError(f"task `{task}` has {len(labels)} labels, expected at least 2")
         if labels and not self.labelled:
             raise ArtifactError(f"task `{task}` has {len(labels)} labels, a {self.name} has none")
+
+    def label_column(self, label: str | None, texts: Sequence[str | None]) -> str | None:
+        """The column of the label, which is not one of the columns of texts; None: nobody names one.
+
+        Raises:
+            ConfigError: a text would be its own label.
+        """
+        if label is not None and label in texts:
+            raise ConfigError(
+                f"`{label}` is named as the column of a text and of the label",
+                "choose another `label_field`: a text that is its own label teaches nothing",
+            )
+        return label
 
     def row(self, row: Row, where: str) -> Row:
         """The cells of a row, texts and label, in the form that the other methods read; of a structured type.
@@ -262,6 +277,10 @@ class TaskType(ABC):
     @abstractmethod
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Predictions of logits `(rows, c)`, in the form of the labels."""
+
+    def measured(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Those numbers of what `predict_all` gives in which two models are compared: all of them."""
+        return logits
 
     def answered(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[Any]:
         """Predictions in the form that metrics read, beside `right`.

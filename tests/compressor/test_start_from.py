@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from maskpack.compressor import fit_task
+from maskpack.compressor.fit import loss_of, masked_model_of
+from maskpack.compressor.prepare import prepare
 from maskpack.formats import ArtifactError, ConfigError, open_artifact
+from maskpack.models.build import head_parameters
 
 IDLE = {"margin": 50.0, "head_lr": 1e-12, "dense_lr": 1e-12}  # no score travels so far
 
@@ -73,3 +76,55 @@ def test_another_task_is_no_start(request_for, tmp_path):
         fit_task(request)
     with pytest.raises(ArtifactError, match="nope"):
         fit_task(replace(request, start=(first.out, "nope")))
+
+
+@pytest.fixture
+def domain(request_for, tmp_path, quick):
+    """An artifact with the mask of a domain, learned from texts without labels, and a request of a classifier over it."""
+    from maskpack.tasks import find_task
+
+    rows = tmp_path / "domain.txt"
+    words = ("good", "film", "was", "great", "the", "story", "sad", "food")
+    lines = (" ".join(words[(row + place) % 8] for place in range(9)) for row in range(80))
+    rows.write_text("\n".join(lines) + "\n")
+    own = request_for(name="domain")
+    task = find_task("domain", text_field="text", kind="fill-mask")
+    first = replace(own, task=task, data=rows, config=quick(margin=0.2, max_length=16))
+    fit_task(first)
+    return first
+
+
+def test_a_task_starts_from_the_mask_of_a_domain(domain, request_for):
+    """With its own head, whose labels have nothing to do with the domain's."""
+    later = replace(request_for(name="later", **IDLE), start=(domain.out, "domain"))
+    run = prepare(later)
+    masked = masked_model_of(run, loss_of(run, None))
+    zeros = open_artifact(domain.out).patch("domain").masks
+    assert sum(int((~mask.to_bool()).sum()) for mask in zeros.values()) > 100
+    for name, layer in masked.layers.items():
+        kept = layer.keep().numpy()
+        wanted = zeros[name].to_bool() if name in zeros else np.ones_like(kept)
+        np.testing.assert_array_equal(kept, wanted)
+    assert not any("pooler" in name for name in zeros), "what fills masks has no pooler"
+    fit_task(later)
+    artifact = open_artifact(domain.out)
+    assert artifact.entry("later").kind == "classification"
+    assert artifact.entry("later").data["started_from"] == "domain"
+    new = artifact.patch("later")
+    for name, mask in zeros.items():
+        np.testing.assert_array_equal(new.masks[name].to_bool(), mask.to_bool())
+    assert set(new.head) == set(head_parameters(run.classifier(0))), "the head is a classifier's"
+
+
+def test_a_domain_goes_on_from_itself_with_its_head(domain):
+    again = replace(domain, start=(domain.out, "domain"), replace=True)
+    idle = replace(again, config=replace(again.config, steps=1, **IDLE))
+    fit_task(idle)
+    assert open_artifact(domain.out).entry("domain").data["started_from"] == "domain"
+
+
+def test_a_classifier_is_no_start_of_a_domain(domain, request_for):
+    fit_task(request_for(name="sst2"))
+    with pytest.raises(ConfigError, match="`sst2` is a classification") as caught:
+        fit_task(replace(domain, start=(domain.out, "sst2"), replace=True))
+    assert caught.value.hint == "start from a task of the same labels, or of the type fill-mask"
