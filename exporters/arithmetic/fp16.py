@@ -4,7 +4,7 @@
 
 Squares and their means (RMS norms), angles of positions, and the last product stay float32: a square passes float16's 65504
 from 256 on, whole numbers end at 2048, and the last matrix may hold the scale of a target. Constants that only mask (-3.4e38) become -10000: two of them added are still no
-infinity, which would make NaN of a row that is masked whole. Inputs stay int64, the output stays float32.
+infinity, which would make NaN of a row that is masked whole. Inputs stay int64, or float32 of pixels, the output stays float32.
 
 ONNX Runtime computes such a graph on a CPU too, most of it through casts to float32: verified, but slower there.
 
@@ -133,6 +133,7 @@ class _Halve(InPlacePass):
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
     yield from graph.initializers.values()
     for node in graph:
         yield from node.outputs

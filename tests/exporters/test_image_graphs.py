@@ -164,6 +164,19 @@ def test_int8_divides_by_peaks_on_images_that_are_made_up(artifacts, pets, tmp_p
     assert "Conv" in nodes, "patches are embedded in float"
 
 
+@pytest.mark.parametrize(
+    ("kind", "compute"), [("vit", "fp16"), ("dinov2", "fp16"), ("deit", "nbits")]
+)
+def test_other_arithmetic(kind, compute, artifacts, pets, tmp_path):
+    request = ExportRequest(
+        artifacts(kind), "pets", tmp_path / "g", compute, Tolerance(0.05, 0.0), data=pets
+    )
+    report = export_onnx(request)
+    assert report.ok, report.findings
+    (value,) = onnx.load(str(tmp_path / "g" / "model.onnx")).graph.input
+    assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
 @pytest.fixture(scope="module")
 def folded(artifacts, pets, tmp_path_factory):
     out = tmp_path_factory.mktemp("folded") / "g"
