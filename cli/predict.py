@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +29,7 @@ from maskpack.tasks.data.cells import NO_LABEL
 from maskpack.tasks.data.columns import (
     columns_hint,
     columns_of,
+    found_columns,
     plain_columns,
     plain_texts,
     taken,
@@ -94,6 +95,19 @@ def predict(
     pair: Annotated[
         bool, Option("--pair", help="A tab parts a line into two texts of a pair.")
     ] = False,
+    windows: Annotated[
+        bool,
+        Option(
+            "--windows",
+            help="Cut a text of more tokens than the task reads into windows and join their answers; else it is cut off.",
+        ),
+    ] = False,
+    stride: Annotated[
+        int | None,
+        Option(
+            help="With --windows: tokens that neighbouring windows share. [a quarter of a window]"
+        ),
+    ] = None,
     batch_size: Annotated[
         int, Option(help="Texts a run; 1: no text changes another's answer.")
     ] = 32,
@@ -123,7 +137,11 @@ def predict(
 
     Example: compress predict tickets --data rows.csv --text-field body --label-field queue
 
+    With `--windows` an answer also says into how many windows its text was cut.
+
     Example: compress predict trunk --all --texts texts.txt
+
+    Example: compress predict tickets --windows --texts letters.txt
 
     Example: compress predict help --texts pages.txt --npy pages.npy --second
     """
@@ -152,11 +170,14 @@ def predict(
         if texts is not None or pair:
             other = opt.given(texts=texts, pair=pair)
             raise ConfigError(f"`--data` goes without {other}", "choose one of them")
-        rows = _of_table(config, data, columns, labels=not every)
+        rows = _of_table(config, data, columns, labels=not every, second=second)
     if npy is not None or second:
+        if csv or every or windows or stride is not None:
+            other = opt.given(csv=csv, all=every, windows=windows, stride=stride is not None)
+            raise ConfigError(f"`--npy` goes without {other}", "choose one of them")
         write_vectors(rows, session, names, npy, second=second, batch_size=batch_size)
         return
-    ask = Ask(session, names, batch_size, together=every)
+    ask = Ask(session, names, batch_size, together=every, windows=windows, stride=stride)
     answer_lines(rows, ask, csv=csv)
 
 
@@ -171,8 +192,10 @@ def _check_texts(config: TaskConfig, given: int, what: str, option: str) -> None
     )
 
 
-def _of_table(config: TaskConfig, data: Path, columns: Columns, *, labels: bool) -> Rows:
-    rows = rows_of(data, columns, config)
+def _of_table(
+    config: TaskConfig, data: Path, columns: Columns, *, labels: bool, second: bool
+) -> Rows:
+    rows = rows_of(data, columns, config, second=second)
     if not labels:
         rows = [(text, None) for text, _ in rows]
     if not rows:
@@ -256,13 +279,16 @@ class Columns:
         return tuple(name for name in (self.text, self.pair) if name is not None)
 
 
-def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
+def rows_of(
+    data: Path, columns: Columns, config: TaskConfig, *, second: bool = False
+) -> list[Asked]:
     """The rows of a file.
 
     Args:
         data: a file, a folder with an evaluation file, or `hub:NAME[:CONFIG]`, whose evaluation split is taken.
         columns: columns to read.
         config: of the task, which determines the form of a label and knows the columns it was learned from.
+        second: whether texts are those to be found, of a task that gives vectors.
 
     Raises:
         ConfigError: no column of text is given.
@@ -270,7 +296,10 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
     """
     if not is_hub(data) and data.is_dir():
         data = find_file(data, EVALUATION)
-    columns = columns if columns.text is not None else _found(data, columns, config.columns)
+    if columns.text is None and TASK_TYPES[config.kind].grouped:
+        columns = _of_group(data, columns, config, second=second)
+    if columns.text is None:
+        columns = _found(data, columns, config.columns)
     separator = config.separator if columns.separator is None else columns.separator
     wanted = (*columns.texts, *([] if columns.label is None else [columns.label]))
     task_type = TASK_TYPES[config.kind]
@@ -292,6 +321,23 @@ def rows_of(data: Path, columns: Columns, config: TaskConfig) -> list[Asked]:
         )
         for row in rows
     ]
+
+
+def _of_group(data: Path, said: Columns, config: TaskConfig, *, second: bool) -> Columns:
+    """The column of texts that find or, with `second`, of those to be found, in a table as the task was learned from.
+
+    Returns:
+        `said` where the table has no such column.
+    """
+    names, finds = columns_of(data), TASK_TYPES[config.kind].finds_texts
+    for known in (config.columns, found_columns(names) if finds else plain_columns(names)):
+        if not known or len(known) < (2 if finds else 3):
+            continue
+        text = known[0] if not second else known[-1 if finds else 1]
+        if text in names:
+            render.words(f"note: {taken(data, (text,), None)}")
+            return replace(said, text=text)
+    return said
 
 
 def _found(data: Path, said: Columns, known: Sequence[str]) -> Columns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats.errors import DataError, ExportError, MaskpackError, first_line
 from maskpack.runtime.graph import TaskRun
-from maskpack.runtime.outputs import Answered, ReadText, joined
+from maskpack.runtime.outputs import Answered, Entities, Prediction, ReadText, joined
 from maskpack.runtime.task import AGAIN, TaskConfig
 from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of
 from maskpack.runtime.trunk import OnTrunk
@@ -38,7 +38,7 @@ class Loaded:
         config, shared = self.config, self.graph.trunk if self.is_on_trunk else self
         return (
             *(id(shared), id(self.reader.tokenizer), config.max_length, config.texts),
-            *(config.prefixes, config.pad, config.pad_left, config.stride),
+            *(config.prefixes, config.pad, config.pad_left, self.reader.stride),
             config.decoder.per_token,
         )
 
@@ -57,11 +57,11 @@ class Read:
 
     def told(self, config: TaskConfig) -> ReadText:
         """What a decoder may know of it."""
-        if self.tokens.window is not None:
-            return ReadText(self.text[1], None, self.tokens.window, config.no_answer)
-        return ReadText(
-            self.text if isinstance(self.text, str) else self.text[0], self.tokens.words
+        tokens = self.tokens
+        text = (
+            self.text if isinstance(self.text, str) else self.text[int(tokens.window is not None)]
         )
+        return ReadText(text, tokens.words, tokens.window, config.no_answer)
 
 
 def batches(rows: Mapping[int, Tokens], size: int) -> Iterator[list[int]]:
@@ -71,13 +71,19 @@ def batches(rows: Mapping[int, Tokens], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> list[list[Answer]]:
+def answer_each(
+    loaded: Sequence[Loaded],
+    texts: Sequence[Text],
+    size: int,
+    on_cut: Callable[[Sequence[Loaded]], None],
+) -> list[list[Answer]]:
     """For each text the answers of tasks that read texts alike, or what is wrong.
 
     Args:
         loaded: one task; or several with one `way`, whose trunk runs once a batch.
         texts: texts, or pairs of texts.
         size: texts a run.
+        on_cut: called with the tasks if a text has more tokens than they read.
     """
     read = loaded[0].reader.encode_each(texts)
     found: dict[int, list[Answer]] = {
@@ -86,10 +92,12 @@ def answer_each(loaded: Sequence[Loaded], texts: Sequence[Text], size: int) -> l
         if isinstance(row, MaskpackError)
     }
     rows = {place: row for place, row in enumerate(read) if not isinstance(row, MaskpackError)}
-    if loaded[0].config.decoder.windows:
+    if loaded[0].reader.stride is not None:
         found.update(_from_windows(loaded, texts, rows, size))
         return [found[place] for place in range(len(read))]
     whole = {place: row[0] for place, row in rows.items()}
+    if any(row.is_cut for row in whole.values()):
+        on_cut(loaded)
     for places in batches(whole, size):
         answers = _together(loaded, [Read(texts[place], whole[place]) for place in places])
         found.update(zip(places, map(list, zip(*answers, strict=True)), strict=True))
@@ -129,13 +137,22 @@ def _joined(loaded: Loaded, logits: Sequence[Any], read: Sequence[Read]) -> Answ
     wrong = next((one for one in logits if isinstance(one, MaskpackError)), None)
     if wrong is not None:
         return wrong
-    return _decoded(loaded, logits, read)[0]
+    decoder = loaded.config.decoder
+    if decoder.windows:
+        return _decoded(loaded, logits, read)[0]
+    assert decoder.join is not None
+    windows = [row.tokens.window for row in read if row.tokens.window is not None]
+    (answer,) = _decoded(loaded, decoder.join(logits, windows), read[:1])
+    assert isinstance(answer, Prediction | Entities)
+    return replace(answer, windows=len(windows))
 
 
 def _outputs(loaded: Loaded, rows: Sequence[Read]) -> list[Any]:
     """Logits of each row without padding, or its error."""
 
     def without_padding(logits: Any, some: Sequence[Read]) -> list[Any]:
+        if not loaded.config.decoder.per_token:
+            return list(logits)
         return [own[: len(row.tokens)] for own, row in zip(logits, some, strict=True)]
 
     return _each(loaded, rows, without_padding)
