@@ -296,10 +296,8 @@ def rows_of(
     """
     if not is_hub(data) and data.is_dir():
         data = find_file(data, EVALUATION)
-    if columns.text is None and TASK_TYPES[config.kind].grouped:
-        columns = _of_group(data, columns, config, second=second)
     if columns.text is None:
-        columns = _found(data, columns, config.columns)
+        columns = _found(data, columns, config, second=second)
     separator = config.separator if columns.separator is None else columns.separator
     wanted = (*columns.texts, *([] if columns.label is None else [columns.label]))
     task_type = TASK_TYPES[config.kind]
@@ -323,12 +321,14 @@ def rows_of(
     ]
 
 
-def _of_group(data: Path, said: Columns, config: TaskConfig, *, second: bool) -> Columns:
-    """The column of texts that find or, with `second`, of those to be found, in a table as the task was learned from.
+def _of_group(data: Path, said: Columns, config: TaskConfig, *, second: bool) -> Columns | None:
+    """The column of texts that find or, with `second`, of those to be found, in a table as a task of vectors was learned from.
 
     Returns:
-        `said` where the table has no such column.
+        None where the table has no such column, or the task gives no vectors.
     """
+    if not TASK_TYPES[config.kind].grouped:
+        return None
     names, finds = columns_of(data), TASK_TYPES[config.kind].finds_texts
     for known in (config.columns, found_columns(names) if finds else plain_columns(names)):
         if not known or len(known) < (2 if finds else 3):
@@ -337,18 +337,21 @@ def _of_group(data: Path, said: Columns, config: TaskConfig, *, second: bool) ->
         if text in names:
             render.words(f"note: {taken(data, (text,), None)}")
             return replace(said, text=text)
-    return said
+    return None
 
 
-def _found(data: Path, said: Columns, known: Sequence[str]) -> Columns:
+def _found(data: Path, said: Columns, config: TaskConfig, *, second: bool) -> Columns:
     """The columns that a task was learned from, or else columns with plain names; a table may have texts alone.
 
     Args:
         data: the table.
         said: columns that the user named, without one of a text.
-        known: columns of the task's texts and label, or none.
+        config: of the task, which may know columns of texts and label.
+        second: as of `rows_of`.
     """
-    names = columns_of(data)
+    if (group := _of_group(data, said, config, second=second)) is not None:
+        return group
+    names, known = columns_of(data), config.columns
     own: Sequence[str] | None = plain_columns(names)
     texts: Sequence[str] | None = own[:-1] if own else plain_texts(names)
     if known and set(known[:-1]) <= set(names):
@@ -357,7 +360,7 @@ def _found(data: Path, said: Columns, known: Sequence[str]) -> Columns:
         raise ConfigError(
             f"which column of `{data.as_posix()}` is the text?", columns_hint(names, data)
         )
-    first, second = (*texts, None)[:2]
-    columns = Columns(first, second, own[-1] if own else None, said.separator)
+    first, other = (*texts, None)[:2]
+    columns = Columns(first, other, own[-1] if own else None, said.separator)
     render.words(f"note: {taken(data, texts, columns.label)}")
     return columns
