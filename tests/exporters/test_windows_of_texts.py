@@ -347,6 +347,8 @@ for (const name of Object.keys(TASKS)) {
   const task = await load(name);
   found[name] = [];
   for (const text of texts) found[name].push(await task.answer(text, { windows: true, stride }));
+  const refused = await task.answer("a", "b", { windows: true }).catch(({ message }) => message);
+  if (!refused.startsWith(name)) throw new Error(`two texts in windows: ${JSON.stringify(refused)}`);
 }
 console.log(JSON.stringify(found));
 """

@@ -43,9 +43,9 @@ export async function load(name, read = once) {
     return inTurn(windows, async (window) => ({ window, logits: await outputs(window) }));
   };
   // The answer to a whole text, joined from those of its windows.
-  const joined = async (text, stride) => {
-    checkTexts(card, null);
-    if (!(card.kind in JOINS)) throw new Error(`${card.name} joins no windows of a text`);
+  const joined = async (text, pair, stride) => {
+    checkTexts(card, pair);
+    if (pair !== null || !(card.kind in JOINS)) throw new Error(`${card.name} joins no windows of a text`);
     const windows = windowsOf(tokenizer, tree, card, text, null, stride);
     const logits = JOINS[card.kind](await inTurn(windows, one), windows, card.labels.length);
     const [{ begin }, count] = [windows[0], { windows: windows.length }];
@@ -61,7 +61,7 @@ export async function load(name, read = once) {
   };
   const answer = async (text, ...more) => {
     const [pair, { second, windows, stride }] = given(...more);
-    if (windows && card.kind !== QUESTIONS && pair === null) return joined(text, stride);
+    if (windows && card.kind !== QUESTIONS) return joined(text, pair, stride);
     if (card.kind === QUESTIONS) {
       const found = (await asked(text, pair)).map((each) => bestIn(each.window, ...each.logits));
       return answerOf(pair, found, card.no_answer ?? false);
@@ -230,9 +230,9 @@ async function bytes(name) {
 }
 
 if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs")) {
-  const flags = ["second", "windows"].filter((name) => process.argv.includes(`--${name}`));
-  const options = Object.fromEntries(flags.map((name) => [name, true]));
-  const texts = process.argv.slice(2).filter((text) => !flags.includes(text.replace(/^--/, "")) || !text.startsWith("--"));
+  const [flags, told] = [["second", "windows"], process.argv.slice(2)];
+  const options = Object.fromEntries(flags.map((name) => [name, told.includes(`--${name}`)]));
+  const texts = told.filter((text) => !flags.some((name) => text === `--${name}`));
   for (const name of Object.keys(TASKS)) {
     const task = await load(name);
     const size = task.card.texts ?? 1;
