@@ -18,7 +18,7 @@ from fuzz_tables import Table, put, random_table, random_text
 from fuzz_tokenizers import BASES, write_tokenizer
 from safetensors.torch import load_file
 
-from maskpack.cli.predict import Columns, rows_of
+from maskpack.cli.asked import Columns, rows_of
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.compressor.prepare import prepare
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx

@@ -78,16 +78,26 @@ class Ask:
         tasks: their names, in the order of their columns.
         batch_size: texts a run.
         together: whether a line holds an object of tasks; else it is the answer of the only one.
+        windows: whether long texts are cut into windows.
+        stride: tokens that neighbouring windows share; None: the usual number.
     """
 
     session: Session
     tasks: tuple[str, ...]
     batch_size: int
     together: bool
+    windows: bool = False
+    stride: int | None = None
 
     def answers(self, texts: Sequence[Text]) -> list[ByTask]:
         """What each task says of each text."""
-        return self.session.predict_all_each(texts, tasks=self.tasks, batch_size=self.batch_size)
+        return self.session.predict_all_each(
+            texts,
+            tasks=self.tasks,
+            batch_size=self.batch_size,
+            windows=self.windows,
+            stride=self.stride,
+        )
 
 
 def tasks_of_texts(session: Session, *, pairs: bool) -> tuple[tuple[str, ...], TaskConfig]:

@@ -352,19 +352,26 @@ def _with_unlabelled(
     count = sum(map(len, several))
     if not count:
         return train, {}
-    if request.texts is not None and data.task.type.reads != TEXT:
+    _check_unlabelled(data.task, request, count, teacher)
+    extra = [_blank(texts, rows, request, prepared) for texts in several if len(texts)]
+    return joined([train, *extra]), {"unlabelled_rows": count}
+
+
+def _check_unlabelled(task: Task, request: FitRequest, count: int, teacher: Teacher | None) -> None:
+    """Raise ConfigError unless a task learns from `count` rows without labels, and has a teacher that answers them."""
+    if request.texts is not None and task.type.reads != TEXT:
         raise ConfigError(
-            f"`texts` are of tasks that read texts, and `{data.task.name}` is a {data.task.kind}",
+            f"`texts` are of tasks that read texts, and `{task.name}` is a {task.kind}",
             "leave `texts` out, or take rows without a label with `unlabelled` teach",
         )
-    if data.task.type.own_label:
+    if task.type.own_label:
         raise ConfigError(
-            f"`{data.task.name}` is a {data.task.type.name}, whose rows need no labels: {count:,} rows are for a teacher alone",
+            f"`{task.name}` is a {task.type.name}, whose rows need no labels: {count:,} rows are for a teacher alone",
             "give all texts as `data`, and leave `texts` out",
         )
-    if data.task.type.finds_texts:
+    if task.type.finds_texts:
         raise ConfigError(
-            f"`{data.task.name}` is a {data.task.type.name}: a text alone has nothing to find",
+            f"`{task.name}` is a {task.type.name}: a text alone has nothing to find",
             "give rows with the texts to be found, and leave `texts` out",
         )
     if teacher is None and request.texts is not None:
@@ -377,8 +384,6 @@ def _with_unlabelled(
             f"{count:,} rows without a label are learned from a teacher, and there is none",
             "leave `teacher` at its default, or leave the rows out with `unlabelled` skip",
         )
-    extra = [_blank(texts, rows, request, prepared) for texts in several if len(texts)]
-    return joined([train, *extra]), {"unlabelled_rows": count}
 
 
 def _blank(

@@ -39,8 +39,8 @@ from maskpack.models.inputs import inputs_of
 from maskpack.models.load import load_finetuned
 from maskpack.models.padding import set_pad_token
 from maskpack.runtime.cloze import MOST_LOGITS
+from maskpack.runtime.loading import check_task, load_inputs
 from maskpack.runtime.providers import Provider
-from maskpack.runtime.session import check_task, load_inputs
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskFiles, pick_task
 from maskpack.tasks.batches import Encoded, Feeds, Predict, predict_all, torch_predict
 from maskpack.tasks.context import ModelContext, restore_task

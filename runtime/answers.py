@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from maskpack.runtime.cloze import (
 )
 from maskpack.runtime.fills import without_masks
 from maskpack.runtime.graph import TaskRun
-from maskpack.runtime.outputs import Answered, joined
+from maskpack.runtime.outputs import Answered, Entities, Prediction, joined
 from maskpack.runtime.readers import Readable, Reader
 from maskpack.runtime.task import AGAIN, TaskConfig
 from maskpack.runtime.tokens import Text, TextReader, Tokens
@@ -70,7 +70,10 @@ def batches(rows: Mapping[int, Any], size: int) -> Iterator[list[int]]:
 
 
 def answer_each(
-    loaded: Sequence[Loaded], texts: Sequence[Readable], size: int
+    loaded: Sequence[Loaded],
+    texts: Sequence[Readable],
+    size: int,
+    on_cut: Callable[[Sequence[Loaded]], None],
 ) -> list[list[Answer]]:
     """For each text the answers of tasks that read texts alike, or what is wrong.
 
@@ -78,10 +81,11 @@ def answer_each(
         loaded: one task; or several with one `way`, whose trunk runs once a batch.
         texts: texts, or pairs of texts.
         size: texts a run.
+        on_cut: called with the tasks if a text has more tokens than they read.
     """
     parts = _parts(loaded[0], texts)
     if len(parts) > 1:
-        return [one for part in parts for one in answer_each(loaded, part, size)]
+        return [one for part in parts for one in answer_each(loaded, part, size, on_cut)]
     read = loaded[0].reader.encode_each(texts)
     found: dict[int, list[Answer]] = {
         place: [one.reader.problem(texts[place]) or row for one in loaded]
@@ -91,10 +95,12 @@ def answer_each(
     rows = {place: row for place, row in enumerate(read) if not isinstance(row, MaskpackError)}
     if loaded[0].config.mask is not None:
         rows, size = _to_fill(loaded, texts, rows, found, size)
-    if loaded[0].config.decoder.pieces:
+    if loaded[0].reader.stride is not None or loaded[0].config.decoder.pieces:
         found.update(_from_pieces(loaded, texts, rows, size))
         return [found[place] for place in range(len(read))]
     whole = {place: row[0] for place, row in rows.items()}
+    if any(row.is_cut for row in whole.values()):
+        on_cut(loaded)
     for places in batches(whole, size):
         answers = _together(loaded, [Read(texts[place], whole[place]) for place in places])
         found.update(zip(places, map(list, zip(*answers, strict=True)), strict=True))
@@ -171,13 +177,22 @@ def _joined(loaded: Loaded, logits: Sequence[Any], read: Sequence[Read]) -> Answ
     wrong = next((one for one in logits if isinstance(one, MaskpackError)), None)
     if wrong is not None:
         return wrong
-    return _decoded(loaded, logits, read)[0]
+    decoder = loaded.config.decoder
+    if decoder.pieces:
+        return _decoded(loaded, logits, read)[0]
+    assert decoder.join is not None
+    windows = [row.tokens.window for row in read if row.tokens.window is not None]
+    (answer,) = _decoded(loaded, decoder.join(logits, windows), read[:1])
+    assert isinstance(answer, Prediction | Entities)
+    return replace(answer, windows=len(windows))
 
 
 def _outputs(loaded: Loaded, rows: Sequence[Read]) -> list[Any]:
     """Logits of each row without padding, or its error."""
 
     def without_padding(logits: Any, some: Sequence[Read]) -> list[Any]:
+        if not loaded.config.decoder.per_token:
+            return list(logits)
         return [_own(own, row.tokens) for own, row in zip(logits, some, strict=True)]
 
     return _each(loaded, rows, without_padding)

@@ -15,8 +15,8 @@ from maskpack.formats.codec import file_sha256
 from maskpack.formats.errors import ConfigError, ExportError, first_line
 from maskpack.formats.writer import new_folder, write_bytes
 from maskpack.runtime.graph import session_options
+from maskpack.runtime.loading import check_task
 from maskpack.runtime.providers import CPU
-from maskpack.runtime.session import check_task
 from maskpack.runtime.task import WEIGHTS, TaskConfig, TaskFiles, pick_task
 
 _LEAST = 1024  # bytes from which a constant lies in the file of weights

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from maskpack.runtime.fills import Filled, Masks, all_masks
 from maskpack.runtime.tags import entities_in
-from maskpack.runtime.windows import SPANS, Window, best_in, best_of
+from maskpack.runtime.windows import (
+    SPANS,
+    Window,
+    best_in,
+    best_of,
+    joined_labels,
+    joined_means,
+    joined_tokens,
+)
 from maskpack.runtime.words import Words
 
 Logits = NDArray[np.float32]
@@ -35,12 +43,14 @@ class Prediction:
         scores: class -> probability; empty for a regression.
         labels: where a text may have several, those with a probability above 0.5, in the order of the
             logits; else None.
+        windows: into how many the text was cut, where a device was told to; else None.
     """
 
     label: str | None
     score: float
     scores: dict[str, float]
     labels: tuple[str, ...] | None = None
+    windows: int | None = None
 
     @property
     def cell(self) -> str:
@@ -51,11 +61,16 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as a JSON object."""
+        cut = _told(self.windows)
         if self.labels is not None:
-            return {"labels": list(self.labels), "scores": self.scores}
+            return {"labels": list(self.labels), "scores": self.scores, **cut}
         if self.label is None:
-            return {"score": self.score}
-        return {"label": self.label, "score": self.score, "scores": self.scores}
+            return {"score": self.score, **cut}
+        return {"label": self.label, "score": self.score, "scores": self.scores, **cut}
+
+
+def _told(windows: int | None) -> dict[str, int]:
+    return {} if windows is None else {"windows": windows}
 
 
 @dataclass(frozen=True)
@@ -78,9 +93,15 @@ class Entity:
 
 @dataclass(frozen=True)
 class Entities:
-    """What a text names, from its first to its last."""
+    """What a text names, from its first to its last.
+
+    Attributes:
+        entities: each once.
+        windows: into how many the text was cut, where a device was told to; else None.
+    """
 
     entities: tuple[Entity, ...]
+    windows: int | None = None
 
     @property
     def cell(self) -> str:
@@ -89,7 +110,7 @@ class Entities:
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as a JSON object."""
-        return {"entities": [asdict(one) for one in self.entities]}
+        return {"entities": [asdict(one) for one in self.entities], **_told(self.windows)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,9 +191,11 @@ class OutputDecoder:
         same: for each row, whether two models' logits `(b, c)` give the same answer.
         vectors: whether the output is a vector of a text, of length 1; a row of a table is then read text by text.
         per_token: whether there are outputs for each token, `(b, s, c)`. Padding then stands behind a text, whatever the model.
-        windows: whether a long row is cut into windows. `predictions` then gets all windows of one row, and gives one answer.
+        windows: whether a long row is cut into windows, as in training. `predictions` then gets all windows of one row, and gives one answer.
         fills: whether outputs are logits of all tokens, and asked for at masks. A long text is cut into blocks; `predictions` gets
             all blocks of one text that have masks, with the logits of these alone.
+        join: outputs of the windows of a text, and the windows, to the outputs `(1, ...)` of the whole; where a device may cut texts into windows
+            though training cuts them off. `predictions` then counts tokens without those before and behind the text. None: it may not.
         outputs: names of a graph's outputs; several are the last axis of the logits.
         further: names of outputs that only other programs read.
         reads: what a device reads, a name in `READERS` of `runtime/readers.py`.
@@ -186,6 +209,7 @@ class OutputDecoder:
     vectors: bool = False
     windows: bool = False
     fills: bool = False
+    join: Callable[[Sequence[Logits], Sequence[Window]], Logits] | None = None
     outputs: tuple[str, ...] = ("logits",)
     further: tuple[str, ...] = ()
     reads: str = "text"
@@ -347,13 +371,24 @@ _OF_A_TEXT = OutputDecoder(
 )
 
 DECODERS: dict[str, OutputDecoder] = {
-    "classification": OutputDecoder(True, _one_label, _same_class),
-    "multi-label": OutputDecoder(True, _several_labels, _same_labels),
-    "regression": OutputDecoder(False, _number, _same_number),
+    "classification": OutputDecoder(
+        True, _one_label, _same_class, join=joined_means, modules=("windows",)
+    ),
+    "multi-label": OutputDecoder(
+        True, _several_labels, _same_labels, join=joined_labels, modules=("windows",)
+    ),
+    "regression": OutputDecoder(
+        False, _number, _same_number, join=joined_means, modules=("windows",)
+    ),
     "similarity": _OF_A_TEXT,
     "retrieval": _OF_A_TEXT,
     "token-classification": OutputDecoder(
-        True, _entities, _same_tags, per_token=True, modules=("tags", "words")
+        True,
+        _entities,
+        _same_tags,
+        per_token=True,
+        join=joined_tokens,
+        modules=("tags", "words", "windows"),
     ),
     "question-answering": OutputDecoder(
         True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS, modules=("windows",)

@@ -30,7 +30,11 @@ class Row(Protocol):
 
     @property
     def window(self) -> Any:
-        """The part of the row that was read, for tasks that cut rows into windows; else None."""
+        """The part of the row that was read, where rows are cut into windows; else None."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the row has more tokens, which are left out."""
 
 
 class Reader(Protocol):
@@ -39,6 +43,10 @@ class Reader(Protocol):
     @property
     def way(self) -> tuple[Hashable, ...]:
         """What readers must have in common so that they make the same batch of a row."""
+
+    @property
+    def stride(self) -> int | None:
+        """Tokens that neighbouring windows share; None: rows are not cut into windows."""
 
     @property
     def most(self) -> int | None:
@@ -81,6 +89,7 @@ class Pixels:
 
     values: NDArray[np.uint8]
     window: None = None
+    is_cut: bool = False
 
     def __len__(self) -> int:
         return 1
@@ -97,6 +106,7 @@ class ImageReader:
 
     rule: ImageRule
     config: TaskConfig
+    stride: ClassVar[int | None] = None
     most: ClassVar[int | None] = 1024
 
     @property
@@ -147,13 +157,19 @@ Known = MutableMapping[Hashable, Any]
 """What readers of a session have loaded."""
 
 
-def text_reader(place: TaskFiles, config: TaskConfig, known: Known) -> TextReader:
-    """The reader of a task's texts; tasks whose texts are cut alike share a tokenizer."""
-    longest = 0 if config.decoder.windows else config.max_length  # 0: rows are read whole
+def text_reader(
+    place: TaskFiles, config: TaskConfig, known: Known, *, stride: int | None = None
+) -> TextReader:
+    """The reader of a task's texts; tasks whose texts are cut alike share a tokenizer.
+
+    With `stride` texts are cut into windows that share so many tokens.
+    """
+    stride = config.stride if stride is None else stride
+    longest = config.max_length if stride is None else 0  # 0: rows are read whole
     how = (place.tokenizer, longest, config.truncation_left, config.split_special_tokens)
     if how not in known:
         known[how] = load_tokenizer(place.tokenizer)
-    return TextReader.of(known[how], config)
+    return TextReader.of(known[how], config, stride=stride)
 
 
 def image_reader(place: TaskFiles, config: TaskConfig, known: Known) -> ImageReader:

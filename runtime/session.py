@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.codec import file_sha256, read_tensors
-from maskpack.formats.errors import ConfigError, ExportError, MaskpackError, first_line
+from maskpack.formats.errors import ConfigError, Hint, MaskpackError
 from maskpack.formats.lazy import renamed
 from maskpack.formats.processors import usage_now
 from maskpack.runtime.answers import (
@@ -25,28 +25,14 @@ from maskpack.runtime.answers import (
     passes,
     ways,
 )
-from maskpack.runtime.graph import (
-    TaskRun,
-    check_external,
-    check_version,
-    give_back,
-    knows_adapters,
-    open_graph,
-    suitable_threads,
-    task_run,
-)
+from maskpack.runtime.graph import suitable_threads
+from maskpack.runtime.loading import load_graph, load_inputs
 from maskpack.runtime.outputs import Answered
 from maskpack.runtime.providers import Provider, find_providers
-from maskpack.runtime.readers import READERS, Readable
-from maskpack.runtime.task import (
-    AGAIN,
-    FEEDS_SUFFIX,
-    TaskConfig,
-    TaskFiles,
-    choose_task,
-    find_tasks,
-)
+from maskpack.runtime.readers import READERS, Readable, text_reader
+from maskpack.runtime.task import TaskConfig, TaskFiles, choose_task, find_tasks
 from maskpack.runtime.trunk import OnTrunk
+from maskpack.runtime.windows import usual_stride
 
 _LOG = logging.getLogger(__name__)
 
@@ -107,7 +93,13 @@ class Session:
         return tuple(self._load(self._name(task)).graph.get_providers())
 
     def predict(
-        self, texts: Sequence[Readable], *, task: str | None = None, batch_size: int = 32
+        self,
+        texts: Sequence[Readable],
+        *,
+        task: str | None = None,
+        batch_size: int = 32,
+        windows: bool = False,
+        stride: int | None = None,
     ) -> list[Answered]:
         """What a task says of each text, in their order.
 
@@ -118,24 +110,42 @@ class Session:
             texts: texts, or pairs of texts; of a task of images paths, bytes of files, images of Pillow or arrays uint8 `(h, w, 3)`.
             task: which; needed where there are several.
             batch_size: texts a run.
+            windows: whether a text of more tokens than the task reads is cut into windows, whose answers are joined; else it is cut off. A task that
+                answers questions always cuts contexts into windows.
+            stride: tokens that neighbouring windows share; None: a quarter of a window, or what the task says.
 
         Raises:
-            ConfigError: no such task, or none named of several; a row of too few or too many texts.
+            ConfigError: no such task, or none named of several; a row of too few or too many texts; a task that joins no windows.
             DataError: a row is no text, or no image.
             ExportError: the graph or the tokenizer cannot be loaded, or the graph fails.
         """
-        found = self.predict_each(texts, task=task, batch_size=batch_size)
+        found = self.predict_each(
+            texts, task=task, batch_size=batch_size, windows=windows, stride=stride
+        )
         return [_sound(number, one) for number, one in enumerate(found, start=1)]
 
     def predict_each(
-        self, texts: Sequence[Readable], *, task: str | None = None, batch_size: int = 32
+        self,
+        texts: Sequence[Readable],
+        *,
+        task: str | None = None,
+        batch_size: int = 32,
+        windows: bool = False,
+        stride: int | None = None,
     ) -> list[Answered | MaskpackError]:
         """As `predict`, but a text that cannot be answered gets its error, and the others their answers."""
-        loaded = self._load(self._name(task))
-        return [one for (one,) in answer_each([loaded], texts, _checked(batch_size))]
+        loaded = self._cutting(self._load(self._name(task)), windows=windows, stride=stride)
+        found = answer_each([loaded], texts, _checked(batch_size), self._note_cut)
+        return [one for (one,) in found]
 
     def predict_all(
-        self, texts: Sequence[Readable], *, tasks: Sequence[str] | None = None, batch_size: int = 32
+        self,
+        texts: Sequence[Readable],
+        *,
+        tasks: Sequence[str] | None = None,
+        batch_size: int = 32,
+        windows: bool = False,
+        stride: int | None = None,
     ) -> list[dict[str, Answered]]:
         """What each task says of each text: name of a task -> its answer, for each text in their order.
 
@@ -147,20 +157,30 @@ class Session:
             texts: texts, or pairs of texts.
             tasks: which; None: all of them.
             batch_size: texts a run.
+            windows: as of `predict`.
+            stride: as of `predict`.
 
         Raises:
             ConfigError: no such task, or one named twice; a row of too few or too many texts for one of them.
             DataError: a row is no text.
             ExportError: a graph or the tokenizer cannot be loaded, or a graph fails.
         """
-        found = self.predict_all_each(texts, tasks=tasks, batch_size=batch_size)
+        found = self.predict_all_each(
+            texts, tasks=tasks, batch_size=batch_size, windows=windows, stride=stride
+        )
         return [
             {name: _sound(number, one) for name, one in answers.items()}
             for number, answers in enumerate(found, start=1)
         ]
 
     def predict_all_each(
-        self, texts: Sequence[Readable], *, tasks: Sequence[str] | None = None, batch_size: int = 32
+        self,
+        texts: Sequence[Readable],
+        *,
+        tasks: Sequence[str] | None = None,
+        batch_size: int = 32,
+        windows: bool = False,
+        stride: int | None = None,
     ) -> list[dict[str, Answered | MaskpackError]]:
         """As `predict_all`, but a task that cannot answer a text gives its error, and the others their answers."""
         names = self.tasks if tasks is None else tuple(tasks)
@@ -168,13 +188,14 @@ class Session:
             raise ConfigError(f"`tasks` are {', '.join(names) or 'none'}, expected different ones")
         size = _checked(batch_size)
         room = max(self._keep, len(names))
-        loaded = [self._load(self._name(name), room) for name in names]
+        each = (self._load(self._name(name), room) for name in names)
+        loaded = [self._cutting(one, windows=windows, stride=stride) for one in each]
         groups = ways(loaded)
         self._note(passes(groups))
         found: list[dict[str, Answered | MaskpackError]] = [{} for _ in texts]
         for group in groups:
-            each = answer_each(group, texts, size)
-            for answers, row in zip(found, each, strict=True):
+            rows = answer_each(group, texts, size, self._note_cut)
+            for answers, row in zip(found, rows, strict=True):
                 answers.update(zip((one.config.name for one in group), row, strict=True))
         return [{name: answers[name] for name in names} for answers in found]
 
@@ -235,6 +256,43 @@ class Session:
             self._noted.add(fact)
             _LOG.info("%s", fact)
 
+    def _note_cut(self, loaded: Sequence[Loaded]) -> None:
+        """Say the first time that a text is longer than what a task reads."""
+        config, most = loaded[0].config, loaded[0].config.max_length
+        if config.name in self._noted:
+            return
+        self._noted.add(config.name)
+        joins = config.decoder.join is not None and config.texts != 2
+        hint = Hint("`windows` reads all of it" if joins else "learn it with a larger `max_length`")
+        where = "before" if config.truncation_left else "behind"
+        _LOG.info("`%s` reads %d tokens of a row, not what stands %s them in longer ones; %s",
+                  config.name, most, where, hint)  # fmt: skip
+
+    def _cutting(self, loaded: Loaded, *, windows: bool, stride: int | None) -> Loaded:
+        """A task that cuts long texts into windows, where that is asked for.
+
+        Raises:
+            ConfigError: it cannot, or the stride is none.
+        """
+        config = loaded.config
+        if not windows:
+            if stride is not None:
+                raise ConfigError(
+                    "`stride` is of texts that are cut into windows", "give `windows`"
+                )
+            return loaded
+        if stride is not None and (type(stride) is not int or stride < 0):
+            raise ConfigError(f"`stride` is {stride!r}, expected tokens, 0 or more")
+        if not config.decoder.windows and (config.decoder.join is None or config.texts == 2):
+            what = "reads pairs of texts" if config.texts == 2 else f"is a {config.kind}"
+            raise ConfigError(
+                f"`{config.name}` {what}, and joins no windows of a text", "leave `windows` out"
+            )
+        shared = config.stride if stride is None else stride
+        shared = usual_stride(config.max_length) if shared is None else shared
+        reader = text_reader(self._places[config.name], config, self._read, stride=shared)
+        return replace(loaded, reader=reader)
+
     def _load(self, task: str, room: int | None = None) -> Loaded:
         """The task, loaded now if it is not; those used longest ago make room, so that `room` stay (`keep`)."""
         held = task in self._loaded
@@ -266,91 +324,6 @@ class Session:
         )
         self._graphs[same] = graph.trunk if isinstance(graph, OnTrunk) else graph
         return graph
-
-
-def load_graph(
-    place: TaskFiles,
-    config: TaskConfig,
-    *,
-    threads: int,
-    providers: Sequence[Provider] = (),
-    trunk: Any = None,
-) -> Any:
-    """A task's graph in ONNX Runtime, with the trunk that it stands on; arguments as of `open_graph`.
-
-    Args:
-        place: its files.
-        config: its configuration.
-        threads: of one operator.
-        providers: where it runs.
-        trunk: a session of its trunk; None: one is made, if it has one.
-
-    Raises:
-        ExportError: it is damaged, it names other weights than its configuration or those beside it are not
-            those it was made for, or ONNX Runtime is too old.
-    """
-    check_task(place, config)
-    graph = _opened(place.graph, threads, providers)
-    if place.trunk is not None:
-        graph = OnTrunk(trunk or _opened(place.trunk, threads, providers), graph)
-    give_back()
-    return graph
-
-
-def _opened(path: Path, threads: int, providers: Sequence[Provider]) -> Any:
-    try:
-        return open_graph(path, threads=threads, providers=providers)
-    except Exception as error:
-        raise ExportError(f"cannot load `{path}`: {first_line(error)}", AGAIN) from error
-
-
-def check_task(place: TaskFiles, config: TaskConfig) -> None:
-    """Raise ExportError if a task's files do not belong together, or the runtime is too old for them."""
-    check_version()
-    if (place.adapter is None) != (config.swap is None) or (place.trunk is None) != (
-        config.trunk is None
-    ):
-        raise ExportError(f"`{place.config}` is not the configuration of `{place.graph}`", AGAIN)
-    if config.weights is not None:
-        _check(place.weights, config.weights[1], place.graph.name)
-    if config.swap is not None:
-        _check(place.graph, config.swap.graph, config.name)
-    if place.trunk is not None and config.trunk is not None:
-        _check(place.trunk, config.trunk, config.name)
-    check_external(place, config)
-
-
-def load_inputs(place: TaskFiles, config: TaskConfig) -> TaskRun:
-    """What a task feeds a graph that it shares: an adapter where the runtime knows them.
-
-    Raises:
-        ExportError: it is damaged, or not the one that was made for this graph.
-    """
-    if place.adapter is None or config.swap is None:
-        return TaskRun()
-    if not knows_adapters():
-        feeds = place.adapter.with_suffix(FEEDS_SUFFIX)
-        _check(feeds, config.swap.feeds, config.name)
-        return TaskRun(feeds=dict(read_tensors(feeds.read_bytes())[0]))
-    _check(place.adapter, config.swap.adapter, config.name)
-    try:
-        return task_run(place.adapter)
-    except Exception as error:
-        raise ExportError(f"cannot load `{place.adapter}`: {first_line(error)}", AGAIN) from error
-
-
-def _check(path: Path, digest: str, owner: str) -> None:
-    """Raise ExportError unless a file has the digest that is told of it."""
-    try:
-        found = file_sha256(path)
-    except OSError as error:
-        raise ExportError(f"cannot read `{path}`: {error.strerror}", AGAIN) from error
-    if found != digest:
-        raise ExportError(
-            f"`{path}` is not what `{owner}` was made for: its SHA-256 is "
-            f"{found[:12]}, expected {digest[:12]}",
-            AGAIN,
-        )
 
 
 def _sound(number: int, answer: Answered | MaskpackError) -> Answered:

@@ -44,10 +44,11 @@ class Tokens:
     Attributes:
         ids: `(s,)`.
         types: `(s,)`, which text of a pair each is of.
-        words: of the text, for tasks that have a label for each; else None.
-        window: the part of the second text that was read, for tasks that cut rows into windows; else None.
+        words: of the text, for tasks that have a label for each; else None. Those of a text that is cut into windows are of the whole text.
+        window: the part of the last text of the row that was read, where rows are cut into windows; else None.
         row: number of the row that it is of, among those that were read together.
         masks: among the tokens, for tasks that fill them; else None.
+        is_cut: whether the row has more tokens, which are left out.
     """
 
     ids: NDArray[np.int64]
@@ -56,6 +57,7 @@ class Tokens:
     window: Window | None = None
     row: int = 0
     masks: Masks | None = None
+    is_cut: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,23 +70,32 @@ class TextReader:
     Attributes:
         tokenizer: of its `tokenizer.json`, set up for the task by `of`.
         config: of the task.
+        stride: tokens that neighbouring windows of a long row share; None: a long row is cut off.
     """
 
     tokenizer: Any
     config: TaskConfig
+    stride: int | None = None
     most: ClassVar[int | None] = None
 
     @classmethod
-    def of(cls, tokenizer: Any, config: TaskConfig) -> TextReader:
-        """The reader of a task; the tokenizer is changed in place."""
-        if config.decoder.windows:
+    def of(cls, tokenizer: Any, config: TaskConfig, *, stride: int | None = None) -> TextReader:
+        """The reader of a task; the tokenizer is changed in place.
+
+        Args:
+            tokenizer: of its file.
+            config: of the task.
+            stride: as of the reader; None: what the task says.
+        """
+        stride = config.stride if stride is None else stride
+        if stride is not None:
             tokenizer.no_truncation()
         else:
             side = "left" if config.truncation_left else "right"
             tokenizer.enable_truncation(config.max_length, direction=side)
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = config.split_special_tokens
-        return cls(tokenizer, config)
+        return cls(tokenizer, config, stride)
 
     def encode(self, rows: Sequence[Text], *, second: bool = False) -> list[Tokens]:
         """Tokens of each row; of a task that cuts rows into windows those of all windows, one row behind the other.
@@ -127,7 +138,7 @@ class TextReader:
         config = self.config
         return (
             *(id(self.tokenizer), config.max_length, config.texts),
-            *(config.prefixes, config.pad, config.pad_left, config.stride),
+            *(config.prefixes, config.pad, config.pad_left, self.stride),
             *(config.decoder.per_token, config.mask),
         )
 
@@ -140,9 +151,8 @@ class TextReader:
         if read.masks is not None:
             assert isinstance(row, str)
             return ReadText(row, masks=read.masks)
-        if read.window is not None:
-            return ReadText(row[1], None, read.window, self.config.no_answer)
-        return ReadText(row if isinstance(row, str) else row[0], read.words)
+        text = row if isinstance(row, str) else row[int(read.window is not None)]
+        return ReadText(text, read.words, read.window, self.config.no_answer)
 
     def _of_second(self) -> TaskConfig:
         return replace(self.config, prefixes=(self.config.prefixes[1], ""))
@@ -153,6 +163,8 @@ class TextReader:
         if not 1 <= len(texts) <= 2 or not all(isinstance(text, str) for text in texts):
             return DataError(f"{row!r:.80} is neither a text nor a pair of texts")
         wanted = self.config.texts
+        if wanted is None and self.stride is not None and not self.config.decoder.windows:
+            wanted = 1
         if wanted is None or wanted == len(texts):
             return None
         return ConfigError(
@@ -177,22 +189,25 @@ class TextReader:
 
     def _tokens(self, row: Text, read: Any) -> tuple[Tokens, ...]:
         """One of no tokens is one of padding, as in training."""
-        if self.config.decoder.windows:
+        if self.stride is not None:
             return tuple(self._windows(row, read))
         if self.config.mask is not None:
             return tuple(self._blocks(row, read, self.config.mask[0]))
-        words = None
-        if self.config.decoder.per_token:
-            assert isinstance(row, str)
-            prefix = (self.config.prefixes or ("",))[0]
-            words = words_of(prefix + row, read.offsets, read.word_ids, len(prefix))
         return (
             Tokens(
                 np.array(read.ids or [self.config.pad[0]], dtype=np.int64),
                 np.array(read.type_ids or [0], dtype=np.int64),
-                words,
+                self._words(row, read),
+                is_cut=bool(read.overflowing),
             ),
         )
+
+    def _words(self, row: Text, read: Any) -> Words | None:
+        """The words of a text of a type with an output for each token."""
+        if not self.config.decoder.per_token or not isinstance(row, str):
+            return None
+        prefix = (self.config.prefixes or ("",))[0]
+        return words_of(prefix + row, read.offsets, read.word_ids, len(prefix))
 
     def _blocks(self, row: Text, read: Any, mask: int) -> Iterator[Tokens]:
         """The blocks of a text in which masks are filled."""
@@ -215,21 +230,30 @@ class TextReader:
         return ClozeRule(self.config.mask[0], vocabulary, special_tokens(self.tokenizer))
 
     def _windows(self, row: Text, read: Any) -> Iterator[Tokens]:
-        """The windows of a question and a context."""
-        prefix = (self.config.prefixes or ("", ""))[1]
+        """The windows of a question and a context, or of a text alone, whose words count its tokens alone."""
+        pair = not isinstance(row, str)
+        last, prefix = (
+            row if isinstance(row, str) else row[1],
+            (self.config.prefixes or ("", ""))[pair],
+        )
         ids, types = (np.array(each, dtype=np.int64) for each in (read.ids, read.type_ids))
-        for cut in cut_windows(
+        cuts = cut_windows(
             read,
-            prefix + row[1],
+            prefix + last,
             prefix=len(prefix),
             max_length=self.config.max_length,
-            stride=self.config.stride,
-        ):
+            stride=self.stride,
+            pair=pair,
+        )
+        words = self._words(row, read)
+        if words is not None and len(words):
+            words = Words(words.first - cuts[0].places[cuts[0].window.first], words.spans)
+        for cut in cuts:
             if len(cut.places):
-                yield Tokens(ids[cut.places], types[cut.places], window=cut.window)
+                yield Tokens(ids[cut.places], types[cut.places], words, cut.window)
             else:
                 pad, none = np.array([self.config.pad[0]]), np.zeros(1, dtype=np.int64)
-                yield Tokens(pad, none, window=cut.window)
+                yield Tokens(pad, none, words, cut.window)
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -1,8 +1,10 @@
-"""Windows of a question and a long context, and the best answer in them. Numpy alone.
+"""Windows of a long text, or of a question and a long context, and the answer that follows from theirs. Numpy alone.
 
 A row that is too long becomes several windows: each has the whole question and a part of the context, and neighbours share some
 tokens (Devlin et al. 2019, arXiv 1810.04805). The answer is the span with the largest product of the probabilities of its first and its
 last token. The first token of a window stands for no answer. Training and devices run this same code.
+
+Of other types a device cuts a long text where it is told to. `joined_*` make of the outputs of its windows those of the whole text.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ SPANS = ("start_logits", "end_logits")
 
 _BLANKS = np.array([*(chr(one).isspace() for one in range(0x3001)), False])
 _CONTEXT = 1  # the tokenizer's number of the second text
+_ALONE = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +35,17 @@ class Window:
         first: the first token of the context in the window.
         spans: `(n, 2)`, where each of its `n` tokens begins and ends in the context, in letters; both 0 for a token that has no
             letter there.
+        start: number of its first token of the context among all tokens of the context.
     """
 
     first: int
     spans: NDArray[np.int32]
+    start: int = 0
+
+    @property
+    def stop(self) -> int:
+        """The number behind that of its last token of the context."""
+        return self.start + len(self.spans)
 
     def counted(self, width: int) -> NDArray[np.bool_]:
         """Which of `width` tokens count: the first one, which stands for no answer, and those of the context."""
@@ -69,24 +79,32 @@ class Cut:
 
 
 def cut_windows(
-    read: Any, context: str, *, prefix: int, max_length: int, stride: int | None
+    read: Any,
+    context: str,
+    *,
+    prefix: int,
+    max_length: int,
+    stride: int | None,
+    pair: bool = True,
 ) -> list[Cut]:
-    """The windows of a question and a context, one or more.
+    """The windows of a question and a context, or of a text alone, one or more.
 
     Args:
         read: the whole row as the tokenizers library reads it, not cut.
-        context: the second text as it was read.
+        context: the last text of the row as it was read.
         prefix: letters at its beginning that are not its own.
         max_length: tokens of a window at most. A question of more than half of them loses its end.
         stride: tokens that neighbours share, at most half of what a window has of the context; None: see `usual_stride`.
+        pair: whether the row is a question and a context; else it is a text alone, whose prefix begins each window as a question does.
     """
     numbers = read.sequence_ids
-    tokens = np.array([number == _CONTEXT for number in numbers], dtype=np.bool_)
+    tokens = _cut_tokens(read, prefix, _CONTEXT if pair else _ALONE)
     own = np.flatnonzero(tokens)
-    asked = np.flatnonzero([number == 0 for number in numbers])
+    asked = np.flatnonzero([number is not None for number in numbers] & ~tokens)
     special = len(numbers) - len(own) - len(asked)
     kept = np.ones(len(numbers), dtype=np.bool_)
-    kept[asked[max(0, min(max_length // 2, max_length - special - 1)) :]] = False
+    if pair or len(numbers) > max_length:
+        kept[asked[max(0, min(max_length // 2, max_length - special - 1)) :]] = False
     others = np.flatnonzero(kept & ~tokens)
     begin = int(own[0]) if len(own) else len(numbers)
     head, tail = others[others < begin], others[others >= begin]
@@ -94,9 +112,18 @@ def cut_windows(
     shared = min(usual_stride(max_length) if stride is None else stride, room // 2)
     spans = _spans(read.offsets, own, context, prefix)
     return [
-        Cut(np.concatenate([head, own[part], tail]), Window(len(head), spans[part]))
+        Cut(np.concatenate([head, own[part], tail]), Window(len(head), spans[part], part.start))
         for part in _parts(len(own), room, shared)
     ]
+
+
+def _cut_tokens(read: Any, prefix: int, last: int) -> NDArray[np.bool_]:
+    """Which tokens of a row windows divide among them: those of the context, or of a text alone behind its prefix."""
+    tokens = np.array([number == last for number in read.sequence_ids], dtype=np.bool_)
+    if last == _ALONE and prefix:
+        ends = np.array([end for _, end in read.offsets], dtype=np.int64)
+        tokens &= np.logical_or.accumulate(tokens & (ends > prefix))
+    return tokens
 
 
 def usual_stride(max_length: int) -> int:
@@ -188,3 +215,58 @@ def best_of(found: Sequence[Best], *, may_lack: bool) -> Best | None:
     if best.score == 0.0 or (may_lack and min(one.none for one in found) > best.score):
         return None
     return best
+
+
+Logits = NDArray[np.float32]
+
+
+def shares_of(windows: Sequence[Window]) -> NDArray[np.float64]:
+    """The share of a text that each of its windows stands for, `(n)`: a token counts once, in equal parts for all windows that hold it.
+
+    >>> empty = np.zeros((4, 2), dtype=np.int32)
+    >>> shares_of([Window(1, empty, 0), Window(1, empty, 2)]).tolist()
+    [0.5, 0.5]
+    """
+    held = np.zeros(windows[-1].stop)
+    for one in windows:
+        held[one.start : one.stop] += 1
+    if not len(held):
+        return np.ones(1)
+    return np.array([(1 / held[one.start : one.stop]).sum() for one in windows]) / len(held)
+
+
+def joined_means(outputs: Sequence[Logits], windows: Sequence[Window]) -> Logits:
+    """Logits or a number `(1, c)` of a text from `(c)` of its windows: their mean, a window counting as its share of the text.
+
+    Of logits this is the normalised product of the windows' probabilities, so that windows which say much count more than those which
+    say little.
+    """
+    if len(outputs) == 1:
+        return outputs[0][None]
+    return np.asarray(shares_of(windows) @ np.stack(outputs), dtype=np.float32)[None]
+
+
+def joined_labels(outputs: Sequence[Logits], windows: Sequence[Window]) -> Logits:
+    """Logits `(1, c)` of a text from `(c)` of its windows: the highest of each label, which is so in a text if it is in a part of it."""
+    del windows
+    return np.asarray(np.stack(outputs).max(axis=0, keepdims=True))
+
+
+def joined_tokens(outputs: Sequence[Logits], windows: Sequence[Window]) -> Logits:
+    """Logits `(1, s, c)` of the tokens of a text, each from the window where it has most context on its shorter side (Devlin et al.'s `run_squad.py`).
+
+    Args:
+        outputs: `(s, c)` of all tokens of each window.
+        windows: where they lie. `s` counts the tokens that they divide among them.
+    """
+    count = windows[-1].stop
+    found = np.zeros((1, count, outputs[0].shape[-1]), dtype=outputs[0].dtype)
+    most = np.full(count, -1)
+    for logits, one in zip(outputs, windows, strict=True):
+        size = one.stop - one.start
+        context = np.minimum(np.arange(size), np.arange(size)[::-1])
+        better = context > most[one.start : one.stop]
+        places = np.flatnonzero(better) + one.start
+        found[0, places] = logits[one.first + places - one.start]
+        most[places] = context[better]
+    return found

@@ -172,11 +172,6 @@ class ImagePreprocessor:
             counted.add(1)
         return EncodedImages(pixels, self.rule, self.tokens, split.labels)
 
-    def told(self, split: Split, *, max_length: int) -> list[list[ReadText]]:
-        """The names of the images."""
-        del max_length
-        return [[ReadText(row[0])] for row in split.texts]
-
     def samples(self) -> EncodedImages:
         """Images of noise whose spectrum falls as that of photographs does; see `sample_images`."""
         pixels = sample_images(_SAMPLES, *self.rule.size)

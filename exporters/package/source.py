@@ -22,7 +22,7 @@ from maskpack.exporters.session import AdaptedSession
 from maskpack.formats import ConfigError, ExportError
 from maskpack.formats.schema import CONFIG
 from maskpack.runtime.graph import OLDEST, shown
-from maskpack.runtime.session import load_graph, load_inputs
+from maskpack.runtime.loading import load_graph, load_inputs
 from maskpack.runtime.tags import kinds_of
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskConfig, TaskFiles, find_tasks
 from maskpack.tasks.types import TASK_TYPES

@@ -17,8 +17,8 @@ from threading import Thread
 import pytest
 
 from maskpack.cli import lines as lines_module
+from maskpack.cli.asked import Columns, rows_of
 from maskpack.cli.lines import arriving, byte_lines, decoded
-from maskpack.cli.predict import Columns, rows_of
 from maskpack.formats import ConfigError, DataError
 from maskpack.runtime import Session
 from maskpack.runtime.task import TaskConfig
@@ -66,6 +66,33 @@ def test_texts_come_from_standard_input(main, folder, tmp_path):
     found = lines(main("predict", folder, stdin="bad\n"))
     (tmp_path / "texts").write_text("bad")
     assert found == lines(main("predict", folder, "--texts", tmp_path / "texts"))
+
+
+def test_long_texts_are_cut_off_with_a_note_or_read_in_windows(main, folder, paired):
+    texts = ["good", "the film was bad " * 20]
+    cut = main("predict", folder, "--batch-size", 1, stdin="\n".join(texts))
+    assert all("windows" not in answer for answer in lines(cut))
+    note = "note: `sst2` reads 16 tokens of a row, not what stands behind them in longer ones; `--windows` reads all of it"
+    assert cut.err.splitlines() == [note]
+    whole = main("predict", folder, "--batch-size", 1, "--windows", stdin="\n".join(texts))
+    found = lines(whole)
+    assert whole.err == ""
+    assert [answer["windows"] for answer in found] == [1, 8]
+    assert found[0] == {**lines(cut)[0], "windows": 1}
+    asked = {"windows": True, "batch_size": 1, "stride": 0}
+    (want,) = Session(folder).predict(texts[1:], **asked)
+    fewer = main("predict", folder, "--windows", "--stride", 0, "--batch-size", 1, stdin=texts[1])
+    assert lines(fewer) == [want.to_dict()]
+    assert want.windows == 6
+    wrong = main("predict", folder, "--stride", 3, stdin="good")
+    assert wrong.code == 1
+    assert "hint: give `--windows`" in wrong.err
+    wrong = main("predict", paired, "--windows", "--pair", stdin="good\tbad")
+    assert wrong.code == 1
+    assert "`sst2` reads pairs of texts, and joins no windows of a text" in wrong.err
+    assert "leave `--windows` out" in wrong.err
+    long = main("predict", paired, "--pair", stdin=f"good\t{texts[1]}")
+    assert "learn it with a larger `--max-length`" in long.err
 
 
 def of_texts(folder, out, texts):

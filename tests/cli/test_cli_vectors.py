@@ -51,6 +51,27 @@ def test_vectors_go_into_a_file_of_numpy(main, tiny_model, rows, tmp_path):
     assert "`--second` and `--npy FILE` are of one task" in done.err
 
 
+def test_a_table_as_the_task_was_learned_from_has_both_texts(main, tiny_model, rows, tmp_path):
+    out = learned(main, tiny_model, rows, tmp_path)
+    table = [json.loads(line) for line in rows.read_text().splitlines()]
+    for flags, column in (((), "query"), (("--second",), "document")):
+        done = main("predict", out, "--data", rows, "--npy", tmp_path / "v.npy", *flags)
+        assert done.code == 0, done.err
+        assert f"`{column}` is taken as the text" in done.err
+        wanted = Session(out).embed([row[column] for row in table], second=bool(flags))
+        assert np.array_equal(np.load(tmp_path / "v.npy"), wanted)
+    first, *_ = main("predict", out, "--data", rows).out.splitlines()
+    assert json.loads(first).keys() == {"vector"}
+    (tmp_path / "own.csv").write_text("text\nthe film\n")
+    done = main("predict", out, "--data", tmp_path / "own.csv", "--npy", tmp_path / "v.npy")
+    assert done.code == 0, done.err
+    assert np.load(tmp_path / "v.npy").shape == (1, 32)
+    for other in ("--csv", "--all", "--windows"):
+        done = main("predict", out, "--npy", tmp_path / "v.npy", other, stdin="the film")
+        assert done.code == 1
+        assert f"`--npy` goes without `{other}`" in done.err
+
+
 def test_only_a_task_of_vectors_writes_them(main, tiny_artifact, sentiment, tmp_path):
     out = tmp_path / "g"
     main("export", tiny_artifact, "--onnx", "--compute", "fp32", "--data", sentiment, "-o", out)

@@ -57,9 +57,9 @@ def listing(folder):
 
 COMMON = {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "README.md", "SHA256SUMS"}
 EXAMPLE = {
-    Target.ORT: {"predict.py"},
+    Target.ORT: {"predict.py", "maskpack_windows.py"},
     Target.WEB: {"predict.mjs", "words.mjs", "windows.mjs", "index.html", "package.json"},
-    Target.MOBILE: {"predict.py", "required_operators.config"},
+    Target.MOBILE: {"predict.py", "maskpack_windows.py", "required_operators.config"},
 }
 OWN = {
     "folded": {"model.onnx", "task.json", "config.json", "maskpack_report.json"},

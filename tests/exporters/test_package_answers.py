@@ -82,6 +82,7 @@ def test_the_python_example_answers_as_the_runtime(asked_exports, pairs, tmp_pat
     assert max(package.differences.values()) <= 1e-5
     assert "maskpack_windows.py" in package.files
     assert not {"maskpack_tags.py", "maskpack_words.py"} & set(package.files)
+    assert "maskpack_tags.py" not in package.files
     row = "| the part of a context that answers a question, or none | 32 |"
     assert row in (package.out / "README.md").read_text()
     done = subprocess.run(

@@ -203,7 +203,7 @@ def test_the_labels_may_stand_in_another_order(write):
 
 
 def test_what_predict_expects_of_a_row_is_a_label_of_the_task(write):
-    from maskpack.cli.predict import Columns, rows_of
+    from maskpack.cli.asked import Columns, rows_of
     from maskpack.runtime.task import TaskConfig
 
     path = write("rows.csv", csv('a,"good "', "b, bad", "c,good", "d,bad"))

@@ -7,7 +7,7 @@
 // Give it a `read` of your own to show progress: from the name of a file in this package to a promise of its Uint8Array.
 import * as ort from "onnxruntime-web/wasm";
 import { Tokenizer } from "@huggingface/tokenizers";
-import { answerOf, bare, bestIn, framed, windowsOf } from "./windows.mjs";
+import { JOINS, answerOf, bare, bestIn, framed, windowsOf } from "./windows.mjs";
 import { entitiesIn, lowered, places, wordsOf } from "./words.mjs";
 
 ort.env.wasm.numThreads = 1; // more of them need a page that is cross-origin isolated
@@ -42,6 +42,17 @@ export async function load(name, read = once) {
     const windows = windowsOf(tokenizer, tree, card, question, context);
     return inTurn(windows, async (window) => ({ window, logits: await outputs(window) }));
   };
+  // The answer to a whole text, joined from those of its windows.
+  const joined = async (text, pair, stride) => {
+    checkTexts(card, pair);
+    if (pair !== null || !(card.kind in JOINS)) throw new Error(`${card.name} joins no windows of a text`);
+    const windows = windowsOf(tokenizer, tree, card, text, null, stride);
+    const logits = JOINS[card.kind](await inTurn(windows, one), windows, card.labels.length);
+    const [{ begin }, count] = [windows[0], { windows: windows.length }];
+    if (card.kind !== ENTITIES) return { ...meaning(card, logits), ...count };
+    const words = wordsIn(tokenizer, tree, card, text, { from: 0, count: Infinity, at: -begin });
+    return { entities: named(card, text, words, logits), ...count };
+  };
   // Of entities token after token; of questions first and last tokens of an answer, for each window.
   const logits = async (text, ...more) => {
     const [pair, { second }] = given(...more);
@@ -49,7 +60,8 @@ export async function load(name, read = once) {
     return one(tokens(tokenizer, card, text, pair, second));
   };
   const answer = async (text, ...more) => {
-    const [pair, { second }] = given(...more);
+    const [pair, { second, windows, stride }] = given(...more);
+    if (windows && card.kind !== QUESTIONS) return joined(text, pair, stride);
     if (card.kind === QUESTIONS) {
       const found = (await asked(text, pair)).map((each) => bestIn(each.window, ...each.logits));
       return answerOf(pair, found, card.no_answer ?? false);
@@ -218,8 +230,9 @@ async function bytes(name) {
 }
 
 if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs")) {
-  const second = process.argv.includes("--second");
-  const texts = process.argv.slice(2).filter((text) => text !== "--second");
+  const [flags, told] = [["second", "windows"], process.argv.slice(2)];
+  const options = Object.fromEntries(flags.map((name) => [name, told.includes(`--${name}`)]));
+  const texts = told.filter((text) => !flags.some((name) => text === `--${name}`));
   for (const name of Object.keys(TASKS)) {
     const task = await load(name);
     const size = task.card.texts ?? 1;
@@ -227,7 +240,7 @@ if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs")) {
       const [text, pair = null] = texts.slice(start, start + size);
       const row = { task: name, text, ...(pair === null ? {} : { pair }) };
       try {
-        console.log(JSON.stringify({ ...row, ...(await task.answer(text, pair, { second })) }));
+        console.log(JSON.stringify({ ...row, ...(await task.answer(text, pair, options)) }));
       } catch (error) {
         console.log(JSON.stringify({ ...row, error: error.message })); // one row stops no other
         process.exitCode = 1;
