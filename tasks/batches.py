@@ -83,6 +83,11 @@ class Encoded:
         return int(self.ids.lengths.max())
 
     @property
+    def together(self) -> NDArray[np.intp] | None:
+        """For each row the number of the text that it is a part of; those of one text are held out together. None: rows are whole."""
+        return context_numbers(self.labels) if has_windows(self.labels) else None
+
+    @property
     def most_rows(self) -> int | None:
         """Rows of a batch at most, whose outputs would take too much memory; None: any number."""
         return None
@@ -127,8 +132,8 @@ class Encoded:
             return self, None
         order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(self))
         cut = max(1, len(self) // 10)
-        if has_windows(self.labels):
-            order, cut = _whole_contexts(context_numbers(self.labels), order, cut)
+        if (together := self.together) is not None:
+            order, cut = _whole_contexts(together, order, cut)
         if cut == len(self):
             raise ConfigError(f"{option} wants 2 training rows or more")
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))

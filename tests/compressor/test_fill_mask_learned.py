@@ -10,7 +10,15 @@ import pytest
 import torch
 import transformers
 
-from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
+from maskpack.compressor import (
+    BaselineConfig,
+    BaselineRequest,
+    FitRequest,
+    RefitRequest,
+    fit_task,
+    refit_tasks,
+    run_baseline,
+)
 from maskpack.compressor.fit import prepare
 from maskpack.compressor.sweep.table import _differences
 from maskpack.compressor.training.progress import metric_of
@@ -115,6 +123,20 @@ def test_early_stopping_looks_for_the_smallest_perplexity(request_for):
     assert metric_of(*asked, rising=True)() == -metric_of(*asked)()
     asked = (model, run.kind, run.held_out, "masked_accuracy")
     assert metric_of(*asked, rising=True)() == metric_of(*asked)()
+
+
+def test_a_task_is_carried_onto_another_backbone(request_for, tiny_model, lines, tmp_path, quick):
+    old = request_for("a", bits=8, steps=40)
+    old.out.parent.mkdir()
+    fit_task(old)
+    config = quick(teacher=None, steps=2, max_length=12)
+    request = RefitRequest(old.out, str(tiny_model), tmp_path / "new", config, texts=lines)
+    (carried,) = refit_tasks(request).tasks
+    assert carried.labelled, "texts are their own labels"
+    recorded = open_artifact(old.out).entry("lines").scores
+    assert carried.result.original == pytest.approx(recorded, rel=1e-5)
+    assert carried.result.scores["perplexity"] < 1.5 * recorded["perplexity"]
+    assert open_artifact(tmp_path / "new").entry("lines").kind == "fill-mask"
 
 
 def test_texts_for_a_teacher_alone_are_refused(request_for, lines):

@@ -251,6 +251,15 @@ def test_a_long_text_becomes_blocks_of_which_none_is_lost(tiny_model):
     assert (rows.labels[5] == -1).all(), "an empty text hides nothing"
 
 
+def test_blocks_of_one_text_are_held_out_together():
+    sources = np.arange(60) // 3
+    ids = TokenRows.of([[2, 5 + source, 3] for source in sources])
+    rows = EncodedCloze.of(ids, None, pad=0, rule=RULE, sources=sources)
+    train, held = rows.hold_out(if_asked=True)
+    assert len(held) == 6
+    assert not set(train.sources) & set(held.sources)
+
+
 def test_models_that_fill_no_masks_are_refused_by_name(family_models, quick, write, tmp_path):
     from maskpack.compressor import FitRequest, fit_task
 
