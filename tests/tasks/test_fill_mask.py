@@ -209,6 +209,13 @@ def test_a_line_of_a_file_is_a_text(write):
     assert (len(rows.train), len(rows.dev), rows.labels) == (20, 2, ())
 
 
+def test_a_sweep_needs_no_name_of_a_column_of_lines():
+    task = Said("letters", options=TaskOptions(type=Type.MASKS)).task()
+    assert (task.kind, task.texts, task.label) == ("fill-mask", ("text",), "text")
+    with pytest.raises(ConfigError, match="`tickets` is a classification task"):
+        Said("tickets", options=TaskOptions(type=Type.MASKS)).task()
+
+
 @pytest.mark.parametrize("name", ["own.csv", "own.jsonl"])
 def test_a_column_of_a_table_is_the_text(write, name):
     rows = [{"text": f"text {n}", "label": "x"} for n in range(20)]
