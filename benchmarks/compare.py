@@ -44,7 +44,7 @@ from maskpack.runtime.task import ADAPTER_SUFFIX, BASE
 from maskpack.tasks import find_task, load_data
 from maskpack.tasks.batches import Encoded, predict_all
 from maskpack.tasks.evaluation.metrics import compute_metrics, majority
-from maskpack.tasks.preprocess import TextPreprocessor
+from maskpack.tasks.texts import TextPreprocessor
 
 SHAPES = ((1, 16), (1, 128))
 MAX_LENGTH = 64

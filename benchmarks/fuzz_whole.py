@@ -35,10 +35,10 @@ from maskpack.tasks.data.splits import Split, TaskData, load_data, load_dev
 from maskpack.tasks.data_warnings import find_warnings
 from maskpack.tasks.evaluation.evaluate import assess, encode_for
 from maskpack.tasks.options import TaskOptions
-from maskpack.tasks.preprocess import TextPreprocessor
 from maskpack.tasks.pretrained_head import find_head
 from maskpack.tasks.probes import as_texts, difference_of, encoded_by
 from maskpack.tasks.task import Task, find_task
+from maskpack.tasks.texts import TextPreprocessor
 
 REFUSED = "an export would be refused"
 """How `fit` says that a device would read texts otherwise."""

@@ -52,7 +52,7 @@ from maskpack.tasks.data.unlabelled import read_unlabelled
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.preprocess import load_splits
 from maskpack.tasks.pretrained_head import Finding, PretrainedHead, scale_for
-from maskpack.tasks.task import Kind, Unlabelled
+from maskpack.tasks.task import Kind, Task, Unlabelled
 from maskpack.tasks.types import TaskType
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats.errors import DataError, ExportError, MaskpackError, first_line
 from maskpack.runtime.cloze import (
+    KEPT,
     MOST_LOGITS,
     chosen_for_metrics,
     hide,
@@ -269,7 +270,7 @@ def hidden_tokens(
     longest = max(map(len, blocks), default=1)
     width = max(1, most_chosen(longest))
     table = table_of((chosen_for_metrics(block.ids, rule) for block in blocks), width)
-    found = np.zeros((len(blocks), width, 3), dtype=np.float32)
+    found = np.zeros((len(blocks), width, KEPT), dtype=np.float32)
     most = max(1, min(size, MOST_LOGITS // (longest * vocabulary)))
     for places in batches(dict(enumerate(blocks)), most):
         feeds = reader.batch([blocks[place] for place in places])

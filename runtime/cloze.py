@@ -25,6 +25,9 @@ _SEED = 17  # of the tokens that are chosen for a metric: the same in every run
 
 _BLOCK = 64  # tokens whose logits are turned into probabilities at once
 
+KEPT = 3
+"""Numbers that `reduced` keeps of the logits of a token; no vocabulary is so small."""
+
 NONE = -1
 """What stands in a table of chosen tokens behind those of a row."""
 
@@ -128,10 +131,10 @@ def reduced(
     """
     counts = labels >= 0
     own = logits[counts] if logits.ndim == 3 else logits
-    found = np.zeros((len(labels), width, 3), dtype=np.float32)
+    found = np.zeros((len(labels), width, KEPT), dtype=np.float32)
     behind = np.arange(width) < counts.sum(axis=1)[:, None]
     parts = [_chances(own[some], labels[counts][some]) for some in _slices(len(own))]
-    found[behind] = np.concatenate([np.zeros((0, 3)), *parts])
+    found[behind] = np.concatenate([np.zeros((0, KEPT)), *parts])
     return found
 
 

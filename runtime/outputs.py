@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.runtime.cloze import KEPT
 from maskpack.runtime.fills import Filled, Masks, all_masks
 from maskpack.runtime.tags import entities_in
 from maskpack.runtime.windows import (
@@ -349,8 +350,9 @@ def _same_ends(left: Logits, right: Logits) -> NDArray[np.bool_]:
 
 
 def _same_tokens(left: Logits, right: Logits) -> NDArray[np.bool_]:
-    """Of `(b, k, 3)` as of `runtime.cloze.reduced`, of each row whether the most probable tokens are the same."""
-    return np.asarray((left[..., 1] == right[..., 1]).all(axis=-1))
+    """Of each row whether the most probable tokens are the same: of what `runtime.cloze.reduced` keeps, or of logits `(b, s, v)`."""
+    best = [one[..., 1] if one.shape[-1] == KEPT else one.argmax(axis=-1) for one in (left, right)]
+    return np.asarray((best[0] == best[1]).all(axis=-1))
 
 
 def _same_labels(left: Logits, right: Logits) -> NDArray[np.bool_]:

@@ -26,7 +26,7 @@ from maskpack.models.processes import ALONE, Processes
 from maskpack.runtime.tags import IGNORED
 from maskpack.tasks.encoded import Encoded, Feeds, joined, joined_labels, known_labels
 from maskpack.tasks.token_rows import TokenRows, chained
-from maskpack.tasks.windows import counted_tokens, has_windows, row_numbers
+from maskpack.tasks.windows import context_numbers, counted_tokens, has_windows, row_numbers
 
 __all__ = [
     "EVAL_BATCH",
@@ -93,6 +93,11 @@ class EncodedTokens(Encoded):
     def widest(self) -> int:
         """Tokens of the longest text."""
         return int(self.ids.lengths.max())
+
+    @property
+    def together(self) -> NDArray[np.intp] | None:
+        """For each row the number of the text that it is a part of; those of one text are held out together. None: rows are whole."""
+        return context_numbers(self.labels) if has_windows(self.labels) else None
 
     def row_of(self, place: int) -> int:
         """Number of the split's row that the tokens at a place of `ids` are of."""

@@ -58,6 +58,11 @@ class EncodedCloze(EncodedTokens):
         return self.of(ids, types, pad=self.pad, rule=self.rule, sources=self.sources)
 
     @property
+    def together(self) -> NDArray[np.intp]:
+        """The text of each block."""
+        return np.unique(self.sources, return_inverse=True)[1]
+
+    @property
     def most_rows(self) -> int:
         """Rows whose logits of all tokens, which a graph gives, are `MOST_LOGITS` at most."""
         return max(1, MOST_LOGITS // (self.widest * self.rule.vocabulary))

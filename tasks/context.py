@@ -27,9 +27,10 @@ from maskpack.tasks.data_warnings import (
     log_warnings,
     window_warnings,
 )
-from maskpack.tasks.preprocess import PREPROCESSORS, READERS, Files, Preprocessor, TextPreprocessor
+from maskpack.tasks.preprocess import PREPROCESSORS, READERS, Preprocessor
 from maskpack.tasks.probes import shipped_difference
 from maskpack.tasks.task import Task
+from maskpack.tasks.texts import Files, TextPreprocessor
 from maskpack.tasks.token_cache import encode_split
 from maskpack.tasks.types import TaskType, type_of
 from maskpack.tasks.types.vectors import grouped_texts

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import ConfigError, MaskpackError
-from maskpack.tasks.windows import context_numbers, has_windows
 
 Feeds = dict[str, NDArray[Any]]
 """Input name -> values of a batch: int64 `(b, s)` of tokens, float32 `(b, 3, h, w)` of images."""
@@ -47,6 +46,11 @@ class Encoded(ABC):
     @abstractmethod
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, as a model counts them: rows of similar length share a batch."""
+
+    @property
+    def together(self) -> NDArray[np.intp] | None:
+        """For each row the number of the text that it is a part of; those of one text are held out together. None: rows are whole."""
+        return None
 
     @property
     def most_rows(self) -> int | None:
@@ -118,8 +122,8 @@ class Encoded(ABC):
             return self, None
         order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(self))
         cut = max(1, len(self) // 10)
-        if has_windows(self.labels):
-            order, cut = _whole_contexts(context_numbers(self.labels), order, cut)
+        if (together := self.together) is not None:
+            order, cut = _whole_contexts(together, order, cut)
         if cut == len(self):
             raise ConfigError(f"{option} wants 2 training rows or more")
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))

@@ -21,7 +21,8 @@ from maskpack.tasks.batches import Encoded, EncodedTokens
 from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.labels import labels_on
-from maskpack.tasks.preprocess import Preprocessor, TextPreprocessor
+from maskpack.tasks.preprocess import Preprocessor
+from maskpack.tasks.texts import TextPreprocessor
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types import TASK_TYPES
 from maskpack.tasks.windows import WindowRule, has_windows, row_numbers

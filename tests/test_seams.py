@@ -41,7 +41,8 @@ from maskpack.runtime import Session
 from maskpack.runtime.outputs import DECODERS
 from maskpack.tasks import find_task
 from maskpack.tasks.evaluation.evaluate import assess
-from maskpack.tasks.preprocess import PREPROCESSORS, TextPreprocessor
+from maskpack.tasks.preprocess import PREPROCESSORS
+from maskpack.tasks.texts import TextPreprocessor
 from maskpack.tasks.types import TASK_TYPES
 from maskpack.tasks.types.single_label import SingleLabel
 

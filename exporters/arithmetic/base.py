@@ -124,6 +124,8 @@ class Arithmetic:
         finish: of a whole graph: the same in its arithmetic; None: the linears are all.
         block: name and weights of a linear -> columns that can only be left out together.
         fuses_attention: whether its graphs run on CPUs, whose attention operator is fast without padding.
+        tied: emits the product with a table of embeddings that is a decoder too, `EmitTied` in `exporters/graph/passes.py`; None: in
+            floats, as the table is read.
         fits: where codes `(i, o)` that a graph stores of a module stand for the masked weights of a tensor `(o, i)`.
     """
 
@@ -141,3 +143,4 @@ class Arithmetic:
     block: Callable[[str, QuantTensor], int] = any_column
     fuses_attention: bool = False
     fits: Callable[[Read, str, NDArray[np.int8], QuantTensor], NDArray[np.bool_]] = own_codes
+    tied: Callable[..., Any] | None = None

@@ -45,6 +45,18 @@ def emit_int8(
     return result
 
 
+def emit_tied(editor: GraphEditor, inputs: ir.Value, codes: ir.Value, scales: ir.Value) -> ir.Value:
+    """The same with a table `(v, w)` that is looked up too: ONNX Runtime turns its codes round when a session is made."""
+    whole, scale, zero = editor.op("DynamicQuantizeLinear", inputs, label="input", outputs=3)
+    (turned,) = editor.op("Transpose", codes, label="turned")
+    (product,) = editor.op("MatMulInteger", whole, turned, zero, label="product")
+    wide = editor.cast(product, ir.DataType.FLOAT, label="wide")
+    (rows,) = editor.op("Reshape", scales, editor.shape(-1), label="rows")
+    (both,) = editor.op("Mul", scale, rows, label="both")
+    (result,) = editor.op("Mul", wide, both, label="linear")
+    return result
+
+
 class DequantizeLinears(DequantizeProducts):
     """Replace every integer product by a float one."""
 
@@ -121,4 +133,5 @@ INT8 = Arithmetic(
     fuses_attention=True,
     dequantize=DequantizeLinears,
     fits=nearest_steps,
+    tied=emit_tied,
 )

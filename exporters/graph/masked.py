@@ -58,7 +58,7 @@ def masked_graph(
         linears = {name: each for name, each in linears.items() if name not in gone}
     passes = Sequential(
         MaskLinears(linears, arithmetic.emit, context),
-        QuantizeEmbeddings(tables),
+        QuantizeEmbeddings(tables, arithmetic.tied),
         ResidualAsSum(),
         GeluInFusedOrder(),
         common.RemoveUnusedNodesPass(),

@@ -18,7 +18,7 @@ use standard operators only, so that other runtimes run them too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -160,15 +160,24 @@ class MaskLinears(InPlacePass):
         return PassResult(model, modified=bool(self.linears))
 
 
+EmitTied = Callable[[GraphEditor, ir.Value, ir.Value, ir.Value], ir.Value]
+"""Emits `x @ (codes * scales).T` of a table that is looked up too, before a node, and returns its value."""
+
+
 class QuantizeEmbeddings(InPlacePass):
     """Look up 8-bit rows and widen only those: `Gather -> Cast -> Mul`.
 
-    A table that is read as a whole, as one of relative positions, is widened when a session is made.
+    A table that is read as a whole, as one of relative positions, is widened when a session is made. So is one that is the
+    decoder of a head too, unless the arithmetic multiplies with its integers. The graph holds its codes once.
+
+    Args:
+        tables: parameter name -> table.
+        tied: the arithmetic of such a decoder; None: floats.
     """
 
-    def __init__(self, tables: Mapping[str, QuantTensor]) -> None:
+    def __init__(self, tables: Mapping[str, QuantTensor], tied: EmitTied | None = None) -> None:
         super().__init__()
-        self.tables = tables
+        self.tables, self.tied = tables, tied
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every use of every table.
@@ -185,6 +194,8 @@ class QuantizeEmbeddings(InPlacePass):
                 editor = GraphEditor(graph, reader, name.removesuffix(".weight"), use)
                 if reader.op_type == "Gather":
                     _replace(graph, reader, _embedding(editor, tensor, reader.inputs[1]))
+                elif self.tied is not None and (products := _products_of(reader)):
+                    self._multiply(graph, name, tensor, products, use)
                 else:
                     reader.replace_input_with(slot, _embedding(editor, tensor, None))
             _drop_parameter(graph, table)
@@ -192,11 +203,33 @@ class QuantizeEmbeddings(InPlacePass):
             _check_unread(graph, name, self.tables[name].shape)
         return PassResult(model, modified=bool(read))
 
+    def _multiply(
+        self,
+        graph: ir.Graph,
+        name: str,
+        tensor: QuantTensor,
+        products: Sequence[ir.Node],
+        use: int,
+    ) -> None:
+        """Replace the products with a table by those of an arithmetic."""
+        assert self.tied is not None
+        for product in products:
+            editor = GraphEditor(graph, product, name.removesuffix(".weight"), use)
+            inputs = product.inputs[0]
+            assert inputs is not None
+            result = self.tied(editor, inputs, *_stored(editor, tensor))
+            _replace(graph, product, result)
+
+
+def _stored(editor: GraphEditor, tensor: QuantTensor) -> tuple[ir.Value, ir.Value]:
+    """Codes and scales of a table."""
+    codes = editor.constant(tensor.codes, "codes")
+    return codes, editor.constant(tensor.scales.astype(np.float32), "scales")
+
 
 def _embedding(editor: GraphEditor, tensor: QuantTensor, ids: ir.Value | None) -> ir.Value:
     """Rows of a table in float32: those of `ids`, or all."""
-    codes = editor.constant(tensor.codes, "codes")
-    scales = editor.constant(tensor.scales.astype(np.float32), "scales")
+    codes, scales = _stored(editor, tensor)
     if ids is not None:
         (codes,) = editor.op("Gather", codes, ids, label="row")
         (scales,) = editor.op("Gather", scales, ids, label="scale")

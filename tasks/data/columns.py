@@ -77,6 +77,8 @@ class Said:
         first, second = (
             (*texts, None, None)[:2] if texts else (options.text_field, options.pair_field)
         )
+        if options.kind is Kind.FILL_MASK and first is None and self.name not in TASKS:
+            (first,) = _TEXTS[0]  # of lines, whose column has no name
         return find_task(
             self.name,
             text_field=first,

@@ -15,7 +15,7 @@ from maskpack.models.load import load_classifier, load_finetuned
 from maskpack.tasks import find_task, load_data
 from maskpack.tasks.batches import predict_all, torch_predict
 from maskpack.tasks.evaluation.metrics import compute_metrics
-from maskpack.tasks.preprocess import TextPreprocessor
+from maskpack.tasks.texts import TextPreprocessor
 
 SST2 = find_task("sst2")
 

@@ -20,8 +20,8 @@ from maskpack.models.load import load_classifier, load_pretrained
 from maskpack.models.placement import CpuPlacement
 from maskpack.tasks.batches import predict_all, torch_predict
 from maskpack.tasks.context import described
-from maskpack.tasks.preprocess import TextPreprocessor
 from maskpack.tasks.pretrained_head import Finding
+from maskpack.tasks.texts import TextPreprocessor
 from maskpack.tasks.types import TASK_TYPES
 
 ROWS = np.array([3, 0, 5])

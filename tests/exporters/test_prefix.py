@@ -175,7 +175,7 @@ def test_a_plain_task_has_no_word_of_it(tiny_artifact, prompted, sentiment, tmp_
 
 
 def test_a_baseline_reads_them_too(prompted, sentiment, monkeypatch):
-    from maskpack.tasks.preprocess import TextPreprocessor
+    from maskpack.tasks.texts import TextPreprocessor
 
     seen, real = [], TextPreprocessor.encode
 

@@ -36,8 +36,8 @@ from maskpack.tasks import find_task
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import load_data
 from maskpack.tasks.evaluation.evaluate import encode_for
-from maskpack.tasks.preprocess import TextPreprocessor
 from maskpack.tasks.probes import first_difference, probe_rows
+from maskpack.tasks.texts import TextPreprocessor
 
 ONE = find_task("ends", text_field="text", label_field="label")
 TWO = find_task("ends", text_field="text", pair_field="pair", label_field="label")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from maskpack.models.load import load_tokenizer
 from maskpack.tasks.batches import EncodedTokens, evaluation_batches, training_batches
 from maskpack.tasks.data.splits import Split
-from maskpack.tasks.preprocess import TextPreprocessor
+from maskpack.tasks.texts import TextPreprocessor
 
 relaxed = settings(deadline=None, max_examples=60)
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=150).map(

@@ -19,7 +19,7 @@ from maskpack.models.tokenizer_files import shipped_tokenizer
 from maskpack.runtime.tokens import load_tokenizer
 from maskpack.tasks import find_task
 from maskpack.tasks.data.splits import Split
-from maskpack.tasks.preprocess import TextPreprocessor
+from maskpack.tasks.texts import TextPreprocessor
 
 PANIC = {
     "type": "BPE",

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 from maskpack.compressor import FitRequest, fit_task
 from maskpack.tasks.data.splits import load_data
 from maskpack.tasks.data_warnings import find_warnings, length_warnings
-from maskpack.tasks.preprocess import TextPreprocessor
 from maskpack.tasks.task import Kind, find_task
+from maskpack.tasks.texts import TextPreprocessor
 
 FIELDS = {"text_field": "text", "label_field": "label"}
 OWN = find_task("mine", **FIELDS)

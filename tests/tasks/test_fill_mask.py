@@ -209,6 +209,13 @@ def test_a_line_of_a_file_is_a_text(write):
     assert (len(rows.train), len(rows.dev), rows.labels) == (20, 2, ())
 
 
+def test_a_sweep_needs_no_name_of_a_column_of_lines():
+    task = Said("letters", options=TaskOptions(type=Type.MASKS)).task()
+    assert (task.kind, task.texts, task.label) == ("fill-mask", ("text",), "text")
+    with pytest.raises(ConfigError, match="`tickets` is a classification task"):
+        Said("tickets", options=TaskOptions(type=Type.MASKS)).task()
+
+
 @pytest.mark.parametrize("name", ["own.csv", "own.jsonl"])
 def test_a_column_of_a_table_is_the_text(write, name):
     rows = [{"text": f"text {n}", "label": "x"} for n in range(20)]
@@ -249,6 +256,15 @@ def test_a_long_text_becomes_blocks_of_which_none_is_lost(tiny_model):
     inner = np.concatenate([rows.ids[place][1:-1] for place in range(1, 5)])
     assert tokenizer.convert_ids_to_tokens(inner.tolist()) == words
     assert (rows.labels[5] == -1).all(), "an empty text hides nothing"
+
+
+def test_blocks_of_one_text_are_held_out_together():
+    sources = np.arange(60) // 3
+    ids = TokenRows.of([[2, 5 + source, 3] for source in sources])
+    rows = EncodedCloze.of(ids, None, pad=0, rule=RULE, sources=sources)
+    train, held = rows.hold_out(if_asked=True)
+    assert len(held) == 6
+    assert not set(train.sources) & set(held.sources)
 
 
 def test_models_that_fill_no_masks_are_refused_by_name(family_models, quick, write, tmp_path):

@@ -9,7 +9,7 @@ from maskpack.formats import waiting
 from maskpack.models.load import load_pretrained
 from maskpack.tasks import find_task, load_data
 from maskpack.tasks.context import ModelContext, preprocess_splits
-from maskpack.tasks.preprocess import TextPreprocessor
+from maskpack.tasks.texts import TextPreprocessor
 
 
 def test_rows_that_take_long_to_cut_are_said(tiny_model, sentiment, monkeypatch, caplog):
