@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from maskpack.compressor.config import FitConfig, Method
 from maskpack.compressor.label_config import Calibrate, ClassWeight, Threshold
+from maskpack.compressor.training.teacher import Teacher
+from maskpack.compressor.types import FitRequest
 from maskpack.formats import ConfigError
 from maskpack.formats.errors import Hint
 from maskpack.models.build import LastLinear
+from maskpack.models.families import TEXT
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.calibration import Decision
@@ -173,4 +176,33 @@ def check_class_weight(class_weight: ClassWeight, task: Task, *, labelled: bool)
         raise ConfigError(
             f"`class_weight` weighs labels, and the training rows of `{task.name}` have none",
             "leave `class_weight` out",
+        )
+
+
+def check_unlabelled(task: Task, request: FitRequest, count: int, teacher: Teacher | None) -> None:
+    """Raise ConfigError unless a task learns from `count` rows without labels, and has a teacher that answers them."""
+    if request.texts is not None and task.type.reads != TEXT:
+        raise ConfigError(
+            f"`texts` are of tasks that read texts, and `{task.name}` is a {task.kind}",
+            "leave `texts` out, or take rows without a label with `unlabelled` teach",
+        )
+    if task.type.own_label:
+        raise ConfigError(
+            f"`{task.name}` is a {task.type.name}, whose rows need no labels: {count:,} rows are for a teacher alone",
+            "give all texts as `data`, and leave `texts` out",
+        )
+    if task.type.finds_texts:
+        raise ConfigError(
+            f"`{task.name}` is a {task.type.name}: a text alone has nothing to find",
+            "give rows with the texts to be found, and leave `texts` out",
+        )
+    if teacher is None and request.texts is not None:
+        raise ConfigError(
+            "`texts` without labels are learned from a teacher, and there is none",
+            "leave `teacher` at its default, or leave `texts` out",
+        )
+    if teacher is None:
+        raise ConfigError(
+            f"{count:,} rows without a label are learned from a teacher, and there is none",
+            "leave `teacher` at its default, or leave the rows out with `unlabelled` skip",
         )

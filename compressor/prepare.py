@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.compressor.effects import class_weights_of
-from maskpack.compressor.label_checks import check_label_options, hold_out
+from maskpack.compressor.label_checks import check_label_options, check_unlabelled, hold_out
 from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
 from maskpack.compressor.masking.trunk import check_trunk
@@ -43,7 +43,6 @@ from maskpack.formats.target import TargetScale
 from maskpack.formats.unit_costs import UnitCosts
 from maskpack.formats.units import UnitGroup
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
-from maskpack.models.families import TEXT
 from maskpack.models.placement import Placement, placement_of
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
@@ -52,7 +51,7 @@ from maskpack.tasks.data.unlabelled import read_unlabelled
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.preprocess import load_splits
 from maskpack.tasks.pretrained_head import Finding, PretrainedHead, scale_for
-from maskpack.tasks.task import Kind, Task, Unlabelled
+from maskpack.tasks.task import Kind, Unlabelled
 from maskpack.tasks.types import TaskType
 
 
@@ -352,38 +351,9 @@ def _with_unlabelled(
     count = sum(map(len, several))
     if not count:
         return train, {}
-    _check_unlabelled(data.task, request, count, teacher)
+    check_unlabelled(data.task, request, count, teacher)
     extra = [_blank(texts, rows, request, prepared) for texts in several if len(texts)]
     return joined([train, *extra]), {"unlabelled_rows": count}
-
-
-def _check_unlabelled(task: Task, request: FitRequest, count: int, teacher: Teacher | None) -> None:
-    """Raise ConfigError unless a task learns from `count` rows without labels, and has a teacher that answers them."""
-    if request.texts is not None and task.type.reads != TEXT:
-        raise ConfigError(
-            f"`texts` are of tasks that read texts, and `{task.name}` is a {task.kind}",
-            "leave `texts` out, or take rows without a label with `unlabelled` teach",
-        )
-    if task.type.own_label:
-        raise ConfigError(
-            f"`{task.name}` is a {task.type.name}, whose rows need no labels: {count:,} rows are for a teacher alone",
-            "give all texts as `data`, and leave `texts` out",
-        )
-    if task.type.finds_texts:
-        raise ConfigError(
-            f"`{task.name}` is a {task.type.name}: a text alone has nothing to find",
-            "give rows with the texts to be found, and leave `texts` out",
-        )
-    if teacher is None and request.texts is not None:
-        raise ConfigError(
-            "`texts` without labels are learned from a teacher, and there is none",
-            "leave `teacher` at its default, or leave `texts` out",
-        )
-    if teacher is None:
-        raise ConfigError(
-            f"{count:,} rows without a label are learned from a teacher, and there is none",
-            "leave `teacher` at its default, or leave the rows out with `unlabelled` skip",
-        )
 
 
 def _blank(

@@ -27,7 +27,6 @@ from maskpack.runtime.windows import (
 from maskpack.runtime.words import Words
 
 Logits = NDArray[np.float32]
-
 _SAME = 0.99  # cosine of two vectors that stand for the same
 
 BETWEEN = "|"
