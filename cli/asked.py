@@ -15,7 +15,7 @@ from maskpack.cli.answers import Asked, NoRow, Rows
 from maskpack.cli.lines import MOST, chunks
 from maskpack.formats import ConfigError, DataError
 from maskpack.models.families import IMAGES, TEXT
-from maskpack.tasks.data.cells import NO_LABEL
+from maskpack.tasks.data.cells import NO_LABEL, Row
 from maskpack.tasks.data.columns import (
     columns_hint,
     columns_of,
@@ -172,13 +172,26 @@ def rows_of(
         ConfigError: no column of text is given.
         DataError: the file cannot be read, or a label is no number in a regression.
     """
-    if (images := config.decoder.reads == IMAGES) and is_image_folder(data):
+    if config.decoder.reads == IMAGES and is_image_folder(data):
         return _of_classes(data)
     if not is_hub(data) and data.is_dir():
         data = find_file(data, EVALUATION)
     if columns.text is None:
         columns = _found(data, columns, config, second=second)
     separator = config.separator if columns.separator is None else columns.separator
+    task_type, size = TASK_TYPES[config.kind], len(columns.texts)
+    return [
+        (
+            row[0] if size == 1 else (row[0], row[1]),
+            task_type.expected(row[size], separator) if row[size:] else None,
+        )
+        for row in _cells(data, columns, config)
+    ]
+
+
+def _cells(data: Path, columns: Columns, config: TaskConfig) -> Sequence[Row]:
+    """The cells of some columns of a table, in the form that the type of the task reads."""
+    images = config.decoder.reads == IMAGES
     wanted = (*columns.texts, *([] if columns.label is None else [columns.label]))
     task_type = TASK_TYPES[config.kind]
     lists = task_type.several and columns.label is not None
@@ -186,21 +199,14 @@ def rows_of(
     rows = read(data, wanted, lists=lists, structured=structured, images=images)
     if images and not is_hub(data):
         rows = [(path_of(row[0], data.parent), *row[1:]) for row in rows]
-    size = len(columns.texts)
     if structured:
-        cells = ((*row, NO_LABEL)[: size + 1] for row in rows)
+        cells = ((*row, NO_LABEL)[: len(columns.texts) + 1] for row in rows)
         whole = (
             task_type.row(row, f"data row {number} of `{data}`")
             for number, row in enumerate(cells, start=1)
         )
         rows = [row[: len(wanted)] for row in whole]
-    return [
-        (
-            row[0] if size == 1 else (row[0], row[1]),
-            task_type.expected(row[size], separator) if row[size:] else None,
-        )
-        for row in rows
-    ]
+    return rows
 
 
 def _of_classes(data: Path) -> list[Asked]:
