@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import onnxruntime
 import pytest
 
 from maskpack.exporters.arithmetic.base import Tolerance
 from maskpack.exporters.options import Compute, SharedRequest
+from maskpack.runtime.graph import EXACT_PRODUCTS
 
 ROW_KINDS = (
     *("bert", "albert"),
@@ -38,3 +40,10 @@ def of_older_release(folder, out):
             del tree["texts"]
             path.write_text(json.dumps(tree))
     return out
+
+
+def exact_options():
+    """Options of a plain session with the products that ours have, on x86 without VNNI too; see docs/deploy.md."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*EXACT_PRODUCTS)
+    return options

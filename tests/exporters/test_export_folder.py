@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import transformers
-from export_kit import ROW_KINDS
+from export_kit import ROW_KINDS, exact_options
 from onnx_ir.passes import PassError
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
@@ -59,7 +59,9 @@ def test_optimum_loads_the_folder_and_gives_the_same_logits(exported, kind):
         optimum = pytest.importorskip("optimum.onnxruntime", exc_type=ImportError)
         from transformers import AutoTokenizer
 
-        model = optimum.ORTModelForSequenceClassification.from_pretrained(one.folder)
+        model = optimum.ORTModelForSequenceClassification.from_pretrained(
+            one.folder, session_options=exact_options()
+        )
         tokenizer = AutoTokenizer.from_pretrained(one.folder)
         session = make_session(one.graph)
         names = [value.name for value in session.get_inputs()]

@@ -15,7 +15,7 @@ import zipfile
 import numpy as np
 import onnx
 import pytest
-from export_kit import of_older_release, shared_request
+from export_kit import exact_options, of_older_release, shared_request
 from unit_kit import units_removed
 
 from maskpack.exporters.export import export_shared
@@ -177,7 +177,9 @@ def test_optimum_loads_a_package(packed, sources):
         from transformers import AutoTokenizer
 
         folder = packed(Target.ORT, "folded").out
-        model = optimum.ORTModelForSequenceClassification.from_pretrained(folder)
+        model = optimum.ORTModelForSequenceClassification.from_pretrained(
+            folder, session_options=exact_options()
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder)
         logits = model(**tokenizer(TEXTS[0], return_tensors="pt")).logits.softmax(-1)[0].tolist()
     (want,) = Session(sources["folded"]).predict(TEXTS[:1])
