@@ -77,7 +77,7 @@ def main() -> None:
         models = {
             "untrained": plain,
             "dense": load_finetuned(dense, auto_class=kind.auto_class),
-            "mask": restore_task(artifact, artifact.tasks[0]),
+            "mask": restore_task(artifact, next(iter(artifact.manifest.tasks))),
         }
         for name, model in models.items():
             metrics = found(embed(model, context, texts, 64), labels)
