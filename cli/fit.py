@@ -110,7 +110,8 @@ def fit(
     reuse it byte for byte and only add a task.
 
     Models: ALBERT, BERT, CamemBERT, DeBERTa-v2 (and v3), DistilBERT, ELECTRA, GPT-2, Llama, MobileBERT,
-    ModernBERT, MPNet, RoBERTa, XLM-RoBERTa, XLNet, and others by rule: `compress families` lists them.
+    ModernBERT, MPNet, RoBERTa, XLM-RoBERTa, XLNet, and others by rule; of images DeiT, DINOv2 and ViT. `compress
+    families` lists them.
 
     Before a long run: `--dry-run` measures a few steps and estimates time and memory. `--save-config
     run.yaml` writes the whole run down, `compress fit --config run.yaml` repeats it, with changes:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from maskpack.cli import app, hints, predict, render
+from maskpack.cli import app, asked, hints, render
 from maskpack.compressor import estimate
 from maskpack.compressor.quantization.calibration import calibration_texts
 from maskpack.compressor.sweep import log
@@ -139,10 +139,10 @@ def test_the_end_of_typed_text_is_the_systems(monkeypatch, platform, words):
     said, stdin = [], io.StringIO("bad\n")
     stdin.isatty = lambda: True
     monkeypatch.setattr(sys, "stdin", stdin)
-    on(monkeypatch, predict, platform)
+    on(monkeypatch, asked, platform)
     monkeypatch.setattr(render, "words", said.append)
     config = TaskConfig("mood", "classification", ("a", "b"), 16, (0, "[PAD]"))
-    rows = predict._of_lines(Path("folder"), None, config, pair=False)
+    rows = asked.of_lines(Path("folder"), None, config, pair=False)
     assert list(rows.chunks) == [[("bad", None)]]
     assert words in said[0]
 

@@ -29,6 +29,9 @@ _QUESTIONS = ("question", "context", "answers")
 """Plain names of questions, contexts and answers, as the Hub has them."""
 _IMAGES = ("image", "img", "file_name")
 """Plain names of a column of images, or of their files."""
+_LINE = ("text",)
+"""What the column of a file of lines is called, which has no name in it."""
+
 _TEXTS = (
     *((name,) for name in _IMAGES),
     ("text",),
@@ -78,7 +81,7 @@ class Said:
             (*texts, None, None)[:2] if texts else (options.text_field, options.pair_field)
         )
         if options.kind is Kind.FILL_MASK and first is None and self.name not in TASKS:
-            (first,) = _TEXTS[0]  # of lines, whose column has no name
+            (first,) = _LINE
         return find_task(
             self.name,
             text_field=first,
@@ -146,9 +149,9 @@ def _of_texts(said: Said, data: Path) -> Task:
     """
     options = said.options
     if options.text_field is not None or options.label_field is not None:
-        return said.task(() if options.text_field else _TEXTS[0])
+        return said.task(() if options.text_field else _LINE)
     if is_lines(data):
-        return said.task(_TEXTS[0])
+        return said.task(_LINE)
     columns = columns_of(data)
     plain = plain_texts(columns) or (plain_columns(columns) or ())[:-1]
     if len(plain) != 1:

@@ -155,7 +155,7 @@ def test_a_prefix_goes_the_whole_way(prompted, sentiment, tmp_path, quick, caplo
 
     package = write_package(PackageRequest(graph, tmp_path / "p", Target.ORT)).out
     example = runpy.run_path(str(package / "predict.py"))["Task"]("sst2")
-    assert [example.tokens(text)[0] for text in texts] == [row.tolist() for row in rows.ids]
+    assert [example.read(text).ids for text in texts] == [row.tolist() for row in rows.ids]
     write_hf(artifact, "sst2", tmp_path / "hf")
     assert "a plain model has no prefix: put 'food ' before a text" in caplog.text
 

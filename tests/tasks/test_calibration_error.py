@@ -99,6 +99,7 @@ def test_a_number_has_no_probabilities():
         "retrieval": None,
         "token-classification": None,  # one a word
         "question-answering": None,
+        "fill-mask": None,
         "image-classification": SOFTMAX,
     }
 

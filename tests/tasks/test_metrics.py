@@ -120,6 +120,8 @@ def test_a_perfect_answer_scores_one_or_has_no_error_and_is_a_plain_float(name):
         labels = as_array([(one,) for one in predicted])
     if name in TASK_TYPES["retrieval"].usual_metrics:
         predicted = np.zeros_like(labels)  # ranks
+    if name in TASK_TYPES["fill-mask"].usual_metrics:
+        predicted = np.stack([np.zeros(6), labels], axis=1)  # log p = 0 of the right tokens
     value = METRICS[name](predicted, labels)
     error = name in TASK_TYPES["regression"].error_metrics
     assert value == pytest.approx(0.0 if error else 1.0)
