@@ -32,7 +32,13 @@ a product's time. Other processors do not look at it."""
 _ERRORS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
 
 
-def open_graph(model: Path | bytes, *, threads: int, providers: Sequence[Provider] = ()) -> Any:
+def open_graph(
+    model: Path | bytes,
+    *,
+    threads: int,
+    providers: Sequence[Provider] = (),
+    exact: bool = True,
+) -> Any:
     """A session with default optimisation; ONNX Runtime's own errors.
 
     Args:
@@ -40,16 +46,24 @@ def open_graph(model: Path | bytes, *, threads: int, providers: Sequence[Provide
         threads: of one operator; 0: as many as `OMP_NUM_THREADS` says or this process may use, which the runtime chooses where
             it may use all.
         providers: where it runs, as `find_providers` takes them.
+        exact: whether products of int8 may not overflow, see `EXACT_PRODUCTS`; an `.ort` file has the kernels that it was made with.
     """
     source = str(model) if isinstance(model, Path) else model
     options, wanted = session_options(threads=threads), find_providers(providers)
-    options.add_session_config_entry(*EXACT_PRODUCTS)
-    session = onnxruntime.InferenceSession(
-        source,
-        options,
-        providers=wanted,
-        enable_fallback=False,  # it would print to stdout and hide why a provider failed
-    )
+    if exact:
+        options.add_session_config_entry(*EXACT_PRODUCTS)
+    try:
+        session = onnxruntime.InferenceSession(
+            source,
+            options,
+            providers=wanted,
+            enable_fallback=False,  # it would print to stdout and hide why a provider failed
+        )
+    except Exception:
+        if not exact:
+            raise
+        # ONNX Runtime 1.31 cannot convert weights that several nodes read, as ALBERT's
+        return open_graph(model, threads=threads, providers=providers, exact=False)
     report_start(wanted, session.get_providers())
     return session
 

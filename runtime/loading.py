@@ -29,6 +29,7 @@ def load_graph(
     threads: int,
     providers: Sequence[Provider] = (),
     trunk: Any = None,
+    exact: bool = True,
 ) -> Any:
     """A task's graph in ONNX Runtime, with the trunk that it stands on; arguments as of `open_graph`.
 
@@ -38,22 +39,24 @@ def load_graph(
         threads: of one operator.
         providers: where it runs.
         trunk: a session of its trunk; None: one is made, if it has one.
+        exact: as of `open_graph`.
 
     Raises:
         ExportError: it is damaged, it names other weights than its configuration or those beside it are not
             those it was made for, or ONNX Runtime is too old.
     """
     check_task(place, config)
-    graph = _opened(place.graph, threads, providers)
+    graph = _opened(place.graph, threads, providers, exact=exact)
     if place.trunk is not None:
-        graph = OnTrunk(trunk or _opened(place.trunk, threads, providers), graph)
+        below = trunk or _opened(place.trunk, threads, providers, exact=exact)
+        graph = OnTrunk(below, graph)
     give_back()
     return graph
 
 
-def _opened(path: Path, threads: int, providers: Sequence[Provider]) -> Any:
+def _opened(path: Path, threads: int, providers: Sequence[Provider], *, exact: bool) -> Any:
     try:
-        return open_graph(path, threads=threads, providers=providers)
+        return open_graph(path, threads=threads, providers=providers, exact=exact)
     except Exception as error:
         raise ExportError(f"cannot load `{path}`: {first_line(error)}", AGAIN) from error
 

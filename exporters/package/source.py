@@ -69,13 +69,15 @@ class Source:
         own = {role: path for role, path in vars(self.place).items() if path is not None}
         return TaskFiles(**{role: folder / self.name(path) for role, path in own.items()})
 
-    def open(self, files: TaskFiles) -> Any:
+    def open(self, files: TaskFiles, *, exact: bool = True) -> Any:
         """Its graph in ONNX Runtime, from given paths, as this task.
+
+        With `exact` products of int8 do not overflow, see `open_graph`.
 
         Raises:
             ExportError: it is damaged, or a file beside it belongs to another graph.
         """
-        graph = load_graph(files, self.config, threads=1)
+        graph = load_graph(files, self.config, threads=1, exact=exact)
         if files.adapter is None:
             return graph
         return AdaptedSession(graph, load_inputs(files, self.config))

@@ -115,7 +115,8 @@ def test_a_package_cuts_texts_on_that_side_too(ends, tmp_path, target, pairs):
     )
     for row in probe_rows([reader.tokenizer], 2 if pairs else 1, 16):
         (want,) = reader.encode([row if pairs else row[0]])
-        ids, types = example.tokens(*row)
+        read = example.read(*row)
+        ids, types = read.ids, read.type_ids
         assert (ids, types) == (want.ids.tolist(), want.types.tolist()), row
     texts, labels = rows_of(data, TWO if pairs else ONE)
     words = [text for row in texts for text in (row if pairs else (row,))]
