@@ -133,13 +133,10 @@ def _as_tokens(
         _check_ids(encoded, split, int(context.config["vocab_size"]), what)
     _check_shipped(context, data.task, max_length)
     splits: Sequence[tuple[Split, EncodedTokens]] = ((texts[0], train), (texts[1], dev))
-    if data.task.type.decoder.windows:
-        _warn(data, note, window_warnings(splits, max_length))
+    decoder = data.task.type.decoder
+    _warn(data, note, window_warnings(splits, max_length) if decoder.windows else ())
+    if decoder.pieces:
         return train, dev  # nothing was cut off
-    _warn(data, note)
-    if data.task.type.decoder.pieces:
-        return train, dev  # nothing was cut off
-    _warn(data, note)
     if data.task.type.grouped:
         splits = tuple((replace(one, texts=grouped_texts(one)), own) for one, own in splits)
     lengths = context.preprocessor(data.task.type.preprocessor).full_lengths
