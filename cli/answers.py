@@ -16,8 +16,8 @@ import typer
 from maskpack.cli import render
 from maskpack.formats import ConfigError, DataError, MaskpackError
 from maskpack.formats.writer import write_bytes
+from maskpack.runtime.fills import BETWEEN
 from maskpack.runtime.images import DATA_URL
-from maskpack.runtime.outputs import BETWEEN
 
 if TYPE_CHECKING:
     from maskpack.runtime import Session

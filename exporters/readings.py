@@ -16,6 +16,7 @@ from maskpack.runtime.images import ImageRule
 from maskpack.runtime.task import TaskFiles
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
+from maskpack.tasks.encoded import Encoded
 from maskpack.tasks.evaluation.evaluate import encode_for
 from maskpack.tasks.images import EncodedImages, sample_images
 from maskpack.tasks.types import type_of
@@ -25,26 +26,21 @@ _PROBES = ((1, 1), (2, 5), (7, 3), (64, 48), (48, 64), (300, 211), (512, 512))
 
 
 def read_images(
-    context: ModelContext, entry: TaskEntry, files: TaskFiles | None, split: Split | None
+    context: ModelContext,
+    entry: TaskEntry,
+    files: TaskFiles,
+    split: Split | None,
+    training: Encoded | None,
 ) -> Reading:
-    """Compare the file that is shipped with the one of training, and what it does with what transformers does by it.
-
-    Args:
-        context: of the artifact's encoder.
-        entry: of the task in the manifest.
-        files: of the exported task; None: a graph alone.
-        split: the evaluation rows, or None.
+    """Compare the file that is shipped with the one of training, and what it does with what transformers does by it; arguments as of `Compare`.
 
     Raises:
         ExportError: the file or the configuration cannot be read.
     """
-    training = None if split is None else encode_for(context, entry, split)
-    if files is None:
-        return Reading(None, (), training, training)
+    del context
     config = files.read_config()
     if (config.kind, config.labels) != (entry.kind, entry.labels):
-        told = f"`{files.config.name}` describes another task than `{entry.name}` of the artifact"
-        return Reading(None, (told,), training, training)
+        return Reading.of_another(training, files, entry)
     try:
         rule = ImageRule.of_json(files.processor.read_bytes())
     except OSError as error:
@@ -75,14 +71,28 @@ def _differences(rule: ImageRule, files: TaskFiles) -> list[str]:
     return findings
 
 
-READINGS: dict[
-    str, Callable[[ModelContext, TaskEntry, TaskFiles | None, Split | None], Reading]
-] = {TEXT: read_texts, IMAGES: read_images}
+Compare = Callable[[ModelContext, TaskEntry, TaskFiles, Split | None, Encoded | None], Reading]
+"""The encoder of an artifact, the entry of a task, its exported files, the evaluation rows, and those as training reads them -> what was found."""
+
+READINGS: dict[str, Compare] = {TEXT: read_texts, IMAGES: read_images}
 """What devices read, as of `OutputDecoder.reads` -> function that compares it with what training reads."""
 
 
 def read_rows(
     context: ModelContext, entry: TaskEntry, files: TaskFiles | None, split: Split | None
 ) -> Reading:
-    """Compare what a device reads with what training reads, see `read_texts`."""
-    return READINGS[type_of(entry).decoder.reads](context, entry, files, split)
+    """Compare what a device reads with what training reads.
+
+    Args:
+        context: of the artifact's encoder.
+        entry: of the task in the manifest.
+        files: of the exported task; None: a graph alone, which reads nothing itself.
+        split: the evaluation rows, or None.
+
+    Raises:
+        ExportError: a file of the task cannot be read.
+    """
+    training = None if split is None else encode_for(context, entry, split)
+    if files is None:
+        return Reading.of_training(training)
+    return READINGS[type_of(entry).decoder.reads](context, entry, files, split, training)

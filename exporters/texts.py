@@ -43,33 +43,37 @@ class Reading:
     device: Encoded | None
     training: Encoded | None
 
+    @classmethod
+    def of_training(cls, training: Encoded | None, *findings: str) -> Reading:
+        """The rows as training reads them, where no device is looked at."""
+        return cls(None, findings, training, training)
+
+    @classmethod
+    def of_another(cls, training: Encoded | None, files: TaskFiles, entry: TaskEntry) -> Reading:
+        """The same where the files describe another task than that of the artifact."""
+        told = f"`{files.config.name}` describes another task than `{entry.name}` of the artifact"
+        return cls.of_training(training, told)
+
 
 def read_texts(
-    context: ModelContext, entry: TaskEntry, files: TaskFiles | None, split: Split | None
+    context: ModelContext,
+    entry: TaskEntry,
+    files: TaskFiles,
+    split: Split | None,
+    training: Encoded | None,
 ) -> Reading:
-    """Compare the tokens of evaluation rows and of probes.
-
-    Args:
-        context: of the artifact's encoder.
-        entry: of the task in the manifest.
-        files: of the exported task; None: a graph alone.
-        split: the evaluation rows, or None.
+    """Compare the tokens of evaluation rows and of probes; arguments as of `Compare` in `readings.py`.
 
     Raises:
         ExportError: the tokenizer or the configuration cannot be read.
     """
-    training = None if split is None else encode_for(context, entry, split)
-    if files is None or type_of(entry).preprocessor not in READERS:
-        return Reading(None, (), training, training)
+    if type_of(entry).preprocessor not in READERS:
+        return Reading.of_training(training)
     config, tokenizer = files.read_config(), load_tokenizer(files.tokenizer)
     outputs = (config.kind, config.labels, config.texts or texts_of(entry))
-    findings = []
     if outputs != (entry.kind, entry.labels, texts_of(entry)):
-        findings.append(
-            f"`{files.config.name}` describes another task than `{entry.name}` of the artifact"
-        )
-        return Reading(None, tuple(findings), training, training)
-    reader = TextReader.of(tokenizer, config)
+        return Reading.of_another(training, files, entry)
+    reader, findings = TextReader.of(tokenizer, config), []
     device = None
     if split is not None and training is not None:
         assert isinstance(training, EncodedTokens)

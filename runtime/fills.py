@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 BEST = 5
 """Tokens that are given for a mask, as transformers' pipeline gives them."""
 
+BETWEEN = "|"
+"""What stands between several answers in a cell of a table."""
+
 
 @dataclass(frozen=True)
 class Guess:
@@ -51,7 +54,7 @@ class Filled:
     @property
     def cell(self) -> str:
         """The answer in a cell of a table: the most probable token of each mask."""
-        return "|".join(mask.tokens[0].token.strip() for mask in self.masks)
+        return BETWEEN.join(mask.tokens[0].token.strip() for mask in self.masks)
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as a JSON object."""
@@ -139,13 +142,15 @@ def without_masks(text: str, mask: str) -> str:
     return f"`{text:.60}` has no mask to fill: `{mask}` stands nowhere in it"
 
 
-def all_masks(texts: Sequence[str], blocks: Sequence[Masks], logits: Sequence[Any]) -> Filled:
+def all_masks(
+    text: str, blocks: Sequence[Masks], logits: Sequence[Any] | NDArray[np.float32]
+) -> Filled:
     """The masks of all blocks of one text.
 
     Args:
-        texts: the text, once for each block.
+        text: the text, without what stands before it.
         blocks: of the text.
         logits: of the masks of each block.
     """
-    each = (fill(*block) for block in zip(texts, blocks, logits, strict=True))
+    each = (fill(text, block, own) for block, own in zip(blocks, logits, strict=True))
     return Filled(tuple(mask for own in each for mask in own))

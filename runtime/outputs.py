@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.runtime.cloze import KEPT
-from maskpack.runtime.fills import Filled, Masks, all_masks
+from maskpack.runtime.fills import BETWEEN, Filled, Masks, all_masks
 from maskpack.runtime.tags import entities_in
 from maskpack.runtime.windows import (
     SPANS,
@@ -28,9 +28,6 @@ from maskpack.runtime.words import Words
 
 Logits = NDArray[np.float32]
 _SAME = 0.99  # cosine of two vectors that stand for the same
-
-BETWEEN = "|"
-"""What stands between several answers in a cell of a table."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +319,7 @@ def _filled(labels: Sequence[str], logits: Logits, read: Sequence[ReadText]) -> 
     """What fills the masks of the one text that all blocks are of."""
     del labels
     blocks = [one.masks for one in read if one.masks is not None]
-    return [all_masks([one.text for one in read], blocks, [*logits])]
+    return [all_masks(read[0].text, blocks, logits)]
 
 
 def _scores(labels: Sequence[str], shares: Logits) -> list[dict[str, float]]:

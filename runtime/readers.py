@@ -22,21 +22,6 @@ Readable = Any
 """A text, a pair of texts, or an image: a path, bytes of a file, an image of Pillow, or uint8 `(h, w, 3)`."""
 
 
-class Row(Protocol):
-    """A row as a model reads it, or a window of one."""
-
-    def __len__(self) -> int:
-        """Its tokens: rows of similar length share a batch."""
-
-    @property
-    def window(self) -> Any:
-        """The part of the row that was read, where rows are cut into windows; else None."""
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the row has more tokens, which are left out."""
-
-
 class Reader(Protocol):
     """Reads the rows of a task."""
 
@@ -122,7 +107,7 @@ class ImageReader:
         """
         del second
         found = []
-        for number, (one,) in enumerate(map(self._one, rows), start=1):
+        for number, one in enumerate(map(self._one, rows), start=1):
             if isinstance(one, MaskpackError):
                 raise type(one)(f"row {number}: {one}", one.advice) from one
             found.append(one)
@@ -130,14 +115,14 @@ class ImageReader:
 
     def encode_each(self, rows: Sequence[Image]) -> list[tuple[Any, ...] | MaskpackError]:
         """The pixels of each image, or what is wrong with it."""
-        read = (self._one(row)[0] for row in rows)
+        read = map(self._one, rows)
         return [one if isinstance(one, MaskpackError) else (one,) for one in read]
 
-    def _one(self, image: Image) -> tuple[Pixels | MaskpackError]:
+    def _one(self, image: Image) -> Pixels | MaskpackError:
         try:
-            return (Pixels(self.rule.pixels(image)),)
+            return Pixels(self.rule.pixels(image))
         except MaskpackError as error:
-            return (error,)
+            return error
 
     def problem(self, row: Image) -> None:
         """None: an image is read once, and what is wrong with it is found then."""

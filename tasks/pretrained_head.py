@@ -25,6 +25,7 @@ from maskpack.models.build import (
     scale_outputs,
     unfold_scale,
 )
+from maskpack.models.cloze import ENDING
 from maskpack.models.config import load_config
 from maskpack.models.failures import NotFiniteError
 from maskpack.models.labels import label_names, label_problem, unnamed
@@ -36,7 +37,7 @@ from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.types import TaskType, has_several
 
-_PRETRAINED = ("ForMaskedLM", "ForPreTraining")
+_PRETRAINED = (ENDING, "ForPreTraining")
 """How classes end with which pretrained models are saved that fill masks."""
 
 FRESH = ": the task gets a fresh head"

@@ -196,3 +196,5 @@ def test_a_run_hands_its_remarks_to_the_log(tiny_model, sentiment, quick, tmp_pa
     levels = {record.levelno: record.getMessage() for record in caplog.records}
     assert "negative 48 + 16" in levels[logging.INFO]
     assert "evaluation rows: 32, each" in levels[logging.WARNING]
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == len(set(told)), "each is said once"
