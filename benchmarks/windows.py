@@ -1,10 +1,10 @@
 """How the answers of windows become that of a document: rules compared on documents whose windows are known sentences.
 
-    python benchmarks/windows.py --sst2 SST-2 --sib SIB-200 --neutral LINES.txt
+    python benchmarks/windows.py --sst2 SST-2 --sib SIB-200 --neutral LINES.txt --out docs/results/windows.json
 
 A window is a sentence. A linear classifier learns single sentences, on vectors of the frozen `demo` model, and documents are made of held-out
 ones: of one label; of one sentence of a label among plain ones; or of several topics, one sentence each. A rule joins what the classifier
-says of the sentences of a document. Prints accuracy, or micro F1 where a document has several labels.
+says of the sentences of a document. Prints and writes accuracy, or micro F1 where a document has several labels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import json
 import lzma
 from pathlib import Path
 
@@ -31,6 +32,17 @@ BINARY = {
     "mean of logits": lambda logits: logits.mean(axis=0) > 0,
     "highest": lambda logits: logits.max(axis=0) > 0,
 }
+
+
+FOUND: list[dict[str, object]] = []
+"""What was told."""
+
+
+def tell(what, rule, metric, value):
+    FOUND.append(
+        {"documents": what, "rule": rule, "metric": metric, "value": round(float(value), 4)}
+    )
+    print(f"{what}: {rule}: {metric} {value:.3f}")
 
 
 def softmax(logits):
@@ -88,7 +100,8 @@ def one_label(sst2, neutral, rng, count=1500):
     say = linear(inputs, np.eye(2, dtype="f4")[[label for _, label in train]], several=False)
     of = [np.flatnonzero([label == one for _, label in dev]) for one in (0, 1)]
     labels = rng.integers(0, 2, 1000)
-    print("one sentence:", np.mean(say(held).argmax(1) == [label for _, label in dev]).round(3))
+    alone = np.mean(say(held).argmax(1) == [label for _, label in dev])
+    tell("one sentence", "none", "accuracy", alone)
     for size in (3, 8):
         alike = [say(held[rng.choice(of[label], size)]) for label in labels]
         report(f"{size} sentences of one label", alike, labels)
@@ -109,7 +122,7 @@ def one_label(sst2, neutral, rng, count=1500):
 def report(what, documents, labels):
     for name, rule in RULES.items():
         right = [rule(one).argmax() == label for one, label in zip(documents, labels, strict=True)]
-        print(f"{what}: {name}: accuracy {np.mean(right):.3f}")
+        tell(what, name, "accuracy", np.mean(right))
 
 
 def several_labels(sib, rng):
@@ -136,14 +149,13 @@ def several_labels(sib, rng):
                     found = rule(say(held[places]))
                     counts[name] += [(found & wanted).sum(), found.sum(), wanted.sum()]
             for name, (right, given, all_) in counts.items():
-                print(
-                    f"{size} sentences of {topics} topics: {name}: micro F1 {2 * right / (given + all_):.3f}"
-                )
+                score = 2 * right / (given + all_)
+                tell(f"{size} sentences of {topics} topics", name, "micro F1", score)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("sst2", "sib", "neutral"):
+    for name in ("sst2", "sib", "neutral", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
     opened = lzma.open if given.neutral.suffix == ".xz" else open
@@ -151,3 +163,4 @@ if __name__ == "__main__":
         plain = [line.strip() for line in lines if 40 < len(line) < 200][:600]
     one_label(given.sst2, plain, np.random.default_rng(0))
     several_labels(given.sib, np.random.default_rng(0))
+    given.out.write_text(json.dumps(FOUND, indent=1) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ OLDEST = (1, 17)
 """The first ONNX Runtime that runs every exported graph."""
 
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
-"""On x86 without VNNI, sums of two products of int8 overflow 16 bits and are cut off; with this entry they do not, at the price of a third of
+"""On x86 without VNNI, sums of two products of int8 overflow 16 bits and are cut off; with this entry they do not, at the price of a quarter of
 a product's time. Other processors do not look at it."""
 
 _ERRORS = 3  # ONNX Runtime's severity `error`: its warnings are about graph style
