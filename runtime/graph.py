@@ -62,7 +62,7 @@ def open_graph(
     except Exception:
         if not exact:
             raise
-        # ONNX Runtime 1.31 cannot convert weights that several nodes read, as ALBERT's
+        # ONNX Runtime 1.31 cannot convert weights that several nodes read, as those of ALBERT and some of DeBERTa
         return open_graph(model, threads=threads, providers=providers, exact=False)
     report_start(wanted, session.get_providers())
     return session
