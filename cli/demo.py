@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from maskpack.compressor.types import RunResult
     from maskpack.exporters.report import Report
 
-TASKS = {"tickets": 8, "reviews": 12, "orders": 18, "help": 8}
+TASKS = {"tickets": 8, "reviews": 12, "orders": 18, "help": 24}
 """Task -> epochs."""
 MODEL = "demo"
 BUDGET: dict[str, Any] = {"batch_size": 16, "max_length": 64}
