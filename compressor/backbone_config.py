@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from maskpack.formats.bits import CODE_BITS
+from maskpack.formats.bits import CODE_BITS, EMBEDDING_BITS
 from maskpack.formats.options import Opt, Options, listed
 
 QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
@@ -37,7 +37,12 @@ class CodesConfig(Options):
             default="auto: chosen by the bits",
         ),
     ] = "auto"
-    embedding_bits: Annotated[int, Opt("Bits of an embedding's weight.", one_of=(8, 4))] = 8
+    embedding_bits: Annotated[
+        int,
+        Opt(
+            "Bits of a weight of the token embeddings; other tables keep 8.", one_of=EMBEDDING_BITS
+        ),
+    ] = 8
     calibration: Annotated[
         str | None,
         Opt(

@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 from maskpack.formats.errors import ArtifactError
 
 CODE_BITS = (8, 4, 2, 1)
-"""Widths of a code that format version 1 writes."""
+"""Widths of a linear's code in format version 1."""
 
-ZERO_FREE_BITS = (2, 1)
-"""Widths that may spend all their fields on values other than 0, because a mask supplies the 0."""
+EMBEDDING_BITS = (8, 4, 3, 2)
+"""Widths of a code of a table that is looked up."""
+
+ZERO_FREE_BITS = (3, 2, 1)
+"""Widths that may spend all their fields on values other than 0, because a mask supplies the 0, or a table needs none."""
+
+THREE_BITS = "embedding-3"
+"""A table of 3 bits, as `requires` of a manifest names it."""
+
+_WIDTHS = tuple(sorted({*CODE_BITS, *EMBEDDING_BITS}, reverse=True))
+_ALWAYS_ZERO_FREE = (3, 1)
 
 
 def code_limit(bits: int, *, zero_free: bool = False) -> int:
@@ -67,6 +76,8 @@ def pack_codes(codes: NDArray[np.int8], bits: int, *, zero_free: bool = False) -
     'f107'
     >>> pack_codes(np.array([[-3, -1, 1, 3]], dtype=np.int8), 2, zero_free=True).tobytes().hex()
     'e4'
+    >>> pack_codes(np.array([[-7, -5, 7]], dtype=np.int8), 3, zero_free=True).tobytes().hex()
+    'c801'
 
     Raises:
         ArtifactError: no such width, or an even code (a 0) among zero-free ones.
@@ -78,6 +89,8 @@ def pack_codes(codes: NDArray[np.int8], bits: int, *, zero_free: bool = False) -
         codes = (codes + np.int8(code_limit(bits, zero_free=True))) >> 1
     if bits == 8:
         return np.ascontiguousarray(codes).view(np.uint8)
+    if bits == 3:
+        return _pack_threes(codes.view(np.uint8))
     per_byte = 8 // bits
     rows, width = codes.shape
     fields = np.zeros((rows, -(-width // per_byte) * per_byte), dtype=np.uint8)
@@ -105,10 +118,39 @@ def unpack_codes(
     _check_row_bytes(packed, width, bits)
     if bits == 8:
         return np.ascontiguousarray(packed).view(np.int8)
-    if -width % (8 // bits) and (packed[:, -1] >> np.uint8(width * bits % 8)).any():
+    if width * bits % 8 and (packed[:, -1] >> np.uint8(width * bits % 8)).any():
         raise ArtifactError("a padding field of packed codes is not zero")
+    if bits == 3:
+        fields = _unpack_threes(packed, width).view(np.int8)
+        return fields * np.int8(2) - np.int8(code_limit(3, zero_free=True))
     codes = _every_byte(bits, zero_free=zero_free)[packed].view(np.int8)
     return codes if codes.shape[1] == width else np.ascontiguousarray(codes[:, :width])
+
+
+def _pack_threes(fields: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Fields of 3 bits `(o, i)` as bytes `(o, ceil(3 i / 8))`: eight fields are three bytes."""
+    rows, width = fields.shape
+    words = np.zeros((rows, -(-width // 8)), dtype="<u4")
+    for place in range(min(8, width)):
+        column = fields[:, place::8]
+        words[:, : column.shape[1]] |= column.astype("<u4") << np.uint32(3 * place)
+    three = words.view(np.uint8).reshape(rows, -1, 4)[:, :, :3]
+    return np.ascontiguousarray(three.reshape(rows, -1)[:, : row_bytes(width, 3)])
+
+
+def _unpack_threes(packed: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Inverse of `_pack_threes`."""
+    rows = len(packed)
+    four = np.zeros((rows, -(-width // 8), 4), dtype=np.uint8)
+    whole = np.zeros((rows, four.shape[1] * 3), dtype=np.uint8)
+    whole[:, : packed.shape[1]] = packed
+    four[:, :, :3] = whole.reshape(rows, -1, 3)
+    words = four.reshape(rows, -1).view("<u4")
+    fields = np.empty((rows, width), dtype=np.uint8)
+    for place in range(min(8, width)):
+        column = fields[:, place::8]
+        column[:] = (words[:, : column.shape[1]] >> np.uint32(3 * place)) & np.uint32(7)
+    return fields
 
 
 @cache
@@ -125,13 +167,13 @@ def _every_byte(bits: int, *, zero_free: bool) -> NDArray[np.unsignedinteger]:
 
 
 def _check_width(bits: int, *, zero_free: bool) -> None:
-    if bits not in CODE_BITS:
-        raise ArtifactError(f"codes of {bits} bits are not in this format: {CODE_BITS}")
+    if bits not in _WIDTHS:
+        raise ArtifactError(f"codes of {bits} bits are not in this format: {_WIDTHS}")
     if zero_free and bits not in ZERO_FREE_BITS:
         raise ArtifactError(
             f"zero-free codes of {bits} bits are not in this format: {ZERO_FREE_BITS}"
         )
-    if code_limit(bits, zero_free=zero_free) < 1:
+    if bits in _ALWAYS_ZERO_FREE and not zero_free:
         raise ArtifactError(f"codes of {bits} bits are not in this format unless zero-free")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,3 +113,10 @@ def check_sha(digest: object, where: str) -> None:
     """Raise ArtifactError unless a field of a manifest is a digest."""
     if not isinstance(digest, str) or SHA256.fullmatch(digest) is None:
         raise ArtifactError(f"`{where}` is not a SHA-256 in hexadecimal", RESTORE)
+
+
+def check_widths(bits: Mapping[str, int], known: Collection[int]) -> None:
+    """Raise ArtifactError if the codes of a linear, by name, have another width than those."""
+    for name, width in bits.items():
+        if width not in known:
+            raise ArtifactError(f"`{name}` is a linear of {width} bits, not {known}")

@@ -38,8 +38,18 @@ class Artifact:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The shared weights; read once."""
-        return decode_backbone(self._map(schema.BACKBONE, self.manifest.backbone_sha256))
+        """The shared weights; read once.
+
+        Raises:
+            ArtifactError: damaged, or of a feature that the manifest does not name.
+        """
+        backbone = decode_backbone(self._map(schema.BACKBONE, self.manifest.backbone_sha256))
+        for feature in backbone.features:
+            if feature not in self.manifest.requires:
+                raise ArtifactError(
+                    f"the backbone has the feature `{feature}`, which `requires` does not name"
+                )
+        return backbone
 
     @cached_property
     def divisors(self) -> Divisors | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats.bits import (
     CODE_BITS,
+    THREE_BITS,
     ZERO_FREE_BITS,
     code_limit,
     pack_bits,
@@ -17,7 +18,7 @@ from maskpack.formats.bits import (
     unpack_bits,
     unpack_codes,
 )
-from maskpack.formats.checks import check_dense, check_over
+from maskpack.formats.checks import check_dense, check_over, check_widths
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.units import Units
 
@@ -26,9 +27,9 @@ from maskpack.formats.units import Units
 class QuantTensor:
     """A weight matrix as signed integers: `weight[o, i] = codes[o, i] * scales[o, i // group]`.
 
-    Codes are symmetric, so a zero code is an exact zero; that is what a mask writes. At 2 bits and
-    below a tensor may be *zero-free*: its codes are the odd numbers +-1 and +-3 (2 bits) or +-1 (1
-    bit), and every 0 among them is the work of a mask.
+    Codes are symmetric, so a zero code is an exact zero; that is what a mask writes. At 2 bits and below a tensor may be
+    *zero-free*: its codes are the odd numbers +-1 and +-3 (2 bits) or +-1 (1 bit), and every 0 among them is the work of a
+    mask. Codes of 3 bits, of a table that is looked up, are always zero-free.
 
     Attributes:
         codes: int8 `(o, i)`, within +-limit.
@@ -301,7 +302,13 @@ class Backbone:
             raise ArtifactError("a parameter of the backbone is stored twice")
         if not self.linears:
             raise ArtifactError("the backbone holds no weight that a mask could cover")
+        check_widths({name: one.bits for name, one in self.linears.items()}, CODE_BITS)
         check_dense(self.dense, "backbone")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What an artifact of it `requires`."""
+        return (THREE_BITS,) if any(one.bits == 3 for one in self.embeddings.values()) else ()
 
     @property
     def is_large(self) -> bool:

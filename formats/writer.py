@@ -182,7 +182,7 @@ def create_artifact(
     with new_folder(path) as build:
         (build / schema.TASK_FOLDER).mkdir()
         digest = write_pieces(build / schema.BACKBONE, backbone_pieces(backbone))
-        manifest = Manifest(source, scheme, digest, digests, {})
+        manifest = Manifest(source, scheme, digest, digests, {}, backbone.features)
         for name, content in files.items():
             write_bytes(build / name, content)
         manifest = keep_divisors(build, manifest, divisors)

@@ -1,7 +1,8 @@
 """A pretrained encoder to a `Backbone`. Only this module decides the form of each parameter.
 
-Linears inside the base model become codes that masks cover. Embeddings become 8- or 4-bit rows that
-no mask covers: a task uses few of their rows, and they are looked up, not multiplied. All other
+Linears inside the base model become codes that masks cover. Embeddings become rows of codes that
+no mask covers: a task uses few of their rows, and they are looked up, not multiplied. Those of tokens may be narrow, which
+costs little: an error of a row is one of a token in a sentence. Those of positions and kinds of tokens keep 8 bits: a row's error is in every sentence. All other
 parameters stay float16: biases, norms and some rare ones, together under half a percent of the weights.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +70,7 @@ def quantize_model(
         ModelError: a weight is not finite, or too large for float16.
         ConfigError: an override that names no linear.
     """
-    roles = _roles(base)
+    roles, tokens = _roles(base), token_table(base)
     names = [name for name, _ in base.named_parameters()]
     bits = bits_of([name for name in names if roles.get(name) is nn.Linear], scheme)
     keep = _packed if sum(p.numel() for p in base.parameters()) > MOST_UNPACKED else _as_it_is
@@ -83,7 +85,8 @@ def quantize_model(
                 quantize = DATA_FREE[quantizer_of(scheme, bits[name])]
                 linears[name] = keep(quantize(weight, bits[name], scheme.group))
         elif roles.get(name) is nn.Embedding:
-            embeddings[name] = keep(_embedding(weight, scheme.embedding_bits))
+            width = scheme.embedding_bits if name == tokens else 8
+            embeddings[name] = keep(_embedding(weight, width))
         else:  # biases, norms, and parameters of some families, such as DeBERTa's convolution
             dense[name] = to_half(name, weight)
     if calibrated:
@@ -154,6 +157,16 @@ def _embedding(weight: NDArray[np.float32], bits: int) -> QuantTensor:
     """One scale a row, searched for below 8 bits."""
     quantize: Callable[..., QuantTensor] = quantize_minmax if bits == 8 else quantize_mse
     return quantize(weight, bits, None)
+
+
+def token_table(base: nn.Module) -> str | None:
+    """The parameter that holds the embeddings of tokens; None for a model without any, as one of images."""
+    try:
+        table = cast("Any", base).get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    weights = {name: p for name, p in base.named_parameters() if isinstance(table, nn.Embedding)}
+    return next((name for name, p in weights.items() if p is table.weight), None)
 
 
 def _roles(base: nn.Module) -> dict[str, type[nn.Module]]:

@@ -3,7 +3,7 @@
     int8       DynamicQuantizeLinear(x [* factor]) -> MatMulInteger(codes) -> Cast -> Mul  =>  MatMul(x, W)
     nbits      MatMulNBits(x, blocks, scales)                                             =>  MatMul(x, W)
     fp32       MatMul(x, anything constant)                                               =>  MatMul(x, W)
-    embedding  Gather(codes, ids) -> Cast -> Mul(Gather(scales, ids))                     =>  Gather(W, ids)
+    embedding  Gather(codes, ids) -> anything constant -> Mul(Gather(scales, ids))        =>  Gather(W, ids)
     residual   Sum of two -> LayerNormalization                                           =>  Add
 
 ONNX Runtime computes the parts of a graph that depend on initialisers alone. Weights that a mask removes inside a
@@ -13,7 +13,7 @@ graph are zeros of these codes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,26 +69,46 @@ class Constants:
         }
         computed = [name for name in wanted if name not in known]
         if computed:
-            session = make_session(self._part(computed).SerializeToString(), threads=1)
+            session = make_session(self._part(computed, {}).SerializeToString(), threads=1)
             known.update(zip(computed, session.run(None, {}), strict=True))
         return {name: np.asarray(known[name]) for name in wanted}
 
-    def _part(self, names: list[str]) -> onnx.ModelProto:
-        """The graph without inputs that computes these values."""
+    def given(self, name: str, value: str, array: NDArray[Any]) -> NDArray[Any]:
+        """The value `name` where `value`, the only one it depends on, is `array`.
+
+        Raises:
+            KeyError: it depends on another one.
+            ExportError: ONNX Runtime refuses to compute.
+        """
+        session = make_session(self._part([name], {value: array}).SerializeToString(), threads=1)
+        return np.asarray(session.run(None, {value: array})[0])
+
+    def _part(self, names: list[str], given: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+        """The graph that computes these values from others; without others, from constants alone."""
         needed, open_names = set(), list(names)
+        makers = {out: one for one in self._model.graph.node for out in one.output if given}
         while open_names:
             name = open_names.pop()
-            if name and name not in needed:
+            if name and name not in needed and name not in given:
                 needed.add(name)
                 if name not in self._stored:
-                    open_names.extend(self._makers[name].input)
+                    open_names.extend((makers or self._makers)[name].input)
         nodes = [node for node in self._model.graph.node if needed.intersection(node.output)]
         part = onnx.helper.make_graph(
             nodes,
             "constants",
-            inputs=[],
+            inputs=[
+                onnx.helper.make_tensor_value_info(
+                    name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+                )
+                for name, array in given.items()
+            ],
             outputs=[onnx.helper.make_empty_tensor_value_info(name) for name in names],
-            initializer=[tensor for name, tensor in self._stored.items() if name in needed],
+            initializer=[
+                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor, self._folder), name)
+                for name, tensor in self._stored.items()
+                if name in needed
+            ],
         )
         return onnx.helper.make_model(
             part, ir_version=self._model.ir_version, opset_imports=self._model.opset_import
@@ -146,39 +166,52 @@ class DequantizeProducts(ConstantsPass):
 
 
 class DequantizeLookUps(ConstantsPass):
-    """Replace look-ups in tables of 8-bit rows by look-ups in float tables."""
+    """Replace look-ups in tables of codes by look-ups in float tables."""
 
     def call(self, model: ir.Model) -> PassResult:
         """Rewrite every look-up of a known form."""
-        lookups = [
-            (node, row, scale)
-            for node in model.graph
-            if node.op_type == "Mul"
-            and (row := self._gather(node.inputs[0], cast=True)) is not None
-            and (scale := self._gather(node.inputs[1], cast=False)) is not None
-            and row.inputs[1] is scale.inputs[1]
-        ]
-        for node, row, scale in lookups:
-            ids = row.inputs[1]
+        found = [(node, scales) for node in model.graph if (scales := self._scales(node))]
+        for node, scales in found:
+            ids, name = scales.inputs[1], _name(scales.inputs[0])
             assert ids is not None
-            codes, scales = (_name(look.inputs[0]) for look in (row, scale))
-            arrays = self.constants.read([codes, scales])
-            table = (arrays[codes] * arrays[scales]).astype(np.float32)
-            editor = GraphEditor(model.graph, node, codes.removesuffix(".codes"))
+            assert ids.dtype is not None
+            rows = np.arange(len(self.constants.read([name])[name]), dtype=ids.dtype.numpy())
+            table = self.constants.given(_name(node.outputs[0]), _name(ids), rows)
+            editor = GraphEditor(model.graph, node, name.removesuffix(".scales"))
             stored = editor.constant(table, "weight")
             (result,) = editor.op("Gather", stored, ids, label="row32")
             node.outputs[0].replace_all_uses_with(result)
-        return PassResult(model, modified=bool(lookups))
+        return PassResult(model, modified=bool(found))
 
-    def _gather(self, value: ir.Value | None, *, cast: bool) -> ir.Node | None:
-        """The look-up in a constant table behind a value, through a `Cast` if there must be one."""
-        node = None if value is None else value.producer()
-        if cast and node is not None:
-            inner = node.inputs[0] if node.op_type == "Cast" else None
-            node = None if inner is None else inner.producer()
-        if node is None or node.op_type != "Gather" or node.inputs[0] is None:
+    def _scales(self, node: ir.Node) -> ir.Node | None:
+        """The look-up of the scales behind a product with rows of codes; None if the node is no such product."""
+        if node.op_type != "Mul" or len(node.inputs) != 2 or node.inputs[1] is None:
             return None
-        return node if node.inputs[0].name in self.constants else None
+        scales = node.inputs[1].producer()
+        if scales is None or not self._looks_up(scales) or scales.inputs[1] is None:
+            return None
+        return scales if self._depends(node.inputs[0], scales.inputs[1]) else None
+
+    def _looks_up(self, node: ir.Node) -> bool:
+        return node.op_type == "Gather" and _name(node.inputs[0]) in self.constants
+
+    def _depends(self, value: ir.Value | None, ids: ir.Value) -> bool:
+        """Whether a value comes from rows of constant tables, looked up by `ids`, and constants alone."""
+        looked_up, open_values = False, [value]
+        while open_values:
+            one = open_values.pop()
+            if one is None or one.name in self.constants:
+                continue
+            node = one.producer()
+            if node is None:
+                return False
+            if self._looks_up(node):
+                if node.inputs[1] is not ids:
+                    return False
+                looked_up = True
+            else:
+                open_values.extend(node.inputs)
+        return looked_up
 
 
 class StoreProducts(ConstantsPass):

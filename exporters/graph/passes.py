@@ -7,7 +7,7 @@ weight is an error, not a float leftover.
     int8       x [-> Mul] -> DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul(x_scale * w_scale) -> Add(b)
     fp32       Cast(codes) -> Mul(scales) -> Reshape = W;  x -> MatMul(W) -> Add(b)
     packed     fields -> Gather(table) [-> Cast -> Mul(ratio) -> Round -> Cast] = codes
-    embedding  ids -> Gather(codes) -> Cast -> Mul(Gather(scales))
+    embedding  ids -> Gather(codes) -> Cast -> Mul(Gather(scales)), below 8 bits see `look_ups.py`
 
 The int8 form is the one ONNX Runtime fuses into its fast kernel from version 1.17 on; a zero point
 for the weights would slow it down. The fp32 form folds to a float matrix when a session is made.
@@ -29,6 +29,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.external_masks import FoldedMasks, Masks, Unpack, emit_table
+from maskpack.exporters.graph.look_ups import row_look_up, stored_table, whole_table
 from maskpack.exporters.graph.store import Scratch
 from maskpack.exporters.graph.trace import PREFIX
 from maskpack.exporters.graph.units import Shrunk
@@ -165,7 +166,7 @@ EmitTied = Callable[[GraphEditor, ir.Value, ir.Value, ir.Value], ir.Value]
 
 
 class QuantizeEmbeddings(InPlacePass):
-    """Look up 8-bit rows and widen only those: `Gather -> Cast -> Mul`.
+    """Look up rows in their own width and widen only those: `Gather -> Cast -> Mul`.
 
     A table that is read as a whole, as one of relative positions, is widened when a session is made. So is one that is the
     decoder of a head too, unless the arithmetic multiplies with its integers. The graph holds its codes once.
@@ -190,14 +191,18 @@ class QuantizeEmbeddings(InPlacePass):
             if name not in read:
                 continue
             table = _parameter(graph, name)
-            for use, (reader, slot) in enumerate(list(table.uses())):
+            uses = list(table.uses())
+            look_up = row_look_up(tensor, alone=all(one.op_type == "Gather" for one, _ in uses))
+            for use, (reader, slot) in enumerate(uses):
                 editor = GraphEditor(graph, reader, name.removesuffix(".weight"), use)
                 if reader.op_type == "Gather":
-                    _replace(graph, reader, _embedding(editor, tensor, reader.inputs[1]))
+                    ids = reader.inputs[1]
+                    assert ids is not None
+                    _replace(graph, reader, look_up(editor, ids))
                 elif self.tied is not None and (products := _products_of(reader)):
                     self._multiply(graph, name, tensor, products, use)
                 else:
-                    reader.replace_input_with(slot, _embedding(editor, tensor, None))
+                    reader.replace_input_with(slot, whole_table(editor, tensor))
             _drop_parameter(graph, table)
         for name in self.tables.keys() - read:
             _check_unread(graph, name, self.tables[name].shape)
@@ -217,25 +222,8 @@ class QuantizeEmbeddings(InPlacePass):
             editor = GraphEditor(graph, product, name.removesuffix(".weight"), use)
             inputs = product.inputs[0]
             assert inputs is not None
-            result = self.tied(editor, inputs, *_stored(editor, tensor))
+            result = self.tied(editor, inputs, *stored_table(editor, tensor))
             _replace(graph, product, result)
-
-
-def _stored(editor: GraphEditor, tensor: QuantTensor) -> tuple[ir.Value, ir.Value]:
-    """Codes and scales of a table."""
-    codes = editor.constant(tensor.codes, "codes")
-    return codes, editor.constant(tensor.scales.astype(np.float32), "scales")
-
-
-def _embedding(editor: GraphEditor, tensor: QuantTensor, ids: ir.Value | None) -> ir.Value:
-    """Rows of a table in float32: those of `ids`, or all."""
-    codes, scales = _stored(editor, tensor)
-    if ids is not None:
-        (codes,) = editor.op("Gather", codes, ids, label="row")
-        (scales,) = editor.op("Gather", scales, ids, label="scale")
-    wide = editor.cast(codes, ir.DataType.FLOAT, label="wide")
-    (result,) = editor.op("Mul", wide, scales, label="embedding")
-    return result
 
 
 def _parameter(graph: ir.Graph, name: str) -> ir.Value:

@@ -66,7 +66,7 @@ def test_overrides_reach_the_backbone_and_the_manifest(main, work, model):
         (["--bits-override", "nothing=4"], "names no linear"),
         (["--quantizer", "magic"], "no quantizer `magic`"),
         (["--calibration", "absent.txt", "--quantizer", "gptq"], "cannot read the calibration"),
-        (["--embedding-bits", "2"], "`embedding_bits` is 2"),
+        (["--embedding-bits", "1"], "`embedding_bits` is 1"),
         (["--refine", "-1"], "expected 0 or more"),
     ],
 )

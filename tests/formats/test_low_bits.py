@@ -1,4 +1,4 @@
-"""Codes of 2 and 1 bits, with and without a field for 0: bytes, values, and what is refused."""
+"""Codes of 3, 2 and 1 bits, with and without a field for 0: bytes, values, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from maskpack.formats import ArtifactError, Backbone, BitMask, QuantTensor
 from maskpack.formats.bits import code_limit, pack_codes, unpack_codes
 from maskpack.formats.codec import decode_backbone, encode_backbone
 
-KINDS = [(2, False), (2, True), (1, True)]
+KINDS = [(3, True), (2, False), (2, True), (1, True)]
 every_kind = pytest.mark.parametrize(("bits", "zero_free"), KINDS)
-zero_free_bits = pytest.mark.parametrize("bits", [2, 1])
+zero_free_bits = pytest.mark.parametrize("bits", [3, 2, 1])
 ROWS, WIDTHS = st.integers(1, 5), st.integers(1, 37)
 
 
 def codes_of(bits, zero_free):
     """Every code of a kind, in order."""
-    return {(2, False): [-1, 0, 1], (2, True): [-3, -1, 1, 3], (1, True): [-1, 1]}[bits, zero_free]
+    if not zero_free:
+        return [-1, 0, 1]
+    limit = 2**bits - 1
+    return [*range(-limit, limit + 1, 2)]
 
 
 @st.composite
@@ -54,18 +57,19 @@ def test_a_code_lies_where_a_loop_puts_it(bits, zero_free, data):
     codes = data.draw(matrices(bits, zero_free))
     packed = pack_codes(codes, bits, zero_free=zero_free)
     for row, found in zip(codes.tolist(), packed.tolist(), strict=True):
-        expected = [0] * (-(-len(row) * bits // 8))
+        whole = 0  # the row as one number: bit n of a row is bit n of it
         for column, code in enumerate(row):
             field = codes_of(bits, zero_free).index(code) if zero_free else code % 4
-            expected[column * bits // 8] |= field << (column * bits % 8)
-        assert found == expected
+            whole |= field << (column * bits)
+        assert found == list(whole.to_bytes(-(-len(row) * bits // 8), "little"))
 
 
 @zero_free_bits
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_every_byte_of_a_full_row_is_a_row_of_zero_free_codes(bits, data):
-    packed = data.draw(arrays(np.uint8, st.tuples(ROWS, st.integers(1, 5))))
+    full = st.integers(1, 5).map(lambda count: count * (3 if bits == 3 else 1))
+    packed = data.draw(arrays(np.uint8, st.tuples(ROWS, full)))
     width = packed.shape[1] * 8 // bits
     codes = unpack_codes(packed, bits, width, zero_free=True)
     assert set(np.unique(codes).tolist()) <= set(codes_of(bits, True))
@@ -96,7 +100,7 @@ def test_an_even_code_is_not_packed_as_a_zero_free_one(bits, code):
         pack_codes(codes, bits, zero_free=True)
 
 
-@pytest.mark.parametrize("bits", [8, 4, 3, 0])
+@pytest.mark.parametrize("bits", [8, 5, 4, 0])
 def test_no_other_width_is_zero_free(bits):
     with pytest.raises(ArtifactError, match=f"codes of {bits} bits are not in this format"):
         pack_codes(np.ones((1, 4), dtype=np.int8), bits, zero_free=True)
@@ -166,7 +170,7 @@ def test_a_tensor_that_breaks_a_rule_is_refused(bits, zero_free, codes, message)
         tensor_of(bits, zero_free, codes)
 
 
-@zero_free_bits
+@pytest.mark.parametrize("bits", [2, 1])
 def test_a_zero_among_zero_free_codes_is_a_masks_and_cannot_be_stored(bits):
     tensor = tensor_of(bits, True, [1, -1, 1])
     masked = BitMask.from_bool(np.array([[True, False, True]])).apply(tensor)
@@ -191,7 +195,9 @@ def test_a_backbone_of_mixed_widths_survives_a_round_trip(data):
         shape = (codes.shape[0], -(-codes.shape[1] // group))
         scales = data.draw(arrays(np.float16, shape, elements=scale))
         tensors[f"{bits}{zero_free}"] = QuantTensor(codes, scales, bits, group, zero_free)
-    backbone = Backbone(tensors, {"e": tensor_of(4, False, [7, 0, -7])}, {})
+    table = tensors.pop("3True")
+    backbone = Backbone(tensors, {"e": tensor_of(4, False, [7, 0, -7]), "t": table}, {})
+    assert backbone.features == ("embedding-3",)
     encoded = encode_backbone(backbone)
     assert_same_backbone(decode_backbone(encoded), backbone)
     assert encode_backbone(decode_backbone(encoded)) == encoded
@@ -235,6 +241,12 @@ def test_a_hostile_header_is_refused(fields, message):
     data = rebuild(encode_backbone(BACKBONE), lambda meta, _: meta["tensors"]["two"].update(fields))
     with pytest.raises(ArtifactError, match=message):
         decode_backbone(data)
+
+
+def test_a_linear_of_three_bits_is_refused():
+    """A mask's zero could not be told from a code, and graphs know no product of them."""
+    with pytest.raises(ArtifactError, match=r"`l` is a linear of 3 bits, not \(8, 4, 2, 1\)"):
+        Backbone({"l": tensor_of(3, True, [7, -5, 1])}, {}, {})
 
 
 def test_a_header_without_zero_free_means_codes_with_a_zero():

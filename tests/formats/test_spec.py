@@ -161,7 +161,7 @@ def test_every_arrow_on_the_page_is_an_example_that_is_checked():
     gaps = blocks("gaps")[0].strip().splitlines()  # checked in test_packed.py
     assert SPEC.count("->") == len(MASK_ROWS) + len(CODE_ROWS) + len(gaps)
     assert len(MASK_ROWS) >= 4
-    kinds = {(8, False), (4, False), (2, False), (2, True), (1, True)}
+    kinds = {(8, False), (4, False), (3, True), (2, False), (2, True), (1, True)}
     assert {(bits, zero_free) for bits, zero_free, _, _ in CODE_ROWS} == kinds
     known = {"bits", "codes", "json", "backbone-header", "backbone-data", "patch-data", "gaps"}
     known |= {"units-header", "units-data"}
