@@ -39,7 +39,11 @@ BACKBONE = Backbone(
         'quote".weight': tensor_of(4, 9, 1, 9, free=True),
         "eight": tensor_of(2, 3, 8, 3, wide=np.float32),
     },
-    {"words": tensor_of(7, 6, 8, 6), "few": tensor_of(7, 7, 4, 7)},
+    {
+        "words": tensor_of(7, 6, 8, 6),
+        "few": tensor_of(7, 7, 4, 7),
+        "three": tensor_of(5, 11, 3, 11, free=True),
+    },
     {"b.bias": RNG.random(10).astype(np.float16), "conv": RNG.random((2, 3, 4)).astype(np.float16)},
 )
 
@@ -47,7 +51,7 @@ BACKBONE = Backbone(
 def test_the_pieces_are_the_file_that_safetensors_makes():
     data = b"".join(backbone_pieces(BACKBONE))
     arrays, meta = read_tensors(data)
-    assert len(arrays) == 2 * 7 + 2
+    assert len(arrays) == 2 * 8 + 2
     assert save(dict(arrays), metadata=meta) == data == encode_backbone(BACKBONE)
     assert meta == {"maskpack": header_text(__import__("json").loads(meta["maskpack"]))}
     assert encoded_size(BACKBONE) == len(data)
@@ -60,8 +64,8 @@ def test_a_tensor_is_packed_when_its_turn_comes(monkeypatch):
     pieces = backbone_pieces(BACKBONE)
     next(pieces)
     assert packed == []
-    assert len(list(pieces)) == 16
-    assert len(packed) == 7
+    assert len(list(pieces)) == 18
+    assert len(packed) == 8
 
 
 def test_a_file_of_pieces_has_the_digest_of_its_bytes(tmp_path):
