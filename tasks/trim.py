@@ -1,0 +1,380 @@
+"""A model or an artifact with a smaller vocabulary: which tokens texts need, what is written, and how texts are read afterwards.
+
+Nothing is learned or rounded again. Tokens that stay keep the codes of their embeddings, masks cover no embedding, and so a text whose
+pieces all stay gets the same answers, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskpack.formats import (
+    Artifact,
+    ConfigError,
+    ModelError,
+    TaskEntry,
+    create_artifact,
+    is_artifact,
+    open_artifact,
+)
+from maskpack.formats.channels import Divisors
+from maskpack.formats.errors import Hint
+from maskpack.formats.kept_tokens import KeptTokens, trimmed_backbone, trimmed_patch
+from maskpack.formats.schema import BACKBONE, CONFIG
+from maskpack.formats.tensors import Patch
+from maskpack.formats.waiting import announced
+from maskpack.formats.writer import check_free, check_writable, new_folder, write_bytes
+from maskpack.models.build import base_of, fresh_classifier
+from maskpack.models.config import load_config
+from maskpack.models.families import family_of
+from maskpack.models.hub_files import file_of
+from maskpack.models.linears import linearize
+from maskpack.models.load import load_tokenizer
+from maskpack.models.locate import resolve
+from maskpack.models.prompts import find_prompts
+from maskpack.models.tokenizer_files import tokenizer_files
+from maskpack.models.trimmed_model import (
+    files_beside,
+    fixed_numbers,
+    rows_by_token,
+    table_of,
+    trimmed_config,
+    trimmed_weights,
+    weight_bytes,
+)
+from maskpack.models.trimmed_tokenizer import (
+    TrimmedTokenizer,
+    Vocabulary,
+    Wanted,
+    choose,
+    trimmed_tokenizer,
+)
+from maskpack.tasks.card import card_facts
+from maskpack.tasks.context import ModelContext, described, may_use_pooler, task_config
+from maskpack.tasks.evaluation.evaluate import prefixes_of
+from maskpack.tasks.peaks import measure_divisors
+from maskpack.tasks.read_again import (
+    ReadAgain,
+    ids_of,
+    plain_tokenizer,
+    prefixed,
+    read_again,
+    read_texts,
+)
+from maskpack.tasks.types import TASK_TYPES
+
+_LOG = logging.getLogger(__name__)
+
+_TOKENIZER, _WEIGHTS = "tokenizer.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class TrimRequest:
+    """Which vocabulary to make smaller, and by what.
+
+    Attributes:
+        source: folder of an artifact, or folder, hub id or alias of a model.
+        out: folder to write.
+        texts: files of texts, `.txt` with a text a line or tables: the tokens that they need stay, and they are read as before.
+        scripts: of Unicode, such as `Latin`: tokens whose letters are all of these scripts stay too.
+        keep: tokens to keep in all: the most frequent ones of the texts, without texts the first ones of the vocabulary.
+        tries: files of other texts, to see how they are read afterwards.
+        revision: branch, tag or commit of a hub model.
+    """
+
+    source: str
+    out: Path
+    texts: tuple[Path, ...] = ()
+    scripts: tuple[str, ...] = ()
+    keep: int | None = None
+    tries: tuple[Path, ...] = ()
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.texts or self.scripts or self.keep):
+            raise ConfigError(
+                "nothing says which tokens are to stay", Hint("give `texts`, `scripts` or `keep`")
+            )
+        if self.keep is not None and self.keep < 1:
+            raise ConfigError(f"{self.keep} tokens are to stay", Hint("give a larger `keep`"))
+
+
+@dataclass(frozen=True)
+class TrimResult:
+    """A vocabulary that was made smaller.
+
+    Attributes:
+        out: the folder that was written.
+        artifact: whether it is an artifact; else it is a model.
+        tokens, tokens_before: of the tokenizer.
+        rows, rows_before: of the table of embeddings.
+        bytes, bytes_before: of weights and tokenizer together.
+        texts: how the files that it was made for are read.
+        tries: how other files are.
+    """
+
+    out: Path
+    artifact: bool
+    tokens: int
+    tokens_before: int
+    rows: int
+    rows_before: int
+    bytes: int
+    bytes_before: int
+    texts: tuple[ReadAgain, ...]
+    tries: tuple[ReadAgain, ...]
+
+
+def trim_vocabulary(request: TrimRequest) -> TrimResult:
+    """Write an artifact or a model without the tokens that nothing needs.
+
+    Tokens that texts need, special and added tokens, and characters or bytes to fall back to stay, in their order. An artifact keeps
+    all tasks, bound to the new backbone; their scores are those that were measured before.
+
+    Raises:
+        ConfigError: nothing is left out, or more has to stay than may.
+        DataError: a file of texts cannot be read, or is empty.
+        ModelError: a tokenizer that cannot lose tokens.
+        ArtifactError: a damaged artifact, or a place that cannot be written.
+    """
+    check_free(request.out)
+    check_writable(request.out)
+    texts = [(path.name, read_texts(path)) for path in request.texts]
+    tries = [(path.name, read_texts(path)) for path in request.tries]
+    source: _ArtifactSource | _ModelSource = (
+        _ArtifactSource.of(open_artifact(Path(request.source)))
+        if is_artifact(Path(request.source))
+        else _ModelSource.of(request.source, request.revision)
+    )
+    trimmed = trim_tokenizer(source.files, source.prefixes, request, [each for _, each in texts])
+    whole = plain_tokenizer(source.files)
+    found, tried = (
+        tuple(
+            read_again(name, prefixed(each, source.prefixes), whole, trimmed) for name, each in read
+        )
+        for read in (texts, tries)
+    )
+    _check_equal(request, found)
+    sizes = source.write(request.out, trimmed)
+    return TrimResult(
+        out=request.out,
+        artifact=isinstance(source, _ArtifactSource),
+        tokens=len(trimmed.kept.ids),
+        tokens_before=whole.get_vocab_size(),
+        rows=len(trimmed.kept.rows),
+        rows_before=trimmed.kept.table,
+        bytes=sizes[1],
+        bytes_before=sizes[0],
+        texts=found,
+        tries=tried,
+    )
+
+
+def trim_artifact(
+    artifact: Artifact,
+    out: Path,
+    trimmed: TrimmedTokenizer,
+    *,
+    tasks: Iterable[str] | None = None,
+) -> Artifact:
+    """Write an artifact with the tokens that stay.
+
+    Args:
+        artifact: the old one.
+        out: folder to create.
+        trimmed: its tokenizer with fewer tokens.
+        tasks: that come along; None: all.
+
+    Raises:
+        ArtifactError: `out` exists, or cannot be written.
+    """
+    manifest, kept = artifact.manifest, trimmed.kept
+    entries = [artifact.entry(name) for name in sorted(tasks or manifest.tasks)]
+    config = artifact.file(CONFIG)
+    after = _json(trimmed_config(json.loads(config), kept))
+    names, heads = _rows_of(artifact, entries, after, kept)
+    files = {CONFIG: after, **trimmed.files}
+
+    def patches() -> Iterator[tuple[TaskEntry, Patch]]:
+        for entry in entries:
+            yield entry, trimmed_patch(artifact.patch(entry.name), heads[entry.name], kept)
+
+    return create_artifact(
+        out,
+        trimmed_backbone(artifact.backbone, names, kept),
+        source=manifest.source,
+        scheme=manifest.scheme,
+        files=files,
+        more=patches(),
+        divisors=_divisors(artifact, entries),
+        describe=card_facts,
+    )
+
+
+def _rows_of(
+    artifact: Artifact, entries: Sequence[TaskEntry], after: bytes, kept: KeptTokens
+) -> tuple[frozenset[str], dict[str, frozenset[str]]]:
+    """Parameters with a row for each token: those of the backbone, and those of each task's head."""
+    plain = next(iter(TASK_TYPES.values()))
+    data = artifact.file(CONFIG)
+    pairs = [(described(data, plain, ("0", "1")), described(after, plain, ("0", "1")))]
+    for entry in entries:
+        own = task_config(artifact, entry)
+        pairs.append((own, _with_size(own, json.loads(after))))
+    found = []
+    for before, later in pairs:
+        model = _bare(before)
+        rows = rows_by_token(model, _bare(later), kept)
+        inside = {name for name, _ in base_of(model).named_parameters()}
+        prefix = f"{family_of(model.config.model_type).base}."
+        found.append(({name.removeprefix(prefix) for name in rows} & inside, rows))
+    names = frozenset(name for base, _ in found for name in base) & {
+        *artifact.backbone.embeddings,
+        *artifact.backbone.dense,
+    }
+    heads = zip(entries, found[1:], strict=True)
+    return names, {
+        entry.name: frozenset(rows) & artifact.patch(entry.name).head.keys()
+        for entry, (_, rows) in heads
+    }
+
+
+def _with_size(config: Any, tree: Mapping[str, Any]) -> Any:
+    """A configuration of a task with the vocabulary of another `config.json`."""
+    changed = type(config).from_dict({**config.to_dict(), **tree})
+    for name in ("architectures", "id2label", "label2id", "num_labels", "problem_type"):
+        setattr(changed, name, getattr(config, name))
+    return changed
+
+
+def _bare(config: Any) -> Any:
+    """A classifier without values."""
+    with torch.device("cpu" if getattr(config, "pruned_heads", None) else "meta"):
+        return linearize(fresh_classifier(config))
+
+
+def _divisors(artifact: Artifact, entries: Sequence[TaskEntry]) -> Divisors | None:
+    """Divisors of outlier channels. Where the artifact has none, each export measures its own on sample texts with the tokenizer.
+
+    So they are measured here with all tokens, and int8 graphs stay the same.
+    """
+    if artifact.divisors is not None or not entries:
+        return artifact.divisors
+    entry = next((one for one in entries if may_use_pooler(one)), entries[0])
+    preprocessor = ModelContext.of_artifact(artifact).preprocessor()
+    with announced(_LOG, "measuring outlier channels"):
+        return measure_divisors(artifact.backbone, task_config(artifact, entry), preprocessor)
+
+
+@dataclass(frozen=True, eq=False)
+class _ArtifactSource:
+    """An artifact whose vocabulary is made smaller."""
+
+    artifact: Artifact
+    files: Mapping[str, bytes]
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> _ArtifactSource:
+        """An open artifact; its files are checked against their digests."""
+        files = {name: artifact.file(name) for name in artifact.manifest.files}
+        entries = artifact.manifest.tasks.values()
+        found = dict.fromkeys(one for entry in entries for one in prefixes_of(entry) or ("",))
+        return cls(artifact, files, tuple(found) or ("",))
+
+    def write(self, out: Path, trimmed: TrimmedTokenizer) -> tuple[int, int]:
+        """Write it; bytes of weights and tokenizer before and after."""
+        new = trim_artifact(self.artifact, out, trimmed)
+        before, after = (
+            each.size(BACKBONE) + each.size(_TOKENIZER) for each in (self.artifact, new)
+        )
+        return before, after
+
+
+@dataclass(frozen=True, eq=False)
+class _ModelSource:
+    """A pretrained model whose vocabulary is made smaller."""
+
+    location: str
+    revision: str | None
+    files: Mapping[str, bytes]
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: str, revision: str | None) -> _ModelSource:
+        """A model by folder, hub id or alias."""
+        location = resolve(model)
+        load_config(location, revision=revision)  # refuses what cannot be followed
+        config = file_of(location, CONFIG, revision=revision)
+        assert config is not None
+        tokenizer = load_tokenizer(location, revision=revision)
+        files = {**tokenizer_files(tokenizer), CONFIG: config.read_bytes()}
+        prompts = find_prompts(model, revision=revision).by_name.values()
+        return cls(location, revision, files, tuple(dict.fromkeys(("", *prompts))))
+
+    def write(self, out: Path, trimmed: TrimmedTokenizer) -> tuple[int, int]:
+        """Write it as transformers saves one; bytes of weights and tokenizer before and after."""
+        config = json.loads(self.files[CONFIG])
+        place = {"revision": self.revision}
+        with announced(_LOG, f"writing the weights of `{self.location}`"):
+            weights = trimmed_weights(self.location, config, trimmed.kept, **place)
+        rest = files_beside(self.location, trimmed.kept, **place)
+        files = {**rest, **trimmed.files, CONFIG: _json(trimmed_config(config, trimmed.kept))}
+        with new_folder(out) as build:
+            write_bytes(build / _WEIGHTS, weights)
+            for name, content in files.items():
+                (build / name).parent.mkdir(exist_ok=True)
+                write_bytes(build / name, content)
+        before = weight_bytes(self.location, **place) + len(self.files[_TOKENIZER])
+        return before, len(weights) + len(files[_TOKENIZER])
+
+
+def trim_tokenizer(
+    files: Mapping[str, bytes],
+    prefixes: Sequence[str],
+    request: TrimRequest,
+    texts: Sequence[Sequence[str]],
+) -> TrimmedTokenizer:
+    """Choose the tokens that stay, and make a tokenizer of them.
+
+    Args:
+        files: of an artifact, or of a model in memory: `config.json` and the tokenizer's.
+        prefixes: what may stand before a text.
+        request: which tokens are wanted.
+        texts: of each of its files.
+    """
+    config = json.loads(files[CONFIG])
+    vocabulary, table = Vocabulary.of(files, fixed_numbers(config)), table_of(config)
+    counts = None
+    if texts:
+        whole = plain_tokenizer(files)
+        counted = np.zeros(1 + max(vocabulary.numbers), dtype=np.int64)
+        for each in texts:
+            for ids in ids_of(whole, prefixed(each, prefixes), "counting tokens"):
+                counted += np.bincount(np.concatenate(ids), minlength=len(counted))
+        counts = {int(one): int(counted[one]) for one in np.flatnonzero(counted)}
+    kept = choose(vocabulary, Wanted(counts, request.scripts, request.keep), table)
+    new = {**files, CONFIG: _json(trimmed_config(config, kept))}
+    return trimmed_tokenizer(new, vocabulary, kept)
+
+
+def _check_equal(request: TrimRequest, found: Sequence[ReadAgain]) -> None:
+    """Raise ModelError if a text that the vocabulary was made for has other pieces."""
+    for one in found if request.keep is None else ():
+        if one.equal != one.texts:
+            raise ModelError(
+                f"{one.texts - one.equal:,} of {one.texts:,} texts of `{one.name}` would have other pieces",
+                "report it with the tokenizer: its pieces need others in a way that is not known",
+            )
+
+
+def _json(tree: Mapping[str, Any]) -> bytes:
+    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
