@@ -44,7 +44,7 @@ def vocab(
         int | None,
         Option(
             min=1,
-            help="Tokens in all: the most frequent ones of the texts, or the first ones of the vocabulary.",
+            help="Tokens in all: the most frequent ones of the texts, then the first ones of the vocabulary.",
         ),
     ] = None,
     try_: Annotated[

@@ -13,7 +13,7 @@ cut as before:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -24,6 +24,10 @@ Tree = Mapping[str, Any]
 """A part of `tokenizer.json`."""
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how a piece of one byte is spelled
+
+
+Parts = Callable[[str], frozenset[int]]
+"""See `PieceModel.parts`."""
 
 
 class PieceModel(Protocol):
@@ -43,12 +47,6 @@ class PieceModel(Protocol):
 
     def trimmed(self, tree: Tree, kept: KeptTokens) -> dict[str, Any]:
         """The same with the pieces that stay, under their new numbers."""
-
-
-class Parts(Protocol):
-    """See `PieceModel.parts`."""
-
-    def __call__(self, piece: str) -> frozenset[int]: ...
 
 
 def _none(piece: str) -> frozenset[int]:

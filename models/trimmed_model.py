@@ -31,8 +31,8 @@ _OF_MODULES = ("config.json", "model.safetensors", "pytorch_model.bin")
 
 
 def table_of(config: Mapping[str, Any]) -> int:
-    """Rows of the table of token embeddings, by `config.json`."""
-    return int(config[_size_key(config)])
+    """Rows of the table of token embeddings, by `config.json`; 0 of a model that reads no tokens."""
+    return int(config.get(_size_key(config)) or 0)
 
 
 def _size_key(config: Mapping[str, Any]) -> str:

@@ -34,7 +34,8 @@ class Wanted:
         counts: number of a token -> how often the texts have it; None: there are no texts.
         scripts: of Unicode, such as `Latin`: tokens whose letters are all of them are wanted too. Characters of other scripts are
             then no fallback.
-        keep: tokens in all: the most frequent ones of the texts, without texts the first ones; None: all that are wanted.
+        keep: tokens in all: the most frequent ones of the texts, then the first ones of the vocabulary, or of the scripts; None: all
+            that are wanted.
     """
 
     counts: Mapping[int, int] | None = None
@@ -167,7 +168,7 @@ def _ranked(vocabulary: Vocabulary, wanted: Wanted, fits: Callable[[str], bool])
             text = vocabulary.text_of(piece)
             if text is not None and fits(text):
                 found.add(number)
-    elif wanted.counts is None:
+    elif wanted.counts is None or wanted.keep is not None:
         found |= vocabulary.numbers
     return sorted(found, key=lambda number: (-counts.get(number, 0), number))
 

@@ -85,7 +85,7 @@ class TrimRequest:
         out: folder to write.
         texts: files of texts, `.txt` with a text a line or tables: the tokens that they need stay, and they are read as before.
         scripts: of Unicode, such as `Latin`: tokens whose letters are all of these scripts stay too.
-        keep: tokens to keep in all: the most frequent ones of the texts, without texts the first ones of the vocabulary.
+        keep: tokens to keep in all: the most frequent ones of the texts, then the first ones of the vocabulary, or of the scripts.
         tries: files of other texts, to see how they are read afterwards.
         revision: branch, tag or commit of a hub model.
     """
