@@ -22,7 +22,43 @@ from maskpack.formats import ConfigError, ModelError
 from maskpack.formats.kept_tokens import KeptTokens
 from maskpack.models.trimmed_tokenizer import Vocabulary, Wanted, choose, renumbered
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "the", "garden", "where", "birds", "were", "singing", "loudly", "über", "straße", "naïve", "привет", "мир", "unbelievable", "unbelievably", "believing", "singer", "sings", "12", "1234", "3.14", "e-mail", "don't", "the", "there", "their", "theirs"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "looked",
+    "at",
+    "the",
+    "garden",
+    "where",
+    "birds",
+    "were",
+    "singing",
+    "loudly",
+    "über",
+    "straße",
+    "naïve",
+    "привет",
+    "мир",
+    "unbelievable",
+    "unbelievably",
+    "believing",
+    "singer",
+    "sings",
+    "12",
+    "1234",
+    "3.14",
+    "e-mail",
+    "don't",
+    "the",
+    "there",
+    "their",
+    "theirs",
+]
 
 
 def corpus(rows: int, seed: int) -> list[str]:
