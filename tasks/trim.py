@@ -149,11 +149,7 @@ def trim_vocabulary(request: TrimRequest) -> TrimResult:
     check_writable(request.out)
     texts = [(path.name, read_texts(path)) for path in request.texts]
     tries = [(path.name, read_texts(path)) for path in request.tries]
-    source: _ArtifactSource | _ModelSource = (
-        _ArtifactSource.of(open_artifact(Path(request.source)))
-        if is_artifact(Path(request.source))
-        else _ModelSource.of(request.source, request.revision)
-    )
+    source = _source(request)
     trimmed = trim_tokenizer(source.files, source.prefixes, request, [each for _, each in texts])
     whole = plain_tokenizer(source.files)
     found, tried = (
@@ -176,6 +172,23 @@ def trim_vocabulary(request: TrimRequest) -> TrimResult:
         texts=found,
         tries=tried,
     )
+
+
+def trim_for_task(artifact: Artifact, task: str, files: Sequence[Path], out: Path) -> Artifact:
+    """Write an artifact of one task, with the tokens that files of texts need.
+
+    Raises:
+        MaskpackError: as `trim_vocabulary`.
+    """
+    entry = artifact.entry(task)
+    source = _ArtifactSource.of(artifact, (entry,))
+    texts = [read_texts(path) for path in files]
+    request = TrimRequest(str(artifact.path), out, tuple(files))
+    trimmed = trim_tokenizer(source.files, source.prefixes, request, texts)
+    _LOG.info(
+        "`%s` gets %s of %s tokens", task, f"{len(trimmed.kept.ids):,}", f"{trimmed.kept.table:,}"
+    )
+    return trim_artifact(artifact, out, trimmed, tasks=(task,))
 
 
 def trim_artifact(
@@ -283,10 +296,9 @@ class _ArtifactSource:
     prefixes: tuple[str, ...]
 
     @classmethod
-    def of(cls, artifact: Artifact) -> _ArtifactSource:
-        """An open artifact; its files are checked against their digests."""
+    def of(cls, artifact: Artifact, entries: Iterable[TaskEntry]) -> _ArtifactSource:
+        """An open artifact with the prefixes of some tasks; its files are checked against their digests."""
         files = {name: artifact.file(name) for name in artifact.manifest.files}
-        entries = artifact.manifest.tasks.values()
         found = dict.fromkeys(one for entry in entries for one in prefixes_of(entry) or ("",))
         return cls(artifact, files, tuple(found) or ("",))
 
@@ -297,6 +309,14 @@ class _ArtifactSource:
             each.size(BACKBONE) + each.size(_TOKENIZER) for each in (self.artifact, new)
         )
         return before, after
+
+
+def _source(request: TrimRequest) -> _ArtifactSource | _ModelSource:
+    place = Path(request.source)
+    if not is_artifact(place):
+        return _ModelSource.of(request.source, request.revision)
+    artifact = open_artifact(place)
+    return _ArtifactSource.of(artifact, artifact.manifest.tasks.values())
 
 
 @dataclass(frozen=True, eq=False)
