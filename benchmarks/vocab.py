@@ -1,0 +1,279 @@
+"""Vocabularies with fewer tokens: what texts that they were not made for become, what is smaller, and whether answers stay.
+
+    python benchmarks/vocab.py --data DATA --e5 E5 --work WORK --out docs/results/vocab.json
+
+DATA holds the folders SST-2, SIB-200, Tatoeba, XQuAD and plain-english-corpus (see their own pages), E5 is a folder of
+multilingual-e5-small. Lines of a language are dealt to two halves in turn; a vocabulary is made for one and tried on the other.
+`reading` has a line for each vocabulary, `graphs` one for each artifact. MASKPACK_NODE_MODULES, if it is set, names a
+`node_modules` with @huggingface/tokenizers, whose numbers of tokens are compared with ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import lzma
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = {
+    **dict.fromkeys(("deu_Latn", "fra_Latn", "spa_Latn", "swh_Latn"), "Latin"),
+    "rus_Cyrl": "Cyrillic",
+    "zho_Hans": "Han",
+    "hin_Deva": "Devanagari",
+}
+"""Language of SIB-200 -> its script."""
+OTHER_NAMES = {"deu": "de", "spa": "es", "zho": "zh"}
+TATOEBA = {"deu": "deu", "fra": "fra", "spa": "spa", "rus": "rus", "zho": "cmn"}
+STEPS = 20
+ROWS = 2000  # of SST-2 on which answers are compared
+NODE = """
+import fs from "fs";
+import { Tokenizer } from "@huggingface/tokenizers";
+const read = (name) => JSON.parse(fs.readFileSync(name));
+const tokenizer = new Tokenizer(read("tokenizer.json"), read("tokenizer_config.json"));
+console.log(JSON.stringify(read("given.json").map((text) => tokenizer.encode(text).ids)));
+"""
+
+
+def sst2(data: Path, name: str = "train") -> list[str]:
+    """Sentences and phrases of SST-2."""
+    with gzip.open(data / "SST-2" / f"{name}.tsv.gz", "rt", encoding="utf-8") as file:
+        return [line.split("\t")[0].strip() for line in file][1:]
+
+
+def corpus(data: Path) -> list[str]:
+    """Paragraphs of the plain English corpus."""
+    with lzma.open(data / "plain-english-corpus" / "corpus.txt.xz", "rt", encoding="utf-8") as file:
+        return [line.strip() for line in file if line.strip()]
+
+
+def language(data: Path, code: str) -> list[str]:
+    """All lines at hand of a language: SIB-200, Tatoeba, and paragraphs and questions of XQuAD, each once."""
+    short = code.split("_", maxsplit=1)[0]
+    found: list[str] = []
+    for part in ("train", "dev", "test"):
+        rows = (data / "SIB-200" / f"{code}.{part}.tsv").read_text(encoding="utf-8").splitlines()
+        found += [row.split("\t")[2] for row in rows[1:]]
+    if short in TATOEBA:
+        other = TATOEBA[short]
+        place = data / "Tatoeba" / f"tatoeba.{other}-eng.{other}"
+        found += place.read_text(encoding="utf-8").splitlines()
+    if short in OTHER_NAMES:
+        with gzip.open(data / "XQuAD" / f"xquad.{OTHER_NAMES[short]}.json.gz") as file:
+            tree = json.load(file)
+        for article in tree["data"]:
+            for paragraph in article["paragraphs"]:
+                found += [paragraph["context"], *(one["question"] for one in paragraph["qas"])]
+    return list(dict.fromkeys(one.strip() for one in found if one.strip()))
+
+
+def files_of(model: str) -> dict[str, bytes]:
+    """Configuration and tokenizer of a model."""
+    from maskpack.models.hub_files import file_of
+    from maskpack.models.load import load_tokenizer
+    from maskpack.models.locate import resolve
+    from maskpack.models.tokenizer_files import tokenizer_files
+
+    place = resolve(model)
+    config = file_of(place, "config.json")
+    assert config is not None
+    return {**tokenizer_files(load_tokenizer(place)), "config.json": config.read_bytes()}
+
+
+def reading(
+    name: str,
+    files: dict[str, bytes],
+    lines: tuple[str, list[str]],
+    others: dict[str, list[str]],
+    work: Path,
+    **wanted: Any,
+) -> dict[str, Any]:
+    """One vocabulary: made for every other line, tried on the lines between and on other languages."""
+    from maskpack.tasks.read_again import plain_tokenizer, read_again
+    from maskpack.tasks.trim import TrimRequest, trim_tokenizer
+
+    source, texts = lines
+    own, unseen = texts[::2], texts[1::2]
+    request = TrimRequest("", Path(), (Path(source),), **wanted)
+    trimmed = trim_tokenizer(files, ("",), request, [own])
+    whole = plain_tokenizer(files)
+    tried = {
+        part: read_again(part, each, whole, trimmed)
+        for part, each in (("made for", own), ("unseen", unseen), *others.items())
+    }
+    width = json.loads(files["config.json"])["hidden_size"]
+    sizes = [len(each) for each in (files["tokenizer.json"], trimmed.files["tokenizer.json"])]
+    return {
+        "model": name,
+        "lines": source,
+        **{
+            key: list(value) if isinstance(value, tuple) else value for key, value in wanted.items()
+        },
+        "tokens_before": whole.get_vocab_size(),
+        "tokens": len(trimmed.kept.ids),
+        "table_mb_before": trimmed.kept.table * (width + 2) / 1e6,
+        "table_mb": len(trimmed.kept.rows) * (width + 2) / 1e6,
+        "tokenizer_mb_before": sizes[0] / 1e6,
+        "tokenizer_mb": sizes[1] / 1e6,
+        "read": {
+            part: {**asdict(one), "equal_share": one.equal_share, "fallen_share": one.fallen_share}
+            for part, one in tried.items()
+        },
+        "node": in_node(trimmed.files, trimmed.fast, [*own[:1000], *unseen[:1000]], work),
+    }
+
+
+def in_node(
+    files: dict[str, bytes], fast: Any, texts: list[str], work: Path
+) -> dict[str, int] | None:
+    """Texts of which @huggingface/tokenizers has the same tokens as the library here; None without it."""
+    modules = os.environ.get("MASKPACK_NODE_MODULES")
+    if not modules or not shutil.which("node"):
+        return None
+    place = work / "node"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    (place / "node_modules").symlink_to(modules)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (place / name).write_bytes(files[name])
+    (place / "given.json").write_text(json.dumps(texts), encoding="utf-8")
+    (place / "check.mjs").write_text(NODE, encoding="utf-8")
+    done = subprocess.run(
+        ["node", "check.mjs"], cwd=place, capture_output=True, text=True, check=True
+    )
+    found, own = json.loads(done.stdout), [one.ids for one in fast.encode_batch(texts)]
+    return {"texts": len(texts), "same": sum(a == b for a, b in zip(found, own, strict=True))}
+
+
+def graphs(name: str, model: str, data: Path, work: Path, **wanted: Any) -> dict[str, Any]:
+    """An artifact with a task of few steps, before and after: bytes, answers, and the metric."""
+    from maskpack.compressor import FitConfig, FitRequest, fit_task
+    from maskpack.exporters import ExportRequest, Tolerance, export_onnx
+    from maskpack.formats import open_artifact
+    from maskpack.runtime import Session
+    from maskpack.tasks import find_task
+    from maskpack.tasks.trim import TrimRequest, trim_vocabulary
+
+    place = work / name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    rows = place / "SST-2"
+    rows.mkdir()
+    for part in ("train", "dev"):
+        rows.joinpath(f"{part}.tsv").write_bytes(
+            gzip.decompress((data / "SST-2" / f"{part}.tsv.gz").read_bytes())
+        )
+    texts = sst2(data)
+    own, unseen = texts[::2], texts[1::2][:ROWS]
+    made_for, tried = place / "own.txt", place / "unseen.txt"
+    made_for.write_text("\n".join(own) + "\n", encoding="utf-8")
+    tried.write_text("\n".join(unseen) + "\n", encoding="utf-8")
+    config = FitConfig(bits=4, steps=STEPS, batch_size=16, teacher="none", train_rows=STEPS * 16)
+    fit_task(FitRequest(model, find_task("sst2"), place / "whole", config, data=rows))
+    request = TrimRequest(
+        str(place / "whole"), place / "fewer", (made_for,), tries=(tried,), **wanted
+    )
+    result = trim_vocabulary(request)
+    found: dict[str, Any] = {"model": name, **wanted, "tokens_before": result.tokens_before}
+    found |= {"tokens": result.tokens, "unseen_equal": result.tries[0].equal_share}
+    answers = []
+    for part in ("whole", "fewer"):
+        out = place / f"{part}-int8"
+        report = export_onnx(
+            ExportRequest(place / part, "sst2", out, "int8", Tolerance.of("int8"), data=rows)
+        )
+        assert report is not None
+        artifact = open_artifact(place / part)
+        found[part] = {
+            "backbone_mb": artifact.size("backbone.safetensors") / 1e6,
+            "artifact_mb": bytes_of(place / part) / 1e6,
+            "graph_mb": (out / "model.onnx").stat().st_size / 1e6,
+            "tokenizer_mb": (out / "tokenizer.json").stat().st_size / 1e6,
+            "verified": report.ok,
+            "accuracy": json.loads(report.to_json())["metric"],
+        }
+        answers.append([one.scores for one in Session(out).predict(unseen)])
+    found["answers"] = {
+        "texts": len(unseen),
+        "same_bits": sum(a == b for a, b in zip(*answers, strict=True)),
+        "same_class": sum(
+            max(a, key=a.__getitem__) == max(b, key=b.__getitem__)
+            for a, b in zip(*answers, strict=True)
+        ),
+    }
+    found["equal_pieces"] = result.tries[0].equal
+    return found
+
+
+def bytes_of(folder: Path) -> int:
+    """Of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def vocabularies(data: Path, e5: Path, work: Path) -> Iterator[dict[str, Any]]:
+    """All lines of `reading`, one after the other."""
+    languages = {code: language(data, code) for code in SCRIPTS}
+    english = {"SST-2": sst2(data), "English corpus": corpus(data)}
+    models = {"all-MiniLM-L6-v2": files_of("demo"), "multilingual-e5-small": files_of(str(e5))}
+    keeps = {"all-MiniLM-L6-v2": (16_000, 22_000), "multilingual-e5-small": (40_000,)}
+    for name, files in models.items():
+        for source, lines in english.items():
+            others = languages if source == "English corpus" else {}
+            yield reading(name, files, (source, lines), others, work)
+            for keep in keeps[name]:
+                yield reading(name, files, (source, lines), {}, work, keep=keep, scripts=("Latin",))
+    name = "multilingual-e5-small"
+    for code, lines in languages.items():
+        others = {"SST-2": english["SST-2"][:2000]}
+        yield reading(name, models[name], (code, lines), others, work)
+        scripts = (SCRIPTS[code], "Latin") if SCRIPTS[code] != "Latin" else ("Latin",)
+        yield reading(name, models[name], (code, lines), {}, work, keep=40_000, scripts=scripts)
+
+
+def main() -> None:
+    """Measure; print a line for each vocabulary, and write all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--e5", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", choices=("reading", "graphs"))
+    args = parser.parse_args()
+    found = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    if args.only != "graphs":
+        found["reading"] = []
+        for one in vocabularies(args.data, args.e5, args.work):
+            found["reading"].append(one)
+            unseen = one["read"]["unseen"]
+            kept = one.get("keep", "-")
+            print(
+                f"{one['model']:22} {one['lines']:15} keep {kept:6} {one['tokens']:7,} {unseen['texts']:6,} "
+                f"{unseen['equal_share']:.2%} {unseen['fallen_share']:.2%} {one['node']}",
+                flush=True,
+            )
+    if args.only != "reading":
+        found["graphs"] = []
+        for name, model, wanted in (
+            ("all-MiniLM-L6-v2", "demo", {}),
+            ("all-MiniLM-L6-v2, 22,000", "demo", {"keep": 22_000}),
+            ("multilingual-e5-small", str(args.e5), {}),
+            (
+                "multilingual-e5-small, 40,000",
+                str(args.e5),
+                {"keep": 40_000, "scripts": ("Latin",)},
+            ),
+        ):
+            found["graphs"].append(graphs(name, model, args.data, args.work, **wanted))
+            print(json.dumps(found["graphs"][-1], indent=2), flush=True)
+    args.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
