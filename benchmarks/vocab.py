@@ -222,12 +222,12 @@ def vocabularies(data: Path, e5: Path, work: Path) -> Iterator[dict[str, Any]]:
     languages = {code: language(data, code) for code in SCRIPTS}
     english = {"SST-2": sst2(data), "English corpus": corpus(data)}
     models = {"all-MiniLM-L6-v2": files_of("demo"), "multilingual-e5-small": files_of(str(e5))}
-    keeps = {"all-MiniLM-L6-v2": (16_000, 22_000), "multilingual-e5-small": (40_000,)}
+    keeps = {"SST-2": (16_000, 22_000), "English corpus": (28_000,)}
     for name, files in models.items():
         for source, lines in english.items():
             others = languages if source == "English corpus" else {}
             yield reading(name, files, (source, lines), others, work)
-            for keep in keeps[name]:
+            for keep in keeps[source] if name == "all-MiniLM-L6-v2" else (40_000,):
                 yield reading(name, files, (source, lines), {}, work, keep=keep, scripts=("Latin",))
     name = "multilingual-e5-small"
     for code, lines in languages.items():
@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=("reading", "graphs"))
     args = parser.parse_args()
-    found = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    found: dict[str, list[dict[str, Any]]] = {}
     if args.only != "graphs":
         found["reading"] = []
         for one in vocabularies(args.data, args.e5, args.work):
@@ -272,6 +272,8 @@ def main() -> None:
         ):
             found["graphs"].append(graphs(name, model, args.data, args.work, **wanted))
             print(json.dumps(found["graphs"][-1], indent=2), flush=True)
+    before = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    found = {**before, **found}  # the part that was not asked for stays
     args.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
