@@ -16,7 +16,9 @@ from transformers import CONFIG_MAPPING
 
 from maskpack.formats import ModelError
 from maskpack.formats.kept_tokens import KeptTokens
+from maskpack.formats.schema import CONFIG
 from maskpack.models.adapters import find_adapter
+from maskpack.models.config import load_config
 from maskpack.models.families import PADDED, family_of
 from maskpack.models.hub_files import file_of
 from maskpack.models.linears import linearize
@@ -28,6 +30,24 @@ _MODULES = "modules.json"
 _BESIDE = (_MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
 _OF_MODULES = ("config.json", "model.safetensors", "pytorch_model.bin")
 """Files of sentence-transformers: of the pipeline, and of each of its further modules."""
+
+
+def stored_config(location: str, *, revision: str | None = None) -> dict[str, Any]:
+    """`config.json` of a model as it is stored, with the size of its vocabulary.
+
+    Raises:
+        ModelError: it cannot be followed, or it is that of an adapter.
+    """
+    if find_adapter(location, revision=revision) is not None:
+        raise ModelError(
+            f"`{location}` is an adapter, whose model holds the table of embeddings",
+            "merge it first: `merge_and_unload()` of PEFT, then `save_pretrained`",
+        )
+    settings = load_config(location, revision=revision)
+    file = file_of(location, CONFIG, revision=revision)
+    assert file is not None
+    tree: dict[str, Any] = json.loads(file.read_bytes())
+    return {_size_key(tree): settings.vocab_size, **tree}
 
 
 def table_of(config: Mapping[str, Any]) -> int:
@@ -98,7 +118,7 @@ def outlined(config: Mapping[str, Any]) -> Any:
 def trimmed_weights(
     location: str, config: Mapping[str, Any], kept: KeptTokens, *, revision: str | None = None
 ) -> bytes:
-    """The weights of a model as one file of safetensors: rows of tokens that stay, and everything else byte for byte.
+    """The weights of a model as one file of safetensors: rows of tokens that stay, all other tensors as they are.
 
     Args:
         location: folder or hub id.
@@ -107,13 +127,8 @@ def trimmed_weights(
         revision: of a hub model.
 
     Raises:
-        ModelError: an adapter, or no weights.
+        ModelError: there are no weights.
     """
-    if find_adapter(location, revision=revision) is not None:
-        raise ModelError(
-            f"`{location}` is an adapter, whose model holds the table of embeddings",
-            "merge it first: `merge_and_unload()` of PEFT, then `save_pretrained`",
-        )
     new = trimmed_config(config, kept)
     with torch.no_grad():
         before, after = outlined(config), outlined(new)

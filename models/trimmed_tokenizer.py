@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -16,10 +17,11 @@ from tokenizers import Tokenizer
 from maskpack.formats import ConfigError, ModelError
 from maskpack.formats.errors import Hint, first_line, no_panic
 from maskpack.formats.extras import needed_for
+from maskpack.formats.files import scratch_folder
 from maskpack.formats.kept_tokens import KeptTokens
-from maskpack.models.load import tokenizer_of
+from maskpack.models.load import load_tokenizer
 from maskpack.models.pieces import PieceModel, pieces_of, with_parts
-from maskpack.models.tokenizer_files import tokenizer_files
+from maskpack.models.tokenizer_files import no_room, tokenizer_files
 
 _FILE, _OPTIONS = "tokenizer.json", "tokenizer_config.json"
 _READ = (_FILE, _OPTIONS, "special_tokens_map.json", "chat_template.jinja", "config.json")
@@ -64,8 +66,8 @@ class Vocabulary:
         """
         if _FILE not in files:
             raise ModelError(
-                f"the tokenizer has no `{_FILE}`, and its tokens cannot be renumbered",
-                "save it with `save_pretrained` of its fast class first",
+                f"there is no `{_FILE}`, and so no vocabulary to make smaller",
+                "a model of texts with a fast tokenizer is needed",
             )
         found = cls(json.loads(files[_FILE]), frozenset(named))
         pieces_of(found.tree["model"])
@@ -304,7 +306,7 @@ def trimmed_tokenizer(
     used[_FILE] = json.dumps(renumbered(vocabulary.tree, kept), ensure_ascii=False).encode()
     if _OPTIONS in used:
         used[_OPTIONS] = _options(used[_OPTIONS], kept)
-    written = tokenizer_files(tokenizer_of(used))
+    written = tokenizer_files(_loaded(used))
     try:
         with no_panic():
             fast, before = (
@@ -324,6 +326,17 @@ def trimmed_tokenizer(
                 "report it with the tokenizer; its vocabulary has gaps or names a token twice",
             )
     return TrimmedTokenizer(kept, written, fast)
+
+
+def _loaded(files: Mapping[str, bytes]) -> Any:
+    """The tokenizer of some files; its padding stays as it is."""
+    try:
+        with scratch_folder() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            return load_tokenizer(folder)
+    except OSError as error:
+        raise no_room(error) from error
 
 
 def _options(data: bytes, kept: KeptTokens) -> bytes:

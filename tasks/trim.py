@@ -6,6 +6,7 @@ pieces all stay gets the same answers, bit for bit.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,9 +34,7 @@ from maskpack.formats.tensors import Patch
 from maskpack.formats.waiting import announced
 from maskpack.formats.writer import check_free, check_writable, new_folder, write_bytes
 from maskpack.models.build import base_of, fresh_classifier
-from maskpack.models.config import load_config
 from maskpack.models.families import family_of
-from maskpack.models.hub_files import file_of
 from maskpack.models.linears import linearize
 from maskpack.models.load import load_tokenizer
 from maskpack.models.locate import resolve
@@ -45,6 +44,7 @@ from maskpack.models.trimmed_model import (
     files_beside,
     fixed_numbers,
     rows_by_token,
+    stored_config,
     table_of,
     trimmed_config,
     trimmed_weights,
@@ -241,7 +241,7 @@ def _rows_of(
     pairs = [(described(data, plain, ("0", "1")), described(after, plain, ("0", "1")))]
     for entry in entries:
         own = task_config(artifact, entry)
-        pairs.append((own, _with_size(own, json.loads(after))))
+        pairs.append((own, _changed(own, json.loads(data), json.loads(after))))
     found = []
     for before, later in pairs:
         model = _bare(before)
@@ -260,11 +260,12 @@ def _rows_of(
     }
 
 
-def _with_size(config: Any, tree: Mapping[str, Any]) -> Any:
-    """A configuration of a task with the vocabulary of another `config.json`."""
-    changed = type(config).from_dict({**config.to_dict(), **tree})
-    for name in ("architectures", "id2label", "label2id", "num_labels", "problem_type"):
-        setattr(changed, name, getattr(config, name))
+def _changed(config: Any, before: Mapping[str, Any], after: Mapping[str, Any]) -> Any:
+    """A configuration of a task, with what differs between two `config.json`."""
+    changed = copy.deepcopy(config)
+    for key, value in after.items():
+        if before.get(key) != value:
+            setattr(changed, key, value)
     return changed
 
 
@@ -332,11 +333,9 @@ class _ModelSource:
     def of(cls, model: str, revision: str | None) -> _ModelSource:
         """A model by folder, hub id or alias."""
         location = resolve(model)
-        load_config(location, revision=revision)  # refuses what cannot be followed
-        config = file_of(location, CONFIG, revision=revision)
-        assert config is not None
+        config = stored_config(location, revision=revision)
         tokenizer = load_tokenizer(location, revision=revision)
-        files = {**tokenizer_files(tokenizer), CONFIG: config.read_bytes()}
+        files = {**tokenizer_files(tokenizer), CONFIG: _json(config)}
         prompts = find_prompts(model, revision=revision).by_name.values()
         return cls(location, revision, files, tuple(dict.fromkeys(("", *prompts))))
 
