@@ -74,6 +74,11 @@ def trimmed_config(config: Mapping[str, Any], kept: KeptTokens) -> dict[str, Any
     return {**with_new_numbers(config, kept), _size_key(config): len(kept.rows)}
 
 
+def json_bytes(tree: Mapping[str, Any]) -> bytes:
+    """A configuration as a file."""
+    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
+
+
 def rows_by_token(before: Any, after: Any, kept: KeptTokens) -> frozenset[str]:
     """Parameters that have a row for each token, tied ones under each of their names.
 
@@ -213,7 +218,7 @@ def files_beside(
     generation = file_of(location, _GENERATION, revision=revision)
     if generation is not None:
         tree = with_new_numbers(json.loads(generation.read_bytes()), kept)
-        found[_GENERATION] = (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
+        found[_GENERATION] = json_bytes(tree)
     return found
 
 

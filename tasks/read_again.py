@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from maskpack.formats.schema import CONFIG
 from maskpack.formats.waiting import Counted
-from maskpack.models.trimmed_tokenizer import TrimmedTokenizer
+from maskpack.models.trimmed_model import fixed_numbers, json_bytes, table_of, trimmed_config
+from maskpack.models.trimmed_tokenizer import (
+    TrimmedTokenizer,
+    Vocabulary,
+    Wanted,
+    choose,
+    trimmed_tokenizer,
+)
 from maskpack.tasks.data.columns import plain_columns, plain_texts
 from maskpack.tasks.data.tables import column_names
 from maskpack.tasks.data.unlabelled import is_lines, read_unlabelled
@@ -90,6 +98,35 @@ def bare_tokenizer(tokenizer: Any) -> Any:
 def prefixed(texts: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     """Each text behind each prefix."""
     return [before + text for before in prefixes for text in texts]
+
+
+def trim_tokenizer(
+    files: Mapping[str, bytes],
+    prefixes: Sequence[str],
+    wanted: Wanted,
+    texts: Sequence[Sequence[str]],
+) -> TrimmedTokenizer:
+    """Choose the tokens that stay, and make a tokenizer of them.
+
+    Args:
+        files: of an artifact, or of a model in memory: `config.json` and the tokenizer's.
+        prefixes: what may stand before a text.
+        wanted: which tokens are to stay; they are counted here.
+        texts: of each file of texts; none: there are none.
+    """
+    config = json.loads(files[CONFIG])
+    vocabulary, table = Vocabulary.of(files, fixed_numbers(config)), table_of(config)
+    if texts:
+        whole = plain_tokenizer(files)
+        counted = np.zeros(1 + max(vocabulary.numbers), dtype=np.int64)
+        for each in texts:
+            for ids in ids_of(whole, prefixed(each, prefixes), "counting tokens"):
+                counted += np.bincount(np.concatenate(ids), minlength=len(counted))
+        counts = {int(one): int(counted[one]) for one in np.flatnonzero(counted)}
+        wanted = replace(wanted, counts=counts)
+    kept = choose(vocabulary, wanted, table)
+    new = {**files, CONFIG: json_bytes(trimmed_config(config, kept))}
+    return trimmed_tokenizer(new, vocabulary, kept)
 
 
 def read_again(name: str, texts: Sequence[str], whole: Any, trimmed: TrimmedTokenizer) -> ReadAgain:

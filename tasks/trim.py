@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from maskpack.formats import (
@@ -42,20 +41,16 @@ from maskpack.models.prompts import find_prompts
 from maskpack.models.tokenizer_files import tokenizer_files
 from maskpack.models.trimmed_model import (
     files_beside,
-    fixed_numbers,
+    json_bytes,
     rows_by_token,
     stored_config,
-    table_of,
     trimmed_config,
     trimmed_weights,
     weight_bytes,
 )
 from maskpack.models.trimmed_tokenizer import (
     TrimmedTokenizer,
-    Vocabulary,
     Wanted,
-    choose,
-    trimmed_tokenizer,
 )
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import ModelContext, described, may_use_pooler, task_config
@@ -63,11 +58,11 @@ from maskpack.tasks.evaluation.evaluate import prefixes_of
 from maskpack.tasks.peaks import measure_divisors
 from maskpack.tasks.read_again import (
     ReadAgain,
-    ids_of,
     plain_tokenizer,
     prefixed,
     read_again,
     read_texts,
+    trim_tokenizer,
 )
 from maskpack.tasks.types import TASK_TYPES
 
@@ -105,6 +100,11 @@ class TrimRequest:
             )
         if self.keep is not None and self.keep < 1:
             raise ConfigError(f"{self.keep} tokens are to stay", Hint("give a larger `keep`"))
+
+    @property
+    def wanted(self) -> Wanted:
+        """Which tokens are to stay, beside those of the texts."""
+        return Wanted(None, self.scripts, self.keep)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ def trim_vocabulary(request: TrimRequest) -> TrimResult:
     texts = [(path.name, read_texts(path)) for path in request.texts]
     tries = [(path.name, read_texts(path)) for path in request.tries]
     source = _source(request)
-    trimmed = trim_tokenizer(source.files, source.prefixes, request, [each for _, each in texts])
+    trimmed = trim_tokenizer(
+        source.files, source.prefixes, request.wanted, [each for _, each in texts]
+    )
     whole = plain_tokenizer(source.files)
     found, tried = (
         tuple(
@@ -184,7 +186,16 @@ def trim_for_task(artifact: Artifact, task: str, files: Sequence[Path], out: Pat
     source = _ArtifactSource.of(artifact, (entry,))
     texts = [read_texts(path) for path in files]
     request = TrimRequest(str(artifact.path), out, tuple(files))
-    trimmed = trim_tokenizer(source.files, source.prefixes, request, texts)
+    trimmed = trim_tokenizer(source.files, source.prefixes, request.wanted, texts)
+    whole = plain_tokenizer(source.files)
+    named = zip(files, texts, strict=True)
+    _check_equal(
+        request,
+        [
+            read_again(path.name, prefixed(each, source.prefixes), whole, trimmed)
+            for path, each in named
+        ],
+    )
     _LOG.info(
         "`%s` gets %s of %s tokens", task, f"{len(trimmed.kept.ids):,}", f"{trimmed.kept.table:,}"
     )
@@ -212,7 +223,7 @@ def trim_artifact(
     manifest, kept = artifact.manifest, trimmed.kept
     entries = [artifact.entry(name) for name in sorted(tasks or manifest.tasks)]
     config = artifact.file(CONFIG)
-    after = _json(trimmed_config(json.loads(config), kept))
+    after = json_bytes(trimmed_config(json.loads(config), kept))
     names, heads = _rows_of(artifact, entries, after, kept)
     files = {CONFIG: after, **trimmed.files}
 
@@ -335,7 +346,7 @@ class _ModelSource:
         location = resolve(model)
         config = stored_config(location, revision=revision)
         tokenizer = load_tokenizer(location, revision=revision)
-        files = {**tokenizer_files(tokenizer), CONFIG: _json(config)}
+        files = {**tokenizer_files(tokenizer), CONFIG: json_bytes(config)}
         prompts = find_prompts(model, revision=revision).by_name.values()
         return cls(location, revision, files, tuple(dict.fromkeys(("", *prompts))))
 
@@ -346,7 +357,7 @@ class _ModelSource:
         with announced(_LOG, f"writing the weights of `{self.location}`"):
             weights = trimmed_weights(self.location, config, trimmed.kept, **place)
         rest = files_beside(self.location, trimmed.kept, **place)
-        files = {**rest, **trimmed.files, CONFIG: _json(trimmed_config(config, trimmed.kept))}
+        files = {**rest, **trimmed.files, CONFIG: json_bytes(trimmed_config(config, trimmed.kept))}
         with new_folder(out) as build:
             write_bytes(build / _WEIGHTS, weights)
             for name, content in files.items():
@@ -354,35 +365,6 @@ class _ModelSource:
                 write_bytes(build / name, content)
         before = weight_bytes(self.location, **place) + len(self.files[_TOKENIZER])
         return before, len(weights) + len(files[_TOKENIZER])
-
-
-def trim_tokenizer(
-    files: Mapping[str, bytes],
-    prefixes: Sequence[str],
-    request: TrimRequest,
-    texts: Sequence[Sequence[str]],
-) -> TrimmedTokenizer:
-    """Choose the tokens that stay, and make a tokenizer of them.
-
-    Args:
-        files: of an artifact, or of a model in memory: `config.json` and the tokenizer's.
-        prefixes: what may stand before a text.
-        request: which tokens are wanted.
-        texts: of each of its files.
-    """
-    config = json.loads(files[CONFIG])
-    vocabulary, table = Vocabulary.of(files, fixed_numbers(config)), table_of(config)
-    counts = None
-    if texts:
-        whole = plain_tokenizer(files)
-        counted = np.zeros(1 + max(vocabulary.numbers), dtype=np.int64)
-        for each in texts:
-            for ids in ids_of(whole, prefixed(each, prefixes), "counting tokens"):
-                counted += np.bincount(np.concatenate(ids), minlength=len(counted))
-        counts = {int(one): int(counted[one]) for one in np.flatnonzero(counted)}
-    kept = choose(vocabulary, Wanted(counts, request.scripts, request.keep), table)
-    new = {**files, CONFIG: _json(trimmed_config(config, kept))}
-    return trimmed_tokenizer(new, vocabulary, kept)
 
 
 def _check_equal(request: TrimRequest, found: Sequence[ReadAgain]) -> None:
@@ -393,7 +375,3 @@ def _check_equal(request: TrimRequest, found: Sequence[ReadAgain]) -> None:
                 f"{one.texts - one.equal:,} of {one.texts:,} texts of `{one.name}` would have other pieces",
                 "report it with the tokenizer: its pieces need others in a way that is not known",
             )
-
-
-def _json(tree: Mapping[str, Any]) -> bytes:
-    return (json.dumps(tree, indent=2, sort_keys=True) + "\n").encode()
