@@ -10,10 +10,12 @@ import onnx
 import pytest
 from export_kit import shared_request
 from node_kit import MODULES, in_node, needs_node
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.export import export_shared
 from maskpack.formats import ConfigError, open_artifact
+from maskpack.models.trimmed_tokenizer import Vocabulary, Wanted, choose, renumbered
 from maskpack.runtime import Session
 from maskpack.runtime.tokens import load_tokenizer
 from maskpack.tasks.trim import TrimRequest, trim_vocabulary
@@ -119,3 +121,38 @@ def test_javascript_reads_the_same_tokens(fewer):
     found = in_node(fewer, TOKENS, TEXTS)
     assert found == [one.ids for one in own.encode_batch(TEXTS)]
     assert all(np.max(ids) < own.get_vocab_size() for ids in found)
+
+
+def trained(kind: str) -> Tokenizer:
+    """A tokenizer of another kind than the tiny models', trained on the texts and a few words more."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    options = {"vocab_size": 320, "special_tokens": special, "show_progress": False}
+    rows = [*TEXTS, "unbelievably believing", "the stories were told", "films and foods"] * 9
+    if kind == "bytes":
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        made.train_from_iterator(rows, trainers.BpeTrainer(initial_alphabet=alphabet, **options))
+    else:
+        made = Tokenizer(models.Unigram())
+        made.pre_tokenizer = pre_tokenizers.Metaspace()
+        made.decoder = decoders.Metaspace()
+        made.train_from_iterator(rows, trainers.UnigramTrainer(unk_token="<unk>", **options))
+    return made
+
+
+@needs_node
+@pytest.mark.parametrize("kind", ["bytes", "unigram"])
+def test_javascript_reads_other_kinds(kind, tmp_path):
+    tokenizer = trained(kind)
+    vocabulary = Vocabulary(json.loads(tokenizer.to_str()))
+    counts = {one: 1 for read in tokenizer.encode_batch(TEXTS) for one in read.ids}
+    kept = choose(vocabulary, Wanted(counts), tokenizer.get_vocab_size())
+    tree = renumbered(vocabulary.tree, kept)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    fewer = Tokenizer.from_str(json.dumps(tree))
+    texts = [*TEXTS, "unbelievable stories", "we told the films"]  # some fall back
+    assert in_node(tmp_path, TOKENS, texts) == [one.ids for one in fewer.encode_batch(texts)]
+    assert fewer.get_vocab_size() < tokenizer.get_vocab_size()
