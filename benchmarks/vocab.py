@@ -4,7 +4,7 @@
 
 DATA holds the folders SST-2, SIB-200, Tatoeba, XQuAD and plain-english-corpus (see their own pages), E5 is a folder of
 multilingual-e5-small. Lines of a language are dealt to two halves in turn; a vocabulary is made for one and tried on the other.
-`reading` has a line for each vocabulary, `graphs` one for each artifact. MASKPACK_NODE_MODULES, if it is set, names a
+`reading` has a line for each vocabulary, `curve` one for each number of paragraphs, `graphs` one for each artifact. MASKPACK_NODE_MODULES, if it is set, names a
 `node_modules` with @huggingface/tokenizers, whose numbers of tokens are compared with ours.
 """
 
@@ -31,6 +31,9 @@ SCRIPTS = {
 """Language of SIB-200 -> its script."""
 OTHER_NAMES = {"deu": "de", "spa": "es", "zho": "zh"}
 TATOEBA = {"deu": "deu", "fra": "fra", "spa": "spa", "rus": "rus", "zho": "cmn"}
+CURVE = (1_000, 4_000, 16_000, 64_000)
+UNSEEN = 8_000
+"""Paragraphs that a vocabulary is made for, and those that it is tried on, in `curve`."""
 STEPS = 20
 ROWS = 2000  # of SST-2 on which answers are compared
 NODE = """
@@ -237,6 +240,21 @@ def vocabularies(data: Path, e5: Path, work: Path) -> Iterator[dict[str, Any]]:
         yield reading(name, models[name], (code, lines), {}, work, keep=40_000, scripts=scripts)
 
 
+def curve(data: Path, e5: Path, work: Path) -> Iterator[dict[str, Any]]:
+    """Vocabularies made for more and more paragraphs, in their order in the corpus spread evenly, tried on the same others."""
+    lines = corpus(data)
+    unseen = lines[1::15][:UNSEEN]
+    rest = [line for place, line in enumerate(lines) if place % 15 != 1]
+    for name, model in (("all-MiniLM-L6-v2", "demo"), ("multilingual-e5-small", str(e5))):
+        files = files_of(model)
+        for count in CURVE:
+            some = rest[:: len(rest) // count][:count]
+            # every other line is what `reading` makes it for
+            both = [line for pair in zip(some, some, strict=True) for line in pair]
+            one = reading(name, files, ("English corpus", both), {"others": unseen}, work)
+            yield {**one, "made_for": count}
+
+
 def main() -> None:
     """Measure; print a line for each vocabulary, and write all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -244,10 +262,16 @@ def main() -> None:
     parser.add_argument("--e5", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", choices=("reading", "graphs"))
+    parser.add_argument("--only", choices=("reading", "curve", "graphs"))
     args = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
-    if args.only != "graphs":
+    if args.only in {None, "curve"}:
+        found["curve"] = []
+        for one in curve(args.data, args.e5, args.work):
+            found["curve"].append(one)
+            others = one["read"]["others"]
+            print(one["model"], one["made_for"], one["tokens"], others["equal_share"], flush=True)
+    if args.only in {None, "reading"}:
         found["reading"] = []
         for one in vocabularies(args.data, args.e5, args.work):
             found["reading"].append(one)
@@ -258,7 +282,7 @@ def main() -> None:
                 f"{unseen['equal_share']:.2%} {unseen['fallen_share']:.2%} {one['node']}",
                 flush=True,
             )
-    if args.only != "reading":
+    if args.only in {None, "graphs"}:
         found["graphs"] = []
         for name, model, wanted in (
             ("all-MiniLM-L6-v2", "demo", {}),
