@@ -154,12 +154,7 @@ def trim_vocabulary(request: TrimRequest) -> TrimResult:
         source.files, source.prefixes, request.wanted, [each for _, each in texts]
     )
     whole = plain_tokenizer(source.files)
-    found, tried = (
-        tuple(
-            read_again(name, prefixed(each, source.prefixes), whole, trimmed) for name, each in read
-        )
-        for read in (texts, tries)
-    )
+    found, tried = (source.compared(read, whole, trimmed) for read in (texts, tries))
     _check_equal(request, found)
     sizes = source.write(request.out, trimmed)
     return TrimResult(
@@ -184,18 +179,10 @@ def trim_for_task(artifact: Artifact, task: str, files: Sequence[Path], out: Pat
     """
     entry = artifact.entry(task)
     source = _ArtifactSource.of(artifact, (entry,))
-    texts = [read_texts(path) for path in files]
+    texts = [(path.name, read_texts(path)) for path in files]
     request = TrimRequest(str(artifact.path), out, tuple(files))
-    trimmed = trim_tokenizer(source.files, source.prefixes, request.wanted, texts)
-    whole = plain_tokenizer(source.files)
-    named = zip(files, texts, strict=True)
-    _check_equal(
-        request,
-        [
-            read_again(path.name, prefixed(each, source.prefixes), whole, trimmed)
-            for path, each in named
-        ],
-    )
+    trimmed = source.trimmed(request, texts)
+    _check_equal(request, source.compared(texts, plain_tokenizer(source.files), trimmed))
     _LOG.info(
         "`%s` gets %s of %s tokens", task, f"{len(trimmed.kept.ids):,}", f"{trimmed.kept.table:,}"
     )
@@ -299,20 +286,48 @@ def _divisors(artifact: Artifact, entries: Sequence[TaskEntry]) -> Divisors | No
         return measure_divisors(artifact.backbone, task_config(artifact, entry), preprocessor)
 
 
+_Named = Sequence[tuple[str, Sequence[str]]]
+"""Texts of files, by the names of these."""
+
+
 @dataclass(frozen=True, eq=False)
-class _ArtifactSource:
+class _Source:
+    """What a vocabulary is taken from.
+
+    Attributes:
+        files: `config.json` and those of the tokenizer.
+        prefixes: what may stand before a text.
+    """
+
+    files: Mapping[str, bytes]
+    prefixes: tuple[str, ...]
+
+    def trimmed(self, request: TrimRequest, texts: _Named) -> TrimmedTokenizer:
+        """The tokenizer with the tokens that stay."""
+        read = [each for _, each in texts]
+        return trim_tokenizer(self.files, self.prefixes, request.wanted, read)
+
+    def compared(
+        self, texts: _Named, whole: Any, trimmed: TrimmedTokenizer
+    ) -> tuple[ReadAgain, ...]:
+        """How texts are read before and after."""
+        return tuple(
+            read_again(name, prefixed(each, self.prefixes), whole, trimmed) for name, each in texts
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _ArtifactSource(_Source):
     """An artifact whose vocabulary is made smaller."""
 
     artifact: Artifact
-    files: Mapping[str, bytes]
-    prefixes: tuple[str, ...]
 
     @classmethod
     def of(cls, artifact: Artifact, entries: Iterable[TaskEntry]) -> _ArtifactSource:
         """An open artifact with the prefixes of some tasks; its files are checked against their digests."""
         files = {name: artifact.file(name) for name in artifact.manifest.files}
         found = dict.fromkeys(one for entry in entries for one in prefixes_of(entry) or ("",))
-        return cls(artifact, files, tuple(found) or ("",))
+        return cls(files, tuple(found) or ("",), artifact)
 
     def write(self, out: Path, trimmed: TrimmedTokenizer) -> tuple[int, int]:
         """Write it; bytes of weights and tokenizer before and after."""
@@ -332,13 +347,11 @@ def _source(request: TrimRequest) -> _ArtifactSource | _ModelSource:
 
 
 @dataclass(frozen=True, eq=False)
-class _ModelSource:
+class _ModelSource(_Source):
     """A pretrained model whose vocabulary is made smaller."""
 
     location: str
     revision: str | None
-    files: Mapping[str, bytes]
-    prefixes: tuple[str, ...]
 
     @classmethod
     def of(cls, model: str, revision: str | None) -> _ModelSource:
@@ -348,7 +361,7 @@ class _ModelSource:
         tokenizer = load_tokenizer(location, revision=revision)
         files = {**tokenizer_files(tokenizer), CONFIG: json_bytes(config)}
         prompts = find_prompts(model, revision=revision).by_name.values()
-        return cls(location, revision, files, tuple(dict.fromkeys(("", *prompts))))
+        return cls(files, tuple(dict.fromkeys(("", *prompts))), location, revision)
 
     def write(self, out: Path, trimmed: TrimmedTokenizer) -> tuple[int, int]:
         """Write it as transformers saves one; bytes of weights and tokenizer before and after."""
