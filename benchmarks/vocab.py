@@ -4,7 +4,7 @@
 
 DATA holds the folders SST-2, SIB-200, Tatoeba, XQuAD and plain-english-corpus (see their own pages), E5 is a folder of
 multilingual-e5-small. Lines of a language are dealt to two halves in turn; a vocabulary is made for one and tried on the other.
-`reading` has a line for each vocabulary, `curve` one for each number of paragraphs, `graphs` one for each artifact. MASKPACK_NODE_MODULES, if it is set, names a
+`reading` has a line for each vocabulary for English, `languages` for other languages, `curve` one for each number of paragraphs, `graphs` one for each artifact. MASKPACK_NODE_MODULES, if it is set, names a
 `node_modules` with @huggingface/tokenizers, whose numbers of tokens are compared with ours.
 """
 
@@ -248,12 +248,17 @@ def vocabularies(data: Path, e5: Path, work: Path) -> Iterator[dict[str, Any]]:
             yield reading(name, files, (source, lines), others, work)
             for keep in keeps[source] if name == "all-MiniLM-L6-v2" else (40_000,):
                 yield reading(name, files, (source, lines), {}, work, keep=keep, scripts=("Latin",))
-    name = "multilingual-e5-small"
-    for code, lines in languages.items():
-        others = {"SST-2": english["SST-2"][:2000]}
-        yield reading(name, models[name], (code, lines), others, work)
-        scripts = (SCRIPTS[code], "Latin") if SCRIPTS[code] != "Latin" else ("Latin",)
-        yield reading(name, models[name], (code, lines), {}, work, keep=40_000, scripts=scripts)
+
+
+def languages_of_e5(data: Path, e5: Path, work: Path) -> Iterator[dict[str, Any]]:
+    """Vocabularies for the few lines at hand of other languages: of these lines alone, with their script, and with a part of it."""
+    english = {"SST-2": sst2(data)[:2000]}
+    name, files = "multilingual-e5-small", files_of(str(e5))
+    for code, script in SCRIPTS.items():
+        lines = (code, language(data, code))
+        yield reading(name, files, lines, english, work)
+        yield reading(name, files, lines, english, work, scripts=(script,))
+        yield reading(name, files, lines, {}, work, keep=40_000, scripts=(script,))
 
 
 def curve(data: Path, e5: Path, work: Path) -> Iterator[dict[str, Any]]:
@@ -278,7 +283,7 @@ def main() -> None:
     parser.add_argument("--e5", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", choices=("reading", "curve", "graphs"))
+    parser.add_argument("--only", choices=("reading", "languages", "curve", "graphs"))
     args = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
     if args.only in {None, "curve"}:
@@ -287,15 +292,16 @@ def main() -> None:
             found["curve"].append(one)
             others = one["read"]["others"]
             print(one["model"], one["made_for"], one["tokens"], others["equal_share"], flush=True)
-    if args.only in {None, "reading"}:
-        found["reading"] = []
-        for one in vocabularies(args.data, args.e5, args.work):
-            found["reading"].append(one)
+    for part, make in (("reading", vocabularies), ("languages", languages_of_e5)):
+        if args.only not in {None, part}:
+            continue
+        found[part] = []
+        for one in make(args.data, args.e5, args.work):
+            found[part].append(one)
             unseen = one["read"]["unseen"]
-            kept = one.get("keep", "-")
             print(
-                f"{one['model']:22} {one['lines']:15} keep {kept:6} {one['tokens']:7,} {unseen['texts']:6,} "
-                f"{unseen['equal_share']:.2%} {unseen['fallen_share']:.2%} {one['node']}",
+                f"{one['model']:22} {one['lines']:15} keep {one.get('keep', '-'):6} {one['tokens']:7,} "
+                f"{unseen['texts']:6,} {unseen['equal_share']:.2%} {unseen['fallen_share']:.2%} {one['node']}",
                 flush=True,
             )
     if args.only in {None, "graphs"}:

@@ -34,8 +34,8 @@ class Wanted:
 
     Attributes:
         counts: number of a token -> how often the texts have it; None: there are no texts.
-        scripts: of Unicode, such as `Latin`: tokens whose letters are all of them are wanted too. Characters of other scripts are
-            then no fallback.
+        scripts: of Unicode, such as `Latin`: tokens whose letters are all of them are wanted too. Characters of other scripts than
+            these and Latin are then no fallback.
         keep: tokens in all: the most frequent ones of the texts, then the first ones of the vocabulary, or of the scripts; None: all
             that are wanted.
     """
@@ -97,7 +97,7 @@ class Vocabulary:
         """Numbers of tokens that stay whatever is wanted.
 
         Args:
-            fits: whether a character is one of the scripts that are wanted.
+            fits: whether a character is one to fall back to.
         """
         told = (set(_numbers_in(self.tree.get("post_processor"))) | self.named) & self.numbers
         padding = {int(one["pad_id"]) for one in (self.tree.get("padding"),) if one}
@@ -132,6 +132,10 @@ class Vocabulary:
             return None
 
 
+_EVERYWHERE = ("Latin",)
+"""Scripts whose letters texts in every script have, in names, units and addresses."""
+
+
 def choose(vocabulary: Vocabulary, wanted: Wanted, table: int) -> KeptTokens:
     """The tokens that stay.
 
@@ -146,7 +150,9 @@ def choose(vocabulary: Vocabulary, wanted: Wanted, table: int) -> KeptTokens:
     fits = _in_scripts(wanted.scripts)
     names = {number: piece for piece, number in vocabulary.pieces.items()}
     parts = vocabulary.model.parts(vocabulary.tree["model"], vocabulary.pieces)
-    always = vocabulary.always(fits)
+    always = vocabulary.always(
+        _in_scripts((*wanted.scripts, *_EVERYWHERE) if wanted.scripts else ())
+    )
     ranked = _ranked(vocabulary, wanted, fits)
     if wanted.keep is None:
         ids = always | with_parts(ranked, names, parts)

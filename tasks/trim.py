@@ -79,7 +79,8 @@ class TrimRequest:
         source: folder of an artifact, or folder, hub id or alias of a model.
         out: folder to write.
         texts: files of texts, `.txt` with a text a line or tables: the tokens that they need stay, and they are read as before.
-        scripts: of Unicode, such as `Latin`: tokens whose letters are all of these scripts stay too.
+        scripts: of Unicode, such as `Latin`: tokens whose letters are all of these scripts stay too; characters of scripts that are
+            neither among them nor Latin do not.
         keep: tokens to keep in all: the most frequent ones of the texts, then the first ones of the vocabulary, or of the scripts.
         tries: files of other texts, to see how they are read afterwards.
         revision: branch, tag or commit of a hub model.
