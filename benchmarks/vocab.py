@@ -276,15 +276,90 @@ def curve(data: Path, e5: Path, work: Path) -> Iterator[dict[str, Any]]:
             yield {**one, "made_for": count}
 
 
+def tables(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """The tables of docs/RESULTS.md."""
+    parts = ("model", "lines", "asked for", "tokens", "table, int8", "unseen lines", "same pieces")
+    head = (*parts, "tokens in smaller pieces", "more tokens", "unknown (before)", "same decoded")
+    for part in ("reading", "languages"):
+        rows = [(one["model"], one["lines"], *_figures(one, "unseen")) for one in found[part]]
+        yield from _markdown(head, rows)
+    rows = [
+        (one["model"], f"{one['made_for']:,}", *_figures(one, "others")[1:7])
+        for one in found["curve"]
+    ]
+    yield from _markdown(("model", "made for", *head[3:9]), rows)
+    (whole,) = (
+        one
+        for one in found["reading"]
+        if one["model"] == "multilingual-e5-small" and len(one["read"]) > 2
+    )
+    (mini,) = (
+        one
+        for one in found["reading"]
+        if one["model"] == "all-MiniLM-L6-v2" and len(one["read"]) > 2
+    )
+    rows = [
+        (code, *(cell for each in (mini, whole) for cell in _figures(each, code)[4:7]))
+        for code in SCRIPTS
+    ]
+    yield from _markdown(("language", *head[6:9], *head[6:9]), rows)
+    sizes = ("backbone_mb", "artifact_mb", "graph_mb", "tokenizer_mb", "accuracy")
+    rows = [
+        (
+            one["model"],
+            f"{one['tokens_before']:,} to {one['tokens']:,}",
+            *(f"{one['whole'][key]:.4g} to {one['fewer'][key]:.4g}" for key in sizes),
+            f"{one['equal_pieces']:,} of {one['answers']['texts']:,}",
+            f"{one['answers']['same_bits']:,}",
+            f"{one['answers']['same_class']:,}",
+        )
+        for one in found["graphs"]
+    ]
+    ends = ("same pieces", "same bits", "same class")
+    names = ("backbone", "artifact", "int8 graph", "tokenizer.json", "accuracy")
+    yield from _markdown(("model", "tokens", *names, *ends), rows)
+
+
+def _figures(one: dict[str, Any], part: str) -> tuple[str, ...]:
+    read = one["read"][part]
+    asked = [f"`--keep {one['keep']}`"] if "keep" in one else []
+    asked += [f"`--script {','.join(one['scripts'])}`"] if "scripts" in one else []
+    return (
+        " ".join(asked) or "the lines",
+        f"{one['tokens']:,}",
+        f"{one['table_mb']:.1f} MB",
+        f"{read['texts']:,}",
+        f"{read['equal_share']:.1%}",
+        f"{read['fallen_share']:.2%}",
+        f"{read['tokens'] / read['tokens_before'] - 1:.2%}",
+        f"{read['unknown']:,} ({read['unknown_before']:,})",
+        f"{read['decoded'] / read['texts']:.2%}",
+    )
+
+
+def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    for row in (head, ("---",) * len(head), *rows):
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
 def main() -> None:
     """Measure; print a line for each vocabulary, and write all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--e5", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--e5", type=Path)
+    parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", choices=("reading", "languages", "curve", "graphs"))
+    parser.add_argument(
+        "--tables", action="store_true", help="print tables of --out, and nothing else"
+    )
     args = parser.parse_args()
+    if args.tables:
+        print("\n".join(tables(json.loads(args.out.read_text(encoding="utf-8")))))
+        return
+    if None in {args.data, args.e5, args.work}:
+        parser.error("--data, --e5 and --work are needed to measure")
     found: dict[str, list[dict[str, Any]]] = {}
     if args.only in {None, "curve"}:
         found["curve"] = []
