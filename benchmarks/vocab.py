@@ -281,7 +281,12 @@ def tables(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     parts = ("model", "lines", "asked for", "tokens", "table, int8", "unseen lines", "same pieces")
     head = (*parts, "tokens in smaller pieces", "more tokens", "unknown (before)", "same decoded")
     for part in ("reading", "languages"):
-        rows = [(one["model"], one["lines"], *_figures(one, "unseen")) for one in found[part]]
+        rows = [
+            (one["model"], one["lines"], *_figures(one, "unseen"))
+            for one in found[part]
+            if one["tokens"]
+            >= one.get("keep", 0)  # else all that were asked for fit, as a row above says
+        ]
         yield from _markdown(head, rows)
     rows = [
         (one["model"], f"{one['made_for']:,}", *_figures(one, "others")[1:7])
