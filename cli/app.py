@@ -40,6 +40,7 @@ from maskpack.cli import (
     render,
     report,
     sweep,
+    vocab,
 )
 from maskpack.cli.hints import in_commands
 from maskpack.formats import MaskpackError
@@ -78,6 +79,7 @@ app.command("rename")(artifact.rename)
 app.command("merge")(artifact.merge)
 app.command("diff")(artifact.diff)
 app.command("overlap")(artifact.overlap)
+app.command("vocab")(vocab.vocab)
 app.command("push")(publish.push)
 app.command("pull")(publish.pull)
 app.command("export")(export.export)

@@ -40,7 +40,17 @@ TaskData = Annotated[
 
 
 _OF_GRAPHS = (
-    *("layout", "packed", "trunk_layers", "compute", "opset", "fused", "data", "reference"),
+    *(
+        "layout",
+        "packed",
+        "trunk_layers",
+        "compute",
+        "opset",
+        "fused",
+        "data",
+        "reference",
+        "vocab",
+    ),
     *("atol", "rtol", "max_drop", "verify"),
 )
 
@@ -66,6 +76,13 @@ def export(
     graph: GraphOptions,
     data: TaskData = None,
     reference: Reference = None,
+    vocab: Annotated[
+        list[Path] | None,
+        Option(
+            help="File of texts as they will come, .txt or a table, such as the task's training rows: a folded graph holds the "
+            "tokens that they need, see `compress vocab`; repeatable."
+        ),
+    ] = None,
     limits: ToleranceOptions,
     json: opt.Json = False,
 ) -> None:
@@ -90,8 +107,9 @@ def export(
         return
     tolerance = limits.over(graph.compute)
     if graph.layout != Layout.FOLDED:
-        if reference is not None:
-            raise ConfigError("`--reference` is for `--layout folded`")
+        for option, given in (("reference", reference), ("vocab", vocab)):
+            if given:
+                raise ConfigError(f"`--{option}` is for `--layout folded`")
         names = tuple(task or ())
         rows = data_by_task(data or [], names or sorted(open_artifact(artifact).manifest.tasks))
         shared = SharedRequest(
@@ -124,6 +142,7 @@ def export(
         verify=graph.verify,
         opset=graph.opset,
         fused=graph.fused,
+        vocab=tuple(vocab or ()),
     )
     report = export_onnx(request)
     if report is None:

@@ -164,6 +164,11 @@ HINTS: dict[str, str] = {
     "tell whoever published it, or give another `revision`": "tell whoever published it, or give another "
     "`--revision`",
     "a plain model is learned on by its id": "a plain model goes to `compress fit` by its id",
+    # vocabularies
+    "give `texts`, `scripts` or `keep`": "give `--text`, `--script` or `--keep`",
+    "give a larger `keep`": "give a larger `--keep`",
+    "give a `keep` of {least} or more": "give `--keep {least}` or more",
+    "give fewer `texts` or `scripts`, or a smaller `keep`": "give less with `--text` or `--script`, or a smaller `--keep`",
     # graphs
     "export the task first": "make it with `compress export --onnx`",
     "export them in the `shared` layout": "export them with `--layout shared`",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from maskpack.exporters.graph.builder import GraphBuilder
@@ -19,7 +20,7 @@ from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.sentence import write_sentence_files
 from maskpack.exporters.verify import Subject, verify
 from maskpack.formats import Artifact, ConfigError, DataError, ExportError, TaskEntry, open_artifact
-from maskpack.formats.files import rename
+from maskpack.formats.files import rename, scratch_folder
 from maskpack.formats.schema import BACKBONE
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
 from maskpack.runtime.task import BASE, GRAPH, TASK_CONFIG, TOKENIZER, TaskConfig, TaskFiles
@@ -27,6 +28,7 @@ from maskpack.tasks.context import ModelContext, task_config
 from maskpack.tasks.data.columns import plain_columns
 from maskpack.tasks.evaluation.evaluate import prefixes_of, task_of, texts_of, windows_of
 from maskpack.tasks.preprocess import Preprocessor
+from maskpack.tasks.trim import trim_for_task
 from maskpack.tasks.types import type_of
 
 
@@ -38,8 +40,23 @@ def export_onnx(request: ExportRequest) -> Report | None:
             outside its tolerance raises nothing: the report says so, and the folder is called
             `<out>.failed`.
     """
+    with _source(request) as artifact:
+        return _export_from(artifact, request)
+
+
+@contextmanager
+def _source(request: ExportRequest) -> Iterator[Artifact]:
+    """The artifact, or for as long as the export takes one that holds the task and the tokens that its texts need."""
     artifact = open_artifact(request.artifact)
     _check_place(request.out, artifact)
+    if not request.vocab:
+        yield artifact
+        return
+    with scratch_folder() as folder:
+        yield trim_for_task(artifact, request.task, request.vocab, Path(folder) / "artifact")
+
+
+def _export_from(artifact: Artifact, request: ExportRequest) -> Report | None:
     context = ModelContext.of_artifact(artifact)
     with new_folder(request.out) as build:
         write_folder(

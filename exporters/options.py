@@ -154,6 +154,7 @@ class ExportRequest:
         opset: version of the standard operators.
         fused: whether batches without padding take ONNX Runtime's attention operator, where the arithmetic is for CPUs.
         rows: evaluation rows in place of `data`.
+        vocab: files of texts: the graph and its tokenizer hold the tokens that these need, see `trim_vocabulary`; none: all.
     """
 
     artifact: Path
@@ -167,6 +168,7 @@ class ExportRequest:
     opset: int = GraphOptions.opset
     fused: bool = GraphOptions.fused
     rows: Split | None = None
+    vocab: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

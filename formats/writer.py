@@ -161,6 +161,7 @@ def create_artifact(
     scheme: Scheme,
     files: Mapping[str, bytes],
     first: tuple[TaskEntry, Patch] | None = None,
+    more: Iterable[tuple[TaskEntry, Patch]] = (),
     divisors: Divisors | None = None,
     describe: Describe = plain_facts,
 ) -> Artifact:
@@ -173,6 +174,7 @@ def create_artifact(
         scheme: how they were quantised.
         files: configuration and tokenizer files to copy: name -> bytes.
         first: entry and patch of the first task; file name and digests are filled in here.
+        more: the same of further tasks, written one after the other.
         divisors: of outlier channels, for int8 graphs of all tasks; None: each export measures its own.
         describe: what the card says beside the manifest.
     """
@@ -186,8 +188,8 @@ def create_artifact(
         for name, content in files.items():
             write_bytes(build / name, content)
         manifest = keep_divisors(build, manifest, divisors)
-        if first is not None:
-            manifest = write_patch(build, manifest, *first)
+        for entry, patch in (*(() if first is None else (first,)), *more):
+            manifest = write_patch(build, manifest, entry, patch)
         write_manifest(build, manifest, describe)
     return open_artifact(path)
 

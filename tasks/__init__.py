@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from maskpack.tasks.context import restore_task
     from maskpack.tasks.data.splits import TaskData, load_data
     from maskpack.tasks.doctor import Check, Diagnosis, diagnose
+    from maskpack.tasks.read_again import ReadAgain
     from maskpack.tasks.task import TASKS, Task, find_task
+    from maskpack.tasks.trim import TrimRequest, TrimResult, trim_vocabulary
 
 _HOME = {
     "restore_task": "context",
@@ -25,18 +27,26 @@ _HOME = {
     "TASKS": "task",
     "Task": "task",
     "find_task": "task",
+    "ReadAgain": "read_again",
+    "TrimRequest": "trim",
+    "TrimResult": "trim",
+    "trim_vocabulary": "trim",
 }
 
 __all__ = [
     "TASKS",
     "Check",
     "Diagnosis",
+    "ReadAgain",
     "Task",
     "TaskData",
+    "TrimRequest",
+    "TrimResult",
     "diagnose",
     "find_task",
     "load_data",
     "restore_task",
+    "trim_vocabulary",
 ]
 
 __getattr__ = lazy_names(__name__, _HOME, {})

@@ -376,6 +376,7 @@ NEEDS = {
     "fit demo -t tickets -o new": ("torch", "fit"),
     "baseline demo -t tickets --method head": ("torch", "fit"),
     "eval v1 -t mood": ("torch", "fit"),
+    "vocab v1 --keep 9 -o new": ("torch", "fit"),
     "report v1": ("torch", "fit"),
     "report v1 --no-evaluate": ("jinja2", "fit"),
     "export v1 --hf -t mood -o new": ("torch", "fit"),

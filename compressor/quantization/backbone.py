@@ -5,6 +5,7 @@ Later steps treat both alike.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,7 @@ from maskpack.models.families import family_of
 from maskpack.models.load import Pretrained, load_pretrained
 from maskpack.models.locate import resolve
 from maskpack.models.placement import placement_of
+from maskpack.models.trimmed_model import table_of
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.peaks import measure_divisors
@@ -226,6 +228,7 @@ def _from_artifact(
             f"than `{model}` has",
             Hint("give `{model}`, or another `out`", model=manifest.source.model),
         )
+    _check_vocabulary(artifact, pretrained)
     if request.bits_given and config.bits != manifest.scheme.bits:
         raise ArtifactError(
             f"the backbone of `{artifact.path}` has {manifest.scheme.bits} bits, "
@@ -233,6 +236,19 @@ def _from_artifact(
             "leave `bits` out, or choose another `out`",
         )
     return PreparedBackbone.of_artifact(artifact)
+
+
+def _check_vocabulary(artifact: Artifact, pretrained: Pretrained) -> None:
+    """Raise ArtifactError if the artifact has lost tokens of its model, which would read rows otherwise than a teacher does."""
+    own, whole = (
+        table_of(json.loads(data)) for data in (artifact.file(CONFIG), pretrained.files[CONFIG])
+    )
+    if own != whole:
+        raise ArtifactError(
+            f"`{artifact.path}` has {own:,} of the {whole:,} embeddings of `{pretrained.name}`: its vocabulary was made smaller",
+            "learn the task on the artifact that it was made from and make that smaller again, or make the model smaller "
+            "first and learn on that",
+        )
 
 
 def make_backbone(

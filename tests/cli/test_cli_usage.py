@@ -32,6 +32,7 @@ COMMANDS = [
     "merge",
     "diff",
     "overlap",
+    "vocab",
     "push",
     "pull",
     "export",

@@ -1,0 +1,158 @@
+"""Graphs of artifacts that lost tokens answer as before, bit for bit, in ONNX Runtime and in JavaScript."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from export_kit import shared_request
+from node_kit import MODULES, in_node, needs_node
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
+from maskpack.exporters.export import export_shared
+from maskpack.formats import ConfigError, open_artifact
+from maskpack.models.trimmed_tokenizer import Vocabulary, Wanted, choose, renumbered
+from maskpack.runtime import Session
+from maskpack.runtime.tokens import load_tokenizer
+from maskpack.tasks.trim import TrimRequest, trim_vocabulary
+
+TEXTS = ["the film was great", "we and this story", "very quite awful food", "good"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    place = tmp_path_factory.mktemp("texts") / "texts.txt"
+    place.write_text("\n".join(TEXTS) + "\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def fewer(artifacts, texts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("fewer") / "artifact"
+    return trim_vocabulary(TrimRequest(str(artifacts["bert"]), out, (texts,))).out
+
+
+def scores(folder, task="sst2"):
+    return [answer.scores for answer in Session(folder).predict(TEXTS, task=task)]
+
+
+def request_for(artifact, out, compute, sentiment, **options):
+    tolerance = Tolerance.of(compute, max_drop=100.0, rtol=0.5)
+    return ExportRequest(artifact, "sst2", out, compute, tolerance, data=sentiment, **options)
+
+
+def test_artifacts_without_divisors_get_them(artifacts, fewer):
+    """An export of the old one measures them on texts that the new tokenizer may cut otherwise."""
+    assert open_artifact(artifacts["bert"]).divisors is None
+    assert open_artifact(fewer).divisors is not None
+
+
+@pytest.mark.parametrize("compute", [Compute.INT8, Compute.FP32])
+def test_a_graph_answers_as_before(compute, fewer, exported, sentiment, tmp_path):
+    out = tmp_path / "graph"
+    report = export_onnx(request_for(fewer, out, compute, sentiment))
+    assert report is not None
+    assert report.ok, report.findings
+    before = exported("bert", compute).folder
+    assert scores(out) == scores(before)
+    assert (out / "model.onnx").stat().st_size < (before / "model.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("layout", ["shared", "swap"])
+def test_layouts_of_several_tasks(layout, fewer, laid_out, tmp_path):
+    reports = export_shared(shared_request(fewer, tmp_path / "all", "int8", layout=layout))
+    assert all(report.ok for report in reports.values())
+    before, _ = laid_out("bert", "int8", layout)
+    for task in ("sst2", "other"):
+        assert scores(tmp_path / "all", task) == scores(before, task)
+
+
+def test_a_graph_with_the_tokens_of_some_texts(artifacts, texts, exported, sentiment, tmp_path):
+    out = tmp_path / "graph"
+    request = request_for(artifacts["bert"], out, Compute.INT8, sentiment, vocab=(texts,))
+    report = export_onnx(request)
+    assert report is not None
+    assert report.ok, report.findings
+    before = exported("bert", "int8").folder
+    assert scores(out) == scores(before)
+    tokens = load_tokenizer(out / "tokenizer.json").get_vocab_size()
+    assert tokens < load_tokenizer(before / "tokenizer.json").get_vocab_size()
+    table = next(
+        one
+        for one in onnx.load(out / "model.onnx").graph.initializer
+        if "word_embeddings" in one.name and len(one.dims) == 2
+    )
+    assert table.dims[0] == tokens
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == tokens
+
+
+def test_all_tokens_are_no_smaller_vocabulary(artifacts, sentiment, tmp_path):
+    context = load_tokenizer(artifacts["bert"] / "tokenizer.json")
+    every = tmp_path / "every.txt"
+    every.write_text("\n".join(context.get_vocab()) + "\n")
+    request = request_for(artifacts["bert"], tmp_path / "g", Compute.INT8, sentiment)
+    assert (
+        export_onnx(replace(request, vocab=(every,))) is not None
+    )  # the table has rows without a token
+    assert scores(tmp_path / "g")
+    with pytest.raises(ConfigError, match="nothing says"):
+        TrimRequest("artifact", tmp_path / "x")
+
+
+TOKENS = """
+import fs from "fs";
+import { Tokenizer } from "@huggingface/tokenizers";
+const read = (name) => JSON.parse(fs.readFileSync(name));
+const tokenizer = new Tokenizer(read("tokenizer.json"), read("tokenizer_config.json"));
+const texts = read(process.argv[2]);
+console.log(JSON.stringify(texts.map((text) => tokenizer.encode(text).ids)));
+"""
+
+
+@needs_node
+def test_javascript_reads_the_same_tokens(fewer):
+    assert MODULES
+    own = load_tokenizer(fewer / "tokenizer.json")
+    own.no_padding()
+    found = in_node(fewer, TOKENS, TEXTS)
+    assert found == [one.ids for one in own.encode_batch(TEXTS)]
+    assert all(np.max(ids) < own.get_vocab_size() for ids in found)
+
+
+def trained(kind: str) -> Tokenizer:
+    """A tokenizer of another kind than the tiny models', trained on the texts and a few words more."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    options = {"vocab_size": 320, "special_tokens": special, "show_progress": False}
+    rows = [*TEXTS, "unbelievably believing", "the stories were told", "films and foods"] * 9
+    if kind == "bytes":
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        made.train_from_iterator(rows, trainers.BpeTrainer(initial_alphabet=alphabet, **options))
+    else:
+        made = Tokenizer(models.Unigram())
+        made.pre_tokenizer = pre_tokenizers.Metaspace()
+        made.decoder = decoders.Metaspace()
+        made.train_from_iterator(rows, trainers.UnigramTrainer(unk_token="<unk>", **options))
+    return made
+
+
+@needs_node
+@pytest.mark.parametrize("kind", ["bytes", "unigram"])
+def test_javascript_reads_other_kinds(kind, tmp_path):
+    tokenizer = trained(kind)
+    vocabulary = Vocabulary(json.loads(tokenizer.to_str()))
+    counts = {one: 1 for read in tokenizer.encode_batch(TEXTS) for one in read.ids}
+    kept = choose(vocabulary, Wanted(counts), tokenizer.get_vocab_size())
+    tree = renumbered(vocabulary.tree, kept)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    fewer = Tokenizer.from_str(json.dumps(tree))
+    texts = [*TEXTS, "unbelievable stories", "we told the films"]  # some fall back
+    assert in_node(tmp_path, TOKENS, texts) == [one.ids for one in fewer.encode_batch(texts)]
+    assert fewer.get_vocab_size() < tokenizer.get_vocab_size()
