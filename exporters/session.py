@@ -150,7 +150,7 @@ def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
     return predict
 
 
-Feeds = dict[str, NDArray[np.int64]]
+Feeds = dict[str, NDArray[Any]]
 
 _WARM_UP = 3
 _VOCABULARY = 20_000  # all models measured so far have as many tokens

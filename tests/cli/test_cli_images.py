@@ -87,7 +87,6 @@ def test_what_images_cannot_do_is_said(main, learned, pets, tmp_path):
         (("predict", graph), "`pets` reads images, not texts"),
         (("predict", graph, "--images", pets, "--data", pets), "`--images` goes without texts"),
         (("predict", graph, "--images", tmp_path), "holds no image"),
-        (("package", graph, "--target", "ort", "-o", tmp_path / "p"), "`pets` reads images, and"),
         (("bench", graph), "`pets` reads images, and a benchmark times graphs on tokens"),
         (("fit", tmp_path, "--data", pets, "--prefix", "x", "-o", tmp_path / "b"), ""),
     ):
