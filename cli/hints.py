@@ -54,6 +54,8 @@ HINTS: dict[str, str] = {
     "`windows` reads all of it": "`--windows` reads all of it",
     "learn it with a larger `max_length`": "learn it with a larger `--max-length`",
     "give `windows`": "give `--windows`",
+    "give `texts`": "give `--texts`",
+    "give `images`": "give `--images`",
     "leave `windows` out": "leave `--windows` out",
     "leave `pair_field` out": "leave `--pair-field` out",
     "mask all linears of a layer, or leave `units` out": "mask all linears of a layer, or leave `--units` out",

@@ -87,7 +87,7 @@ def test_what_images_cannot_do_is_said(main, learned, pets, tmp_path):
         (("predict", graph), "`pets` reads images, not texts"),
         (("predict", graph, "--images", pets, "--data", pets), "`--images` goes without texts"),
         (("predict", graph, "--images", tmp_path), "holds no image"),
-        (("bench", graph), "`pets` reads images, and a benchmark times graphs on tokens"),
+        (("bench", graph, "--texts", pets), "`pets` reads images, not texts"),
         (("fit", tmp_path, "--data", pets, "--prefix", "x", "-o", tmp_path / "b"), ""),
     ):
         done = main(*call, stdin="")
@@ -98,3 +98,11 @@ def test_what_images_cannot_do_is_said(main, learned, pets, tmp_path):
     assert main("doctor", graph).code == 0
     done = main("eval", artifact, "--data", pets, "--json")
     assert done.json["scores"]["accuracy"] == 1.0
+
+
+def test_a_benchmark_times_graphs_on_images(main, learned, pets):
+    grid = ("--batch", "1,2", "--threads", "1", "--runs", "1", "--quiet")
+    done = main("bench", learned[2], "--artifact", learned[1], "--images", pets, *grid)
+    assert done.code == 0, done.err
+    assert "logits on 48 rows, 48 images" in done.out
+    assert "1: 2 x 64" in done.out
