@@ -55,6 +55,9 @@ def test_a_folder_of_images_is_learned_without_an_option(main, learned):
     assert task["kind"] == "image-classification"
     card = (artifact / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: image-classification" in card
+    assert "compress predict pets-onnx --images photos/" in card
+    assert '.predict(["photo.jpg"])' in card
+    assert "text" not in card.partition("\n---\n")[2].lower()
     assert "image-classification" in main("tasks").out
 
 
