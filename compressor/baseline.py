@@ -245,7 +245,11 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
         backbone = open_artifact(request.backbone).backbone
     else:
         backbone = prepare_backbone(
-            pretrained, config.backbone(), device=request.device, on_progress=on_progress
+            pretrained,
+            config.backbone(),
+            device=request.device,
+            rows=loaded.data.train,
+            on_progress=on_progress,
         ).backbone
     model = build_classifier(backbone, described, seed=config.seed)
     if loaded.finding.head is not None:
