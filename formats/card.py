@@ -44,8 +44,7 @@ tasks. A task adds a bit mask over the frozen weights and a small head.
 ```sh
 pip install 'maskpack[{extras}]'
 {get}compress export {folder} --onnx --task {task} -o {task}-onnx
-compress predict {task}-onnx {given}
-```
+compress predict {task}-onnx {given}```
 
 In a program, without torch: `maskpack.runtime.Session("{task}-onnx").predict(["{row}"])`.
 `compress export --layout shared` writes all tasks over one file of weights.
@@ -155,7 +154,7 @@ def _reading(entries: Sequence[TaskEntry], facts: CardFacts) -> dict[str, str]:
     if entries and entries[0].name in facts.images:
         return {
             "extras": "export,images",
-            "given": "--images photos/",
+            "given": "--images photos/\n",
             "row": "photo.jpg",
             "rows_are": "images",
             "cut": "* Images are resized as `preprocessor_config.json` says.\n",
@@ -163,7 +162,7 @@ def _reading(entries: Sequence[TaskEntry], facts: CardFacts) -> dict[str, str]:
     lengths = ", ".join(f"{entry.max_length} for {entry.name}" for entry in entries)
     return {
         "extras": "export",
-        "given": "< texts.txt",
+        "given": "< texts.txt\n",
         "row": "a text",
         "rows_are": "texts",
         "cut": f"* Texts are cut to the tokens that they had in training: {lengths or 'none yet'}.\n",
