@@ -22,7 +22,9 @@ from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit
 from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.exporters import ExportRequest, SharedRequest, Tolerance, export_onnx, export_shared
+from maskpack.exporters.bench.unit_costs import unit_costs_of
 from maskpack.exporters.hf import write_hf
+from maskpack.exporters.options import CostRequest
 from maskpack.exporters.readings import read_rows
 from maskpack.formats import ConfigError, DataError, ModelError, open_artifact
 from maskpack.models.load import load_pretrained
@@ -374,6 +376,8 @@ def test_what_a_model_of_images_cannot_do_is_refused(
     models, tiny_model, pets, task, quick, tmp_path
 ):
     vit, bert = str(models("vit")), str(tiny_model)
+    with pytest.raises(ConfigError, match="`vit` reads images, and costs are measured on tokens"):
+        unit_costs_of(CostRequest(model=vit, length=16))
     with pytest.raises(ModelError, match="has no `ForImageClassification` of `bert`"):
         fit_task(FitRequest(bert, task, tmp_path / "a", quick(), data=pets))
     with pytest.raises(ConfigError, match="are calibrated on images, and there are none") as caught:
@@ -393,3 +397,38 @@ def test_what_a_model_of_images_cannot_do_is_refused(
     with pytest.raises(ModelError, match="has no `preprocessor_config.json`"):
         fit_task(FitRequest(str(other), task, tmp_path / "a", quick(), data=pets))
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_whole_heads_and_neurons_go_and_graphs_are_smaller(
+    kind, models, pets, task, quick, tmp_path
+):
+    config = quick(steps=60, units="heads,neurons", keep_units=0.5)
+    for name in ("pets", "again"):
+        own = replace(task, name=name)
+        run = fit_task(FitRequest(str(models(kind)), own, tmp_path / "a", config, data=pets))
+        assert run.scores["accuracy"] > run.majority["accuracy"]
+    patch = open_artifact(tmp_path / "a").patch("pets")
+    kept = {(one.kind, one.layer): (one.kept, one.count) for one in patch.units.counts()}
+    assert sum(count for _, count in kept.values()) == 2 * (4 + 64)
+    assert 0 < sum(own for own, _ in kept.values()) < 0.7 * 2 * (4 + 64)
+    for compute, atol in (("fp32", 1e-4), ("int8", None)):
+        out = tmp_path / compute
+        request = ExportRequest(
+            tmp_path / "a", "pets", out, compute, Tolerance(atol, 0.0), data=pets
+        )
+        report = export_onnx(request)
+        assert report.ok, report.findings
+        arrays = onnx.load(str(out / "model.onnx")).graph.initializer
+        sizes = {tuple(one.dims) for one in arrays if len(one.dims) == 2}
+        assert not {(32, 64), (64, 32)} & sizes, "no feed-forward matrix is whole"
+    images = pictures()
+    np.testing.assert_allclose(
+        Session(tmp_path / "fp32").logits(images),
+        torch_logits(open_artifact(tmp_path / "a"), images),
+        atol=1e-5,
+    )
+    data = {"pets": pets, "again": pets}
+    request = SharedRequest(tmp_path / "a", (), tmp_path / "s", "fp32", EXACT, data=data)
+    for report in export_shared(request).values():
+        assert report.ok, report.findings
