@@ -104,9 +104,9 @@ def load_or_quantize(
     request: FitRequest,
     classifier: Any = None,
     on_progress: OnProgress = lambda _: None,
+    rows: Split | None = None,
     *,
     pretrained: Pretrained | None = None,
-    rows: Split | None = None,
 ) -> PreparedBackbone:
     """Read the backbone at `request.out`, or quantise `request.model` if there is none yet.
 
@@ -114,8 +114,8 @@ def load_or_quantize(
         request: of the run.
         classifier: the model, if it is loaded already.
         on_progress: called after every step of a refinement.
-        pretrained: the encoder and its tokenizer, if they are loaded already.
         rows: for training; an encoder of images is calibrated on them where the options name no images.
+        pretrained: the encoder and its tokenizer, if they are loaded already.
 
     Raises:
         ArtifactError: the artifact was made from another model or with other bits.
@@ -131,7 +131,7 @@ def load_or_quantize(
     if is_artifact(request.out):
         return _from_artifact(request, open_artifact(request.out), pretrained)
     return prepare_backbone(
-        pretrained, request.config, device=request.device, rows=rows, on_progress=on_progress
+        pretrained, request.config, rows, device=request.device, on_progress=on_progress
     )
 
 
@@ -151,23 +151,12 @@ def config_bytes(request: FitRequest) -> bytes:
 def prepare_backbone(
     pretrained: Pretrained,
     config: BackboneConfig,
+    rows: Split | None = None,
     *,
     device: str | None = None,
-    rows: Split | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> PreparedBackbone:
-    """Quantise a pretrained model; at 2 and 1 bits refine the codes on unlabelled texts, or images.
-
-    Args:
-        pretrained: the model.
-        config: how.
-        device: kind of device that a refinement runs on; None: the usual one.
-        rows: of the task that is learned, see `load_or_quantize`.
-        on_progress: called after every step of a refinement.
-
-    Raises:
-        ConfigError: codes are calibrated on images, and there are none.
-    """
+    """Quantise a pretrained model; at 2 and 1 bits refine the codes on unlabelled texts, or images; `rows` as of `load_or_quantize`."""
     scheme, base = scheme_of(config), pretrained.model
     context = ModelContext.of_pretrained(pretrained)
     if config.refine_steps:

@@ -178,14 +178,7 @@ def errors(
 ) -> dict[str, Any]:
     """Differences of each graph's logits from those of the graph called `reference`, and where they ran.
 
-    Args:
-        graphs: name -> file.
-        reference: name of one of them.
-        shapes: of random rows, where none are given.
-        vocabulary: tokens to choose from.
-        given: rows; None: random ones.
-        files: of the task, as `TaskFiles` has them.
-        providers: where graphs run.
+    They are on the rows of `given`, or on random ones of `shapes`. `files` are the task's, as `TaskFiles` has them.
     """
     sessions, place = _sessions(graphs, 1, providers), _files(files)
     wanted = sorted(value.name for value in sessions[reference].get_inputs())
@@ -198,7 +191,15 @@ def errors(
         batches = _random_batches(sessions[reference], reader, shapes, vocabulary)
     else:
         batches = _given_batches(given, reader, sessions[reference], wanted)
-    differences, rows = {name: _Difference() for name in graphs}, 0
+    found, rows = _compared(sessions, reference, batches, decoder)
+    return {"rows": rows, "graphs": found, "providers": sessions[reference].get_providers()}
+
+
+def _compared(
+    sessions: Mapping[str, Any], reference: str, batches: Iterator[_Batch], decoder: OutputDecoder
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Figures of each session, and how many rows they are of."""
+    differences, rows = {name: _Difference() for name in sessions}, 0
     for (
         batch
     ) in batches:  # one at a time: of masked words there is a logit for each word of the vocabulary
@@ -212,9 +213,7 @@ def errors(
                     _OTHER_MODEL,
                 )
             differences[name].add(left, right, batch, decoder)
-    ran = sessions[reference].get_providers()
-    found = {name: one.figures() for name, one in differences.items()}
-    return {"rows": rows, "graphs": found, "providers": ran}
+    return {name: one.figures() for name, one in differences.items()}, rows
 
 
 def _files(files: Mapping[str, str | None]) -> TaskFiles:
