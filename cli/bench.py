@@ -43,6 +43,12 @@ def bench(
         Path | None,
         Option(help="Texts to measure errors on, one a line, a tab in a pair. [random]"),
     ] = None,
+    images: Annotated[
+        list[Path] | None,
+        Option(
+            help="Instead, of a task of images: a file, or a folder that is looked through; can be given several times. [random]"
+        ),
+    ] = None,
     *,
     grid: BenchGrid,
     provider: opt.Providers = None,
@@ -55,6 +61,8 @@ def bench(
     process; memory is of fresh processes. Read ratios before milliseconds: docs/bench.md.
 
     Example: compress bench tickets --artifact artifact --texts texts.txt
+
+    Example: compress bench pets --artifact artifact --images photos/
     """
     from maskpack.exporters.bench.run import bench as run  # noqa: PLC0415 - imports torch
 
@@ -65,6 +73,7 @@ def bench(
         against=against,
         artifact=artifact,
         texts=texts,
+        images=tuple(images or ()),
         **asdict(grid),
         providers=tuple(provider or ()),
     )

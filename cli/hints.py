@@ -54,6 +54,8 @@ HINTS: dict[str, str] = {
     "`windows` reads all of it": "`--windows` reads all of it",
     "learn it with a larger `max_length`": "learn it with a larger `--max-length`",
     "give `windows`": "give `--windows`",
+    "give `texts`": "give `--texts`",
+    "give `images`": "give `--images`",
     "leave `windows` out": "leave `--windows` out",
     "leave `pair_field` out": "leave `--pair-field` out",
     "mask all linears of a layer, or leave `units` out": "mask all linears of a layer, or leave `--units` out",
@@ -140,7 +142,7 @@ HINTS: dict[str, str] = {
     "is the start, and it teaches",
     "leave `texts` out, or take rows without a label with `unlabelled` teach": "leave `--texts` out, or take rows without a "
     "label with `--unlabelled teach`",
-    "give `bits` 8 or 4, and leave `quantizer` out": "give `--bits 8` or `--bits 4`, and leave `--quantizer` out",
+    "give a folder of images as `calibration`": "give a folder of images with `--calibration`",
     "leave `label_field` out": "leave `--label-field` out",
     "leave the row out, or learn with `unlabelled` skip": "leave the row out, or learn with `--unlabelled skip`",
     "give all texts as `data`, and leave `texts` out": "give all texts with `--data`, and leave `--texts` out",

@@ -131,7 +131,7 @@ def package(
     ] = None,
     json: opt.Json = False,
 ) -> None:
-    """Pack exported tasks with tokenizer, checksums and a runnable example for one target.
+    """Pack exported tasks with what reads their texts or images, checksums and a runnable example for one target.
 
     Every packaged graph is run in ONNX Runtime and must give the logits of its original.
     The same tasks give the same bytes, in an archive too; only `.ort` files differ from run to run.

@@ -46,15 +46,15 @@ class CodesConfig(Options):
     calibration: Annotated[
         str | None,
         Opt(
-            "Text file, one sentence a line, of no task, for gptq and for refinement.",
-            default="shipped samples",
+            "Text file, one sentence a line, of no task, for gptq and for refinement; of a model of images a folder of images.",
+            default="shipped samples, or the task's images",
             path=True,
         ),
     ] = None
     refine: Annotated[
         int | None,
         Opt(
-            "Steps in which 2- and 1-bit codes learn to copy the float model on that text; 0: none.",
+            "Steps in which 2- and 1-bit codes learn to copy the float model on these; 0: none.",
             within="[0, inf)",
             default=str(_REFINE_STEPS),
         ),

@@ -225,6 +225,7 @@ def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResul
 def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -> tuple[Any, int]:
     """The classifier before its first step, and the bytes of its encoder as stored."""
     config, pretrained, described = request.config, loaded.pretrained, loaded.described
+    train = loaded.data.train
     torch.manual_seed(config.seed)
     if config.bits is None:
         model = loaded.finding.classifier or load_classifier(
@@ -239,13 +240,12 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
         set_pad_token(model, pretrained.model.config.pad_token_id)
         if loaded.finding.refused:
             renew_head(model, described)
-        size = 4 * sum(p.numel() for p in base_of(model).parameters())
-        return loaded.placement.put(model), size
+        return loaded.placement.put(model), 4 * sum(p.numel() for p in base_of(model).parameters())
     if request.backbone is not None:
         backbone = open_artifact(request.backbone).backbone
     else:
         backbone = prepare_backbone(
-            pretrained, config.backbone(), device=request.device, on_progress=on_progress
+            pretrained, config.backbone(), train, device=request.device, on_progress=on_progress
         ).backbone
     model = build_classifier(backbone, described, seed=config.seed)
     if loaded.finding.head is not None:

@@ -140,8 +140,8 @@ def prepare_together(request: FitRequest, *, on_progress: OnProgress) -> Prepare
     if processes.alone:
         return prepare(request, on_progress=on_progress)
     rows = processes.agreed(lambda: load_rows(request))
-    own = rows.finding.encoder
-    prepared = processes.of_main(lambda: load_or_quantize(request, own, on_progress))
+    own, train = rows.finding.encoder, rows.data.train
+    prepared = processes.of_main(lambda: load_or_quantize(request, own, on_progress, train))
     run = processes.agreed(lambda: prepare_rows(request, rows, prepared=prepared))
     facts = [(f"version of {name}", version(name)) for name in _VERSIONS]
     processes.check_same([*facts, ("set of options, data and model", _key(run))])

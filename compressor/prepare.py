@@ -276,7 +276,7 @@ def prepare_rows(
     """
     finding, pooling = rows.finding, pooling_for(request, rows.finding)
     placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared, pooling)
-    prepared = prepared or load_or_quantize(request, finding.encoder, on_progress)
+    prepared = prepared or load_or_quantize(request, finding.encoder, on_progress, rows.data.train)
     teacher = find_teacher(request.config, finding, rows.data.task.type)
     train, dev, held_out, extra = _tokens(request, rows, prepared, teacher)
     return PreparedRun(

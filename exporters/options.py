@@ -266,8 +266,12 @@ class PackageRequest:
 class BenchGrid(Options):
     """Which shapes a benchmark measures, and how long."""
 
-    batches: Annotated[tuple[int, ...], Opt("Texts in a run, with commas.", flag="batch")] = (1, 8)
-    lengths: Annotated[tuple[int, ...], Opt("Tokens in a text, with commas.", flag="length")] = (
+    batches: Annotated[
+        tuple[int, ...], Opt("Texts or images in a run, with commas.", flag="batch")
+    ] = (1, 8)
+    lengths: Annotated[
+        tuple[int, ...], Opt("Tokens in a text, with commas; images have one size.", flag="length")
+    ] = (
         16,
         128,
     )
@@ -335,6 +339,7 @@ class BenchRequest(BenchGrid):
             task of `artifact` without quantisation, or else the exported graph with float weights.
         artifact: where the folder came from.
         texts: file of texts for the errors, one a line; None: random tokens.
+        images: instead, of a task of images: files, or folders with images; none: noise.
         providers: execution providers that all graphs run on, see `maskpack.runtime.Session`.
     """
 
@@ -344,6 +349,7 @@ class BenchRequest(BenchGrid):
     against: str | None = None
     artifact: Path | None = None
     texts: Path | None = None
+    images: tuple[Path, ...] = ()
     providers: tuple[Provider, ...] = ()
 
     def __post_init__(self) -> None:

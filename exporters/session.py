@@ -150,7 +150,10 @@ def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
     return predict
 
 
-Feeds = dict[str, NDArray[np.int64]]
+Feeds = dict[str, NDArray[Any]]
+
+PIXELS = "pixel_values"
+"""Input of graphs that read images."""
 
 _WARM_UP = 3
 _VOCABULARY = 20_000  # all models measured so far have as many tokens
@@ -177,6 +180,26 @@ def token_feeds(
         "token_type_ids": np.zeros_like(ids),
     }
     return {value.name: every[value.name] for value in session.get_inputs()}
+
+
+def random_feeds(
+    session: Any, *, batch: int, length: int, vocabulary: int = _VOCABULARY, seed: int = 0
+) -> Feeds:
+    """Random rows for the inputs a session names: `token_feeds`, or pixel values of noise.
+
+    Args:
+        session: as of `token_feeds`.
+        batch: rows.
+        length: tokens of each; images have the size that the session names.
+        vocabulary: tokens to choose from.
+        seed: of the choice.
+    """
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    if PIXELS not in shapes:
+        return token_feeds(session, batch=batch, length=length, vocabulary=vocabulary, seed=seed)
+    size = (batch, *shapes[PIXELS][1:])
+    values = np.random.default_rng(seed).uniform(-1, 1, size)  # a range that processors give
+    return {PIXELS: values.astype(np.float32)}
 
 
 @dataclass(frozen=True)

@@ -42,19 +42,17 @@ tasks. A task adds a bit mask over the frozen weights and a small head.
 ## Use
 
 ```sh
-pip install 'maskpack[export]'
+pip install 'maskpack[{extras}]'
 {get}compress export {folder} --onnx --task {task} -o {task}-onnx
-compress predict {task}-onnx < texts.txt
-```
+compress predict {task}-onnx {given}```
 
-In a program, without torch: `maskpack.runtime.Session("{task}-onnx").predict(["a text"])`.
+In a program, without torch: `maskpack.runtime.Session("{task}-onnx").predict(["{row}"])`.
 `compress export --layout shared` writes all tasks over one file of weights.
 
 ## Limits
 
-* A task answers what it was learned for, on texts like those of its data; its labels: {labels}.
-* Texts are cut to the tokens that they had in training: {lengths}.
-* The source model's own limits, biases and licence hold for every task.
+* A task answers what it was learned for, on {rows_are} like those of its data; its labels: {labels}.
+{cut}* The source model's own limits, biases and licence hold for every task.
 
 {mark}; layout: format version {version}.
 """
@@ -82,6 +80,7 @@ class CardFacts:
         pipeline_tag: the Hub's name of what all tasks do; None: they do different things, or nobody knows.
         task_types: name of a task -> the Hub's name of what it does; its results are listed.
         labels: name of a task -> what it answers with, where that is not the labels of its outputs.
+        images: names of tasks that read images; the others read texts.
         datasets: name of a task -> the data set that its scores are of.
         metric_names: our name of a metric -> the Hub's, where they differ.
     """
@@ -93,6 +92,7 @@ class CardFacts:
     pipeline_tag: str | None = None
     task_types: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    images: frozenset[str] = frozenset()
     datasets: Mapping[str, HubDataset] = field(default_factory=dict)
     metric_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -143,11 +143,30 @@ def render_card(
         folder=folder,
         task=entries[0].name if entries else "TASK",
         labels="; ".join(_labels(entry, facts) for entry in entries) or "none yet",
-        lengths=", ".join(f"{entry.max_length} for {entry.name}" for entry in entries)
-        or "none yet",
+        **_reading(entries, facts),
         mark=MARK,
         version=schema.FORMAT_VERSION,
     )
+
+
+def _reading(entries: Sequence[TaskEntry], facts: CardFacts) -> dict[str, str]:
+    """What the template says of rows: how the first task gets them, and what is cut off; an artifact's encoder reads texts or images."""
+    if entries and entries[0].name in facts.images:
+        return {
+            "extras": "export,images",
+            "given": "--images photos/\n",
+            "row": "photo.jpg",
+            "rows_are": "images",
+            "cut": "* Images are resized as `preprocessor_config.json` says.\n",
+        }
+    lengths = ", ".join(f"{entry.max_length} for {entry.name}" for entry in entries)
+    return {
+        "extras": "export",
+        "given": "< texts.txt\n",
+        "row": "a text",
+        "rows_are": "texts",
+        "cut": f"* Texts are cut to the tokens that they had in training: {lengths or 'none yet'}.\n",
+    }
 
 
 def is_ours(card: str) -> bool:

@@ -101,6 +101,14 @@ _LLAMA = Structure(
     neurons=(Rows("mlp.gate_proj"), Rows("mlp.up_proj")),
     neurons_out="mlp.down_proj",
 )
+_VIT = replace(
+    _BERT,
+    heads=(
+        Rows("attention.attention.query"),
+        Rows("attention.attention.key"),
+        Rows("attention.attention.value"),
+    ),
+)
 _AS_BERT = (
     *("data2vec-text", "ernie", "megatron-bert", "nezha", "rembert", "roberta-prelayernorm"),
     *("roc_bert", "roformer", "xlm-roberta-xl"),
@@ -121,6 +129,7 @@ STRUCTURES: dict[str, Structure] = {
     ),
     "bert": _BERT,
     "camembert": _BERT,
+    "deit": _VIT,
     "deberta-v2": replace(
         _BERT,
         heads=(
@@ -157,6 +166,7 @@ STRUCTURES: dict[str, Structure] = {
         neurons_out="mlp.Wo",
     ),
     "roberta": _BERT,
+    "vit": _VIT,
     "xlm-roberta": _BERT,
     "xlnet": Structure(
         "layer.{}",

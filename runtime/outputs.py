@@ -392,6 +392,8 @@ DECODERS: dict[str, OutputDecoder] = {
         True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS, modules=("windows",)
     ),
     "image-classification": OutputDecoder(True, _one_label, _same_class, reads="images"),
-    "fill-mask": OutputDecoder(False, _filled, _same_tokens, per_token=True, fills=True),
+    "fill-mask": OutputDecoder(
+        False, _filled, _same_tokens, per_token=True, fills=True, modules=("fills",)
+    ),
 }
 """Type of a task, as its configuration spells it -> decoder."""

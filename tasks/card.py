@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from maskpack.formats import TaskEntry
 from maskpack.formats.card import CardFacts, HubDataset
 from maskpack.formats.schema import Manifest
+from maskpack.models.families import IMAGES
 from maskpack.tasks.types import TASK_TYPES
 
 KNOWN_MODELS = {"demo": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")}
@@ -54,7 +55,11 @@ def card_facts(manifest: Manifest) -> CardFacts:
         base_model=base,
         pipeline_tag=one.pop() if len(one) == 1 else None,
         task_types=tags,
-        labels={name: kind.counted(manifest.tasks[name].labels) for name, kind in types.items()},
+        labels={
+            name: kind.counted(manifest.tasks[name].labels) or (kind.summary,)
+            for name, kind in types.items()
+        },
+        images=frozenset(name for name, kind in types.items() if kind.reads == IMAGES),
         datasets={
             entry.name: HubDataset(GLUE, str(entry.data["task"]), "validation")
             for entry in entries

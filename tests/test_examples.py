@@ -63,7 +63,8 @@ def test_read_with_numpy_lists_units_that_stay(capsys):
 def test_a_demo_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     prepare, package, modules = load("web/prepare"), tmp_path / "package", tmp_path / "modules"
     package.mkdir()
-    (package / "package.json").write_text('{"dependencies": {"a": "1"}}')
+    wanted = {"onnxruntime-web": "1", "@huggingface/tokenizers": "1"}
+    (package / "package.json").write_text(json.dumps({"dependencies": wanted}))
     with pytest.raises(FileNotFoundError):
         prepare.main(package, tmp_path / "site", modules)
     monkeypatch.setenv("PATH", "")
@@ -77,6 +78,10 @@ def test_a_demo_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     names = {path.relative_to(tmp_path / "site").as_posix() for path in tmp_path.glob("site/**/*")}
     assert {*prepare.NAMES, "package/package.json", "vendor/ort.wasm.bundle.min.mjs"} <= names
     assert sorted(path.name for path in tmp_path.iterdir()) == ["modules", "package", "site"]
+    (package / "package.json").write_text('{"dependencies": {"onnxruntime-web": "1"}}')
+    prepare.main(package, tmp_path / "images", modules)
+    vendored = {path.name for path in (tmp_path / "images" / "vendor").iterdir()}
+    assert vendored == {"ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}
 
 
 def test_edge_predict_answers_with_every_task(tiny_artifact, tmp_path, capsys):

@@ -17,8 +17,8 @@ from maskpack.compressor import estimate
 from maskpack.compressor.quantization.calibration import calibration_texts
 from maskpack.compressor.sweep import log
 from maskpack.exporters.bench import memory, result
-from maskpack.exporters.bench.child import read_lines
 from maskpack.exporters.bench.result import Cell
+from maskpack.exporters.bench.rows import read_lines
 from maskpack.exporters.report import spell_out
 from maskpack.exporters.session import Spent, speedup
 from maskpack.runtime import graph

@@ -14,7 +14,7 @@ from typing import Any
 from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.config import Precision
 from maskpack.compressor.memory import available_memory
-from maskpack.compressor.quantization.calibration import Calibration, calibration_texts
+from maskpack.compressor.quantization.calibration import CALIBRATIONS, Calibration
 from maskpack.compressor.quantization.quantize import (
     backbone_bytes,
     bits_of,
@@ -30,7 +30,6 @@ from maskpack.formats import (
     Artifact,
     ArtifactError,
     Backbone,
-    ConfigError,
     Scheme,
     Source,
     create_artifact,
@@ -53,6 +52,7 @@ from maskpack.models.placement import placement_of
 from maskpack.models.trimmed_model import table_of
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import ModelContext
+from maskpack.tasks.data.splits import Split
 from maskpack.tasks.peaks import measure_divisors
 
 _LOG = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ def load_or_quantize(
     request: FitRequest,
     classifier: Any = None,
     on_progress: OnProgress = lambda _: None,
+    rows: Split | None = None,
     *,
     pretrained: Pretrained | None = None,
 ) -> PreparedBackbone:
@@ -115,6 +116,7 @@ def load_or_quantize(
         request: of the run.
         classifier: the model, if it is loaded already.
         on_progress: called after every step of a refinement.
+        rows: for training; an encoder of images is calibrated on them where the options name no images.
         pretrained: the encoder and its tokenizer, if they are loaded already.
 
     Raises:
@@ -131,7 +133,7 @@ def load_or_quantize(
     if is_artifact(request.out):
         return _from_artifact(request, open_artifact(request.out), pretrained)
     return prepare_backbone(
-        pretrained, request.config, device=request.device, on_progress=on_progress
+        pretrained, request.config, rows, device=request.device, on_progress=on_progress
     )
 
 
@@ -151,16 +153,17 @@ def config_bytes(request: FitRequest) -> bytes:
 def prepare_backbone(
     pretrained: Pretrained,
     config: BackboneConfig,
+    rows: Split | None = None,
     *,
     device: str | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> PreparedBackbone:
-    """Quantise a pretrained model; at 2 and 1 bits refine the codes on unlabelled text."""
+    """Quantise a pretrained model; at 2 and 1 bits refine the codes on unlabelled texts, or images; `rows` as of `load_or_quantize`."""
     scheme, base = scheme_of(config), pretrained.model
     context = ModelContext.of_pretrained(pretrained)
     if config.refine_steps:
         _check_refinement(pretrained, scheme)
-    calibration = _calibration(context, config, scheme)
+    calibration = _calibration(context, config, scheme, rows)
     with announced(_LOG, f"quantising `{pretrained.name}` with {scheme.quantizer}"):
         backbone = quantize_model(base, scheme, calibration)
     if config.refine_steps and refinable(backbone):
@@ -198,24 +201,16 @@ def _check_refinement(pretrained: Pretrained, scheme: Scheme) -> None:
 
 
 def _calibration(
-    context: ModelContext, config: BackboneConfig, scheme: Scheme
+    context: ModelContext, config: BackboneConfig, scheme: Scheme, rows: Split | None
 ) -> Calibration | None:
-    """Calibration text, if the options need it."""
+    """Calibration texts or images, if the options need them."""
     narrow = min([scheme.bits, *scheme.overrides.values()]) in ZERO_FREE_BITS
     refined = narrow and config.refine_steps > 0
     if not is_calibrated(scheme) and not refined:
         return None
-    if not context.preprocessor().cuts:
-        kind = context.config["model_type"]
-        raise ConfigError(
-            f"codes of these widths are calibrated on texts, and `{kind}` reads images",
-            "give `bits` 8 or 4, and leave `quantizer` out",
-        )
-    return Calibration.of(
-        context.preprocessor(),
-        calibration_texts(None if config.calibration is None else Path(config.calibration)),
-        pairs=refined,
-    )
+    path = None if config.calibration is None else Path(config.calibration)
+    calibrate = CALIBRATIONS[context.family.reads]
+    return calibrate(context.preprocessor(), path, rows, refined=refined)
 
 
 def _from_artifact(

@@ -1,12 +1,13 @@
-"""Gram matrices of the inputs of an encoder's linears on unlabelled text.
+"""Gram matrices of the inputs of an encoder's linears on unlabelled texts, or images.
 
-Texts come from a file of the user or from the shipped samples. Labels and tasks are not used, so all
-tasks can share a backbone that is quantised with them.
+Texts come from a file of the user or from the shipped samples; images from a file or folder of the user, or from the rows of the task that is
+learned. Labels are not used, so all tasks can share a backbone that is quantised with them. `CALIBRATIONS` has a line for each of
+what encoders read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 
 from maskpack.compressor.quantization.gptq import Gram
 from maskpack.compressor.quantization.layerwise import BEFORE, BEHIND, LayerwiseEncoder
-from maskpack.formats import DataError, QuantTensor
-from maskpack.models.families import family_of
+from maskpack.formats import ConfigError, DataError, QuantTensor
+from maskpack.formats.errors import Hint
+from maskpack.models.families import IMAGES, TEXT, family_of
+from maskpack.models.inputs import ATTENTION
 from maskpack.models.linears import layer_of
 from maskpack.models.placement import to_numpy
 from maskpack.tasks.batches import Encoded, evaluation_batches, joined
+from maskpack.tasks.data.images import files_below
 from maskpack.tasks.data.splits import Split, load_data
 from maskpack.tasks.preprocess import Preprocessor
 from maskpack.tasks.task import TASKS
@@ -31,6 +35,7 @@ _TOKENS = 32_768  # behind a Gram matrix: some twenty an input of a wide layer
 _LENGTH = 64
 _PAIR_EVERY, _PAIR_LENGTH = 3, 128
 _BATCH = 32
+_IMAGES = 2_000  # are decoded at most; a Gram matrix needs less than 200 of 14 x 14 patches
 
 
 def calibration_texts(path: Path | None) -> tuple[str, ...]:
@@ -52,9 +57,32 @@ def calibration_texts(path: Path | None) -> tuple[str, ...]:
     return texts
 
 
+def calibration_images(path: Path | None, rows: Split | None) -> Split:
+    """Images of a file or folder, or those of a task, taken evenly from all of them in a fixed random order.
+
+    Args:
+        path: of the user.
+        rows: of the task that is learned, with images first.
+
+    Raises:
+        ConfigError: neither is there.
+        DataError: the folder holds no image.
+    """
+    if path is not None:
+        rows = Split(tuple((file.as_posix(),) for file in files_below(path)), np.zeros(0))
+    if rows is None or not len(rows.texts):
+        raise ConfigError(
+            "codes of these widths are calibrated on images, and there are none",
+            Hint("give a folder of images as `calibration`"),
+        )
+    order = np.random.default_rng(0).permutation(len(rows.texts))[:_IMAGES]
+    texts = tuple((rows.texts[index][0],) for index in order.tolist())
+    return Split(texts, np.zeros(len(texts), dtype=np.int64), root=None if path else rows.root)
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Texts as tokens for an encoder.
+    """Texts as tokens, or images as pixels, for an encoder.
 
     Attributes:
         encoded: the rows, with labels that are not used.
@@ -92,6 +120,24 @@ class Calibration:
         """The first rows, up to a total number of tokens, or all."""
         enough = int(np.searchsorted(np.cumsum(self.encoded.lengths), tokens)) + 1
         return self.encoded.take(np.arange(min(enough, len(self.encoded))))
+
+
+def _of_texts(
+    preprocessor: Preprocessor, path: Path | None, rows: Split | None, *, refined: bool
+) -> Calibration:
+    del rows  # general text serves all tasks that come to share the backbone
+    return Calibration.of(preprocessor, calibration_texts(path), pairs=refined)
+
+
+def _of_images(
+    preprocessor: Preprocessor, path: Path | None, rows: Split | None, *, refined: bool
+) -> Calibration:
+    del refined
+    return Calibration(preprocessor.encode(calibration_images(path, rows), max_length=1))
+
+
+CALIBRATIONS: Mapping[str, Callable[..., Calibration]] = {TEXT: _of_texts, IMAGES: _of_images}
+"""What an encoder reads -> function of its preprocessor, a path of the user, rows of the task that is learned, and whether codes are refined."""
 
 
 def blocks_of(names: Iterable[str]) -> list[list[str]]:
@@ -137,22 +183,24 @@ class Calibrator:
 
     def _grams(self, names: Iterable[str], layer: int) -> dict[str, Gram]:
         grams: dict[str, Tensor] = {}
-        present: list[Tensor] = []
+        present: list[Tensor | None] = []
 
         def watch(name: str, module: nn.Module) -> Any:
             def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                seen = inputs[0]
+                seen, here = inputs[0], present[-1]
                 # inputs of a layer's linear include padding; a pooler has one row a text, and a projection of
                 # relative positions no text at all
-                by_token = seen.shape[:2] == present[-1].shape
-                rows = seen[present[-1]] if by_token else seen.flatten(0, -2)
+                by_token = here is not None and seen.shape[:2] == here.shape
+                rows = seen[here] if by_token else seen.flatten(0, -2)
                 grams[name] = grams[name].addmm_(rows.T, rows) if name in grams else rows.T @ rows
 
             return module.register_forward_pre_hook(note)
 
         def begin(feeds: dict[str, Tensor]) -> None:
-            here = feeds["attention_mask"].bool()
-            present.append(here.T if self._time_first else here)
+            here = (
+                feeds[ATTENTION].bool() if ATTENTION in feeds else None
+            )  # patches are never padding
+            present.append(here.T if here is not None and self._time_first else here)
 
         self._encoder.advance(layer)
         model = self._encoder.model

@@ -1,8 +1,10 @@
-// The page: a menu of tasks, a text, answers as bars, and what all of it took. Loading and answering are
+// The page: a menu of tasks, a text or an image, answers as bars, and what all of it took. Loading and answering are
 // those of the package (package/predict.mjs).
 import { TASKS, load } from "./package/predict.mjs";
-import { shown as marked } from "./package/words.mjs";
 import { downloads, reader, shown, sum } from "./files.js";
+
+const IMAGES = Object.values(TASKS).some((files) => files.processor); // what the package's tasks read: images, or texts
+const marked = IMAGES ? () => [] : (await import("./package/words.mjs")).shown;
 
 const PAUSE = 120; // ms without a key before a text is answered
 const at = (id) => document.getElementById(id);
@@ -48,15 +50,18 @@ async function choose(name) {
   task = tasks.get(name);
   at("labels").textContent = saidBy(task.card);
   at("chips").replaceChildren(...(texts[name] ?? []).map(chip));
-  at("text").disabled = at("pair").disabled = false;
+  at("text").disabled = at("pair").disabled = at("image").disabled = false;
+  [at("words").hidden, at("picture").hidden] = [IMAGES, !IMAGES];
   at("second").hidden = task.card.texts !== 2;
   const asks = task.card.kind === "question-answering";
   [at("text-label").textContent, at("pair-label").textContent] = asks ? ["Question", "Context"] : ["Text", "Second text"];
+  if (IMAGES) return answer();
   put(texts[name]?.[0] ?? at("text").value);
 }
 
 // What a task answers with.
-function saidBy({ kind, labels }) {
+function saidBy({ kind, labels, mask_token }) {
+  if (kind === "fill-mask") return `fills ${mask_token}`;
   if (kind === "regression") return "answers with a number";
   if (kind === "question-answering") return "marks the part of a context that answers a question";
   if (!labels.length) return "gives a vector";
@@ -75,8 +80,7 @@ async function fetchTask(name) {
     await paint();
     return bytes;
   });
-  const second = loaded.card.texts === 2 ? "a" : null;
-  for (const words of ["a", "warm up", "warm up once more"]) await loaded.answer(words, second);
+  for (const row of warmUp(loaded.card)) await loaded.answer(...row);
   moment.end = performance.now();
   moment.ms = moment.end - (first ? 0 : moment.start);
   moments.push(moment);
@@ -87,6 +91,13 @@ async function fetchTask(name) {
     at("switch").textContent = shown(sum(downloads(moment.start, moment.end)));
   }
   showLedger();
+}
+
+// Three rows of a task, for the first answers take longer.
+function warmUp(card) {
+  if (IMAGES) return Array(3).fill([{ data: new Uint8Array(3), width: 1, height: 1 }]);
+  const more = card.mask_token ? ` ${card.mask_token}` : "";
+  return ["a", "warm up", "warm up once more"].map((words) => [words + more, card.texts === 2 ? "a" : null]);
 }
 
 function chip(text) {
@@ -101,23 +112,38 @@ function put(text) {
   answer();
 }
 
+// What is asked: a text, a text and another one, or an image; null: nothing yet.
+function asked() {
+  if (IMAGES) return at("image").files.length ? [at("image").files[0]] : null;
+  const [text, pair] = [at("text").value.trim(), task.card.texts === 2 ? at("pair").value.trim() : null];
+  return !text || pair === "" ? null : [text, pair];
+}
+
 async function answer() {
   const mine = ++turn;
   const text = at("text").value.trim();
-  const pair = task?.card.texts === 2 ? at("pair").value.trim() : null;
   for (const button of at("chips").children) button.classList.toggle("on", button.textContent === text);
   if (task === null) return;
-  if (!text || pair === "") return clear();
+  const row = asked();
+  if (row === null) return clear();
   const start = performance.now();
-  const found = await task.answer(text, pair);
-  if (mine !== turn) return; // a later text is on its way
+  let found;
+  try {
+    found = await task.answer(...row);
+  } catch (error) {
+    if (mine !== turn) return;
+    clear();
+    return say(error.message, true);
+  }
+  if (mine !== turn) return; // a later row is on its way
   times.unshift(performance.now() - start);
   times.length = Math.min(times.length, 15);
   const middle = [...times].sort((a, b) => a - b)[Math.floor((times.length - 1) / 2)];
   at("latency").textContent = `${middle < 10 ? middle.toFixed(1) : Math.round(middle)} ms`;
   say(`answered in ${times[0].toFixed(1)} ms`);
-  at("named").replaceChildren(...marked(found, text, pair));
+  at("named").replaceChildren(...marked(found, ...row));
   if (found.entities) showEntities(found.entities);
+  else if (found.masks) showFills(found.masks);
   else if (found.vector) showWords(`a vector of ${found.vector.length} numbers`);
   else if (found.text !== undefined) showWords(found.text || "no answer", found.score);
   else showAnswer(found);
@@ -127,7 +153,7 @@ function clear() {
   at("bars").replaceChildren();
   at("named").replaceChildren();
   [at("label").textContent, at("score").textContent] = ["\u00a0", ""];
-  say("type a text, or take an example");
+  say(IMAGES ? "choose an image" : "type a text, or take an example");
 }
 
 function showAnswer({ label, labels, score, scores }) {
@@ -160,6 +186,14 @@ function showEntities(entities) {
     row.dataset.label = entity.label;
     fill(row, `${entity.text}, ${entity.label}`, entity.score);
   });
+}
+
+// The most probable token of each mask, and a line for each token that may stand there.
+function showFills(masks) {
+  showWords(masks.map(({ tokens }) => tokens[0].token.trim()).join(", "));
+  const rows = masks.flatMap(({ tokens }) => tokens);
+  at("bars").replaceChildren(...rows.map(() => bar()));
+  rows.forEach(({ token, score }, place) => fill(at("bars").children[place], token, score));
 }
 
 function fill(row, name, share) {
@@ -207,5 +241,12 @@ at("task").onchange = () => choose(at("task").value);
 at("text").oninput = at("pair").oninput = () => {
   clearTimeout(timer);
   timer = setTimeout(answer, PAUSE);
+};
+at("image").onchange = () => {
+  const [file, picture] = [at("image").files[0], at("shown")];
+  if (picture.src) URL.revokeObjectURL(picture.src);
+  picture.hidden = !file;
+  if (file) picture.src = URL.createObjectURL(file);
+  answer();
 };
 await choose(at("task").value);

@@ -26,7 +26,7 @@ async function download(name, told) {
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-const ROLES = { graph: "the task: mask, head", card: "the task: labels", weights: "backbone", inputs: "the task: mask, head", all: "graph of all tasks" };
+const ROLES = { graph: "the task: mask, head", card: "the task: labels", weights: "backbone", inputs: "the task: mask, head", all: "graph of all tasks", processor: "how images are read" };
 
 function roleOf(name) {
   const path = decodeURI(name);

@@ -39,6 +39,8 @@ def main(package: Path, out: Path, modules: Path | None = None) -> None:
         for name in NAMES:
             shutil.copy(PAGE / name, site / name)
         for name in VENDORED:
+            if not name.startswith(tuple(wanted)):  # a package of images needs no tokenizer
+                continue
             shutil.copy(modules / name, site / "vendor" / Path(name).name)
         site.replace(out)
 

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.exporters.bench.memory import Memory, forget_peak, memory_now, peak_memory
-from maskpack.exporters.session import (
-    Feeds,
-    make_session,
-    relative_error,
-    take_turns,
-    token_feeds,
-)
-from maskpack.formats.errors import DataError, ExportError, MaskpackError, first_line
+from maskpack.exporters.bench.rows import BatchShape, rows_of
+from maskpack.exporters.session import Feeds, make_session, random_feeds, take_turns
+from maskpack.formats.errors import ExportError, MaskpackError, first_line
 from maskpack.formats.writer import write_bytes
 from maskpack.runtime import Session
+from maskpack.runtime.cloze import chosen_for_metrics, hide, most_chosen, table_of
 from maskpack.runtime.graph import give_back
 from maskpack.runtime.outputs import OutputDecoder
 from maskpack.runtime.providers import Provider
-from maskpack.runtime.task import TaskConfig
-from maskpack.runtime.tokens import Text, TextReader, Tokens, batch_of, load_tokenizer
+from maskpack.runtime.readers import READERS, Readable, Reader
+from maskpack.runtime.task import TaskFiles
+from maskpack.runtime.tokens import TextReader
 from maskpack.runtime.trunk import OnTrunk
 
 _PAUSE = 0.003  # seconds; ONNX Runtime's threads spin for about one after a run
 _RUNS_TO_SETTLE = 3
-_ROWS = 32  # of random tokens, at least, for each shape
-_TEXTS_A_RUN = 8
-_SENTENCE = "the parcel came late and one of the two cups in it was broken"
-
-_PARTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-"""Input of a graph -> attribute of an encoded text."""
-
-BatchShape = tuple[int, int]
+_ROWS = 32  # at random, at least, for each shape
+_ROWS_A_RUN = 8
 
 
 def load(
@@ -68,7 +59,7 @@ def load(
     peak = peak_memory()
     give_back()
     loaded = _since(before)
-    feeds = token_feeds(session, batch=shape[0], length=shape[1], vocabulary=vocabulary)
+    feeds = random_feeds(session, batch=shape[0], length=shape[1], vocabulary=vocabulary)
     for _ in range(_RUNS_TO_SETTLE):
         _run(session, feeds)
     return {
@@ -84,8 +75,8 @@ def tasks(folder: str, names: Sequence[str], providers: Sequence[Provider]) -> d
     before = memory_now()
     session = Session(folder, threads=1, keep=len(names), providers=providers)
     for name in names:
-        pair = session.config(name).texts == 2
-        session.predict([(_SENTENCE, _SENTENCE) if pair else _SENTENCE], task=name)
+        config = session.config(name)
+        session.predict([rows_of(config).example(config)], task=name)
     give_back()
     now = memory_now()
     return {"process": None if now is None else asdict(now), "tasks": _since(before)}
@@ -106,7 +97,7 @@ def times(
     rows = []
     for batch, length in shapes:
         feeds = {
-            name: token_feeds(session, batch=batch, length=length, vocabulary=vocabulary)
+            name: random_feeds(session, batch=batch, length=length, vocabulary=vocabulary)
             for name, session in sessions.items()
         }
         for name, session in sessions.items():
@@ -158,7 +149,7 @@ def together(
     sessions = {"one": every[graphs.index(one)], "all": Together(every)}
     rows = []
     for batch, length in shapes:
-        tokens = token_feeds(sessions["one"], batch=batch, length=length, vocabulary=vocabulary)
+        tokens = random_feeds(sessions["one"], batch=batch, length=length, vocabulary=vocabulary)
         feeds = dict.fromkeys(sessions, tokens)
         spent = take_turns(sessions, feeds, runs=runs, seconds=seconds)
         rows.append({name: asdict(each) for name, each in spent.items()})
@@ -181,53 +172,75 @@ def errors(
     reference: str,
     shapes: Sequence[BatchShape],
     vocabulary: int,
-    texts: str | None,
-    tokenizer: str,
-    config: str,
+    given: Sequence[Readable] | None,
+    files: Mapping[str, str | None],
     providers: Sequence[Provider],
 ) -> dict[str, Any]:
-    """Differences of each graph's logits from those of the graph called `reference`, and where they ran."""
-    sessions, task = _sessions(graphs, 1, providers), TaskConfig.from_json(config)
+    """Differences of each graph's logits from those of the graph called `reference`, and where they ran.
+
+    They are on the rows of `given`, or on random ones of `shapes`. `files` are the task's, as `TaskFiles` has them.
+    """
+    sessions, place = _sessions(graphs, 1, providers), _files(files)
     wanted = sorted(value.name for value in sessions[reference].get_inputs())
     for name, session in sessions.items():
         if sorted(value.name for value in session.get_inputs()) != wanted:
             raise ExportError(f"{name} reads other inputs than {reference}", _OTHER_MODEL)
-    if texts is None:
-        batches = list(_random_batches(sessions[reference], shapes, vocabulary))
+    decoder = place.read_config().decoder
+    reader = READERS[decoder.reads](place, place.read_config(), {})
+    if given is None:
+        batches = _random_batches(sessions[reference], reader, shapes, vocabulary)
     else:
-        batches = list(_text_batches(Path(texts), Path(tokenizer), task, wanted))
-    logits = {
-        name: [_run(session, batch.feeds) for batch in batches]
-        for name, session in sessions.items()
-    }
-    right, differences = logits[reference], {}
-    for name, left in logits.items():
-        if [one.shape for one in left] != [one.shape for one in right]:
-            raise ExportError(
-                f"{name} has {left[0].shape[-1]} outputs, {reference} has {right[0].shape[-1]}",
-                _OTHER_MODEL,
-            )
-        differences[name] = _difference(left, right, batches, task.decoder)
-    ran = sessions[reference].get_providers()
-    return {"rows": sum(map(len, right)), "graphs": differences, "providers": ran}
+        batches = _given_batches(given, reader, sessions[reference], wanted)
+    found, rows = _compared(sessions, reference, batches, decoder)
+    return {"rows": rows, "graphs": found, "providers": sessions[reference].get_providers()}
+
+
+def _compared(
+    sessions: Mapping[str, Any], reference: str, batches: Iterator[_Batch], decoder: OutputDecoder
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Figures of each session, and how many rows they are of."""
+    differences, rows = {name: _Difference() for name in sessions}, 0
+    for (
+        batch
+    ) in batches:  # one at a time: of masked words there is a logit for each word of the vocabulary
+        right = _run(sessions[reference], batch.feeds)
+        rows += len(right)
+        for name, session in sessions.items():
+            left = right if name == reference else _run(session, batch.feeds)
+            if left.shape != right.shape:
+                raise ExportError(
+                    f"{name} has {left.shape[-1]} outputs, {reference} has {right.shape[-1]}",
+                    _OTHER_MODEL,
+                )
+            differences[name].add(left, right, batch, decoder)
+    return {name: one.figures() for name, one in differences.items()}, rows
+
+
+def _files(files: Mapping[str, str | None]) -> TaskFiles:
+    """Paths of a task's files. Inverse of `asdict` with paths as text."""
+    return TaskFiles(**{role: Path(path) for role, path in files.items() if path is not None})
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Tokens of some rows.
+    """Inputs of some rows.
 
     Attributes:
-        feeds: name of an input -> `(b, s)`.
+        feeds: name of an input -> its values, rows first.
         counts: `(b, s)`, the tokens whose outputs count where there are some for each; None: all.
+        alone: whether each token that counts is an answer of its own, not a part of its row's.
     """
 
     feeds: Feeds
     counts: NDArray[np.bool_] | None = None
+    alone: bool = False
 
     def outputs(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits with 0 for tokens that do not count."""
+        """Logits answer by answer, with 0 for tokens that do not count."""
         if self.counts is None or logits.ndim < 3:
             return logits
+        if self.alone:
+            return logits[self.counts][:, None]
         return np.where(self.counts[..., None], logits, np.float32(0))
 
     def counted(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -237,26 +250,44 @@ class _Batch:
         return logits[self.counts]
 
 
-def _difference(
-    left: Sequence[NDArray[np.float32]],
-    right: Sequence[NDArray[np.float32]],
-    batches: Sequence[_Batch],
-    decoder: OutputDecoder,
-) -> dict[str, float]:
-    """How far logits of all batches are from others, over outputs that count, and the share of rows with the same answer."""
-    same = [
-        decoder.same(batch.outputs(one), batch.outputs(other))
-        for batch, one, other in zip(batches, left, right, strict=True)
-    ]
-    own, others = (
-        np.concatenate([batch.counted(one) for batch, one in zip(batches, side, strict=True)])
-        for side in (left, right)
-    )
-    return {
-        "relative": relative_error(own, others),
-        "max_diff": float(np.abs(own - others).max(initial=0.0)),
-        "same": float(np.mean(np.concatenate(same))),
-    }
+@dataclass(eq=False)
+class _Difference:
+    """How far logits are from others, batch after batch, over outputs that count.
+
+    Attributes:
+        own, other: sums of squares of the differences, and of the others.
+        largest: difference.
+        same: for each answer whether both give it.
+    """
+
+    own: float = 0.0
+    other: float = 0.0
+    largest: float = 0.0
+    same: list[NDArray[np.bool_]] = field(default_factory=list)
+
+    def add(
+        self,
+        left: NDArray[np.float32],
+        right: NDArray[np.float32],
+        batch: _Batch,
+        decoder: OutputDecoder,
+    ) -> None:
+        """Count a batch."""
+        self.same.append(decoder.same(batch.outputs(left), batch.outputs(right)))
+        mine, others = batch.counted(left), batch.counted(right)
+        apart = mine - others
+        self.own += float(np.square(apart, dtype=np.float64).sum())
+        self.other += float(np.square(others, dtype=np.float64).sum())
+        self.largest = float(np.maximum(self.largest, np.abs(apart).max(initial=0.0)))
+
+    def figures(self) -> dict[str, float]:
+        """Fields of `Error`."""
+        none = float(self.own > 0)  # where the others are 0 altogether
+        return {
+            "relative": float(np.sqrt(self.own / self.other)) if self.other != 0 else none,
+            "max_diff": self.largest,
+            "same": float(np.mean(np.concatenate(self.same))),
+        }
 
 
 def _sessions(
@@ -272,61 +303,54 @@ _OTHER_MODEL = "compare graphs of one model and one task: name the right one as 
 
 
 def _random_batches(
-    session: Any, shapes: Sequence[BatchShape], vocabulary: int
+    session: Any, reader: Reader, shapes: Sequence[BatchShape], vocabulary: int
 ) -> Iterator[_Batch]:
+    """Random rows in batches of all shapes."""
     for batch, length in shapes:
         for seed in range(-(-_ROWS // batch)):
-            yield _Batch(
-                token_feeds(session, batch=batch, length=length, vocabulary=vocabulary, seed=seed)
+            feeds = random_feeds(
+                session, batch=batch, length=length, vocabulary=vocabulary, seed=seed
             )
+            yield _hidden(feeds, list(feeds.get("input_ids", ())), reader, session) or _Batch(feeds)
 
 
-def _text_batches(
-    texts: Path, tokenizer: Path, config: TaskConfig, names: Sequence[str]
+def _given_batches(
+    given: Sequence[Readable], reader: Reader, session: Any, names: Sequence[str]
 ) -> Iterator[_Batch]:
-    """Lines of a file, in their order, padded to the longest of eight; for a task on pairs a tab separates them."""
-    reader = TextReader.of(load_tokenizer(tokenizer), config)
-    lines = [line for line in read_lines(texts) if line]
-    if not lines:
-        raise DataError(f"`{texts}` holds no text")
-    for start in range(0, len(lines), _TEXTS_A_RUN):
-        rows = reader.encode(
-            [_row(line, config.texts) for line in lines[start : start + _TEXTS_A_RUN]]
-        )
-        feeds = batch_of(rows, pad=config.pad[0], left=config.pad_left)
-        yield _Batch(
-            {name: feeds[name] for name in names}, _at_words(rows, feeds["input_ids"].shape)
-        )
+    """Rows in their order, padded to the longest of eight."""
+    for start in range(0, len(given), _ROWS_A_RUN):
+        some = [tuple(row) if isinstance(row, list) else row for row in given[start:][:_ROWS_A_RUN]]
+        rows = reader.encode(some)
+        batch = reader.batch(rows)
+        feeds = {name: batch[name] for name in names}
+        hidden = _hidden(feeds, [getattr(row, "ids", None) for row in rows], reader, session)
+        yield hidden or _Batch(feeds, _at_words(rows, feeds))
 
 
-def _at_words(rows: Sequence[Tokens], shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Which tokens `(b, s)` begin a word, where outputs of these count; else None."""
-    if any(row.words is None for row in rows):
+def _hidden(feeds: Feeds, rows: Sequence[Any], reader: Reader, session: Any) -> _Batch | None:
+    """Of a task that fills masks the batch with those tokens hidden that metrics are measured on; None of other tasks."""
+    if not isinstance(reader, TextReader) or reader.config.mask is None:
         return None
-    counts = np.zeros(shape, dtype=np.bool_)
-    for place, row in enumerate(rows):
-        if row.words is not None:
-            counts[place, row.words.first] = True
+    (output,) = reader.config.decoder.outputs
+    shapes = {value.name: value.shape for value in session.get_outputs()}
+    rule = reader.cloze_rule(int(shapes[output][-1]))
+    width = max(1, most_chosen(max(map(len, rows))))
+    labels = hide(
+        feeds["input_ids"], table_of((chosen_for_metrics(one, rule) for one in rows), width)
+    )
+    return _Batch(feeds, labels >= 0, alone=True)
+
+
+def _at_words(rows: Sequence[Any], feeds: Feeds) -> NDArray[np.bool_] | None:
+    """Which tokens `(b, s)` begin a word, where outputs of these count; else None."""
+    words = [getattr(row, "words", None) for row in rows]
+    if any(one is None for one in words):
+        return None
+    counts = np.zeros(feeds["input_ids"].shape, dtype=np.bool_)
+    for place, own in enumerate(words):
+        if own is not None:
+            counts[place, own.first] = True
     return counts
-
-
-def _row(line: str, texts: int | None) -> Text:
-    first, tab, second = line.partition("\t")
-    return (first, second) if tab and texts != 1 else line
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file.
-
-    Raises:
-        DataError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read `{path}`: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"`{path}` is not UTF-8: {error}") from error
 
 
 def _run(session: Any, feeds: Feeds) -> NDArray[np.float32]:
@@ -334,9 +358,9 @@ def _run(session: Any, feeds: Feeds) -> NDArray[np.float32]:
     try:
         logits: NDArray[np.float32] = session.run(None, feeds)[0]
     except Exception as error:
-        batch, length = next(iter(feeds.values())).shape
+        shape = " x ".join(map(str, next(iter(feeds.values())).shape))
         raise ExportError(
-            f"a graph fails on an input of {batch} x {length}: {first_line(error)}",
+            f"a graph fails on an input of {shape}: {first_line(error)}",
             "if it has no so many positions: give smaller `lengths`",
         ) from error
     return logits

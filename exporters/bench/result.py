@@ -109,7 +109,7 @@ class Cell:
     """Latency of one graph on one shape with so many threads.
 
     Attributes:
-        threads, batch, length: of the runs.
+        threads, batch, length: of the runs; `length` counts tokens of a text, or pixels of an image.
         p50, p90, best: milliseconds.
         speedup: times as fast as the reference: median of one ratio a round.
         cpu: milliseconds of processor time, median.
@@ -219,7 +219,7 @@ class AllTasks:
 
     Attributes:
         tasks: of the folder.
-        batch, length: of the tokens.
+        batch, length: of the rows, as of a cell.
         one: milliseconds of the measured task, median.
         all: of all tasks: with a trunk one pass of it and each task's own graph, else a graph a task.
         ratio: of all over one: median of one ratio a round.

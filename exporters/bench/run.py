@@ -14,11 +14,10 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from maskpack.exporters.bench.child import read_lines
 from maskpack.exporters.bench.memory import Memory
 from maskpack.exporters.bench.reference import (
     PEERS,
@@ -38,6 +37,7 @@ from maskpack.exporters.bench.result import (
     load_average,
     this_machine,
 )
+from maskpack.exporters.bench.rows import BatchShape, rows_of
 from maskpack.exporters.options import BenchRequest
 from maskpack.exporters.session import Spent
 from maskpack.formats import ConfigError, ExportError, open_artifact
@@ -45,7 +45,6 @@ from maskpack.formats.errors import Hint
 from maskpack.formats.files import scratch_folder
 from maskpack.formats.processors import threads_now
 from maskpack.formats.writer import write_bytes
-from maskpack.models.families import TEXT
 from maskpack.runtime.graph import external_files
 from maskpack.runtime.providers import find_providers, report_start
 from maskpack.runtime.task import (
@@ -57,7 +56,6 @@ from maskpack.runtime.task import (
     find_trunk,
     pick_task,
 )
-from maskpack.runtime.tokens import load_tokenizer
 from maskpack.tasks.types import TASK_TYPES
 
 _LOG = logging.getLogger(__name__)
@@ -77,6 +75,7 @@ class _Bench:
     place: TaskFiles
     config: TaskConfig
     vocabulary: int
+    shapes: list[BatchShape]
     graphs: dict[str, Path]
     work: Path
 
@@ -95,7 +94,8 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
     providers = find_providers(request.providers)
     place = pick_task(request.folder, request.task)
     config = place.read_config()
-    _check_texts(request, config)
+    rows = rows_of(config)
+    given = rows.given(request, config)  # what cannot be read should fail now, not after minutes
     load_before = _load_before(request.threads)
     with scratch_folder("maskpack-bench-") as root:
         work = Path(root)
@@ -103,11 +103,11 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         dense, reference = _reference(request, place, config, work)
         graphs = {REFERENCE: dense.resolve(), **write_peers(dense, work)}
         graphs |= _exported(request, place, config, taken=graphs)
-        vocabulary = load_tokenizer(place.tokenizer).get_vocab_size()
-        prepared = _Bench(request, place, config, vocabulary, graphs, work)
+        vocabulary, shapes = rows.vocabulary(place), rows.shapes(request, place)
+        prepared = _Bench(request, place, config, vocabulary, shapes, graphs, work)
         say("memory of tasks in one process")
         tasks, together = _task_memory(prepared), _together(prepared, say)
-        errors, variants = _variants(prepared, say)
+        errors, variants = _variants(prepared, None if given is None else given[0], say)
     report_start(providers, errors["providers"])
     return BenchResult(
         task=config.name,
@@ -115,25 +115,16 @@ def bench(request: BenchRequest, *, say: Say = lambda _: None) -> BenchResult:
         reference=reference,
         providers=tuple(errors["providers"]),
         rows=errors["rows"],
-        inputs="random tokens" if request.texts is None else request.texts.name,
+        inputs=rows.noise if given is None else given[1],
         variants=variants,
         tasks=tasks,
         together=together,
     )
 
 
-def _check_texts(request: BenchRequest, config: TaskConfig) -> None:
-    """Raise ExportError if a task reads no texts, DataError if those that were given cannot be read."""
-    if config.decoder.reads != TEXT:
-        raise ExportError(
-            f"`{config.name}` reads images, and a benchmark times graphs on tokens",
-            "time its graph with `Session(folder).predict(images)`",
-        )
-    if request.texts is not None:
-        read_lines(request.texts)  # an unreadable file should fail now, not after minutes
-
-
-def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant, ...]]:
+def _variants(
+    prepared: _Bench, given: list[Any] | None, say: Say
+) -> tuple[dict[str, Any], tuple[Variant, ...]]:
     """What the job of errors found, and every graph with its figures."""
     say("errors of logits")
     request = prepared.request
@@ -142,11 +133,10 @@ def _variants(prepared: _Bench, say: Say) -> tuple[dict[str, Any], tuple[Variant
         "errors",
         graphs=prepared.graphs,
         reference=REFERENCE,
-        shapes=request.shapes,
+        shapes=prepared.shapes,
         vocabulary=prepared.vocabulary,
-        texts=request.texts,
-        tokenizer=prepared.place.tokenizer,
-        config=prepared.config.to_json(),
+        given=given,
+        files=asdict(prepared.place),
         providers=request.providers,
     )
     footprints = {}
@@ -235,7 +225,7 @@ def _together(prepared: _Bench, say: Say) -> tuple[AllTasks, ...]:
         "together",
         one=(prepared.place.adapter or prepared.place.graph).resolve(),
         graphs=graphs,
-        shapes=request.shapes,
+        shapes=prepared.shapes,
         runs=request.runs,
         seconds=request.seconds,
         vocabulary=prepared.vocabulary,
@@ -249,7 +239,7 @@ def _together(prepared: _Bench, say: Say) -> tuple[AllTasks, ...]:
             batch=batch,
             length=length,
         )
-        for row, (batch, length) in zip(rows, request.shapes, strict=True)
+        for row, (batch, length) in zip(rows, prepared.shapes, strict=True)
     )
 
 
@@ -261,7 +251,7 @@ def _footprint(prepared: _Bench, name: str) -> Footprint:
             prepared.work,
             "load",
             graph=graph,
-            shape=prepared.request.shapes[-1],
+            shape=prepared.shapes[-1],
             vocabulary=prepared.vocabulary,
             providers=prepared.request.providers,
         )
@@ -316,13 +306,13 @@ def _latencies(prepared: _Bench, say: Say) -> dict[str, list[Cell]]:
             "times",
             graphs=graphs,
             threads=threads,
-            shapes=request.shapes,
+            shapes=prepared.shapes,
             runs=request.runs,
             seconds=request.seconds,
             vocabulary=prepared.vocabulary,
             providers=request.providers,
         )
-        for row, (batch, length) in zip(results, request.shapes, strict=True):
+        for row, (batch, length) in zip(results, prepared.shapes, strict=True):
             spent = {name: Spent(**times) for name, times in row.items()}
             for name, own in spent.items():
                 cell = Cell.of(own, spent[REFERENCE], threads=threads, batch=batch, length=length)

@@ -6,6 +6,7 @@ divisors of outlier channels are taken. The graphs are the folded ones of a task
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from maskpack.formats.unit_costs import PARTS, UnitCosts, UnitShape
 from maskpack.formats.units import UnitCount, UnitGroup, Units
 from maskpack.models.build import base_of
 from maskpack.models.config import canonical_json, load_config
-from maskpack.models.families import family_of, longest_input
+from maskpack.models.families import TEXT, family_of, longest_input
 from maskpack.models.locate import resolve
 from maskpack.models.outline import build_outline
 from maskpack.models.units import unit_groups, unit_shape
@@ -166,6 +167,17 @@ class GraphSource:
 
 
 def _config_of(data: bytes) -> Any:
+    """Configuration of a classifier of texts.
+
+    Raises:
+        ConfigError: the encoder reads images.
+    """
+    kind = json.loads(data)["model_type"]
+    if family_of(kind).reads != TEXT:
+        raise ConfigError(
+            f"`{kind}` reads images, and costs are measured on tokens",
+            "a speed is reached with the rates that ship",
+        )
     config = described(data, TASK_TYPES["classification"], _LABELS)
     if config.pad_token_id is None:
         config.pad_token_id = 0  # as `settle_padding` sees to it for a whole model

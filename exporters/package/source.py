@@ -1,12 +1,12 @@
-"""The tasks of a package: their files, checks of their reports and tokenizers, and the example.
+"""The tasks of a package: their files, checks of their reports, and the example.
 
-A task is packaged only if its report has no finding, and for the web only if the browser's library reads its tokenizer.
+A task is packaged only if its report has no finding. What texts and images differ in is in `inputs.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
@@ -16,6 +16,7 @@ from typing import Any
 import onnxruntime
 
 from maskpack.exporters.options import Target
+from maskpack.exporters.package.inputs import PACKAGED, PackagedInputs
 from maskpack.exporters.package.web import without_defaults
 from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.session import AdaptedSession
@@ -26,19 +27,6 @@ from maskpack.runtime.loading import load_graph, load_inputs
 from maskpack.runtime.tags import kinds_of
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskConfig, TaskFiles, find_tasks
 from maskpack.tasks.types import TASK_TYPES
-
-TOKENIZER_CONFIG = "tokenizer_config.json"
-
-_COMPANIONS = (  # what transformers may write beside tokenizer.json
-    TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,11 @@ class Source:
     folder: Path
     place: TaskFiles
     config: TaskConfig
+
+    @property
+    def reads(self) -> PackagedInputs:
+        """What its package has because of what it reads."""
+        return PACKAGED[self.config.decoder.reads]
 
     def name(self, path: Path) -> str:
         """The name of one of its files inside the package: its path relative to the folder."""
@@ -113,8 +106,10 @@ class Source:
         Raises:
             ExportError: a file cannot be read.
         """
-        beside = [self.place.tokenizer.with_name(name) for name in _COMPANIONS]
-        paths = [self.place.tokenizer, *(path for path in beside if path.is_file())]
+        beside = self.place.tokenizer
+        paths = [beside.with_name(name) for name in self.reads.files[target].values()]
+        more = [beside.with_name(name) for name in self.reads.companions]
+        paths += [path for path in more if path.is_file() and path not in paths]
         paths += [] if self.report is None else [self.report]
         if target is not Target.MOBILE:
             config = self.place.graph.with_name(CONFIG)
@@ -142,7 +137,7 @@ def find_sources(folder: Path, names: Sequence[str]) -> list[Source]:
     """The tasks of an exported folder, or those of them that are named.
 
     Raises:
-        ExportError: no exported task there, or one whose report has findings.
+        ExportError: no exported task there, one whose report has findings, or tasks that read texts beside some that read images.
         ConfigError: a named task does not exist.
     """
     places = find_tasks(folder)
@@ -153,6 +148,11 @@ def find_sources(folder: Path, names: Sequence[str]) -> list[Source]:
     sources = [Source(folder, places[name], places[name].read_config()) for name in chosen]
     for source in sources:
         _check_report(source)
+    if len({source.config.decoder.reads for source in sources}) > 1:
+        raise ExportError(
+            f"some tasks at `{folder}` read texts, others images, and the example of a package reads one of them",
+            "package them one after the other",
+        )
     return sources
 
 
@@ -178,88 +178,9 @@ def _check_report(source: Source) -> None:
         )
 
 
-KNOWN = {
-    "model": {"WordPiece", "BPE"},
-    "normalizer": {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Sequence"},
-    "pre_tokenizer": {"BertPreTokenizer", "ByteLevel", "Sequence"},
-    "post_processor": {
-        *("BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing")
-    },
-}
-"""Part of tokenizer.json -> kinds of it for which the library gives the same tokens."""
-
-_FRAMES = {"BertProcessing", "RobertaProcessing", "TemplateProcessing"}  # put texts between marks
-_AGAIN = "export the task again"
-_ELSEWHERE = "package it for the target `ort`, or give the graph tokens of your own"
-
-
-def check_tokenizer(source: Source, inputs: Collection[str]) -> None:
-    """Raise ExportError unless the example gives the tokens of the task's tokenizer.
-
-    Args:
-        source: the task.
-        inputs: names of what its graph takes.
-    """
-    path = source.place.tokenizer
-    if source.config.split_special_tokens:
-        raise ExportError(
-            "web packages read the text of special tokens as these tokens, "
-            f"`{source.config.name}` reads it as any other text",
-            _ELSEWHERE,
-        )
-    if not path.with_name(TOKENIZER_CONFIG).is_file():
-        raise ExportError(f"no `{TOKENIZER_CONFIG}` beside `{path}`", _AGAIN)
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        problem = _problem(tree, inputs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"`{path}` is damaged: {error!r}", _AGAIN) from error
-    if problem is not None:
-        raise ExportError(f"web packages cannot cut texts as `{path}` does: {problem}", _ELSEWHERE)
-
-
-def _problem(tree: dict[str, Any], inputs: Collection[str]) -> str | None:
-    """The part of a tokenizer for which the library gives other tokens, if any."""
-    kinds = {part: set(_kinds(tree[part])) for part in KNOWN}
-    for part, known in KNOWN.items():
-        if kinds[part] - known:
-            return f"its {part} is `{min(kinds[part] - known)}`"
-    frames = kinds["post_processor"] & _FRAMES
-    if not frames:
-        return "its post_processor puts no marks round a text"
-    if "RobertaProcessing" in frames and "token_type_ids" in inputs:
-        return "`RobertaProcessing` with a graph that takes `token_type_ids`"
-    words = [token["content"] for token in tree["added_tokens"] if token["single_word"]]
-    return f"`{words[0]}` is a `single_word`" if words else None
-
-
-def _kinds(part: dict[str, Any] | None) -> Iterator[str]:
-    """Kinds of a part of tokenizer.json and of the parts in it."""
-    if part is None:
-        return
-    yield str(part["type"])
-    for inner in ("normalizers", "pretokenizers", "processors"):
-        for one in part.get(inner, ()):
-            yield from _kinds(one)
-
-
-EXAMPLES = {
-    Target.ORT: {"predict.py": "predict.py.txt", "README.md": "ort.md"},
-    Target.WEB: {
-        "predict.mjs": "predict.mjs",
-        "words.mjs": "words.mjs",
-        "windows.mjs": "windows.mjs",
-        "index.html": "index.html",
-        "package.json": "package.json",
-        "README.md": "web.md",
-    },
-    Target.MOBILE: {"predict.py": "predict.py.txt", "README.md": "mobile.md"},
-}
-"""Target -> name in the package -> template."""
-
-
 def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]:
     """The example and its page: name in the package -> bytes."""
+    reads = sources[0].reads
     table = {source.config.name: _task_files(source, target) for source in sources}
     known = {
         "TASKS": json.dumps(table, indent=2, ensure_ascii=False),
@@ -268,10 +189,13 @@ def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]
         "MADE": f"maskpack {version('maskpack')}, checked in ONNX Runtime {onnxruntime.__version__}",
         "RUNTIME": onnxruntime.__version__,
         "OLDEST": shown(OLDEST),
+        **(reads.values or {}),
     }
-    made = {name: _filled(template, known) for name, template in EXAMPLES[target].items()}
+    made = {name: _filled(template, known) for name, template in reads.templates[target].items()}
     if target is not Target.WEB:
-        modules = {name for one in sources for name in one.config.decoder.modules}
+        modules = {name for one in sources for name in one.config.decoder.modules} | {
+            *reads.modules
+        }
         runtime = files("maskpack.runtime")
         made |= {f"maskpack_{name}.py": (runtime / f"{name}.py").read_bytes() for name in modules}
     return made
@@ -283,8 +207,9 @@ def _task_files(source: Source, target: Target) -> dict[str, str]:
     names = {
         "graph": source.graph_name(target),
         "card": source.name(place.config),
-        "tokenizer": source.name(place.tokenizer),
     }
+    for role, name in source.reads.files[target].items():
+        names[role] = source.name(place.tokenizer.with_name(name))
     if (trunk := source.trunk_name(target)) is not None:
         names["trunk"] = trunk
     if place.adapter is not None and target is not Target.WEB:
@@ -292,7 +217,6 @@ def _task_files(source: Source, target: Target) -> dict[str, str]:
     if target is Target.WEB:
         if source.feeds is not None:
             names["inputs"] = source.name(source.feeds)
-        names["tokenizer_config"] = source.name(place.tokenizer.with_name(TOKENIZER_CONFIG))
         if source.config.weights is not None:
             names["weights"] = source.name(place.weights)
     return names
@@ -309,7 +233,8 @@ def _row(source: Source, target: Target) -> str:
     if own is not None:
         names.append(source.name(own))
     graph = " + ".join(f"`{name}`" for name in names)
-    return f"| {config.name} | {graph} | {_answers(config)} | {config.max_length} |"
+    size = source.reads.size(source.place, config)
+    return f"| {config.name} | {graph} | {_answers(config)} | {size} |"
 
 
 def _answers(config: TaskConfig) -> str:

@@ -23,79 +23,41 @@ from numpy.typing import NDArray
 
 from maskpack.exporters.options import ARCHIVES, PackageRequest, Target
 from maskpack.exporters.package.mobile import convert, required_operators
-from maskpack.exporters.package.source import Source, check_tokenizer, example_files, find_sources
+from maskpack.exporters.package.source import Source, example_files, find_sources
 from maskpack.exporters.package.web import open_fed
-from maskpack.exporters.session import Feeds, ort_predict
+from maskpack.exporters.session import ort_predict
 from maskpack.formats import ExportError, VerifyError
 from maskpack.formats.codec import file_sha256
 from maskpack.formats.files import name_problem, scratch_folder
 from maskpack.formats.waiting import announced
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
-from maskpack.models.families import TEXT
 from maskpack.runtime.graph import open_graph
-from maskpack.runtime.tokens import load_tokenizer
 from maskpack.runtime.trunk import OnTrunk
 
 _LOG = logging.getLogger(__name__)
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""Inputs that the examples feed; they cannot run a graph with more inputs."""
-
 LARGEST_DIFFERENCE = 1e-5
 """Largest allowed difference of a logit between a packaged graph and its original."""
-
-_SHAPES = ((1, 1), (1, 7), (3, 33), (2, 128))
-"""Rows and tokens of a probe; each row is a token shorter than the one before."""
 
 Logits = list[NDArray[np.float32]]
 
 
 def check_graph(session: Any, source: Source, target: Target) -> None:
     """Raise ExportError unless the examples know a graph's inputs and outputs."""
-    if source.config.decoder.fills:
-        raise ExportError(
-            f"`{source.config.name}` fills masks, and packages for {target} look for none in a text",
-            "answer with `maskpack.runtime` from the exported folder",
-        )
-    if source.config.decoder.reads != TEXT:
-        raise ExportError(
-            f"`{source.config.name}` reads images, and packages for {target} hold nothing that decodes them",
-            "answer with `maskpack.runtime` from the exported folder",
-        )
     names = {value.name for value in session.get_inputs()}
-    more = names - set(INPUTS)
+    more = names - set(source.reads.inputs)
     if source.place.adapter is None or target is Target.MOBILE:
         more |= {value.name for value in session.get_overridable_initializers()}
     if more:
         raise ExportError(
             f"`{source.place.graph.name}` takes `{min(more)}` as an input, packages for {target} are "
-            "of graphs that take tokens alone",
+            f"of graphs that take {source.reads.what} alone",
             "export in the `folded` or the `shared` layout",
         )
     given = {value.name for value in session.get_outputs()}
     for output in source.config.decoder.outputs:
         if output not in given:
             raise ExportError(f"`{source.place.graph.name}` has no output `{output}`")
-
-
-def probes(source: Source) -> list[Feeds]:
-    """Random tokens of a task, padded, not longer than its texts may be: the same in every call.
-
-    Raises:
-        ExportError: its tokenizer cannot be loaded.
-    """
-    vocabulary = load_tokenizer(source.place.tokenizer).get_vocab_size()
-    rng = np.random.default_rng(0)
-    probes = []
-    for rows, width in _SHAPES:
-        size = min(width, source.config.max_length)
-        ids = rng.integers(0, vocabulary, (rows, size), dtype=np.int64)
-        kept = np.maximum(size - np.arange(rows), 1)[:, None]
-        attention = (np.arange(size) < kept).astype(np.int64)
-        ids[attention == 0] = source.config.pad[0]
-        types = rng.integers(0, 2, ids.shape, dtype=np.int64) * attention
-        probes.append(dict(zip(INPUTS, (ids, attention, types), strict=True)))
-    return probes
 
 
 def check_difference(wanted: Logits, packed: Logits, task: str) -> float:
@@ -236,7 +198,8 @@ def _pack(source: Source, target: Target, build: Path) -> float:
     session = source.open(source.place, exact=target is not Target.MOBILE)
     check_graph(session, source, target)
     if target is Target.WEB:
-        check_tokenizer(source, {value.name for value in session.get_inputs()})
+        inputs = {value.name for value in session.get_inputs()}
+        source.reads.check_web(source.place, source.config, inputs)
     for name, data in source.contents(target).items():
         if not (build / name).exists() or (build / name).read_bytes() != data:
             _write(build, name, data)
@@ -253,7 +216,7 @@ def _pack(source: Source, target: Target, build: Path) -> float:
         packed = open_fed(build / source.graph_name(target), build / source.name(source.feeds))
     else:
         packed = source.open(source.place_in(build))
-    feeds = probes(source)
+    feeds = source.reads.probes(source.place, source.config)
     wanted, given = ([ort_predict(one)(feed) for feed in feeds] for one in (session, packed))
     return check_difference(wanted, given, source.config.name)
 

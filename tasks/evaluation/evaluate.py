@@ -27,6 +27,7 @@ from maskpack.tasks.evaluation.metrics import (
     compute_metrics,
     majority,
 )
+from maskpack.tasks.evaluation.pictures import WrongImage, wrong_images
 from maskpack.tasks.task import TASKS, Task, Unlabelled
 from maskpack.tasks.types import TaskType, type_of
 from maskpack.tasks.windows import WindowRule
@@ -76,12 +77,14 @@ class ErrorAnalysis:
         confusion: of a classification, else None; several labels a row have scores of each instead.
         pairs: true and given value of some rows of a regression, else empty.
         texts: some rows with the entities that are there and that are given, of a task that finds them; else empty.
+        pictures: some images with a wrong answer, of a task that reads images; else empty.
     """
 
     assessment: Assessment
     confusion: Confusion | None
     pairs: tuple[tuple[float, float], ...] = ()
     texts: tuple[MarkedText, ...] = ()
+    pictures: tuple[WrongImage, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +157,9 @@ def analyze_errors(artifact: Artifact, task: str, *, data: Path | None = None) -
         kind.confusion(labels, logits, entry.labels),
         kind.pairs(labels, logits),
         _marked(artifact, entry, predictions) if kind.marks else (),
+        wrong_images(predictions.split, labels, logits, entry.labels, _SHOWN)
+        if kind.pictured
+        else (),
     )
 
 

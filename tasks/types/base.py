@@ -55,6 +55,7 @@ class TaskType(ABC):
         one_order: whether labels have one order only, which the outputs of a fine-tuned model are brought into.
         competing: whether the tokens of a row compete for one label; else each token that counts has its own.
         marks: whether answers are places in a text, which `marked` shows.
+        pictured: whether rows are images with a class each, which a report shows where it is wrong.
         probabilities: what logits say of probabilities; None: nothing, they are numbers.
         error_metrics: metrics in the target's own unit, smaller where the task is better; none is a main metric.
     """
@@ -77,6 +78,7 @@ class TaskType(ABC):
     one_order: ClassVar[bool] = False
     competing: ClassVar[bool] = False
     marks: ClassVar[bool] = False
+    pictured: ClassVar[bool] = False
     probabilities: ClassVar[Probabilities | None] = None
     error_metrics: ClassVar[tuple[str, ...]] = ()
 

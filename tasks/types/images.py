@@ -15,4 +15,5 @@ class ImageClassification(SingleLabel):
     auto_class = "AutoModelForImageClassification"
     preprocessor = "images"
     reads = IMAGES
+    pictured = True
     texts = 1

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import shutil
 
+import numpy as np
 import pytest
+from html_page import Page
 from image_kit import make_image_model, write_images
+from PIL import Image
+
+from maskpack.tasks.evaluation.pictures import thumbnail
 
 QUICK = (
     *("--steps", 40, "--bits", 4, "--group", 16, "--batch-size", 16),
@@ -47,6 +55,9 @@ def test_a_folder_of_images_is_learned_without_an_option(main, learned):
     assert task["kind"] == "image-classification"
     card = (artifact / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: image-classification" in card
+    assert "compress predict pets-onnx --images photos/" in card
+    assert '.predict(["photo.jpg"])' in card
+    assert "text" not in card.partition("\n---\n")[2].lower()
     assert "image-classification" in main("tasks").out
 
 
@@ -87,8 +98,7 @@ def test_what_images_cannot_do_is_said(main, learned, pets, tmp_path):
         (("predict", graph), "`pets` reads images, not texts"),
         (("predict", graph, "--images", pets, "--data", pets), "`--images` goes without texts"),
         (("predict", graph, "--images", tmp_path), "holds no image"),
-        (("package", graph, "--target", "ort", "-o", tmp_path / "p"), "`pets` reads images, and"),
-        (("bench", graph), "`pets` reads images, and a benchmark times graphs on tokens"),
+        (("bench", graph, "--texts", pets), "`pets` reads images, not texts"),
         (("fit", tmp_path, "--data", pets, "--prefix", "x", "-o", tmp_path / "b"), ""),
     ):
         done = main(*call, stdin="")
@@ -99,3 +109,44 @@ def test_what_images_cannot_do_is_said(main, learned, pets, tmp_path):
     assert main("doctor", graph).code == 0
     done = main("eval", artifact, "--data", pets, "--json")
     assert done.json["scores"]["accuracy"] == 1.0
+
+
+def test_a_benchmark_times_graphs_on_images(main, learned, pets):
+    grid = ("--batch", "1,2", "--threads", "1", "--runs", "1", "--quiet")
+    done = main("bench", learned[2], "--artifact", learned[1], "--images", pets, *grid)
+    assert done.code == 0, done.err
+    assert "logits on 48 rows, 48 images" in done.out
+    assert "1: 2 x 64" in done.out
+
+
+def test_a_report_shows_images_whose_answer_is_wrong(main, learned, pets, tmp_path):
+    page, odd = tmp_path / "page.html", tmp_path / "odd"
+    done = main("report", learned[1], "--data", pets, "-o", page)
+    assert done.code == 0, done.err
+    assert "Images with a wrong answer" not in page.read_text(encoding="utf-8")
+    (odd / "cat").mkdir(parents=True)
+    (odd / "dog").mkdir()
+    for number, label in enumerate(("cat", "dog", "dog")):
+        shutil.copy(pets / "validation" / label / "0.png", odd / "cat" / f"x&lt;{number}.png")
+    shutil.copy(pets / "validation" / "dog" / "1.png", odd / "dog" / "1.png")
+    done = main("report", learned[1], "--data", odd, "-o", page, "--json")
+    assert done.code == 0, done.err
+    shown = done.json["evaluation"]["pets"]["pictures"]
+    assert [(one["true"], one["given"]) for one in shown] == [("cat", "dog")] * 2
+    assert [one["score"] for one in shown] == sorted((one["score"] for one in shown), reverse=True)
+    text = page.read_text(encoding="utf-8")
+    found = Page(text)
+    images = [value for tag, name, value in found.values if (tag, name) == ("img", "src")]
+    assert images == [one["thumbnail"] for one in shown]
+    head, _, body = images[0].partition(",")
+    assert head == "data:image/jpeg;base64"
+    small = Image.open(io.BytesIO(base64.b64decode(body)))
+    assert small.size == (12, 10), "a small image stays as it is"
+    assert "cat/x&lt;1.png" in found.text
+
+
+def test_pictures_of_a_page_are_small(tmp_path):
+    Image.fromarray(np.zeros((3000, 1000, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    body = thumbnail("x.png", tmp_path).partition(",")[2]
+    assert Image.open(io.BytesIO(base64.b64decode(body))).size == (32, 96)
+    assert len(body) < 2000

@@ -215,7 +215,7 @@ def test_texts_that_cannot_be_read_are_an_error_at_once(exported, tmp_path):
     folder = exported("bert", "int8").folder
     assert refused(DataError, "cannot read", folder=folder, texts=tmp_path / "no") is None
     (tmp_path / "empty").write_text("\n\n")
-    refused(ExportError, "holds no text", folder=folder, texts=tmp_path / "empty")
+    refused(DataError, "holds no text", folder=folder, texts=tmp_path / "empty")
 
 
 @pytest.mark.parametrize(

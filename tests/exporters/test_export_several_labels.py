@@ -140,8 +140,8 @@ def test_the_web_example_means_the_same():
     if node is None:
         pytest.skip("no node here")
     folder = Path(__file__).parents[2] / "exporters/package/templates"
-    source = (folder / "predict.mjs").read_text()
-    (meaning,) = re.findall(r"^function meaning.*?^}", source, re.MULTILINE | re.DOTALL)
+    source = (folder / "graphs.mjs").read_text()
+    (meaning,) = re.findall(r"^export (function meaning.*?^})", source, re.MULTILINE | re.DOTALL)
     logits = [3.0, -0.5, 0.25]
     call = f"meaning({CARD.to_json()}, {json.dumps(logits)})"
     done = subprocess.run(

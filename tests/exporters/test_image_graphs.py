@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -18,10 +19,15 @@ from image_kit import COLOURS, KINDS, make_image_model, picture, write_images
 from PIL import Image
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
+from maskpack.compressor.backbone_config import BackboneConfig
+from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.exporters import ExportRequest, SharedRequest, Tolerance, export_onnx, export_shared
+from maskpack.exporters.bench.unit_costs import unit_costs_of
 from maskpack.exporters.hf import write_hf
+from maskpack.exporters.options import CostRequest
 from maskpack.exporters.readings import read_rows
 from maskpack.formats import ConfigError, DataError, ModelError, open_artifact
+from maskpack.models.load import load_pretrained
 from maskpack.runtime import Session, materialize
 from maskpack.runtime.images import ImageRule
 from maskpack.runtime.readers import ImageReader
@@ -151,6 +157,53 @@ def test_tasks_stand_on_a_trunk(kind, models, pets, task, quick, tmp_path):
     for name in data:
         assert [one[name] for one in found] == session.predict(pictures(), task=name)
         assert [one[name].label for one in found] == ["cat", "dog"] * 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("vit", {"bits": 2, "refine": 20}),
+        ("dinov2", {"bits": 1, "refine": 20}),
+        ("deit", {"bits": 4, "quantizer": "gptq"}),
+    ],
+)
+def test_codes_are_calibrated_on_images_of_the_task(
+    kind, options, models, pets, task, quick, tmp_path
+):
+    config = quick(steps=60, group=16, **options)
+    run = fit_task(FitRequest(str(models(kind)), task, tmp_path / "a", config, data=pets))
+    assert run.scores["accuracy"] > run.majority["accuracy"]
+    artifact = open_artifact(tmp_path / "a")
+    assert artifact.manifest.scheme.bits == options["bits"]
+    assert {tensor.bits for tensor in artifact.backbone.linears.values()} == {options["bits"]}
+    request = ExportRequest(artifact.path, "pets", tmp_path / "g", "fp32", EXACT, data=pets)
+    report = export_onnx(request)
+    assert report.ok, report.findings
+
+
+@pytest.mark.parametrize("bits", [2, 1])
+def test_refined_codes_copy_the_float_model_on_images(bits, models, pets, tmp_path):
+    """Hidden states of the last layer on images that were not seen are nearer with refined codes; a folder gives the images."""
+    folder, dev = pets / "train", pets / "validation"
+    model = str(models("vit"))
+    apart = {}
+    for refine in (0, 150):
+        config = BackboneConfig(bits=bits, group=16, refine=refine, calibration=str(folder))
+        artifact = make_backbone(model, tmp_path / f"{refine}", config)
+        float_model = load_pretrained(model).model.eval()
+        rule = ImageRule.of_json(artifact.file("preprocessor_config.json"))
+        paths = sorted(path for path in dev.rglob("*") if path.is_file())
+        values = torch.from_numpy(rule.values(np.stack([rule.pixels(path) for path in paths])))
+        coded = copy.deepcopy(float_model)
+        parameters = dict(coded.named_parameters())
+        with torch.no_grad():
+            for name, tensor in artifact.backbone.linears.items():
+                parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
+            for name, array in artifact.backbone.dense.items():
+                parameters[name].copy_(torch.from_numpy(array.astype(np.float32)))
+            states = [one(pixel_values=values).last_hidden_state for one in (float_model, coded)]
+        apart[refine] = float((states[0] - states[1]).square().mean() / states[0].var())
+    assert apart[150] < 0.8 * apart[0], apart
 
 
 def test_int8_divides_by_peaks_on_images_that_are_made_up(artifacts, pets, tmp_path):
@@ -323,10 +376,13 @@ def test_what_a_model_of_images_cannot_do_is_refused(
     models, tiny_model, pets, task, quick, tmp_path
 ):
     vit, bert = str(models("vit")), str(tiny_model)
+    with pytest.raises(ConfigError, match="`vit` reads images, and costs are measured on tokens"):
+        unit_costs_of(CostRequest(model=vit, length=16))
     with pytest.raises(ModelError, match="has no `ForImageClassification` of `bert`"):
         fit_task(FitRequest(bert, task, tmp_path / "a", quick(), data=pets))
-    with pytest.raises(ConfigError, match="calibrated on texts, and `vit` reads images"):
-        fit_task(FitRequest(vit, task, tmp_path / "a", quick(bits=2), data=pets))
+    with pytest.raises(ConfigError, match="are calibrated on images, and there are none") as caught:
+        make_backbone(vit, tmp_path / "a", BackboneConfig(bits=2))
+    assert caught.value.hint == "give a folder of images as `calibration`"
     with pytest.raises(ConfigError, match="`prefix` stands before texts"):
         prefixed = replace(task, prefixes=("query: ", ""))
         fit_task(FitRequest(vit, prefixed, tmp_path / "a", quick(), data=pets))
@@ -341,3 +397,38 @@ def test_what_a_model_of_images_cannot_do_is_refused(
     with pytest.raises(ModelError, match="has no `preprocessor_config.json`"):
         fit_task(FitRequest(str(other), task, tmp_path / "a", quick(), data=pets))
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_whole_heads_and_neurons_go_and_graphs_are_smaller(
+    kind, models, pets, task, quick, tmp_path
+):
+    config = quick(steps=60, units="heads,neurons", keep_units=0.5)
+    for name in ("pets", "again"):
+        own = replace(task, name=name)
+        run = fit_task(FitRequest(str(models(kind)), own, tmp_path / "a", config, data=pets))
+        assert run.scores["accuracy"] > run.majority["accuracy"]
+    patch = open_artifact(tmp_path / "a").patch("pets")
+    kept = {(one.kind, one.layer): (one.kept, one.count) for one in patch.units.counts()}
+    assert sum(count for _, count in kept.values()) == 2 * (4 + 64)
+    assert 0 < sum(own for own, _ in kept.values()) < 0.7 * 2 * (4 + 64)
+    for compute, atol in (("fp32", 1e-4), ("int8", None)):
+        out = tmp_path / compute
+        request = ExportRequest(
+            tmp_path / "a", "pets", out, compute, Tolerance(atol, 0.0), data=pets
+        )
+        report = export_onnx(request)
+        assert report.ok, report.findings
+        arrays = onnx.load(str(out / "model.onnx")).graph.initializer
+        sizes = {tuple(one.dims) for one in arrays if len(one.dims) == 2}
+        assert not {(32, 64), (64, 32)} & sizes, "no feed-forward matrix is whole"
+    images = pictures()
+    np.testing.assert_allclose(
+        Session(tmp_path / "fp32").logits(images),
+        torch_logits(open_artifact(tmp_path / "a"), images),
+        atol=1e-5,
+    )
+    data = {"pets": pets, "again": pets}
+    request = SharedRequest(tmp_path / "a", (), tmp_path / "s", "fp32", EXACT, data=data)
+    for report in export_shared(request).values():
+        assert report.ok, report.findings

@@ -18,7 +18,8 @@ from transformers import (
 from transformers.image_utils import load_image
 
 from maskpack.formats import DataError, ExportError
-from maskpack.runtime.images import ImageRule, bytes_of_url, centre, url_of_bytes
+from maskpack.runtime.images import ImageRule, bytes_of_url, url_of_bytes
+from maskpack.runtime.pixels import centre
 
 PROCESSORS = {
     "vit": ViTImageProcessor,

@@ -59,7 +59,10 @@ def listing(folder):
 COMMON = {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "README.md", "SHA256SUMS"}
 EXAMPLE = {
     Target.ORT: {"predict.py", "maskpack_windows.py"},
-    Target.WEB: {"predict.mjs", "words.mjs", "windows.mjs", "index.html", "package.json"},
+    Target.WEB: {
+        *(f"{name}.mjs" for name in ("predict", "graphs", "fills", "words", "windows")),
+        *("index.html", "package.json"),
+    },
     Target.MOBILE: {"predict.py", "maskpack_windows.py", "required_operators.config"},
 }
 OWN = {

@@ -147,7 +147,7 @@ def shown(text, entities):
 
 def compare(folder, tokenizer, texts, *, prefix="", side="right", length=None):
     """Words and entities of random logits, here and in JavaScript; how many entities there were."""
-    for name in ("words.mjs", "windows.mjs", "predict.mjs"):
+    for name in ("graphs.mjs", "fills.mjs", "words.mjs", "windows.mjs", "predict.mjs"):
         made = (TEMPLATES / name).read_text().replace("@TASKS@", "{}")
         (folder / name).write_text(made)
     rng, rows, wanted = np.random.default_rng(0), [], []

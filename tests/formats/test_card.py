@@ -143,6 +143,19 @@ def test_entities_have_the_hubs_type_and_kinds_in_place_of_tags():
     assert "names (person, place)" in text
 
 
+def test_masks_and_images_are_told_in_words_of_their_own():
+    scores = {"perplexity": 2.0, "masked_accuracy": 0.5}
+    fills = entry("words", kind="fill-mask", labels=(), metric="perplexity", scores=scores, data={})
+    head, text = card(fills)
+    assert head["pipeline_tag"] == "fill-mask"
+    assert "words (the token where a mask stands, learned from texts without labels)" in text
+    pets = entry("pets", kind="image-classification", labels=("cat", "dog"), data={})
+    head, text = card(pets)
+    assert head["pipeline_tag"] == "image-classification"
+    assert "pip install 'maskpack[export,images]'" in text
+    assert "on images like those of its data; its labels: pets (cat, dog)" in text
+
+
 def test_tasks_of_two_types_have_their_own_and_the_artifact_none():
     head, text = card(tagger(), entry())
     assert "pipeline_tag" not in head

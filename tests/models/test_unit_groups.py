@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from image_kit import make_image_model
 from more_families import tiny_config
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
 
 from maskpack.formats import units as formats_units
 from maskpack.formats.units import COLUMNS, ROWS, Units, joined
@@ -47,9 +53,12 @@ MADE = {
 OTHERS = tuple(sorted((STRUCTURES.keys() - FAMILIES.keys()) & {*CONFIG_MAPPING.keys()}))
 """Architectures by rule whose units are known."""
 
+IMAGE_KINDS = ("vit", "deit")
+
 KINDS_OF_MODELS = (
     *("albert", "bert", "deberta-v2", "deberta-v2-own", "distilbert", "electra", "gpt2"),
     *("llama", "modernbert", "roberta", "xlnet"),
+    *IMAGE_KINDS,
     *MADE,
     *OTHERS,
 )
@@ -57,10 +66,14 @@ every_model = pytest.mark.parametrize("kind", KINDS_OF_MODELS)
 
 
 @pytest.fixture
-def classifier(family_models):
+def classifier(family_models, tmp_path):
     """A function: a random classifier of a kind, its linears as `nn.Linear`."""
 
     def make(kind):
+        if kind in IMAGE_KINDS:
+            config = AutoConfig.from_pretrained(make_image_model(kind, tmp_path / kind))
+            torch.manual_seed(0)
+            return linearize(AutoModelForImageClassification.from_config(config)).eval()
         if kind in MADE:
             config = MADE[kind]()
         elif kind in OTHERS:
@@ -75,6 +88,10 @@ def classifier(family_models):
 
 
 def logits(model):
+    if model.config.model_type in IMAGE_KINDS:
+        with torch.no_grad():
+            noise = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+            return model(pixel_values=noise).logits
     ids = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -88,8 +105,8 @@ def some_gone(groups, gone):
 
 
 def test_every_family_says_where_its_units_lie():
-    """MPNet's heads share a table with a column a head, MobileBERT has four feed-forward layers in one."""
-    assert FAMILIES.keys() - STRUCTURES.keys() == {"mpnet", "mobilebert", "vit", "deit", "dinov2"}
+    """MPNet's heads share a table with a column a head, MobileBERT has four feed-forward layers in one, DINOv2 scales what a sub-layer gives."""
+    assert FAMILIES.keys() - STRUCTURES.keys() == {"mpnet", "mobilebert", "dinov2"}
     assert STRUCTURES.keys() - FAMILIES.keys() <= TESTED
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_kit import make_image_model, write_images
 from playwright.sync_api import sync_playwright
 
 from maskpack.compressor import FitRequest, fit_task
@@ -249,3 +250,23 @@ def test_the_demo_page_has_a_question_and_a_context(asked, tmp_path):
         ask(page, "input", CONTEXTS[1])
         page.wait_for_selector("#label:text('no answer')")
         assert page.query_selector("#named mark") is None
+
+
+def test_an_image_of_a_file_gets_its_classes(tmp_path, quick):
+    pets, model = write_images(tmp_path / "pets"), make_image_model("vit", tmp_path / "model")
+    task = find_task("pets", text_field="image", label_field="label", kind="image-classification")
+    fit_task(FitRequest(str(model), task, tmp_path / "a", quick(steps=40), data=pets))
+    source, tolerance = tmp_path / "source", Tolerance.of("fp32")
+    export_shared(SharedRequest(tmp_path / "a", (), source, "fp32", tolerance, verify=False))
+    made = write_package(PackageRequest(source, tmp_path / "package", Target.WEB)).out
+    (made / "node_modules").symlink_to(MODULES)
+    with opened(made) as page:
+        for label in ("cat", "dog"):
+            image = pets / "validation" / label / "0.png"
+            page.set_input_files("#image", str(image))
+            page.wait_for_selector(f"#classes li:has-text('{label}')", timeout=60_000)
+            page.wait_for_selector(f"""#out:text('"label":"{label}"')""", timeout=60_000)
+            found = json.loads(page.text_content("#out"))
+            (want,) = Session(source).predict([image])
+            assert found["scores"] == pytest.approx(want.scores, abs=1e-4)
+            assert page.is_visible("#shown")

@@ -2,45 +2,29 @@
 //   node predict.mjs "where is my parcel" "the app crashes"
 // A task on pairs takes its texts two by two.
 // In a page (see index.html): const task = await load("NAME"); await task.answer("where is my parcel")
+// A task that fills masks reads a text with the mask token of its task.json in it.
 // All tasks on one text: await answerAll("where is my parcel"). Tasks on a trunk that read a text alike share its pass.
 // `load` reads a file once, so that a second task takes its graph alone, or its own inputs to the graph of all tasks.
 // Give it a `read` of your own to show progress: from the name of a file in this package to a promise of its Uint8Array.
-import * as ort from "onnxruntime-web/wasm";
 import { Tokenizer } from "@huggingface/tokenizers";
+import { blocksOf, fillsOf } from "./fills.mjs";
+import { ENTITIES, MASKS, QUESTIONS, VECTORS, inTurn, isCalled, kept, meaning, once, openTask, tensor } from "./graphs.mjs";
 import { JOINS, answerOf, bare, bestIn, framed, windowsOf } from "./windows.mjs";
 import { entitiesIn, lowered, places, wordsOf } from "./words.mjs";
-
-ort.env.wasm.numThreads = 1; // more of them need a page that is cross-origin isolated
 
 export const TASKS = @TASKS@;
 
 export async function load(name, read = once) {
   const files = TASKS[name];
-  const json = async (file) => JSON.parse(new TextDecoder().decode(await read(file)));
-  const card = await json(files.card);
+  const { card, json, outputs } = await openTask(files, read, feeds);
   const tree = await json(files.tokenizer);
   const tokenizer = new Tokenizer(tree, await json(files.tokenizer_config));
-  const open = async (graph) => {
-    const beside = files.weights && { path: card.weights_file, data: await read(files.weights) };
-    return ort.InferenceSession.create(await read(graph), {
-      executionProviders: ["wasm"],
-      externalData: beside ? [beside] : [],
-    });
-  };
-  const shared = (graph) => kept(sessions, graph, () => open(graph));
-  const trunk = files.trunk && (await shared(files.trunk));
-  const own = files.inputs ? tensors(await read(files.inputs)) : {};
-  const session = await (files.inputs ? shared(files.graph) : open(files.graph));
-  const outputs = async (row) => {
-    const below = trunk ? { hidden_states: await states(files.trunk, trunk, row) } : {};
-    const found = await run(session, row, { ...own, ...below });
-    return outputsOf(card).map((name) => Array.from(found[name].data));
-  };
-  const one = async (row) => (await outputs(row))[0];
+  const each = async (row) => (await outputs(keyed(row))).map((values) => Array.from(values));
+  const one = async (row) => (await each(row))[0];
   const asked = async (question, context) => {
     checkTexts(card, context);
     const windows = windowsOf(tokenizer, tree, card, question, context);
-    return inTurn(windows, async (window) => ({ window, logits: await outputs(window) }));
+    return inTurn(windows, async (window) => ({ window, logits: await each(window) }));
   };
   // The answer to a whole text, joined from those of its windows.
   const joined = async (text, pair, stride) => {
@@ -53,19 +37,26 @@ export async function load(name, read = once) {
     const words = wordsIn(tokenizer, tree, card, text, { from: 0, count: Infinity, at: -begin });
     return { entities: named(card, text, words, logits), ...count };
   };
+  // What fills the masks of a text, block by block: logits of a whole vocabulary are not held longer.
+  const masked = async (text, pair) => {
+    checkTexts(card, pair);
+    const blocks = blocksOf(tokenizer, tree, card, text);
+    return (await inTurn(blocks, async (block) => fillsOf(tokenizer, text, block, (await outputs(keyed(block)))[0]))).flat();
+  };
   // Of entities token after token; of questions first and last tokens of an answer, for each window.
   const logits = async (text, ...more) => {
     const [pair, { second }] = given(...more);
-    if (card.kind === QUESTIONS) return (await asked(text, pair)).map((each) => each.logits);
+    if (card.kind === QUESTIONS) return (await asked(text, pair)).map((found) => found.logits);
     return one(tokens(tokenizer, card, text, pair, second));
   };
   const answer = async (text, ...more) => {
     const [pair, { second, windows, stride }] = given(...more);
     if (windows && card.kind !== QUESTIONS) return joined(text, pair, stride);
     if (card.kind === QUESTIONS) {
-      const found = (await asked(text, pair)).map((each) => bestIn(each.window, ...each.logits));
+      const found = (await asked(text, pair)).map(({ window, logits }) => bestIn(window, ...logits));
       return answerOf(pair, found, card.no_answer ?? false);
     }
+    if (card.kind === MASKS) return { masks: await masked(text, pair) };
     const row = tokens(tokenizer, card, text, pair, second);
     if (VECTORS.includes(card.kind)) return { vector: await one(row) };
     if (card.kind !== ENTITIES) return meaning(card, await one(row));
@@ -85,21 +76,14 @@ export async function answerAll(text, pair = null, names = Object.keys(TASKS)) {
   return found;
 }
 
-// Outputs of a graph for the tokens of a row.
-function run(session, { ids, types }, given = {}) {
-  const all = { input_ids: ids, attention_mask: ids.map(() => 1), token_type_ids: types };
-  const feeds = { ...given };
-  for (const input of session.inputNames.filter((name) => !(name in given)))
-    feeds[input] = new ort.Tensor("int64", all[input].map(BigInt), [1, ids.length]);
-  return session.run(feeds);
-}
+// A row, known by its tokens.
+const keyed = (row) => ({ ...row, key: JSON.stringify([row.ids, row.types]) });
 
-// Hidden states of a row. The last rows are remembered, so that the next task on the trunk needs no pass of its own.
-async function states(name, trunk, row) {
-  const key = JSON.stringify([name, row.ids, row.types]);
-  const found = await kept(passes, key, async () => (await run(trunk, row)).hidden_states);
-  if (passes.size > REMEMBERED) passes.delete(passes.keys().next().value);
-  return found;
+// What a graph reads of a row.
+function feeds({ ids, types }) {
+  const all = { input_ids: ids, attention_mask: ids.map(() => 1), token_type_ids: types };
+  const made = Object.entries(all).map(([name, values]) => [name, tensor("int64", values.map(BigInt), [1, ids.length])]);
+  return Object.fromEntries(made);
 }
 
 // The second text of a row, if it has one, and options, which may stand in its place.
@@ -156,80 +140,8 @@ function shares(one, two, room) {
   return one > two ? [more, less] : [less, more];
 }
 
-// Types whose answer is a vector of length 1: the sum of products of two vectors is their cosine.
-const VECTORS = ["similarity", "retrieval"];
-
-const [ENTITIES, QUESTIONS] = ["token-classification", "question-answering"];
-
-function outputsOf({ kind }) {
-  if (kind === QUESTIONS) return ["start_logits", "end_logits"];
-  return [VECTORS.includes(kind) ? "sentence_embedding" : "logits"];
-}
-
-function meaning(card, logits) {
-  if (card.kind === "regression") return { score: logits[0] };
-  if (card.kind === "multi-label") {
-    const scores = Object.fromEntries(card.labels.map((label, i) => [label, 1 / (1 + Math.exp(-logits[i]))]));
-    return { labels: card.labels.filter((label) => scores[label] > 0.5), scores };
-  }
-  const powers = logits.map((value) => Math.exp(value - Math.max(...logits)));
-  const sum = powers.reduce((a, b) => a + b);
-  const scores = Object.fromEntries(card.labels.map((label, i) => [label, powers[i] / sum]));
-  const label = card.labels.reduce((a, b) => (scores[b] > scores[a] ? b : a));
-  return { label, score: scores[label], scores };
-}
-
-const KINDS = {
-  F32: ["float32", Float32Array],
-  I64: ["int64", BigInt64Array],
-  I32: ["int32", Int32Array],
-  I8: ["int8", Int8Array],
-  U8: ["uint8", Uint8Array],
-  BOOL: ["bool", Uint8Array],
-};
-
-// Name -> tensor of a file of safetensors: a length, a header in JSON, values.
-function tensors(file) {
-  const start = 8 + Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
-  const { __metadata__, ...header } = JSON.parse(new TextDecoder().decode(file.subarray(8, start)));
-  const made = Object.entries(header).map(([name, { dtype, shape, data_offsets: [from, to] }]) => {
-    const [type, Values] = KINDS[dtype];
-    const values = new Uint8Array(file.subarray(start + from, start + to)).buffer; // a copy begins where its values may
-    return [name, new ort.Tensor(type, new Values(values), shape)];
-  });
-  return Object.fromEntries(made);
-}
-
-// What a function gives of each, one after the other: a session runs once at a time.
-async function inTurn(all, make) {
-  const made = [];
-  for (const each of all) made.push(await make(each));
-  return made;
-}
-
-const held = new Map(); // tasks share backbone.bin and the tokenizer
-const sessions = new Map(); // of graphs that tasks share
 const tasks = new Map(); // those that `answerAll` has loaded
-const passes = new Map(); // tokens of a row -> its hidden states
-const REMEMBERED = 32;
-
-function kept(map, name, make) {
-  if (!map.has(name)) map.set(name, make());
-  map.get(name).catch(() => map.delete(name)); // so that a second try is one
-  return map.get(name);
-}
-
-const once = (name) => kept(held, name, () => bytes(name));
-
-async function bytes(name) {
-  const url = new URL(name, import.meta.url);
-  if (url.protocol === "file:") return new Uint8Array(await (await import("node:fs/promises")).readFile(url));
-  const answer = await fetch(url);
-  if (!answer.ok) throw new Error(`cannot load ${url}: ${answer.status}`);
-  return new Uint8Array(await answer.arrayBuffer());
-}
-
-if (globalThis.process?.argv?.[1]?.endsWith("predict.mjs")) {
+if (isCalled()) {
   const [flags, told] = [["second", "windows"], process.argv.slice(2)];
   const options = Object.fromEntries(flags.map((name) => [name, told.includes(`--${name}`)]));
   const texts = told.filter((text) => !flags.some((name) => text === `--${name}`));
