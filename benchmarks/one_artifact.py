@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def theirs(folder: Path, entry: TaskEntry, texts: Sequence[Any]) -> list[Any]:
     name = entry.kind if entry.kind != "classification" else "text-classification"
     pipe = transformers.pipeline(name, model=loaded.from_pretrained(folder), tokenizer=tokenizer)
     if entry.kind == "question-answering":
-        how = {"max_seq_len": entry.max_length, "max_answer_len": 30}
+        stride = entry.config["stride"]
+        how = {"max_seq_len": entry.max_length, "max_answer_len": 30, "doc_stride": stride}
         asked = [pipe(question=one, context=context, **how) for one, context in texts]
         return [{**one, "text": one["answer"]} for one in asked]
     found = [pipe(text, **options) for text in texts]
@@ -112,6 +114,14 @@ def compared(first: Sequence[Any], second: Sequence[Any]) -> dict[str, Any]:
         if equal
     ]
     return {"same": sum(same), "rows": len(same), "difference": max(far, default=None)}
+
+
+def in_one_window(folder: Path, entry: TaskEntry, texts: Sequence[Any]) -> list[bool]:
+    """Which rows are read whole. Of more windows transformers compares probabilities that each window has for itself, ours are of all."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return [len(tokenizer(*row)["input_ids"]) <= entry.max_length for row in texts]
 
 
 def in_node(folder: Path, modules: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -152,13 +162,18 @@ def main() -> None:
             layout: compared(folded[name], ours(Session(work / layout), entry, texts[name]))
             for layout in ("shared", "swap")
         }
-        results[name]["libraries"] = compared(folded[name], theirs(work / name, entry, texts[name]))
+        found = theirs(work / name, entry, texts[name])
+        results[name]["libraries"] = compared(folded[name], found)
+        if entry.kind == "question-answering":
+            whole = in_one_window(work / name, entry, texts[name])
+            both = [list(compress(each, whole)) for each in (folded[name], found)]
+            results[name]["libraries, one window"] = compared(*both)
         print(name, results[name], flush=True)
     if modules is not None:
         write_package(PackageRequest(work / "shared", work / "web", Target.WEB))
-        found = in_node(work / "web", modules, texts)
+        answered = in_node(work / "web", modules, texts)
         for name in data:
-            results[name]["node"] = compared(folded[name], found[name])
+            results[name]["node"] = compared(folded[name], answered[name])
             print(name, "node", results[name]["node"], flush=True)
     sizes = {
         path.name: path.stat().st_size
