@@ -64,8 +64,9 @@ def _narrow(table: NarrowTable, editor: GraphEditor, ids: ir.Value) -> ir.Value:
         value = _plane(editor, plane, ids, "" if len(table.planes) == 1 else f".{plane.shift}")
         total = value if total is None else editor.op("Add", total, value, label="field")[0]
     assert total is not None
-    middle = editor.shared_constant(np.array(table.middle, dtype=np.float32), f"{table.middle:g}")
-    (centred,) = editor.op("Sub", total, middle, label="centred")
+    middle = np.array(table.middle, dtype=np.float32)
+    stored = editor.shared_constant(middle, f"middle_{table.middle:g}")
+    (centred,) = editor.op("Sub", total, stored, label="centred")
     scales = editor.constant(table.scales, "scales")
     (scale,) = editor.op("Gather", scales, ids, label="scale")
     return editor.op("Mul", centred, scale, label="embedding")[0]
@@ -83,8 +84,9 @@ def _plane(editor: GraphEditor, plane: Plane, ids: ir.Value, tag: str) -> ir.Val
     value = editor.cast(fields, ir.DataType.FLOAT, label=f"wide{tag}")
     if plane.shift == 0:
         return value
-    factor = editor.shared_constant(np.array(2.0**plane.shift, dtype=np.float32), "high")
-    return editor.op("Mul", value, factor, label=f"place{tag}")[0]
+    factor = np.array(2.0**plane.shift, dtype=np.float32)
+    place = editor.shared_constant(factor, f"place_{factor:g}")
+    return editor.op("Mul", value, place, label=f"place{tag}")[0]
 
 
 def _part(editor: GraphEditor, row: ir.Value, plane: Plane, part: int, tag: str) -> ir.Value:
