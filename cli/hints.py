@@ -170,6 +170,8 @@ HINTS: dict[str, str] = {
     "give `texts`, `scripts` or `keep`": "give `--text`, `--script` or `--keep`",
     "give a larger `keep`": "give a larger `--keep`",
     "give a `keep` of {least} or more": "give `--keep {least}` or more",
+    "make it smaller with the same texts, and compare with that": "make it smaller with the same texts, `compress vocab`, and "
+    "compare with that",
     "give fewer `texts` or `scripts`, or a smaller `keep`": "give less with `--text` or `--script`, or a smaller `--keep`",
     # graphs
     "export the task first": "make it with `compress export --onnx`",

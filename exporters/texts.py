@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from maskpack.exporters.report import TextCheck
+from maskpack.exporters.vocabularies import check_all_tokens
 from maskpack.formats import TaskEntry
 from maskpack.models.tokenizer_files import shipped_tokenizer
 from maskpack.runtime.task import TaskFiles
@@ -66,6 +67,7 @@ def read_texts(
 
     Raises:
         ExportError: the tokenizer or the configuration cannot be read.
+        VerifyError: the tokenizer has fewer tokens than the artifact's.
     """
     if type_of(entry).preprocessor not in READERS:
         return Reading.of_training(training)
@@ -73,6 +75,9 @@ def read_texts(
     outputs = (config.kind, config.labels, config.texts or texts_of(entry))
     if outputs != (entry.kind, entry.labels, texts_of(entry)):
         return Reading.of_another(training, files, entry)
+    own = shipped_tokenizer(context.files)
+    if own is not None:
+        check_all_tokens(files, own.get_vocab_size(), tokenizer.get_vocab_size())
     reader, findings = TextReader.of(tokenizer, config), []
     device = None
     if split is not None and training is not None:
@@ -80,7 +85,6 @@ def read_texts(
         rows, device = _by_device(reader, entry, split, training)
         if (found := difference_of(rows, device, training)) is not None:
             findings.append(str(found))
-    own = shipped_tokenizer(context.files)
     both = [tokenizer, *([] if own is None else [own])]
     probes = probe_rows(both, texts_of(entry), entry.max_length)
     if (found := first_difference(reader, partial(encode_for, context, entry), probes)) is not None:

@@ -31,6 +31,7 @@ from maskpack.exporters.session import (
 )
 from maskpack.exporters.signature import check_signature
 from maskpack.exporters.texts import Reading
+from maskpack.exporters.vocabularies import check_numbers_of_model
 from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
 from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.formats.target import TargetScale
@@ -352,6 +353,8 @@ def _check_accuracy(
 
 
 def _logits_of(reference: str, subject: Subject, encoded: Encoded) -> NDArray[np.float32]:
+    if subject.files is not None:
+        check_numbers_of_model(subject.files, reference)
     model = load_finetuned(reference, auto_class=type_of(subject.entry).auto_class)
     if model.config.num_labels != subject.entry.outputs:
         raise VerifyError(

@@ -185,12 +185,12 @@ def refinable(backbone: Backbone) -> bool:
 
 
 def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedLinear]:
-    """Replace the linears that are learned, starting at the float weights; others get the backbone's weights."""
+    """Replace the linears that are learned, starting at the float weights; others, and tables, get the backbone's weights."""
     rounded = {}
     parameters: Mapping[str, nn.Parameter] = dict(student.named_parameters())
     with torch.no_grad():
         for name, tensor in {**backbone.linears, **backbone.embeddings}.items():
-            if not tensor.zero_free:
+            if name in backbone.embeddings or not tensor.zero_free:
                 parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
                 continue
             make = partial(RoundedLinear, bits=tensor.bits, group=tensor.group)

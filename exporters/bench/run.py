@@ -40,6 +40,7 @@ from maskpack.exporters.bench.result import (
 from maskpack.exporters.bench.rows import BatchShape, rows_of
 from maskpack.exporters.options import BenchRequest
 from maskpack.exporters.session import Spent
+from maskpack.exporters.vocabularies import check_numbers_of_artifact, check_numbers_of_model
 from maskpack.formats import ConfigError, ExportError, open_artifact
 from maskpack.formats.errors import Hint
 from maskpack.formats.files import scratch_folder
@@ -169,12 +170,15 @@ def _reference(
             )
         return Path(against), f"the graph {Path(against).name}"
     if against is not None:
+        check_numbers_of_model(files, against)
         data, source = (
             dense_graph(against, TASK_TYPES[config.kind].auto_class),
             f"the model {Path(against).name}",
         )
     elif request.artifact is not None:
-        data = masked_graph(open_artifact(request.artifact), config.name)
+        artifact = open_artifact(request.artifact)
+        check_numbers_of_artifact(files, artifact)
+        data = masked_graph(artifact, config.name)
         source = f"the masked model of {request.artifact.name}"
     elif files.adapter is not None or files.trunk is not None:
         raise ConfigError(

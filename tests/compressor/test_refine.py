@@ -96,6 +96,18 @@ def test_wider_linears_of_a_mixed_backbone_stay_as_they_are(prepared):
         assert (after.linears[name] is tensor) == (".layer.0." in name)
 
 
+@pytest.mark.parametrize("width", [3, 2])
+def test_narrow_tables_stay_as_they_are(prepared, width):
+    """Their codes are the odd numbers too, and they are no linears."""
+    base, calibration = prepared
+    start = backbone_of(base, bits=2, embedding_bits=width)
+    learned = refine(base, start, calibration, steps=2, placement=FP32)
+    assert learned.embeddings == start.embeddings
+    assert width in {one.bits for one in learned.embeddings.values()}
+    moved = [name for name, one in learned.linears.items() if one is not start.linears[name]]
+    assert set(moved) == set(start.linears)
+
+
 def test_only_backbones_with_zero_free_codes_are_refinable(prepared):
     base, _ = prepared
     assert refinable(backbone_of(base, bits=2))

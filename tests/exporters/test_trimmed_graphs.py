@@ -13,10 +13,15 @@ from node_kit import MODULES, in_node, needs_node
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
+from maskpack.exporters.bench.run import bench
 from maskpack.exporters.export import export_shared
-from maskpack.formats import ConfigError, open_artifact
+from maskpack.exporters.hf import write_hf
+from maskpack.exporters.options import BenchRequest
+from maskpack.exporters.verify import Subject, verify
+from maskpack.formats import ConfigError, ExportError, VerifyError, open_artifact
 from maskpack.models.trimmed_tokenizer import Vocabulary, Wanted, choose, renumbered
 from maskpack.runtime import Session
+from maskpack.runtime.task import pick_task
 from maskpack.runtime.tokens import load_tokenizer
 from maskpack.tasks.trim import TrimRequest, trim_vocabulary
 
@@ -88,6 +93,55 @@ def test_a_graph_with_the_tokens_of_some_texts(artifacts, texts, exported, senti
     )
     assert table.dims[0] == tokens
     assert json.loads((out / "config.json").read_text())["vocab_size"] == tokens
+
+
+def subject_of(folder, artifact, **options):
+    files = pick_task(folder, "sst2")
+    tolerance = Tolerance.of(Compute.FP32, max_drop=100.0)
+    return Subject(
+        files.graph, open_artifact(artifact), "sst2", "fp32", tolerance, files=files, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def small_graph(fewer, sentiment, tmp_path_factory):
+    """A graph of the artifact that lost tokens."""
+    out = tmp_path_factory.mktemp("graph") / "small"
+    export_onnx(request_for(fewer, out, Compute.FP32, sentiment))
+    return out
+
+
+def test_a_graph_is_not_verified_against_an_artifact_with_more_tokens(
+    small_graph, artifacts, fewer, sentiment
+):
+    with pytest.raises(VerifyError, match=r"has 19 tokens, the artifact 45.*made with fewer"):
+        verify(subject_of(small_graph, artifacts["bert"], data=sentiment))
+    assert verify(subject_of(small_graph, fewer, data=sentiment)).ok
+
+
+def test_other_numbers_of_tokens_are_no_comparison(
+    small_graph, artifacts, fewer, exported, sentiment, tmp_path
+):
+    grid = {"batches": (1,), "lengths": (4,), "threads": (1,), "runs": 1}
+    whole = artifacts["bert"]
+    write_hf(open_artifact(whole), "sst2", tmp_path / "plain")
+    for given in ({"artifact": whole}, {"against": str(tmp_path / "plain")}):
+        with pytest.raises(ExportError, match="gives other numbers to 12 of the 19 tokens"):
+            bench(BenchRequest(small_graph, **given, **grid))
+    reference = {"reference": str(tmp_path / "plain"), "data": sentiment}
+    with pytest.raises(ExportError, match="gives other numbers to"):
+        verify(subject_of(small_graph, fewer, **reference))
+    folder = exported("bert", Compute.FP32).folder
+    assert verify(subject_of(folder, whole, **reference)).accuracy.reference_agreement == 1.0
+
+
+def test_a_model_without_a_tokenizer_is_taken_at_its_word(small_graph, fewer, sentiment, tmp_path):
+    write_hf(open_artifact(fewer), "sst2", tmp_path / "plain")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (tmp_path / "plain" / name).unlink(missing_ok=True)
+    reference = str(tmp_path / "plain")
+    report = verify(subject_of(small_graph, fewer, reference=reference, data=sentiment))
+    assert report.accuracy.reference_agreement == 1.0
 
 
 def test_all_tokens_are_no_smaller_vocabulary(artifacts, sentiment, tmp_path):

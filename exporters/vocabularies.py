@@ -1,0 +1,84 @@
+"""Whether two sides of a comparison number tokens alike. Logits of other numbers are logits of another text, and look like any others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from maskpack.formats import Artifact, ExportError, ModelError, VerifyError
+from maskpack.formats.errors import Hint
+from maskpack.models.load import load_tokenizer
+from maskpack.models.locate import resolve
+from maskpack.models.tokenizer_files import shipped_tokenizer
+from maskpack.runtime.task import TaskFiles
+from maskpack.runtime.tokens import load_tokenizer as load_shipped
+
+_SMALLER = Hint("make it smaller with the same texts, and compare with that")
+
+
+def check_all_tokens(files: TaskFiles, own: int, shipped: int) -> None:
+    """Refuse a graph that has fewer tokens than the artifact that it is compared with.
+
+    Args:
+        files: of the exported task.
+        own: tokens of the artifact's tokenizer.
+        shipped: of the one beside the graph.
+
+    Raises:
+        VerifyError: it has fewer.
+    """
+    if shipped < own:
+        raise VerifyError(
+            f"`{files.tokenizer}` has {shipped:,} tokens, the artifact {own:,}: the graph was made with fewer",
+            _SMALLER,
+        )
+
+
+def check_numbers_of_artifact(files: TaskFiles, artifact: Artifact) -> None:
+    """Refuse an artifact whose numbers of tokens are not those of an exported task.
+
+    Raises:
+        ExportError: they are others.
+    """
+    names = artifact.manifest.files
+    own = shipped_tokenizer({name: artifact.file(name) for name in names})
+    if own is not None and files.tokenizer.is_file():
+        _check(_vocabulary(files), own.get_vocab(), artifact.path.name)
+
+
+def check_numbers_of_model(files: TaskFiles, model: str) -> None:
+    """Refuse a model, folder or hub id, whose numbers of tokens are not those of an exported task.
+
+    A model without a tokenizer, of which nobody can know, passes.
+
+    Raises:
+        ExportError: they are others.
+    """
+    if not files.tokenizer.is_file():
+        return
+    try:
+        theirs = load_tokenizer(resolve(model)).get_vocab()
+    except ModelError:
+        return
+    _check(_vocabulary(files), theirs, model)
+
+
+def _vocabulary(files: TaskFiles) -> Mapping[str, int]:
+    found: Mapping[str, int] = load_shipped(files.tokenizer).get_vocab()
+    return found
+
+
+def moved_tokens(shipped: Mapping[str, int], theirs: Mapping[str, int]) -> int:
+    """How many tokens of both have another number there; arguments: token -> number.
+
+    >>> moved_tokens({"[CLS]": 0, "film": 1}, {"[CLS]": 0, "a": 1, "film": 2})
+    1
+    """
+    return sum(theirs.get(token, number) != number for token, number in shipped.items())
+
+
+def _check(shipped: Mapping[str, int], theirs: Mapping[str, int], name: str) -> None:
+    if moved := moved_tokens(shipped, theirs):
+        raise ExportError(
+            f"`{name}` gives other numbers to {moved:,} of the {len(shipped):,} tokens of the graph",
+            _SMALLER,
+        )
