@@ -174,8 +174,8 @@ class DequantizeLookUps(ConstantsPass):
         for node, scales in found:
             ids, name = scales.inputs[1], _name(scales.inputs[0])
             assert ids is not None
-            assert ids.dtype is not None
-            rows = np.arange(len(self.constants.read([name])[name]), dtype=ids.dtype.numpy())
+            kind = np.dtype(np.int64) if ids.dtype is None else ids.dtype.numpy()  # a value within
+            rows = np.arange(len(self.constants.read([name])[name]), dtype=kind)
             table = self.constants.given(_name(node.outputs[0]), _name(ids), rows)
             editor = GraphEditor(model.graph, node, name.removesuffix(".scales"))
             stored = editor.constant(table, "weight")
