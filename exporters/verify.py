@@ -36,7 +36,7 @@ from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, Verify
 from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.formats.target import TargetScale
 from maskpack.formats.waiting import announced
-from maskpack.models.inputs import inputs_of
+from maskpack.models.inputs import ATTENTION, inputs_of
 from maskpack.models.load import load_finetuned
 from maskpack.models.padding import set_pad_token
 from maskpack.runtime.cloze import MOST_LOGITS
@@ -301,12 +301,24 @@ def _check_values(
     left = graph(feeds)
     if left.shape != right.shape:
         return ValueCheck(*shape, float("inf"), 0, float("inf"))
-    left, right = _comparable(subject, left), _comparable(subject, right)
+    left, right = (_comparable(subject, without_padding(one, feeds)) for one in (left, right))
     difference = float(np.abs(left - right).max())
     decoder = type_of(subject.entry).decoder
     same = int(decoder.same(left, right).sum()) if decoder.labelled else shape[0]
     relative = relative_error(left, right, _least(subject))
     return ValueCheck(*shape, difference, same, relative)
+
+
+def without_padding(logits: NDArray[np.float32], feeds: Feeds) -> NDArray[np.float32]:
+    """Logits with zeros where tokens have some each, `(b, s, c)`, and a token is padding; others as they are.
+
+    Nobody reads them there, and no value is the right one: the window of a padded token of ModernBERT may hold padding alone, of which
+    each arithmetic makes another mean.
+    """
+    here = feeds.get(ATTENTION)
+    if here is None or logits.ndim != 3 or logits.shape[:2] != here.shape:
+        return logits
+    return np.where(here[..., None] == 0, np.float32(0), logits)
 
 
 def _comparable(subject: Subject, logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from maskpack.exporters import Compute, Subject, Tolerance
-from maskpack.exporters.verify import SHAPES, compute_of, verify
+from maskpack.exporters.verify import SHAPES, compute_of, verify, without_padding
 from maskpack.formats import ArtifactError, DataError, ExportError, VerifyError
 from maskpack.models.load import load_classifier
 
@@ -367,3 +367,15 @@ def test_values_are_the_same_in_every_run(verified):
     left, right = verified(unchanged), verified(unchanged)
     assert left == right
     assert left.to_json() == right.to_json()
+
+
+def test_values_at_padding_are_not_compared_where_each_token_has_some():
+    """A token whose window holds padding alone has other values in every arithmetic."""
+    feeds = {"attention_mask": np.array([[1, 1, 1], [1, 0, 0]])}
+    of_tokens = np.arange(1, 13, dtype=np.float32).reshape(2, 3, 2)
+    found = without_padding(of_tokens, feeds)
+    assert found.tolist() == [[[1, 2], [3, 4], [5, 6]], [[7, 8], [0, 0], [0, 0]]]
+    of_rows, of_texts = np.ones((2, 3), dtype=np.float32), np.ones((2, 4, 2), dtype=np.float32)
+    assert without_padding(of_rows, feeds) is of_rows
+    assert without_padding(of_texts, feeds) is of_texts
+    assert without_padding(of_tokens, {"pixel_values": of_rows}) is of_tokens
