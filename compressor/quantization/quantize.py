@@ -68,9 +68,9 @@ def quantize_model(
 
     Raises:
         ModelError: a weight is not finite, or too large for float16.
-        ConfigError: an override that names no linear.
+        ConfigError: an override that names no linear, or narrow token embeddings of a model without any.
     """
-    roles, tokens = _roles(base), token_table(base)
+    roles, tokens = _roles(base), _checked_table(base, scheme.embedding_bits)
     names = [name for name, _ in base.named_parameters()]
     bits = bits_of([name for name in names if roles.get(name) is nn.Linear], scheme)
     keep = _packed if sum(p.numel() for p in base.parameters()) > MOST_UNPACKED else _as_it_is
@@ -167,6 +167,17 @@ def token_table(base: nn.Module) -> str | None:
         return None
     weights = {name: p for name, p in base.named_parameters() if isinstance(table, nn.Embedding)}
     return next((name for name, p in weights.items() if p is table.weight), None)
+
+
+def _checked_table(base: nn.Module, bits: int) -> str | None:
+    """`token_table`, or ConfigError if narrow embeddings are asked for and there are none."""
+    table = token_table(base)
+    if table is None and bits != 8:
+        raise ConfigError(
+            f"`embedding_bits` is {bits}, and the model has no embeddings of tokens",
+            "leave it out: its other tables keep 8 bits",
+        )
+    return table
 
 
 def _roles(base: nn.Module) -> dict[str, type[nn.Module]]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
-from maskpack.compressor.quantization.quantize import token_table
+from maskpack.compressor.quantization.quantize import quantize_model, token_table
 from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.bench.reference import float_graph
@@ -25,7 +25,7 @@ from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.look_ups import row_look_up
 from maskpack.exporters.graph.weights import narrow_table
 from maskpack.exporters.options import Compute, Layout, SharedRequest
-from maskpack.formats import ArtifactError, QuantTensor, open_artifact
+from maskpack.formats import ArtifactError, ConfigError, QuantTensor, Scheme, open_artifact
 from maskpack.runtime import Session
 from maskpack.tasks import find_task
 
@@ -108,6 +108,12 @@ def test_the_table_of_tokens_is_found():
     assert token_table(Encoder()) == "words.weight"
     assert token_table(nn.Linear(2, 2)) is None
     assert torch.is_tensor(Encoder().words.weight)
+
+
+def test_narrow_embeddings_of_a_model_without_tokens_are_refused():
+    with pytest.raises(ConfigError, match="`embedding_bits` is 3, and the model has no embeddings"):
+        quantize_model(nn.Sequential(nn.Linear(8, 8)), Scheme(8, None, "minmax", 3))
+    assert quantize_model(nn.Sequential(nn.Linear(8, 8)), Scheme(8, None, "minmax", 8)).linears
 
 
 QUICK = {
