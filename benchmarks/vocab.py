@@ -104,8 +104,8 @@ def reading(
 
     source, texts = lines
     own, unseen = texts[::2], texts[1::2]
-    trimmed = trim_tokenizer(files, ("",), Wanted(**wanted), [own])
     whole = plain_tokenizer(files)
+    trimmed = trim_tokenizer(files, ("",), Wanted(**wanted), [own], whole)
     tried = {
         part: read_again(part, each, whole, trimmed)
         for part, each in (("made for", own), ("unseen", unseen), *others.items())

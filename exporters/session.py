@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats import ExportError
 from maskpack.formats.errors import first_line
+from maskpack.models.inputs import PIXELS
 from maskpack.runtime.graph import TaskRun, check_version, open_graph, task_run
 from maskpack.runtime.outputs import joined
 from maskpack.runtime.providers import Provider, find_providers
@@ -151,9 +152,6 @@ def ort_predict(session: Any) -> Callable[[Feeds], NDArray[np.float32]]:
 
 
 Feeds = dict[str, NDArray[Any]]
-
-PIXELS = "pixel_values"
-"""Input of graphs that read images."""
 
 _WARM_UP = 3
 _VOCABULARY = 20_000  # all models measured so far have as many tokens

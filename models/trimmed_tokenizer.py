@@ -296,7 +296,7 @@ class TrimmedTokenizer:
 
 
 def trimmed_tokenizer(
-    files: Mapping[str, bytes], vocabulary: Vocabulary, kept: KeptTokens
+    files: Mapping[str, bytes], vocabulary: Vocabulary, kept: KeptTokens, whole: Any
 ) -> TrimmedTokenizer:
     """Files of a tokenizer with the tokens that stay, loaded once to see that each has its number.
 
@@ -304,6 +304,7 @@ def trimmed_tokenizer(
         files: of the old one, and `config.json` of the new model.
         vocabulary: of the old one.
         kept: the tokens that stay.
+        whole: the old one, loaded.
 
     Raises:
         ModelError: a library numbers its tokens otherwise.
@@ -315,19 +316,16 @@ def trimmed_tokenizer(
     written = tokenizer_files(_loaded(used))
     try:
         with no_panic():
-            fast, before = (
-                Tokenizer.from_buffer(written[_FILE]),
-                Tokenizer.from_buffer(files[_FILE]),
-            )
+            fast = Tokenizer.from_buffer(written[_FILE])
     except Exception as error:  # the library raises bare `Exception`
         raise ModelError(
             f"the trimmed `{_FILE}` cannot be read: {first_line(error)}",
             "report it with the tokenizer; its pieces may need others in a way of their own",
         ) from error
     for new, old in enumerate(kept.ids.tolist()):
-        if fast.id_to_token(new) != before.id_to_token(old):
+        if fast.id_to_token(new) != whole.id_to_token(old):
             raise ModelError(
-                f"the token {old}, `{before.id_to_token(old)}`, should have the number {new} now, where the tokenizer has "
+                f"the token {old}, `{whole.id_to_token(old)}`, should have the number {new} now, where the tokenizer has "
                 f"`{fast.id_to_token(new)}`",
                 "report it with the tokenizer; its vocabulary has gaps or names a token twice",
             )

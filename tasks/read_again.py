@@ -105,6 +105,7 @@ def trim_tokenizer(
     prefixes: Sequence[str],
     wanted: Wanted,
     texts: Sequence[Sequence[str]],
+    whole: Any,
 ) -> TrimmedTokenizer:
     """Choose the tokens that stay, and make a tokenizer of them.
 
@@ -113,11 +114,11 @@ def trim_tokenizer(
         prefixes: what may stand before a text.
         wanted: which tokens are to stay; they are counted here.
         texts: of each file of texts; none: there are none.
+        whole: the tokenizer with all tokens, of `plain_tokenizer`.
     """
     config = json.loads(files[CONFIG])
     vocabulary, table = Vocabulary.of(files, fixed_numbers(config)), table_of(config)
     if texts:
-        whole = plain_tokenizer(files)
         counted = np.zeros(1 + max(vocabulary.numbers), dtype=np.int64)
         for each in texts:
             for ids in ids_of(whole, prefixed(each, prefixes), "counting tokens"):
@@ -126,7 +127,7 @@ def trim_tokenizer(
         wanted = replace(wanted, counts=counts)
     kept = choose(vocabulary, wanted, table)
     new = {**files, CONFIG: json_bytes(trimmed_config(config, kept))}
-    return trimmed_tokenizer(new, vocabulary, kept)
+    return trimmed_tokenizer(new, vocabulary, kept, whole)
 
 
 def read_again(name: str, texts: Sequence[str], whole: Any, trimmed: TrimmedTokenizer) -> ReadAgain:

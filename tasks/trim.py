@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,7 @@ from maskpack.models.trimmed_model import (
     trimmed_weights,
     weight_bytes,
 )
-from maskpack.models.trimmed_tokenizer import (
-    TrimmedTokenizer,
-    Wanted,
-)
+from maskpack.models.trimmed_tokenizer import TrimmedTokenizer, Wanted
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import ModelContext, described, may_use_pooler, task_config
 from maskpack.tasks.evaluation.evaluate import prefixes_of
@@ -151,18 +149,15 @@ def trim_vocabulary(request: TrimRequest) -> TrimResult:
     texts = [(path.name, read_texts(path)) for path in request.texts]
     tries = [(path.name, read_texts(path)) for path in request.tries]
     source = _source(request)
-    trimmed = trim_tokenizer(
-        source.files, source.prefixes, request.wanted, [each for _, each in texts]
-    )
-    whole = plain_tokenizer(source.files)
-    found, tried = (source.compared(read, whole, trimmed) for read in (texts, tries))
+    trimmed = source.trimmed(request, texts)
+    found, tried = (source.compared(read, trimmed) for read in (texts, tries))
     _check_equal(request, found)
     sizes = source.write(request.out, trimmed)
     return TrimResult(
         out=request.out,
         artifact=isinstance(source, _ArtifactSource),
         tokens=len(trimmed.kept.ids),
-        tokens_before=whole.get_vocab_size(),
+        tokens_before=source.whole.get_vocab_size(),
         rows=len(trimmed.kept.rows),
         rows_before=trimmed.kept.table,
         bytes=sizes[1],
@@ -183,7 +178,7 @@ def trim_for_task(artifact: Artifact, task: str, files: Sequence[Path], out: Pat
     texts = [(path.name, read_texts(path)) for path in files]
     request = TrimRequest(str(artifact.path), out, tuple(files))
     trimmed = source.trimmed(request, texts)
-    _check_equal(request, source.compared(texts, plain_tokenizer(source.files), trimmed))
+    _check_equal(request, source.compared(texts, trimmed))
     _LOG.info(
         "`%s` gets %s of %s tokens", task, f"{len(trimmed.kept.ids):,}", f"{trimmed.kept.table:,}"
     )
@@ -303,17 +298,21 @@ class _Source:
     files: Mapping[str, bytes]
     prefixes: tuple[str, ...]
 
+    @cached_property
+    def whole(self) -> Any:
+        """The tokenizer with all tokens; read once."""
+        return plain_tokenizer(self.files)
+
     def trimmed(self, request: TrimRequest, texts: _Named) -> TrimmedTokenizer:
         """The tokenizer with the tokens that stay."""
         read = [each for _, each in texts]
-        return trim_tokenizer(self.files, self.prefixes, request.wanted, read)
+        return trim_tokenizer(self.files, self.prefixes, request.wanted, read, self.whole)
 
-    def compared(
-        self, texts: _Named, whole: Any, trimmed: TrimmedTokenizer
-    ) -> tuple[ReadAgain, ...]:
+    def compared(self, texts: _Named, trimmed: TrimmedTokenizer) -> tuple[ReadAgain, ...]:
         """How texts are read before and after."""
         return tuple(
-            read_again(name, prefixed(each, self.prefixes), whole, trimmed) for name, each in texts
+            read_again(name, prefixed(each, self.prefixes), self.whole, trimmed)
+            for name, each in texts
         )
 
 

@@ -165,8 +165,9 @@ def token_table(base: nn.Module) -> str | None:
         table = cast("Any", base).get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return None
-    weights = {name: p for name, p in base.named_parameters() if isinstance(table, nn.Embedding)}
-    return next((name for name, p in weights.items() if p is table.weight), None)
+    if not isinstance(table, nn.Embedding):
+        return None
+    return next((name for name, p in base.named_parameters() if p is table.weight), None)
 
 
 def _checked_table(base: nn.Module, bits: int) -> str | None:

@@ -189,12 +189,14 @@ def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedL
     rounded = {}
     parameters: Mapping[str, nn.Parameter] = dict(student.named_parameters())
     with torch.no_grad():
-        for name, tensor in {**backbone.linears, **backbone.embeddings}.items():
-            if name in backbone.embeddings or not tensor.zero_free:
+        for name, tensor in backbone.embeddings.items():
+            parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
+        for name, tensor in backbone.linears.items():
+            if tensor.zero_free:
+                make = partial(RoundedLinear, bits=tensor.bits, group=tensor.group)
+                rounded[name] = swap_linear(student, name, make)
+            else:
                 parameters[name].copy_(torch.from_numpy(tensor.dequantize()))
-                continue
-            make = partial(RoundedLinear, bits=tensor.bits, group=tensor.group)
-            rounded[name] = swap_linear(student, name, make)
     return rounded
 
 

@@ -200,9 +200,7 @@ def _compared(
 ) -> tuple[dict[str, dict[str, float]], int]:
     """Figures of each session, and how many rows they are of."""
     differences, rows = {name: _Difference() for name in sessions}, 0
-    for (
-        batch
-    ) in batches:  # one at a time: of masked words there is a logit for each word of the vocabulary
+    for batch in batches:  # one at a time: a task that fills masks has a logit for every token
         right = _run(sessions[reference], batch.feeds)
         rows += len(right)
         for name, session in sessions.items():

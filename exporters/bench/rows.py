@@ -10,6 +10,7 @@ import numpy as np
 
 from maskpack.exporters.options import BenchRequest
 from maskpack.formats.errors import ConfigError, DataError, Hint
+from maskpack.models.families import IMAGES, TEXT
 from maskpack.runtime.readers import Readable, image_reader
 from maskpack.runtime.task import TaskConfig, TaskFiles
 from maskpack.runtime.tokens import load_tokenizer
@@ -118,14 +119,14 @@ def _given_images(request: BenchRequest, config: TaskConfig) -> tuple[list[Reada
 
 
 ROWS: Mapping[str, BenchRows] = {
-    "text": BenchRows(
+    TEXT: BenchRows(
         noise="random tokens",
         shapes=_shapes_of_texts,
         vocabulary=lambda files: int(load_tokenizer(files.tokenizer).get_vocab_size()),
         given=_given_texts,
         example=_example_of_texts,
     ),
-    "images": BenchRows(
+    IMAGES: BenchRows(
         noise="random pixels",
         shapes=_shapes_of_images,
         vocabulary=lambda _: 0,

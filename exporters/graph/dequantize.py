@@ -39,16 +39,16 @@ class Constants:
     def __init__(self, model: onnx.ModelProto, folder: str = "") -> None:
         self._model, self._folder = model, folder
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._makers: dict[str, onnx.NodeProto] = {}
+        self._makers = {name: node for node in model.graph.node for name in node.output}
         known = set(self._stored)
         for node in model.graph.node:  # in topological order, as the standard demands
             plain = not any(item.HasField("g") or item.graphs for item in node.attribute)
             if plain and known.issuperset(name for name in node.input if name):
                 known.update(node.output)
-                self._makers.update(dict.fromkeys(node.output, node))
+        self._known = known
 
     def __contains__(self, name: str | None) -> bool:
-        return name in self._stored or name in self._makers
+        return name in self._known
 
     def is_stored(self, name: str | None) -> bool:
         """Whether the value is an initialiser, nothing to compute."""
@@ -68,6 +68,9 @@ class Constants:
             if name in self._stored
         }
         computed = [name for name in wanted if name not in known]
+        for name in computed:
+            if name not in self:
+                raise KeyError(name)
         if computed:
             session = make_session(self._part(computed, {}).SerializeToString(), threads=1)
             known.update(zip(computed, session.run(None, {}), strict=True))
@@ -86,13 +89,12 @@ class Constants:
     def _part(self, names: list[str], given: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
         """The graph that computes these values from others; without others, from constants alone."""
         needed, open_names = set(), list(names)
-        makers = {out: one for one in self._model.graph.node for out in one.output if given}
         while open_names:
             name = open_names.pop()
             if name and name not in needed and name not in given:
                 needed.add(name)
                 if name not in self._stored:
-                    open_names.extend((makers or self._makers)[name].input)
+                    open_names.extend(self._makers[name].input)
         nodes = [node for node in self._model.graph.node if needed.intersection(node.output)]
         part = onnx.helper.make_graph(
             nodes,

@@ -105,7 +105,7 @@ def narrow_table(tensor: QuantTensor) -> NarrowTable | None:
         return None
     half = 1 if tensor.zero_free else 0
     lowest = tensor.limit if tensor.zero_free else tensor.limit + 1
-    fields = ((tensor.codes + np.int16(lowest)) >> half).astype(np.uint8)
+    fields = ((tensor.codes + np.int8(lowest)) >> half).view(np.uint8)
     planes, shift = [], 0
     for bits in _PLANES[tensor.bits]:
         part = (fields >> np.uint8(shift)) & np.uint8((1 << bits) - 1)

@@ -12,7 +12,10 @@ import numpy as np
 from maskpack.exporters.options import Target
 from maskpack.exporters.session import Feeds
 from maskpack.formats import ExportError
-from maskpack.runtime.images import IMAGES, PROCESSOR
+from maskpack.models.families import IMAGES, TEXT
+from maskpack.models.inputs import PIXELS
+from maskpack.runtime.images import IMAGES as ENDINGS
+from maskpack.runtime.images import PROCESSOR
 from maskpack.runtime.readers import image_reader
 from maskpack.runtime.task import TOKENIZER, TaskConfig, TaskFiles
 from maskpack.runtime.tokens import load_tokenizer
@@ -87,7 +90,7 @@ def _probes_of_images(files: TaskFiles, config: TaskConfig) -> list[Feeds]:
     """
     rule, rng = image_reader(files, config, {}).rule, np.random.default_rng(0)
     noise = (rng.integers(0, 256, (rows, *rule.size, 3), dtype=np.uint8) for rows in _BATCHES)
-    return [{"pixel_values": rule.values(pixels)} for pixels in noise]
+    return [{PIXELS: rule.values(pixels)} for pixels in noise]
 
 
 def _size_of_texts(files: TaskFiles, config: TaskConfig) -> str:
@@ -181,7 +184,7 @@ _TEXT_FILES = {"tokenizer": TOKENIZER}
 _IMAGE_FILES = {"processor": PROCESSOR}
 
 PACKAGED: Mapping[str, PackagedInputs] = {
-    "text": PackagedInputs(
+    TEXT: PackagedInputs(
         inputs=_TOKENS,
         what="tokens",
         files={
@@ -214,8 +217,8 @@ PACKAGED: Mapping[str, PackagedInputs] = {
             "sentencepiece.bpe.model",
         ),
     ),
-    "images": PackagedInputs(
-        inputs=("pixel_values",),
+    IMAGES: PackagedInputs(
+        inputs=(PIXELS,),
         what="images",
         files=dict.fromkeys(Target, _IMAGE_FILES),
         templates={
@@ -234,7 +237,7 @@ PACKAGED: Mapping[str, PackagedInputs] = {
         probes=_probes_of_images,
         check_web=_nothing_to_check,
         modules=("pixels",),
-        values={"ENDINGS": json.dumps(IMAGES)},
+        values={"ENDINGS": json.dumps(ENDINGS)},
     ),
 }
 """What a device reads -> what packages of tasks have that read it."""
