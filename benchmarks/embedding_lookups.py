@@ -3,8 +3,8 @@
     python benchmarks/embedding_lookups.py docs/results/embedding-lookups.json
 
 A table of 30,522 rows of 384, one scale a row, ids of 1 x 16 and 1 x 128 tokens, one thread; runs of all forms in alternation, so that
-their ratios are of one machine in one state. `bytes` is the form of 8 bits, `table` reads the codes of each byte from a table of 256 rows,
-`shifts` cuts a byte with `BitwiseAnd` and `BitShift`, `blocks` is ONNX Runtime's own `GatherBlockQuantized`.
+their ratios are of one machine in one state. `exported` is what graphs hold (`row_look_up`), `table` reads the codes of each byte from a table of 256 rows, `blocks` is ONNX Runtime's own
+`GatherBlockQuantized`, which has no 3 bits.
 """
 
 from __future__ import annotations
@@ -13,19 +13,40 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
+from maskpack.exporters.graph.editor import GraphEditor
+from maskpack.exporters.graph.look_ups import row_look_up
 
 ROWS, WIDTH, RUNS = 30_522, 384, 201
 LENGTHS = (16, 128)
 
 Form = tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]
+
+
+def exported(width: int) -> bytes:
+    """What a graph holds of a table of random codes."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
+    tensor = (quantize_minmax if width == 8 else quantize_mse)(weight, width, None)
+    ids = ir.Value(name="ids", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["b", "s"]))
+    end = ir.node("Identity", [ids])
+    own = ir.Graph([ids], [], nodes=[end], opset_imports={"": 18}, name="lookup")
+    rows = row_look_up(tensor, alone=True)(GraphEditor(own, end, "words"), ids)
+    rows.type, rows.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["b", "s", WIDTH])
+    own.outputs.append(rows)
+    own.remove(end)
+    return ir.serde.serialize_model(ir.Model(own, ir_version=8)).SerializeToString()
 
 
 def scaled(scales: NDArray[np.float32], value: str) -> Form:
@@ -37,22 +58,10 @@ def scaled(scales: NDArray[np.float32], value: str) -> Form:
     return nodes, {"scales": scales}
 
 
-def as_bytes(codes: NDArray[np.int8]) -> Form:
-    """A byte a code."""
-    nodes = [
-        helper.make_node("Gather", ["codes", "ids"], ["row"]),
-        helper.make_node("Cast", ["row"], ["wide"], to=TensorProto.FLOAT),
-    ]
-    return nodes, {"codes": codes}
-
-
-def fields(codes: NDArray[np.int8], bits: int, *, strided: bool) -> NDArray[np.uint8]:
-    """Codes as packed fields `(rows, width * bits / 8)`: neighbours in a byte, or a quarter of a row apart."""
+def fields(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """Codes as packed fields `(rows, width * bits / 8)`, neighbours in a byte."""
     each = 8 // bits
-    unsigned = (codes + (1 << (bits - 1))).astype(np.uint8)
-    shape = (len(codes), -1, each) if not strided else (len(codes), each, -1)
-    parts = unsigned.reshape(shape)
-    parts = parts if not strided else parts.transpose(0, 2, 1)
+    parts = (codes + (1 << (bits - 1))).astype(np.uint8).reshape(len(codes), -1, each)
     shifted = parts << (np.arange(each, dtype=np.uint8) * bits)
     return np.asarray(np.bitwise_or.reduce(shifted, axis=-1), dtype=np.uint8)
 
@@ -69,33 +78,7 @@ def by_table(codes: NDArray[np.int8], bits: int) -> Form:
         helper.make_node("Reshape", ["parts", "shape"], ["wide"]),
     ]
     shape = np.array([0, 0, WIDTH], dtype=np.int64)
-    return nodes, {"packed": fields(codes, bits, strided=False), "table": table, "shape": shape}
-
-
-def by_shifts(codes: NDArray[np.int8], bits: int) -> Form:
-    """Fields that lie a part of the row apart, cut out and put side by side."""
-    each, nodes = 8 // bits, [helper.make_node("Gather", ["packed", "ids"], ["row"])]
-    values: dict[str, NDArray[Any]] = {"packed": fields(codes, bits, strided=True)}
-    values["mask"] = np.array((1 << bits) - 1, dtype=np.uint8)
-    values["middle"] = np.array(1 << (bits - 1), dtype=np.float32)
-    for part in range(each):
-        source = "row"
-        if part:
-            values[f"by{part}"] = np.array(part * bits, dtype=np.uint8)
-            nodes.append(
-                helper.make_node("BitShift", ["row", f"by{part}"], [f"s{part}"], direction="RIGHT")
-            )
-            source = f"s{part}"
-        if part < each - 1:
-            nodes.append(helper.make_node("BitwiseAnd", [source, "mask"], [f"a{part}"]))
-            source = f"a{part}"
-        nodes.append(helper.make_node("Identity", [source], [f"p{part}"]))
-    nodes += [
-        helper.make_node("Concat", [f"p{part}" for part in range(each)], ["all"], axis=-1),
-        helper.make_node("Cast", ["all"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["float", "middle"], ["wide"]),
-    ]
-    return nodes, values
+    return nodes, {"packed": fields(codes, bits), "table": table, "shape": shape}
 
 
 def by_blocks(codes: NDArray[np.int8], scales: NDArray[np.float32], bits: int) -> Form:
@@ -111,7 +94,7 @@ def by_blocks(codes: NDArray[np.int8], scales: NDArray[np.float32], bits: int) -
         bits=bits,
     )
     wide = np.repeat(scales, WIDTH // 128, axis=1)
-    return [node], {"packed": fields(codes, bits, strided=False), "scales": wide}
+    return [node], {"packed": fields(codes, bits), "scales": wide}
 
 
 def graph(form: Form) -> bytes:
@@ -132,9 +115,9 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def made(name: str, make: Callable[[], Form]) -> tuple[bytes, Any] | None:
+def made(name: str, make: Callable[[], bytes]) -> tuple[bytes, Any] | None:
     """Graph and session of a form, or None where ONNX Runtime has no such kernel."""
-    model = graph(make())
+    model = make()
     try:
         return model, session(model)
     except Exception as error:  # noqa: BLE001 - a kernel that this release does not have
@@ -142,25 +125,30 @@ def made(name: str, make: Callable[[], Form]) -> tuple[bytes, Any] | None:
         return None
 
 
-def forms() -> Mapping[str, Callable[[], Form]]:
-    """Name -> a form."""
+def forms() -> Mapping[str, Callable[[], bytes]]:
+    """Name -> a graph of a form."""
     rng = np.random.default_rng(0)
     scales = rng.uniform(0.5, 2, (ROWS, 1)).astype(np.float32)
-    codes = {
-        bits: rng.integers(-(1 << (bits - 1)) + 1, 1 << (bits - 1), (ROWS, WIDTH)).astype(np.int8)
-        for bits in (8, 4, 2)
+
+    def of_table(bits: int) -> bytes:
+        own, tail = by_table(random_codes(rng, bits), bits), scaled(scales, "wide")
+        return graph(([*own[0], *tail[0]], {**own[1], **tail[1]}))
+
+    found: dict[str, Callable[[], bytes]] = {
+        f"{width} bits, exported": partial(exported, width) for width in (8, 4, 3, 2)
     }
-
-    def whole(form: Form) -> Form:
-        tail = scaled(scales, "wide")
-        return [*form[0], *tail[0]], {**form[1], **tail[1]}
-
-    found: dict[str, Callable[[], Form]] = {"8 bits, bytes": lambda: whole(as_bytes(codes[8]))}
     for bits in (4, 2):
-        found[f"{bits} bits, table"] = lambda b=bits: whole(by_table(codes[b], b))
-        found[f"{bits} bits, shifts"] = lambda b=bits: whole(by_shifts(codes[b], b))
-        found[f"{bits} bits, blocks"] = lambda b=bits: by_blocks(codes[b], scales, b)
+        found[f"{bits} bits, table"] = partial(of_table, bits)
+        found[f"{bits} bits, blocks"] = lambda b=bits: graph(
+            by_blocks(random_codes(rng, b), scales, b)
+        )
     return found
+
+
+def random_codes(rng: np.random.Generator, bits: int) -> NDArray[np.int8]:
+    """A table of codes."""
+    half = 1 << (bits - 1)
+    return rng.integers(-half + 1, half, (ROWS, WIDTH)).astype(np.int8)
 
 
 def main() -> None:

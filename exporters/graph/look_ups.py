@@ -4,8 +4,8 @@
     4, 2, 1 bits   ids -> Gather(fields) -> BitShift ... -> Concat -> Cast -> Sub(middle) -> Mul(Gather(scales))
     3 bits         the same for the low two bits and the high one, added before `Sub`
 
-`BitShift` of bytes is a standard operator since opset 11, so that every runtime runs it. Beside the other ways to read narrow rows it is the
-fastest or close to it: docs/RESULTS.md, "Narrow embeddings".
+`BitShift` of bytes is a standard operator since opset 11, so that every runtime runs it. It is as fast as the
+other ways to read narrow rows, or nearly: docs/RESULTS.md, "Narrow embeddings".
 """
 
 from __future__ import annotations
