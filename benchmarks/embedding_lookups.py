@@ -46,7 +46,8 @@ def exported(width: int) -> bytes:
     rows.type, rows.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["b", "s", WIDTH])
     own.outputs.append(rows)
     own.remove(end)
-    return ir.serde.serialize_model(ir.Model(own, ir_version=8)).SerializeToString()
+    model = ir.serde.serialize_model(ir.Model(own, ir_version=8))
+    return bytes(model.SerializeToString())
 
 
 def scaled(scales: NDArray[np.float32], value: str) -> Form:
@@ -105,7 +106,8 @@ def graph(form: Form) -> bytes:
     stored = [numpy_helper.from_array(value, name) for name, value in values.items()]
     own = helper.make_graph(nodes, "lookup", inputs, outputs, stored)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(own, opset_imports=opsets, ir_version=8).SerializeToString()
+    model = helper.make_model(own, opset_imports=opsets, ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:
@@ -134,14 +136,15 @@ def forms() -> Mapping[str, Callable[[], bytes]]:
         own, tail = by_table(random_codes(rng, bits), bits), scaled(scales, "wide")
         return graph(([*own[0], *tail[0]], {**own[1], **tail[1]}))
 
+    def of_blocks(bits: int) -> bytes:
+        return graph(by_blocks(random_codes(rng, bits), scales, bits))
+
     found: dict[str, Callable[[], bytes]] = {
         f"{width} bits, exported": partial(exported, width) for width in (8, 4, 3, 2)
     }
     for bits in (4, 2):
         found[f"{bits} bits, table"] = partial(of_table, bits)
-        found[f"{bits} bits, blocks"] = lambda b=bits: graph(
-            by_blocks(random_codes(rng, b), scales, b)
-        )
+        found[f"{bits} bits, blocks"] = partial(of_blocks, bits)
     return found
 
 
