@@ -10,6 +10,7 @@ from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
 from maskpack.compressor.pooling_config import PoolingConfig
 from maskpack.compressor.rounding_config import RoundingConfig
+from maskpack.compressor.schedule_config import ScheduleConfig
 from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
@@ -62,7 +63,7 @@ _FULL_LR, _PATCH_LR = 1e-4, 1e-3  # of baselines: of every weight, of a small pa
 
 
 @dataclass(frozen=True)
-class RunConfig(PoolingConfig):
+class RunConfig(PoolingConfig, ScheduleConfig):
     """What every run shares, learned mask or dense baseline."""
 
     epochs: Annotated[
@@ -86,7 +87,7 @@ class RunConfig(PoolingConfig):
     ] = 1e-3
     warmup: Annotated[
         float,
-        Opt("Share of the steps in which the rate rises; then it falls to 0.", within=_SHARE),
+        Opt("Share of the steps in which the rate rises at first.", within=_SHARE),
     ] = 0.1
     seed: Annotated[
         int,
@@ -105,7 +106,6 @@ class RunConfig(PoolingConfig):
         float | None,
         Opt("Probability of dropout.", within=_SHARE, default="the model's own"),
     ] = None
-
     accumulate: Annotated[
         int,
         Opt(

@@ -239,14 +239,14 @@ def targets_for(
     stop: Callable[[], bool] = lambda: False,
     heard: Callable[[TeacherPredict], None] = lambda _: None,
 ) -> DistillationTargets | None:
-    """The teacher's targets, see `distillation_targets`; one that is trained first learns by `plan`."""
+    """The teacher's targets, see `distillation_targets`; one that is trained first learns by `plan`, at linear rates."""
     first = DenseTeacherRun(
         run.request.model,
         run.request.revision,
         run.train,
         run.described,
         run.kind,
-        plan,
+        plan.linear(),
         run.placement,
         on_progress,
         checkpoints or NoCheckpoints(),

@@ -28,6 +28,7 @@ from maskpack.compressor import FitConfig, FitRequest, fit, fit_task
 from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.masking.patterns import PATTERNS
 from maskpack.compressor.quantization.backbone import make_backbone
+from maskpack.compressor.schedules import SCHEDULES, Schedule
 from maskpack.compressor.sweep import run as sweep
 from maskpack.compressor.sweep.executors import EXECUTORS
 from maskpack.compressor.sweep.file import read_plan
@@ -255,6 +256,16 @@ def do_elsewhere(run, threads, *, on_progress):
     """The run, and the process that it was done in as its time."""
     torch.set_num_threads(threads)
     return replace(sweep.do_run(run, on_progress=on_progress), seconds=float(os.getpid()))
+
+
+def test_a_schedule(monkeypatch, tmp_path, tiny_model, sentiment, usual):
+    """Rates that fall by halves."""
+    halves = Schedule(lambda step, span: 0.5 ** (5 * step / span.steps))
+    monkeypatch.setitem(SCHEDULES, "halves", halves)
+    config = replace(QUICK, schedule="halves")
+    fit_task(FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", config, data=sentiment))
+    assert not same(masks(tmp_path / "a"), masks(usual))
+    assert open_artifact(tmp_path / "a").entry("sst2").training["schedule"] == "halves"
 
 
 class Processes:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskpack.compressor.config import RunConfig
+from maskpack.compressor.schedules import LINEAR, SCHEDULES, Span
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.step import StepOptions, StepRunner, recomputed_layers
-from maskpack.formats import ModelError
+from maskpack.formats import ConfigError, ModelError
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.placement import Placement
 from maskpack.tasks.batches import Encoded, training_batches
@@ -117,6 +118,8 @@ class Plan:
         warmup: share of the steps in which the rate rises.
         seed: of the data order.
         step: how a step is computed.
+        schedule: shape of the rate, a name in `SCHEDULES`.
+        cycles: of that shape.
     """
 
     steps: int
@@ -124,12 +127,33 @@ class Plan:
     warmup: float
     seed: int
     step: StepOptions = field(default_factory=StepOptions)
+    schedule: str = LINEAR
+    cycles: int = 1
 
     @classmethod
     def of(cls, config: RunConfig, rows: int) -> Plan:
-        """The plan of a run over `rows` training rows."""
+        """The plan of a run over `rows` training rows.
+
+        Raises:
+            ConfigError: the run has fewer steps than cycles.
+        """
         steps, step = config.total_steps(rows), StepOptions.of(config)
-        return cls(steps, config.batch_size, config.warmup, config.seed, step)
+        if steps < config.cycles:
+            raise ConfigError(
+                f"`cycles` is {config.cycles}, and the run has {steps} steps",
+                "give more `epochs`, or fewer cycles",
+            )
+        shape = (config.schedule, config.cycles)
+        return cls(steps, config.batch_size, config.warmup, config.seed, step, *shape)
+
+    def linear(self) -> Plan:
+        """As many steps over the same rows at linear rates."""
+        return replace(self, schedule=LINEAR, cycles=1)
+
+    @property
+    def span(self) -> Span:
+        """The steps as a schedule sees them."""
+        return Span(self.steps, math.ceil(self.steps * self.warmup), self.cycles)
 
     def per_epoch(self, rows: int) -> int:
         """Steps of an epoch over so many rows."""
@@ -140,11 +164,8 @@ class Plan:
         return encoded.of_epoch(self.seed, step // self.per_epoch(len(encoded)))
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rate at `step` (from 0): a linear rise, a linear fall."""
-        rise = math.ceil(self.steps * self.warmup)
-        if step < rise:
-            return (step + 1) / rise
-        return (self.steps - step) / (self.steps - rise)
+        """Share of the peak learning rate at `step` (from 0); by default a linear rise, a linear fall."""
+        return SCHEDULES[self.schedule].rate(step, self.span)
 
     def drift(self) -> float:
         """How far noise alone drives a score, as a standard deviation in peak learning rates.
