@@ -80,6 +80,7 @@ class Ask:
         together: whether a line holds an object of tasks; else it is the answer of the only one.
         windows: whether long texts are cut into windows.
         stride: tokens that neighbouring windows share; None: the usual number.
+        members: tasks that answer as one, under the name of the only one of `tasks`; none: it answers alone.
     """
 
     session: Session
@@ -88,9 +89,19 @@ class Ask:
     together: bool
     windows: bool = False
     stride: int | None = None
+    members: tuple[str, ...] = ()
 
     def answers(self, texts: Sequence[Text]) -> list[ByTask]:
         """What each task says of each text."""
+        if self.members:
+            found = self.session.predict_each(
+                texts,
+                task=self.members,
+                batch_size=self.batch_size,
+                windows=self.windows,
+                stride=self.stride,
+            )
+            return [{self.tasks[0]: one} for one in found]
         return self.session.predict_all_each(
             texts,
             tasks=self.tasks,
@@ -170,7 +181,7 @@ def answer_lines(rows: Rows, ask: Ask, *, csv: bool) -> None:
 def write_vectors(
     rows: Rows,
     session: Session,
-    tasks: Sequence[str],
+    task: str | tuple[str, ...],
     path: Path | None,
     *,
     second: bool,
@@ -179,10 +190,10 @@ def write_vectors(
     """Write the vectors of all texts into a file of numpy; inverse: `numpy.load`.
 
     Raises:
-        ConfigError: no file, several tasks, or one that gives no vectors.
+        ConfigError: no file, or a task that gives no vectors.
         DataError: a line is no text.
     """
-    if path is None or len(tasks) != 1:
+    if path is None:
         raise ConfigError("`--second` and `--npy FILE` are of one task that gives vectors")
     texts = []
     for chunk in rows.chunks:
@@ -190,7 +201,7 @@ def write_vectors(
             if isinstance(text, NoRow):
                 raise text.error
             texts.append(text if isinstance(text, str) else text[0])
-    vectors = session.embed(texts, task=tasks[0], second=second, batch_size=batch_size)
+    vectors = session.embed(texts, task=task, second=second, batch_size=batch_size)
     file = io.BytesIO()
     np.save(file, vectors)
     write_bytes(path, file.getvalue())

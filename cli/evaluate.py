@@ -36,6 +36,7 @@ def evaluate(
             help="Instead of the torch model: a folder of `compress export --onnx`, by its texts."
         ),
     ] = None,
+    ensemble: opt.Ensemble = None,
     unlabelled: opt.UnlabelledRows = None,
     provider: opt.Providers = None,
     device: opt.Device = None,
@@ -49,19 +50,27 @@ def evaluate(
     Example: compress eval artifact -t tickets --data tickets.csv
 
     Example: compress eval artifact --onnx tickets-onnx --data tickets.csv
+
+    Example: compress eval artifact --onnx all --ensemble tickets-1,tickets-2,tickets --data tickets.csv
     """
     opened = open_artifact(artifact)
     if provider and onnx is None:
         raise ConfigError("`--provider` is for `--onnx`; the torch model runs in torch")
     if device and onnx is not None:
         raise ConfigError("`--device` is for the torch model; `--onnx` has `--provider`")
+    members = opt.members_of(ensemble, task)
+    if members and onnx is None:
+        raise ConfigError("`--ensemble` is for `--onnx`; graphs answer together, not torch models")
+    task = members[0] if members else task
     name = only_task(opened, task) if onnx is None else pick_task(onnx, task).read_config().name
     rows: dict[str, Any] = {"data": data_by_task(data or [], [name]).get(name)}
     rows["unlabelled"] = unlabelled
     if onnx is not None:
         from maskpack.tasks.evaluation.exported import assess_exported  # noqa: PLC0415 - ONNX Runtime
 
-        result = assess_exported(opened, onnx, name, providers=provider or (), **rows)
+        result = assess_exported(
+            opened, onnx, name, providers=provider or (), ensemble=members[1:], **rows
+        )
     else:
         from maskpack.tasks.evaluation.evaluate import assess  # noqa: PLC0415 - keeps --help fast
 

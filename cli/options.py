@@ -142,6 +142,12 @@ OnlyTask = Annotated[
     str | None,
     Option("--task", "-t", help="Task (`compress tasks` lists them). [the only one]"),
 ]
+Ensemble = Annotated[
+    str | None,
+    Option(
+        help="Instead of --task: several tasks with commas that answer as one, with the mean of their outputs."
+    ),
+]
 OwnTaskName = Annotated[
     str | None,
     Option(
@@ -239,6 +245,22 @@ def overrides(given: Sequence[str] | None, flag: str) -> dict[str, int] | None:
             raise ConfigError(f"`--{flag} {text}` is not PATTERN=BITS", "like *.layer.0.*=4")
         found[pattern] = int(bits)
     return found
+
+
+def members_of(ensemble: str | None, task: str | None) -> tuple[str, ...]:
+    """The tasks that `--ensemble` names; none without it.
+
+    >>> members_of("a, b", None)
+    ('a', 'b')
+
+    Raises:
+        ConfigError: `--task` names one too.
+    """
+    if ensemble is None:
+        return ()
+    if task is not None:
+        raise ConfigError("`--ensemble` goes without `--task`", "choose one of them")
+    return tuple(name.strip() for name in ensemble.split(","))
 
 
 def given(**options: object) -> str:

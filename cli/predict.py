@@ -53,6 +53,7 @@ def predict(
         str | None, Option(help="What stands between the labels of a cell of --data.")
     ] = None,
     task: Annotated[str | None, Option("--task", "-t", help="Which, of several.")] = None,
+    ensemble: opt.Ensemble = None,
     every: Annotated[
         bool,
         Option("--all", help="Every task that reads so many texts a row; on a trunk, in one pass."),
@@ -124,6 +125,10 @@ def predict(
     Example: compress predict help --texts pages.txt --npy pages.npy --second
 
     Example: compress predict pets --images photos/
+
+    Tasks of `--ensemble` answer as one; they are of one type, with the same labels.
+
+    Example: compress predict reviews --ensemble reviews-1,reviews-2,reviews --texts texts.txt
     """
     del json
     from maskpack.runtime import Session  # noqa: PLC0415 - imports ONNX Runtime
@@ -131,14 +136,15 @@ def predict(
     session = Session(folder, threads=threads, providers=provider or ())
     separator = typed_separator(label_separator)
     columns = Columns(text_field, pair_field, label_field, separator)
-    if every and (task is not None or label_field is not None):
-        other = opt.given(task=task, label_field=label_field)
+    members = opt.members_of(ensemble, task)
+    if every and (task is not None or label_field is not None or members):
+        other = opt.given(task=task, label_field=label_field, ensemble=members)
         raise ConfigError(f"`--all` goes without {other}", "choose one of them")
     pairs = pair or pair_field is not None
     if every:
         names, config = tasks_of_texts(session, pairs=pairs)
     else:
-        config = session.config(task)
+        config = session.config(members or task)
         names = (config.name,)
     if csv:
         check_columns(names)
@@ -159,9 +165,10 @@ def predict(
         rows = of_table(config, data, columns, labels=not every, second=second)
     if npy is not None or second:
         _check_alone(csv=csv, all=every, windows=windows, stride=stride is not None)
-        write_vectors(rows, session, names, npy, second=second, batch_size=batch_size)
+        asked = members or config.name
+        write_vectors(rows, session, asked, npy, second=second, batch_size=batch_size)
         return
-    ask = Ask(session, names, batch_size, together=every, windows=windows, stride=stride)
+    ask = Ask(session, names, batch_size, every, windows, stride, members)
     answer_lines(rows, ask, csv=csv)
 
 

@@ -25,6 +25,7 @@ from maskpack.runtime.answers import (
     passes,
     ways,
 )
+from maskpack.runtime.ensemble import ensemble_of
 from maskpack.runtime.graph import suitable_threads
 from maskpack.runtime.loading import load_graph, load_inputs
 from maskpack.runtime.outputs import Answered
@@ -35,6 +36,9 @@ from maskpack.runtime.trunk import OnTrunk
 from maskpack.runtime.windows import usual_stride
 
 _LOG = logging.getLogger(__name__)
+
+Asked = str | Sequence[str] | None
+"""A task by name; several as an ensemble, which answers with the mean of their outputs; None: the only one."""
 
 
 class Session:
@@ -84,9 +88,10 @@ class Session:
 
     card = renamed("card", "config")
 
-    def config(self, task: str | None = None) -> TaskConfig:
-        """What is known of a task."""
-        return self._places[self._name(task)].read_config()
+    def config(self, task: Asked = None) -> TaskConfig:
+        """What is known of a task; of an ensemble, of the first one in it."""
+        first = task if task is None or isinstance(task, str) else next(iter(task), None)
+        return self._places[self._name(first)].read_config()
 
     def providers(self, task: str | None = None) -> tuple[str, ...]:
         """Execution providers that a task's graph runs on, the preferred one first; its graph is loaded."""
@@ -96,7 +101,7 @@ class Session:
         self,
         texts: Sequence[Readable],
         *,
-        task: str | None = None,
+        task: Asked = None,
         batch_size: int = 32,
         windows: bool = False,
         stride: int | None = None,
@@ -108,7 +113,7 @@ class Session:
 
         Args:
             texts: texts, or pairs of texts; of a task of images paths, bytes of files, images of Pillow or arrays uint8 `(h, w, 3)`.
-            task: which; needed where there are several.
+            task: which; needed where there are several. Several names are an ensemble: the mean of their outputs answers.
             batch_size: texts a run.
             windows: whether a text of more tokens than the task reads is cut into windows, whose answers are joined; else it is cut off. A task that
                 answers questions always cuts contexts into windows.
@@ -128,13 +133,13 @@ class Session:
         self,
         texts: Sequence[Readable],
         *,
-        task: str | None = None,
+        task: Asked = None,
         batch_size: int = 32,
         windows: bool = False,
         stride: int | None = None,
     ) -> list[Answered | MaskpackError]:
         """As `predict`, but a text that cannot be answered gets its error, and the others their answers."""
-        loaded = self._cutting(self._load(self._name(task)), windows=windows, stride=stride)
+        loaded = self._cutting(self._asked(task), windows=windows, stride=stride)
         found = answer_each([loaded], texts, _checked(batch_size), self._note_cut)
         return [one for (one,) in found]
 
@@ -200,20 +205,20 @@ class Session:
         return [{name: answers[name] for name in names} for answers in found]
 
     def logits(
-        self, texts: Sequence[Readable], *, task: str | None = None, batch_size: int = 32
+        self, texts: Sequence[Readable], *, task: Asked = None, batch_size: int = 32
     ) -> NDArray[np.float32]:
         """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
 
         Returns:
             `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text or of a window of one.
         """
-        return logits_of(self._load(self._name(task)), texts, _checked(batch_size))
+        return logits_of(self._asked(task), texts, _checked(batch_size))
 
     def embed(
         self,
         texts: Sequence[str],
         *,
-        task: str | None = None,
+        task: Asked = None,
         second: bool = False,
         batch_size: int = 32,
     ) -> NDArray[np.float32]:
@@ -231,24 +236,31 @@ class Session:
         config = self.config(task)
         if not config.decoder.vectors:
             raise ConfigError(f"`{config.name}` is a {config.kind} and gives no vectors")
-        return logits_of(self._load(config.name), texts, _checked(batch_size), second=second)
+        return logits_of(self._asked(task), texts, _checked(batch_size), second=second)
 
-    def read(self, texts: Sequence[Readable], *, task: str | None = None) -> list[Any]:
+    def read(self, texts: Sequence[Readable], *, task: Asked = None) -> list[Any]:
         """The texts as a task's graph reads them, or the windows that they are cut into; the rest as of `predict`."""
-        return self._load(self._name(task)).reader.encode(texts)
+        return self._asked(task).reader.encode(texts)
 
     def hidden(
-        self, texts: Sequence[str], *, task: str | None = None, batch_size: int = 32
+        self, texts: Sequence[str], *, task: Asked = None, batch_size: int = 32
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """What a task that fills masks says of tokens that are hidden from it in texts, which are cut into blocks.
 
         Returns:
             For each block what metrics read, `(blocks, k, 3)`, and the hidden tokens, `(blocks, k, 3)`: see `runtime/cloze.py`.
         """
-        return hidden_tokens(self._load(self._name(task)), texts, _checked(batch_size))
+        return hidden_tokens(self._asked(task), texts, _checked(batch_size))
 
     def _name(self, task: str | None) -> str:
         return choose_task(self._places, task, "here")
+
+    def _asked(self, task: Asked) -> Loaded:
+        """A task or an ensemble, loaded; all members of an ensemble are held, however few `keep` says."""
+        if task is None or isinstance(task, str):
+            return self._load(self._name(task))
+        room = max(self._keep, len(task))
+        return ensemble_of([self._load(self._name(name), room) for name in task])
 
     def _note(self, fact: str | None) -> None:
         """Say a fact the first time only: lists of texts are asked one after the other."""

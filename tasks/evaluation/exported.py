@@ -10,6 +10,7 @@ import numpy as np
 from maskpack.formats import Artifact, ConfigError, DataError
 from maskpack.runtime import Session
 from maskpack.runtime.providers import Provider
+from maskpack.runtime.session import Asked
 from maskpack.runtime.task import TaskConfig, pick_task
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import (
@@ -31,6 +32,7 @@ def assess_exported(
     data: Path | None = None,
     providers: Sequence[Provider] = (),
     unlabelled: str | None = None,
+    ensemble: Sequence[str] = (),
 ) -> Assessment:
     """Metrics of an exported graph on the task's evaluation split, through `maskpack.runtime`.
 
@@ -41,6 +43,7 @@ def assess_exported(
         data: evaluation data, if the task's does not ship with the package.
         providers: execution providers, see `maskpack.runtime.Session`.
         unlabelled: what is done with rows without a label; None: what was done when the task was learned.
+        ensemble: tasks beside it, the mean of whose outputs with its own is measured.
 
     Raises:
         ConfigError: no such task, or one of other outputs than the artifact's.
@@ -58,24 +61,26 @@ def assess_exported(
     split = evaluation_split(entry, data=data, unlabelled=unlabelled)
     if split is None:
         raise DataError(f"the evaluation data of `{entry.name}` is not at hand", "give its `data`")
-    return assessed(entry, _predicted(Session(folder, providers=providers), config, split))
+    session = Session(folder, providers=providers)
+    asked = (config.name, *ensemble) if ensemble else config.name
+    return assessed(entry, _predicted(session, config, split, asked))
 
 
-def _predicted(session: Session, config: TaskConfig, split: Split) -> Predictions:
+def _predicted(session: Session, config: TaskConfig, split: Split, asked: Asked) -> Predictions:
     """What a graph says of evaluation rows."""
     if TASK_TYPES[config.kind].grouped:
         rows = grouped_texts(split)
         columns = list(zip(*rows, strict=True))
         vectors = [
-            session.embed(column, task=config.name, second=place > 0)
+            session.embed(column, task=asked, second=place > 0)
             for place, column in enumerate(columns)
         ]
         return Predictions(split, np.stack(vectors, axis=1), group_labels(split, rows))
     if config.mask is not None:
-        found, hidden = session.hidden([row[0] for row in split.texts], task=config.name)
+        found, hidden = session.hidden([row[0] for row in split.texts], task=asked)
         return Predictions(split, found, hidden)
     texts = split.for_device()
     labels = split.labels
     if config.decoder.per_token:
-        labels = labels_on(session.read(texts, task=config.name), split, config)
-    return Predictions(split, session.logits(texts, task=config.name), labels)
+        labels = labels_on(session.read(texts, task=asked), split, config)
+    return Predictions(split, session.logits(texts, task=asked), labels)
