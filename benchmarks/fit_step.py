@@ -40,8 +40,8 @@ def build(method: str, model_name: str):
 
     from maskpack.compressor.baseline import trained_groups
     from maskpack.compressor.config import BaselineConfig, FitConfig
+    from maskpack.compressor.mask_config import PATTERNS
     from maskpack.compressor.masking.model import build_masked_model
-    from maskpack.compressor.masking.patterns import PATTERNS
     from maskpack.compressor.quantization.backbone import prepare_backbone
     from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
     from maskpack.compressor.training.loss import HiddenStateTeacher, TaskLoss

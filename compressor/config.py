@@ -8,6 +8,7 @@ from typing import Annotated
 
 from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
+from maskpack.compressor.mask_config import MaskConfig
 from maskpack.compressor.pooling_config import PoolingConfig
 from maskpack.compressor.rounding_config import RoundingConfig
 from maskpack.compressor.schedule_config import ScheduleConfig
@@ -42,23 +43,7 @@ class Method(StrEnum):
     LORA = "lora"
 
 
-class Estimator(StrEnum):
-    """How mask bits follow from scores.
-
-    A threshold flips a bit where gradients insist, `topk` removes a fixed share of each kind of matrix,
-    `bernoulli` draws masks, and with `fixed` the first mask stays, but for units that are removed.
-    """
-
-    THRESHOLD = "threshold"
-    TOPK = "topk"
-    BERNOULLI = "bernoulli"
-    FIXED = "fixed"
-
-
-INIT_NAMES = ("auto", "constant", "magnitude", "soft-magnitude", "snip", "random")
 _USUAL_MARGIN, _MARGIN = 1.6, {1: 0.8}  # by bits; chosen in docs/RESULTS.md
-# The rate of a threshold's scores cancels, see `masking/linear.py`; logits of drawn masks need theirs.
-_SCORE_LR, _DRAWN_LR = 3e-4, 5e-2
 _FULL_LR, _PATCH_LR = 1e-4, 1e-3  # of baselines: of every weight, of a small part of them
 
 
@@ -177,7 +162,14 @@ class TeacherConfig(Options):
 
 @dataclass(frozen=True)
 class FitConfig(
-    TeacherConfig, TuningConfig, RoundingConfig, TrunkConfig, UnitConfig, RunConfig, BackboneConfig
+    MaskConfig,
+    TeacherConfig,
+    TuningConfig,
+    RoundingConfig,
+    TrunkConfig,
+    UnitConfig,
+    RunConfig,
+    BackboneConfig,
 ):
     """How a mask is learned, over which backbone."""
 
@@ -188,52 +180,6 @@ class FitConfig(
             default="MODEL, if it is fine-tuned for the task; else twin",
             path=True,
         ),
-    ] = None
-    estimator: Annotated[Estimator, Opt("How mask bits follow from scores.")] = Estimator.THRESHOLD
-    init: Annotated[
-        str,
-        Opt(
-            "First scores.",
-            one_of=INIT_NAMES,
-            default="auto: constant; with a sparsity, by magnitude",
-        ),
-    ] = "auto"
-    lr: Annotated[
-        float | None,
-        Opt("Peak learning rate of the scores.", within=_POSITIVE, default="the estimator's"),
-    ] = None
-    margin: Annotated[
-        float | None,
-        Opt(
-            # at 1 bit a mask makes up for rounding too
-            "Flip threshold in standard deviations of the score noise; lower flips more weights.",
-            within=_POSITIVE,
-            default="1.6; 1 bit: 0.8",
-        ),
-    ] = None
-    boundary: Annotated[
-        float,
-        Opt("Smallest share of that threshold in early steps; 1: all of it.", within="[0, 1]"),
-    ] = 0.4
-    floor: Annotated[
-        float,
-        Opt("How much the size of a gradient counts; 0: plain Adam.", within="[0, inf)"),
-    ] = 1.0
-    sparsity: Annotated[
-        float | None,
-        Opt(
-            "Share of zeros to end with; of `bernoulli`, to start with.",
-            within="(0, 1)",
-            default="the margin decides",
-        ),
-    ] = None
-    target_bpp: Annotated[
-        float | None,
-        Opt("Largest entropy of the mask, in bits for each masked weight.", within="(0, 1]"),
-    ] = None
-    target_bytes: Annotated[
-        int | None,
-        Opt("Largest coded size of the whole patch, in bytes.", within=_POSITIVE),
     ] = None
     layers: Annotated[
         str | None, Opt("Encoder layers to mask, such as 2-5 or 0,3.", default="all")
@@ -277,17 +223,18 @@ class FitConfig(
     def __post_init__(self) -> None:
         super().__post_init__()
         targets = self._targets()
-        if len(targets) > 1:
-            raise ConfigError(
-                f"`{targets[0]}` and `{targets[1]}` set the same thing", "give one of them"
-            )
+        for name in self.estimator_entry.refuses:
+            if getattr(self, name):
+                raise ConfigError(
+                    f"`{name}` means nothing to estimator {self.estimator}",
+                    "leave one of them out",
+                )
         if self.units is not None and targets:
             raise ConfigError(
                 f"`{targets[0]}` counts single weights, and `units` removes many at once",
                 "leave one of them out",
             )
-        ranked = self.init not in {"auto", "constant"} or self.estimator is not Estimator.THRESHOLD
-        if ranked and self.sparsity is None and not self._units_alone():
+        if self.is_ranked and self.sparsity is None and not self._units_alone():
             what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
             if self.units is not None:
                 raise ConfigError(
@@ -312,35 +259,10 @@ class FitConfig(
 
     def _units_alone(self) -> bool:
         """Whether units are removed and no single weight is."""
-        fixed = self.estimator is Estimator.FIXED and self.init in {"auto", "constant"}
+        fixed = not self.estimator_entry.learns and self.init in {"auto", "constant"}
         return fixed and self.units is not None
 
-    def _targets(self) -> list[str]:
-        """Those options of the mask's size that are given."""
-        names = ("sparsity", "target_bpp", "target_bytes")
-        return [name for name in names if getattr(self, name) is not None]
-
-    @property
-    def has_size_target(self) -> bool:
-        """Whether the size of the mask is asked for."""
-        return bool(self._targets())
-
     start = renamed("start", "score_init")
-
-    @property
-    def score_init(self) -> str:
-        """Name of the score initialisation, with `auto` resolved."""
-        if self.init != "auto":
-            return self.init
-        if self.estimator is Estimator.TOPK or self.sparsity is None:
-            return "constant"
-        return "soft-magnitude" if self.estimator is Estimator.BERNOULLI else "magnitude"
-
-    @property
-    def score_lr(self) -> float:
-        """Peak learning rate of the scores."""
-        usual = _DRAWN_LR if self.estimator is Estimator.BERNOULLI else _SCORE_LR
-        return usual if self.lr is None else self.lr
 
     @property
     def flip_margin(self) -> float:

@@ -370,7 +370,6 @@ def _key(run: PreparedRun) -> str:
         run.prepared.source.weights_sha256,
         run.prepared.scheme,
         *(() if run.head is None else ("own head", run.data.labels)),
-        *(() if request.pattern == "weight" else (request.pattern,)),
         *(() if run.start is None else (str(request.start),)),
         *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
         *run.data.task.read_as,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from maskpack.compressor.effects import class_weights_of
 from maskpack.compressor.label_checks import check_label_options, check_unlabelled, hold_out
+from maskpack.compressor.mask_config import PATTERNS
 from maskpack.compressor.masking.model import masked_names, sparsity_of
-from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
+from maskpack.compressor.masking.patterns import MaskPattern
 from maskpack.compressor.masking.trunk import check_trunk
 from maskpack.compressor.masking.unit_choice import ChosenUnits, choose_units
 from maskpack.compressor.pooling import pooling_for
@@ -36,7 +37,6 @@ from maskpack.compressor.training.train import Plan
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import ConfigError, Patch, open_artifact
 from maskpack.formats.channels import Divisors
-from maskpack.formats.lazy import find_entry
 from maskpack.formats.pooling import Pooling
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
@@ -322,7 +322,7 @@ def _chosen(
     config, data = request.config, rows.data
     described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
     placement = placement_of(request.device, config.precision)
-    pattern = find_entry(PATTERNS, request.pattern, "pattern")
+    pattern: MaskPattern = PATTERNS[config.pattern]
     model = described(described_by, data.task.type, data.labels, pooling)
     shapes = parameter_shapes(model)
     check_label_options(

@@ -34,7 +34,6 @@ class FitRequest:
         bits_given: False if `config.bits` is only the default and an artifact may overrule it.
         revision: branch, tag or commit of a hub model.
         device: kind of device, a name in `PLACEMENTS`; None: the usual one.
-        pattern: what a score of the mask stands for, a name in `PATTERNS`.
         texts: rows without labels, learned from the teacher alone, see `read_unlabelled`.
         finetuned: a fine-tuned checkpoint of `model`, whose head, labels and logits the task is learned from; None:
             `model` itself, if it is a classifier of this task.
@@ -57,7 +56,6 @@ class FitRequest:
     bits_given: bool = True
     revision: str | None = None
     device: str | None = None
-    pattern: str = "weight"
     texts: Path | None = None
     finetuned: str | None = None
     start: tuple[Path, str] | None = None

@@ -26,13 +26,17 @@ import yaml
 
 from maskpack.compressor import FitConfig, FitRequest, fit, fit_task
 from maskpack.compressor.backbone_config import BackboneConfig
-from maskpack.compressor.masking.patterns import PATTERNS
+from maskpack.compressor.mask_config import ESTIMATORS, PATTERNS, SCORE_INITS, Estimator
+from maskpack.compressor.masking.gates import Compared
+from maskpack.compressor.masking.learner import MaskLearner
+from maskpack.compressor.masking.score_init import ScoreInit
 from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.schedules import SCHEDULES, Schedule
 from maskpack.compressor.sweep import run as sweep
 from maskpack.compressor.sweep.executors import EXECUTORS
 from maskpack.compressor.sweep.file import read_plan
 from maskpack.compressor.sweep.log import read_log
+from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.exporters import ExportRequest, SharedRequest, Tolerance, export_onnx, export_shared
 from maskpack.exporters.arithmetic import ARITHMETICS
 from maskpack.exporters.layouts import LAYOUTS
@@ -188,9 +192,8 @@ def rows(monkeypatch, example):
 @pytest.mark.usefixtures("rows")
 def test_a_pattern_of_masks(tmp_path, tiny_model, sentiment):
     out = tmp_path / "artifact"
-    config = replace(QUICK, sparsity=0.4, init="constant")
-    request = FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment)
-    result = fit_task(replace(request, pattern="row"))
+    config = replace(QUICK, sparsity=0.4, init="constant", pattern="row")
+    result = fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment))
     found = masks(out)
     for name, mask in found.items():
         live = open_artifact(out).backbone.linears[name].codes != 0  # the others count as kept
@@ -203,11 +206,65 @@ def test_a_pattern_of_masks(tmp_path, tiny_model, sentiment):
 @pytest.mark.usefixtures("rows")
 def test_a_checkpoint_belongs_to_one_pattern(tmp_path, tiny_model, sentiment):
     request = FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", QUICK, data=sentiment)
-    keys = {fit._checkpoints(fit.prepare(replace(request, pattern=one))).key for one in PATTERNS}
-    assert len(keys) == len(PATTERNS) == 2
+    keys = set()
+    for pattern in ("weight", "row"):
+        changed = replace(request, config=replace(QUICK, pattern=pattern))
+        keys.add(fit._checkpoints(fit.prepare(changed)).key)
+    assert len(keys) == 2
     with pytest.raises(ConfigError, match="no pattern `nope`") as caught:
-        fit.prepare(replace(request, pattern="nope"))
-    assert caught.value.hint == "patterns: weight, row"
+        replace(QUICK, pattern="nope")
+    assert caught.value.hint == f"patterns: {', '.join(PATTERNS)}"
+
+
+class Spared(TrainerCallback):
+    """At the end the first matrix keeps all of its weights."""
+
+    def __init__(self, learning):
+        self.first = next(iter(learning.layers.values()))
+
+    def on_step_end(self, step, steps):
+        if step == steps:
+            self.first.threshold.fill_(-torch.inf)
+
+
+@dataclass(frozen=True)
+class Mirrored(Compared):
+    """A weight is kept where its score is below the threshold."""
+
+    def strength(self, score):
+        return -score
+
+
+def by_column(given):
+    return torch.arange(given.weight.shape[1]).expand(given.weight.shape).float()
+
+
+def test_an_estimator_and_an_initialisation(monkeypatch, tmp_path, tiny_model, sentiment):
+    """Scores that rise from column to column and are read with their sign turned: the last columns go."""
+    module = ModuleType("maskpack.compressor.masking.mirrored")
+    module.MIRRORED = MaskLearner(lambda one: [Spared(one)], gate=lambda draw: Mirrored())
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(ESTIMATORS, "mirrored", Estimator(f"{module.__name__}:MIRRORED"))
+    monkeypatch.setitem(SCORE_INITS, "column", ScoreInit(by_column))
+    config = replace(QUICK, estimator="mirrored", init="column", sparsity=0.5, margin=1e3)
+    out = tmp_path / "artifact"
+    fit_task(FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment))
+    assert open_artifact(out).entry("sst2").training["estimator"] == "mirrored"
+    whole = [name for name, mask in masks(out).items() if mask.all()]
+    assert len(whole) == 1
+    for name, mask in masks(out).items():
+        if name in whole:
+            continue
+        live = open_artifact(out).backbone.linears[name].codes != 0  # the others count as kept
+        kept, there = (each.sum(axis=0) for each in (mask & live, live))
+        last = int(np.flatnonzero(kept).max())
+        assert (kept[:last] == there[:last]).all(), f"{name}: columns stay from the left"
+        assert 0.3 < (live & ~mask).mean() <= 0.5
+    with pytest.raises(ConfigError, match="estimator mirrored needs a share of zeros"):
+        replace(QUICK, estimator="mirrored")
+    with pytest.raises(ConfigError, match="no estimator `nope`") as caught:
+        replace(QUICK, estimator="nope")
+    assert caught.value.hint == f"estimators: {', '.join(ESTIMATORS)}"
 
 
 def add_lazily(monkeypatch, example, registry, path):

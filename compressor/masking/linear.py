@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskpack.compressor.masking.patterns import PATTERNS, MaskPattern
+from maskpack.compressor.masking.gates import Compared, Gate
+from maskpack.compressor.masking.patterns import WEIGHT, MaskPattern
 from maskpack.formats import MaskCount
 from maskpack.models.linears import swap_linear
 
-Draw = Callable[[Tensor], Tensor]
-"""Scores to uniform numbers of [0, 1), in their shape and on their device."""
+_COMPARED = Compared()
 
 
 class LinearRounding(Protocol):
@@ -43,21 +43,27 @@ class LinearRounding(Protocol):
 
 
 class _StraightThrough(torch.autograd.Function):
-    """`weight * keep`; the score gets the gradient of the mask."""
+    """`weight * keep`; the score gets the gradient of the mask, times a slope if there is one."""
 
     @staticmethod
     def forward(
-        ctx: Any, score: Tensor, weight: Tensor, keep: Tensor, pattern: MaskPattern
+        ctx: Any,
+        score: Tensor,
+        weight: Tensor,
+        keep: Tensor,
+        slope: Tensor | None,
+        pattern: MaskPattern,
     ) -> Tensor:
         del score  # only its gradient matters
-        ctx.save_for_backward(weight)
+        ctx.save_for_backward(weight, slope)
         ctx.pattern = pattern
         return weight * keep
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (weight,) = ctx.saved_tensors
-        return ctx.pattern.reduce(gradient * weight).float(), None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        weight, slope = ctx.saved_tensors
+        own = ctx.pattern.reduce(gradient * weight).float()
+        return own if slope is None else own * slope, None, None, None, None
 
 
 class MaskedLinear(nn.Module):
@@ -68,10 +74,9 @@ class MaskedLinear(nn.Module):
         bias: `(o)`, frozen unless the task trains it, or None.
         score: learned; of the shape that the pattern gives it, `(o, i)` for a score a weight.
         gain: `(o)` factors of the rows, learned, or None.
-        threshold: scalar; a weight is kept where its score is above it.
+        threshold: scalar, or one for each score; a weight is kept where its score is above it.
         stays: bool `(o, i)`, False for weights of units that are removed, whatever their scores are; None: there are none.
-        drawn: draws the uniform numbers of a training step, which keeps each weight with probability
-            `sigmoid(score)`; None: a threshold decides.
+        gate: how mask values follow from scores.
         pattern: what a score stands for.
         rounding: of an exported graph, while it is simulated; else None.
     """
@@ -84,9 +89,9 @@ class MaskedLinear(nn.Module):
         linear: nn.Linear,
         *,
         start: float | Tensor,
-        drawn: Draw | None = None,
+        gate: Gate = _COMPARED,
         gains: bool = False,
-        pattern: MaskPattern = PATTERNS["weight"],
+        pattern: MaskPattern = WEIGHT,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", linear.weight.detach().clone())
@@ -95,7 +100,7 @@ class MaskedLinear(nn.Module):
         score = self.weight.new_empty(pattern.score_shape(self.weight.shape))
         self.score = nn.Parameter(score.copy_(torch.as_tensor(start)))
         self.gain = nn.Parameter(self.weight.new_ones(len(self.weight))) if gains else None
-        self.drawn, self.pattern = drawn, pattern
+        self.gate, self.pattern = gate, pattern
         self.stays: Tensor | None = None
         self.rounding: LinearRounding | None = None
         self._narrow: Tensor | None = None
@@ -106,8 +111,9 @@ class MaskedLinear(nn.Module):
             frozen = self._working_weight()
         else:
             frozen, inputs = self.rounding.weight, self.rounding.inputs(inputs)
+        mask, slope = self._mask_like(frozen)
         weight = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-            self.score, frozen, self._mask_like(frozen), self.pattern
+            self.score, frozen, mask, slope, self.pattern
         )
         if self.gain is None:
             return functional.linear(inputs, weight, self.bias)
@@ -119,7 +125,8 @@ class MaskedLinear(nn.Module):
 
         Those of units that are removed do not count as kept: a full mask has all zeros of a task.
         """
-        kept = self.score.detach() > self.threshold
+        kept = torch.empty_like(self.score, dtype=torch.bool)
+        self.gate.fill(kept, self.score.detach(), self.threshold, training=False)
         mask = self.pattern.expand(kept, self.weight.shape) | (self.weight == 0)
         return mask if self.stays is None else mask & self.stays
 
@@ -137,19 +144,16 @@ class MaskedLinear(nn.Module):
         return self.pattern.reduce(self.stays.to(self.weight.dtype)) > 0
 
     def live_scores(self) -> Tensor:
-        """Scores that stand for a weight other than zero, flat; the other scores are ignored."""
+        """What is compared with a threshold, of scores that stand for a weight other than zero, flat; the others are ignored."""
         live = self.pattern.reduce((self.weight != 0).to(self.weight.dtype)) > 0
-        return self.score.detach()[live]
+        return self.gate.strength(self.score.detach())[live]
 
-    def _mask_like(self, weight: Tensor) -> Tensor:
-        """The mask as ones and zeros of the weight's own type, which is five times as fast as bool."""
+    def _mask_like(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mask values `(o, i)` of the weight's own type, and their slopes in the shape of the scores."""
         score = self.score.detach()
         mask = torch.empty_like(score, dtype=weight.dtype)
-        if self.drawn is not None and self.training:
-            torch.lt(self.drawn(score), torch.sigmoid(score), out=mask)
-        else:
-            torch.gt(score, self.threshold, out=mask)
-        return self.pattern.expand(mask, weight.shape)
+        slope = self.gate.fill(mask, score, self.threshold, training=self.training)
+        return self.pattern.expand(mask, weight.shape), slope
 
     def _working_weight(self) -> Tensor:
         """The frozen weights in the arithmetic of the step; a narrow copy is made once."""
@@ -165,9 +169,9 @@ def mask_linears(
     base: nn.Module,
     starts: Mapping[str, float | Tensor],
     *,
-    drawn: Callable[[int, Tensor], Tensor] | None = None,
+    gate: Callable[[int], Gate] = lambda _: _COMPARED,
     gains: bool = False,
-    pattern: MaskPattern = PATTERNS["weight"],
+    pattern: MaskPattern = WEIGHT,
 ) -> dict[str, MaskedLinear]:
     """Replace the linears whose weights are named in `starts`, in place, and freeze all other parameters.
 
@@ -175,7 +179,7 @@ def mask_linears(
         base: the base model; modified.
         starts: parameter name, such as `encoder.layer.0.output.dense.weight`, -> first scores:
             `(o, i)`, or one number for all.
-        drawn: of the number of a linear and its scores: what draws its mask bits, see `MaskedLinear`.
+        gate: of the number of a linear: how its mask values follow from its scores.
         gains: whether rows get learned factors.
         pattern: what a score stands for.
 
@@ -185,8 +189,8 @@ def mask_linears(
     base.requires_grad_(requires_grad=False)
     masked = {}
     for number, (name, start) in enumerate(starts.items()):
-        draw = None if drawn is None else partial(drawn, number)
-        make = partial(MaskedLinear, start=start, drawn=draw, gains=gains, pattern=pattern)
+        own = gate(number)
+        make = partial(MaskedLinear, start=start, gate=own, gains=gains, pattern=pattern)
         masked[name] = swap_linear(base, name, make)
     return masked
 

@@ -16,19 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskpack.compressor.config import Estimator, FitConfig
+from maskpack.compressor.config import FitConfig
+from maskpack.compressor.mask_config import SCORE_INITS
+from maskpack.compressor.masking.gates import Gate
+from maskpack.compressor.masking.learner import Learning, MaskLearner
 from maskpack.compressor.masking.linear import MaskedLinear, mask_linears
 from maskpack.compressor.masking.patterns import MaskPattern
 from maskpack.compressor.masking.rounding import SimulatedRounding
 from maskpack.compressor.masking.score_init import ScoreInit, initial_scores, worth_of
-from maskpack.compressor.masking.sparsity import (
-    FlipPenalty,
-    GlobalSparsity,
-    MatrixSparsity,
-    NoiseThreshold,
-    ScoreAverage,
-    target_sparsity,
-)
+from maskpack.compressor.masking.sparsity import ScoreAverage, target_sparsity
 from maskpack.compressor.masking.trunk import above_trunk
 from maskpack.compressor.masking.unit_choice import groups_with_gaps
 from maskpack.compressor.masking.unit_targets import UnitTarget
@@ -42,10 +38,8 @@ from maskpack.formats.channels import Divisors
 from maskpack.formats.units import UnitGroup, Units
 from maskpack.models.build import ParameterShapes, base_of, head_parameters
 from maskpack.models.linears import layer_of
-from maskpack.models.placement import Placement, to_numpy, to_tensors
-from maskpack.tasks.batches import Encoded, training_batches
-
-_SNIP_BATCHES = 16
+from maskpack.models.placement import Placement, to_numpy
+from maskpack.tasks.batches import Encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,18 +151,24 @@ def build_masked_model(
     """
     noise = Noise(config.seed)
     use_fast_dropout(model, noise, p=config.dropout, as_bytes=byte_dropout)
-    height, drawn = start_height(config, plan), config.estimator is Estimator.BERNOULLI
+    learner: MaskLearner = config.estimator_entry.load()
+    gate, height = partial(_gate, learner, noise), start_height(config, plan)
     starts = dict.fromkeys(masked_names(shapes.linears, config), height)
-    base, draw, gains = base_of(model), noise.uniform if drawn else None, config.train_scales
-    masked = mask_linears(base, starts, drawn=draw, gains=gains, pattern=pattern)
-    if config.score_init != ScoreInit.CONSTANT or drawn:
-        snip = config.score_init == ScoreInit.SNIP
-        gradients = _gradients(model, masked, plan, rows, task_loss) if snip else {}
-        _set_scores(masked, config, gradients, pattern, height=height, sparsity=sparsity or 0.0)
+    gains, base = config.train_scales, base_of(model)
+    masked = mask_linears(base, starts, gate=gate, gains=gains, pattern=pattern)
+    learning = Learning(masked, config, plan, noise, sparsity=sparsity, height=height)
+    if learner.first is not None:
+        learner.first(learning)
+    elif config.score_init != "constant" or learner.logits:
+        _set_scores(learning, _gradients(model, learning, rows, task_loss), logits=learner.logits)
     dense = trained_dense(shapes, config)
-    groups = _groups(model, masked, dense, config)
-    callbacks = [noise, *_steering(masked, config, plan, sparsity=sparsity, height=height)]
-    return MaskedModel(model, masked, dense, groups, callbacks)
+    callbacks = [noise, *_steering(learner, learning)]
+    return MaskedModel(model, masked, dense, _groups(model, masked, dense, config), callbacks)
+
+
+def _gate(learner: MaskLearner, noise: Noise, number: int) -> Gate:
+    """The gate of a linear, whose numbers differ from those of every other linear."""
+    return learner.gate(partial(noise.uniform, number))
 
 
 @torch.no_grad()
@@ -187,7 +187,7 @@ def start_from(masked: MaskedModel, patch: Patch, *, height: float) -> None:
         if name in patch.masks:
             kept = torch.from_numpy(patch.masks[name].to_bool()).to(layer.weight)
             gone = layer.pattern.reduce(kept) == 0
-            layer.score.copy_(torch.where(gone, -height, layer.score))
+            layer.score.copy_(torch.where(gone, layer.gate.removed(height), layer.score))
         if layer.gain is not None and name in patch.gains:
             layer.gain.copy_(torch.from_numpy(patch.gains[name].astype("f4")))
     for name, parameter in head_parameters(masked.model).items() if patch.head else ():
@@ -263,21 +263,26 @@ def start_height(config: FitConfig, plan: Plan) -> float:
     return config.flip_margin * config.score_lr * plan.drift()
 
 
+def _gradients(
+    model: Any, learning: Learning, rows: Encoded, task_loss: TaskLoss
+) -> Mapping[str, Tensor]:
+    """The gradients that the initialisation asks for."""
+    start: ScoreInit = SCORE_INITS[learning.config.score_init]
+    if start.gradients is None:
+        return {}
+    return start.gradients(model, learning.layers, learning.plan, rows, task_loss)
+
+
 @torch.no_grad()
-def _set_scores(
-    masked: Mapping[str, MaskedLinear],
-    config: FitConfig,
-    gradients: Mapping[str, Tensor],
-    pattern: MaskPattern,
-    *,
-    height: float,
-    sparsity: float,
-) -> None:
+def _set_scores(learning: Learning, gradients: Mapping[str, Tensor], *, logits: bool) -> None:
     """Give every score the value of the initialisation."""
-    start, drawn = ScoreInit(config.score_init), config.estimator is Estimator.BERNOULLI
+    config, masked = learning.config, learning.layers
+    pattern = next(iter(masked.values())).pattern
+    start: ScoreInit = SCORE_INITS[config.score_init]
     weights = {name: layer.weight for name, layer in masked.items()}
     worth = worth_of(start, weights, gradients=gradients, seed=config.seed, pattern=pattern)
-    scores = initial_scores(start, worth, height=height, sparsity=sparsity, drawn=drawn)
+    share = learning.sparsity or 0.0
+    scores = initial_scores(start, worth, height=learning.height, sparsity=share, drawn=logits)
     for name, layer in masked.items():
         layer.score.copy_(scores[name])
 
@@ -293,12 +298,12 @@ def _groups(
         parameter.requires_grad = True
     scores = [layer.score for layer in masked.values()]
     groups = [Group(list(head_parameters(model).values()), config.head_lr)]
-    if config.estimator is Estimator.FIXED:
-        for score in scores:
-            score.requires_grad = False
-    else:
+    if config.estimator_entry.learns:
         alive = partial(_alive, list(masked.values()))
         groups.insert(0, Group(scores, config.score_lr, config.floor, alive))
+    else:
+        for score in scores:
+            score.requires_grad = False
     return [*groups, Group(rest, config.dense_lr)] if rest else groups
 
 
@@ -306,49 +311,10 @@ def _alive(layers: Sequence[MaskedLinear]) -> list[Tensor | None]:
     return [layer.alive() for layer in layers]
 
 
-def _steering(
-    masked: Mapping[str, MaskedLinear],
-    config: FitConfig,
-    plan: Plan,
-    *,
-    sparsity: float | None,
-    height: float,
-) -> list[TrainerCallback]:
+def _steering(learner: MaskLearner, learning: Learning) -> list[TrainerCallback]:
     """Callbacks that steer the scores, in the order in which they act."""
-    layers = list(masked.values())
-    callbacks: list[TrainerCallback] = [ScoreAverage(layers, config.ema)] if config.ema else []
-    if config.estimator in (Estimator.FIXED, Estimator.BERNOULLI):
-        return callbacks
-    if sparsity is None:
-        drifts = torch.tensor(plan.drifts()) / plan.drift()
-        return [
-            *callbacks,
-            NoiseThreshold(layers, height=height, drifts=drifts, least=config.boundary),
-        ]
-    first = 0.0 if config.score_init == ScoreInit.CONSTANT else sparsity
-    if config.estimator is Estimator.TOPK:
-        return [*callbacks, MatrixSparsity(masked, sparsity, first)]
-    if config.sparsity is not None:
-        return [*callbacks, GlobalSparsity(layers, sparsity, first)]
-    rates = torch.tensor([config.score_lr * plan.rate(step) for step in range(plan.steps)])
-    return [*callbacks, FlipPenalty(layers, sparsity, height=height, rates=rates)]
-
-
-def _gradients(
-    model: Any, masked: Mapping[str, MaskedLinear], plan: Plan, rows: Encoded, task_loss: TaskLoss
-) -> dict[str, Tensor]:
-    """`dL/dw * w` of every masked weight, summed over some batches; leaves no gradient behind."""
-    model.eval()
-    batches = training_batches(rows.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
-    for batch in batches[:_SNIP_BATCHES]:
-        inputs = to_tensors(rows.feeds(batch), model)
-        task_loss.over(model, inputs, np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
-    gradients = {}
-    for name, layer in masked.items():
-        assert layer.score.grad is not None
-        gradients[name] = layer.score.grad.clone()
-    model.zero_grad(set_to_none=True)
-    return gradients
+    layers, decay = list(learning.layers.values()), learning.config.ema
+    return [*([ScoreAverage(layers, decay)] if decay else []), *learner.steer(learning)]
 
 
 _LEAST_GAIN = 2.0**-14  # smallest normal float16

@@ -43,5 +43,4 @@ class WeightPattern:
         return values
 
 
-PATTERNS: dict[str, MaskPattern] = {"weight": WeightPattern()}
-"""Name -> pattern."""
+WEIGHT = WeightPattern()

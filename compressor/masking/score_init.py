@@ -16,26 +16,77 @@ as a formula, so this one is ours) a score is the logit of a keep-probability
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from maskpack.compressor.masking.patterns import MaskPattern
-
-
-class ScoreInit(StrEnum):
-    """Names of the starts."""
-
-    CONSTANT = "constant"
-    MAGNITUDE = "magnitude"
-    SOFT_MAGNITUDE = "soft-magnitude"
-    SNIP = "snip"
-    RANDOM = "random"
-
+from maskpack.compressor.masking.score_gradients import Gradients, summed_gradients
 
 _SOFT_WIDTH = 0.25  # of ranks on either side of the border
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What the weights of a matrix can be ranked by.
+
+    Attributes:
+        weight: dequantised, `(o, i)`.
+        gradient: as the initialisation asked for it, in the shape of the scores; None: it asked for none.
+        generator: of the seed.
+        pattern: what a score stands for.
+    """
+
+    weight: Tensor
+    gradient: Tensor | None
+    generator: torch.Generator
+    pattern: MaskPattern
+
+    def of_gradient(self) -> Tensor:
+        """The gradient."""
+        assert self.gradient is not None
+        return self.gradient
+
+
+def _by_magnitude(given: Given) -> Tensor:
+    return given.pattern.reduce(given.weight.abs())
+
+
+def _by_gradient(given: Given) -> Tensor:
+    return given.of_gradient().abs()
+
+
+def _by_chance(given: Given) -> Tensor:
+    weight = given.weight
+    return given.pattern.reduce(
+        torch.rand(weight.shape, generator=given.generator).to(weight.device)
+    )
+
+
+@dataclass(frozen=True)
+class ScoreInit:
+    """An initialisation.
+
+    Attributes:
+        worth: what weights are ranked by, in the shape of the scores.
+        gradients: measures gradients for it before training; None: it needs none.
+        ranks: whether the order counts; else all scores start alike.
+        soft: whether scores rise with the rank; else they have two heights.
+    """
+
+    worth: Callable[[Given], Tensor] = _by_magnitude
+    gradients: Gradients | None = None
+    ranks: bool = True
+    soft: bool = False
+
+
+CONSTANT = ScoreInit(ranks=False)
+MAGNITUDE = ScoreInit()
+SOFT_MAGNITUDE = ScoreInit(soft=True)
+SNIP = ScoreInit(_by_gradient, summed_gradients)
+RANDOM = ScoreInit(_by_chance)
 
 
 def initial_scores(
@@ -70,19 +121,14 @@ def worth_of(
     Args:
         start: the initialisation.
         weights: parameter name -> dequantised weights.
-        gradients: parameter name -> `dL/dw * w` of some batches, a sum for each score; used by `snip` only.
-        seed: of the `random` one.
+        gradients: parameter name -> what `start.gradients` gave; empty where it needs none.
+        seed: of what is drawn.
         pattern: what a score stands for.
     """
     generator = torch.Generator().manual_seed(seed)
     worth = {}
     for name, weight in weights.items():
-        if start is ScoreInit.SNIP:
-            values = gradients[name].abs()
-        elif start is ScoreInit.RANDOM:
-            values = pattern.reduce(torch.rand(weight.shape, generator=generator).to(weight.device))
-        else:
-            values = pattern.reduce(weight.abs())
+        values = start.worth(Given(weight, gradients.get(name), generator, pattern))
         dead = pattern.reduce((weight != 0).to(weight.dtype)) == 0
         worth[name] = values.masked_fill(dead, torch.inf)
     return worth
@@ -91,7 +137,7 @@ def worth_of(
 def _scores(
     start: ScoreInit, worth: Tensor, *, height: float, sparsity: float, drawn: bool
 ) -> Tensor:
-    if start is ScoreInit.CONSTANT:
+    if not start.ranks:
         return torch.full_like(worth, _logit(1.0 - sparsity) if drawn else height)
     ranks, present = ranks_of(worth), max(1, int(torch.isfinite(worth).sum()))
     zeros = min(round(sparsity * worth.numel()), present)
@@ -99,7 +145,7 @@ def _scores(
     if drawn:
         keep = (1.0 - 2.0 * zeros / present * (1.0 - ranks)).clamp_(0.01, 0.99)
         return torch.logit(keep)
-    if start is ScoreInit.SOFT_MAGNITUDE:
+    if start.soft:
         return height * ((ranks - border) / _SOFT_WIDTH).clamp_(-1.0, 1.0)
     return torch.where(ranks >= border, height, -height)
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from maskpack.compressor.masking.gates import Compared, Drawn
 from maskpack.compressor.masking.linear import MaskedLinear
 
 PARTS = pytest.mark.parametrize(("bias", "gains"), [(0, 0), (1, 0), (0, 1), (1, 1)])
@@ -13,7 +14,12 @@ ARITHMETIC = pytest.mark.parametrize("bf16", [False, True])
 
 def layer_of(*, bias=True, gains=False, drawn=None) -> MaskedLinear:
     torch.manual_seed(5)
-    layer = MaskedLinear(nn.Linear(12, 6, bias=bool(bias)), start=0.5, gains=gains, drawn=drawn)
+    layer = MaskedLinear(
+        nn.Linear(12, 6, bias=bool(bias)),
+        start=0.5,
+        gains=gains,
+        gate=Compared() if drawn is None else Drawn(drawn),
+    )
     with torch.no_grad():
         layer.score.copy_(torch.randn(6, 12))
         if layer.gain is not None:

@@ -10,6 +10,7 @@ import torch
 
 from maskpack.compressor import fit, fit_task
 from maskpack.compressor.config import FitConfig
+from maskpack.compressor.mask_config import PATTERNS
 from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.model import (
     build_masked_model,
@@ -17,7 +18,6 @@ from maskpack.compressor.masking.model import (
     masked_names,
     trained_dense,
 )
-from maskpack.compressor.masking.patterns import PATTERNS
 from maskpack.compressor.masking.sparsity import least_mask_bytes, share_of_entropy, target_sparsity
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.formats import ConfigError, open_artifact

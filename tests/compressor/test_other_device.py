@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from maskpack.compressor import BaselineConfig
 from maskpack.compressor.baseline import trained_groups
-from maskpack.compressor.config import Estimator, FitConfig, Method
+from maskpack.compressor.config import FitConfig, Method
+from maskpack.compressor.mask_config import ESTIMATORS, PATTERNS
 from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.model import build_masked_model
-from maskpack.compressor.masking.patterns import PATTERNS
 from maskpack.compressor.quantization.refine import RoundedLinear
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
 from maskpack.compressor.training.checkpoint import _tensors
@@ -141,13 +141,13 @@ def loss_of(teacher=None):
 
 
 @pytest.mark.parametrize("taught", [False, True])
-@pytest.mark.parametrize("estimator", [Estimator.THRESHOLD, Estimator.TOPK, Estimator.BERNOULLI])
+@pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if ESTIMATORS[name].learns])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_step_of_a_mask(estimator, pattern, taught, classifier, monkeypatch):
     monkeypatch.setattr(Noise, "uniform", lambda self, key, like: torch.rand_like(like))
     monkeypatch.setattr(MaskedLinear, "_working_weight", lambda self: self.weight)
     monkeypatch.setattr("maskpack.compressor.masking.model._set_scores", lambda *_, **__: None)
-    ranked = {} if estimator is Estimator.THRESHOLD else {"sparsity": 0.3}
+    ranked = {"sparsity": 0.3} if ESTIMATORS[estimator].needs_share else {}
     config = FitConfig(
         estimator=estimator, train_bias=True, train_norm=True, train_scales=True, **ranked
     )

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskpack.compressor.masking.patterns import PATTERNS
-from maskpack.compressor.masking.score_init import ScoreInit, initial_scores, ranks_of, worth_of
+from maskpack.compressor.mask_config import PATTERNS, SCORE_INITS
+from maskpack.compressor.masking.score_init import initial_scores, ranks_of, worth_of
 
-RANKED = (ScoreInit.MAGNITUDE, ScoreInit.SNIP, ScoreInit.RANDOM)
+RANKED = ("magnitude", "snip", "random")
 SHARES = [0.0, 0.1, 1 / 3, 0.5, 0.9, 0.997]
 
 
@@ -22,13 +22,15 @@ def scores_of(start, *, sparsity, drawn=False, height=2.0, zeros=0, seed=0):
     found = weights(zeros=zeros)
     gradients = {name: torch.randn_like(weight) * weight for name, weight in found.items()}
     pattern = PATTERNS["weight"]
-    worth = worth_of(start, found, gradients=gradients, seed=seed, pattern=pattern)
-    scores = initial_scores(start, worth, height=height, sparsity=sparsity, drawn=drawn)
+    worth = worth_of(SCORE_INITS[start], found, gradients=gradients, seed=seed, pattern=pattern)
+    scores = initial_scores(
+        SCORE_INITS[start], worth, height=height, sparsity=sparsity, drawn=drawn
+    )
     return found, gradients, scores
 
 
 @pytest.mark.parametrize("sparsity", SHARES)
-@pytest.mark.parametrize("start", [*RANKED, ScoreInit.SOFT_MAGNITUDE])
+@pytest.mark.parametrize("start", [*RANKED, "soft-magnitude"])
 @pytest.mark.parametrize("zeros", [0, 9])
 def test_the_asked_share_of_every_matrix_starts_under_the_threshold(start, sparsity, zeros):
     _, _, scores = scores_of(start, sparsity=sparsity, zeros=zeros)
@@ -40,7 +42,7 @@ def test_the_asked_share_of_every_matrix_starts_under_the_threshold(start, spars
         assert score.abs().max() <= 2.0
 
 
-@pytest.mark.parametrize("start", [ScoreInit.MAGNITUDE, ScoreInit.SOFT_MAGNITUDE])
+@pytest.mark.parametrize("start", ["magnitude", "soft-magnitude"])
 def test_the_smallest_weights_go_first(start):
     found, _, scores = scores_of(start, sparsity=0.3)
     for name, score in scores.items():
@@ -49,25 +51,25 @@ def test_the_smallest_weights_go_first(start):
 
 
 def test_the_weights_whose_removal_costs_least_go_first():
-    _, gradients, scores = scores_of(ScoreInit.SNIP, sparsity=0.3)
+    _, gradients, scores = scores_of("snip", sparsity=0.3)
     for name, score in scores.items():
         out = score <= 0
         assert gradients[name][out].abs().max() < gradients[name][~out].abs().min()
 
 
 def test_chance_follows_from_the_seed_and_differs_between_matrices():
-    first, again, other = (scores_of(ScoreInit.RANDOM, sparsity=0.5, seed=s)[2] for s in (1, 1, 2))
+    first, again, other = (scores_of("random", sparsity=0.5, seed=s)[2] for s in (1, 1, 2))
     assert torch.equal(first["a"], again["a"])
     assert not torch.equal(first["a"], other["a"])
     assert not torch.equal(first["a"].view(-1)[:77], first["b"].view(-1))
-    magnitude = scores_of(ScoreInit.MAGNITUDE, sparsity=0.5)[2]
+    magnitude = scores_of("magnitude", sparsity=0.5)[2]
     assert (first["a"] == magnitude["a"]).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_hard_starts_have_two_heights_and_soft_ones_a_slope():
-    hard = scores_of(ScoreInit.MAGNITUDE, sparsity=0.5)[2]["a"]
+    hard = scores_of("magnitude", sparsity=0.5)[2]["a"]
     assert set(hard.view(-1).tolist()) == {-2.0, 2.0}
-    soft = scores_of(ScoreInit.SOFT_MAGNITUDE, sparsity=0.5)[2]["a"].view(-1).sort().values
+    soft = scores_of("soft-magnitude", sparsity=0.5)[2]["a"].view(-1).sort().values
     inside = soft[soft.abs() < 1.999]
     assert len(inside) == pytest.approx(250, abs=3)  # a quarter of the ranks on either side
     assert torch.allclose(
@@ -76,7 +78,7 @@ def test_hard_starts_have_two_heights_and_soft_ones_a_slope():
 
 
 def test_a_constant_start_prefers_nothing():
-    _, _, scores = scores_of(ScoreInit.CONSTANT, sparsity=0.4)
+    _, _, scores = scores_of("constant", sparsity=0.4)
     assert all((score == 2.0).all() for score in scores.values())
 
 
@@ -84,15 +86,13 @@ def test_ties_are_broken_by_position():
     worth = torch.tensor([[1.0, 0.5, 1.0], [0.5, 1.0, 1.0]])
     assert (ranks_of(worth) * 6).round().tolist() == [[2, 0, 3], [1, 4, 5]]
     scores = initial_scores(
-        ScoreInit.MAGNITUDE, {"w": torch.ones(2, 4)}, height=1.0, sparsity=0.5, drawn=False
+        SCORE_INITS["magnitude"], {"w": torch.ones(2, 4)}, height=1.0, sparsity=0.5, drawn=False
     )
     assert scores["w"].tolist() == [[-1.0] * 4, [1.0] * 4]
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.5])
-@pytest.mark.parametrize(
-    "start", [ScoreInit.SOFT_MAGNITUDE, ScoreInit.MAGNITUDE, ScoreInit.CONSTANT]
-)
+@pytest.mark.parametrize("start", ["soft-magnitude", "magnitude", "constant"])
 def test_logits_of_drawn_masks_keep_the_asked_share_on_average(start, sparsity):
     found, _, scores = scores_of(start, sparsity=sparsity, drawn=True)
     for name, score in scores.items():
@@ -104,5 +104,5 @@ def test_logits_of_drawn_masks_keep_the_asked_share_on_average(start, sparsity):
 
 
 def test_without_a_share_of_zeros_drawn_masks_keep_nearly_all():
-    scores = scores_of(ScoreInit.CONSTANT, sparsity=0.0, drawn=True)[2]
+    scores = scores_of("constant", sparsity=0.0, drawn=True)[2]
     assert torch.sigmoid(scores["a"]).min() == pytest.approx(0.99)

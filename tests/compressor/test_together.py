@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from maskpack.compressor import BaselineConfig, FitConfig, fit_task
 from maskpack.compressor.baseline import trained_groups
 from maskpack.compressor.config import Method
+from maskpack.compressor.masking.gates import Drawn
 from maskpack.compressor.masking.linear import mask_linears
 from maskpack.compressor.training import step as steps
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
@@ -63,7 +65,9 @@ def masked(model, noise, *, drawn=False):
     base = base_of(model)
     names = [f"{n}.weight" for n, m in base.named_modules() if isinstance(m, nn.Linear)]
     starts = dict.fromkeys(names, 1e-4)
-    return mask_linears(base, starts, drawn=noise.uniform if drawn else None)
+    if not drawn:
+        return mask_linears(base, starts)
+    return mask_linears(base, starts, gate=lambda number: Drawn(partial(noise.uniform, number)))
 
 
 def taken(model, loss_of, encoded, processes, accumulate, *, drawn=False, count=3, rate=1e-3):

@@ -1,0 +1,43 @@
+"""Gradients of the loss with respect to mask values, before training: what some initialisations rank weights by.
+
+The gradient of a mask value `m` of a weight `w` in `W' = m W` is `w dL/dw`. Where a score stands for several weights, it is
+their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from maskpack.compressor.masking.linear import MaskedLinear
+from maskpack.compressor.training.loss import TaskLoss
+from maskpack.compressor.training.train import Plan
+from maskpack.models.placement import to_tensors
+from maskpack.tasks.batches import Encoded, training_batches
+
+_BATCHES = 16
+
+Gradients = Callable[[Any, Mapping[str, MaskedLinear], Plan, Encoded, TaskLoss], dict[str, Tensor]]
+"""Of a model, its masked linears, the plan, the training rows and the loss: parameter name -> a number for each score."""
+
+
+def summed_gradients(
+    model: Any, masked: Mapping[str, MaskedLinear], plan: Plan, rows: Encoded, task_loss: TaskLoss
+) -> dict[str, Tensor]:
+    """`dL/dw * w` of every masked weight, summed over some batches; leaves no gradient behind."""
+    model.eval()
+    batches = training_batches(rows.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
+    for batch in batches[:_BATCHES]:
+        inputs = to_tensors(rows.feeds(batch), model)
+        task_loss.over(model, inputs, np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
+    gradients = {name: _gradient(layer).clone() for name, layer in masked.items()}
+    model.zero_grad(set_to_none=True)
+    return gradients
+
+
+def _gradient(layer: MaskedLinear) -> Tensor:
+    assert layer.score.grad is not None
+    return layer.score.grad
