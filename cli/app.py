@@ -41,6 +41,7 @@ from maskpack.cli import (
     report,
     sweep,
     vocab,
+    vote,
 )
 from maskpack.cli.hints import in_commands
 from maskpack.formats import MaskpackError
@@ -79,6 +80,7 @@ app.command("rename")(artifact.rename)
 app.command("merge")(artifact.merge)
 app.command("diff")(artifact.diff)
 app.command("overlap")(artifact.overlap)
+app.command("vote")(vote.vote)
 app.command("vocab")(vocab.vocab)
 app.command("push")(publish.push)
 app.command("pull")(publish.pull)

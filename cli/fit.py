@@ -308,10 +308,28 @@ def show_result(result: RunResult, *, json: bool) -> None:
             *rows,
         ]
     render.table("", ("part", "size"), [*rows, ("backbone", render.size(result.backbone_bytes))])
+    if result.snapshots:
+        _show_snapshots(result)
     if result.collapsed:
         render.words(
             f"warning: {result.metric} is no better than always giving the same answer; {_ADVICE}"
         )
+
+
+def _show_snapshots(result: RunResult) -> None:
+    """The tasks on the way, and the last one."""
+    from maskpack.compressor.types import SnapshotResult  # noqa: PLC0415 - keeps --help fast
+
+    head = ("task", "after step", result.metric, "zeros", "coded")
+    rows = [
+        (one.task, f"{one.step:,}", one.scores[result.metric], one.zeros, one.coded_bytes)
+        for one in (*result.snapshots, SnapshotResult.of(result))
+    ]
+    shown = [
+        (task, step, f"{value:.4f}", f"{zeros:,}", render.size(size))
+        for task, step, value, zeros, size in rows
+    ]
+    render.table("snapshots", head, shown)
 
 
 def _speed(result: RunResult) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Annotated
 
+from maskpack.compressor.average_config import AverageConfig
 from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
 from maskpack.compressor.mask_config import MaskConfig
@@ -168,6 +169,7 @@ class FitConfig(
     RoundingConfig,
     TrunkConfig,
     UnitConfig,
+    AverageConfig,
     RunConfig,
     BackboneConfig,
 ):
@@ -194,13 +196,6 @@ class FitConfig(
         bool, Opt("Train a factor for each row of weights too; it joins the patch.")
     ] = False
     dense_lr: Annotated[float, Opt("Peak learning rate of those three.", within=_POSITIVE)] = 3e-4
-    ema: Annotated[
-        float,
-        Opt(
-            "Decay, a step, of an average of the scores that the mask is cut from; 0: none.",
-            within=_SHARE,
-        ),
-    ] = 0.0
     patience: Annotated[
         int | None,
         Opt(
@@ -242,12 +237,15 @@ class FitConfig(
                     "leave `estimator` and `init` out, or give the estimator fixed",
                 )
             raise ConfigError(f"{what} needs a share of zeros", "give `sparsity`")
-        whole = [*targets, *(name for name in ("units", "ema", "simulate") if getattr(self, name))]
+        last = ("units", "ema", "tail", "snapshots", "simulate")
+        whole = [*targets, *(name for name in last if getattr(self, name))]
         if self.patience is not None and whole:
             raise ConfigError(
                 f"`patience` ends a run early, `{whole[0]}` needs its last step",
                 "leave one of them out",
             )
+        if self.snapshots:
+            self._check_snapshots()
         self.layer_numbers()
         if self.layers is not None and self.trunk is not None:
             raise ConfigError("`layers` and `trunk` set the same thing", "give one of them")
@@ -256,6 +254,18 @@ class FitConfig(
         """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher."""
         name = self.teacher or finetuned or DENSE_TEACHER
         return None if name == NO_TEACHER else name
+
+    def _check_snapshots(self) -> None:
+        if self.cycles == 1:
+            raise ConfigError(
+                "`snapshots` are taken at the ends of cycles, and there is one",
+                "give `schedule` restarts and `cycles`, such as 3",
+            )
+        if self.units is not None:
+            raise ConfigError(
+                "`units` go in stages over the whole run, and `snapshots` are masks of all stages",
+                "leave one of them out",
+            )
 
     def _units_alone(self) -> bool:
         """Whether units are removed and no single weight is."""

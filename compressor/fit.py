@@ -6,14 +6,12 @@ between them touch no file but the checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
 
 from maskpack.compressor.describe import entry_of, result_of
 from maskpack.compressor.effects import HeadTuning
@@ -27,6 +25,7 @@ from maskpack.compressor.masking.model import (
     with_rounding,
     with_units,
 )
+from maskpack.compressor.masking.snapshots import Snapshot, with_snapshots
 from maskpack.compressor.prepare import (
     PreparedRun,
     load_rows,
@@ -35,6 +34,7 @@ from maskpack.compressor.prepare import (
     with_divisors,
 )
 from maskpack.compressor.quantization.backbone import load_or_quantize
+from maskpack.compressor.run_key import run_key
 from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
@@ -49,7 +49,7 @@ from maskpack.compressor.training.teacher import (
 from maskpack.compressor.training.train import Checkpoints, NoCheckpoints, Plan, train
 from maskpack.compressor.trunk import with_trunk_found
 from maskpack.compressor.tune import tune_head
-from maskpack.compressor.types import Curves, FitRequest, RunResult
+from maskpack.compressor.types import Curves, FitRequest, RunResult, SnapshotResult
 from maskpack.formats import (
     Interrupted,
     ModelError,
@@ -68,7 +68,6 @@ from maskpack.tasks.card import card_facts
 from maskpack.tasks.data_warnings import answer_warnings, log_warnings
 from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.pretrained_head import start_head
-from maskpack.tasks.task import Unlabelled
 
 _LOG = logging.getLogger(__name__)
 
@@ -107,6 +106,14 @@ def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> Ru
     # scores and head, on frozen codes
     trained = learn(run, on_progress=on_progress)
 
+    # masks on the way there, if the run keeps any, then the last one: each is a task
+    before = [finish(each, part) for each, part in on_the_way(run, trained)]
+    snapshots = tuple(map(SnapshotResult.of, before))
+    return replace(finish(run, trained), trunk=trunk, snapshots=snapshots)
+
+
+def finish(run: PreparedRun, trained: TrainedRun) -> RunResult:
+    """From what was learned to a task of the artifact."""
     # the end of the head, on rows that were held out, if an option asks for it
     patch, tuning = tune_head(run, trained.patch)
     trained = replace(trained, patch=patch, tuning=tuning)
@@ -116,12 +123,24 @@ def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> Ru
 
     # a new artifact, or one more task in an old one
     size = run.placement.processes.of_main(partial(write, run, entry, trained.patch))
-    return replace(result, patch_bytes=size, trunk=trunk)
+    return replace(result, patch_bytes=size)
+
+
+def on_the_way(run: PreparedRun, trained: TrainedRun) -> Iterator[tuple[PreparedRun, TrainedRun]]:
+    """Each snapshot as a run that ended there, under a name of its own."""
+    request = run.request
+    for name, snapshot in zip(request.snapshot_names, trained.snapshots, strict=True):
+        # a resumed run may have written it before it was stopped
+        own = replace(request, name=name, replace=request.replace or request.resume)
+        yield (
+            replace(run, request=own),
+            replace(trained, patch=snapshot.patch, steps=snapshot.step, snapshots=()),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """Result of training: the frozen patch, its steps, time and threads, learning curves, and what was tuned after it."""
+    """Result of training: the frozen patch, its steps, time and threads, learning curves, what was tuned after it, and patches on the way."""
 
     patch: Patch
     steps: int
@@ -129,6 +148,7 @@ class TrainedRun:
     seconds: float
     threads: int
     tuning: HeadTuning | None = None
+    snapshots: tuple[Snapshot, ...] = ()
 
 
 def prepare_together(request: FitRequest, *, on_progress: OnProgress) -> PreparedRun:
@@ -144,7 +164,7 @@ def prepare_together(request: FitRequest, *, on_progress: OnProgress) -> Prepare
     prepared = processes.of_main(lambda: load_or_quantize(request, own, on_progress, train))
     run = processes.agreed(lambda: prepare_rows(request, rows, prepared=prepared))
     facts = [(f"version of {name}", version(name)) for name in _VERSIONS]
-    processes.check_same([*facts, ("set of options, data and model", _key(run))])
+    processes.check_same([*facts, ("set of options, data and model", run_key(run))])
     return run
 
 
@@ -165,7 +185,8 @@ def learn(run: PreparedRun, *, on_progress: OnProgress) -> TrainedRun:
         checkpoints.clear()  # no checkpoint yet
         raise
     curves, seconds = history.curves(), time.perf_counter() - started
-    return TrainedRun(patch, steps, curves, seconds, torch_threads())
+    snapshots = () if masked.snapshots is None else masked.snapshots.taken()
+    return TrainedRun(patch, steps, curves, seconds, torch_threads(), snapshots=snapshots)
 
 
 def _train(
@@ -299,13 +320,14 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
         placement=run.placement,
         start=None if run.start is None else run.start.units,
     )
-    return with_rounding(
+    masked = with_rounding(
         masked,
         run.prepared.backbone,
         run.divisors,
         first=config.first_rounded(run.plan.steps),
         dtype=run.placement.dtype,
     )
+    return with_snapshots(masked, run.plan.span.ends()[:-1] if config.snapshots else ())
 
 
 def _early_stopping(run: PreparedRun, masked: MaskedModel) -> list[EarlyStopping]:
@@ -352,41 +374,12 @@ def write(run: PreparedRun, entry: TaskEntry, patch: Patch) -> int:
 
 def _checkpoints(run: PreparedRun, *, of_teacher: bool = False) -> FolderCheckpoints:
     """Where the run keeps its state, or a teacher that it trains first: that is kept when it is done."""
-    request, key = run.request, _key(run)
+    request, key = run.request, run_key(run)
     folder, every = request.checkpoint_folder, request.config.checkpoint_every
     if of_teacher:
         last = run.plan.steps
         return FolderCheckpoints(folder / "teacher", every, key, request.resume, last)
     return FolderCheckpoints(folder, every, key, request.resume)
-
-
-def _key(run: PreparedRun) -> str:
-    """Digest of all that determines the result. Device and number of processes do not: a run goes on elsewhere."""
-    request = run.request
-    parts = (
-        request.config.sha256(),
-        run.data.train.sha256(),
-        run.data.outputs,
-        run.prepared.source.weights_sha256,
-        run.prepared.scheme,
-        *(() if run.head is None else ("own head", run.data.labels)),
-        *(() if run.start is None else (str(request.start),)),
-        *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
-        *run.data.task.read_as,
-        *(() if request.config.speedup is None else (run.unit_costs,)),
-    )
-    taught = run.data.train.unlabelled if run.data.task.unlabelled is Unlabelled.TEACH else ()
-    return digest_of(chain(parts, taught))
-
-
-def digest_of(parts: Iterable[object]) -> str:
-    """Digest of the text of a tuple of two parts or more, which is never made: it may be of millions of rows."""
-    digest, before = hashlib.sha256(b"("), ""
-    for part in parts:
-        digest.update(f"{before}{part!r}".encode())
-        before = ", "
-    digest.update(b")")
-    return digest.hexdigest()
 
 
 def _interrupted(run: PreparedRun) -> Interrupted:

@@ -20,7 +20,10 @@ _STATE = 12  # bytes of a trained value in a checkpoint: itself and two moments,
 def check_place(request: FitRequest) -> None:
     """Raise ArtifactError unless the task can be written into the artifact, or a new one be made."""
     if is_artifact(request.out):
-        check_vacant(open_artifact(request.out), request.stored_name, replacing=request.replace)
+        artifact = open_artifact(request.out)
+        check_vacant(artifact, request.stored_name, replacing=request.replace)
+        for name in request.snapshot_names:
+            check_vacant(artifact, name, replacing=request.replace or request.resume)
     else:
         check_free(request.out)
     check_writable(request.out)

@@ -69,6 +69,12 @@ class FitRequest:
         return check_new_name(self.name or self.task.name)
 
     @property
+    def snapshot_names(self) -> tuple[str, ...]:
+        """Names of the tasks of a run that keeps snapshots, but the last one."""
+        last = self.config.cycles if self.config.snapshots else 1
+        return tuple(check_new_name(f"{self.stored_name}-{n}") for n in range(1, last))
+
+    @property
     def checkpoint_folder(self) -> Path:
         """Folder of an unfinished run's state, beside the artifact."""
         return self.out.parent / f".{self.out.name}.{self.stored_name}.unfinished"
@@ -140,6 +146,31 @@ class TrunkSearch:
 
 
 @dataclass(frozen=True)
+class SnapshotResult:
+    """A task that a run left on its way.
+
+    Attributes:
+        task: its name in the artifact.
+        step: after which the mask was like this.
+        scores: metric name -> value on the evaluation split.
+        zeros: of the mask.
+        coded_bytes: as of `RunResult`.
+    """
+
+    task: str
+    step: int
+    scores: Mapping[str, float]
+    zeros: int
+    coded_bytes: int
+
+    @classmethod
+    def of(cls, result: RunResult) -> SnapshotResult:
+        """What a run is told of one of its snapshots."""
+        size = result.coded_bytes
+        return cls(result.task, result.steps, result.scores, result.zeros, size)
+
+
+@dataclass(frozen=True)
 class RunResult:
     """Figures of one run, all measured.
 
@@ -175,6 +206,7 @@ class RunResult:
         predicted_speedup: how many times as fast as with all units a graph is, by the run's cost model; None where no unit
             could be removed.
         threads: that torch trained with, in each process; 0: unknown.
+        snapshots: tasks that the run left on its way.
     """
 
     method: str
@@ -209,6 +241,7 @@ class RunResult:
     units_kept: Mapping[str, int] = field(default_factory=dict)
     predicted_speedup: float | None = None
     threads: int = 0
+    snapshots: tuple[SnapshotResult, ...] = ()
 
     @property
     def score(self) -> float:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maskpack.tasks.read_again import ReadAgain
     from maskpack.tasks.task import TASKS, Task, find_task
     from maskpack.tasks.trim import TrimRequest, TrimResult, trim_vocabulary
+    from maskpack.tasks.vote import VoteRequest, VoteResult, vote_tasks
 
 _HOME = {
     "restore_task": "context",
@@ -31,6 +32,9 @@ _HOME = {
     "TrimRequest": "trim",
     "TrimResult": "trim",
     "trim_vocabulary": "trim",
+    "VoteRequest": "vote",
+    "VoteResult": "vote",
+    "vote_tasks": "vote",
 }
 
 __all__ = [
@@ -42,11 +46,14 @@ __all__ = [
     "TaskData",
     "TrimRequest",
     "TrimResult",
+    "VoteRequest",
+    "VoteResult",
     "diagnose",
     "find_task",
     "load_data",
     "restore_task",
     "trim_vocabulary",
+    "vote_tasks",
 ]
 
 __getattr__ = lazy_names(__name__, _HOME, {})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from maskpack.formats import Artifact, Backbone, DataError, TaskEntry
+from maskpack.formats import Artifact, Backbone, DataError, Patch, TaskEntry
 from maskpack.formats.pooling import Pooling, pooling_of, uses_pooler
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
@@ -197,6 +197,13 @@ def restore_task(
     """
     model, patch = outline_task(artifact, task, attention=attention), artifact.patch(task)
     return fill_weights(model, artifact.backbone, patch, for_answers=for_answers)
+
+
+def restore_patch(artifact: Artifact, entry: TaskEntry, patch: Patch) -> Any:
+    """The torch model of a patch that is not written yet, over the backbone of an artifact; only called."""
+    model = build_outline(artifact.backbone, task_config(artifact, entry))
+    model = apply_dense(model, patch, TargetScale.of(entry))
+    return fill_weights(model, artifact.backbone, patch, for_answers=True)
 
 
 def outline_task(artifact: Artifact, task: str, *, attention: str | None = None) -> Any:

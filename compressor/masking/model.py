@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from maskpack.compressor.masking.linear import MaskedLinear, mask_linears
 from maskpack.compressor.masking.patterns import MaskPattern
 from maskpack.compressor.masking.rounding import SimulatedRounding
 from maskpack.compressor.masking.score_init import ScoreInit, initial_scores, worth_of
-from maskpack.compressor.masking.sparsity import ScoreAverage, target_sparsity
+from maskpack.compressor.masking.sparsity import ScoreAverage, TailAverage, target_sparsity
 from maskpack.compressor.masking.trunk import above_trunk
 from maskpack.compressor.masking.unit_choice import groups_with_gaps
 from maskpack.compressor.masking.unit_targets import UnitTarget
@@ -41,6 +41,9 @@ from maskpack.models.linears import layer_of
 from maskpack.models.placement import Placement, to_numpy
 from maskpack.tasks.batches import Encoded
 
+if TYPE_CHECKING:
+    from maskpack.compressor.masking.snapshots import Snapshots
+
 
 @dataclass(frozen=True, eq=False)
 class MaskedModel:
@@ -54,6 +57,7 @@ class MaskedModel:
         callbacks: noise, averages, steering of the size, and removal of units.
         units: that removal; None: no unit is removed.
         rounding: the callback that simulates the rounding of exported graphs; None: none is simulated.
+        snapshots: the callback that freezes masks on the way; None: none is kept.
     """
 
     model: Any
@@ -63,6 +67,7 @@ class MaskedModel:
     callbacks: list[TrainerCallback]
     units: UnitRemoval | None = None
     rounding: SimulatedRounding | None = None
+    snapshots: Snapshots | None = None
 
 
 def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:
@@ -313,8 +318,11 @@ def _alive(layers: Sequence[MaskedLinear]) -> list[Tensor | None]:
 
 def _steering(learner: MaskLearner, learning: Learning) -> list[TrainerCallback]:
     """Callbacks that steer the scores, in the order in which they act."""
-    layers, decay = list(learning.layers.values()), learning.config.ema
-    return [*([ScoreAverage(layers, decay)] if decay else []), *learner.steer(learning)]
+    layers, config = list(learning.layers.values()), learning.config
+    averages: list[TrainerCallback] = [ScoreAverage(layers, config.ema)] if config.ema else []
+    if config.tail:
+        averages = [TailAverage(layers, round(learning.plan.steps * (1.0 - config.tail)))]
+    return [*averages, *learner.steer(learning)]
 
 
 _LEAST_GAIN = 2.0**-14  # smallest normal float16

@@ -16,8 +16,8 @@ ways, one for each regime:
 Those two shares rise as in Zhu & Gupta 2017 (arXiv 1710.01878),
 `s(t) = s - (s - s0) (1 - t / T)**3`, over the first 60 % of the run, then swap freely.
 
-`ScoreAverage` (Polyak averaging) cuts the mask from an exponential average of the scores: noise flips
-of the last steps average out, real ones stay.
+`ScoreAverage` and `TailAverage` (Polyak & Juditsky 1992; Ruppert 1988) cut the mask from an average of the scores, exponential over the run or plain
+over its end: noise flips of the last steps average out, real ones stay.
 """
 
 from __future__ import annotations
@@ -312,3 +312,35 @@ class ScoreAverage(TrainerCallback):
                 )
             if step == steps:
                 layer.score.copy_(average)
+
+
+class TailAverage(TrainerCallback):
+    """Replaces the scores by their plain mean over the last steps, at the end.
+
+        mean_t = mean_{t-1} + (S_t - mean_{t-1}) / n,   n: scores taken so far
+
+    Args:
+        layers: the masked linears.
+        first: step after which the first scores are taken.
+    """
+
+    def __init__(self, layers: Sequence[MaskedLinear], first: int) -> None:
+        self._layers, self._first = layers, first
+        self._means = [torch.zeros_like(layer.score) for layer in layers]
+        self._taken = torch.zeros(())
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The means, and of how many scores they are."""
+        means = {str(index): mean for index, mean in enumerate(self._means)}
+        return {"taken": self._taken, **means}
+
+    @torch.no_grad()
+    def on_step_end(self, step: int, steps: int) -> None:
+        """Update the mean; after the last step, replace the scores by it."""
+        if step < self._first or (step % _AVERAGE_EVERY and step != steps):
+            return
+        self._taken += 1.0
+        for mean, layer in zip(self._means, self._layers, strict=True):
+            mean.lerp_(layer.score, 1.0 / float(self._taken))
+            if step == steps:
+                layer.score.copy_(mean)

@@ -203,18 +203,32 @@ def predict_split(
     Raises:
         DataError: the data does not ship with the package and none was given.
     """
-    from maskpack.models.placement import placement_of  # noqa: PLC0415 - torch; graphs need none
-    from maskpack.tasks.batches import predict_all, torch_predict  # noqa: PLC0415
-    from maskpack.tasks.context import ModelContext, restore_task  # noqa: PLC0415
+    from maskpack.tasks.context import restore_task  # noqa: PLC0415 - torch
 
-    placement = placement_of(device, "fp32")
     entry = artifact.entry(task)
+    split = evaluation_rows(entry, data, unlabelled)
+    model = restore_task(artifact, task, for_answers=True)
+    return predictions_of(artifact, entry, split, model, device)
+
+
+def evaluation_rows(entry: TaskEntry, data: Path | None, unlabelled: str | None = None) -> Split:
+    """The evaluation rows of a task; DataError if they are not at hand."""
     split = evaluation_split(entry, data=data, unlabelled=unlabelled)
     if split is None:
-        raise DataError(f"the evaluation data of `{task}` is not at hand", "give its `data`")
+        raise DataError(f"the evaluation data of `{entry.name}` is not at hand", "give its `data`")
+    return split
+
+
+def predictions_of(
+    artifact: Artifact, entry: TaskEntry, split: Split, model: Any, device: str | None
+) -> Predictions:
+    """What a model says of rows."""
+    from maskpack.models.placement import placement_of  # noqa: PLC0415 - torch; graphs need none
+    from maskpack.tasks.batches import predict_all, torch_predict  # noqa: PLC0415
+    from maskpack.tasks.context import ModelContext  # noqa: PLC0415
+
     encoded = encode_for(ModelContext.of_artifact(artifact), entry, split)
-    model = placement.put(restore_task(artifact, task, for_answers=True))
-    logits = predict_all(torch_predict(model), encoded)
+    logits = predict_all(torch_predict(placement_of(device, "fp32").put(model)), encoded)
     log_warnings(answer_warnings(type_of(entry), logits, encoded.labels))
     return Predictions(split, logits, encoded.labels)
 

@@ -11,8 +11,8 @@ import pytest
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task
 from maskpack.compressor.baseline import run_baseline
-from maskpack.compressor.fit import digest_of
 from maskpack.compressor.prepare import prepare
+from maskpack.compressor.run_key import digest_of
 from maskpack.formats import ConfigError, DataError, Interrupted
 from maskpack.tasks import find_task
 from maskpack.tasks.data import stored_rows

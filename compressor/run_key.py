@@ -1,0 +1,42 @@
+"""What a checkpoint belongs to: a digest of all that determines a run's result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from maskpack.tasks.task import Unlabelled
+
+if TYPE_CHECKING:
+    from maskpack.compressor.prepare import PreparedRun
+
+
+def run_key(run: PreparedRun) -> str:
+    """Digest of all that determines the result. Device and number of processes do not: a run goes on elsewhere."""
+    request = run.request
+    parts = (
+        request.config.sha256(),
+        run.data.train.sha256(),
+        run.data.outputs,
+        run.prepared.source.weights_sha256,
+        run.prepared.scheme,
+        *(() if run.head is None else ("own head", run.data.labels)),
+        *(() if run.start is None else (str(request.start),)),
+        *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
+        *run.data.task.read_as,
+        *(() if request.config.speedup is None else (run.unit_costs,)),
+    )
+    taught = run.data.train.unlabelled if run.data.task.unlabelled is Unlabelled.TEACH else ()
+    return digest_of(chain(parts, taught))
+
+
+def digest_of(parts: Iterable[object]) -> str:
+    """Digest of the text of a tuple of two parts or more, which is never made: it may be of millions of rows."""
+    digest, before = hashlib.sha256(b"("), ""
+    for part in parts:
+        digest.update(f"{before}{part!r}".encode())
+        before = ", "
+    digest.update(b")")
+    return digest.hexdigest()

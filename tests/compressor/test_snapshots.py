@@ -1,0 +1,168 @@
+"""Averages of scores over the end of a run, and masks that a run leaves behind at the ends of its cycles."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.compressor.masking.snapshots import parts_of, with_parts
+from maskpack.compressor.masking.sparsity import TailAverage
+from maskpack.formats import ArtifactError, ConfigError, Interrupted, check_artifact, open_artifact
+from maskpack.tasks import find_task
+from maskpack.tasks.evaluation.evaluate import assess
+
+NAMES = ("sst2-1", "sst2-2", "sst2")
+OPTIONS = {"schedule": "restarts", "cycles": 3, "snapshots": True, "steps": 45, "margin": 0.5}
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_model, sentiment, quick):
+    """A function: a request for an artifact at a place."""
+
+    def make(out, **options):
+        config = quick(**{**OPTIONS, "checkpoint_every": 10, **options})
+        return FitRequest(str(tiny_model), find_task("sst2"), out, config, data=sentiment)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, asked):
+    """An artifact of a run with snapshots, and the run's result."""
+    request = asked(tmp_path_factory.mktemp("whole") / "artifact")
+    return request.out, fit_task(request)
+
+
+def test_each_cycle_leaves_a_task(whole, sentiment):
+    out, result = whole
+    check_artifact(out)
+    artifact = open_artifact(out)
+    assert set(artifact.manifest.tasks) == set(NAMES)
+    assert [(one.task, one.step) for one in result.snapshots] == [("sst2-1", 15), ("sst2-2", 30)]
+    for one in result.snapshots:
+        entry = artifact.entry(one.task)
+        found = assess(artifact, one.task, data=sentiment)
+        assert found.scores["accuracy"] == one.scores["accuracy"] == entry.scores["accuracy"]
+        assert entry.zeros == one.zeros > 0
+    masks = [artifact.patch(name).masks for name in NAMES]
+    apart = [sum(int((a[n].packed != b[n].packed).sum()) for n in a) for a, b in pairwise(masks)]
+    assert min(apart) > 0
+    heads = [artifact.patch(name).head["classifier.bias"] for name in NAMES]
+    assert not np.array_equal(heads[0], heads[1])
+
+
+def test_the_last_task_is_that_of_the_same_run_without_snapshots(whole, asked, tmp_path):
+    request = asked(tmp_path / "a", snapshots=False)
+    fit_task(request)
+    found, wanted = (open_artifact(path).patch("sst2") for path in (request.out, whole[0]))
+    for (name, left), (_, right) in zip(parts_of(found), parts_of(wanted), strict=True):
+        np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+@pytest.mark.parametrize("step", [10, 21, 44])
+def test_a_stopped_run_leaves_the_same_tasks(whole, asked, tmp_path, step):
+    request = asked(tmp_path / "a")
+
+    def press(news):
+        if news.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit_task(request, on_progress=press)
+    fit_task(replace(request, resume=True))
+    for name in NAMES:
+        file = f"tasks/{name}.safetensors"
+        assert (request.out / file).read_bytes() == (whole[0] / file).read_bytes()
+
+
+def test_a_run_that_was_stopped_between_its_tasks_goes_on(asked, tmp_path, whole, monkeypatch):
+    from maskpack.compressor import fit
+
+    request, write, written = asked(tmp_path / "a"), fit.write, []
+
+    def full(run, entry, patch):
+        written.append(entry.name)
+        if len(written) == 2:
+            raise ArtifactError("the disk is full")
+        return write(run, entry, patch)
+
+    monkeypatch.setattr(fit, "write", full)
+    with pytest.raises(ArtifactError, match="full"):
+        fit_task(request)
+    assert set(open_artifact(request.out).manifest.tasks) == {"sst2-1"}
+    with pytest.raises(ArtifactError, match="sst2-1"):
+        fit_task(request)
+    monkeypatch.setattr(fit, "write", write)
+    fit_task(replace(request, resume=True))
+    check_artifact(request.out)
+    assert set(open_artifact(request.out).manifest.tasks) == set(NAMES)
+
+
+def test_parts_of_a_patch_make_it_again(tiny_artifact):
+    patch = open_artifact(tiny_artifact).patch("sst2")
+    parts = dict(parts_of(patch))
+    again = dict(parts_of(with_parts(patch, parts)))
+    assert again.keys() == parts.keys()
+    assert all(np.array_equal(again[name], parts[name]) for name in parts)
+    other = with_parts(patch, {name: np.zeros_like(part) for name, part in parts.items()})
+    assert other.count.zeros == other.count.weights
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"snapshots": True}, "`snapshots` are taken at the ends of cycles, and there is one"),
+        ({**OPTIONS, "units": "heads", "keep_units": 0.5}, "`units` go in stages"),
+        ({**OPTIONS, "patience": 2}, "`patience` ends a run early, `snapshots` needs"),
+        ({"tail": 0.2, "patience": 2}, "`patience` ends a run early, `tail` needs"),
+        ({"ema": 0.9, "tail": 0.2}, "`ema` and `tail` are two averages"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        FitConfig(**options)
+
+
+class Layer:
+    """What an average sees of a masked linear."""
+
+    def __init__(self, values):
+        self.score = torch.nn.Parameter(torch.tensor(values))
+
+
+def test_the_tail_is_a_plain_mean_of_the_last_scores():
+    layer = Layer([0.0])
+    average = TailAverage([layer], first=10)
+    taken = []
+    for step in range(1, 24):
+        layer.score.data = torch.tensor([float(step**2)])
+        if step >= 10 and (step % 5 == 0 or step == 23):
+            taken.append(step**2)
+        average.on_step_end(step, 23)
+    assert float(layer.score.detach()) == pytest.approx(np.mean(taken), rel=1e-6)
+
+
+def test_the_tail_changes_the_mask_and_survives_a_stop(asked, tmp_path, whole):
+    options = {"snapshots": False, "schedule": "linear", "cycles": 1}
+    plain, tail = asked(tmp_path / "a", **options), asked(tmp_path / "b", tail=0.5, **options)
+    fit_task(plain)
+    fit_task(tail)
+    masks = [open_artifact(each.out).patch("sst2").masks for each in (plain, tail)]
+    assert any(not np.array_equal(masks[0][n].packed, masks[1][n].packed) for n in masks[0])
+    again = replace(tail, out=tmp_path / "c" / "artifact")
+
+    def press(news):
+        if news.step == 33:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit_task(again, on_progress=press)
+    fit_task(replace(again, resume=True))
+    file = "tasks/sst2.safetensors"
+    assert (again.out / file).read_bytes() == (tail.out / file).read_bytes()
