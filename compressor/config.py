@@ -13,6 +13,7 @@ from maskpack.compressor.mask_config import MaskConfig
 from maskpack.compressor.pooling_config import PoolingConfig
 from maskpack.compressor.rounding_config import RoundingConfig
 from maskpack.compressor.schedule_config import ScheduleConfig
+from maskpack.compressor.schedules import LINEAR, RESTARTS
 from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
@@ -229,7 +230,7 @@ class FitConfig(
                 f"`{targets[0]}` counts single weights, and `units` removes many at once",
                 "leave one of them out",
             )
-        if self.is_ranked and self.sparsity is None and not self._units_alone():
+        if self.is_ranked and self.share is None and not self._units_alone():
             what = f"estimator {self.estimator}" if self.init == "auto" else f"init {self.init}"
             if self.units is not None:
                 raise ConfigError(
@@ -255,7 +256,26 @@ class FitConfig(
         name = self.teacher or finetuned or DENSE_TEACHER
         return None if name == NO_TEACHER else name
 
+    @property
+    def shape(self) -> tuple[str, int]:
+        """As of every run; one that passes several shares of zeros begins its rates anew at each, if nothing else is said."""
+        if self.levels and self.schedule == LINEAR:
+            return RESTARTS, len(self.levels)
+        return self.schedule, self.cycles
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What the names of tasks that the run leaves on its way end in; they divide its steps evenly."""
+        if self.levels:
+            return tuple(f"{100 * level:.4g}" for level in self.levels[:-1])
+        return tuple(map(str, range(1, self.cycles))) if self.snapshots else ()
+
     def _check_snapshots(self) -> None:
+        if self.levels:
+            raise ConfigError(
+                "`continual` keeps a mask at each share of zeros, `snapshots` at each cycle",
+                "leave one of them out",
+            )
         if self.cycles == 1:
             raise ConfigError(
                 "`snapshots` are taken at the ends of cycles, and there is one",

@@ -327,7 +327,7 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
         first=config.first_rounded(run.plan.steps),
         dtype=run.placement.dtype,
     )
-    return with_snapshots(masked, run.plan.span.ends()[:-1] if config.snapshots else ())
+    return with_snapshots(masked, run.plan.parts(1 + len(config.stops))[:-1])
 
 
 def _early_stopping(run: PreparedRun, masked: MaskedModel) -> list[EarlyStopping]:

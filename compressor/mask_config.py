@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any
 
 from maskpack.formats import ConfigError
@@ -61,6 +62,7 @@ SCORE_INITS: LazyTable[Any] = LazyTable(
         _CONSTANT: f"{_HERE}.score_init:CONSTANT",
         "magnitude": f"{_HERE}.score_init:MAGNITUDE",
         "soft-magnitude": f"{_HERE}.score_init:SOFT_MAGNITUDE",
+        "graded-magnitude": f"{_HERE}.score_init:GRADED_MAGNITUDE",
         "snip": f"{_HERE}.score_init:SNIP",
         "random": f"{_HERE}.score_init:RANDOM",
     }
@@ -82,6 +84,28 @@ class _InitNames(Collection[str]):
 
     def __len__(self) -> int:
         return 1 + len(SCORE_INITS)
+
+
+def not_rising(text: str) -> str | None:
+    """What shares of a run's stops should be, or None where they are."""
+    try:
+        shares = levels_of(text)
+    except ValueError:
+        shares = ()
+    rise = all(low < high for low, high in pairwise((0.0, *shares, 1.0)))
+    return None if len(shares) > 1 and rise else "two rising shares or more, such as 0.1,0.2,0.4"
+
+
+def levels_of(text: str) -> tuple[float, ...]:
+    """Shares as numbers.
+
+    >>> levels_of("0.1, 0.25")
+    (0.1, 0.25)
+
+    Raises:
+        ValueError: one is no number.
+    """
+    return tuple(float(part) for part in text.split(","))
 
 
 @dataclass(frozen=True)
@@ -128,6 +152,14 @@ class MaskConfig(Options):
             default="the margin decides",
         ),
     ] = None
+    continual: Annotated[
+        str | None,
+        Opt(
+            "Shares of zeros that one run passes, such as 0.1,0.2,0.4; rates begin anew at each. The mask at each is a task, NAME-10 and so on, the last is NAME.",
+            check=not_rising,
+            later=True,
+        ),
+    ] = None
     target_bpp: Annotated[
         float | None,
         Opt("Largest entropy of the mask, in bits for each masked weight.", within="(0, 1]"),
@@ -152,10 +184,15 @@ class MaskConfig(Options):
             raise ConfigError(
                 f"estimator {self.estimator} has first scores of its own", "leave `init` out"
             )
+        if self.continual is not None and self.estimator != "threshold":
+            raise ConfigError(
+                f"`continual` moves a threshold, and estimator {self.estimator} has none to move",
+                "leave `estimator` out",
+            )
 
     def _targets(self) -> list[str]:
         """Those options of the mask's size that are given."""
-        names = ("sparsity", "target_bpp", "target_bytes")
+        names = ("sparsity", "continual", "target_bpp", "target_bytes")
         return [name for name in names if getattr(self, name) is not None]
 
     @property
@@ -178,8 +215,20 @@ class MaskConfig(Options):
         """Name of the score initialisation, with `auto` resolved."""
         if self.init != "auto":
             return self.init
+        if self.continual is not None:
+            return "graded-magnitude"
         usual = self.estimator_entry.init
-        return _CONSTANT if usual is None or self.sparsity is None else usual
+        return _CONSTANT if usual is None or self.share is None else usual
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Shares of zeros that the run passes; none where it has one aim."""
+        return () if self.continual is None else levels_of(self.continual)
+
+    @property
+    def share(self) -> float | None:
+        """Share of zeros to end with; None: none is asked for."""
+        return self.levels[-1] if self.levels else self.sparsity
 
     @property
     def score_lr(self) -> float:

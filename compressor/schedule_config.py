@@ -31,6 +31,11 @@ class ScheduleConfig(Options):
         ),
     ] = 1
 
+    @property
+    def shape(self) -> tuple[str, int]:
+        """Name and cycles of the schedule."""
+        return self.schedule, self.cycles
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cycles > 1 and not SCHEDULES[self.schedule].cyclical:

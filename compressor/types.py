@@ -70,9 +70,8 @@ class FitRequest:
 
     @property
     def snapshot_names(self) -> tuple[str, ...]:
-        """Names of the tasks of a run that keeps snapshots, but the last one."""
-        last = self.config.cycles if self.config.snapshots else 1
-        return tuple(check_new_name(f"{self.stored_name}-{n}") for n in range(1, last))
+        """Names of the tasks that the run leaves on its way."""
+        return tuple(check_new_name(f"{self.stored_name}-{end}") for end in self.config.stops)
 
     @property
     def checkpoint_folder(self) -> Path:

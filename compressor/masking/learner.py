@@ -17,6 +17,7 @@ from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.sparsity import (
     FlipPenalty,
     GlobalSparsity,
+    LevelSparsity,
     MatrixSparsity,
     NoiseThreshold,
 )
@@ -89,6 +90,8 @@ def _steer_threshold(learning: Learning) -> list[TrainerCallback]:
     if sparsity is None:
         drifts = torch.tensor(plan.drifts()) / plan.drift()
         return [NoiseThreshold(layers, height=height, drifts=drifts, least=config.boundary)]
+    if config.levels:
+        return [LevelSparsity(layers, config.levels)]
     if config.sparsity is not None:
         return [GlobalSparsity(layers, sparsity, learning.start_sparsity)]
     rates = torch.tensor([config.score_lr * plan.rate(step) for step in range(plan.steps)])

@@ -286,7 +286,7 @@ def _set_scores(learning: Learning, gradients: Mapping[str, Tensor], *, logits: 
     start: ScoreInit = SCORE_INITS[config.score_init]
     weights = {name: layer.weight for name, layer in masked.items()}
     worth = worth_of(start, weights, gradients=gradients, seed=config.seed, pattern=pattern)
-    share = learning.sparsity or 0.0
+    share = 0.0 if config.levels else learning.sparsity or 0.0
     scores = initial_scores(start, worth, height=learning.height, sparsity=share, drawn=logits)
     for name, layer in masked.items():
         layer.score.copy_(scores[name])

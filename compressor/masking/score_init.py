@@ -6,6 +6,7 @@ to 1. A weight that is zero anyway ranks above all and counts as kept, here as i
     constant        h                                          all weights kept, none preferred
     magnitude       +h where rank >= s, else -h                s: share of zeros aimed at
     soft-magnitude  h * clip((rank - s) / 0.25, -1, 1)         weights near the border move easily
+    graded-magnitude  h * (rank - s) / 0.25                    the order counts at every share of zeros
     snip            like magnitude, ranked by |w dL/dw|        Lee et al. 2018, arXiv 1810.02340
     random          like magnitude, ranked by chance           a control
 
@@ -16,6 +17,7 @@ as a formula, so this one is ours) a score is the logit of a keep-probability
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -74,17 +76,20 @@ class ScoreInit:
         gradients: measures gradients for it before training; None: it needs none.
         ranks: whether the order counts; else all scores start alike.
         soft: whether scores rise with the rank; else they have two heights.
+        graded: whether they rise without an end.
     """
 
     worth: Callable[[Given], Tensor] = _by_magnitude
     gradients: Gradients | None = None
     ranks: bool = True
     soft: bool = False
+    graded: bool = False
 
 
 CONSTANT = ScoreInit(ranks=False)
 MAGNITUDE = ScoreInit()
 SOFT_MAGNITUDE = ScoreInit(soft=True)
+GRADED_MAGNITUDE = ScoreInit(soft=True, graded=True)
 SNIP = ScoreInit(_by_gradient, summed_gradients)
 RANDOM = ScoreInit(_by_chance)
 
@@ -146,7 +151,8 @@ def _scores(
         keep = (1.0 - 2.0 * zeros / present * (1.0 - ranks)).clamp_(0.01, 0.99)
         return torch.logit(keep)
     if start.soft:
-        return height * ((ranks - border) / _SOFT_WIDTH).clamp_(-1.0, 1.0)
+        end = math.inf if start.graded else 1.0
+        return height * ((ranks - border) / _SOFT_WIDTH).clamp_(-end, end)
     return torch.where(ranks >= border, height, -height)
 
 

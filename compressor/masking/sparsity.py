@@ -30,6 +30,7 @@ from torch import Tensor
 
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.masking.linear import MaskedLinear, count_zeros
+from maskpack.compressor.schedules import Span
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.formats import ConfigError
 from maskpack.formats.tensors import binary_entropy
@@ -46,8 +47,8 @@ def target_sparsity(config: FitConfig, *, weights: int, other_bytes: int) -> flo
     Raises:
         ConfigError: `target_bytes` leaves nothing for the mask.
     """
-    if config.sparsity is not None:
-        return config.sparsity
+    if config.share is not None:
+        return config.share
     if config.target_bpp is not None:
         return share_of_entropy(config.target_bpp)
     if config.target_bytes is None:
@@ -135,17 +136,42 @@ class GlobalSparsity(TrainerCallback):
     def __init__(self, layers: Sequence[MaskedLinear], sparsity: float, start: float = 0.0) -> None:
         self._layers, self._sparsity, self._start = layers, sparsity, start
 
+    def _share(self, step: int, steps: int) -> tuple[float, bool]:
+        """Share of zeros after a step, and whether it must be exact."""
+        return risen(self._start, self._sparsity, step, steps), step == steps
+
     def on_step_end(self, step: int, steps: int) -> None:
         """Set all thresholds for the next step."""
-        last = step == steps
+        share, last = self._share(step, steps)
         if step % _EVERY and not last:
             return
-        share = risen(self._start, self._sparsity, step, steps)
         if not last and abs(count_zeros(self._layers).sparsity - share) < _SLACK:
             return
         threshold = global_threshold(self._layers, share, exact=last)
         for layer in self._layers:
             layer.threshold.fill_(threshold)
+
+
+class LevelSparsity(GlobalSparsity):
+    """Reach one share of zeros after the other over all layers together, each in an equal part of the run.
+
+    In its part a share rises from the one before as above, and then weights change places (continual sparsification: "The curious
+    case of developmental BERTology", fig. 5).
+
+    Args:
+        layers: the masked linears.
+        levels: shares of zeros, rising.
+    """
+
+    def __init__(self, layers: Sequence[MaskedLinear], levels: Sequence[float]) -> None:
+        super().__init__(layers, levels[-1])
+        self._levels = tuple(levels)
+
+    def _share(self, step: int, steps: int) -> tuple[float, bool]:
+        ends = (0, *Span(steps, 0, len(self._levels)).ends())
+        part = next(n for n, end in enumerate(ends[1:]) if step <= end)
+        begin, end, before = ends[part], ends[part + 1], (0.0, *self._levels)[part]
+        return risen(before, self._levels[part], step - begin, end - begin), step == end
 
 
 def global_threshold(

@@ -137,18 +137,21 @@ class Plan:
         Raises:
             ConfigError: the run has fewer steps than cycles.
         """
-        steps, step = config.total_steps(rows), StepOptions.of(config)
-        if steps < config.cycles:
+        steps, step, shape = config.total_steps(rows), StepOptions.of(config), config.shape
+        if steps < shape[1]:
             raise ConfigError(
-                f"`cycles` is {config.cycles}, and the run has {steps} steps",
+                f"the run has {steps} steps, fewer than the {shape[1]} cycles of its rates",
                 "give more `epochs`, or fewer cycles",
             )
-        shape = (config.schedule, config.cycles)
         return cls(steps, config.batch_size, config.warmup, config.seed, step, *shape)
 
     def linear(self) -> Plan:
         """As many steps over the same rows at linear rates."""
         return replace(self, schedule=LINEAR, cycles=1)
+
+    def parts(self, count: int) -> tuple[int, ...]:
+        """Steps after which equal parts of the run end, as cycles do; the last step included."""
+        return Span(self.steps, 0, count).ends()
 
     @property
     def span(self) -> Span:

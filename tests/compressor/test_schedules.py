@@ -89,7 +89,9 @@ def test_what_cannot_be_is_refused():
         FitConfig(schedule="cosine", cycles=2)
     with pytest.raises(ConfigError, match="no schedule `square`"):
         FitConfig(schedule="square")
-    with pytest.raises(ConfigError, match="`cycles` is 9, and the run has 8 steps"):
+    with pytest.raises(
+        ConfigError, match="the run has 8 steps, fewer than the 9 cycles of its rates"
+    ):
         Plan.of(FitConfig(schedule="restarts", cycles=9, steps=8), rows=100)
 
 

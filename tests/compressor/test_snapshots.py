@@ -13,6 +13,7 @@ import torch
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.compressor.masking.snapshots import parts_of, with_parts
 from maskpack.compressor.masking.sparsity import TailAverage
+from maskpack.compressor.training.train import Plan
 from maskpack.formats import ArtifactError, ConfigError, Interrupted, check_artifact, open_artifact
 from maskpack.tasks import find_task
 from maskpack.tasks.evaluation.evaluate import assess
@@ -166,3 +167,75 @@ def test_the_tail_changes_the_mask_and_survives_a_stop(asked, tmp_path, whole):
     fit_task(replace(again, resume=True))
     file = "tasks/sst2.safetensors"
     assert (again.out / file).read_bytes() == (tail.out / file).read_bytes()
+
+
+def test_one_run_passes_several_shares_of_zeros(asked, tmp_path, sentiment):
+    options = {"snapshots": False, "schedule": "linear", "cycles": 1, "steps": 60}
+    request = asked(tmp_path / "a", continual="0.1,0.25,0.5", **options)
+    result = fit_task(request)
+    artifact = open_artifact(request.out)
+    assert set(artifact.manifest.tasks) == {"sst2-10", "sst2-25", "sst2"}
+    assert [one.step for one in result.snapshots] == [20, 40]
+    for name, share in (("sst2-10", 0.1), ("sst2-25", 0.25), ("sst2", 0.5)):
+        entry = artifact.entry(name)
+        assert entry.zeros == pytest.approx(share * entry.weights, abs=1)
+        assert assess(artifact, name, data=sentiment).scores["accuracy"] == entry.scores["accuracy"]
+    again = replace(request, out=tmp_path / "b" / "artifact")
+
+    def press(news):
+        if news.step == 33:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit_task(again, on_progress=press)
+    fit_task(replace(again, resume=True))
+    for name in artifact.manifest.tasks:
+        file = artifact.entry(name).file
+        assert (again.out / file).read_bytes() == (request.out / file).read_bytes()
+
+
+def test_the_smallest_weights_go_first_and_learning_changes_which(asked, tmp_path):
+    options = {"snapshots": False, "schedule": "linear", "cycles": 1, "steps": 40}
+    request = asked(tmp_path / "a", continual="0.1,0.3", **options)
+    fit_task(request)
+    artifact = open_artifact(request.out)
+    small, chosen, both, removed = 0, 0, 0, 0
+    for name, mask in artifact.patch("sst2-10").masks.items():
+        codes = artifact.backbone.linears[name]
+        gone = ~mask.to_bool()
+        sizes = np.abs(codes.dequantize())
+        limit = np.quantile(sizes[sizes > 0], 0.5)
+        small += int((gone & (sizes <= limit)).sum())
+        chosen += int(gone.sum())
+        later = ~artifact.patch("sst2").masks[name].to_bool()
+        both += int((gone & later).sum())
+        removed += int(later.sum())
+    assert small > 0.6 * chosen
+    assert 0.5 * chosen < both <= chosen < removed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"continual": "0.1"}, "two rising shares or more"),
+        ({"continual": "0.3,0.2"}, "two rising shares or more"),
+        ({"continual": "0.3,1"}, "two rising shares or more"),
+        ({"continual": "a,b"}, "two rising shares or more"),
+        ({"continual": "0.1,0.2", "sparsity": 0.3}, "set the same thing"),
+        ({"continual": "0.1,0.2", "units": "heads", "keep_units": 0.5}, "counts single weights"),
+        ({"continual": "0.1,0.2", "estimator": "topk"}, "estimator topk has none to move"),
+        ({"continual": "0.1,0.2", "patience": 1}, "`continual` needs"),
+        ({**OPTIONS, "continual": "0.1,0.2"}, "`snapshots` at each cycle"),
+    ],
+)
+def test_shares_that_no_run_can_pass_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        FitConfig(**options)
+
+
+def test_rates_begin_anew_at_each_share():
+    config = FitConfig(continual="0.1,0.2,0.4", steps=30, warmup=0.0)
+    plan = Plan.of(config, rows=100)
+    assert [plan.rate(step) for step in (0, 10, 20)] == pytest.approx([1, 1, 1])
+    other = Plan.of(replace(config, schedule="cosine"), rows=100)
+    assert other.rate(20) < 0.5
