@@ -34,6 +34,7 @@ from maskpack.cli import (
     export,
     families,
     fit,
+    lr_find,
     predict,
     publish,
     refit,
@@ -65,6 +66,7 @@ app.command("fit")(fit.fit)
 app.command("adopt")(adopt.adopt)
 app.command("refit")(refit.refit)
 app.command("baseline")(baseline.baseline)
+app.command("lr-find")(lr_find.lr_find)
 app.command("sweep", cls=sweep.SweepCommand)(sweep.sweep)
 app.command("eval")(evaluate.evaluate)
 app.command("inspect")(artifact.inspect)

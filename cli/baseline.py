@@ -13,6 +13,7 @@ from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.exportable import SkipExportCheck, check_export
 from maskpack.cli.fit import show_result
+from maskpack.cli.lr_find import found_rate
 from maskpack.cli.task_data import find_named_task
 from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.config import BaselineConfig
@@ -34,6 +35,7 @@ def baseline(
     columns: TaskOptions,
     rows: CacheOptions,
     chosen: opt.Replayed[BaselineConfig],
+    find_lr: opt.FindLr = False,
     revision: opt.Revision = None,
     resize_embeddings: opt.ResizeEmbeddings = False,
     device: opt.Device = None,
@@ -61,6 +63,8 @@ def baseline(
         threads=threads,
         cache=rows.cache,
     )
+    if find_lr:
+        request = found_rate(request, quiet=quiet)
     with render.progress(f"{request.task.name} {chosen.method}", quiet=quiet) as on_progress:
         result = run_baseline(request, on_progress=on_progress)
     show_result(result, json=json)

@@ -18,6 +18,7 @@ from maskpack.cli.effects import show_effects
 from maskpack.cli.exportable import SkipExportCheck, check_export
 from maskpack.cli.hints import shell_word
 from maskpack.cli.logs import logged, trackers_of
+from maskpack.cli.lr_find import found_rate
 from maskpack.cli.sources import started_from
 from maskpack.cli.task_data import find_named_task
 from maskpack.compressor.config import FitConfig
@@ -60,6 +61,7 @@ def fit(
         str | None, Option(help="Name of the task in the artifact. [the task's own]")
     ] = None,
     chosen: opt.Replayed[FitConfig],
+    find_lr: opt.FindLr = False,
     start: Annotated[
         str | None,
         Option(
@@ -155,6 +157,8 @@ def fit(
     )
     check_processes(processes)
     check_export(model, revision, skip=skip_export_check)
+    if find_lr:
+        request = found_rate(request, quiet=quiet)
     if dry_run:
         show_dry_run(request, began=began, json=json)
         return
@@ -166,7 +170,7 @@ def fit(
             trackers=trackers,
             folder=log_dir,
             file=log,
-            options={"model": model, **chosen.record()},
+            options={"model": model, **request.config.record()},
         ) as on_progress,
     ):
         result = fit_in_processes(request, processes, on_progress=on_progress)

@@ -142,6 +142,13 @@ OnlyTask = Annotated[
     str | None,
     Option("--task", "-t", help="Task (`compress tasks` lists them). [the only one]"),
 ]
+FindLr = Annotated[
+    bool,
+    Option(
+        "--find-lr",
+        help="Find `lr`, and `head_lr` with it, by a range test of 100 steps first, as `compress lr-find` does.",
+    ),
+]
 Ensemble = Annotated[
     str | None,
     Option(

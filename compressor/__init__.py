@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maskpack.compressor.families import FamilySupport, family_support, list_families
     from maskpack.compressor.fit import fit_task
     from maskpack.compressor.launch import fit_in_processes
+    from maskpack.compressor.lr_find import RateCurve, find_learning_rate
     from maskpack.compressor.quantization.quantize import quantize_model
     from maskpack.compressor.refit import RefitRequest, RefitResult, refit_tasks
     from maskpack.compressor.types import (
@@ -40,6 +41,8 @@ _HOME = {
     "list_families": "families",
     "fit_task": "fit",
     "fit_in_processes": "launch",
+    "RateCurve": "lr_find",
+    "find_learning_rate": "lr_find",
     "RefitRequest": "refit",
     "RefitResult": "refit",
     "refit_tasks": "refit",
@@ -59,6 +62,7 @@ __all__ = [
     "FamilySupport",
     "FitConfig",
     "FitRequest",
+    "RateCurve",
     "RefitRequest",
     "RefitResult",
     "RunResult",
@@ -66,6 +70,7 @@ __all__ = [
     "TrunkTry",
     "adopt_models",
     "family_support",
+    "find_learning_rate",
     "fit_in_processes",
     "fit_task",
     "list_families",

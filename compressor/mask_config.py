@@ -31,6 +31,7 @@ class Estimator:
         needs_share: whether it needs a share of zeros.
         init: the initialisation that `auto` means where there is a share of zeros; None: first scores are its own, and
             `init` is refused.
+        rate_matters: whether the rate of the scores changes the mask; a threshold's cancels, see `masking/linear.py`.
         learns: whether scores change; else the first mask stays, but for units that are removed.
         refuses: options that mean nothing to it, and must be left out.
     """
@@ -39,6 +40,7 @@ class Estimator:
     lr: float = _SCORE_LR
     needs_share: bool = True
     init: str | None = "magnitude"
+    rate_matters: bool = False
     learns: bool = True
     refuses: tuple[str, ...] = ()
 
@@ -52,7 +54,9 @@ _HERE = "maskpack.compressor.masking"
 ESTIMATORS: dict[str, Estimator] = {
     "threshold": Estimator(f"{_HERE}.learner:THRESHOLD", needs_share=False),
     "topk": Estimator(f"{_HERE}.learner:TOPK", init=_CONSTANT),
-    "bernoulli": Estimator(f"{_HERE}.learner:BERNOULLI", _LOGIT_LR, init="soft-magnitude"),
+    "bernoulli": Estimator(
+        f"{_HERE}.learner:BERNOULLI", _LOGIT_LR, init="soft-magnitude", rate_matters=True
+    ),
     "fixed": Estimator(f"{_HERE}.learner:FIXED", learns=False),
 }
 """Name -> how mask bits follow from scores."""

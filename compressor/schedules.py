@@ -9,6 +9,7 @@
 | `triangular` | up and down on straight lines, once a cycle | Smith 2017, arXiv 1506.01186 |
 | `triangular2` | the same, each peak half of the one before | Smith 2017 |
 | `restarts` | half a cosine to 0, from the peak again in every cycle (SGDR) | Loshchilov & Hutter 2017, eq. 5, cycles of one length |
+| `range-test` | from a millionth of the peak to the peak, by equal factors | what `compress lr-find` runs (Smith 2017, section 3.3) |
 
 `linear`, `constant` and `cosine` rise on a straight line in the warm-up; the others have a shape of their own there, so that
 `warmup` is the rise of the first cycle of `restarts` alone, and means nothing to the rest.
@@ -119,12 +120,25 @@ def _restarts(step: int, span: Span) -> float:
     return _half_cosine((at - rise) / (steps - rise))
 
 
+_FIRST_OF_TEST = 1e-6  # of the last rate
+
+
+def ramp(step: int, steps: int) -> float:
+    """Share of the last rate at a step of a range test: each is the same multiple of the one before.
+
+    >>> ramp(0, 7), ramp(6, 7)
+    (1e-06, 1.0)
+    """
+    return float(_FIRST_OF_TEST ** (1.0 - step / max(1, steps - 1)))
+
+
 def _half_cosine(share: float) -> float:
     """From 1 to 0 while `share` goes from 0 to 1."""
     return 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 LINEAR = "linear"
+RANGE_TEST = "range-test"
 RESTARTS = "restarts"
 SCHEDULES: Mapping[str, Schedule] = {
     LINEAR: Schedule(_linear),
@@ -134,4 +148,5 @@ SCHEDULES: Mapping[str, Schedule] = {
     "triangular": Schedule(_triangular, cyclical=True),
     "triangular2": Schedule(_damped, cyclical=True),
     RESTARTS: Schedule(_restarts, cyclical=True),
+    RANGE_TEST: Schedule(lambda step, span: ramp(step, span.steps)),
 }

@@ -136,7 +136,7 @@ def chart(
         lines: its series.
         x_label: of the horizontal axis.
         levels: horizontal lines; one far below all points is not drawn.
-        scale: of the horizontal axis: `linear`, `bits` (a tick a width) or `bytes`; both logarithmic.
+        scale: of the horizontal axis: `linear`, or logarithmic: `bits` (a tick a width), `bytes`, `powers` of ten.
     """
     values = [value for line in lines for value in line.values]
     if not values:
@@ -174,6 +174,10 @@ def _horizontal(xs: Sequence[float], scale: str) -> Axis:
         powers = range(first, last + 1, 1 if last - first < 5 else 2)
         units = ("B", "KB", "MB", "GB", "TB", "PB")
         ticks = [(10.0**n, f"{10 ** (n % 3)} {units[n // 3]}") for n in powers]
+        low, high = 10.0**first, 10.0**last
+    elif scale == "powers":
+        first, last = math.floor(math.log10(min(xs))), math.ceil(math.log10(max(xs)) + 1e-9)
+        ticks = [(10.0**n, f"1e{n}") for n in range(first, last + 1)]
         low, high = 10.0**first, 10.0**last
     else:
         low, high = _roomy(min(xs), max(xs))

@@ -29,6 +29,7 @@ class Progress:
         value: of the metric at the end of the last epoch, or None in the first.
         count: size of the mask, or None for a dense baseline.
         stage: what is being trained: the `task`, or before it the `backbone` or a `teacher`.
+        step_loss: training loss of the step alone.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Progress:
     value: float | None
     count: MaskCount | None
     stage: str = "task"
+    step_loss: float = float("nan")
 
 
 OnProgress = Callable[[Progress], None]
@@ -82,6 +84,7 @@ class ProgressReporter:
             step=step,
             steps=progress.steps,
             loss=smooth,
+            step_loss=progress.loss,
             value=self._evaluate() if self._evaluate and epoch_ends else old.value,
             count=self._count() if self._count and step % _COUNT_EVERY == 0 else old.count,
         )
