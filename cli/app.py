@@ -28,6 +28,7 @@ from maskpack.cli import (
     baseline,
     bench,
     costs,
+    delta,
     demo,
     doctor,
     evaluate,
@@ -83,6 +84,8 @@ app.command("merge")(artifact.merge)
 app.command("diff")(artifact.diff)
 app.command("overlap")(artifact.overlap)
 app.command("vote")(vote.vote)
+app.command("delta")(delta.delta)
+app.command("apply-delta")(delta.apply)
 app.command("vocab")(vocab.vocab)
 app.command("push")(publish.push)
 app.command("pull")(publish.pull)

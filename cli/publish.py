@@ -129,6 +129,10 @@ def package(
     task: Annotated[
         list[str] | None, Option("--task", "-t", help="Task; repeatable. [all]")
     ] = None,
+    gzip: Annotated[
+        bool,
+        Option("--gzip", help="For web: store what the page downloads under gzip, if smaller."),
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """Pack exported tasks with what reads their texts or images, checksums and a runnable example for one target.
@@ -136,13 +140,13 @@ def package(
     Every packaged graph is run in ONNX Runtime and must give the logits of its original.
     The same tasks give the same bytes, in an archive too; only `.ort` files differ from run to run.
 
-    Example: compress package reviews-onnx -o reviews-web --target web
+    Example: compress package reviews-onnx -o reviews-web --target web --gzip
 
     Example: compress package all -o all.tar.gz --target ort
     """
     from maskpack.exporters.package.write import write_package  # noqa: PLC0415 - imports ONNX Runtime
 
-    written = write_package(PackageRequest(folder, out, target, tuple(task or ())))
+    written = write_package(PackageRequest(folder, out, target, tuple(task or ()), gzip))
     if json:
         tree = {
             "out": str(written.out),

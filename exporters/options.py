@@ -246,14 +246,21 @@ class PackageRequest:
         out: folder to make, or an archive if it ends in `.zip` or `.tar.gz`.
         target: who runs it.
         tasks: some of the folder's tasks; none: all of them.
+        gzip: whether the example gets its files under gzip, where they get smaller; for `web` alone.
     """
 
     folder: Path
     out: Path
     target: Target
     tasks: tuple[str, ...] = ()
+    gzip: bool = False
 
     def __post_init__(self) -> None:
+        if self.gzip and self.target is not Target.WEB:
+            raise ConfigError(
+                f"files of a package for {self.target} are not compressed one by one",
+                f"write an archive, which is compressed as a whole: {', '.join(ARCHIVES)}",
+            )
         if len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"a task is named twice: {', '.join(self.tasks)}")
         if self.out.suffix in _OTHER_ARCHIVES and not self.out.name.endswith(ARCHIVES):

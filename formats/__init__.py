@@ -2,7 +2,7 @@
 
 Start at SPEC.md; then `tensors.py` (what a value is), `codec.py` (how it becomes bytes),
 `reader.py` and `writer.py` (how the bytes lie on disk), `units.py` (heads and neurons), `packed.py` and `coded.py` (a task as one small
-file), `algebra.py` (tasks moved and compared).
+file), `algebra.py` (tasks moved and compared), `delta.py` (one release to the next).
 """
 
 from maskpack.formats.algebra import (
@@ -16,6 +16,7 @@ from maskpack.formats.algebra import (
     rename_task,
     unpack_task,
 )
+from maskpack.formats.delta import Delta, DeltaFile, apply_delta, write_delta
 from maskpack.formats.errors import (
     ArtifactError,
     ConfigError,
@@ -41,6 +42,8 @@ __all__ = [
     "BitMask",
     "ConfigError",
     "DataError",
+    "Delta",
+    "DeltaFile",
     "Difference",
     "ExportError",
     "Interrupted",
@@ -59,6 +62,7 @@ __all__ = [
     "UnitShape",
     "VerifyError",
     "add_task",
+    "apply_delta",
     "check_artifact",
     "check_vacant",
     "create_artifact",
@@ -71,4 +75,5 @@ __all__ = [
     "remove_task",
     "rename_task",
     "unpack_task",
+    "write_delta",
 ]

@@ -39,10 +39,10 @@ from maskpack.formats.schema import (
     patch_file,
     portable_entry,
 )
-from maskpack.formats.tensors import Backbone, BitMask, Patch
+from maskpack.formats.tensors import Backbone, BitMask, Patch, QuantTensor
 from maskpack.formats.unit_bits import check_required, cut_units, without_units
 
-_STREAM = "masks.stream"
+STREAM = "masks.stream"
 _BARE = "-"  # a linear without a mask
 _BLANK = "0" * 64
 _KEYS = {
@@ -74,7 +74,7 @@ def encode_packed(
         if mask.data is not None
     }
     if coded.lanes:
-        arrays[_STREAM] = coded.stream
+        arrays[STREAM] = coded.stream
     described, bits = unit_parts(patch)
     arrays.update(bits)
     arrays.update(named_parts(patch, arrays))
@@ -85,7 +85,7 @@ def encode_packed(
         "files_sha256": files_digest(manifest),
         "task": entry.name,
         "entry": portable_entry(replace(entry, zeros=patch.count.zeros)),
-        **_describe([coded.masks.get(name) for name in names]),
+        **describe_masks([coded.masks.get(name) for name in names]),
         **described,
         "lanes": coded.lanes,
         "sha256": _BLANK,
@@ -105,13 +105,12 @@ def decode_packed(
     arrays, meta, text = decode_tensors(data, PACKED_KIND)
     entry = _check_header(meta, manifest)
     try:
-        masks, units = _masks(meta, arrays, backbone), units_of(meta, arrays)
+        masks, units = masks_from(meta, arrays, backbone.linears), units_of(meta, arrays)
         lanes = read_whole(meta["lanes"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         fact = f"the header of packed patch `{entry.name}` is wrong: {error}"
         raise ArtifactError(fact) from error
-    modelled = any(mask.coding is Coding.MODEL for mask in masks.values())
-    stream = _take_stream(arrays, lanes, wanted=modelled)
+    stream = take_stream(arrays, masks, lanes)
     linears = without_units(backbone.linears, units)
     bits = cut_units(decode_masks(CodedMasks(masks, stream, lanes), linears), units)
     patch = Patch(bits, **parts_of(arrays, entry.name), units=units)
@@ -187,8 +186,8 @@ def _digest(text: str, patch: Patch) -> str:
     return digest.hexdigest()
 
 
-def _describe(masks: Sequence[CodedMask | None]) -> dict[str, Any]:
-    """The masks over all linears, in the order of their names, in the header. Inverse of `_masks`."""
+def describe_masks(masks: Sequence[CodedMask | None]) -> dict[str, Any]:
+    """The masks over all linears, in the order of their names, in the header. Inverse of `masks_from`."""
     letters = {coding: letter for letter, coding in _LETTERS.items()}
     present = [mask for mask in masks if mask is not None]
     return {
@@ -197,23 +196,25 @@ def _describe(masks: Sequence[CodedMask | None]) -> dict[str, Any]:
     }
 
 
-def _masks(meta: Mapping[str, Any], arrays: Arrays, backbone: Backbone) -> dict[str, CodedMask]:
+def masks_from(
+    meta: Mapping[str, Any], arrays: Arrays, linears: Mapping[str, QuantTensor]
+) -> dict[str, CodedMask]:
     """Masks from the header, by name; takes their bytes out of `arrays`."""
     letters, pairs = meta["codings"], meta["gaps"]
     if not isinstance(letters, str) or not isinstance(pairs, list):
         raise TypeError("`codings` is no text, or `gaps` no list")
     gaps = [tuple(pair) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
     complete = len(gaps) == len(pairs) == letters.count("g")
-    if not complete or len(letters) != len(backbone.linears):
+    if not complete or len(letters) != len(linears):
         raise ArtifactError(
             f"{len(letters)} codings and {len(gaps)} gaps do not describe masks over "
-            f"{len(backbone.linears)} linears"
+            f"{len(linears)} linears"
         )
     masks = {}
-    for index, (name, letter) in enumerate(zip(sorted(backbone.linears), letters, strict=True)):
+    for index, (name, letter) in enumerate(zip(sorted(linears), letters, strict=True)):
         if letter == _BARE:
             continue
-        coding, shape = _LETTERS[letter], backbone.linears[name].shape
+        coding, shape = _LETTERS[letter], linears[name].shape
         data, zeros, rice = None, 0, 0
         if coding in {Coding.RAW, Coding.GAPS}:
             data = arrays.pop(f"masks.{index}")
@@ -225,9 +226,10 @@ def _masks(meta: Mapping[str, Any], arrays: Arrays, backbone: Backbone) -> dict[
     return masks
 
 
-def _take_stream(arrays: Arrays, lanes: int, *, wanted: bool) -> NDArray[np.uint16]:
-    """The words of the stream, taken out of `arrays`."""
-    stream: NDArray[np.uint16] = arrays.pop(_STREAM, np.zeros(0, dtype=np.uint16))
+def take_stream(arrays: Arrays, masks: Mapping[str, CodedMask], lanes: int) -> NDArray[np.uint16]:
+    """The words of the masks' stream, taken out of `arrays`."""
+    wanted = any(mask.coding is Coding.MODEL for mask in masks.values())
+    stream: NDArray[np.uint16] = arrays.pop(STREAM, np.zeros(0, dtype=np.uint16))
     if stream.dtype != np.uint16 or stream.ndim != 1:
         raise ArtifactError(f"the stream of masks is {stream.dtype} {stream.shape}, not uint16 (n)")
     if wanted != (lanes in LANES) or (not wanted and (lanes or len(stream))):

@@ -346,6 +346,11 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
             raise ExportError(f"`{tasks[name].graph}` and `{files.graph}` both hold `{name}`")
         tasks[name] = files
     if not tasks:
+        if any(True for kind in ("", f"{_SEEN}/") for _ in folder.glob(f"{kind}{_SEEN}.onnx.gz")):
+            raise ExportError(
+                f"the graphs at `{folder}` are under gzip, which web pages unpack",
+                f"unpack a copy: gunzip -r {folder}",
+            )
         raise ExportError(f"no exported task at `{folder}`", Hint(_HINT, path=folder))
     return tasks
 

@@ -1,11 +1,14 @@
 // The page: a menu of tasks, a text or an image, answers as bars, and what all of it took. Loading and answering are
 // those of the package (package/predict.mjs).
+import * as ort from "onnxruntime-web/wasm";
+import { unpacked } from "./package/graphs.mjs";
 import { TASKS, load } from "./package/predict.mjs";
 import { downloads, reader, shown, sum } from "./files.js";
 
 const IMAGES = Object.values(TASKS).some((files) => files.processor); // what the package's tasks read: images, or texts
 const marked = IMAGES ? () => [] : (await import("./package/words.mjs")).shown;
 
+const RUNTIME = "../vendor/ort-wasm-simd-threaded.wasm.gz"; // beside the package
 const PAUSE = 120; // ms without a key before a text is answered
 const at = (id) => document.getElementById(id);
 const tasks = new Map(); // name -> what `load` gave
@@ -74,6 +77,7 @@ async function fetchTask(name) {
   const moment = { name: first ? `the first task, ${name}` : `a switch to ${name}`, start: 0, end: Infinity };
   if (!first) moment.start = performance.now();
   at("progress").hidden = false;
+  ort.env.wasm.wasmBinary ??= await unpacked(RUNTIME, read);
   const loaded = await load(name, async (file) => {
     const bytes = await read(file);
     say(`preparing ${name}`);

@@ -6,7 +6,7 @@ A task is packaged only if its report has no finding. What texts and images diff
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
@@ -178,13 +178,31 @@ def _check_report(source: Source) -> None:
         )
 
 
-def example_files(sources: Sequence[Source], target: Target) -> dict[str, bytes]:
-    """The example and its page: name in the package -> bytes."""
+def used_files(sources: Sequence[Source], target: Target) -> set[str]:
+    """Names of the files that the example reads."""
+    return {name for source in sources for name in _task_files(source, target).values()}
+
+
+def example_files(
+    sources: Sequence[Source], target: Target, stored: Mapping[str, str]
+) -> dict[str, bytes]:
+    """The example and its page: name in the package -> bytes.
+
+    Args:
+        sources: the tasks.
+        target: who runs them.
+        stored: name of a file -> the name that it is stored under, where that is another one.
+    """
     reads = sources[0].reads
-    table = {source.config.name: _task_files(source, target) for source in sources}
+    table = {
+        source.config.name: {
+            role: stored.get(name, name) for role, name in _task_files(source, target).items()
+        }
+        for source in sources
+    }
     known = {
         "TASKS": json.dumps(table, indent=2, ensure_ascii=False),
-        "TABLE": "\n".join(_row(source, target) for source in sources),
+        "TABLE": "\n".join(_row(source, target, stored) for source in sources),
         "FIRST": sources[0].config.name,
         "MADE": f"maskpack {version('maskpack')}, checked in ONNX Runtime {onnxruntime.__version__}",
         "RUNTIME": onnxruntime.__version__,
@@ -222,7 +240,7 @@ def _task_files(source: Source, target: Target) -> dict[str, str]:
     return names
 
 
-def _row(source: Source, target: Target) -> str:
+def _row(source: Source, target: Target, stored: Mapping[str, str]) -> str:
     """A task in the page's table."""
     config, own = source.config, source.feeds if target is Target.WEB else source.place.adapter
     names = [source.graph_name(target)]
@@ -232,7 +250,7 @@ def _row(source: Source, target: Target) -> str:
         names.append(config.weights[0])
     if own is not None:
         names.append(source.name(own))
-    graph = " + ".join(f"`{name}`" for name in names)
+    graph = " + ".join(f"`{stored.get(name, name)}`" for name in names)
     size = source.reads.size(source.place, config)
     return f"| {config.name} | {graph} | {_answers(config)} | {size} |"
 

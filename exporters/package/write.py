@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.exporters.options import ARCHIVES, PackageRequest, Target
+from maskpack.exporters.package.gzipped import gzip_files
 from maskpack.exporters.package.mobile import convert, required_operators
-from maskpack.exporters.package.source import Source, example_files, find_sources
+from maskpack.exporters.package.source import Source, example_files, find_sources, used_files
 from maskpack.exporters.package.web import open_fed
 from maskpack.exporters.session import ort_predict
 from maskpack.formats import ExportError, VerifyError
@@ -175,7 +176,8 @@ def write_package(request: PackageRequest) -> Package:
             names_of = sorted(trunks) + [source.graph_name(target) for source in sources]
             graphs = [build / name for name in names_of]
             write_bytes(build / OPERATORS, required_operators(graphs))
-        for name, data in example_files(sources, target).items():
+        stored = gzip_files(build, used_files(sources, target)) if request.gzip else {}
+        for name, data in example_files(sources, target, stored).items():
             _write(build, name, data)
         names = _names(build)
         if (problem := name_problem(names)) is not None:

@@ -27,6 +27,12 @@ def test_files_are_listed_and_the_verdict_is_told(main, folder, work):
     assert "wrote p" in found.err
 
 
+def test_files_for_the_web_are_packed_if_asked_for(main, folder, work):
+    found = main("package", folder, "-o", "p", "--target", "web", "--gzip", "--json").json
+    assert "model.onnx.gz" in found["files"]
+    assert "model.onnx" not in found["files"]
+
+
 def test_json_of_an_archive_names_its_digest(main, folder, work):
     import hashlib
 
@@ -42,6 +48,7 @@ def test_json_of_an_archive_names_its_digest(main, folder, work):
     [
         (["-o", "p"], 2, "Missing option '--target'"),
         (["-o", "p", "--target", "tpu"], 2, "'tpu' is not one of"),
+        (["-o", "p", "--target", "ort", "--gzip"], 1, "are not compressed one by one"),
         (["-o", "p.tgz", "--target", "ort"], 1, "`p.tgz` is of no known kind"),
         (["-o", "p", "--target", "ort", "--task", "x"], 1, "no task `x` at"),
         (["-o", "p", "--target", "ort", "-t", "sst2", "-t", "sst2"], 1, "a task is named twice"),

@@ -32,6 +32,8 @@ COMMANDS = [
     "merge",
     "diff",
     "overlap",
+    "delta",
+    "apply-delta",
     "vocab",
     "push",
     "pull",

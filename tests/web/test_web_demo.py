@@ -108,7 +108,8 @@ def site(exported, tmp_path_factory):
     prepare = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(prepare)
     root = tmp_path_factory.mktemp("site")
-    package = write_package(PackageRequest(exported, root / "package", Target.WEB)).out
+    request = PackageRequest(exported, root / "package", Target.WEB, gzip=True)
+    package = write_package(request).out
     prepare.main(package, root / "site", Path(MODULES))
     made = Site(root / "site")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, site=made))
@@ -182,12 +183,12 @@ def test_answers_are_those_of_the_runtime(page, exported):
 
 def test_a_switch_downloads_the_task_and_no_second_backbone(page, site):
     before = len(site.paths)
-    assert site.paths.count("/package/backbone.bin") == 1
+    assert site.paths.count("/package/backbone.bin.gz") == 1
     choose(page, "tickets", "billing")
-    assert sorted(site.paths[before:]) == ["/package/tickets.json", "/package/tickets.onnx"]
+    assert sorted(site.paths[before:]) == ["/package/tickets.json", "/package/tickets.onnx.gz"]
     choose(page, "reviews", "positive")
     assert len(site.paths) == before + 2
-    files = [site.folder / "package" / f"tickets.{kind}" for kind in ("json", "onnx")]
+    files = [site.folder / "package" / f"tickets.{kind}" for kind in ("json", "onnx.gz")]
     size = sum(path.stat().st_size for path in files)
     assert size < 300_000
     assert page.text_content("#switch") == f"{size / 1e6:.2f} MB"
@@ -197,7 +198,8 @@ def test_the_page_tells_the_bytes_of_every_file(page, site):
     rows = page.query_selector_all(".file")
     found = {row.get_attribute("data-file"): int(row.get_attribute("data-size")) for row in rows}
     own = {path.name: path.stat().st_size for path in site.folder.rglob("*") if path.is_file()}
-    names = {"backbone.bin", "tokenizer.json", "reviews.onnx", "ort-wasm-simd-threaded.wasm"}
+    plain = {"backbone.bin", "tokenizer.json", "reviews.onnx", "ort-wasm-simd-threaded.wasm"}
+    names = {f"{name}.gz" for name in plain}
     assert {name: found[name] for name in names} == {name: own[name] for name in names}
     assert page.text_content("#total") == f"{sum(found.values()) / 1e6:.1f} MB"
 
@@ -208,10 +210,10 @@ def test_nothing_is_asked_of_any_other_server(page, site):
 
 
 def test_a_task_that_cannot_be_loaded_is_told_and_can_be_tried_again(page, site):
-    site.refused.add("/package/tickets.onnx")
+    site.refused.add("/package/tickets.onnx.gz")
     page.select_option("#task", "tickets")
     page.wait_for_selector(".failed")
-    assert page.text_content("#status") == "tickets: cannot load tickets.onnx: 503"
+    assert page.text_content("#status") == "tickets: cannot load tickets.onnx.gz: 503"
     assert shown(page) == {}, "the answers of another task stay"
     site.refused.clear()
     page.dispatch_event("#task", "change")
@@ -219,7 +221,7 @@ def test_a_task_that_cannot_be_loaded_is_told_and_can_be_tried_again(page, site)
 
 
 def test_an_answer_on_its_way_is_not_shown_under_another_task(page, site):
-    site.refused.add("/package/tickets.onnx")
+    site.refused.add("/package/tickets.onnx.gz")
     page.evaluate(
         "document.querySelector('.chip:last-child').click(),"  # in one turn: nothing is answered between
         "document.getElementById('task').value = 'tickets',"
@@ -231,7 +233,7 @@ def test_an_answer_on_its_way_is_not_shown_under_another_task(page, site):
 
 
 def test_a_first_task_that_cannot_be_loaded_leaves_the_others_to_choose(page, site):
-    site.refused.add("/package/reviews.onnx")
+    site.refused.add("/package/reviews.onnx.gz")
     page.goto(site.url)
     page.wait_for_selector(".failed")
     assert page.is_enabled("#task")

@@ -7,18 +7,19 @@ ort.env.wasm.numThreads = 1; // more of them need a page that is cross-origin is
 // `files`: of the task; `read`: from the name of a file to its Uint8Array; `feeds`: from a row to name of an input -> tensor.
 // A row has a `key`: tasks on a trunk share its pass over rows with the same one.
 export async function openTask(files, read, feeds) {
-  const json = async (file) => JSON.parse(new TextDecoder().decode(await read(file)));
+  const whole = (file) => unpacked(file, read);
+  const json = async (file) => JSON.parse(new TextDecoder().decode(await whole(file)));
   const card = await json(files.card);
   const open = async (graph) => {
-    const beside = files.weights && { path: card.weights_file, data: await read(files.weights) };
-    return ort.InferenceSession.create(await read(graph), {
+    const beside = files.weights && { path: card.weights_file, data: await whole(files.weights) };
+    return ort.InferenceSession.create(await whole(graph), {
       executionProviders: ["wasm"],
       externalData: beside ? [beside] : [],
     });
   };
   const shared = (graph) => kept(sessions, graph, () => open(graph));
   const trunk = files.trunk && (await shared(files.trunk));
-  const own = files.inputs ? tensors(await read(files.inputs)) : {};
+  const own = files.inputs ? tensors(await whole(files.inputs)) : {};
   const session = await (files.inputs ? shared(files.graph) : open(files.graph));
   const outputs = async (row) => {
     const below = trunk ? { hidden_states: await states(files.trunk, trunk, row, feeds) } : {};
@@ -106,8 +107,25 @@ export function kept(map, name, make) {
   return found;
 }
 
-// The bytes of a file of the package, which is read once.
-export const once = (name) => kept(held, name, () => bytes(name));
+// The bytes of a file of the package, which is read once; those of a packed file are kept unpacked alone.
+export const once = (name) => (name.endsWith(GZIP) ? bytes(name) : kept(held, name, () => bytes(name)));
+
+const GZIP = ".gz";
+
+// A file of the package as it was before it was packed, if it was. A server that knows the ending may have unpacked it on the way.
+export async function unpacked(name, read) {
+  return name.endsWith(GZIP) ? kept(held, name, async () => gunzipped(name, await read(name))) : read(name);
+}
+
+async function gunzipped(name, file) {
+  if (file[0] !== 0x1f || file[1] !== 0x8b) return file;
+  try { // gzip holds size and checksum of what was packed
+    const plain = new Blob([file]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(plain).arrayBuffer());
+  } catch (error) {
+    throw new Error(`${name} is damaged: ${error.message}`);
+  }
+}
 
 async function bytes(name) {
   const url = new URL(name, import.meta.url);
