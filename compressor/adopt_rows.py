@@ -26,11 +26,13 @@ from maskpack.tasks.data.images import IMAGE_COLUMNS, is_bare_folder
 from maskpack.tasks.data.splits import Split, TaskData, load_data, load_dev
 from maskpack.tasks.data.tables import column_names
 from maskpack.tasks.data.unlabelled import is_lines, read_unlabelled
-from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.options import TaskOptions, Type
 from maskpack.tasks.preprocess import load_splits, prompted
 from maskpack.tasks.pretrained_head import FRESH, Finding, find_head, is_of_class
 from maskpack.tasks.task import Task
-from maskpack.tasks.types import TASK_TYPES, TaskType, has_several
+from maskpack.tasks.types import TASK_TYPES, TaskType
+
+_NUMBER = TASK_TYPES["regression"].problem_type
 
 
 def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) -> TaskRows:
@@ -112,7 +114,12 @@ def task_of_rows(name: str, model: str, path: Path, columns: TaskOptions) -> Tas
     """
     kind, label = kind_of(load_config(resolve(model))), label_column(path, columns)
     if label is not None:
-        said = replace(columns, regression=kind.name == "regression")
+        said = replace(
+            columns,
+            type=Type.IMAGES if kind.reads == IMAGES else columns.type,
+            regression=kind.problem_type == _NUMBER,
+            multi_label=columns.multi_label or kind.several,
+        )
         task = task_of_said(Said(name, named=False, data=path, options=said))
         return replace(task, name=name, kind=kind.name) if task.kind != kind.name else task
     texts = _text_columns(path, columns)
@@ -141,12 +148,13 @@ def _text_columns(path: Path, columns: TaskOptions) -> tuple[str, ...]:
 
 def kind_of(config: Any) -> TaskType:
     """The type of task of a fine-tuned model, from its configuration."""
-    for kind in TASK_TYPES.values():
-        if kind.auto_class != AUTO_CLASS and is_of_class(config, kind.auto_class):
-            return kind
-    if config.num_labels == 1 or config.problem_type == "regression":
-        return TASK_TYPES["regression"]
-    return TASK_TYPES["multi-label" if has_several(config.problem_type) else "classification"]
+    types = [one for one in TASK_TYPES.values() if is_of_class(config, one.auto_class)]
+    own = [one for one in types if one.auto_class != AUTO_CLASS]
+    own = own or [one for one in TASK_TYPES.values() if one.auto_class == AUTO_CLASS]
+    wanted = config.problem_type
+    if config.num_labels == 1:
+        wanted = _NUMBER
+    return next((one for one in own if one.problem_type == wanted), own[0])
 
 
 def unlabelled_rows(
