@@ -83,12 +83,14 @@ def adopt(
 ) -> None:
     """Turn fine-tuned checkpoints of one base into one backbone and a small mask each.
 
-    Each checkpoint teaches its task, so that rows without labels do: a text a line, or a table. Where rows have
-    labels, both are used.
+    Each checkpoint teaches its task, so that rows without labels do: a text a line, a table, or a folder of images.
+    Where rows have labels, both are used.
 
     Example: compress adopt runs/mood runs/topic --texts corpus.txt -o artifact
 
     Example: compress adopt mood=runs/a topic=runs/b --data mood=mood.csv --data topic=topic.txt -o artifact
+
+    Example: compress adopt pets=runs/vit-pets --texts photos/ -o artifact
     """
     from maskpack.compressor.adopt import (  # noqa: PLC0415 - imports torch
         AdoptRequest,

@@ -123,6 +123,8 @@ _ASKED = {
     "token-classification": "--type token-classification",
     "question-answering": "--type question-answering",
     "image-classification": "a folder of images by class, or --type image-classification",
+    "image-multi-label": "a column image and --multi-label, or --label-separator",
+    "image-regression": "a column image and --regression",
 }
 """Type of a task -> how a command on data of one's own asks for it; the others need nothing."""
 

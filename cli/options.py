@@ -188,7 +188,7 @@ Texts = Annotated[
     Path | None,
     Option(
         "--texts",
-        help="Texts without labels, learned from the teacher alone: a .txt file, a text a line, or a table.",
+        help="Texts without labels, learned from the teacher alone: a .txt file, a text a line, or a table; of images a folder.",
     ),
 ]
 Revision = Annotated[str | None, Option(help="Branch, tag or commit of a model on the Hub.")]

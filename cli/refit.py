@@ -62,7 +62,7 @@ def refit(
     """Carry tasks onto another backbone: their masks and heads are starts, the old tasks teachers.
 
     For a backbone of fewer bits, or of a model of the same architecture that was trained further. Rows without
-    labels do: a text a line, or a table. Where rows have labels, both are used.
+    labels do: a text a line, a table, or a folder of images. Where rows have labels, both are used.
 
     Example: compress refit artifact --onto demo --bits 2 --texts corpus.txt -o smaller
 

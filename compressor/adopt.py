@@ -26,16 +26,11 @@ from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.algebra import pack_task
 from maskpack.formats.errors import Hint
 from maskpack.formats.schema import BACKBONE, check_new_name
-from maskpack.models.base_model import Ancestry, ancestry, check_same_tokens, find_base
+from maskpack.models.base_model import Ancestry, ancestry, find_base
 from maskpack.models.config import load_config
-from maskpack.models.families import TEXT, family_of
-from maskpack.models.load import (
-    Pretrained,
-    load_finetuned,
-    load_pretrained,
-    tokenizer_of,
-)
+from maskpack.models.load import Pretrained, load_finetuned, load_pretrained
 from maskpack.models.locate import resolve
+from maskpack.tasks.context import ModelContext, check_same_reading
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.options import TaskOptions
 
@@ -53,7 +48,7 @@ class AdoptRequest:
         config: how each mask is learned. With rows without labels the labels do not count.
         data: task -> its rows, with labels or without.
         eval_data: task -> rows with labels to evaluate it on.
-        texts: texts for every task: for one without rows of its own all there is, for others rows beside theirs.
+        texts: texts, or images, for every task: for one without rows of its own all there is, for others rows beside theirs.
         columns: columns of the rows, if they have no plain names.
         resume: whether tasks that are in the artifact already are left, and a stopped one goes on.
         replace: whether tasks of these names may be learned again.
@@ -166,7 +161,7 @@ def adopt_models(
 
     Raises:
         ConfigError: the base is not found.
-        ModelError: a checkpoint is of another base, or has another tokenizer.
+        ModelError: a checkpoint is of another base, or has another tokenizer or image processor.
         MaskpackError: as `fit_task`. Tasks that were finished before stay.
     """
     with training_threads(request.threads, device=request.device):
@@ -175,13 +170,10 @@ def adopt_models(
 
 def _adopt(request: AdoptRequest, on_progress: Callable[[str], OnProgress]) -> AdoptResult:
     """Adopt with the threads of this process as they are."""
-    for model in request.models.values():
-        _check_texts(model)
-
     # the pretrained model that all checkpoints come from
     base_name, base = _base(request)
 
-    # weights of each checkpoint close to it, the same tokens: all are checked before the first step
+    # weights of each checkpoint close to it, the same reading: all are checked before the first step
     related = {name: _related(base, model) for name, model in request.models.items()}
 
     # one task after the other: rows, teacher, mask; the backbone is read, or quantised once
@@ -193,22 +185,14 @@ def _adopt(request: AdoptRequest, on_progress: Callable[[str], OnProgress]) -> A
             check_place(fit)
             rows = rows_of_checkpoint(fit, request.columns, base)
             if prepared is None:
-                prepared = load_or_quantize(fit, on_progress=on_progress(name), pretrained=base)
+                prepared = load_or_quantize(
+                    fit, on_progress=on_progress(name), rows=rows.data.train, pretrained=base
+                )
             run = prepare_rows(fit, rows, prepared=prepared, on_progress=on_progress(name))
             result, data = fit_run(run, on_progress=on_progress(name)), run.data.dev
         tasks.append(replace(_adopted(request, name, related[name], result), rows=data))
     size = open_artifact(request.out).size(BACKBONE)
     return AdoptResult(base.name, tuple(tasks), size)
-
-
-def _check_texts(model: str) -> None:
-    """Raise ConfigError unless a checkpoint reads texts, by which checkpoints and their base are compared."""
-    kind = load_config(resolve(model)).model_type
-    if family_of(kind).reads != TEXT:
-        raise ConfigError(
-            f"`{model}` reads images, and only models of texts are adopted",
-            Hint("give it to `fit_task` as the model: its head is the start, and it teaches"),
-        )
 
 
 def _base(request: AdoptRequest) -> tuple[str, Pretrained]:
@@ -236,14 +220,15 @@ def _related(base: Pretrained, model: str) -> _Related:
     """A checkpoint beside the base.
 
     Raises:
-        ModelError: it comes from another model, or its tokenizer gives other tokens.
+        ModelError: it comes from another model, or reads texts or images otherwise.
     """
     classifier = load_finetuned(model, auto_class=_class_of(model))
     found = ancestry(base, classifier, model)
     found.check()
     own = load_pretrained(model, classifier=classifier)
-    theirs = tokenizer_of(own.files)
-    check_same_tokens((base.name, base.tokenizer), (model, theirs))
+    check_same_reading(
+        (base.name, ModelContext.of_pretrained(base)), (model, ModelContext.of_files(own.files))
+    )
     return _Related(found, sum(4 * weight.numel() for weight in classifier.parameters()))
 
 

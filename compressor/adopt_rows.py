@@ -15,20 +15,24 @@ from maskpack.compressor.types import FitRequest
 from maskpack.formats import ConfigError, ModelError
 from maskpack.formats.errors import Hint
 from maskpack.models.config import load_config
+from maskpack.models.families import IMAGES
 from maskpack.models.labels import label_names
 from maskpack.models.load import AUTO_CLASS, Pretrained
 from maskpack.models.locate import resolve
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.columns import Said, plain_columns, plain_texts, task_of_said
 from maskpack.tasks.data.held_out import held_out_places
-from maskpack.tasks.data.splits import Split, TaskData, load_dev
+from maskpack.tasks.data.images import IMAGE_COLUMNS, is_bare_folder
+from maskpack.tasks.data.splits import Split, TaskData, load_data, load_dev
 from maskpack.tasks.data.tables import column_names
 from maskpack.tasks.data.unlabelled import is_lines, read_unlabelled
-from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.options import TaskOptions, Type
 from maskpack.tasks.preprocess import load_splits, prompted
 from maskpack.tasks.pretrained_head import FRESH, Finding, find_head, is_of_class
 from maskpack.tasks.task import Task
-from maskpack.tasks.types import TASK_TYPES, TaskType, has_several
+from maskpack.tasks.types import TASK_TYPES, TaskType
+
+_NUMBER = TASK_TYPES["regression"].problem_type
 
 
 def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) -> TaskRows:
@@ -88,12 +92,11 @@ def _check_head(finding: Finding, model: str) -> None:
 
 def label_column(path: Path, columns: TaskOptions) -> str | None:
     """The column of labels in a task's rows; None: they have none."""
-    if is_lines(path):
+    if is_lines(path) or is_bare_folder(path):
         return None
-    data = path
     if path.is_dir() or not path.exists():
         return columns.label_field or "label"  # a folder with two splits, or a data set of the Hub
-    names = column_names(data)
+    names = column_names(path)
     if columns.label_field is not None:
         return columns.label_field if columns.label_field in names else None
     plain = plain_columns(names)
@@ -111,7 +114,12 @@ def task_of_rows(name: str, model: str, path: Path, columns: TaskOptions) -> Tas
     """
     kind, label = kind_of(load_config(resolve(model))), label_column(path, columns)
     if label is not None:
-        said = replace(columns, regression=kind.name == "regression")
+        said = replace(
+            columns,
+            type=Type.IMAGES if kind.reads == IMAGES else columns.type,
+            regression=kind.problem_type == _NUMBER,
+            multi_label=columns.multi_label or kind.several,
+        )
         task = task_of_said(Said(name, named=False, data=path, options=said))
         return replace(task, name=name, kind=kind.name) if task.kind != kind.name else task
     texts = _text_columns(path, columns)
@@ -124,6 +132,8 @@ def _text_columns(path: Path, columns: TaskOptions) -> tuple[str, ...]:
     """The columns of the texts of rows without labels; lines of two texts are pairs."""
     if columns.text_field is not None:
         return tuple(each for each in (columns.text_field, columns.pair_field) if each is not None)
+    if is_bare_folder(path):
+        return IMAGE_COLUMNS[:1]
     if is_lines(path):
         return ("text", "text_pair") if is_lines(path, pairs=True) else ("text",)
     names = column_names(path)
@@ -138,12 +148,13 @@ def _text_columns(path: Path, columns: TaskOptions) -> tuple[str, ...]:
 
 def kind_of(config: Any) -> TaskType:
     """The type of task of a fine-tuned model, from its configuration."""
-    for kind in TASK_TYPES.values():
-        if kind.auto_class != AUTO_CLASS and is_of_class(config, kind.auto_class):
-            return kind
-    if config.num_labels == 1 or config.problem_type == "regression":
-        return TASK_TYPES["regression"]
-    return TASK_TYPES["multi-label" if has_several(config.problem_type) else "classification"]
+    types = [one for one in TASK_TYPES.values() if is_of_class(config, one.auto_class)]
+    own = [one for one in types if one.auto_class != AUTO_CLASS]
+    own = own or [one for one in TASK_TYPES.values() if one.auto_class == AUTO_CLASS]
+    wanted = config.problem_type
+    if config.num_labels == 1:
+        wanted = _NUMBER
+    return next((one for one in own if one.problem_type == wanted), own[0])
 
 
 def unlabelled_rows(
@@ -163,7 +174,8 @@ def unlabelled_rows(
         context: of the encoder, whose tokens the model reads.
     """
     assert fit.data is not None
-    texts = read_unlabelled(fit.data, task.texts)
+    images = task.type.reads == IMAGES
+    texts = read_unlabelled(fit.data, task.texts, images=images)
     held = set(held_out_places(["" for _ in texts]).tolist()) if fit.eval_data is None else set()
     train, dev = (
         _blank(task, [row for i, row in enumerate(texts) if (i in held) is wanted], labels)
@@ -176,11 +188,22 @@ def unlabelled_rows(
     return TaskRows(replace(data, train=answer(data.train), dev=dev), finding, labelled=False)
 
 
+def images_of(fit: FitRequest) -> Split | None:
+    """The images that a request is learned from, on which a backbone is calibrated; None: the task reads texts."""
+    if fit.task.type.reads != IMAGES:
+        return None
+    assert fit.data is not None
+    if label_column(fit.data, TaskOptions(label_field=fit.task.label)) is not None:
+        return load_data(fit.task, data=fit.data, eval_data=fit.eval_data).train
+    return _blank(fit.task, read_unlabelled(fit.data, fit.task.texts, images=True), ())
+
+
 def _blank(task: Task, texts: Sequence[tuple[str, ...]], labels: Sequence[str]) -> Split:
     """Rows that nobody has answered yet."""
     kind = task.type
     some = kind.answers(np.zeros((1, max(1, len(labels))), dtype=np.float32))
-    return Split(tuple(texts), kind.blank(some, len(texts)), windows=task.windows)
+    root = Path() if kind.reads == IMAGES else None
+    return Split(tuple(texts), kind.blank(some, len(texts)), windows=task.windows, root=root)
 
 
 def _answers(
@@ -200,7 +223,7 @@ def _answers(
         logits = finding.logits(rows)
         assert logits is not None  # `find` gives a model
         if not kind.structured:
-            return Split(split.texts, kind.answers(logits))
+            return replace(split, labels=kind.answers(logits))
         told = preprocessor.told(texts, max_length=fit.config.max_length)
         answers = kind.decoder.decode(labels, logits, told)
         return replace(split, labels=kind.given(answers, labels))

@@ -15,7 +15,6 @@ from maskpack.compressor.types import FitRequest
 from maskpack.formats import ConfigError
 from maskpack.formats.errors import Hint
 from maskpack.models.build import LastLinear
-from maskpack.models.families import TEXT
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.calibration import Decision
@@ -181,11 +180,6 @@ def check_class_weight(class_weight: ClassWeight, task: Task, *, labelled: bool)
 
 def check_unlabelled(task: Task, request: FitRequest, count: int, teacher: Teacher | None) -> None:
     """Raise ConfigError unless a task learns from `count` rows without labels, and has a teacher that answers them."""
-    if request.texts is not None and task.type.reads != TEXT:
-        raise ConfigError(
-            f"`texts` are of tasks that read texts, and `{task.name}` is a {task.kind}",
-            "leave `texts` out, or take rows without a label with `unlabelled` teach",
-        )
     if task.type.own_label:
         raise ConfigError(
             f"`{task.name}` is a {task.type.name}, whose rows need no labels: {count:,} rows are for a teacher alone",

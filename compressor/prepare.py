@@ -43,6 +43,7 @@ from maskpack.formats.target import TargetScale
 from maskpack.formats.unit_costs import UnitCosts
 from maskpack.formats.units import UnitGroup
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
+from maskpack.models.families import IMAGES
 from maskpack.models.placement import Placement, placement_of
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
@@ -347,7 +348,8 @@ def _with_unlabelled(
     data = rows.data
     several = [data.train.unlabelled if data.task.unlabelled is Unlabelled.TEACH else ()]
     if request.texts is not None:
-        several.append(read_unlabelled(request.texts, data.task.texts))
+        images = data.task.type.reads == IMAGES
+        several.append(read_unlabelled(request.texts, data.task.texts, images=images))
     count = sum(map(len, several))
     if not count:
         return train, {}

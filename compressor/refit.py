@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.adopt_rows import unlabelled_rows
+from maskpack.compressor.adopt_rows import images_of, unlabelled_rows
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.fit import fit_run
 from maskpack.compressor.prepare import TaskRows, as_started, prepare_rows
@@ -32,12 +32,10 @@ from maskpack.formats import (
 from maskpack.formats.algebra import pack_task
 from maskpack.formats.errors import Hint
 from maskpack.formats.schema import BACKBONE, CONFIG
-from maskpack.models.base_model import check_same_tokens
 from maskpack.models.build import head_parameters
-from maskpack.models.image_files import PROCESSOR
-from maskpack.models.load import tokenizer_of
-from maskpack.tasks.context import ModelContext, restore_task
+from maskpack.tasks.context import ModelContext, check_same_reading, restore_task
 from maskpack.tasks.data.columns import plain_columns
+from maskpack.tasks.data.images import is_bare_folder
 from maskpack.tasks.data.splits import load_data
 from maskpack.tasks.data.tables import column_names
 from maskpack.tasks.data.unlabelled import is_lines
@@ -58,7 +56,7 @@ class RefitRequest:
         tasks: names of the tasks; empty: all.
         data: task -> its rows, with labels or without.
         eval_data: task -> rows with labels to evaluate it on.
-        texts: texts for every task: for one without rows of its own all there is, for others rows beside theirs.
+        texts: texts, or images, for every task: for one without rows of its own all there is, for others rows beside theirs.
         resume: whether tasks that are in `out` already are left, and a stopped one goes on.
         replace: whether tasks of these names may be learned again.
         bits_given: False if `config.bits` is only the default and an artifact may overrule it.
@@ -151,7 +149,8 @@ def refit_tasks(
 
     Raises:
         ConfigError: a task has no rows to be learned from.
-        ArtifactError: no such task, or a backbone of another architecture or with other tokens.
+        ArtifactError: no such task, or a backbone of another architecture.
+        ModelError: it reads texts or images otherwise.
         MaskpackError: as `fit_task`. Tasks that were finished before stay.
     """
     with training_threads(request.threads, device=request.device):
@@ -233,11 +232,11 @@ def _task_for(entry: TaskEntry, path: Path) -> Task:
 
 
 def _has_labels(fit: FitRequest) -> bool:
-    """Whether the rows of a task have labels; a folder, and a data set of the Hub, always has."""
+    """Whether the rows of a task have labels; a folder with two splits, and a data set of the Hub, always has."""
     assert fit.data is not None
     if fit.task.type.own_label:
         return True
-    if is_lines(fit.data):
+    if is_lines(fit.data) or is_bare_folder(fit.data):
         return False
     return not fit.data.is_file() or fit.task.label in column_names(fit.data)
 
@@ -250,7 +249,7 @@ def _backbone(request: RefitRequest, fit: FitRequest, on_progress: OnProgress) -
     """
     onto = Path(request.onto)
     if not is_artifact(onto):
-        return load_or_quantize(fit, on_progress=on_progress)
+        return load_or_quantize(fit, on_progress=on_progress, rows=images_of(fit))
     prepared = PreparedBackbone.of_artifact(open_artifact(onto))
     if is_artifact(request.place):
         there, wanted = (
@@ -267,7 +266,7 @@ def _backbone(request: RefitRequest, fit: FitRequest, on_progress: OnProgress) -
 def _check_related(
     old: Artifact, ours: ModelContext, new: PreparedBackbone, names: tuple[str, ...]
 ) -> None:
-    """Raise ArtifactError unless the masks lie over the new backbone, and texts become the same tokens."""
+    """Raise ArtifactError unless the masks lie over the new backbone, or ModelError unless both read alike."""
     for name in names:
         old.patch(name).check_fits(new.backbone)
     if ours.config["model_type"] != new.context.config["model_type"]:
@@ -276,17 +275,7 @@ def _check_related(
             f"{new.context.config['model_type']}",
             f"both need the same `model_type` in `{CONFIG}`",
         )
-    if not ours.preprocessor().cuts:
-        if ours.files[PROCESSOR] != new.context.files[PROCESSOR]:
-            raise ArtifactError(
-                f"`{old.path}` and `{new.source.model}` read images otherwise: their `{PROCESSOR}` differ",
-                "tasks over one backbone read alike",
-            )
-        return
-    check_same_tokens(
-        (str(old.path), tokenizer_of(ours.files)),
-        (new.source.model, tokenizer_of(new.context.files)),
-    )
+    check_same_reading((str(old.path), ours), (new.source.model, new.context))
 
 
 def _rows(fit: FitRequest, old: Artifact, context: ModelContext) -> TaskRows:

@@ -12,7 +12,7 @@ from maskpack.formats import Artifact, TaskEntry
 from maskpack.formats.options import options_of
 from maskpack.tasks.evaluation.evaluate import task_of
 from maskpack.tasks.options import Type
-from maskpack.tasks.task import TASKS, Kind, Task, Unlabelled
+from maskpack.tasks.task import TASKS, Task, Unlabelled
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
             "pair_field": second,
             "label_field": learned.label,
             "type": None if learned.type.pipeline_tag == Type.TEXT else learned.type.pipeline_tag,
-            "regression": learned.type.name == Kind.REGRESSION or None,
+            "regression": learned.type.problem_type == "regression" or None,
             "multi_label": learned.type.several or None,
             "label_separator": learned.separator,
             "stride": learned.windows.stride,

@@ -316,8 +316,8 @@ class BenchGrid(Options):
 class CostOptions(Options):
     """How the costs of units are measured."""
 
-    batch: Annotated[int, Opt("Texts in a run.", within="[1, inf)")] = 1
-    length: Annotated[int, Opt("Tokens in a text.", within="[2, inf)")] = 128
+    batch: Annotated[int, Opt("Texts or images in a run.", within="[1, inf)")] = 1
+    length: Annotated[int, Opt("Tokens in a text; images have one size.", within="[2, inf)")] = 128
     threads: Annotated[int, Opt("Threads of an operator.", within="[1, inf)")] = 1
     compute: Annotated[str, Opt("Arithmetic of the graphs.", one_of=ARITHMETICS)] = Compute.INT8
     runs: Annotated[int, Opt("Runs of each graph, three times.", within="[1, inf)")] = 51

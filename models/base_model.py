@@ -31,7 +31,7 @@ from maskpack.models.locate import ALIASES, resolve
 FURTHEST = 0.5
 """Relative distance of an encoder's weights above which it was not fine-tuned from the other one."""
 
-_SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+_SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "patch_size")
 _CARD_BASE = re.compile(r"^base_model:\s*(?:-\s*)?['\"]?([^\s'\"]+)", re.MULTILINE)
 _EMBEDDINGS, _REST = "embeddings", "rest"
 _PROBES = ("The quick brown fox jumps.", "naïve CAFÉ 12,5 €", "東京 \U0001f600 don't", "a-b_c/d")
@@ -46,13 +46,13 @@ class Ancestry:
         base: the pretrained model.
         layers: part of the encoder -> relative distance of its weights, `|w' - w| / |w|` over all of them.
         equal_rows: share of the rows of the word embeddings that are equal; those of tokens that fine-tuning never saw
-            stay so without weight decay.
+            stay so without weight decay. None: the model reads images.
     """
 
     model: str
     base: str
     layers: Mapping[str, float]
-    equal_rows: float
+    equal_rows: float | None
 
     @property
     def distance(self) -> float:
@@ -129,14 +129,18 @@ def ancestry(pretrained: Pretrained, classifier: Any, model: str) -> Ancestry:
         gone = (own[name].detach().float() - weight.float()).double()
         moved[part] = moved.get(part, 0.0) + float(gone.square().sum())
         size[part] = size.get(part, 0.0) + float(weight.double().square().sum())
-    words: torch.Tensor = base.get_input_embeddings().weight
-    theirs: torch.Tensor = other.get_input_embeddings().weight  # type: ignore[operator]
     return Ancestry(
         model,
         pretrained.name,
         {part: (moved[part] / max(size[part], 1e-12)) ** 0.5 for part in moved},
-        float((words == theirs).all(dim=1).float().mean()),
+        None if pretrained.tokenizer is None else _equal_rows(base, other),
     )
+
+
+def _equal_rows(base: Any, other: Any) -> float:
+    """Share of the rows of the word embeddings that are equal."""
+    words, theirs = (each.get_input_embeddings().weight for each in (base, other))
+    return float((words == theirs).all(dim=1).float().mean())
 
 
 def _compared(base: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

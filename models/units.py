@@ -28,6 +28,18 @@ def _always(config: Any) -> bool:
     return True
 
 
+def _called(name: str) -> Callable[[Any], int]:
+    """The number of neurons as a configuration calls it; where it is None they are four times the hidden size."""
+
+    def inner(config: Any) -> int:
+        return int(getattr(config, name) or 4 * config.hidden_size)
+
+    return inner
+
+
+_INTERMEDIATE = _called("intermediate_size")
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of a linear in which the units of a layer lie one after the other.
@@ -56,8 +68,9 @@ class Structure:
         heads_out: the linear that reads the heads.
         neurons: rows that make a neuron.
         neurons_out: the linear that reads the neurons.
-        inner: what the configuration calls the number of neurons; where it is None they are four times the hidden size.
+        inner: of a configuration: the number of neurons.
         numbers: what it calls how many of each number of `layer` there are.
+        gated: where they lie if the configuration says `use_swiglu_ffn`; None: it does not say so.
     """
 
     layer: str
@@ -65,8 +78,9 @@ class Structure:
     heads_out: str
     neurons: tuple[Rows, ...]
     neurons_out: str
-    inner: str = "intermediate_size"
+    inner: Callable[[Any], int] = _INTERMEDIATE
     numbers: tuple[str, ...] = ("num_hidden_layers",)
+    gated: Structure | None = None
 
 
 def _own_positions(kind: str) -> Callable[[Any], bool]:
@@ -109,6 +123,18 @@ _VIT = replace(
         Rows("attention.attention.value"),
     ),
 )
+
+
+def _dinov2_neurons(config: Any) -> int:
+    return int(config.hidden_size * config.mlp_ratio)
+
+
+def _gated_dinov2_neurons(config: Any) -> int:
+    """Two thirds of them, rounded up to a multiple of 8, as `Dinov2SwiGLUFFN` has them."""
+    return (_dinov2_neurons(config) * 2 // 3 + 7) // 8 * 8
+
+
+_DINOV2 = replace(_VIT, neurons=(Rows("mlp.fc1"),), neurons_out="mlp.fc2", inner=_dinov2_neurons)
 _AS_BERT = (
     *("data2vec-text", "ernie", "megatron-bert", "nezha", "rembert", "roberta-prelayernorm"),
     *("roc_bert", "roformer", "xlm-roberta-xl"),
@@ -140,13 +166,22 @@ STRUCTURES: dict[str, Structure] = {
             Rows("attention.self.pos_query_proj", there=_own_positions("p2c")),
         ),
     ),
+    "dinov2": replace(
+        _DINOV2,
+        gated=replace(
+            _DINOV2,
+            neurons=(Rows("mlp.weights_in", parts=2),),
+            neurons_out="mlp.weights_out",
+            inner=_gated_dinov2_neurons,
+        ),
+    ),
     "distilbert": Structure(
         "transformer.layer.{}",
         heads=(Rows("attention.q_lin"), Rows("attention.k_lin"), Rows("attention.v_lin")),
         heads_out="attention.out_lin",
         neurons=(Rows("ffn.lin1"),),
         neurons_out="ffn.lin2",
-        inner="hidden_dim",
+        inner=_called("hidden_dim"),
     ),
     "electra": _BERT,
     "gpt2": Structure(
@@ -155,7 +190,7 @@ STRUCTURES: dict[str, Structure] = {
         heads_out="attn.c_proj",
         neurons=(Rows("mlp.c_fc"),),
         neurons_out="mlp.c_proj",
-        inner="n_inner",
+        inner=_called("n_inner"),
     ),
     "llama": _LLAMA,
     "modernbert": Structure(
@@ -174,7 +209,7 @@ STRUCTURES: dict[str, Structure] = {
         heads_out="rel_attn.o",
         neurons=(Rows("ff.layer_1"),),
         neurons_out="ff.layer_2",
-        inner="d_inner",
+        inner=_called("d_inner"),
     ),
     **dict.fromkeys(_AS_BERT, _BERT),
     **dict.fromkeys(_AS_LLAMA, _LLAMA),
@@ -195,6 +230,8 @@ def unit_groups(config: Any) -> tuple[UnitGroup, ...]:
         No group of a family that `STRUCTURES` does not hold.
     """
     structure = STRUCTURES.get(config.model_type)
+    if structure is not None and getattr(config, "use_swiglu_ffn", False):
+        structure = structure.gated
     return () if structure is None else tuple(_groups(structure, config))
 
 
@@ -246,7 +283,7 @@ def _groups(structure: Structure, config: Any) -> Iterator[UnitGroup]:
     units = int(getattr(config, "num_key_value_heads", None) or heads)
     named = (getattr(config, name, None) for name in ("head_dim", "attention_head_size"))
     size = int(next(filter(None, named), config.hidden_size // heads))
-    inner = int(getattr(config, structure.inner) or 4 * config.hidden_size)
+    inner = structure.inner(config)
     lost = getattr(config, "pruned_heads", None) or {}  # transformers 4 could remove heads itself
     ranges = (range(int(getattr(config, name))) for name in structure.numbers)
     for layer, numbers in enumerate(itertools.product(*ranges)):

@@ -252,9 +252,7 @@ def _several_labels(
     labels: Sequence[str], logits: Logits, read: Sequence[ReadText]
 ) -> list[Answered]:
     del read
-    small = np.exp(
-        -np.abs(logits)
-    )  # exp of a number of at most 0: a sigmoid without an overflow warning
+    small = np.exp(-np.abs(logits))  # of at most 0: a sigmoid without an overflow warning
     shares = np.where(logits >= 0, np.ones_like(small), small) / (1 + small)
     return [
         Prediction(None, max(scores.values()), scores, tuple(n for n in labels if scores[n] > 0.5))
@@ -392,6 +390,8 @@ DECODERS: dict[str, OutputDecoder] = {
         True, _answer, _same_ends, per_token=True, windows=True, outputs=SPANS, modules=("windows",)
     ),
     "image-classification": OutputDecoder(True, _one_label, _same_class, reads="images"),
+    "image-multi-label": OutputDecoder(True, _several_labels, _same_labels, reads="images"),
+    "image-regression": OutputDecoder(False, _number, _same_number, reads="images"),
     "fill-mask": OutputDecoder(
         False, _filled, _same_tokens, per_token=True, fills=True, modules=("fills",)
     ),

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from maskpack.formats import Artifact, Backbone, DataError, Patch, TaskEntry
+from maskpack.formats import Artifact, Backbone, DataError, ModelError, Patch, TaskEntry
 from maskpack.formats.pooling import Pooling, pooling_of, uses_pooler
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
 from maskpack.formats.waiting import announced
+from maskpack.models.base_model import check_same_tokens
 from maskpack.models.build import apply_dense, classifier_config
 from maskpack.models.families import Family, check_length, family_of
+from maskpack.models.image_files import PROCESSOR
 from maskpack.models.load import Pretrained
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.pooling import POOLER
@@ -27,6 +29,7 @@ from maskpack.tasks.data_warnings import (
     log_warnings,
     window_warnings,
 )
+from maskpack.tasks.images import ImagePreprocessor
 from maskpack.tasks.preprocess import PREPROCESSORS, READERS, Preprocessor
 from maskpack.tasks.probes import shipped_difference
 from maskpack.tasks.task import Task
@@ -96,6 +99,21 @@ class ModelContext:
     def longest(self) -> int:
         """Tokens that the encoder has positions for."""
         return self.family.longest_input(self.config)
+
+
+def check_same_reading(ours: tuple[str, ModelContext], theirs: tuple[str, ModelContext]) -> None:
+    """Raise ModelError unless two named encoders of one architecture make the same inputs of texts, or of images."""
+    own, other = (context.preprocessor() for _, context in (ours, theirs))
+    if isinstance(own, TextPreprocessor) and isinstance(other, TextPreprocessor):
+        check_same_tokens((ours[0], own.tokenizer), (theirs[0], other.tokenizer))
+        return
+    assert isinstance(own, ImagePreprocessor)  # nothing else is what an encoder reads
+    assert isinstance(other, ImagePreprocessor)
+    if own.rule != other.rule:
+        raise ModelError(
+            f"`{theirs[0]}` and `{ours[0]}` read images otherwise: their `{PROCESSOR}` differ",
+            "tasks over one backbone read alike",
+        )
 
 
 def preprocess_splits(

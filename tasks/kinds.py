@@ -16,6 +16,8 @@ class Kind(StrEnum):
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
     QUESTION_ANSWERING = "question-answering"
     IMAGE_CLASSIFICATION = "image-classification"
+    IMAGE_MULTI_LABEL = "image-multi-label"
+    IMAGE_REGRESSION = "image-regression"
     FILL_MASK = "fill-mask"
 
 

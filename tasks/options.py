@@ -32,6 +32,13 @@ _OWN_KINDS = {
 }
 """Types whose name alone says what the head predicts."""
 
+ON_IMAGES = {
+    None: Kind.IMAGE_CLASSIFICATION,
+    Kind.REGRESSION: Kind.IMAGE_REGRESSION,
+    Kind.MULTI_LABEL: Kind.IMAGE_MULTI_LABEL,
+}
+"""What the head predicts of a text -> the same of an image."""
+
 
 @dataclass(frozen=True)
 class TaskOptions(Options):
@@ -41,7 +48,7 @@ class TaskOptions(Options):
         Type | None,
         Opt(
             "What is answered of data of your own: a label or a number of each text, the entities in it, a question on it, a vector, "
-            "the word where a mask stands, or a label of an image.",
+            "the word where a mask stands, or labels or a number of an image.",
             default="token-classification for words with tags in lines, question-answering for columns question, "
             "context and answers, image-classification for folders of images or a column image, else text-classification",
         ),
@@ -97,9 +104,9 @@ class TaskOptions(Options):
         if self.regression and (self.multi_label or self.label_separator is not None):
             raise ConfigError("`regression` and several labels a row contradict each other")
         several = self.multi_label or self.label_separator is not None
-        numbers = {None, Type.TEXT, Type.VECTORS}
-        if (several and self.type not in {None, Type.TEXT}) or (
-            self.regression and self.type not in numbers
+        labels = {None, Type.TEXT, Type.IMAGES}
+        if (several and self.type not in labels) or (
+            self.regression and self.type not in {*labels, Type.VECTORS}
         ):
             what = "several labels a row" if several else "a number"
             raise ConfigError(f"`type` {self.type} has not {what}", "leave one of them out")
@@ -109,14 +116,14 @@ class TaskOptions(Options):
         """What the head predicts; None leaves it to the task."""
         if self.type is Type.VECTORS:
             return Kind.SIMILARITY if self.regression else Kind.RETRIEVAL
+        of_images, kind = self.type is Type.IMAGES, None
         if self.regression:
-            return Kind.REGRESSION
-        if self.type in _OWN_KINDS:
-            return _OWN_KINDS[self.type]
-        several = self.multi_label or self.label_separator is not None
-        if several:
-            return Kind.MULTI_LABEL
-        return None if self.type is None else Kind.CLASSIFICATION
+            kind = Kind.REGRESSION
+        elif self.multi_label or self.label_separator is not None:
+            kind = Kind.MULTI_LABEL
+        if kind is not None:
+            return ON_IMAGES[kind] if of_images else kind
+        return None if self.type is None else _OWN_KINDS.get(self.type, Kind.CLASSIFICATION)
 
     @property
     def separator(self) -> str | None:

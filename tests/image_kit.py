@@ -10,6 +10,8 @@ import transformers
 from PIL import Image
 
 KINDS = ("vit", "deit", "dinov2")
+GATED = "dinov2-gated"
+"""The form of DINOv2 whose feed-forward layers are gated, as `dinov2-giant` has them."""
 SIZE = 8
 COLOURS = {"cat": (200, 60, 40), "dog": (60, 200, 40)}
 _SIZES = {
@@ -37,7 +39,8 @@ def make_image_model(kind: str, folder: Path, size: int = SIZE) -> Path:
         )
         processor = transformers.DeiTImageProcessor(size=larger, crop_size=square)
     else:  # with positions for larger images, which it interpolates
-        model = transformers.Dinov2Model(transformers.Dinov2Config(**_SIZES, image_size=size + 4))
+        own = {"image_size": size + 4, "use_swiglu_ffn": kind == GATED, "layerscale_value": 0.7}
+        model = transformers.Dinov2Model(transformers.Dinov2Config(**_SIZES, **own))
         processor = transformers.BitImageProcessor(
             size={"shortest_edge": size + 2}, crop_size=square
         )

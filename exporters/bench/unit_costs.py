@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from maskpack.exporters.graph.passes import RewriteContext
 from maskpack.exporters.graph.shrink import shrink
 from maskpack.exporters.graph.units import Shrunk
 from maskpack.exporters.options import CostRequest
-from maskpack.exporters.session import Spent, make_session, quantile, take_turns, token_feeds
+from maskpack.exporters.session import Spent, make_session, quantile, random_feeds, take_turns
 from maskpack.formats import Artifact, Backbone, ConfigError, is_artifact, open_artifact
 from maskpack.formats.channels import Divisors
 from maskpack.formats.schema import CONFIG
@@ -35,7 +35,9 @@ from maskpack.formats.unit_costs import PARTS, UnitCosts, UnitShape
 from maskpack.formats.units import UnitCount, UnitGroup, Units
 from maskpack.models.build import base_of
 from maskpack.models.config import canonical_json, load_config
-from maskpack.models.families import TEXT, family_of, longest_input
+from maskpack.models.families import IMAGES, family_of
+from maskpack.models.image_files import load_processor, settle_size
+from maskpack.models.inputs import inputs_of
 from maskpack.models.locate import resolve
 from maskpack.models.outline import build_outline
 from maskpack.models.units import unit_groups, unit_shape
@@ -118,7 +120,12 @@ class GraphSource:
         if is_artifact(Path(model)):
             artifact = open_artifact(Path(model))
             return cls._of_artifact(artifact, compute)
-        return cls.of_config(canonical_json(load_config(resolve(model))), compute)
+        location = resolve(model)
+        config = load_config(location)
+        family = family_of(config.model_type)
+        if family.reads == IMAGES:
+            settle_size(load_processor(location), config, family, name=model)
+        return cls.of_config(canonical_json(config), compute)
 
     @classmethod
     def of_config(cls, config: bytes, compute: str) -> GraphSource:
@@ -151,6 +158,22 @@ class GraphSource:
             )
         return shape
 
+    def input_shape(self, request: CostRequest) -> tuple[int, int]:
+        """Rows of a run, and tokens of each; an image has those of its size.
+
+        Raises:
+            ConfigError: the model reads fewer tokens than are asked for.
+        """
+        config, family = self.config.to_dict(), family_of(self.config.model_type)
+        wanted = (request.batch, request.length, False)
+        ((batch, length, _),) = inputs_of(family).shapes(family, config, [wanted])
+        if family.reads != IMAGES and length < request.length:
+            raise ConfigError(
+                f"`length` is {request.length}, `{request.model}` reads {length} tokens",
+                "give less",
+            )
+        return batch, length
+
     def graph(self, units: Units) -> bytes:
         """The folded graph without the removed units."""
         family, arithmetic = family_of(self.config.model_type), find_arithmetic(self.compute)
@@ -167,18 +190,10 @@ class GraphSource:
 
 
 def _config_of(data: bytes) -> Any:
-    """Configuration of a classifier of texts.
-
-    Raises:
-        ConfigError: the encoder reads images.
-    """
-    kind = json.loads(data)["model_type"]
-    if family_of(kind).reads != TEXT:
-        raise ConfigError(
-            f"`{kind}` reads images, and costs are measured on tokens",
-            "a speed is reached with the rates that ship",
-        )
-    config = described(data, TASK_TYPES["classification"], _LABELS)
+    """Configuration of a classifier of what the encoder reads."""
+    reads = family_of(json.loads(data)["model_type"]).reads
+    kind = next(one for one in TASK_TYPES.values() if one.reads == reads)  # a classification
+    config = described(data, kind, _LABELS)
     if config.pad_token_id is None:
         config.pad_token_id = 0  # as `settle_padding` sees to it for a whole model
     return config
@@ -195,11 +210,8 @@ def unit_costs_of(request: CostRequest, *, say: Say = lambda _: None) -> Measure
         MaskpackError: there is no such model, or it has no units.
     """
     before, source = load_average(), GraphSource.of(request.model, request.compute)
-    shape, most = source.shape(request.model), longest_input(source.config.to_dict())
-    if request.length > most:
-        raise ConfigError(
-            f"`length` is {request.length}, `{request.model}` reads {most} tokens", "give less"
-        )
+    shape, (batch, length) = source.shape(request.model), source.input_shape(request)
+    request = replace(request, length=length)
     timed = time_units(source, uniform(source.groups), request, say=say)
     numbers, residual = fitted(shape, timed)
     machine = this_machine(before)
@@ -207,8 +219,8 @@ def unit_costs_of(request: CostRequest, *, say: Say = lambda _: None) -> Measure
     costs = UnitCosts(
         shape=shape,
         compute=request.compute,
-        batch=request.batch,
-        length=request.length,
+        batch=batch,
+        length=length,
         threads=request.threads,
         residual=residual,
         machine=said,
@@ -239,11 +251,10 @@ def time_units(
     for number, units in enumerate(choices, start=1):
         say(f"graph {number} of {len(choices)}")
         sessions[str(number)] = make_session(source.graph(units), threads=request.threads)
-    size, vocabulary = (request.batch, request.length), int(source.config.vocab_size)
-    feeds = {
-        name: token_feeds(each, batch=size[0], length=size[1], vocabulary=vocabulary)
-        for name, each in sessions.items()
-    }
+    size = {"batch": request.batch, "length": request.length}
+    if (vocabulary := getattr(source.config, "vocab_size", None)) is not None:
+        size["vocabulary"] = int(vocabulary)
+    feeds = {name: random_feeds(each, **size) for name, each in sessions.items()}
     blocks = []
     for number in range(1, _BLOCKS + 1):
         say(f"{request.runs} runs of each, {number} of {_BLOCKS}")

@@ -4,7 +4,8 @@
 
 A mask of zeros changes nothing, so both branches are the same function up to rounding. Without a mask the operator
 computes tile by tile and copies no heads; with one it is slower than the plain nodes (docs/RESULTS.md, "Graphs that fit the
-kernels"). One text alone has no padding, and neither have texts of one length.
+kernels"). One text alone has no padding, and neither have texts of one length. Images have none at all: their graphs have
+no mask, and the operator takes the place of the plain nodes.
 
 The operator is ONNX Runtime's own, not the standard's; its CPU kernel is there from version 1.17 on.
 """
@@ -33,14 +34,14 @@ class Attention:
     Attributes:
         nodes: all of them, each after those that it reads; only the last one is read elsewhere.
         inputs: query, key and value, `(b, s, h * d)`.
-        mask: what is added to the scores, or where they are replaced.
+        mask: what is added to the scores, or where they are replaced; None: nothing.
         heads: `h`.
         scale: of the scores.
     """
 
     nodes: tuple[ir.Node, ...]
     inputs: tuple[ir.Value, ...]
-    mask: ir.Value
+    mask: ir.Value | None
     heads: int
     scale: float
 
@@ -53,7 +54,7 @@ class Attention:
 class FuseAttention(InPlacePass):
     """Give every attention whose mask is added to its scores, or replaces them, a branch for batches without padding.
 
-    Attentions of other forms, such as those with rotated or relative positions, stay as they are.
+    An attention without a mask becomes the operator alone. Attentions of other forms, such as those with rotated or relative positions, stay as they are.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -61,9 +62,13 @@ class FuseAttention(InPlacePass):
         graph, empty = model.graph, dict[ir.Value, ir.Value]()
         found = [one for node in graph if (one := find_attention(node)) is not None]
         for number, each in enumerate(found):
-            if each.mask not in empty:
-                empty[each.mask] = _is_empty(graph, each, f"{_NAME}.mask{len(empty)}")
-            _branch(graph, each, empty[each.mask], f"{_NAME}.{number}")
+            mask, name = each.mask, f"{_NAME}.{number}"
+            if mask is None:
+                _replace(graph, each, name)
+                continue
+            if mask not in empty:
+                empty[mask] = _is_empty(graph, each, mask, f"{_NAME}.mask{len(empty)}")
+            _branch(graph, each, empty[mask], name)
         if found:
             graph.opset_imports.setdefault(DOMAIN, 1)
             common.RemoveUnusedNodesPass()(model)  # constants of which the branches have copies
@@ -72,26 +77,34 @@ class FuseAttention(InPlacePass):
 
 def find_attention(softmax: ir.Node) -> Attention | None:
     """The attention around a `Softmax`; None if its nodes are others or are read elsewhere."""
-    product = only_user(softmax, "MatMul") if softmax.op_type == "Softmax" else None
+    if softmax.op_type != "Softmax":
+        return None
+    cast = _idle_cast(softmax)
+    weights = softmax if cast is None else cast
+    product = only_user(weights, "MatMul")
     masked = None if product is None else _producer(softmax.inputs[0])
     moved = only_user(product, "Transpose")
     joined = only_user(moved, "Reshape")
     if product is None or masked is None or moved is None or joined is None:
         return None
     for scored, mask in _masked(masked):
+        if mask is not None and cast is not None:
+            continue
         scores = _trail(scored)
         first = scores.maker
-        if first is None or first.op_type != "MatMul" or mask is None:
+        if first is None or first.op_type != "MatMul":
             continue
         query, key = (_trail(value).to_view() for value in first.inputs)
         value = _trail(product.inputs[1]).to_view()
         own = (*query.nodes, *key.nodes, *value.nodes, first, *scores.nodes, *_filling(masked))
-        nodes = (*own, masked, softmax, product, moved, joined)
+        masking = (masked,) if mask is not None else ()  # else it is the last node of the scores
+        ending = (softmax,) if cast is None else (softmax, cast)
+        nodes = (*own, *masking, *ending, product, moved, joined)
         right = (
             _order(moved) == _HEADS_FIRST == query.order == value.order
             and key.order == _HEADS_FIRST_SWAPPED
             and len({query.heads, key.heads, value.heads}) == 1
-            and product.inputs[0] is softmax.outputs[0]
+            and product.inputs[0] is weights.outputs[0]
             and value.factor == 1
             and _alone(nodes)
         )
@@ -102,8 +115,17 @@ def find_attention(softmax: ir.Node) -> Attention | None:
     return None
 
 
+def _idle_cast(softmax: ir.Node) -> ir.Node | None:
+    """The cast of float32 to float32 that models of images put behind their softmax, if there is one."""
+    cast, scores = only_user(softmax, "Cast"), softmax.inputs[0]
+    to = None if cast is None else cast.attributes.get("to")
+    if to is None or scores is None:
+        return None
+    return cast if to.as_int() == scores.dtype == ir.DataType.FLOAT else None
+
+
 def _masked(node: ir.Node) -> list[tuple[ir.Value | None, ir.Value | None]]:
-    """What may be scores, and their mask, of a node that masks scores."""
+    """What may be scores, and their mask, of a node that masks scores; the node's own result, if it masks none."""
     if node.op_type == "Add":
         first, second = node.inputs
         return [(first, second), (second, first)]
@@ -112,7 +134,7 @@ def _masked(node: ir.Node) -> list[tuple[ir.Value | None, ir.Value | None]]:
         wide = _producer(where)
         narrow = wide.inputs[0] if wide is not None and wide.op_type == "Expand" else where
         return [(scores, narrow)]
-    return []
+    return [(node.outputs[0], None)]
 
 
 def _filling(masked: ir.Node) -> tuple[ir.Node, ...]:
@@ -202,10 +224,9 @@ def _alone(nodes: tuple[ir.Node, ...]) -> bool:
     )
 
 
-def _is_empty(graph: ir.Graph, attention: Attention, name: str) -> ir.Value:
-    """Whether the mask is 0 everywhere, or false, computed before the last node of an attention."""
+def _is_empty(graph: ir.Graph, attention: Attention, mask: ir.Value, name: str) -> ir.Value:
+    """Whether the mask of an attention is 0 everywhere, or false, computed before its last node."""
     editor = GraphEditor(graph, attention.nodes[-1], name)
-    mask = attention.mask
     if mask.dtype == ir.DataType.BOOL:
         mask = editor.cast(mask, ir.DataType.FLOAT, label="float")
     (size,) = editor.op("Abs", mask, label="size")
@@ -217,15 +238,7 @@ def _is_empty(graph: ir.Graph, attention: Attention, name: str) -> ir.Value:
 
 def _branch(graph: ir.Graph, attention: Attention, empty: ir.Value, name: str) -> None:
     """Put an `If` in place of an attention, whose nodes become the branch that adds the mask."""
-    output, last = attention.output, attention.nodes[-1]
-    fused = ir.node(
-        OPERATOR,
-        attention.inputs,
-        {"num_heads": attention.heads, "scale": attention.scale},
-        domain=DOMAIN,
-        name=f"{name}.fused",
-    )
-    _describe(fused.outputs[0], output, f"{name}.fused")
+    output, last, fused = attention.output, attention.nodes[-1], _fused(attention, name)
     choice = ir.node("If", [empty], name=f"{name}.context")
     _describe(choice.outputs[0], output, f"{name}.context")
     graph.insert_before(last, choice)
@@ -238,6 +251,27 @@ def _branch(graph: ir.Graph, attention: Attention, empty: ir.Value, name: str) -
     }
     for key, branch in branches.items():
         choice.attributes.add(ir.AttrGraph(key, branch))
+
+
+def _replace(graph: ir.Graph, attention: Attention, name: str) -> None:
+    """Put the operator in place of an attention without a mask."""
+    fused = _fused(attention, name)
+    graph.insert_before(attention.nodes[-1], fused)
+    attention.output.replace_all_uses_with(fused.outputs[0])
+    graph.remove(attention.nodes, safe=True)
+
+
+def _fused(attention: Attention, name: str) -> ir.Node:
+    """The operator, in no graph yet."""
+    fused = ir.node(
+        OPERATOR,
+        attention.inputs,
+        {"num_heads": attention.heads, "scale": attention.scale},
+        domain=DOMAIN,
+        name=f"{name}.fused",
+    )
+    _describe(fused.outputs[0], attention.output, f"{name}.fused")
+    return fused
 
 
 def _describe(value: ir.Value, like: ir.Value, name: str) -> None:

@@ -1,6 +1,7 @@
 """Sub-layers that lost all of their units, in a traced graph: their bias is all that is left of them.
 
-    residual -> Add(MatMul(units) -> Add(bias))     becomes     residual -> Add(bias)
+    residual -> Add(MatMul(units) -> Add(bias))                becomes     residual -> Add(bias)
+    residual -> Add(MatMul(units) -> Add(bias) -> Mul(scale))  becomes     residual -> Add(bias -> Mul(scale))
 
 The linear that reads the units of an attention or a feed-forward layer has no column left, so that its product is 0 in
 every place. A sum of the bias and the residual has the residual's shape. With the product everything goes that only
@@ -50,13 +51,20 @@ def _products(graph: ir.Graph, name: str) -> list[ir.Node]:
 
 
 def _drop_product(product: ir.Node, name: str) -> None:
-    """Let the readers of `product + bias` read the bias, or the other summand where there is no bias."""
+    """Let the readers of `product + bias` read the bias, or the other summand where there is no bias; DINOv2 scales both."""
     bias: ir.Value | None = None
     value = product.outputs[0]
-    while (summed := _sum_with_constant(value)) is not None:
+    while (summed := _with_constant(value, "Add")) is not None:
         if bias is not None:
             raise _unknown(name)
         bias, value = summed
+    if (scaled := _with_constant(value, "Mul")) is not None:
+        node = scaled[1].producer()
+        assert node is not None
+        if bias is not None:
+            node.replace_input_with(0 if node.inputs[0] is value else 1, bias)
+            bias, scaled[1].shape = scaled[1], bias.shape
+        value = scaled[1]
     for node in list(value.consumers()):
         if product.op_type != "MatMul" or node.op_type != "Add" or value.is_graph_output():
             raise _unknown(name)
@@ -69,10 +77,10 @@ def _drop_product(product: ir.Node, name: str) -> None:
         node.outputs[0].replace_all_uses_with(other)
 
 
-def _sum_with_constant(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """The constant that is added to a value, and the sum, if that is the one thing done with it."""
+def _with_constant(value: ir.Value, operator: str) -> tuple[ir.Value, ir.Value] | None:
+    """The constant that is added to a value, or that it is multiplied by, and the result, if that is the one thing done with it."""
     users = list(value.consumers())
-    if len(users) != 1 or users[0].op_type != "Add":
+    if len(users) != 1 or users[0].op_type != operator:
         return None
     (other,) = (one for one in users[0].inputs if one is not value)
     return (other, users[0].outputs[0]) if other is not None and other.is_initializer() else None

@@ -18,7 +18,7 @@ from maskpack.tasks.data.hub import hub_columns, is_hub
 from maskpack.tasks.data.images import IMAGE_COLUMNS, is_image_folder
 from maskpack.tasks.data.splits import TRAIN, find_file
 from maskpack.tasks.data.tables import LINES, TAGGED, column_names
-from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.options import ON_IMAGES, TaskOptions
 from maskpack.tasks.task import TASKS, Kind, Task, find_task
 
 _LOG = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Said:
             text_field=first,
             pair_field=second,
             label_field=label or options.label_field,
-            kind=options.kind or self._usual_kind((first, second, label or options.label_field)),
+            kind=self._kind((first, second, label or options.label_field)),
             metric=options.metric,
             separator=options.separator,
             prefix=options.prefix,
@@ -96,13 +96,16 @@ class Said:
             stride=options.stride,
         )
 
-    def _usual_kind(self, columns: tuple[str | None, ...]) -> Kind | None:
-        """What data say of their kind by their ending or the names of their columns."""
+    def _kind(self, columns: tuple[str | None, ...]) -> Kind | None:
+        """What options say of the kind, else data by their ending or the names of their columns."""
+        kind = self.options.kind
+        names = tuple(None if name is None else name.strip().casefold() for name in columns)
+        if self.options.type is None and names[0] in _IMAGES and names[1] is None:
+            return ON_IMAGES[kind]
+        if kind is not None:
+            return kind
         if self.data is not None and is_tagged(self.data):
             return Kind.TOKEN_CLASSIFICATION
-        names = tuple(None if name is None else name.strip().casefold() for name in columns)
-        if names[0] in _IMAGES and names[1] is None:
-            return Kind.IMAGE_CLASSIFICATION
         return Kind.QUESTION_ANSWERING if names == _QUESTIONS else None
 
 

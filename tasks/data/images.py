@@ -31,6 +31,11 @@ def is_image_folder(path: Path) -> bool:
     return any(_is_image(file) for folder in _folders(home) for file in _files(folder))
 
 
+def is_bare_folder(path: Path) -> bool:
+    """Whether a folder holds images in no folder of a class."""
+    return path.is_dir() and any(_is_image(file) for file in path.iterdir())
+
+
 def image_splits(folder: Path, dev: Sequence[str]) -> tuple[Path, Path | None]:
     """The folder of training classes, and that of evaluation classes if there is one.
 

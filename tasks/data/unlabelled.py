@@ -1,4 +1,4 @@
-"""Rows without labels: texts that a teacher says of what is right."""
+"""Rows without labels: texts, or images, that a teacher says of what is right."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ from pathlib import Path
 from maskpack.formats import ConfigError, DataError
 from maskpack.tasks.data.cells import column_list
 from maskpack.tasks.data.columns import plain_columns, plain_texts
+from maskpack.tasks.data.images import check_files, files_below, path_of
 from maskpack.tasks.data.tables import LINES, column_names, read_rows
 from maskpack.tasks.data.text_lines import read_text
 
 
-def read_unlabelled(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def read_unlabelled(
+    path: Path, columns: Sequence[str], *, images: bool = False
+) -> tuple[tuple[str, ...], ...]:
     """Texts of a file, one or two a row; empty ones are left out.
 
     A `.txt` file holds a text a line. For a task on pairs it holds both with a tab between, or a text and the one on
     the next line make a pair. A table has the task's own columns or columns of plain names, such as `text`; its other
-    columns are not read.
+    columns are not read. Images are those in a folder and below it, or those that a table names; their paths are absolute,
+    so that they can stand beside rows of another folder.
 
     Args:
-        path: the file.
+        path: the file, or a folder of images.
         columns: of the task's texts, one or two.
+        images: whether rows are images.
 
     Raises:
         DataError: the file cannot be read, or holds no text.
         ConfigError: a table without such columns.
     """
+    if images:
+        return _images(path, columns)
     if is_lines(path):
         rows = _lines(path, len(columns))
     else:
@@ -34,6 +41,17 @@ def read_unlabelled(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...]
     if not rows:
         raise DataError(f"`{path}` holds no text", "one text or more a line")
     return tuple(rows)
+
+
+def _images(path: Path, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Absolute path, or data URL, of each image."""
+    if path.is_dir():
+        return tuple((file.resolve().as_posix(),) for file in files_below(path))
+    rows = list(read_rows(path, _columns(path, columns), images=True))
+    check_files(rows, path.parent, f"`{path}`")
+    if not rows:
+        raise DataError(f"`{path}` names no image")
+    return tuple((path_of(row[0], path.parent.resolve()),) for row in rows)
 
 
 def is_lines(path: Path, *, pairs: bool = False) -> bool:

@@ -7,7 +7,7 @@ from maskpack.tasks.types.answers import QuestionAnswering
 from maskpack.tasks.types.base import TaskType
 from maskpack.tasks.types.entities import TokenClassification
 from maskpack.tasks.types.fill_mask import FillMask
-from maskpack.tasks.types.images import ImageClassification
+from maskpack.tasks.types.images import ImageClassification, ImageMultiLabel, ImageRegression
 from maskpack.tasks.types.multi_label import MultiLabel
 from maskpack.tasks.types.regression import Regression
 from maskpack.tasks.types.single_label import SingleLabel
@@ -24,6 +24,8 @@ TASK_TYPES: dict[str, TaskType] = {
         Retrieval(),
         QuestionAnswering(),
         ImageClassification(),
+        ImageMultiLabel(),
+        ImageRegression(),
         FillMask(),
     )
 }

@@ -145,6 +145,25 @@ def test_a_report_shows_images_whose_answer_is_wrong(main, learned, pets, tmp_pa
     assert "cat/x&lt;1.png" in found.text
 
 
+def test_a_checkpoint_of_images_is_adopted_with_its_graph(main, pets, tmp_path):
+    model = make_image_model("vit", tmp_path / "vit")
+    tuned, photos = tmp_path / "pets", tmp_path / "photos"
+    steps = ("--steps", 80, "--batch-size", 16, "--precision", "fp32", "--head-lr", 0.01)
+    said = main("baseline", model, "--data", pets, "--method", "full", *steps, "-o", tuned)
+    assert said.code == 0, said.err
+    photos.mkdir()
+    for place in sorted((pets / "train").rglob("*.*")):
+        shutil.copy(place, photos / f"{place.parent.name}-{place.name}")
+    quick = ("--steps", 40, "--bits", 2, "--refine", 20, "--batch-size", 16, "--precision", "fp32")
+    rows = ("--texts", photos, "--eval-data", pets / "validation")
+    done = main("adopt", tuned, "--base", model, *rows, *quick, "-o", tmp_path / "a", "--json")
+    assert done.code == 0, done.err
+    (task,), graph = done.json["tasks"], done.json["graphs"]["pets"]
+    assert task["result"]["same_answers"] == 1.0
+    assert task["ancestry"]["equal_rows"] is None
+    assert graph["accuracy"]["reference_agreement"] == 1.0
+
+
 def test_pictures_of_a_page_are_small(tmp_path):
     Image.fromarray(np.zeros((3000, 1000, 3), dtype=np.uint8)).save(tmp_path / "x.png")
     body = thumbnail("x.png", tmp_path).partition(",")[2]

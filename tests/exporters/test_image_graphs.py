@@ -13,20 +13,27 @@ from functools import cache
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
-from image_kit import COLOURS, KINDS, make_image_model, picture, write_images
+from image_kit import COLOURS, GATED, KINDS, make_image_model, picture, write_images
 from PIL import Image
+from unit_kit import units_removed
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
 from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.exporters import ExportRequest, SharedRequest, Tolerance, export_onnx, export_shared
 from maskpack.exporters.bench.unit_costs import unit_costs_of
+from maskpack.exporters.graph.attention import OPERATOR, FuseAttention
+from maskpack.exporters.graph.trace import trace
 from maskpack.exporters.hf import write_hf
 from maskpack.exporters.options import CostRequest
 from maskpack.exporters.readings import read_rows
+from maskpack.exporters.session import make_session
 from maskpack.formats import ConfigError, DataError, ModelError, open_artifact
+from maskpack.formats.unit_costs import UnitCosts
+from maskpack.models.families import family_of
 from maskpack.models.load import load_pretrained
 from maskpack.runtime import Session, materialize
 from maskpack.runtime.images import ImageRule
@@ -376,8 +383,6 @@ def test_what_a_model_of_images_cannot_do_is_refused(
     models, tiny_model, pets, task, quick, tmp_path
 ):
     vit, bert = str(models("vit")), str(tiny_model)
-    with pytest.raises(ConfigError, match="`vit` reads images, and costs are measured on tokens"):
-        unit_costs_of(CostRequest(model=vit, length=16))
     with pytest.raises(ModelError, match="has no `ForImageClassification` of `bert`"):
         fit_task(FitRequest(bert, task, tmp_path / "a", quick(), data=pets))
     with pytest.raises(ConfigError, match="are calibrated on images, and there are none") as caught:
@@ -399,7 +404,69 @@ def test_what_a_model_of_images_cannot_do_is_refused(
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("kind", ["vit", "deit"])
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+def test_what_units_cost_is_measured_on_pixels(kind, models, tmp_path):
+    found = unit_costs_of(CostRequest(model=str(models(kind)), runs=2))
+    assert found.costs.length == 17, (
+        "16 patches of 2 x 2 pixels and one token, whatever is asked for"
+    )
+    assert found.costs.shape.heads == 4
+    assert found.timed[-1].heads == (0, 0)
+    assert 0 < found.timed[-1].ms < found.timed[0].ms
+    path = tmp_path / "costs.json"
+    path.write_text(found.costs.to_json())
+    assert UnitCosts.read(path) == found.costs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_of_images_is_one_operator(kind, artifacts, pets, tmp_path):
+    """There is no padding, so that the graph needs no branch for it."""
+    request = ExportRequest(
+        artifacts(kind), "pets", tmp_path / "g", "int8", Tolerance(None, 0.0), data=pets
+    )
+    report = export_onnx(request)
+    assert report.ok, report.findings
+    nodes = [one.op_type for one in onnx.load(str(tmp_path / "g" / "model.onnx")).graph.node]
+    assert (nodes.count(OPERATOR), "Softmax" in nodes, "If" in nodes) == (2, False, False)
+    classifier = restore_task(open_artifact(artifacts(kind)), "pets", attention="eager")
+    plain = trace(classifier, family_of(kind))
+    before = ir.serde.serialize_model(plain).SerializeToString()
+    assert FuseAttention()(plain).modified
+    after = ir.serde.serialize_model(plain).SerializeToString()
+    noise = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
+    wanted, found = (
+        make_session(one, threads=1).run(None, {"pixel_values": noise})[0]
+        for one in (before, after)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("compute", ["fp32", "int8"])
+@pytest.mark.parametrize("kind", ["vit", "dinov2", GATED])
+def test_graphs_leave_units_out_and_an_empty_sub_layer_is_its_bias(
+    kind, compute, models, pets, task, quick, tmp_path
+):
+    """Layer 0 lost all heads and neurons; what is left of a sub-layer of DINOv2 is scaled besides."""
+    fit_task(FitRequest(str(models(kind)), task, tmp_path / "a", quick(steps=5), data=pets))
+    usual = Tolerance(1e-4 if compute == "fp32" else None, 100.0)
+    with units_removed(empty=1):
+        request = ExportRequest(tmp_path / "a", "pets", tmp_path / "g", compute, usual, data=pets)
+        report = export_onnx(request)
+        assert report.ok, report.findings
+        assert report.graph.left_out > 0
+        shared = SharedRequest(
+            tmp_path / "a", (), tmp_path / "s", compute, usual, data={"pets": pets}
+        )
+        (other,) = export_shared(shared).values()
+        assert other.ok, other.findings
+    names = [one.name for one in onnx.load(str(tmp_path / "g" / "model.onnx")).graph.initializer]
+    assert [name for name in names if "layer.1." in name and "query" in name]
+    assert not [name for name in names if "layer.0." in name and "query" in name]
+    scales = [name for name in names if "layer.0.layer_scale" in name]
+    assert len(scales) == (0 if kind == "vit" else 2)
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "dinov2", GATED])
 def test_whole_heads_and_neurons_go_and_graphs_are_smaller(
     kind, models, pets, task, quick, tmp_path
 ):
@@ -410,8 +477,9 @@ def test_whole_heads_and_neurons_go_and_graphs_are_smaller(
         assert run.scores["accuracy"] > run.majority["accuracy"]
     patch = open_artifact(tmp_path / "a").patch("pets")
     kept = {(one.kind, one.layer): (one.kept, one.count) for one in patch.units.counts()}
-    assert sum(count for _, count in kept.values()) == 2 * (4 + 64)
-    assert 0 < sum(own for own, _ in kept.values()) < 0.7 * 2 * (4 + 64)
+    neurons = {"dinov2": 128, GATED: 88}.get(kind, 64)
+    assert sum(count for _, count in kept.values()) == 2 * (4 + neurons)
+    assert 0 < sum(own for own, _ in kept.values()) < 0.7 * 2 * (4 + neurons)
     for compute, atol in (("fp32", 1e-4), ("int8", None)):
         out = tmp_path / compute
         request = ExportRequest(
@@ -421,7 +489,7 @@ def test_whole_heads_and_neurons_go_and_graphs_are_smaller(
         assert report.ok, report.findings
         arrays = onnx.load(str(out / "model.onnx")).graph.initializer
         sizes = {tuple(one.dims) for one in arrays if len(one.dims) == 2}
-        assert not {(32, 64), (64, 32)} & sizes, "no feed-forward matrix is whole"
+        assert not {(32, neurons), (neurons, 32)} & sizes, "no feed-forward matrix is whole"
     images = pictures()
     np.testing.assert_allclose(
         Session(tmp_path / "fp32").logits(images),

@@ -10,7 +10,7 @@ import pytest
 from image_kit import make_image_model, picture, write_images
 from PIL import Image
 
-from maskpack.formats import ConfigError, DataError
+from maskpack.formats import DataError
 from maskpack.runtime.images import ImageRule, bytes_of_url
 from maskpack.tasks import find_task
 from maskpack.tasks.data.columns import Said, task_of_said
@@ -75,8 +75,6 @@ def test_the_type_is_guessed_of_folders_and_of_a_column(tmp_path):
     assert task_of_said(Said("rows", named=False, data=table)).kind == KIND
     options = TaskOptions(type=Type.IMAGES, text_field="x", label_field="y")
     assert task_of_said(Said("rows", data=table, options=options)).kind == KIND
-    with pytest.raises(ConfigError, match="has not a number"):
-        TaskOptions(type=Type.IMAGES, regression=True)
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])

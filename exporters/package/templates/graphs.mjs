@@ -54,8 +54,8 @@ function outputsOf({ kind }) {
 
 // What logits say: a label, several labels, or a number.
 export function meaning(card, logits) {
-  if (card.kind === "regression") return { score: logits[0] };
-  if (card.kind === "multi-label") {
+  if (card.kind.endsWith("regression")) return { score: logits[0] };
+  if (card.kind.endsWith("multi-label")) {
     const scores = Object.fromEntries(card.labels.map((label, i) => [label, 1 / (1 + Math.exp(-logits[i]))]));
     return { labels: card.labels.filter((label) => scores[label] > 0.5), scores };
   }
