@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 WIDTHS = (8, 4, 2, 1)
-QUANTIZERS = ("minmax-tensor", "minmax", "mse", "gptq")
+QUANTIZERS = ("minmax-tensor", "dorefa", "minmax", "mse", "hqq", "gptq")
 
 
 def main() -> None:

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from maskpack.formats.bits import CODE_BITS, EMBEDDING_BITS
+from maskpack.formats.lazy import LazyTable
 from maskpack.formats.options import Opt, Options, listed
 
-QUANTIZER_NAMES = ("auto", "minmax", "minmax-tensor", "mse", "gptq")
+AUTO = "auto"
+_HERE = "maskpack.compressor.quantization"
+QUANTIZERS: LazyTable[Any] = LazyTable(
+    **{
+        "minmax": f"{_HERE}:MINMAX",
+        "minmax-tensor": f"{_HERE}:MINMAX_TENSOR",
+        "mse": f"{_HERE}:MSE",
+        "hqq": f"{_HERE}:HQQ",
+        "dorefa": f"{_HERE}:DOREFA",
+        "gptq": f"{_HERE}:GPTQ",
+    }
+)
+"""Name -> `Quantizer`, loaded on first use."""
+
+
+class _QuantizerNames(Collection[str]):
+    """`auto` and the names of `QUANTIZERS`, which may grow."""
+
+    def __contains__(self, name: object) -> bool:
+        return name == AUTO or name in QUANTIZERS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((AUTO, *QUANTIZERS))
+
+    def __len__(self) -> int:
+        return 1 + len(QUANTIZERS)
+
+
 _REFINE_STEPS = 600
 
 
@@ -33,10 +61,10 @@ class CodesConfig(Options):
         str,
         Opt(
             "Method of quantisation.",
-            one_of=QUANTIZER_NAMES,
+            one_of=_QuantizerNames(),
             default="auto: chosen by the bits",
         ),
-    ] = "auto"
+    ] = AUTO
     embedding_bits: Annotated[
         int,
         Opt(
@@ -85,5 +113,6 @@ class BackboneConfig(CodesConfig):
     @property
     def refine_steps(self) -> int:
         """Steps of refinement, with the default resolved."""
-        usual = _REFINE_STEPS if self.quantizer in {"auto", "mse", "gptq"} else 0
+        refined = self.quantizer == AUTO or QUANTIZERS[self.quantizer].refined
+        usual = _REFINE_STEPS if refined else 0
         return usual if self.refine is None else self.refine

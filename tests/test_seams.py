@@ -25,11 +25,12 @@ import torch
 import yaml
 
 from maskpack.compressor import FitConfig, FitRequest, fit, fit_task
-from maskpack.compressor.backbone_config import BackboneConfig
+from maskpack.compressor.backbone_config import QUANTIZERS, BackboneConfig
 from maskpack.compressor.mask_config import ESTIMATORS, PATTERNS, SCORE_INITS, Estimator
 from maskpack.compressor.masking.gates import Compared
 from maskpack.compressor.masking.learner import MaskLearner
 from maskpack.compressor.masking.score_init import ScoreInit
+from maskpack.compressor.quantization import Quantizer
 from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.schedules import SCHEDULES, Schedule
 from maskpack.compressor.sweep import run as sweep
@@ -40,7 +41,7 @@ from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.exporters import ExportRequest, SharedRequest, Tolerance, export_onnx, export_shared
 from maskpack.exporters.arithmetic import ARITHMETICS
 from maskpack.exporters.layouts import LAYOUTS
-from maskpack.formats import ConfigError, open_artifact
+from maskpack.formats import ConfigError, QuantTensor, open_artifact
 from maskpack.models.placement import PLACEMENTS, CpuPlacement
 from maskpack.runtime import Session
 from maskpack.runtime.outputs import DECODERS
@@ -313,6 +314,22 @@ def do_elsewhere(run, threads, *, on_progress):
     """The run, and the process that it was done in as its time."""
     torch.set_num_threads(threads)
     return replace(sweep.do_run(run, on_progress=on_progress), seconds=float(os.getpid()))
+
+
+def test_a_quantiser(monkeypatch, tmp_path, tiny_model, sentiment):
+    """Signs alone, with a scale of a tenth."""
+
+    def signs(weight, bits, group):
+        codes = np.where(weight < 0, -1, 1).astype(np.int8)
+        scales = np.full((len(weight), 1), 0.1, np.float32)
+        return QuantTensor(codes, scales, bits, weight.shape[1])
+
+    monkeypatch.setitem(QUANTIZERS, "signs", Quantizer(signs))
+    config = replace(QUICK, quantizer="signs")
+    fit_task(FitRequest(str(tiny_model), find_task("sst2"), tmp_path / "a", config, data=sentiment))
+    artifact = open_artifact(tmp_path / "a")
+    assert artifact.manifest.scheme.quantizer == "signs"
+    assert all(set(np.unique(t.codes)) == {-1, 1} for t in artifact.backbone.linears.values())
 
 
 def test_a_schedule(monkeypatch, tmp_path, tiny_model, sentiment, usual):

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskpack.compressor.backbone_config import BackboneConfig
-from maskpack.compressor.quantization import CALIBRATED, DATA_FREE, Quantizer
+from maskpack.compressor.backbone_config import AUTO, QUANTIZERS, BackboneConfig
+from maskpack.compressor.quantization import Quantizer
 from maskpack.compressor.quantization.calibration import Calibration, Calibrator
 from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
@@ -27,7 +27,6 @@ from maskpack.models.build import ParameterShapes
 from maskpack.models.mapped import float_weight, weights_of
 from maskpack.models.placement import to_numpy
 
-AUTO = "auto"
 _GROUP = 64  # where a width is below 8 bits
 
 
@@ -36,24 +35,26 @@ def scheme_of(config: BackboneConfig) -> Scheme:
     overrides = dict(config.bits_override)
     quantizer = config.quantizer
     if quantizer == AUTO and not overrides:
-        quantizer = str(_automatic(config.bits))
+        quantizer = _automatic(config.bits)
     widths = {config.bits, *overrides.values()}
     group = config.group or (None if widths == {8} else _GROUP)
     return Scheme(config.bits, group, quantizer, config.embedding_bits, overrides)
 
 
-def _automatic(bits: int) -> Quantizer:
-    return Quantizer.MINMAX if bits == 8 else Quantizer.MSE
+def _automatic(bits: int) -> str:
+    return "minmax" if bits == 8 else "mse"
 
 
 def quantizer_of(scheme: Scheme, bits: int) -> Quantizer:
     """The method for a linear of that width."""
-    return _automatic(bits) if scheme.quantizer == AUTO else Quantizer(scheme.quantizer)
+    name = _automatic(bits) if scheme.quantizer == AUTO else scheme.quantizer
+    found: Quantizer = QUANTIZERS[name]
+    return found
 
 
 def is_calibrated(scheme: Scheme) -> bool:
     """Whether the quantisation needs text."""
-    return any(quantizer_of(scheme, bits) in CALIBRATED for bits in CODE_BITS)
+    return any(quantizer_of(scheme, bits).calibrated for bits in CODE_BITS)
 
 
 def quantize_model(
@@ -82,7 +83,7 @@ def quantize_model(
         weight = _to_numpy(name, tensor)
         if name in bits:
             if not calibrated:
-                quantize = DATA_FREE[quantizer_of(scheme, bits[name])]
+                quantize = quantizer_of(scheme, bits[name]).quantize
                 linears[name] = keep(quantize(weight, bits[name], scheme.group))
         elif roles.get(name) is nn.Embedding:
             width = scheme.embedding_bits if name == tokens else 8
@@ -142,7 +143,7 @@ def _calibrated(
     calibrator: Calibrator, base: nn.Module, bits: Mapping[str, int], scheme: Scheme, keep: Keep
 ) -> dict[str, QuantTensor]:
     """Quantise block by block, each with the inputs that the quantised blocks before it give."""
-    quantize = CALIBRATED[Quantizer(scheme.quantizer)]
+    quantize = quantizer_of(scheme, scheme.bits).quantize
     parameters = dict(base.named_parameters())
     done: dict[str, QuantTensor] = {}
     for grams in calibrator.blocks(bits):

@@ -124,6 +124,24 @@ def quantize_minmax_tensor(
     return encode(weight, scales, levels, weight.shape[1])
 
 
+def quantize_dorefa(weight: NDArray[np.float32], bits: int, group: int | None) -> QuantTensor:
+    """Quantise `weight (o, i)` in even steps of `tanh(w) / max|tanh(w)|`, with one scale for the matrix; `group` is ignored.
+
+    Zhou et al. 2016, "DoReFa-Net", arXiv 1606.06160, equations 7 and 9. At 1 bit the scale is the mean magnitude, as there; at more
+    bits DoReFa has none, because it trains weights of [-1, 1]: here it is the one of least squared error.
+    """
+    del group
+    levels = best_levels(bits)
+    bent = np.tanh(weight)
+    largest = np.abs(bent).max(initial=0.0)
+    ratio = bent * (np.float32(levels.limit) / largest) if largest > 0 else bent
+    codes = np.where(weight == 0, 0, levels.round(ratio)) if bits > 1 else levels.round(ratio)
+    square = float(np.square(codes).sum())
+    scale = float((codes * weight).sum()) / square if square > 0 else 0.0
+    scales = storable_scales(np.full((len(weight), 1), scale, dtype=np.float32))
+    return QuantTensor(codes.astype(np.int8), scales, bits, weight.shape[1], levels.zero_free)
+
+
 _SHARES = np.linspace(1.0, 0.42, 40, dtype=np.float32)
 _LOW_BIT_SHARES = np.linspace(1.0, 0.1, 91, dtype=np.float32)  # tails are clipped much more
 

@@ -44,7 +44,7 @@ def test_an_option_that_must_be_above_zero_refuses_everything_else(name, value):
         ({"group": -1}, "`group` is -1, expected 0 or more"),
         ({"checkpoint_every": -1}, "`checkpoint_every` is -1, expected 0 or more"),
         ({"floor": -0.5}, "`floor` is -0.5, expected 0 or more"),
-        ({"quantizer": "hqq"}, "no quantizer `hqq`"),
+        ({"quantizer": "kmeans"}, "no quantizer `kmeans`"),
         ({"sparsity": 0.1, "target_bpp": 0.1}, "set the same thing"),
         ({"sparsity": 0.0}, "`sparsity` is 0.0"),
         ({"sparsity": 1.0}, "`sparsity` is 1.0"),
