@@ -33,8 +33,8 @@ def delta(
 ) -> None:
     """Write one small file that turns a release into the next one, for who has the old one.
 
-    Each file of the new release is made from the old one or from nothing, whichever takes fewer bytes. A task that was
-    learned again shares little with its old mask: a delta of it is hardly smaller than `compress pack` makes it.
+    Each file of the new release is made from the old one or from nothing, whichever takes fewer bytes. Of one
+    task that was learned again it saves some of what `compress pack` takes, of a backbone most.
 
     Example: compress delta artifact-1 artifact-2 -o update.delta
     """

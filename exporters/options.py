@@ -101,7 +101,7 @@ class GraphOptions(Options):
     packed: Annotated[
         bool,
         Opt(
-            "Keep 4, 2 and 1 bits so narrow in the weight file; unpacked needs less memory.",
+            "Keep 4, 2 and 1 bits so narrow in the weight file; unpacked needs less memory, unless a device materializes.",
             flag="packed/--unpacked",
         ),
     ] = False

@@ -19,6 +19,7 @@ import onnxruntime
 
 from maskpack.formats.errors import ExportError
 from maskpack.formats.processors import Usage, threads_allowed, threads_asked, threads_now
+from maskpack.runtime.messages import read_fields
 from maskpack.runtime.providers import Provider, find_providers, report_start
 from maskpack.runtime.task import AGAIN, TaskConfig, TaskFiles
 
@@ -202,47 +203,17 @@ def _locations(data: memoryview, kind: str, depth: int) -> Iterator[str]:
     """Values of `location` in the external data of every tensor inside a message."""
     if depth > _DEEPEST:
         raise ValueError(f"messages are nested more than {_DEEPEST} deep")
-    for number, inner in _fields(data):
-        within = _WITHIN[kind].get(number)
+    for one in read_fields(data):
+        within, inner = _WITHIN[kind].get(one.number), one.value
+        if within is None or not isinstance(inner, memoryview):
+            continue
         if within == "entry":
-            pair = {key: bytes(value) for key, value in _fields(inner)}
-            if pair.get(1) == b"location":
-                yield pair.get(2, b"").decode()
-        elif within is not None:
+            pair = {entry.number: entry.value for entry in read_fields(inner)}
+            if bytes(_bytes(pair.get(1))) == b"location":
+                yield bytes(_bytes(pair.get(2))).decode()
+        else:
             yield from _locations(inner, within, depth + 1)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Numbers and bytes of a message's fields that have a length; numbers among them are skipped."""
-    place, size = 0, len(data)
-    while place < size:
-        key, place = _varint(data, place)
-        width = {0: None, 1: 8, 2: -1, 5: 4}.get(key & 7, 0)
-        if width is None:
-            _, place = _varint(data, place)
-            continue
-        if width == 0:
-            raise ValueError(f"field {key >> 3} is of the unknown kind {key & 7}")
-        if width == -1:
-            width, place = _varint(data, place)
-        if place + width > size:
-            raise ValueError(f"field {key >> 3} is cut off")
-        if key & 7 == 2:
-            yield key >> 3, data[place : place + width]
-        place += width
-
-
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and where it ends.
-
-    >>> _varint(memoryview(bytes([0xAC, 0x02])), 0)
-    (300, 2)
-    """
-    value = shift = 0
-    while place < len(data) and shift < 70:
-        byte = data[place]
-        value, place = value | (byte & 0x7F) << shift, place + 1
-        if byte < 0x80:
-            return value, place
-        shift += 7
-    raise ValueError("a number is cut off")
+def _bytes(value: memoryview | int | None) -> memoryview:
+    return value if isinstance(value, memoryview) else memoryview(b"")
