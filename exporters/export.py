@@ -19,6 +19,7 @@ from maskpack.exporters.options import OPSET, ExportRequest, Layout, SharedReque
 from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.sentence import write_sentence_files
 from maskpack.exporters.verify import Subject, verify
+from maskpack.exporters.vocabularies import check_numbers_of_source
 from maskpack.formats import Artifact, ConfigError, DataError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.files import rename, scratch_folder
 from maskpack.formats.schema import BACKBONE
@@ -53,7 +54,10 @@ def _source(request: ExportRequest) -> Iterator[Artifact]:
         yield artifact
         return
     with scratch_folder() as folder:
-        yield trim_for_task(artifact, request.task, request.vocab, Path(folder) / "artifact")
+        fewer = trim_for_task(artifact, request.task, request.vocab, Path(folder) / "artifact")
+        if request.verify and request.reference is not None:
+            check_numbers_of_source(request.reference, fewer)  # before the graph is made
+        yield fewer
 
 
 def _export_from(artifact: Artifact, request: ExportRequest) -> Report | None:
