@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,11 +52,12 @@ from maskpack.models.build import (
     unfold_scale,
 )
 from maskpack.models.families import projections_of
-from maskpack.models.linears import plain_state
+from maskpack.models.linears import fold_factors, plain_state
 from maskpack.models.load import Pretrained, load_classifier, load_pretrained
 from maskpack.models.padding import set_pad_token
 from maskpack.models.placement import Placement, placement_of
 from maskpack.models.pooling import actual_pooling, gives_vectors
+from maskpack.models.sentence_files import write_encoder
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import ModelContext, described, preprocess_splits
 from maskpack.tasks.data.splits import TaskData
@@ -130,7 +130,7 @@ def _run(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -> 
     fold_factors(model)
     logits = answered(_check_finite(model), loaded.kind, dev)
     if request.out is not None:
-        loaded.placement.processes.of_main(partial(_save, model, loaded, request.out))
+        loaded.placement.processes.of_main(partial(_save, model, loaded, request))
     return _result(
         config,
         data,
@@ -335,15 +335,20 @@ def _check_finite(model: nn.Module) -> nn.Module:
     return model
 
 
-def _save(model: Any, loaded: _Loaded, out: Path) -> None:
-    """Write model, tokenizer and label names as transformers reads them."""
-    labels = loaded.data.labels
+def _save(model: Any, loaded: _Loaded, request: BaselineRequest) -> None:
+    """Write model, tokenizer and label names as transformers reads them; one that gives vectors as sentence-transformers does."""
+    labels, length = loaded.data.labels, request.config.max_length
     if labels:
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {name: index for index, name in enumerate(labels)}
     model.config.problem_type = loaded.kind.problem_type
-    with new_folder(out) as build:
-        model.save_pretrained(str(build), state_dict=plain_state(model))
+    assert request.out is not None
+    with new_folder(request.out) as build:
+        if loaded.kind.decoder.vectors:
+            prefixes = loaded.data.task.prefixes or ()
+            write_encoder(model, build, max_length=length, prefixes=prefixes)
+        else:
+            model.save_pretrained(str(build), state_dict=plain_state(model))
         loaded.context.preprocessor(loaded.kind.preprocessor).save(build)
 
 
@@ -388,13 +393,3 @@ def _trained_in(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
     options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
     inject_adapter_in_model(options, base)
     return (p for name, p in base.named_parameters() if "lora_" in name)
-
-
-def fold_factors(model: nn.Module) -> None:
-    """Add the factors of `lora` to their weights, so that a plain model is evaluated and saved."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if hasattr(child, "get_base_layer"):
-                layer: Any = child  # peft ships no types
-                layer.merge()
-                setattr(module, name, layer.get_base_layer())

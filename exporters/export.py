@@ -17,12 +17,13 @@ from maskpack.exporters.layouts import find_layout
 from maskpack.exporters.layouts.base import TaskGraph
 from maskpack.exporters.options import OPSET, ExportRequest, Layout, SharedRequest
 from maskpack.exporters.report import REPORT_FILE, Report
-from maskpack.exporters.sentence import write_sentence_files
 from maskpack.exporters.verify import Subject, verify
+from maskpack.exporters.vocabularies import check_numbers_of_source
 from maskpack.formats import Artifact, ConfigError, DataError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.files import rename, scratch_folder
 from maskpack.formats.schema import BACKBONE
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
+from maskpack.models.sentence_files import write_sentence_files
 from maskpack.runtime.task import BASE, GRAPH, TASK_CONFIG, TOKENIZER, TaskConfig, TaskFiles
 from maskpack.tasks.context import ModelContext, task_config
 from maskpack.tasks.data.columns import plain_columns
@@ -53,7 +54,10 @@ def _source(request: ExportRequest) -> Iterator[Artifact]:
         yield artifact
         return
     with scratch_folder() as folder:
-        yield trim_for_task(artifact, request.task, request.vocab, Path(folder) / "artifact")
+        fewer = trim_for_task(artifact, request.task, request.vocab, Path(folder) / "artifact")
+        if request.verify and request.reference is not None:
+            check_numbers_of_source(request.reference, fewer)  # before the graph is made
+        yield fewer
 
 
 def _export_from(artifact: Artifact, request: ExportRequest) -> Report | None:
@@ -123,7 +127,9 @@ def write_folder(
     builder = GraphBuilder(artifact, context, compute, opset=opset, fused=fused)
     config = task_config(artifact, entry)
     if type_of(entry).decoder.vectors:
-        write_sentence_files(folder, entry, config)
+        write_sentence_files(
+            folder, config, max_length=entry.max_length, prefixes=prefixes_of(entry)
+        )
     else:
         config.save_pretrained(str(folder))
     for _ in _write_tasks(builder, Layout.FOLDED, [entry], folder):

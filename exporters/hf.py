@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers import AutoModel
 
-from maskpack.exporters.sentence import write_sentence_files
-from maskpack.formats import Artifact, ModelError, TaskEntry, VerifyError
+from maskpack.formats import Artifact, ModelError, VerifyError
 from maskpack.formats.errors import Hint
 from maskpack.formats.target import TargetScale
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder
-from maskpack.models.build import base_of, check_plain
-from maskpack.models.families import family_of
+from maskpack.models.build import check_plain
 from maskpack.models.linears import plain_state
 from maskpack.models.load import load_finetuned
-from maskpack.models.pooling import habit_of, plain_model, pooling_in
+from maskpack.models.pooling import habit_of, pooling_in
+from maskpack.models.sentence_files import write_encoder
 from maskpack.models.spans import native_names
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.evaluation.evaluate import prefixes_of
@@ -71,7 +69,7 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     with new_folder(out) as build:
         ModelContext.of_artifact(artifact).preprocessor(kind.preprocessor).save(build)
         if kind.decoder.vectors:
-            _write_encoder(model, entry, build)
+            write_encoder(model, build, max_length=entry.max_length, prefixes=prefixes_of(entry))
         else:
             state = native_names(model, plain_state(model))
             model.save_pretrained(str(build), state_dict=state)
@@ -85,25 +83,6 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
         zeros=sum(int((value == 0).sum()) for value in values),
         bytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()),
     )
-
-
-def _write_encoder(model: Any, entry: TaskEntry, folder: Path) -> None:
-    """Write the encoder of a model that gives vectors, and what sentence-transformers reads beside it.
-
-    Raises:
-        VerifyError: the encoder that is read back differs.
-    """
-    base, plain = base_of(model), plain_model(model.config)
-    prefix = f"{family_of(plain.model_type).base}."
-    state = plain_state(model)
-    own = {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
-    cast("Any", base).save_pretrained(str(folder), state_dict=own)
-    write_sentence_files(folder, entry, model.config)
-    read = AutoModel.from_pretrained(str(folder)).state_dict()
-    if odd := next((name for name in own if not torch.equal(own[name], read[name])), None):
-        raise VerifyError(f"`{odd}` was not read back as it was written")
 
 
 def _check_pooling(config: Any, task: str) -> None:

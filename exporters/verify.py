@@ -367,7 +367,9 @@ def _check_accuracy(
 def _logits_of(reference: str, subject: Subject, encoded: Encoded) -> NDArray[np.float32]:
     if subject.files is not None:
         check_numbers_of_model(subject.files, reference)
-    model = load_finetuned(reference, auto_class=type_of(subject.entry).auto_class)
+    kind = type_of(subject.entry)
+    vectors = kind.decoder.vectors
+    model = load_finetuned(reference, auto_class=kind.auto_class, vectors=vectors)
     if model.config.num_labels != subject.entry.outputs:
         raise VerifyError(
             f"the reference `{reference}` has {model.config.num_labels} outputs, "

@@ -53,13 +53,24 @@ def check_numbers_of_model(files: TaskFiles, model: str) -> None:
     Raises:
         ExportError: they are others.
     """
-    if not files.tokenizer.is_file():
-        return
+    if files.tokenizer.is_file():
+        _check_model(_vocabulary(files), model)
+
+
+def check_numbers_of_source(model: str, artifact: Artifact) -> None:
+    """The same before a graph of an artifact is made, whose tokenizer it gets."""
+    names = artifact.manifest.files
+    own = shipped_tokenizer({name: artifact.file(name) for name in names})
+    if own is not None:
+        _check_model(own.get_vocab(), model)
+
+
+def _check_model(shipped: Mapping[str, int], model: str) -> None:
     try:
         theirs = load_tokenizer(resolve(model)).get_vocab()
     except ModelError:
         return
-    _check(_vocabulary(files), theirs, model)
+    _check(shipped, theirs, model)
 
 
 def _vocabulary(files: TaskFiles) -> Mapping[str, int]:

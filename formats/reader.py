@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from maskpack.formats import schema
+from maskpack.formats.bits import THREE_BITS
 from maskpack.formats.channels import Divisors, decode_divisors
 from maskpack.formats.codec import Buffer, decode_backbone, decode_patch
 from maskpack.formats.errors import ArtifactError, Hint
@@ -41,7 +42,7 @@ class Artifact:
         """The shared weights; read once.
 
         Raises:
-            ArtifactError: damaged, or of a feature that the manifest does not name.
+            ArtifactError: damaged, or of a feature that the manifest does not name, or names without reason.
         """
         backbone = decode_backbone(self._map(schema.BACKBONE, self.manifest.backbone_sha256))
         for feature in backbone.features:
@@ -49,6 +50,10 @@ class Artifact:
                 raise ArtifactError(
                     f"the backbone has the feature `{feature}`, which `requires` does not name"
                 )
+        if THREE_BITS in self.manifest.requires and THREE_BITS not in backbone.features:
+            raise ArtifactError(
+                f"`requires` names the feature `{THREE_BITS}`, and no table of the backbone has 3 bits"
+            )
         return backbone
 
     @cached_property

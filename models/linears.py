@@ -183,3 +183,13 @@ def layer_of(name: str) -> int | None:
     """
     match = _LAYER.search(name)
     return int(match.group(1)) if match else None
+
+
+def fold_factors(model: nn.Module) -> None:
+    """Add the factors of `lora` to their weights, so that a plain model is evaluated and saved."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "get_base_layer"):
+                layer: Any = child  # peft ships no types
+                layer.merge()
+                setattr(module, name, layer.get_base_layer())

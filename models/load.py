@@ -42,7 +42,7 @@ from maskpack.models.locate import ADAPTER, resolve, weights_variant
 from maskpack.models.mapped import weights_digest
 from maskpack.models.padding import settle_padding
 from maskpack.models.pipeline import SETFIT_HEAD, note_pipeline
-from maskpack.models.pooling import class_for, drop_pooler, set_pooling, with_pooling
+from maskpack.models.pooling import as_vectors, class_for, drop_pooler, set_pooling, with_pooling
 from maskpack.models.sketch import class_for_task
 from maskpack.models.spans import as_read, reading_class
 from maskpack.models.stored import stored_type
@@ -218,20 +218,24 @@ def load_finetuned(
     revision: str | None = None,
     attention: str | None = None,
     auto_class: str = AUTO_CLASS,
+    vectors: bool = False,
 ) -> Any:
-    """Load a fine-tuned classifier with the head it was saved with.
+    """Load a fine-tuned classifier with the head it was saved with, or a model that gives vectors.
 
     Args:
         location: folder, hub id or alias.
         revision: branch, tag or commit of a hub model.
         attention: implementation of attention; None: transformers' default; `eager` traces best.
         auto_class: class of transformers that loads it.
+        vectors: whether it gives vectors: an encoder, with the pooling that sentence-transformers names beside it.
 
     Raises:
         ModelError: no such model, or it lacks a part, which transformers would initialise at random.
     """
     location = resolve(location)
     config = load_config(location, revision=revision)
+    if vectors:
+        as_vectors(config, location, revision=revision)
     model, info = _load(auto_class, location, config, revision=revision, attention=attention)
     if odd := sorted(absent(info)):
         pickled = file_of(location, SETFIT_HEAD, revision=revision) is not None

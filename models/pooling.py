@@ -196,6 +196,16 @@ def set_vectors(config: Any, pooling: Pooling) -> None:
     setattr(config, VECTORS, True)
 
 
+def as_vectors(config: Any, model: str, *, revision: str | None = None) -> None:
+    """Let the configuration of an encoder describe a model that gives vectors, pooled as `usual_of_vectors` says, in place.
+
+    One that does so already stays.
+    """
+    if not gives_vectors(config):
+        set_vectors(config, usual_of_vectors(model, config, revision=revision))
+        config.num_labels = 1
+
+
 def with_pooling(classifier: Any, pooling: Pooling | None, *, vectors: bool = False) -> Any:
     """A classifier of transformers, or a model with its encoder that pools in another way.
 

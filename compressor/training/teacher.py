@@ -153,7 +153,7 @@ def _teacher_predict(
 def _named(teacher: str, kind: TaskType) -> Any:
     """The fine-tuned model of that name; the error for a missing one mentions the teacher that needs no name."""
     try:
-        return load_finetuned(teacher, auto_class=kind.auto_class)
+        return load_finetuned(teacher, auto_class=kind.auto_class, vectors=kind.decoder.vectors)
     except ModelError as error:
         if Path(teacher).exists():
             raise
@@ -175,7 +175,7 @@ def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
         )
     if (refusal := rows.refusal(f"the teacher `{name}`", config.to_dict())) is not None:
         raise refusal
-    if fills_masks(student):
+    if fills_masks(student) or gives_vectors(student):
         return
     own, wanted = (
         [str(each.id2label.get(index)).casefold() for index in range(outputs)]

@@ -81,17 +81,19 @@ def masked_graph(artifact: Artifact, task: str) -> bytes:
     return _traced(restore_task(artifact, task, attention="eager"))
 
 
-def dense_graph(model: str, auto_class: str = AUTO_CLASS) -> bytes:
+def dense_graph(model: str, auto_class: str = AUTO_CLASS, *, vectors: bool = False) -> bytes:
     """A fine-tuned model, folder or hub id, as the float32 graph that its user would deploy.
 
     Args:
         model: the model.
         auto_class: class of transformers that loads it.
+        vectors: whether it gives vectors.
 
     Raises:
         MaskpackError: no such model, no head, or torch cannot trace it.
     """
-    return _traced(load_finetuned(model, attention="eager", auto_class=auto_class).float().eval())
+    found = load_finetuned(model, attention="eager", auto_class=auto_class, vectors=vectors)
+    return _traced(found.float().eval())
 
 
 def _traced(model: Any) -> bytes:

@@ -171,10 +171,9 @@ def _reference(
         return Path(against), f"the graph {Path(against).name}"
     if against is not None:
         check_numbers_of_model(files, against)
-        data, source = (
-            dense_graph(against, TASK_TYPES[config.kind].auto_class),
-            f"the model {Path(against).name}",
-        )
+        kind = TASK_TYPES[config.kind]
+        data = dense_graph(against, kind.auto_class, vectors=kind.decoder.vectors)
+        source = f"the model {Path(against).name}"
     elif request.artifact is not None:
         artifact = open_artifact(request.artifact)
         check_numbers_of_artifact(files, artifact)

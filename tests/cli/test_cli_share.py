@@ -13,8 +13,10 @@ import pytest
 import yaml
 from hub_stub import Repo, serving
 
+from maskpack.compressor import FitRequest, fit_task
 from maskpack.formats import check_artifact, open_artifact, remove_task
 from maskpack.formats.writer import add_task
+from maskpack.tasks import find_task
 
 REPO = "someone/two-tasks"
 REMOVED = ("HF_HUB_OFFLINE", "HF_TOKEN", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
@@ -119,6 +121,27 @@ def test_what_is_pushed_comes_back_byte_for_byte(compress, hub, artifact, tmp_pa
     copy, own = contents(tmp_path / "copy"), contents(artifact)
     assert copy == {**own, "README.md": repo.files["README.md"]}
     assert check_artifact(tmp_path / "copy") == []
+
+
+def test_an_artifact_of_a_feature_of_its_own_comes_back_and_is_read(
+    compress, hub, tiny_model, sentiment, quick, tmp_path
+):
+    """A table of 3 bits, which an artifact requires as a whole."""
+    source, request = tmp_path / "narrow", find_task("sst2")
+    config = quick(embedding_bits=3, steps=3)
+    fit_task(FitRequest(str(tiny_model), request, source, config, data=sentiment))
+    assert open_artifact(source).manifest.requires == ("embedding-3",)
+    assert compress("push", source, REPO).code == 0
+    for name, more in (("whole", ()), ("one", ("--task", "sst2"))):
+        done = compress("pull", REPO, "-o", tmp_path / name, *more)
+        assert done.code == 0, done.err
+        assert check_artifact(tmp_path / name) == []
+        found = open_artifact(tmp_path / name)
+        assert found.manifest.requires == ("embedding-3",)
+        assert found.backbone.features == ("embedding-3",)
+    back, sent = contents(tmp_path / "whole"), contents(source)
+    assert back.pop("README.md") != b""  # a card names the repository that it goes to
+    assert {name: data for name, data in sent.items() if name != "README.md"} == back
 
 
 def test_a_second_push_removes_the_patch_of_a_task_that_is_gone(compress, hub, artifact, tmp_path):

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, run_baseline
-from maskpack.compressor.baseline import fold_factors, trained_groups
+from maskpack.compressor.baseline import trained_groups
 from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.formats import ConfigError
 from maskpack.models.build import base_of, head_parameters
+from maskpack.models.linears import fold_factors
 from maskpack.models.load import load_classifier, load_finetuned, load_pretrained
 from maskpack.tasks import find_task
 

@@ -25,7 +25,14 @@ from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.look_ups import row_look_up
 from maskpack.exporters.graph.weights import narrow_table
 from maskpack.exporters.options import Compute, Layout, SharedRequest
-from maskpack.formats import ArtifactError, ConfigError, QuantTensor, Scheme, open_artifact
+from maskpack.formats import (
+    ArtifactError,
+    ConfigError,
+    QuantTensor,
+    Scheme,
+    check_artifact,
+    open_artifact,
+)
 from maskpack.runtime import Session
 from maskpack.tasks import find_task
 
@@ -166,6 +173,16 @@ def test_a_table_of_three_bits_that_the_manifest_does_not_name_is_refused(learne
     manifest.write_text(json.dumps(tree))
     with pytest.raises(ArtifactError, match="`embedding-3`, which `requires` does not name"):
         _ = open_artifact(folder).backbone
+
+
+def test_the_name_without_a_table_of_three_bits_is_refused(learned, tmp_path):
+    folder = shutil.copytree(learned("bert", 4), tmp_path / "copy")
+    manifest = folder / "maskpack.json"
+    tree = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**tree, "requires": ["embedding-3"]}))
+    with pytest.raises(ArtifactError, match="`embedding-3`, and no table of the backbone has 3"):
+        _ = open_artifact(folder).backbone
+    assert any("`embedding-3`" in finding for finding in check_artifact(folder))
 
 
 WAYS = [("folded", way) for way in ("fp32", "int8", "fp16", "nbits")]

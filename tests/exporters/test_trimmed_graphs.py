@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.bench.run import bench
 from maskpack.exporters.export import export_shared
+from maskpack.exporters.graph.builder import GraphBuilder
 from maskpack.exporters.hf import write_hf
 from maskpack.exporters.options import BenchRequest
 from maskpack.exporters.verify import Subject, verify
@@ -93,6 +94,24 @@ def test_a_graph_with_the_tokens_of_some_texts(artifacts, texts, exported, senti
     )
     assert table.dims[0] == tokens
     assert json.loads((out / "config.json").read_text())["vocab_size"] == tokens
+
+
+def test_a_reference_with_other_numbers_is_refused_before_the_graph_is_made(
+    artifacts, texts, sentiment, monkeypatch, tmp_path
+):
+    source = tmp_path / "plain"
+    write_hf(open_artifact(artifacts["bert"]), "sst2", source)
+    request = request_for(artifacts["bert"], tmp_path / "graph", Compute.INT8, sentiment)
+
+    def no_graph(*_):
+        raise AssertionError("a graph was made")
+
+    monkeypatch.setattr(GraphBuilder, "folded", no_graph)
+    with pytest.raises(ExportError, match="gives other numbers to"):
+        export_onnx(replace(request, vocab=(texts,), reference=str(source)))
+    assert not (tmp_path / "graph").exists()
+    with pytest.raises(AssertionError, match="a graph was made"):
+        export_onnx(replace(request, reference=str(source)))
 
 
 def subject_of(folder, artifact, **options):

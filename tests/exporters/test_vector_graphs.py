@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 from node_kit import in_node, needs_node
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
@@ -21,6 +22,7 @@ from maskpack.exporters.options import Compute, PackageRequest, SharedRequest, T
 from maskpack.exporters.package.write import write_package
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.pooling import pooling_of
+from maskpack.models.load import load_finetuned
 from maskpack.runtime import Embedding, Session
 from maskpack.tasks import find_task
 from maskpack.tasks.evaluation.evaluate import assess
@@ -91,6 +93,49 @@ def test_a_dense_model_teaches(tmp_path, tiny_model, pairs, quick):
     head = BaselineRequest(str(tiny_model), FIND, replace(dense, method="head"))
     with pytest.raises(ConfigError, match="a retrieval, whose models have no head to train"):
         run_baseline(replace(head, data=pairs / "found.jsonl"))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_dense_model_is_a_folder_of_sentence_transformers(
+    pooling, tmp_path, tiny_model, pairs, quick
+):
+    """Its vectors are those of the library, and it is the model, the teacher and the reference of a task."""
+    library = pytest.importorskip("sentence_transformers")
+    data, dense = pairs / "found.jsonl", tmp_path / "dense"
+    own = replace(FIND, prefixes=("we : ", "it : "))
+    config = BaselineConfig(
+        steps=40, batch_size=16, max_length=16, precision="fp32", lr=1e-3, pooling=pooling
+    )
+    result = run_baseline(BaselineRequest(str(tiny_model), own, config, dense, data=data))
+    tree = json.loads((dense / "config.json").read_text())
+    assert tree["architectures"] == ["BertModel"]
+    assert not [name for name in tree if "maskpack" in name]
+    told = json.loads((dense / "1_Pooling" / "config.json").read_text())
+    assert [name for name, value in told.items() if value is True] == [
+        "pooling_mode_cls_token" if pooling == "cls" else "pooling_mode_mean_tokens"
+    ]
+    model = library.SentenceTransformer(str(dense), device="cpu")
+    assert model.max_seq_length == 16
+    assert model.prompts["document"] == "it : "
+    theirs = model.encode(TEXTS, prompt="we : ", normalize_embeddings=False)
+    loaded = load_finetuned(str(dense), vectors=True)
+    read = model.tokenize([f"we : {text}" for text in TEXTS])
+    with torch.no_grad():
+        ours = loaded(read["input_ids"], read["attention_mask"]).logits.numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+    taught = quick(steps=30, teacher=str(dense), margin=0.5)
+    run = fit_task(FitRequest(str(dense), own, tmp_path / "a", taught, data=data))
+    assert run.options["teacher"] == "dense"
+    assert str(pooling_of(open_artifact(tmp_path / "a").entry("find"))) == pooling
+    again = replace(taught, teacher_states=1.0)
+    assert fit_task(FitRequest(str(tiny_model), own, tmp_path / "b", again, data=data)).steps == 30
+    request = ExportRequest(
+        tmp_path / "a", "find", tmp_path / "g", "fp32", EXACT, data=data, reference=str(dense)
+    )
+    report = export_onnx(request)
+    assert report.ok, report.findings
+    assert report.accuracy.reference == pytest.approx(result.score, abs=1e-6)
 
 
 def test_a_folded_graph_gives_vectors(artifact, pairs, tmp_path):

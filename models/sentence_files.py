@@ -10,39 +10,74 @@ config_sentence_transformers.json   prompts
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from maskpack.formats import TaskEntry
+import torch
+from transformers import AutoModel
+
+from maskpack.formats import VerifyError
 from maskpack.formats.pooling import Pooling
 from maskpack.formats.writer import write_bytes
+from maskpack.models.build import base_of
+from maskpack.models.families import family_of
+from maskpack.models.linears import plain_state
 from maskpack.models.pooling import actual_pooling, plain_model
-from maskpack.tasks.evaluation.evaluate import prefixes_of
 
 _PARTS = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
 _MODES = {Pooling.CLS: "cls_token", Pooling.MEAN: "mean_tokens", Pooling.LAST: "lasttoken"}
 
 
-def write_sentence_files(folder: Path, entry: TaskEntry, config: Any) -> None:
+def write_encoder(
+    model: Any, folder: Path, *, max_length: int, prefixes: Sequence[str] = ()
+) -> None:
+    """Write the encoder of a model that gives vectors, and what sentence-transformers reads beside it.
+
+    Args:
+        model: of transformers, with our pooling.
+        folder: to write into.
+        max_length: tokens that a text is cut to.
+        prefixes: as of `write_sentence_files`.
+
+    Raises:
+        VerifyError: the encoder that is read back differs.
+    """
+    base, plain = base_of(model), plain_model(model.config)
+    prefix = f"{family_of(plain.model_type).base}."
+    state = plain_state(model)
+    own = {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
+    cast("Any", base).save_pretrained(str(folder), state_dict=own)
+    write_sentence_files(folder, model.config, max_length=max_length, prefixes=prefixes)
+    read = AutoModel.from_pretrained(str(folder)).state_dict()
+    if odd := next((name for name in own if not torch.equal(own[name].cpu(), read[name])), None):
+        raise VerifyError(f"`{odd}` was not read back as it was written")
+
+
+def write_sentence_files(
+    folder: Path, config: Any, *, max_length: int, prefixes: Sequence[str] = ()
+) -> None:
     """Write the files, and the configuration of the encoder alone, into a folder.
 
     Args:
         folder: with the model.
-        entry: of a task that gives vectors.
-        config: of its model, from `task_config`.
+        config: of a model that gives vectors.
+        max_length: tokens that a text is cut to.
+        prefixes: what stands before the first and before the second text of a row; empty: nothing.
     """
     plain = plain_model(config)
     plain.save_pretrained(str(folder))
     pooling = actual_pooling(config)
     modes = {f"pooling_mode_{name}": mode is pooling for mode, name in _MODES.items()}
-    prefixes = prefixes_of(entry)
     prompts = dict(zip(("query", "document"), prefixes, strict=False))
     files: dict[str, Any] = {
         "modules.json": [
             {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{name}"}
             for n, (path, name) in enumerate(_PARTS)
         ],
-        "sentence_bert_config.json": {"max_seq_length": entry.max_length, "do_lower_case": False},
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
         "1_Pooling/config.json": {"word_embedding_dimension": plain.hidden_size, **modes},
         "config_sentence_transformers.json": {
             "prompts": prompts,
