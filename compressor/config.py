@@ -129,7 +129,7 @@ class RunConfig(PoolingConfig, ScheduleConfig):
 DENSE_TEACHER, NO_TEACHER = "twin", "none"
 """As `teacher`: fine-tune a dense teacher first, with the same data and budget; learn from the labels alone."""
 
-_TEACHER_HELP = "Folder of a fine-tuned model to learn from; `twin` trains one first; or `none`."
+_TEACHER_HELP = "Folder of a fine-tuned model to learn from, or ARTIFACT#TASK; `twin` trains one first; or `none`."
 
 
 @dataclass(frozen=True)

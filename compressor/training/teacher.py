@@ -28,7 +28,7 @@ from maskpack.compressor.training.train import (
     every_weight,
     train,
 )
-from maskpack.formats import ModelError
+from maskpack.formats import ModelError, is_artifact, open_artifact
 from maskpack.formats.errors import Hint
 from maskpack.models.build import scale_outputs
 from maskpack.models.cloze import fills_masks
@@ -39,6 +39,7 @@ from maskpack.models.placement import Placement
 from maskpack.models.pooling import actual_pooling, gives_vectors
 from maskpack.models.processes import Processes
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
+from maskpack.tasks.context import restore_task
 from maskpack.tasks.pretrained_head import Finding
 from maskpack.tasks.types import TaskType, has_several
 
@@ -150,8 +151,14 @@ def _teacher_predict(
     return ask
 
 
+OF_ARTIFACT = "#"
+"""Between an artifact and one of its tasks, as the name of a teacher."""
+
+
 def _named(teacher: str, kind: TaskType) -> Any:
     """The fine-tuned model of that name; the error for a missing one mentions the teacher that needs no name."""
+    if (masked := _masked(teacher)) is not None:
+        return masked
     try:
         return load_finetuned(teacher, auto_class=kind.auto_class, vectors=kind.decoder.vectors)
     except ModelError as error:
@@ -161,6 +168,25 @@ def _named(teacher: str, kind: TaskType) -> Any:
         if error.hint:
             hint.fields["other"] = f"; or {error.hint}"
         raise ModelError(str(error), hint) from error
+
+
+def _masked(teacher: str) -> Any:
+    """The model of an artifact's task, so that one mask can teach the next; None if no artifact is named.
+
+    Born-again networks: Furlanello et al. 2018, arXiv 1805.04770.
+    """
+    folder, mark, task = teacher.rpartition(OF_ARTIFACT)
+    if not mark:
+        folder, task = teacher, ""
+    if not is_artifact(Path(folder)):
+        return None
+    artifact = open_artifact(Path(folder))
+    if not task and len(artifact.manifest.tasks) == 1:
+        task = next(iter(artifact.manifest.tasks))
+    if not task:
+        names = ", ".join(f"{folder}{OF_ARTIFACT}{name}" for name in artifact.manifest.tasks)
+        raise ModelError(f"the teacher `{folder}` holds several tasks", f"name one: {names}")
+    return restore_task(artifact, task)
 
 
 def _check_fits(config: Any, name: str, rows: Encoded, student: Any) -> None:
