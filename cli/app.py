@@ -41,6 +41,7 @@ from maskpack.cli import (
     refit,
     render,
     report,
+    study,
     sweep,
     vocab,
     vote,
@@ -69,6 +70,7 @@ app.command("refit")(refit.refit)
 app.command("baseline")(baseline.baseline)
 app.command("lr-find")(lr_find.lr_find)
 app.command("sweep", cls=sweep.SweepCommand)(sweep.sweep)
+app.command("study")(study.study)
 app.command("eval")(evaluate.evaluate)
 app.command("inspect")(artifact.inspect)
 app.command("check")(artifact.check)
@@ -84,6 +86,7 @@ app.command("merge")(artifact.merge)
 app.command("diff")(artifact.diff)
 app.command("overlap")(artifact.overlap)
 app.command("vote")(vote.vote)
+app.command("path")(vote.path)
 app.command("delta")(delta.delta)
 app.command("apply-delta")(delta.apply)
 app.command("vocab")(vocab.vocab)

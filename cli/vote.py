@@ -1,4 +1,4 @@
-"""`compress vote`: several masks of one task as one, by majority."""
+"""`compress vote`: several masks of one task as one, by majority. `compress path`: a task on the way to another mask."""
 
 from __future__ import annotations
 
@@ -64,3 +64,32 @@ def _show(result: VoteResult, artifact: Path, first: str) -> None:
     zeros = {**result.members, found.task: result.zeros}
     render.table("", ("mask", "zeros"), [(task, f"{count:,}") for task, count in zeros.items()])
     render.words(f"`{found.task}` is in {artifact}, {render.size(result.file_bytes)}")
+
+
+def path(
+    artifact: opt.ArtifactPath,
+    first: Annotated[str, Argument(help="Task that is measured.")],
+    second: Annotated[str, Argument(help="Task to whose mask the way leads.")],
+    data: Annotated[
+        Path | None,
+        Option(help="Evaluation rows of the first, if they do not ship with the package."),
+    ] = None,
+    points: Annotated[int, Option(help="On the way, both ends included.")] = 11,
+    device: opt.Device = None,
+    json: opt.Json = False,
+) -> None:
+    """Measure a task on the straight line between its mask and another task's: does a hill lie between them?
+
+    Where both have the same labels, heads fade too; else the first one's stays.
+
+    Example: compress path artifact reviews-1 reviews
+    """
+    from maskpack.tasks.path import PathRequest, mask_path  # noqa: PLC0415 - imports torch
+
+    found = mask_path(PathRequest(artifact, first, second, data, points, device))
+    if json:
+        render.data(codec.dumps({**asdict(found), "barrier": found.barrier}, sort_keys=True))
+        return
+    rows = [(f"{one.share:.2f}", f"{one.value:.4f}", f"{one.loss:.4f}") for one in found.points]
+    render.table(f"{first} to {second}", (f"share of {second}", found.metric, "loss"), rows)
+    render.words(f"the loss rises {found.barrier:.4f} above the line between its ends")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from maskpack.tasks.context import restore_task
     from maskpack.tasks.data.splits import TaskData, load_data
     from maskpack.tasks.doctor import Check, Diagnosis, diagnose
+    from maskpack.tasks.path import MaskPath, PathPoint, PathRequest, mask_path
     from maskpack.tasks.read_again import ReadAgain
     from maskpack.tasks.task import TASKS, Task, find_task
     from maskpack.tasks.trim import TrimRequest, TrimResult, trim_vocabulary
@@ -28,6 +29,10 @@ _HOME = {
     "TASKS": "task",
     "Task": "task",
     "find_task": "task",
+    "MaskPath": "path",
+    "PathPoint": "path",
+    "PathRequest": "path",
+    "mask_path": "path",
     "ReadAgain": "read_again",
     "TrimRequest": "trim",
     "TrimResult": "trim",
@@ -41,6 +46,9 @@ __all__ = [
     "TASKS",
     "Check",
     "Diagnosis",
+    "MaskPath",
+    "PathPoint",
+    "PathRequest",
     "ReadAgain",
     "Task",
     "TaskData",
@@ -51,6 +59,7 @@ __all__ = [
     "diagnose",
     "find_task",
     "load_data",
+    "mask_path",
     "restore_task",
     "trim_vocabulary",
     "vote_tasks",

@@ -218,10 +218,10 @@ def restore_task(
 
 
 def restore_patch(artifact: Artifact, entry: TaskEntry, patch: Patch) -> Any:
-    """The torch model of a patch that is not written yet, over the backbone of an artifact; only called."""
+    """The torch model of a patch that is not written yet, over the backbone of an artifact."""
     model = build_outline(artifact.backbone, task_config(artifact, entry))
     model = apply_dense(model, patch, TargetScale.of(entry))
-    return fill_weights(model, artifact.backbone, patch, for_answers=True)
+    return fill_weights(model, artifact.backbone, patch)
 
 
 def outline_task(artifact: Artifact, task: str, *, attention: str | None = None) -> Any:
