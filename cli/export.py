@@ -50,6 +50,7 @@ _OF_GRAPHS = (
         "data",
         "reference",
         "vocab",
+        "cut_positions",
     ),
     *("atol", "rtol", "max_drop", "verify"),
 )
@@ -107,7 +108,12 @@ def export(
         return
     tolerance = limits.over(graph.compute)
     if graph.layout != Layout.FOLDED:
-        for option, given in (("reference", reference), ("vocab", vocab)):
+        folded = (
+            ("reference", reference),
+            ("vocab", vocab),
+            ("cut-positions", graph.cut_positions),
+        )
+        for option, given in folded:
             if given:
                 raise ConfigError(f"`--{option}` is for `--layout folded`")
         names = tuple(task or ())
@@ -143,6 +149,7 @@ def export(
         opset=graph.opset,
         fused=graph.fused,
         vocab=tuple(vocab or ()),
+        cut_positions=graph.cut_positions,
     )
     report = export_onnx(request)
     if report is None:
@@ -283,6 +290,11 @@ def show_report(report: Report, *, json: bool) -> None:
             *(
                 [("left out", f"{graph.left_out:,} of them, with their units")]
                 if graph.left_out
+                else []
+            ),
+            *(
+                [("positions", f"up to {graph.longest} tokens, {graph.cut_bytes:,} bytes less")]
+                if graph.longest is not None
                 else []
             ),
             ("session", ", ".join(f"{key} {value}" for key, value in report.session.items())),

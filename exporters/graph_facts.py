@@ -19,6 +19,7 @@ from maskpack.exporters.arithmetic.base import Arithmetic, Read
 from maskpack.exporters.graph.builder import module_of, modules_of, shrunk_of
 from maskpack.exporters.graph.editor import MASKS
 from maskpack.exporters.graph.external_masks import Form, unstack_bits, unstack_flips
+from maskpack.exporters.graph.positions import LEFT_OUT, LONGEST
 from maskpack.exporters.graph.units import ALL, Kept, Shrunk, as_index, index_names, take
 from maskpack.exporters.report import GraphFacts
 from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
@@ -55,6 +56,7 @@ def graph_facts(
     used = backbone_for(artifact, artifact.entry(task)).linears
     look = _Graph(artifact, patch, ARITHMETICS[compute], read, {**own, **inputs}, base, held, used)
     zeros, removed, left_out, wrong = look.counts()
+    told = {entry.key: entry.value for entry in model.metadata_props}
     return GraphFacts(
         bytes=graph.stat().st_size,
         nodes=_nodes(model.graph),
@@ -66,6 +68,8 @@ def graph_facts(
         removed=removed,
         left_out=left_out,
         wrong=wrong,
+        longest=None if LONGEST not in told else int(told[LONGEST]),
+        cut_bytes=int(told.get(LEFT_OUT, 0)),
     )
 
 
