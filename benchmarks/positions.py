@@ -44,7 +44,7 @@ def main() -> None:
             graph = json.loads((out / "maskpack_report.json").read_text(encoding="utf-8"))["graph"]
             line |= {f"{name}_told": graph["cut_bytes"]}
         lines.append(line)
-        print(json.dumps(line))  # noqa: T201
+        print(json.dumps(line))
     given.out.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
 
 

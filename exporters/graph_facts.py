@@ -56,7 +56,6 @@ def graph_facts(
     used = backbone_for(artifact, artifact.entry(task)).linears
     look = _Graph(artifact, patch, ARITHMETICS[compute], read, {**own, **inputs}, base, held, used)
     zeros, removed, left_out, wrong = look.counts()
-    told = {entry.key: entry.value for entry in model.metadata_props}
     return GraphFacts(
         bytes=graph.stat().st_size,
         nodes=_nodes(model.graph),
@@ -68,9 +67,17 @@ def graph_facts(
         removed=removed,
         left_out=left_out,
         wrong=wrong,
-        longest=None if LONGEST not in told else int(told[LONGEST]),
-        cut_bytes=int(told.get(LEFT_OUT, 0)),
+        **_cut_of(model),
     )
+
+
+def _cut_of(model: onnx.ModelProto) -> dict[str, int]:
+    """What a graph says of rows of positions that were left out; nothing of one that has all."""
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    found = told.get(LONGEST, ""), told.get(LEFT_OUT, "")
+    if not all(number.isdecimal() for number in found):
+        return {}
+    return {"longest": int(found[0]), "cut_bytes": int(found[1])}
 
 
 def _nodes(graph: onnx.GraphProto) -> int:

@@ -118,7 +118,7 @@ def test_commands_and_options_in_sentences_exist(page):
     every = [*GROUP.params, *(p for c in GROUP.commands.values() for p in c.params)]
     known = {option for p in every for option in [*p.opts, *p.secondary_opts]} | {"--help"}
     for span in spans:
-        named = re.match(r"compress ([a-z]+)", span)
+        named = re.match(r"compress ([a-z]+(?:-[a-z]+)*)", span)
         assert named is None or named[1] in GROUP.commands, span
         if re.match(r"(compress |-)", span):
             for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span):
