@@ -39,7 +39,7 @@ from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_byte
 from maskpack.formats.writer import check_free, check_writable, write_bytes
 from maskpack.models.families import FAMILIES
 from maskpack.tasks.card import card_facts
-from maskpack.tasks.types import type_of
+from maskpack.tasks.types import TASK_TYPES, may_use_pooler, type_of
 
 if TYPE_CHECKING:
     pass
@@ -72,7 +72,7 @@ def inspect(
     if json:
         render.data(codec.dumps(_describe(opened), indent=2, sort_keys=True))
         return
-    manifest, padding = opened.manifest, _padding(opened)
+    manifest, padding, unread = opened.manifest, _padding(opened), _unread_pooler(opened)
     render.table(
         f"{artifact}",
         ("part", "value"),
@@ -81,6 +81,7 @@ def inspect(
             ("backbone", f"{manifest.scheme.bits} bits, {render.size(opened.size(BACKBONE))}"),
             ("masked weights", f"{opened.backbone.maskable:,}"),
             ("backbone digest", manifest.backbone_sha256[:16]),
+            *([("pooler that no task reads", render.size(unread))] if unread else []),
             *([] if padding is None else [("padding, behind the last token", f"token {padding}")]),
         ],
     )
@@ -225,8 +226,21 @@ def _describe(opened: Artifact) -> dict[str, Any]:
         "backbone_bytes": opened.size(BACKBONE),
         "backbone_sha256": manifest.backbone_sha256,
         "padding_token": _padding(opened),
+        "unread_pooler_bytes": _unread_pooler(opened),
         "tasks": tasks_found,
     }
+
+
+def _unread_pooler(opened: Artifact) -> int:
+    """Bytes of the encoder's pooler where there are tasks and none of them reads it; folded graphs of these do not hold it."""
+    tasks = opened.manifest.tasks.values()
+    known = all(entry.kind in TASK_TYPES for entry in tasks)
+    if not tasks or not known or any(may_use_pooler(entry) for entry in tasks):
+        return 0
+    backbone = opened.backbone
+    codes = {name: one.pack().nbytes + one.scales.nbytes for name, one in backbone.linears.items()}
+    floats = {name: array.nbytes for name, array in backbone.dense.items()}
+    return sum(size for name, size in (codes | floats).items() if name.startswith("pooler."))
 
 
 def _padding(opened: Artifact) -> int | None:

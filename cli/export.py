@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as codec
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +25,7 @@ from maskpack.formats import ConfigError, open_artifact
 from maskpack.runtime.task import pick_task
 
 if TYPE_CHECKING:
-    from maskpack.exporters.report import Report, TextCheck
+    from maskpack.exporters.report import GraphFacts, Report, TextCheck
 
 Reference = Annotated[
     str | None, Option(help="Fine-tuned model to compare with as well: folder or hub id.")
@@ -50,6 +50,7 @@ _OF_GRAPHS = (
         "data",
         "reference",
         "vocab",
+        "cut_positions",
     ),
     *("atol", "rtol", "max_drop", "verify"),
 )
@@ -107,7 +108,12 @@ def export(
         return
     tolerance = limits.over(graph.compute)
     if graph.layout != Layout.FOLDED:
-        for option, given in (("reference", reference), ("vocab", vocab)):
+        folded = (
+            ("reference", reference),
+            ("vocab", vocab),
+            ("cut-positions", graph.cut_positions),
+        )
+        for option, given in folded:
             if given:
                 raise ConfigError(f"`--{option}` is for `--layout folded`")
         names = tuple(task or ())
@@ -143,6 +149,7 @@ def export(
         opset=graph.opset,
         fused=graph.fused,
         vocab=tuple(vocab or ()),
+        cut_positions=graph.cut_positions,
     )
     report = export_onnx(request)
     if report is None:
@@ -273,18 +280,11 @@ def show_report(report: Report, *, json: bool) -> None:
     if json:
         render.data(report.to_json())
         return
-    graph = report.graph
     render.table(
         f"{report.task}, {report.compute}: {'within tolerance' if report.ok else 'REFUSED'}",
         ("what", "value"),
         [
-            ("file", f"{render.size(graph.bytes)}, {graph.nodes} nodes, opset {graph.opset}"),
-            ("removed", f"{graph.removed:,} of {graph.mask_zeros:,} weights the mask removes"),
-            *(
-                [("left out", f"{graph.left_out:,} of them, with their units")]
-                if graph.left_out
-                else []
-            ),
+            *_graph_rows(report.graph),
             ("session", ", ".join(f"{key} {value}" for key, value in report.session.items())),
             *([] if report.texts is None else [("texts", _read_alike(report.texts))]),
         ],
@@ -305,6 +305,16 @@ def show_report(report: Report, *, json: bool) -> None:
     _show_accuracy(report)
     for finding in report.findings:
         render.data(f"wrong: {finding}")
+
+
+def _graph_rows(graph: GraphFacts) -> Iterator[tuple[str, str]]:
+    """What a verdict says of the file."""
+    yield "file", f"{render.size(graph.bytes)}, {graph.nodes} nodes, opset {graph.opset}"
+    yield "removed", f"{graph.removed:,} of {graph.mask_zeros:,} weights the mask removes"
+    if graph.left_out:
+        yield "left out", f"{graph.left_out:,} of them, with their units"
+    if graph.longest is not None:
+        yield "positions", f"up to {graph.longest} tokens, {graph.cut_bytes:,} bytes less"
 
 
 def _read_alike(texts: TextCheck) -> str:

@@ -71,6 +71,7 @@ def _export_from(artifact: Artifact, request: ExportRequest) -> Report | None:
             compute=request.compute,
             opset=request.opset,
             fused=request.fused,
+            cut=request.cut_positions,
         )
         report = None
         if request.verify:
@@ -121,10 +122,11 @@ def write_folder(
     compute: str,
     opset: int = OPSET,
     fused: bool = True,
+    cut: bool = False,
 ) -> None:
     """Write graph and configurations of one task, and the tokenizer, into an existing folder."""
     entry = artifact.entry(task)
-    builder = GraphBuilder(artifact, context, compute, opset=opset, fused=fused)
+    builder = GraphBuilder(artifact, context, compute, opset=opset, fused=fused, cut=cut)
     config = task_config(artifact, entry)
     if type_of(entry).decoder.vectors:
         write_sentence_files(

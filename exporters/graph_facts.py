@@ -19,6 +19,7 @@ from maskpack.exporters.arithmetic.base import Arithmetic, Read
 from maskpack.exporters.graph.builder import module_of, modules_of, shrunk_of
 from maskpack.exporters.graph.editor import MASKS
 from maskpack.exporters.graph.external_masks import Form, unstack_bits, unstack_flips
+from maskpack.exporters.graph.positions import LEFT_OUT, LONGEST
 from maskpack.exporters.graph.units import ALL, Kept, Shrunk, as_index, index_names, take
 from maskpack.exporters.report import GraphFacts
 from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
@@ -66,7 +67,17 @@ def graph_facts(
         removed=removed,
         left_out=left_out,
         wrong=wrong,
+        **_cut_of(model),
     )
+
+
+def _cut_of(model: onnx.ModelProto) -> dict[str, int]:
+    """What a graph says of rows of positions that were left out; nothing of one that has all."""
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    found = told.get(LONGEST, ""), told.get(LEFT_OUT, "")
+    if not all(number.isdecimal() for number in found):
+        return {}
+    return {"longest": int(found[0]), "cut_bytes": int(found[1])}
 
 
 def _nodes(graph: onnx.GraphProto) -> int:

@@ -135,6 +135,13 @@ class GraphOptions(Options):
             flag="fused-attention/--plain-attention",
         ),
     ] = True
+    cut_positions: Annotated[
+        bool,
+        Opt(
+            "Leave out rows of positions behind the task's --max-length in a folded graph, which then reads no longer input.",
+            flag="cut-positions/--all-positions",
+        ),
+    ] = False
     verify: Annotated[bool, Opt("Compare with the masked torch model.")] = True
 
 
@@ -155,6 +162,7 @@ class ExportRequest:
         fused: whether batches without padding take ONNX Runtime's attention operator, where the arithmetic is for CPUs.
         rows: evaluation rows in place of `data`.
         vocab: files of texts: the graph and its tokenizer hold the tokens that these need, see `trim_vocabulary`; none: all.
+        cut_positions: whether rows of positions behind the task's `max_length` are left out; the graph reads no longer input then.
     """
 
     artifact: Path
@@ -169,6 +177,7 @@ class ExportRequest:
     fused: bool = GraphOptions.fused
     rows: Split | None = None
     vocab: tuple[Path, ...] = ()
+    cut_positions: bool = GraphOptions.cut_positions
 
 
 @dataclass(frozen=True)

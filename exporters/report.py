@@ -97,6 +97,8 @@ class GraphFacts:
             graph is wrong.
         left_out: weights of removed units that are not in the graph; they count as zeros.
         wrong: integers of matrices that lost units which are not those of the backbone at their places.
+        longest: tokens of an input at most, where rows of positions were left out; None: what the model reads.
+        cut_bytes: of these rows.
     """
 
     bytes: int
@@ -109,6 +111,8 @@ class GraphFacts:
     removed: int
     left_out: int = 0
     wrong: int = 0
+    longest: int | None = None
+    cut_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,9 @@ def _verify(subject: Subject) -> Report:
         subject.encoder.family.base,
         own,
     )
-    torch_side = _torch_answers(subject, reading)  # its model is gone before the graph is loaded
+    torch_side = _torch_answers(
+        subject, reading, facts.longest
+    )  # its model is gone before the graph is loaded
     session = make_session(adapter or subject.graph, providers=subject.providers)
     wrong = check_signature(session, subject.artifact, subject.entry, subject.encoder)
     findings = [*reading.findings, *wrong, *_check_zeros(facts)]
@@ -262,13 +264,13 @@ class _TorchAnswers:
     reference: NDArray[np.float32] | None
 
 
-def _torch_answers(subject: Subject, reading: Reading) -> _TorchAnswers:
+def _torch_answers(subject: Subject, reading: Reading, longest: int | None) -> _TorchAnswers:
     model = restore_task(subject.artifact, subject.task, for_answers=True)
     masked, encoder = torch_predict(model), subject.encoder
     shapes = []
     inputs, config = inputs_of(encoder.family), model.config.to_dict()
     some = [
-        (batch, min(length, _longest(subject, model.config, batch)), padded)
+        (batch, min(length, longest or length, _longest(subject, model.config, batch)), padded)
         for batch, length, padded in SHAPES
     ]
     for shape in inputs.shapes(encoder.family, config, some):

@@ -104,7 +104,8 @@ class ConstantPart:
         self.nodes: list[Node] = []
         self.tensors: dict[str, Tensor] = {}
         self._rest: list[tuple[int, memoryview]] = []
-        given, self._given_back = set(), set()
+        self._given_back: set[str] = set()
+        given: set[str] = set()
         for field in read_fields(graph):
             if field.number == _NODE:
                 self.nodes.append(_node(field.raw, _bytes(field.value)))

@@ -346,13 +346,19 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
             raise ExportError(f"`{tasks[name].graph}` and `{files.graph}` both hold `{name}`")
         tasks[name] = files
     if not tasks:
-        if any(True for kind in ("", f"{_SEEN}/") for _ in folder.glob(f"{kind}{_SEEN}.onnx.gz")):
-            raise ExportError(
-                f"the graphs at `{folder}` are under gzip, which web pages unpack",
-                f"unpack a copy: gunzip -r {folder}",
-            )
-        raise ExportError(f"no exported task at `{folder}`", Hint(_HINT, path=folder))
+        raise _no_task(folder)
     return tasks
+
+
+def _no_task(folder: Path) -> ExportError:
+    """That a folder holds no task, or none that is unpacked."""
+    packed = (found for kind in ("", f"{_SEEN}/") for found in folder.glob(f"{kind}*.onnx.gz"))
+    if next(packed, None) is None:
+        return ExportError(f"no exported task at `{folder}`", Hint(_HINT, path=folder))
+    return ExportError(
+        f"the graphs at `{folder}` are under gzip, which web pages unpack",
+        f"unpack a copy: gunzip -r {folder}",
+    )
 
 
 def base_beside(adapter: Path) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from maskpack.formats import Artifact, Backbone, DataError, ModelError, Patch, TaskEntry
-from maskpack.formats.pooling import Pooling, pooling_of, uses_pooler
+from maskpack.formats.pooling import Pooling, pooling_of
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.target import TargetScale
 from maskpack.formats.waiting import announced
@@ -35,7 +35,7 @@ from maskpack.tasks.probes import shipped_difference
 from maskpack.tasks.task import Task
 from maskpack.tasks.texts import Files, TextPreprocessor
 from maskpack.tasks.token_cache import encode_split
-from maskpack.tasks.types import TaskType, type_of
+from maskpack.tasks.types import TaskType, may_use_pooler, type_of
 from maskpack.tasks.types.vectors import grouped_texts
 
 _LOG = logging.getLogger(__name__)
@@ -241,12 +241,6 @@ def backbone_for(artifact: Artifact, entry: TaskEntry) -> Backbone:
     """The parameters of a backbone that a task uses: one whose head pools in another way than through the pooler has none."""
     backbone = artifact.backbone
     return backbone if may_use_pooler(entry) else backbone.without(POOLER)
-
-
-def may_use_pooler(entry: TaskEntry) -> bool:
-    """Whether a task may use the backbone's parameters of a pooler: it has one answer a text, and its head no other pooling."""
-    decoder = type_of(entry).decoder
-    return uses_pooler(entry) and not (decoder.per_token or decoder.vectors)
 
 
 def described(

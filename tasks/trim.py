@@ -51,7 +51,7 @@ from maskpack.models.trimmed_model import (
 )
 from maskpack.models.trimmed_tokenizer import TrimmedTokenizer, Wanted
 from maskpack.tasks.card import card_facts
-from maskpack.tasks.context import ModelContext, described, may_use_pooler, task_config
+from maskpack.tasks.context import ModelContext, described, task_config
 from maskpack.tasks.evaluation.evaluate import prefixes_of
 from maskpack.tasks.peaks import measure_divisors
 from maskpack.tasks.read_again import (
@@ -62,7 +62,7 @@ from maskpack.tasks.read_again import (
     read_texts,
     trim_tokenizer,
 )
-from maskpack.tasks.types import TASK_TYPES
+from maskpack.tasks.types import TASK_TYPES, may_use_pooler
 
 _LOG = logging.getLogger(__name__)
 

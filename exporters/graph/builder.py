@@ -33,6 +33,7 @@ from maskpack.exporters.graph.external_masks import (
 from maskpack.exporters.graph.masked import masked_graph, under
 from maskpack.exporters.graph.opset import in_opset
 from maskpack.exporters.graph.passes import RewriteContext
+from maskpack.exporters.graph.positions import CutPositions
 from maskpack.exporters.graph.shrink import GatherBiases, shrink, whole_biases
 from maskpack.exporters.graph.store import (
     Scratch,
@@ -57,11 +58,11 @@ from maskpack.runtime.task import GRAPH_DATA
 from maskpack.tasks.context import (
     ModelContext,
     backbone_for,
-    may_use_pooler,
     outline_task,
     task_config,
 )
 from maskpack.tasks.peaks import measure_divisors
+from maskpack.tasks.types import may_use_pooler
 
 MOST_BYTES = 2**31
 """Bytes that a protobuf message must stay below."""
@@ -78,6 +79,7 @@ class GraphBuilder:
         opset: of the graphs.
         fused: whether batches without padding take ONNX Runtime's attention operator, where the arithmetic is for CPUs.
         trunk_layers: layers of a trunk that tasks share, where a layout has one; None: as many as the tasks allow.
+        cut: whether folded graphs leave out rows of tables that no text of the task reaches.
 
     Attributes:
         base: attribute of the classifier that holds the encoder.
@@ -93,9 +95,11 @@ class GraphBuilder:
         opset: int = OPSET,
         fused: bool = True,
         trunk_layers: int | None = None,
+        cut: bool = False,
     ) -> None:
         self.artifact, self.context, self._narrow = artifact, context, narrow
         self.opset, self._fused, self.trunk_layers = opset, fused, trunk_layers
+        self._cut = cut
         self._arithmetic = find_arithmetic(compute)
         self.base = context.family.base
         self._some = usual_entry(artifact)
@@ -144,7 +148,10 @@ class GraphBuilder:
         """The graph of a task with its masked weights, without those of removed units."""
         shrunk = self.shrunk(entry)
         masks = FoldedMasks(self._removed(entry), self._kept(shrunk))
-        return self._of_task(entry, masks, shrunk)
+        graph = self._of_task(entry, masks, shrunk)
+        if self._cut:
+            CutPositions(entry.max_length)(graph)
+        return graph
 
     def with_external_masks(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from maskpack.formats import ArtifactError, TaskEntry
+from maskpack.formats.pooling import uses_pooler
 from maskpack.tasks.types.answers import QuestionAnswering
 from maskpack.tasks.types.base import TaskType
 from maskpack.tasks.types.entities import TokenClassification
@@ -47,9 +48,15 @@ def type_of(entry: TaskEntry) -> TaskType:
     return TASK_TYPES[entry.kind]
 
 
+def may_use_pooler(entry: TaskEntry) -> bool:
+    """Whether a task may use the backbone's parameters of a pooler: it has one answer a text, and its head no other pooling."""
+    decoder = type_of(entry).decoder
+    return uses_pooler(entry) and not (decoder.per_token or decoder.vectors)
+
+
 def has_several(problem_type: str | None) -> bool:
     """Whether models of what transformers calls a problem type may give several labels a row."""
     return any(one.several and one.problem_type == problem_type for one in TASK_TYPES.values())
 
 
-__all__ = ["TASK_TYPES", "TaskType", "has_several", "type_of"]
+__all__ = ["TASK_TYPES", "TaskType", "has_several", "may_use_pooler", "type_of"]
