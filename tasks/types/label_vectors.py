@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats import DataError
 from maskpack.tasks.types.base import GIVE_A_LABEL
-from maskpack.tasks.types.vectors import Vectors, nearness
+from maskpack.tasks.types.vectors import CLASS, Vectors, nearness
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ _WIDTH = 16  # numbers of a random vector
 
 
 class LabelRetrieval(Vectors):
-    """Texts that should find those of their own label: labels are numbers of classes, int64 `(rows)`."""
+    """Texts that should find those of their own label: labels are numbers of classes, int32 `(rows)`."""
 
     name = "label-retrieval"
     summary = "a vector of a text, near to those of texts with its label"
@@ -47,7 +47,7 @@ class LabelRetrieval(Vectors):
     def encode(
         self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
     ) -> NDArray[Any]:
-        """Numbers of labels, int64 `(rows)`; they count through one split alone.
+        """Numbers of labels, int32 `(rows)`; they count through one split alone.
 
         Raises:
             DataError: no label has two rows, or there is one label only.
@@ -62,7 +62,7 @@ class LabelRetrieval(Vectors):
                 "no text could find one of its label among others",
                 "give two labels or more, of which some have two rows",
             )
-        return numbers.astype(np.int64).reshape(-1)
+        return numbers.astype(CLASS).reshape(-1)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of a text's cosines with the partners of a batch, of which others of its label do not count."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _SCALE = 20.0
 """Of cosines before a softmax or an exponential, as in sentence-transformers: a temperature of 1/20."""
 
+CLASS = np.dtype(np.int32)
+"""Type of labels that are numbers of classes: another text of its class is then the second of a row's group."""
+
 _BLOCK = 1024  # anchors that are compared with all candidates at once
 
 
@@ -134,7 +137,7 @@ def grouped_texts(split: Split) -> list[tuple[str, ...]]:
 
     Prefixes stand before texts already; that of a second text is also the label's.
     """
-    if split.labels.dtype == np.int64:
+    if split.labels.dtype == CLASS:
         texts = [row[0] for row in split.texts]
         return [(texts[row], texts[other]) for row, other in enumerate(partners(split.labels))]
     if split.labels.dtype != object:
@@ -143,7 +146,7 @@ def grouped_texts(split: Split) -> list[tuple[str, ...]]:
     return [(row[0], split.second + label, *row[1:]) for row, label in pairs]
 
 
-def partners(labels: NDArray[np.int64]) -> list[int]:
+def partners(labels: NDArray[np.int32]) -> list[int]:
     """For each row another one of its class, `(rows)`: the next in a random order that is the same each time; a row alone is its own.
 
     >>> partners(np.array([3, 5, 3, 7]))
