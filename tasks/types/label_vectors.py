@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats import DataError
 from maskpack.tasks.types.base import GIVE_A_LABEL
-from maskpack.tasks.types.vectors import CLASS, Vectors, nearness
+from maskpack.tasks.types.vectors import CLASS, Vectors, nearest, nearness
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,12 @@ class LabelRetrieval(Vectors):
         near = nearness(logits[:, 0], logits[:, 1]).masked_fill(same, -torch.inf)
         return super().loss(near, right)
 
+    def rows_of_texts(
+        self, texts: Sequence[str], vectors: NDArray[np.float32]
+    ) -> tuple[tuple[tuple[str, ...], ...], NDArray[Any]]:
+        """Texts that are joined by steps from one to the nearest other one have a label."""
+        return tuple((text,) for text in texts), joined(nearest(vectors))
+
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """The vectors themselves, `(rows, 2, w)`; `answered` ranks them."""
         return logits
@@ -85,6 +91,27 @@ class LabelRetrieval(Vectors):
         """The ranks of random vectors, the same each time."""
         vectors = np.random.default_rng(0).standard_normal((len(labels), _WIDTH))
         return [label_ranks(vectors.astype(np.float32), labels)]
+
+
+def joined(others: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Numbers of the groups that steps from each row to another one join, `(n)`, in the order of their first rows.
+
+    >>> joined(np.array([1, 0, 3, 2, 0])).tolist()
+    [0, 0, 1, 1, 0]
+    """
+    parent = list(range(len(others)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for row, other in enumerate(others.tolist()):
+        first, second = sorted((root(row), root(other)))
+        parent[second] = first
+    _, numbers = np.unique([root(row) for row in range(len(parent))], return_inverse=True)
+    return numbers.astype(CLASS).reshape(-1)
 
 
 def label_ranks(vectors: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.int64]:

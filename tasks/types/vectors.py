@@ -7,6 +7,7 @@ not (`Retrieval`) the first should be nearer than any other text of the batch.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,17 @@ class Vectors(WithoutLabels, CrossEntropy):
     preprocessor = "groups"
     grouped = True
 
+    @abstractmethod
+    def rows_of_texts(
+        self, texts: Sequence[str], vectors: NDArray[np.float32]
+    ) -> tuple[tuple[tuple[str, ...], ...], NDArray[Any]]:
+        """Rows and their labels as `encode` gives them, of texts alone: what the vectors of a teacher say.
+
+        Args:
+            texts: two or more.
+            vectors: of them, `(n, w)`.
+        """
+
     def distillation_loss(self, logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
         """That of the nearness of each first text to all other texts of the batch."""
         own, other = (nearness(each[:, 0], each[:, 1:].flatten(0, 1)) for each in (logits, wanted))
@@ -71,6 +83,15 @@ class Similarity(Numbers, Vectors):
         apart = cosines[None, :] - cosines[:, None]
         wrong = torch.where(labels[:, None] > labels[None, :], apart, -torch.inf).flatten()
         return torch.logsumexp(torch.cat([wrong.new_zeros(1), wrong]), dim=0)
+
+    def rows_of_texts(
+        self, texts: Sequence[str], vectors: NDArray[np.float32]
+    ) -> tuple[tuple[tuple[str, ...], ...], NDArray[Any]]:
+        """Each text with the nearest other one, or with the next, in turns; the number is the cosine."""
+        others, turn = nearest(vectors), np.arange(len(texts))
+        others = np.where(turn % 2 == 0, others, (turn + 1) % len(texts))
+        rows = tuple((texts[row], texts[other]) for row, other in enumerate(others.tolist()))
+        return rows, (vectors * vectors[others]).sum(axis=1).astype(np.float32)
 
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Cosines, float32 `(rows)`."""
@@ -118,6 +139,14 @@ class Retrieval(Vectors):
         near = nearness(logits[:, 0], others).masked_fill(same, -torch.inf)
         return super().loss(near, right)
 
+    def rows_of_texts(
+        self, texts: Sequence[str], vectors: NDArray[np.float32]
+    ) -> tuple[tuple[tuple[str, ...], ...], NDArray[Any]]:
+        """Each text should find the nearest other one."""
+        found = np.empty(len(texts), dtype=object)
+        found[:] = [texts[other] for other in nearest(vectors).tolist()]
+        return tuple((text,) for text in texts), found
+
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """The vectors themselves, `(rows, g, w)`; `answered` ranks them."""
         return logits
@@ -130,6 +159,20 @@ class Retrieval(Vectors):
         """The ranks of chance: each text once at each rank."""
         texts = len(np.unique(labels if labels.ndim == 1 else labels[:, :-1]))
         return [np.arange(len(labels)) % texts]
+
+
+def nearest(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """For each vector the number of the nearest other one, `(n)`.
+
+    >>> nearest(np.array([[1, 0], [0, 1], [0.9, 0.1]], dtype=np.float32)).tolist()
+    [2, 2, 0]
+    """
+    found = np.empty(len(vectors), dtype=np.int64)
+    for start in range(0, len(vectors), _BLOCK):
+        near = vectors[start : start + _BLOCK] @ vectors.T
+        near[np.arange(len(near)), np.arange(start, start + len(near))] = -np.inf
+        found[start : start + _BLOCK] = near.argmax(axis=1)
+    return found
 
 
 def grouped_texts(split: Split) -> list[tuple[str, ...]]:
