@@ -121,6 +121,7 @@ _ASKED = {
     "regression": "--regression",
     "similarity": "--type sentence-similarity --regression",
     "retrieval": "--type sentence-similarity",
+    "label-retrieval": "--type sentence-similarity --same-label",
     "token-classification": "--type token-classification",
     "question-answering": "--type question-answering",
     "image-classification": "a folder of images by class, or --type image-classification",

@@ -32,7 +32,7 @@ from maskpack.models.load import Pretrained, load_finetuned, load_pretrained
 from maskpack.models.locate import resolve
 from maskpack.tasks.context import ModelContext, check_same_reading
 from maskpack.tasks.data.splits import Split
-from maskpack.tasks.options import TaskOptions
+from maskpack.tasks.options import TaskOptions, Type
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class AdoptRequest:
         data: task -> its rows, with labels or without.
         eval_data: task -> rows with labels to evaluate it on.
         texts: texts, or images, for every task: for one without rows of its own all there is, for others rows beside theirs.
-        columns: columns of the rows, if they have no plain names.
+        columns: columns of the rows, if they have no plain names. Models that give vectors need their `type`, for all checkpoints alike.
         resume: whether tasks that are in the artifact already are left, and a stopped one goes on.
         replace: whether tasks of these names may be learned again.
         device: kind of device; None: the usual one.
@@ -174,7 +174,8 @@ def _adopt(request: AdoptRequest, on_progress: Callable[[str], OnProgress]) -> A
     base_name, base = _base(request)
 
     # weights of each checkpoint close to it, the same reading: all are checked before the first step
-    related = {name: _related(base, model) for name, model in request.models.items()}
+    vectors = request.columns.type is Type.VECTORS
+    related = {name: _related(base, model, vectors) for name, model in request.models.items()}
 
     # one task after the other: rows, teacher, mask; the backbone is read, or quantised once
     tasks, prepared = [], None
@@ -200,7 +201,8 @@ def _base(request: AdoptRequest) -> tuple[str, Pretrained]:
     if request.base is not None:
         return request.base, load_pretrained(request.base)
     models = tuple(request.models.values())
-    name, base = find_base(models, auto_class=_class_of(models[0]))
+    vectors = request.columns.type is Type.VECTORS
+    name, base = find_base(models, auto_class=_class_of(models[0]), vectors=vectors)
     _LOG.info("the base is `%s`", base.name)
     return name, base
 
@@ -216,13 +218,13 @@ class _Related:
     model_bytes: int
 
 
-def _related(base: Pretrained, model: str) -> _Related:
+def _related(base: Pretrained, model: str, vectors: bool) -> _Related:
     """A checkpoint beside the base.
 
     Raises:
         ModelError: it comes from another model, or reads texts or images otherwise.
     """
-    classifier = load_finetuned(model, auto_class=_class_of(model))
+    classifier = load_finetuned(model, auto_class=_class_of(model), vectors=vectors)
     found = ancestry(base, classifier, model)
     found.check()
     own = load_pretrained(model, classifier=classifier)

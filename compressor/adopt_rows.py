@@ -12,15 +12,21 @@ import numpy as np
 
 from maskpack.compressor.prepare import TaskRows
 from maskpack.compressor.types import FitRequest
-from maskpack.formats import ConfigError, ModelError
+from maskpack.formats import ConfigError, DataError, ModelError
 from maskpack.formats.errors import Hint
 from maskpack.models.config import load_config
 from maskpack.models.families import IMAGES
 from maskpack.models.labels import label_names
-from maskpack.models.load import AUTO_CLASS, Pretrained
+from maskpack.models.load import AUTO_CLASS, Pretrained, load_finetuned
 from maskpack.models.locate import resolve
 from maskpack.tasks.context import ModelContext
-from maskpack.tasks.data.columns import Said, plain_columns, plain_texts, task_of_said
+from maskpack.tasks.data.columns import (
+    Said,
+    found_columns,
+    plain_columns,
+    plain_texts,
+    task_of_said,
+)
 from maskpack.tasks.data.held_out import held_out_places
 from maskpack.tasks.data.images import IMAGE_COLUMNS, is_bare_folder
 from maskpack.tasks.data.splits import Split, TaskData, load_data, load_dev
@@ -28,11 +34,13 @@ from maskpack.tasks.data.tables import column_names
 from maskpack.tasks.data.unlabelled import is_lines, read_unlabelled
 from maskpack.tasks.options import TaskOptions, Type
 from maskpack.tasks.preprocess import load_splits, prompted
-from maskpack.tasks.pretrained_head import FRESH, Finding, find_head, is_of_class
+from maskpack.tasks.pretrained_head import FRESH, Finding, PretrainedHead, find_head, is_of_class
 from maskpack.tasks.task import Task
 from maskpack.tasks.types import TASK_TYPES, TaskType
+from maskpack.tasks.types.vectors import Vectors
 
 _NUMBER = TASK_TYPES["regression"].problem_type
+_FEWEST = 20  # texts: of a tenth that is held out, each has another one to find
 
 
 def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) -> TaskRows:
@@ -49,6 +57,7 @@ def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) 
     """
     assert fit.data is not None
     assert fit.finetuned is not None
+    vectors = _of_vectors(fit.finetuned) if fit.task.type.decoder.vectors else None
     if label_column(fit.data, columns) is None:
         task = prompted(fit.task, fit.finetuned, None)
         config = load_config(resolve(fit.finetuned))
@@ -59,7 +68,7 @@ def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) 
                 f"`{fit.finetuned}` has the outputs {', '.join(names)}, which are not those of {task.type.name}",
                 "give rows with labels, or a model whose tags are O, B-x and I-x for each kind x",
             )
-        find = partial(_found_head, fit.finetuned)
+        find = partial(_found_head, fit.finetuned) if vectors is None else lambda _: vectors
         rows = unlabelled_rows(fit, task, labels, find, ModelContext.of_pretrained(base))
         rows = replace(rows, facts={"labels": "of the fine-tuned model"})
     else:
@@ -72,9 +81,14 @@ def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) 
             revision=None,
             cache=fit.cache,
         )
-        rows = TaskRows(data, finding)
+        rows = TaskRows(data, vectors or finding)
     _check_head(rows.finding, fit.finetuned)
     return replace(rows, facts={**rows.facts, "adopted": Path(fit.finetuned).name})
+
+
+def _of_vectors(model: str) -> Finding:
+    """A model that gives vectors, which has no head."""
+    return Finding(PretrainedHead(model, (), {}), None, load_finetuned(model, vectors=True))
 
 
 def _found_head(model: str, data: TaskData) -> Finding:
@@ -99,7 +113,8 @@ def label_column(path: Path, columns: TaskOptions) -> str | None:
     names = column_names(path)
     if columns.label_field is not None:
         return columns.label_field if columns.label_field in names else None
-    plain = plain_columns(names)
+    found = found_columns(names) if columns.type is Type.VECTORS else None
+    plain = found or plain_columns(names)
     return None if plain is None else plain[-1]
 
 
@@ -113,6 +128,13 @@ def task_of_rows(name: str, model: str, path: Path, columns: TaskOptions) -> Tas
         columns: what is said of them.
     """
     kind, label = kind_of(load_config(resolve(model))), label_column(path, columns)
+    if columns.type is Type.VECTORS:
+        if label is not None:
+            return replace(
+                task_of_said(Said(name, named=False, data=path, options=columns)), name=name
+            )
+        assert columns.kind is not None
+        kind = TASK_TYPES[columns.kind]
     if label is not None:
         said = replace(
             columns,
@@ -151,9 +173,7 @@ def kind_of(config: Any) -> TaskType:
     types = [one for one in TASK_TYPES.values() if is_of_class(config, one.auto_class)]
     own = [one for one in types if one.auto_class != AUTO_CLASS]
     own = own or [one for one in TASK_TYPES.values() if one.auto_class == AUTO_CLASS]
-    wanted = config.problem_type
-    if config.num_labels == 1:
-        wanted = _NUMBER
+    wanted = _NUMBER if config.num_labels == 1 else config.problem_type or own[0].problem_type
     return next((one for one in own if one.problem_type == wanted), own[0])
 
 
@@ -174,8 +194,7 @@ def unlabelled_rows(
         context: of the encoder, whose tokens the model reads.
     """
     assert fit.data is not None
-    images = task.type.reads == IMAGES
-    texts = read_unlabelled(fit.data, task.texts, images=images)
+    texts = _texts_alone(fit.data, task)
     held = set(held_out_places(["" for _ in texts]).tolist()) if fit.eval_data is None else set()
     train, dev = (
         _blank(task, [row for i, row in enumerate(texts) if (i in held) is wanted], labels)
@@ -186,6 +205,27 @@ def unlabelled_rows(
     answer = _answers(task, labels, fit, finding, context)
     dev = answer(dev) if fit.eval_data is None else load_dev(task, labels, data=fit.eval_data)
     return TaskRows(replace(data, train=answer(data.train), dev=dev), finding, labelled=False)
+
+
+def _texts_alone(path: Path, task: Task) -> Sequence[tuple[str, ...]]:
+    """Rows without labels; of a type that reads texts one by one each text once.
+
+    Raises:
+        DataError: there are too few to be compared.
+    """
+    columns, kind = task.texts, task.type
+    if not kind.grouped:
+        return read_unlabelled(path, columns, images=kind.reads == IMAGES)
+    if is_lines(path) or not set(columns) <= set(column_names(path)):
+        columns = columns[:1]
+    rows = read_unlabelled(path, columns)
+    texts = dict.fromkeys(text for row in rows for text in row if text.strip())
+    if len(texts) < _FEWEST:
+        raise DataError(
+            f"`{path}` holds {len(texts)} different texts, and vectors are compared with each other",
+            f"give {_FEWEST} or more",
+        )
+    return [(text,) for text in texts]
 
 
 def images_of(fit: FitRequest) -> Split | None:
@@ -201,7 +241,8 @@ def images_of(fit: FitRequest) -> Split | None:
 def _blank(task: Task, texts: Sequence[tuple[str, ...]], labels: Sequence[str]) -> Split:
     """Rows that nobody has answered yet."""
     kind = task.type
-    some = kind.answers(np.zeros((1, max(1, len(labels))), dtype=np.float32))
+    empty = np.zeros((1, max(1, len(labels))), dtype=np.float32)
+    some = empty[0] if kind.grouped else kind.answers(empty)  # texts that are read one by one
     root = Path() if kind.reads == IMAGES else None
     return Split(tuple(texts), kind.blank(some, len(texts)), windows=task.windows, root=root)
 
@@ -222,6 +263,9 @@ def _answers(
         rows = preprocessor.encode(texts, max_length=fit.config.max_length)
         logits = finding.logits(rows)
         assert logits is not None  # `find` gives a model
+        if isinstance(kind, Vectors):
+            own, labels_of = kind.rows_of_texts([row[0] for row in split.texts], logits[:, 0])
+            return replace(split, texts=own, labels=labels_of)
         if not kind.structured:
             return replace(split, labels=kind.answers(logits))
         told = preprocessor.told(texts, max_length=fit.config.max_length)

@@ -288,11 +288,6 @@ def _rows(fit: FitRequest, old: Artifact, context: ModelContext) -> TaskRows:
     head = PretrainedHead(f"{old.path}:{entry.name}", entry.labels, kept)
     finding = Finding(head, None, classifier)
     if not _has_labels(fit):
-        if fit.task.type.grouped:
-            raise ConfigError(
-                f"`{entry.name}` is a {entry.kind}, and `{fit.data}` has no labels",
-                "give rows with labels as `data`",
-            )
         rows = unlabelled_rows(fit, fit.task, entry.labels, lambda _: finding, context)
         return as_started(fit, replace(rows, facts={"labels": "of the old task", **facts}))
     data = load_data(fit.task, data=fit.data, eval_data=fit.eval_data)

@@ -12,7 +12,7 @@ from maskpack.formats import Artifact, TaskEntry
 from maskpack.formats.options import options_of
 from maskpack.tasks.evaluation.evaluate import task_of
 from maskpack.tasks.options import Type
-from maskpack.tasks.task import TASKS, Task, Unlabelled
+from maskpack.tasks.task import TASKS, Kind, Task, Unlabelled
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Recorded:
 
     tree: Mapping[str, Any]
     unknown: Mapping[str, str]
+
+
+_OF_NUMBERS = (Kind.REGRESSION, Kind.IMAGE_REGRESSION, Kind.SIMILARITY)
 
 
 def _known(entry: TaskEntry) -> Task | None:
@@ -52,7 +55,8 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
             "pair_field": second,
             "label_field": learned.label,
             "type": None if learned.type.pipeline_tag == Type.TEXT else learned.type.pipeline_tag,
-            "regression": learned.type.problem_type == "regression" or None,
+            "regression": learned.kind in _OF_NUMBERS or None,
+            "same_label": learned.kind == Kind.LABEL_RETRIEVAL or None,
             "multi_label": learned.type.several or None,
             "label_separator": learned.separator,
             "stride": learned.windows.stride,

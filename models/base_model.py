@@ -75,17 +75,20 @@ class Ancestry:
             )
 
 
-def find_base(models: Sequence[str], *, auto_class: str = AUTO_CLASS) -> tuple[str, Pretrained]:
+def find_base(
+    models: Sequence[str], *, auto_class: str = AUTO_CLASS, vectors: bool = False
+) -> tuple[str, Pretrained]:
     """The pretrained model that fine-tuned checkpoints come from, and the name by which it is loaded.
 
     Args:
         models: the checkpoints.
         auto_class: class of transformers that loads the first one.
+        vectors: whether it gives vectors.
 
     Raises:
         ConfigError: no candidate is close to the first checkpoint.
     """
-    first = load_finetuned(models[0], auto_class=auto_class)
+    first = load_finetuned(models[0], auto_class=auto_class, vectors=vectors)
     tried: list[str] = []
     nearest: tuple[float, str, Pretrained] | None = None
     for name in _candidates(models):

@@ -377,7 +377,7 @@ DECODERS: dict[str, OutputDecoder] = {
         False, _number, _same_number, join=joined_means, modules=("windows",)
     ),
     "similarity": _OF_A_TEXT,
-    "retrieval": _OF_A_TEXT,
+    **dict.fromkeys(("retrieval", "label-retrieval"), _OF_A_TEXT),
     "token-classification": OutputDecoder(
         True,
         _entities,

@@ -13,6 +13,7 @@ class Kind(StrEnum):
     MULTI_LABEL = "multi-label"
     SIMILARITY = "similarity"
     RETRIEVAL = "retrieval"
+    LABEL_RETRIEVAL = "label-retrieval"
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a type of task
     QUESTION_ANSWERING = "question-answering"
     IMAGE_CLASSIFICATION = "image-classification"

@@ -72,6 +72,13 @@ class TaskOptions(Options):
             default="",
         ),
     ] = False
+    same_label: Annotated[
+        bool,
+        Opt(
+            "Of vectors: texts with an equal label should find each other.",
+            default="for columns text and label",
+        ),
+    ] = False
     label_separator: Annotated[
         str | None,
         Opt("Separator of the labels in a cell, `\\t` for a tab; implies `multi_label`."),
@@ -103,6 +110,11 @@ class TaskOptions(Options):
         super().__post_init__()
         if self.regression and (self.multi_label or self.label_separator is not None):
             raise ConfigError("`regression` and several labels a row contradict each other")
+        if self.same_label and (self.type is not Type.VECTORS or self.regression):
+            raise ConfigError(
+                "`same_label` is of vectors that are learned from labels",
+                f"give `type` {Type.VECTORS}, without `regression`, or leave `same_label` out",
+            )
         several = self.multi_label or self.label_separator is not None
         labels = {None, Type.TEXT, Type.IMAGES}
         if (several and self.type not in labels) or (
@@ -115,7 +127,8 @@ class TaskOptions(Options):
     def kind(self) -> Kind | None:
         """What the head predicts; None leaves it to the task."""
         if self.type is Type.VECTORS:
-            return Kind.SIMILARITY if self.regression else Kind.RETRIEVAL
+            finds = Kind.LABEL_RETRIEVAL if self.same_label else Kind.RETRIEVAL
+            return Kind.SIMILARITY if self.regression else finds
         of_images, kind = self.type is Type.IMAGES, None
         if self.regression:
             kind = Kind.REGRESSION

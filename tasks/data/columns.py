@@ -136,11 +136,13 @@ def task_of_said(said: Said) -> Task:
         return said.task()
     finds = options.kind is Kind.RETRIEVAL
     plain = found_columns(columns) if finds else plain_columns(columns)
+    if plain is None and finds and (labelled := plain_columns(columns)) is not None:
+        options, plain = replace(options, same_label=True), labelled
     if plain is None:
         raise _asked(said, columns)
     *texts, label = plain
     _LOG.info("%s%s", taken(said.data, texts, label), _or_known(said))
-    return replace(said.task(texts, label), guessed=True)
+    return replace(replace(said, options=options).task(texts, label), guessed=True)
 
 
 def _of_texts(said: Said, data: Path) -> Task:

@@ -69,10 +69,10 @@ def assess_exported(
 def _predicted(session: Session, config: TaskConfig, split: Split, asked: Asked) -> Predictions:
     """What a graph says of evaluation rows."""
     if TASK_TYPES[config.kind].grouped:
-        rows = grouped_texts(split)
+        rows, two = grouped_texts(split), TASK_TYPES[config.kind].texts != 1
         columns = list(zip(*rows, strict=True))
         vectors = [
-            session.embed(column, task=asked, second=place > 0)
+            session.embed(column, task=asked, second=place > 0 and two)
             for place, column in enumerate(columns)
         ]
         return Predictions(split, np.stack(vectors, axis=1), group_labels(split, rows))

@@ -106,7 +106,7 @@ def entity_recall(predicted: Values, labels: Values) -> float:
 
 
 def recall_at_1(ranks: Values, labels: Values) -> float:
-    """Share of the rows whose text is the nearest; of ranks from 0."""
+    """Share of the rows whose text is the nearest, or one of them; of ranks from 0, see `_found`."""
     return _recall(ranks, labels, 1)
 
 
@@ -117,14 +117,26 @@ def recall_at_10(ranks: Values, labels: Values) -> float:
 
 def _recall(ranks: Values, labels: Values, most: int) -> float:
     del labels
-    return float(np.mean(ranks.astype(np.int64) < most))
+    return float(np.mean(_found(ranks)[:, 0] < most))
+
+
+def _found(ranks: Values) -> NDArray[np.int64]:
+    """Ranks of the right texts of each row that has any, int64 `(rows, r)`, ascending, -1 behind the last; `(rows)` of one each."""
+    known = ranks.astype(np.int64).reshape(len(ranks), -1)
+    return known[known[:, 0] >= 0]
 
 
 def ndcg_at_10(ranks: Values, labels: Values) -> float:
-    """Mean of `1 / log2(rank + 2)` over rows, 0 from rank 10 on: a row has one right text (Jarvelin & Kekalainen 2002)."""
+    """Mean over rows of the sum of `1 / log2(rank + 2)` of right texts, 0 from rank 10 on, over the largest sum (Jarvelin & Kekalainen 2002).
+
+    That is 1 where a row has one right text.
+    """
     del labels
-    places = ranks.astype(np.float64)
-    return float(np.mean(np.where(places < 10, 1.0 / np.log2(places + 2.0), 0.0)))
+    places = _found(ranks).astype(np.float64)
+    there = places >= 0
+    gains = np.where(there & (places < 10), 1.0 / np.log2(np.maximum(places, 0.0) + 2.0), 0.0)
+    best = np.where(there, 1.0 / np.log2(np.arange(places.shape[1]) + 2.0), 0.0)
+    return float(np.mean(gains.sum(axis=1) / best.sum(axis=1)))
 
 
 def answer_f1(predicted: Values, labels: Values) -> float:

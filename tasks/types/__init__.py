@@ -9,6 +9,7 @@ from maskpack.tasks.types.base import TaskType
 from maskpack.tasks.types.entities import TokenClassification
 from maskpack.tasks.types.fill_mask import FillMask
 from maskpack.tasks.types.images import ImageClassification, ImageMultiLabel, ImageRegression
+from maskpack.tasks.types.label_vectors import LabelRetrieval
 from maskpack.tasks.types.multi_label import MultiLabel
 from maskpack.tasks.types.regression import Regression
 from maskpack.tasks.types.single_label import SingleLabel
@@ -23,6 +24,7 @@ TASK_TYPES: dict[str, TaskType] = {
         TokenClassification(),
         Similarity(),
         Retrieval(),
+        LabelRetrieval(),
         QuestionAnswering(),
         ImageClassification(),
         ImageMultiLabel(),

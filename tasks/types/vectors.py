@@ -7,6 +7,7 @@ not (`Retrieval`) the first should be nearer than any other text of the batch.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _SCALE = 20.0
 """Of cosines before a softmax or an exponential, as in sentence-transformers: a temperature of 1/20."""
 
+CLASS = np.dtype(np.int32)
+"""Type of labels that are numbers of classes: another text of its class is then the second of a row's group."""
+
 _BLOCK = 1024  # anchors that are compared with all candidates at once
 
 
@@ -42,6 +46,17 @@ class Vectors(WithoutLabels, CrossEntropy):
     pipeline_tag = "sentence-similarity"
     preprocessor = "groups"
     grouped = True
+
+    @abstractmethod
+    def rows_of_texts(
+        self, texts: Sequence[str], vectors: NDArray[np.float32]
+    ) -> tuple[tuple[tuple[str, ...], ...], NDArray[Any]]:
+        """Rows and their labels as `encode` gives them, of texts alone: what the vectors of a teacher say.
+
+        Args:
+            texts: two or more.
+            vectors: of them, `(n, w)`.
+        """
 
     def distillation_loss(self, logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
         """That of the nearness of each first text to all other texts of the batch."""
@@ -68,6 +83,15 @@ class Similarity(Numbers, Vectors):
         apart = cosines[None, :] - cosines[:, None]
         wrong = torch.where(labels[:, None] > labels[None, :], apart, -torch.inf).flatten()
         return torch.logsumexp(torch.cat([wrong.new_zeros(1), wrong]), dim=0)
+
+    def rows_of_texts(
+        self, texts: Sequence[str], vectors: NDArray[np.float32]
+    ) -> tuple[tuple[tuple[str, ...], ...], NDArray[Any]]:
+        """Each text with the nearest other one, or with the next, in turns; the number is the cosine."""
+        others, turn = nearest(vectors), np.arange(len(texts))
+        others = np.where(turn % 2 == 0, others, (turn + 1) % len(texts))
+        rows = tuple((texts[row], texts[other]) for row, other in enumerate(others.tolist()))
+        return rows, (vectors * vectors[others]).sum(axis=1).astype(np.float32)
 
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Cosines, float32 `(rows)`."""
@@ -115,6 +139,14 @@ class Retrieval(Vectors):
         near = nearness(logits[:, 0], others).masked_fill(same, -torch.inf)
         return super().loss(near, right)
 
+    def rows_of_texts(
+        self, texts: Sequence[str], vectors: NDArray[np.float32]
+    ) -> tuple[tuple[tuple[str, ...], ...], NDArray[Any]]:
+        """Each text should find the nearest other one."""
+        found = np.empty(len(texts), dtype=object)
+        found[:] = [texts[other] for other in nearest(vectors).tolist()]
+        return tuple((text,) for text in texts), found
+
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """The vectors themselves, `(rows, g, w)`; `answered` ranks them."""
         return logits
@@ -129,15 +161,46 @@ class Retrieval(Vectors):
         return [np.arange(len(labels)) % texts]
 
 
+def nearest(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """For each vector the number of the nearest other one, `(n)`.
+
+    >>> nearest(np.array([[1, 0], [0, 1], [0.9, 0.1]], dtype=np.float32)).tolist()
+    [2, 2, 0]
+    """
+    found = np.empty(len(vectors), dtype=np.int64)
+    for start in range(0, len(vectors), _BLOCK):
+        near = vectors[start : start + _BLOCK] @ vectors.T
+        near[np.arange(len(near)), np.arange(start, start + len(near))] = -np.inf
+        found[start : start + _BLOCK] = near.argmax(axis=1)
+    return found
+
+
 def grouped_texts(split: Split) -> list[tuple[str, ...]]:
-    """The texts of each row in the order in which they are read: a label that is a text is the second.
+    """The texts of each row in the order in which they are read: a label that is a text is the second; of a class another text of it is.
 
     Prefixes stand before texts already; that of a second text is also the label's.
     """
+    if split.labels.dtype == CLASS:
+        texts = [row[0] for row in split.texts]
+        return [(texts[row], texts[other]) for row, other in enumerate(partners(split.labels))]
     if split.labels.dtype != object:
         return list(split.texts)
     pairs = zip(split.texts, split.labels.tolist(), strict=True)
     return [(row[0], split.second + label, *row[1:]) for row, label in pairs]
+
+
+def partners(labels: NDArray[np.int32]) -> list[int]:
+    """For each row another one of its class, `(rows)`: the next in a random order that is the same each time; a row alone is its own.
+
+    >>> partners(np.array([3, 5, 3, 7]))
+    [2, 1, 0, 3]
+    """
+    order = np.random.default_rng(0).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    found = np.empty(len(labels), dtype=np.int64)
+    for places in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        found[places] = np.roll(places, -1)
+    return [int(row) for row in found]
 
 
 def group_labels(split: Split, rows: Sequence[tuple[str, ...]]) -> NDArray[Any]:

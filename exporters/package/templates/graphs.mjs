@@ -44,7 +44,7 @@ async function states(name, trunk, row, feeds) {
 }
 
 // Types whose answer is a vector of length 1: the sum of products of two vectors is their cosine.
-export const VECTORS = ["similarity", "retrieval"];
+export const VECTORS = ["similarity", "retrieval", "label-retrieval"];
 export const [ENTITIES, QUESTIONS, MASKS] = ["token-classification", "question-answering", "fill-mask"];
 
 function outputsOf({ kind }) {
