@@ -16,7 +16,7 @@ from maskpack.formats.options import Opt, Options
 
 _POSITIVE = "(0, inf)"
 # The rate of a threshold's scores cancels, see `masking/linear.py`; logits of keep-probabilities need theirs.
-_SCORE_LR, _LOGIT_LR = 3e-4, 5e-2
+_SCORE_LR, _LOGIT_LR, _GATE_LR = 3e-4, 5e-2, 0.1
 _CONSTANT = "constant"
 
 
@@ -53,6 +53,15 @@ ESTIMATORS: dict[str, Estimator] = {
     "topk": Estimator(f"{_HERE}.learner:TOPK", init=_CONSTANT),
     "bernoulli": Estimator(f"{_HERE}.learner:BERNOULLI", _LOGIT_LR, init="soft-magnitude"),
     "fixed": Estimator(f"{_HERE}.learner:FIXED", learns=False),
+    "movement": Estimator(f"{_HERE}.movement:MOVEMENT", init=None),
+    "hard-concrete": Estimator(
+        f"{_HERE}.hard_concrete:HARD_CONCRETE", _GATE_LR, init="soft-magnitude"
+    ),
+    "edge-popup": Estimator(f"{_HERE}.edge_popup:EDGE_POPUP", 1e-3, init=None),
+    "set": Estimator(f"{_HERE}.regrow:SET", refuses=("ema",)),
+    "dsr": Estimator(f"{_HERE}.regrow:DSR", refuses=("ema",)),
+    "sparse-momentum": Estimator(f"{_HERE}.regrow:SPARSE_MOMENTUM", refuses=("ema",)),
+    "rigl": Estimator(f"{_HERE}.regrow:RIGL", refuses=("ema",)),
 }
 """Name -> how mask bits follow from scores."""
 
