@@ -71,6 +71,8 @@ SCORE_INITS: LazyTable[Any] = LazyTable(
         "magnitude": f"{_HERE}.score_init:MAGNITUDE",
         "soft-magnitude": f"{_HERE}.score_init:SOFT_MAGNITUDE",
         "snip": f"{_HERE}.score_init:SNIP",
+        "fisher": f"{_HERE}.score_init:FISHER",
+        "unit-norm": f"{_HERE}.score_init:UNIT_NORM",
         "random": f"{_HERE}.score_init:RANDOM",
     }
 )
