@@ -43,6 +43,8 @@ HINTS: dict[str, str] = {
     "give another model; for torch alone it can be learned with `fit_task`": "give another model; for "
     "torch alone learn it with `--skip-export-check`",
     "give `sparsity`": "give `--sparsity`",
+    "leave `init` out": "leave `--init` out",
+    "use the init snip": "give `--init snip`",
     "give `keep_units` or `speedup`": "give `--keep-units` or `--speedup`",
     "give `speedup`": "give `--speedup`",
     "give a smaller `speedup`, or more kinds of `units`": "give a smaller `--speedup`, or more kinds of `--units`",

@@ -17,7 +17,7 @@ from maskpack.formats.options import Opt, Options
 
 _POSITIVE = "(0, inf)"
 # The rate of a threshold's scores cancels, see `masking/linear.py`; logits of keep-probabilities need theirs.
-_SCORE_LR, _LOGIT_LR = 3e-4, 5e-2
+_SCORE_LR, _LOGIT_LR, _GATE_LR = 3e-4, 5e-2, 0.1
 _CONSTANT = "constant"
 
 
@@ -58,6 +58,15 @@ ESTIMATORS: dict[str, Estimator] = {
         f"{_HERE}.learner:BERNOULLI", _LOGIT_LR, init="soft-magnitude", rate_matters=True
     ),
     "fixed": Estimator(f"{_HERE}.learner:FIXED", learns=False),
+    "movement": Estimator(f"{_HERE}.movement:MOVEMENT", init=None),
+    "hard-concrete": Estimator(
+        f"{_HERE}.hard_concrete:HARD_CONCRETE", _GATE_LR, init="soft-magnitude"
+    ),
+    "edge-popup": Estimator(f"{_HERE}.edge_popup:EDGE_POPUP", 1e-3, init=None),
+    "set": Estimator(f"{_HERE}.regrow:SET", refuses=("ema",)),
+    "dsr": Estimator(f"{_HERE}.regrow:DSR", refuses=("ema",)),
+    "sparse-momentum": Estimator(f"{_HERE}.regrow:SPARSE_MOMENTUM", refuses=("ema",)),
+    "rigl": Estimator(f"{_HERE}.regrow:RIGL", refuses=("ema",)),
 }
 """Name -> how mask bits follow from scores."""
 
@@ -68,6 +77,8 @@ SCORE_INITS: LazyTable[Any] = LazyTable(
         "soft-magnitude": f"{_HERE}.score_init:SOFT_MAGNITUDE",
         "graded-magnitude": f"{_HERE}.score_init:GRADED_MAGNITUDE",
         "snip": f"{_HERE}.score_init:SNIP",
+        "fisher": f"{_HERE}.score_init:FISHER",
+        "unit-norm": f"{_HERE}.score_init:UNIT_NORM",
         "random": f"{_HERE}.score_init:RANDOM",
     }
 )

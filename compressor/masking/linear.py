@@ -137,6 +137,13 @@ class MaskedLinear(nn.Module):
         self.weight.masked_fill_(~self.stays, 0.0)
         self._narrow = None
 
+    @torch.no_grad()
+    def start_removed(self, gone: Tensor, height: float) -> None:
+        """Let the scores for which `gone` is True start as those of removed weights, `height` from the threshold."""
+        self.score.masked_fill_(gone, self.gate.removed(height))
+        if self.threshold.ndim:  # they hold the mask, see `regrow.py`
+            self.threshold.copy_(torch.where(gone, torch.inf, -torch.inf))
+
     def alive(self) -> Tensor | None:
         """Which scores stand for a weight that no removed unit has, bool in their shape; None: all of them."""
         if self.stays is None:
@@ -145,8 +152,11 @@ class MaskedLinear(nn.Module):
 
     def live_scores(self) -> Tensor:
         """What is compared with a threshold, of scores that stand for a weight other than zero, flat; the others are ignored."""
-        live = self.pattern.reduce((self.weight != 0).to(self.weight.dtype)) > 0
-        return self.gate.strength(self.score.detach())[live]
+        return self.gate.strength(self.score.detach())[self.live()]
+
+    def live(self) -> Tensor:
+        """Which scores stand for a weight other than zero, bool in their shape."""
+        return self.pattern.reduce((self.weight != 0).to(self.weight.dtype)) > 0
 
     def _mask_like(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mask values `(o, i)` of the weight's own type, and their slopes in the shape of the scores."""

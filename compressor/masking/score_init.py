@@ -8,6 +8,9 @@ to 1. A weight that is zero anyway ranks above all and counts as kept, here as i
     soft-magnitude  h * clip((rank - s) / 0.25, -1, 1)         weights near the border move easily
     graded-magnitude  h * (rank - s) / 0.25                    the order counts at every share of zeros
     snip            like magnitude, ranked by |w dL/dw|        Lee et al. 2018, arXiv 1810.02340
+    fisher          like magnitude, ranked by E[(w dL/dw)^2]   Theis et al. 2018, arXiv 1801.05787
+    unit-norm       like magnitude, ranked by the L2 norm      whole outputs of a matrix go, but for the last one
+                    of the weights of the same output
     random          like magnitude, ranked by chance           a control
 
 For drawn masks (Radiya-Dixit & Wang 2020, arXiv 2004.14129; their soft start is described, not given
@@ -25,7 +28,11 @@ import torch
 from torch import Tensor
 
 from maskpack.compressor.masking.patterns import MaskPattern
-from maskpack.compressor.masking.score_gradients import Gradients, summed_gradients
+from maskpack.compressor.masking.score_gradients import (
+    Gradients,
+    squared_gradients,
+    summed_gradients,
+)
 
 _SOFT_WIDTH = 0.25  # of ranks on either side of the border
 
@@ -60,6 +67,15 @@ def _by_gradient(given: Given) -> Tensor:
     return given.of_gradient().abs()
 
 
+def _by_squares(given: Given) -> Tensor:
+    return given.of_gradient()
+
+
+def _by_unit(given: Given) -> Tensor:
+    norms = given.weight.norm(dim=1, keepdim=True)
+    return given.pattern.reduce(norms.expand(given.weight.shape))
+
+
 def _by_chance(given: Given) -> Tensor:
     weight = given.weight
     return given.pattern.reduce(
@@ -91,6 +107,8 @@ MAGNITUDE = ScoreInit()
 SOFT_MAGNITUDE = ScoreInit(soft=True)
 GRADED_MAGNITUDE = ScoreInit(soft=True, graded=True)
 SNIP = ScoreInit(_by_gradient, summed_gradients)
+FISHER = ScoreInit(_by_squares, squared_gradients)
+UNIT_NORM = ScoreInit(_by_unit)
 RANDOM = ScoreInit(_by_chance)
 
 

@@ -8,7 +8,7 @@ ways, one for each regime:
   the count while weights change places.
 * `MatrixSparsity` ranks each matrix by itself, with the soft allocation of SMP-S (Jiang et al. 2023,
   arXiv 2210.06210, eq. 6): within one kind of matrix a matrix keeps in proportion to its mean
-  `sigmoid(score)`.
+  `sigmoid(score)`. `EvenSparsity` gives every matrix the same share.
 * `FlipPenalty` adds a price to every flip near the threshold, which rises while the
   mask is too large (a Lagrangian, as in Wang et al. 2020, "FLOP", arXiv 1910.04732). Only weights
   whose gradients exceed the price flip.
@@ -223,6 +223,33 @@ def _allocated(kind: Sequence[MaskedLinear], keep: float) -> list[float]:
     if max(shares) > 1.0:  # no matrix can keep more than itself: fall back to equal shares
         return [keep] * len(kind)
     return shares
+
+
+class EvenSparsity(TrainerCallback):
+    """Reach `sparsity` zeros in every matrix.
+
+    Args:
+        layers: the masked linears.
+        sparsity: share of zeros at the end.
+        start: share of zeros in the first step.
+    """
+
+    def __init__(self, layers: Sequence[MaskedLinear], sparsity: float, start: float = 0.0) -> None:
+        self._layers, self._sparsity, self._start = layers, sparsity, start
+
+    def on_step_begin(self, step: int) -> None:
+        """Set the thresholds of the first step."""
+        if step == 0 and self._start > 0.0:
+            self._set(self._start)
+
+    def on_step_end(self, step: int, steps: int) -> None:
+        """Set every matrix's threshold for the next step."""
+        if step % _EVERY == 0 or step == steps:
+            self._set(risen(self._start, self._sparsity, step, steps))
+
+    def _set(self, share: float) -> None:
+        for layer in self._layers:
+            layer.threshold.fill_(global_threshold([layer], share, exact=True))
 
 
 class FlipPenalty(TrainerCallback):

@@ -38,6 +38,9 @@ class TrainerCallback:
     def on_loss(self, loss: float) -> None:
         """Called with the training loss of a step, before `on_step_end`."""
 
+    def on_gradients(self) -> None:
+        """Called when the gradients of a step are those of all its rows, before the optimiser's update."""
+
     def on_step_end(self, step: int, steps: int) -> None:
         """Called after the optimiser's update, with the number of finished steps and of all."""
 
@@ -78,6 +81,11 @@ class CallbackList(TrainerCallback):
         """Call every member."""
         for member in self._members:
             member.on_loss(loss)
+
+    def on_gradients(self) -> None:
+        """Call every member."""
+        for member in self._members:
+            member.on_gradients()
 
     def on_step_end(self, step: int, steps: int) -> None:
         """Call every member."""

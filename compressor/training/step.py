@@ -100,7 +100,7 @@ class StepRunner:
         task_loss: loss of float32 logits of some rows, and a teacher's hidden states.
         placement: device, precision and processes.
         options: how a step is computed.
-        callbacks: told when a part begins.
+        callbacks: told when a part begins and when gradients are there.
     """
 
     model: nn.Module
@@ -217,6 +217,7 @@ class StepRunner:
     def _update(self) -> None:
         """Change the trained parameters."""
         self._scaler.unscale_(self.optimizer)
+        self.callbacks.on_gradients()
         if self.options.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._trained, self.options.max_grad_norm)
         self._scaler.step(self.optimizer)

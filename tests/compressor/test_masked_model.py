@@ -26,6 +26,7 @@ from maskpack.models.build import apply_patch, base_of, build_classifier, head_p
 from maskpack.models.placement import PLACEMENTS, CpuPlacement, to_tensors
 from maskpack.tasks import restore_task
 from maskpack.tasks.batches import training_batches
+from maskpack.tasks.types.single_label import SingleLabel
 
 NAMES = [
     *(
@@ -104,6 +105,42 @@ def test_snip_ranks_by_the_true_gradient_of_each_weight_times_the_weight(request
         assert int(out.sum()) == round(0.2 * out.numel())
         assert cost[out].max() <= cost[~out & present].min() * (1 + 1e-3)
     assert all(p.grad is None for p in student.model.parameters())
+
+
+def test_fisher_ranks_by_squares_of_the_gradient_of_each_row(request_for, monkeypatch):
+    monkeypatch.setattr("maskpack.compressor.masking.score_gradients._ROWS", 24)
+    run, plain, student = prepared(request_for(init="fisher", sparsity=0.2))
+    rows = np.concatenate(training_batches(run.train.lengths, batch_size=1, seed=0, epoch=0)[:24])
+    parameters, costs = dict(base_of(plain).named_parameters()), {}
+    for row in rows:
+        plain.zero_grad()
+        logits = plain(**to_tensors(run.train.feeds(row[None]), plain)).logits
+        label = torch.from_numpy(run.train.labels[row[None]])
+        torch.nn.functional.cross_entropy(logits, label).backward()
+        for name in student.layers:
+            own = parameters[name]
+            costs[name] = costs.get(name, 0.0) + (own.grad * own.detach()).square()
+    for name, layer in student.layers.items():
+        out, present = layer.score.detach() < 0, parameters[name].detach() != 0
+        assert int(out.sum()) == round(0.2 * out.numel())
+        assert costs[name][out].max() <= costs[name][~out & present].min() * (1 + 1e-3)
+    assert all(p.grad is None for p in student.model.parameters())
+
+
+def test_fisher_refuses_a_loss_that_one_row_alone_does_not_have(request_for):
+    run = fit.prepare(request_for(init="fisher", sparsity=0.2))
+    task_loss = TaskLoss(run.kind, run.train.labels)
+    monkey = replace(task_loss, kind=Comparing())
+    with pytest.raises(ConfigError, match="init fisher looks at rows one by one") as caught:
+        fit.masked_model_of(run, monkey)
+    assert caught.value.hint == "use the init snip"
+
+
+class Comparing(SingleLabel):
+    """A loss of the differences between rows."""
+
+    def loss(self, logits, labels):
+        return (logits - logits.mean(dim=0)).square().mean()
 
 
 @pytest.mark.parametrize("wanted", [(), PARTS, ("train_bias",), ("train_norm",), ("train_scales",)])

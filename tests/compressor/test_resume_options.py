@@ -23,6 +23,13 @@ RUNS = {
     "drawn, averaged": {"estimator": "bernoulli", "sparsity": 0.3, "ema": 0.9},
     "fixed": {"estimator": "fixed", "init": "snip", "sparsity": 0.2},
     "a twin": {"teacher": "twin"},
+    "movement": {"estimator": "movement", "sparsity": 0.3},
+    "gates": {"estimator": "hard-concrete", "sparsity": 0.3},
+    "popup": {"estimator": "edge-popup", "sparsity": 0.3},
+    "set": {"estimator": "set", "sparsity": 0.3},
+    "one threshold": {"estimator": "dsr", "sparsity": 0.3},
+    "momentum": {"estimator": "sparse-momentum", "sparsity": 0.3},
+    "rigl": {"estimator": "rigl", "sparsity": 0.3},
 }
 KEPT = {
     "a price on flips": ["1/price"],
@@ -30,6 +37,9 @@ KEPT = {
     "patience": ["2/record", "2/0"],
     "a share of each": ["1/0"],
     "drawn, averaged": ["1/0"],
+    "gates": ["1/price"],
+    "one threshold": ["1/bound"],
+    "momentum": ["1/0"],
 }
 
 

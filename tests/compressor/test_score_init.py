@@ -6,7 +6,7 @@ import torch
 from maskpack.compressor.mask_config import PATTERNS, SCORE_INITS
 from maskpack.compressor.masking.score_init import initial_scores, ranks_of, worth_of
 
-RANKED = ("magnitude", "snip", "random")
+RANKED = ("magnitude", "snip", "fisher", "unit-norm", "random")
 SHARES = [0.0, 0.1, 1 / 3, 0.5, 0.9, 0.997]
 
 
@@ -106,3 +106,13 @@ def test_logits_of_drawn_masks_keep_the_asked_share_on_average(start, sparsity):
 def test_without_a_share_of_zeros_drawn_masks_keep_nearly_all():
     scores = scores_of("constant", sparsity=0.0, drawn=True)[2]
     assert torch.sigmoid(scores["a"]).min() == pytest.approx(0.99)
+
+
+def test_outputs_with_the_smallest_norm_go_as_a_whole():
+    found, _, scores = scores_of("unit-norm", sparsity=0.3)
+    for name, score in scores.items():
+        out = score <= 0
+        whole = out.all(dim=1) | ~out.any(dim=1)
+        assert (~whole).sum() <= 1, "one output may lose a part of its weights"
+        norms = found[name].norm(dim=1)
+        assert norms[out.all(dim=1)].max() < norms[~out.any(dim=1)].min()

@@ -128,6 +128,36 @@ def test_a_teacher_of_logits_and_states_too(processes, accumulate, encoder, tiny
         agree(alone, each)
 
 
+class Gradients(Noise):
+    """Noise that keeps the gradients of every step."""
+
+    def __init__(self, model):
+        super().__init__(0)
+        self.model, self.seen = model, []
+
+    def on_gradients(self):
+        self.seen.append(self.model.classifier.weight.grad.clone())
+
+
+def test_callbacks_see_the_gradients_of_all_rows(encoder):
+    encoded = rows_of(12)
+    loss_of = TaskLoss(TASK_TYPES["classification"], encoded.labels)
+
+    def seen(processes, accumulate):
+        model = copy.deepcopy(encoder)
+        use_fast_dropout(model, kept := Gradients(model), p=0.0)
+        optimizer = FlooredAdam([Group(list(model.classifier.parameters()), 1e-3).settings()])
+        placement, options = CpuPlacement("cpu", processes=processes), StepOptions(accumulate)
+        runner = StepRunner(model.train(), optimizer, encoded, loss_of, placement, options, kept)
+        runner.take(np.arange(12))
+        return kept.seen
+
+    (alone,) = seen(ALONE, 1)
+    assert alone.abs().max() > 1e-3
+    for (each,) in side_by_side(2, lambda own: seen(own, 2)):
+        assert torch.allclose(each, alone, rtol=1e-4, atol=1e-6)
+
+
 def test_drawn_masks_are_those_of_one_process(encoder):
     encoded = rows_of(12)
     loss_of = TaskLoss(TASK_TYPES["classification"], encoded.labels)
