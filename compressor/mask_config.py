@@ -50,6 +50,7 @@ class Estimator:
 
 
 _HERE = "maskpack.compressor.masking"
+_AVERAGES = ("ema", "tail")  # scores of weights that went and came back mean nothing together
 
 ESTIMATORS: dict[str, Estimator] = {
     "threshold": Estimator(f"{_HERE}.learner:THRESHOLD", needs_share=False),
@@ -60,13 +61,16 @@ ESTIMATORS: dict[str, Estimator] = {
     "fixed": Estimator(f"{_HERE}.learner:FIXED", learns=False),
     "movement": Estimator(f"{_HERE}.movement:MOVEMENT", init=None),
     "hard-concrete": Estimator(
-        f"{_HERE}.hard_concrete:HARD_CONCRETE", _GATE_LR, init="soft-magnitude"
+        f"{_HERE}.hard_concrete:HARD_CONCRETE",
+        _GATE_LR,
+        init="soft-magnitude",
+        rate_matters=True,
     ),
-    "edge-popup": Estimator(f"{_HERE}.edge_popup:EDGE_POPUP", 1e-3, init=None),
-    "set": Estimator(f"{_HERE}.regrow:SET", refuses=("ema",)),
-    "dsr": Estimator(f"{_HERE}.regrow:DSR", refuses=("ema",)),
-    "sparse-momentum": Estimator(f"{_HERE}.regrow:SPARSE_MOMENTUM", refuses=("ema",)),
-    "rigl": Estimator(f"{_HERE}.regrow:RIGL", refuses=("ema",)),
+    "edge-popup": Estimator(f"{_HERE}.edge_popup:EDGE_POPUP", 1e-3, init=None, rate_matters=True),
+    "set": Estimator(f"{_HERE}.regrow:SET", refuses=_AVERAGES),
+    "dsr": Estimator(f"{_HERE}.regrow:DSR", refuses=_AVERAGES),
+    "sparse-momentum": Estimator(f"{_HERE}.regrow:SPARSE_MOMENTUM", refuses=_AVERAGES),
+    "rigl": Estimator(f"{_HERE}.regrow:RIGL", refuses=_AVERAGES),
 }
 """Name -> how mask bits follow from scores."""
 
