@@ -17,9 +17,7 @@ GRAPH = "model.onnx"
 TASK_CONFIG = "task.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "backbone.bin"
-GRAPH_DATA = (
-    "model.onnx_data"  # the weights of one large graph, by the name that Optimum gives them
-)
+GRAPH_DATA = "model.onnx_data"  # the weights of one large graph, as Optimum calls them
 BASE = "base.onnx"
 _BASES = re.compile(r"base(-[a-z][a-z-]*)?\.onnx")
 TRUNK = "trunk.onnx"
@@ -351,14 +349,9 @@ def find_tasks(folder: Path) -> dict[str, TaskFiles]:
 
 
 def _no_task(folder: Path) -> ExportError:
-    """That a folder holds no task, or none that is unpacked."""
-    packed = (found for kind in ("", f"{_SEEN}/") for found in folder.glob(f"{kind}*.onnx.gz"))
-    if next(packed, None) is None:
-        return ExportError(f"no exported task at `{folder}`", Hint(_HINT, path=folder))
-    return ExportError(
-        f"the graphs at `{folder}` are under gzip, which web pages unpack",
-        f"unpack a copy: gunzip -r {folder}",
-    )
+    packed = [*folder.glob(f"{_SEEN}.onnx.gz"), *folder.glob(f"{_SEEN}/{GRAPH}.gz")]
+    hint = f"they are under gzip: gunzip -r {folder}" if packed else Hint(_HINT, path=folder)
+    return ExportError(f"no exported task at `{folder}`", hint)
 
 
 def base_beside(adapter: Path) -> Path:
