@@ -78,4 +78,7 @@ def _predicted(session: Session, config: TaskConfig, split: Split) -> Prediction
     labels = split.labels
     if config.decoder.per_token:
         labels = labels_on(session.read(texts, task=config.name), split, config)
-    return Predictions(split, session.logits(texts, task=config.name), labels)
+    cut, stride = split.windows.texts, split.windows.stride
+    stride = stride if cut else None
+    logits = session.logits(texts, task=config.name, windows=cut, stride=stride)
+    return Predictions(split, logits, labels)
