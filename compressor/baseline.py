@@ -288,7 +288,9 @@ def _train(request: BaselineRequest, model: Any, loaded: _Loaded, on_progress: O
             rows,
             plan=plan,
             groups=groups,
-            task_loss=TaskLoss(loaded.kind, rows.labels, targets, weights=_weights(config, loaded)),
+            task_loss=TaskLoss(
+                loaded.kind, rows.labels, targets, weights=_weights(config, loaded), encoded=rows
+            ),
             callbacks=noise,
             placement=loaded.placement,
             checkpoints=NoCheckpoints(),

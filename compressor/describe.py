@@ -15,7 +15,7 @@ from maskpack.formats.pooling import pooling_fields
 from maskpack.formats.schema import patch_file
 from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_bytes
 from maskpack.formats.units import Units
-from maskpack.tasks.evaluation.evaluate import UNLABELLED, reading_fields
+from maskpack.tasks.evaluation.evaluate import UNLABELLED, reading_fields, windows_fields
 from maskpack.tasks.evaluation.metrics import majority
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]
             "label": data.task.label,
             "metrics": list(data.task.metrics),
             **({} if data.task.separator is None else {"separator": data.task.separator}),
+            **windows_fields(data.task, request.config.max_length),
             "train_rows": len(data.train),
             "eval_rows": len(data.dev),
             "eval_sha256": data.dev.sha256(),

@@ -241,7 +241,8 @@ def train_mask(
 
 def loss_of(run: PreparedRun, targets: DistillationTargets | None) -> TaskLoss:
     """The loss of a step of the run."""
-    return TaskLoss(run.kind, run.train.labels, targets, run.train.labelled, run.class_weights)
+    rows = run.train
+    return TaskLoss(run.kind, rows.labels, targets, rows.labelled, run.class_weights, rows)
 
 
 def _log_teacher(run: PreparedRun, predict: TeacherPredict) -> None:

@@ -59,6 +59,7 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
             "same_label": learned.kind == Kind.LABEL_RETRIEVAL or None,
             "multi_label": learned.type.several or None,
             "label_separator": learned.separator,
+            "windows": learned.windows.texts or None,
             "stride": learned.windows.stride,
         }
     return run

@@ -16,6 +16,7 @@ from maskpack.exporters.report import TextCheck
 from maskpack.exporters.vocabularies import check_all_tokens
 from maskpack.formats import TaskEntry
 from maskpack.models.tokenizer_files import shipped_tokenizer
+from maskpack.runtime.readers import text_reader
 from maskpack.runtime.task import TaskFiles
 from maskpack.runtime.tokens import TextReader, load_tokenizer
 from maskpack.tasks.batches import Encoded, EncodedGroups, EncodedTokens
@@ -23,6 +24,7 @@ from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import encode_for, prefixes_of, texts_of
+from maskpack.tasks.pieces import EncodedPieces
 from maskpack.tasks.preprocess import READERS
 from maskpack.tasks.probes import difference_of, encoded_by, first_difference, probe_rows
 from maskpack.tasks.types import type_of
@@ -82,7 +84,7 @@ def read_texts(
     device = None
     if split is not None and training is not None:
         assert isinstance(training, EncodedTokens)
-        rows, device = _by_device(reader, entry, split, training)
+        rows, device = _by_device(reader, entry, split, training, files)
         if (found := difference_of(rows, device, training)) is not None:
             findings.append(str(found))
     both = [tokenizer, *([] if own is None else [own])]
@@ -94,13 +96,22 @@ def read_texts(
 
 
 def _by_device(
-    reader: TextReader, entry: TaskEntry, split: Split, training: EncodedTokens
+    reader: TextReader,
+    entry: TaskEntry,
+    split: Split,
+    training: EncodedTokens,
+    files: TaskFiles,
 ) -> tuple[Sequence[tuple[str, ...]], EncodedTokens]:
     """The rows as the device reads them: what is read together, and its tokens."""
     types = training.types is not None
     if isinstance(training, EncodedCloze):
         read = encoded_by(reader, split, types=types)
         return split.texts, training.over(read.ids, read.types)
+    if isinstance(training, EncodedPieces):
+        own = text_reader(files, reader.config, {}, stride=split.windows.stride)
+        read = encoded_by(own, split, types=types)
+        of_windows = [split.texts[training.row_of(place)] for place in range(len(training.ids))]
+        return of_windows, replace(training, ids=read.ids, types=read.types)
     if not isinstance(training, EncodedGroups):
         return split.texts, encoded_by(reader, split, types=types)
     texts = [(text,) for row in grouped_texts(split.prefixed(prefixes_of(entry))) for text in row]

@@ -257,6 +257,19 @@ def logits_of(
     return found
 
 
+def joined_logits_of(loaded: Loaded, texts: Sequence[Readable], size: int) -> NDArray[np.float32]:
+    """Logits `(b, c)` of texts that are cut into windows, joined from those of their windows; the rest as of `logits_of`."""
+    every, rows = logits_of(loaded, texts, size), loaded.reader.encode_each(texts)
+    join, start, found = loaded.config.decoder.join, 0, []
+    assert join is not None
+    for row in rows:
+        assert not isinstance(row, MaskpackError)  # `logits_of` would have raised it
+        cuts = [tokens.window for tokens in row if tokens.window is not None]
+        found.append(join(list(every[start : start + len(row)]), cuts))
+        start += len(row)
+    return np.concatenate(found)
+
+
 def hidden_tokens(
     loaded: Loaded, texts: Sequence[Text], size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

@@ -21,6 +21,7 @@ from maskpack.runtime.answers import (
     Loaded,
     answer_each,
     hidden_tokens,
+    joined_logits_of,
     logits_of,
     passes,
     ways,
@@ -205,14 +206,25 @@ class Session:
         return [{name: answers[name] for name in names} for answers in found]
 
     def logits(
-        self, texts: Sequence[Readable], *, task: Asked = None, batch_size: int = 32
+        self,
+        texts: Sequence[Readable],
+        *,
+        task: Asked = None,
+        batch_size: int = 32,
+        windows: bool = False,
+        stride: int | None = None,
     ) -> NDArray[np.float32]:
         """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
+
+        With `windows` those of a text are joined from those of its windows, of a task with one answer a text.
 
         Returns:
             `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text or of a window of one.
         """
-        return logits_of(self._asked(task), texts, _checked(batch_size))
+        loaded = self._cutting(self._asked(task), windows=windows, stride=stride)
+        if windows and not loaded.config.decoder.per_token:
+            return joined_logits_of(loaded, texts, _checked(batch_size))
+        return logits_of(loaded, texts, _checked(batch_size))
 
     def embed(
         self,

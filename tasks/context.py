@@ -153,7 +153,7 @@ def _as_tokens(
     splits: Sequence[tuple[Split, EncodedTokens]] = ((texts[0], train), (texts[1], dev))
     decoder = data.task.type.decoder
     _warn(data, note, window_warnings(splits, max_length) if decoder.windows else ())
-    if decoder.pieces:
+    if decoder.pieces or data.task.windows.texts:
         return train, dev  # nothing was cut off
     if data.task.type.grouped:
         splits = tuple((replace(one, texts=grouped_texts(one)), own) for one, own in splits)

@@ -76,6 +76,11 @@ class Encoded(ABC):
     ) -> NDArray[np.float32]:
         """Logits of a batch of rows, those for each token in the width of the longest row of all, 0 where none counts."""
 
+    def per_row(self, logits: Any, rows: NDArray[np.intp]) -> Any:
+        """What a step's loss is of: outputs `(b, c)` of these rows, as a tensor, from what a model gives."""
+        del rows
+        return logits
+
     @abstractmethod
     def read_by(self, config: Mapping[str, Any]) -> Encoded:
         """The same rows for the model of a configuration, which may read them a little otherwise."""

@@ -90,10 +90,17 @@ class TaskOptions(Options):
     pair_prefix: Annotated[
         str | None, Opt("Text before the second text of a pair.", default="as prefix")
     ] = None
+    windows: Annotated[
+        bool,
+        Opt(
+            "Cut texts of more than max-length tokens into windows and join their outputs, as `predict --windows` does; else they are cut off.",
+            default="",
+        ),
+    ] = False
     stride: Annotated[
         int | None,
         Opt(
-            "Tokens that neighbouring windows of a long context share, where questions are answered.",
+            "Tokens that neighbouring windows of a long context or text share, where questions are answered or with `windows`.",
             within="[0, inf)",
             default="a quarter of max-length",
         ),

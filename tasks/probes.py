@@ -192,7 +192,7 @@ def difference_of(
         numbers = training.sources
     own = training.per_token and not training.redrawn  # labels that follow from more than tokens
     kinds = ("ids", "types", *(["labels"] if own else []))
-    for place, number in enumerate(numbers[: len(device)]):
+    for place, number in enumerate(numbers[: len(device.ids)]):
         for what in kinds:
             left, right = getattr(device, what), getattr(training, what)
             if right is None:
@@ -202,8 +202,8 @@ def difference_of(
                 own, wanted = own.numbers(), wanted.numbers()
             if not np.array_equal(own, wanted):
                 return _located(rows[number], what, own, wanted)
-    if len(device) != len(training):  # alike as far as the shorter goes
-        return TokenDifference(rows[-1], 0, len(device), len(training), "windows")
+    if len(device.ids) != len(training.ids):  # alike as far as the shorter goes
+        return TokenDifference(rows[-1], 0, len(device.ids), len(training.ids), "windows")
     return None
 
 

@@ -120,7 +120,18 @@ class Task:
                 f"a {self.kind} task reads one text, `{self.name}` has two a row",
                 "leave `pair_field` out",
             )
-        if self.windows.stride is not None and not self.type.decoder.windows:
+        if self.windows.texts and (self.type.decoder.join is None or self.type.decoder.per_token):
+            raise ConfigError(
+                f"`windows` joins answers to the parts of a text, and `{self.name}` is a {self.kind}",
+                "leave `windows` out",
+            )
+        if self.windows.texts and len(self.texts) == 2:
+            raise ConfigError(
+                f"`windows` cuts one text a row, `{self.name}` has two", "leave `windows` out"
+            )
+        if self.windows.stride is not None and not (
+            self.type.decoder.windows or self.windows.texts
+        ):
             raise ConfigError(
                 f"`stride` is of rows that are cut into windows, and `{self.name}` is a {self.kind}",
                 "leave `stride` out",
@@ -155,7 +166,7 @@ class Task:
     @property
     def read_as(self) -> tuple[object, ...]:
         """How its texts are read, beside the tokenizer; empty: as they are."""
-        windows = (self.windows,) if self.type.decoder.windows else ()
+        windows = (self.windows,) if self.type.decoder.windows or self.windows.texts else ()
         return (*(self.prefixes or ()), *windows)
 
     @property
@@ -333,11 +344,12 @@ def find_task(
     pair_prefix: str | None = None,
     unlabelled: str = Unlabelled.STOP,
     stride: int | None = None,
+    windows: bool = False,
 ) -> Task:
     """A task of `TASKS`, or one of the user's own when `text_field` and `label_field` are given.
 
     Rows without a label are an error (`stop`), are left out (`skip`), or are learned from the teacher (`teach`). Neighbouring windows of a
-    long context share `stride` tokens.
+    long context share `stride` tokens. With `windows` long texts are cut into such windows too, whose answers are joined.
 
     Raises:
         ConfigError: the name is not known and no columns are given, or only one of them is; a metric
@@ -357,8 +369,8 @@ def find_task(
         kind, metrics = kind or Kind.CLASSIFICATION, own.usual_metrics
         task = Task(name, kind, texts, label_field, metrics=metrics, separator=separator)
     task = task.with_metric(metric).with_prefixes(prefix, pair_prefix)
-    if stride is not None:
-        task = replace(task, windows=replace(task.windows, stride=stride))
+    if stride is not None or windows:
+        task = replace(task, windows=replace(task.windows, stride=stride, texts=windows))
     return task if unlabelled == task.unlabelled else replace(task, unlabelled=unlabelled)
 
 

@@ -19,11 +19,12 @@ from maskpack.models.families import Family
 from maskpack.models.load import tokenizer_of
 from maskpack.runtime.cloze import ClozeRule, special_tokens
 from maskpack.runtime.outputs import ReadText
-from maskpack.runtime.windows import cut_windows
+from maskpack.runtime.windows import cut_windows, shares_of
 from maskpack.runtime.words import Words, words_of
 from maskpack.tasks.batches import EncodedGroups, EncodedTokens
 from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.data.splits import Split, load_data
+from maskpack.tasks.pieces import EncodedPieces
 from maskpack.tasks.task import TASKS
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types.entities import tags_on_words
@@ -87,9 +88,41 @@ class TextPreprocessor:
         """Tokenise a split once; texts longer than `max_length` tokens are cut.
 
         A text without tokens, as tokenizers without special tokens make of an empty text, becomes one padding
-        token, because a model needs one token at least.
+        token, because a model needs one token at least. Where the split says so, a long text becomes several windows.
         """
+        if split.windows.texts:
+            return self._in_windows(split, max_length)
         return self._encoded(split, self._cut(split, max_length))
+
+    def _in_windows(self, split: Split, max_length: int) -> EncodedPieces:
+        """The windows of each text, cut as devices cut them."""
+        pad, ids, types, shares, counts = self.pad[0], [], [], [], []
+        read = self._tokens(split.texts, truncation=False, verbose=False).encodings
+        for one, row in zip(read, split.texts, strict=True):
+            cuts = cut_windows(
+                one,
+                row[0],
+                prefix=split.prefix,
+                max_length=max_length,
+                stride=split.windows.stride,
+                pair=False,
+            )
+            whole = (np.array(each, dtype=np.int64) for each in (one.ids, one.type_ids))
+            row_ids, row_types = whole
+            ids += [row_ids[cut.places] if len(cut.places) else [pad] for cut in cuts]
+            types += [row_types[cut.places] if len(cut.places) else [0] for cut in cuts]
+            shares.append(shares_of([cut.window for cut in cuts]))
+            counts.append(len(cuts))
+        return EncodedPieces(
+            TokenRows.of(ids),
+            TokenRows.of(types) if self.token_types else None,
+            split.labels,
+            pad,
+            self.pad_left,
+            counts=np.array(counts, dtype=np.int64),
+            shares=np.concatenate(shares),
+            highest=split.labels.ndim > 1,
+        )
 
     def _cut(self, split: Split, max_length: int) -> Any:
         """What the tokenizer makes of a split, cut to so many tokens a row."""

@@ -53,7 +53,7 @@ def encode_split(
         return cast("EncodedTokens", encode(some))  # labels stay only where rows become tokens
 
     rows = split.texts
-    if not isinstance(rows, StoredRows) or not preprocessor.keeps_labels:
+    if not isinstance(rows, StoredRows) or not preprocessor.keeps_labels or split.windows.texts:
         if len(split) <= stored_rows.PAGE or not preprocessor.by_pages:
             return encode(split)
         return cast("Encoded", joined([*map(encode, split.pages())]))

@@ -120,7 +120,7 @@ class UnitImportance(UnitRanking):
         # float16 has no room for the gradients of a loss that nothing scales
         narrow = self.placement.precision != "fp16"
         forward = self.placement.training() if narrow else self.placement.backward()
-        with torch.enable_grad(), self._gates(len(rows)) as gates:
+        with torch.enable_grad(), self._gates(len(next(iter(inputs.values())))) as gates:
             with forward:
                 logits = self.model(**inputs).logits.float()
             # a sum over rows

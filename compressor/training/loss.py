@@ -28,7 +28,7 @@ from torch.nn import functional
 from maskpack.formats.target import TargetScale
 from maskpack.models.families import token_kinds
 from maskpack.models.inputs import ATTENTION
-from maskpack.tasks.batches import known_labels
+from maskpack.tasks.batches import Encoded, known_labels
 from maskpack.tasks.types import TaskType
 
 _NO_SHARE = -1e4
@@ -103,6 +103,7 @@ class TaskLoss:
         labelled: bool, one a row: whether its label counts; None: all do. Other rows are the teacher's alone.
         weights: float32 `(c)`, of the type's `weighted_loss`; None: all labels count alike. The distance from a
             teacher is never weighted.
+        encoded: the training rows, if a model's outputs must be joined to be those of rows; None: they are already.
     """
 
     kind: TaskType
@@ -110,6 +111,7 @@ class TaskLoss:
     targets: DistillationTargets | None = None
     labelled: NDArray[np.bool_] | None = None
     weights: NDArray[np.float32] | None = None
+    encoded: Encoded | None = None
 
     @cached_property
     def target(self) -> TargetScale | None:
@@ -141,6 +143,8 @@ class TaskLoss:
         """
         if drawn is not None:
             return self._hidden(logits, rows, drawn)
+        if self.encoded is not None:
+            logits = self.encoded.per_row(logits, rows)
         if self.kind.grouped:
             logits = logits.view(len(rows), -1, *logits.shape[1:])
         if self.labelled is None or self.labelled[rows].all():

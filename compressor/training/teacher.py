@@ -290,7 +290,7 @@ class DenseTeacherRun:
             rows,
             plan=self.plan,
             groups=every_weight(teacher, lr=usual.peak_lr, head_lr=usual.head_lr),
-            task_loss=TaskLoss(self.kind, rows.labels, weights=self.weights),
+            task_loss=TaskLoss(self.kind, rows.labels, weights=self.weights, encoded=rows),
             callbacks=noise,
             placement=self.placement,
             checkpoints=self.checkpoints,

@@ -94,6 +94,7 @@ class Said:
             pair_prefix=options.pair_prefix,
             unlabelled=options.unlabelled,
             stride=options.stride,
+            windows=options.windows,
         )
 
     def _kind(self, columns: tuple[str | None, ...]) -> Kind | None:

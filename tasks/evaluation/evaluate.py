@@ -325,6 +325,17 @@ def texts_of(entry: TaskEntry) -> int | None:
     return len(columns) if known and columns is not None else None
 
 
+TEXT_WINDOWS = "windows"
+"""Tokens that neighbouring windows of a long text share, of a task that was learned on such windows: a key of the entry's `data`."""
+
+
+def windows_fields(task: Task, max_length: int) -> dict[str, Any]:
+    """What an entry's `data` says of windows of texts; empty: texts are cut off."""
+    stride = task.windows.stride
+    usual = usual_stride(max_length) if stride is None else stride
+    return {TEXT_WINDOWS: usual} if task.windows.texts else {}
+
+
 UNLABELLED = "unlabelled"
 """What was done with rows without a label when a task was learned: a key of the entry's `data`."""
 
@@ -338,6 +349,8 @@ def task_of(entry: TaskEntry) -> Task:
     found, said = _task_of(entry), entry.data.get(UNLABELLED)
     if found.type.decoder.windows:
         found = replace(found, windows=windows_of(entry))
+    elif type(stride := entry.data.get(TEXT_WINDOWS)) is int:
+        found = replace(found, windows=WindowRule(stride, texts=True))
     return replace(found, unlabelled=said) if said in set(Unlabelled) else found
 
 

@@ -83,4 +83,7 @@ def _predicted(session: Session, config: TaskConfig, split: Split, asked: Asked)
     labels = split.labels
     if config.decoder.per_token:
         labels = labels_on(session.read(texts, task=asked), split, config)
-    return Predictions(split, session.logits(texts, task=asked), labels)
+    cut, stride = split.windows.texts, split.windows.stride
+    stride = stride if cut else None
+    logits = session.logits(texts, task=asked, windows=cut, stride=stride)
+    return Predictions(split, logits, labels)
