@@ -138,7 +138,7 @@ class GraphOptions(Options):
     cut_positions: Annotated[
         bool,
         Opt(
-            "Leave out rows of positions behind the task's --max-length in a folded graph, which then reads no longer input.",
+            "Of a folded graph: leave out rows of positions that no text of the task reaches; it then reads no longer input.",
             flag="cut-positions/--all-positions",
         ),
     ] = False
