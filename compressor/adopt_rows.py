@@ -55,8 +55,7 @@ def rows_of_checkpoint(fit: FitRequest, columns: TaskOptions, base: Pretrained) 
         ModelError: the checkpoint is no classifier of these rows.
         DataError: the rows cannot be read.
     """
-    assert fit.data is not None
-    assert fit.finetuned is not None
+    assert fit.data and fit.finetuned  # noqa: PT018 - a request to adopt has both
     vectors = _of_vectors(fit.finetuned) if fit.task.type.decoder.vectors else None
     if label_column(fit.data, columns) is None:
         task = prompted(fit.task, fit.finetuned, None)

@@ -44,12 +44,11 @@ def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]
             "label": data.task.label,
             "metrics": list(data.task.metrics),
             **({} if data.task.separator is None else {"separator": data.task.separator}),
-            **windows_fields(data.task, request.config.max_length),
             "train_rows": len(data.train),
             "eval_rows": len(data.dev),
             "eval_sha256": data.dev.sha256(),
             **({} if run.original is None else {"original": run.metrics(run.original)}),
-            **_gaps(data),
+            **_of_rows(run),
             **run.facts,
         },
         training={
@@ -65,6 +64,12 @@ def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]
             pooling_fields(run.pooling),
         ),
     )
+
+
+def _of_rows(run: PreparedRun) -> dict[str, Any]:
+    """Keys of the entry's `data` on rows without a label, and on long texts."""
+    task, length = run.data.task, run.request.config.max_length
+    return {**_gaps(run.data), **windows_fields(task, length)}
 
 
 def features_of(*fields: Mapping[str, Any]) -> dict[str, Any]:

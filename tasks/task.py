@@ -352,8 +352,7 @@ def find_task(
     long context share `stride` tokens. With `windows` long texts are cut into such windows too, whose answers are joined.
 
     Raises:
-        ConfigError: the name is not known and no columns are given, or only one of them is; a metric
-            that does not fit the kind.
+        ConfigError: the name is not known and no columns are given, or only one of them is; a metric that does not fit the kind.
     """
     own = _find_type(kind or Kind.CLASSIFICATION)
     label_field = own.label_column(label_field, (text_field, pair_field))
@@ -366,12 +365,12 @@ def find_task(
         )
     else:
         texts = (text_field,) if pair_field is None else (text_field, pair_field)
-        kind, metrics = kind or Kind.CLASSIFICATION, own.usual_metrics
-        task = Task(name, kind, texts, label_field, metrics=metrics, separator=separator)
+        metrics = own.usual_metrics
+        task = Task(name, own.name, texts, label_field, metrics=metrics, separator=separator)
     task = task.with_metric(metric).with_prefixes(prefix, pair_prefix)
-    if stride is not None or windows:
-        task = replace(task, windows=replace(task.windows, stride=stride, texts=windows))
-    return task if unlabelled == task.unlabelled else replace(task, unlabelled=unlabelled)
+    if stride is None and not windows and unlabelled == task.unlabelled:
+        return task
+    return replace(task, windows=WindowRule(stride, texts=windows), unlabelled=unlabelled)
 
 
 def _known_task(name: str, kind: str | None, separator: str | None) -> Task:
