@@ -32,6 +32,8 @@ class Estimator:
             `init` is refused.
         learns: whether scores change; else the first mask stays, but for units that are removed.
         refuses: options that mean nothing to it, and must be left out.
+        compares: whether bits are comparisons of scores with each other or with a threshold, which a pattern may do
+            within groups instead.
     """
 
     learner: str
@@ -40,6 +42,7 @@ class Estimator:
     init: str | None = "magnitude"
     learns: bool = True
     refuses: tuple[str, ...] = ()
+    compares: bool = False
 
     def load(self) -> Any:
         """The `MaskLearner`; imports torch."""
@@ -49,10 +52,10 @@ class Estimator:
 _HERE = "maskpack.compressor.masking"
 
 ESTIMATORS: dict[str, Estimator] = {
-    "threshold": Estimator(f"{_HERE}.learner:THRESHOLD", needs_share=False),
-    "topk": Estimator(f"{_HERE}.learner:TOPK", init=_CONSTANT),
+    "threshold": Estimator(f"{_HERE}.learner:THRESHOLD", needs_share=False, compares=True),
+    "topk": Estimator(f"{_HERE}.learner:TOPK", init=_CONSTANT, compares=True),
     "bernoulli": Estimator(f"{_HERE}.learner:BERNOULLI", _LOGIT_LR, init="soft-magnitude"),
-    "fixed": Estimator(f"{_HERE}.learner:FIXED", learns=False),
+    "fixed": Estimator(f"{_HERE}.learner:FIXED", learns=False, compares=True),
     "movement": Estimator(f"{_HERE}.movement:MOVEMENT", init=None),
     "hard-concrete": Estimator(
         f"{_HERE}.hard_concrete:HARD_CONCRETE", _GATE_LR, init="soft-magnitude"
@@ -78,7 +81,9 @@ SCORE_INITS: LazyTable[Any] = LazyTable(
 )
 """Name -> `ScoreInit`; all but `constant` rank weights, and need a share of zeros."""
 
-PATTERNS: LazyTable[Any] = LazyTable(weight=f"{_HERE}.patterns:WEIGHT")
+PATTERNS: LazyTable[Any] = LazyTable(
+    **{"weight": f"{_HERE}.patterns:WEIGHT", "2:4": f"{_HERE}.patterns:TWO_OF_FOUR"}
+)
 """Name -> `MaskPattern`: what a score stands for."""
 
 
@@ -149,7 +154,7 @@ class MaskConfig(Options):
     ] = None
     pattern: Annotated[
         str,
-        Opt("What a score of the mask stands for.", one_of=PATTERNS.keys(), later=True),
+        Opt("What zeros of the mask look like.", one_of=PATTERNS.keys(), later=True),
     ] = "weight"
 
     def __post_init__(self) -> None:
