@@ -16,6 +16,7 @@ from torch import Tensor
 from maskpack.compressor.mask_config import MaskConfig
 from maskpack.compressor.masking.gates import Gate, Ranked
 from maskpack.formats import ConfigError
+from maskpack.formats.errors import Hint
 
 _DEEP = 1e4  # heights
 
