@@ -34,6 +34,8 @@ class Estimator:
         rate_matters: whether the rate of the scores changes the mask; a threshold's cancels, see `masking/linear.py`.
         learns: whether scores change; else the first mask stays, but for units that are removed.
         refuses: options that mean nothing to it, and must be left out.
+        compares: whether bits are comparisons of scores with each other or with a threshold, which a pattern may do
+            within groups instead.
     """
 
     learner: str
@@ -43,6 +45,7 @@ class Estimator:
     rate_matters: bool = False
     learns: bool = True
     refuses: tuple[str, ...] = ()
+    compares: bool = False
 
     def load(self) -> Any:
         """The `MaskLearner`; imports torch."""
@@ -53,12 +56,12 @@ _HERE = "maskpack.compressor.masking"
 _AVERAGES = ("ema", "tail")  # scores of weights that went and came back mean nothing together
 
 ESTIMATORS: dict[str, Estimator] = {
-    "threshold": Estimator(f"{_HERE}.learner:THRESHOLD", needs_share=False),
-    "topk": Estimator(f"{_HERE}.learner:TOPK", init=_CONSTANT),
+    "threshold": Estimator(f"{_HERE}.learner:THRESHOLD", needs_share=False, compares=True),
+    "topk": Estimator(f"{_HERE}.learner:TOPK", init=_CONSTANT, compares=True),
     "bernoulli": Estimator(
         f"{_HERE}.learner:BERNOULLI", _LOGIT_LR, init="soft-magnitude", rate_matters=True
     ),
-    "fixed": Estimator(f"{_HERE}.learner:FIXED", learns=False),
+    "fixed": Estimator(f"{_HERE}.learner:FIXED", learns=False, compares=True),
     "movement": Estimator(f"{_HERE}.movement:MOVEMENT", init=None),
     "hard-concrete": Estimator(
         f"{_HERE}.hard_concrete:HARD_CONCRETE",
@@ -88,7 +91,9 @@ SCORE_INITS: LazyTable[Any] = LazyTable(
 )
 """Name -> `ScoreInit`; all but `constant` rank weights, and need a share of zeros."""
 
-PATTERNS: LazyTable[Any] = LazyTable(weight=f"{_HERE}.patterns:WEIGHT")
+PATTERNS: LazyTable[Any] = LazyTable(
+    **{"weight": f"{_HERE}.patterns:WEIGHT", "2:4": f"{_HERE}.patterns:TWO_OF_FOUR"}
+)
 """Name -> `MaskPattern`: what a score stands for."""
 
 
@@ -189,7 +194,7 @@ class MaskConfig(Options):
     ] = None
     pattern: Annotated[
         str,
-        Opt("What a score of the mask stands for.", one_of=PATTERNS.keys(), later=True),
+        Opt("What zeros of the mask look like.", one_of=PATTERNS.keys(), later=True),
     ] = "weight"
 
     def __post_init__(self) -> None:

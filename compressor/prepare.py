@@ -331,7 +331,9 @@ def _chosen(
     )
     check_trunk(config, model, shapes.linears)
     sparsity = sparsity_of(shapes, config)
-    units = choose_units(config, masked_names(shapes.linears, config), model)
+    names = masked_names(shapes.linears, config)
+    pattern.check(config, {name: shapes.linears[name] for name in names})
+    units = choose_units(config, names, model)
     check_room(request, shapes, pattern, rows=len(data.train))
     return placement, pattern, shapes, sparsity, units
 

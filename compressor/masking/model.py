@@ -157,7 +157,7 @@ def build_masked_model(
     noise = Noise(config.seed)
     use_fast_dropout(model, noise, p=config.dropout, as_bytes=byte_dropout)
     learner: MaskLearner = config.estimator_entry.load()
-    gate, height = partial(_gate, learner, noise), start_height(config, plan)
+    gate, height = partial(_gate, learner, pattern, noise), start_height(config, plan)
     starts = dict.fromkeys(masked_names(shapes.linears, config), height)
     gains, base = config.train_scales, base_of(model)
     masked = mask_linears(base, starts, gate=gate, gains=gains, pattern=pattern)
@@ -171,9 +171,9 @@ def build_masked_model(
     return MaskedModel(model, masked, dense, _groups(model, masked, dense, config), callbacks)
 
 
-def _gate(learner: MaskLearner, noise: Noise, number: int) -> Gate:
+def _gate(learner: MaskLearner, pattern: MaskPattern, noise: Noise, number: int) -> Gate:
     """The gate of a linear, whose numbers differ from those of every other linear."""
-    return learner.gate(partial(noise.uniform, number))
+    return pattern.gate(learner.gate(partial(noise.uniform, number)))
 
 
 @torch.no_grad()
@@ -288,8 +288,11 @@ def _set_scores(learning: Learning, gradients: Mapping[str, Tensor], *, logits: 
     worth = worth_of(start, weights, gradients=gradients, seed=config.seed, pattern=pattern)
     share = 0.0 if config.levels else learning.sparsity or 0.0
     scores = initial_scores(start, worth, height=learning.height, sparsity=share, drawn=logits)
+    dead = pattern.dead_score(learning.height)
     for name, layer in masked.items():
         layer.score.copy_(scores[name])
+        if dead is not None:
+            layer.score.masked_fill_(~layer.live(), dead)
 
 
 def _groups(

@@ -119,7 +119,7 @@ def initial_scores(
 
     Args:
         start: the initialisation.
-        worth: parameter name -> what its weights are ranked by, `(o, i)`; infinite for one that is
+        worth: parameter name -> what its weights are ranked by, `(o, i)`; as the pattern orders it, infinite for one that is
             zero anyway; see `worth_of`.
         height: distance from the threshold.
         sparsity: share of weights that start below it.
@@ -153,7 +153,7 @@ def worth_of(
     for name, weight in weights.items():
         values = start.worth(Given(weight, gradients.get(name), generator, pattern))
         dead = pattern.reduce((weight != 0).to(weight.dtype)) == 0
-        worth[name] = values.masked_fill(dead, torch.inf)
+        worth[name] = pattern.order(values, dead)
     return worth
 
 

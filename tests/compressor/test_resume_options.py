@@ -30,6 +30,7 @@ RUNS = {
     "one threshold": {"estimator": "dsr", "sparsity": 0.3},
     "momentum": {"estimator": "sparse-momentum", "sparsity": 0.3},
     "rigl": {"estimator": "rigl", "sparsity": 0.3},
+    "two of four": {"pattern": "2:4", "sparsity": 0.5, "margin": 0.5},
 }
 KEPT = {
     "a price on flips": ["1/price"],
