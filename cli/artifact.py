@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as codec
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -40,9 +40,6 @@ from maskpack.formats.writer import check_free, check_writable, write_bytes
 from maskpack.models.families import FAMILIES
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.types import TASK_TYPES, may_use_pooler, type_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def inspect(
