@@ -4,8 +4,8 @@ Scores start as random numbers, `U(-1/sqrt(i), 1/sqrt(i))` for a matrix `(o, i)`
 all through the run: those of the largest `|S|`. The backward pass takes the mask for the identity of `|S|`, so that the gradient of a
 score is `sign(S) W dL/dW'`.
 
-What differs: the authors' weights are random and their optimiser is SGD with momentum; here weights are those of the backbone,
-pretrained or, after `compress quantize --random`, drawn from a seed, and the optimiser is that of all estimators.
+What differs: the authors' weights are random and their optimiser is SGD with momentum; here weights are those of the pretrained
+backbone, and the optimiser is that of all estimators.
 """
 
 from __future__ import annotations
