@@ -71,7 +71,7 @@ def test_a_demo_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="no npm"):
         prepare.main(package, tmp_path / "site")
     assert [path.name for path in tmp_path.iterdir()] == ["package"]
-    for name in prepare.VENDORED:
+    for name in (*prepare.VENDORED, prepare.WASM):
         (modules / name).parent.mkdir(parents=True, exist_ok=True)
         (modules / name).write_text("x")
     prepare.main(package, tmp_path / "site", modules)
@@ -81,7 +81,7 @@ def test_a_demo_page_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     (package / "package.json").write_text('{"dependencies": {"onnxruntime-web": "1"}}')
     prepare.main(package, tmp_path / "images", modules)
     vendored = {path.name for path in (tmp_path / "images" / "vendor").iterdir()}
-    assert vendored == {"ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}
+    assert vendored == {"ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm.gz"}
 
 
 def test_edge_predict_answers_with_every_task(tiny_artifact, tmp_path, capsys):

@@ -118,7 +118,7 @@ def test_on_a_quantised_backbone_the_codes_stay(bits, method, baseline_for, tiny
     ("options", "message"),
     [
         ({"bits": 3}, "`bits` is 3"),
-        ({"bits": 4, "quantizer": "hqq"}, "no quantizer `hqq`"),
+        ({"bits": 4, "quantizer": "kmeans"}, "no quantizer `kmeans`"),
         ({"rank": 0}, "`rank` is 0"),
         ({"rank": 2.5}, "`rank` is 2.5"),
         ({"dropout": 1.0}, "`dropout` is 1.0"),

@@ -101,6 +101,9 @@ def test_a_number_has_no_probabilities():
         "question-answering": None,
         "fill-mask": None,
         "image-classification": SOFTMAX,
+        "image-multi-label": SIGMOID,
+        "image-regression": None,
+        "label-retrieval": None,
     }
 
 
