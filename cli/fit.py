@@ -22,6 +22,7 @@ from maskpack.cli.lr_find import found_rate
 from maskpack.cli.sources import started_from
 from maskpack.cli.task_data import find_named_task
 from maskpack.compressor.config import FitConfig
+from maskpack.formats import ConfigError
 from maskpack.tasks.options import CacheOptions, TaskOptions
 
 if TYPE_CHECKING:
@@ -157,7 +158,12 @@ def fit(
     )
     check_processes(processes)
     check_export(model, revision, skip=skip_export_check)
-    if find_lr:
+    if find_lr and resume:
+        raise ConfigError(
+            "`--find-lr` may find another rate, and the checkpoint belongs to the first one",
+            "give the `--lr` and `--head-lr` that it told",
+        )
+    if find_lr and not dry_run:
         request = found_rate(request, quiet=quiet)
     if dry_run:
         show_dry_run(request, began=began, json=json)

@@ -144,10 +144,6 @@ HINTS: dict[str, str] = {
     "leave `pair_prefix` out": "leave `--pair-prefix` out",
     "leave `stride` out": "leave `--stride` out",
     "leave `prefix` out": "leave `--prefix` out",
-    "give it to `fit_task` as the model: its head is the start, and it teaches": "give it to `compress fit` as the MODEL: its head "
-    "is the start, and it teaches",
-    "leave `texts` out, or take rows without a label with `unlabelled` teach": "leave `--texts` out, or take rows without a "
-    "label with `--unlabelled teach`",
     "give a folder of images as `calibration`": "give a folder of images with `--calibration`",
     "leave `label_field` out": "leave `--label-field` out",
     "leave the row out, or learn with `unlabelled` skip": "leave the row out, or learn with `--unlabelled skip`",

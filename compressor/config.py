@@ -247,6 +247,7 @@ class FitConfig(
             )
         if self.snapshots:
             self._check_snapshots()
+        self._check_stops()
         self.layer_numbers()
         if self.layers is not None and self.trunk is not None:
             raise ConfigError("`layers` and `trunk` set the same thing", "give one of them")
@@ -269,6 +270,24 @@ class FitConfig(
         if self.levels:
             return tuple(f"{100 * level:.4g}" for level in self.levels[:-1])
         return tuple(map(str, range(1, self.cycles))) if self.snapshots else ()
+
+    def _check_stops(self) -> None:
+        average = "ema" if self.ema else "tail" if self.tail else None
+        if self.stops and average is not None:
+            raise ConfigError(
+                f"`{average}` averages the scores for the last mask, not for those on the way",
+                "leave one of them out",
+            )
+        if len(set(self.stops)) < len(self.stops):
+            raise ConfigError(
+                f"`continual` is `{self.continual}`, whose tasks would have the same names",
+                "give shares that differ in their first four digits",
+            )
+        if self.levels and 1 < self.cycles != len(self.levels):
+            raise ConfigError(
+                f"`cycles` is {self.cycles}, and `continual` passes {len(self.levels)} shares",
+                "leave `cycles` out: rates begin anew at each share",
+            )
 
     def _check_snapshots(self) -> None:
         if self.levels:

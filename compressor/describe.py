@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.effects import ClassWeights, HeadTuning, class_weight_effect
-from maskpack.compressor.types import HISTORY, RunResult
+from maskpack.compressor.effects import ClassWeights, class_weight_effect
+from maskpack.compressor.types import HISTORY, SNAPSHOT_OF, RunResult
 from maskpack.formats import Patch, TaskEntry
 from maskpack.formats.pooling import pooling_fields
 from maskpack.formats.schema import patch_file
@@ -54,7 +54,7 @@ def entry_of(run: PreparedRun, trained: TrainedRun, metrics: Mapping[str, float]
         training={
             **run.options(),
             HISTORY: trained.curves.to_tree(),
-            **_tuned(trained.tuning),
+            **_afterwards(trained),
             **_kept_units(trained.patch.units),
             **_reached(run, trained.patch.units),
         },
@@ -159,9 +159,14 @@ def _reached(run: PreparedRun, units: Units | None) -> dict[str, Any]:
     return {"predicted_speedup": _predicted(run, units)}
 
 
-def _tuned(tuning: HeadTuning | None) -> dict[str, Any]:
-    """What the entry says of a head that was tuned; empty of another."""
-    return {} if tuning is None else {"tuning": tuning.record()}
+def _afterwards(trained: TrainedRun) -> dict[str, Any]:
+    """What the entry says of a head that was tuned, and of a patch that a run left on its way."""
+    tuning, told = trained.tuning, dict[str, Any]()
+    if tuning is not None:
+        told["tuning"] = tuning.record()
+    if trained.part_of is not None:
+        told |= {SNAPSHOT_OF: trained.part_of, "snapshot_step": trained.steps}
+    return told
 
 
 def _class_weights(run: PreparedRun, logits: NDArray[np.float32]) -> ClassWeights | None:

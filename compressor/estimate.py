@@ -179,7 +179,8 @@ def _total(
     """Time of the parts that run once, and of all steps and evaluations."""
     steps = run.plan.steps
     step, look = _mean_step(run, masked, targets), _look(masked.model, run.dev)
-    looks, units = 1 + steps // run.per_epoch, _units(run, masked)
+    stops = len(run.request.config.stops)  # each is a task that is evaluated too
+    looks, units = 1 + stops + steps // run.per_epoch, _units(run, masked)
     runs = most_tries(deepest_allowed(run) + 1) if run.request.config.finds_trunk else 0
     share = probe_plan(run).steps / steps if runs else 0
     trunk = (step * steps + look * looks + units) * (share * runs) + teacher * share

@@ -35,6 +35,7 @@ from maskpack.compressor.prepare import (
 )
 from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.compressor.run_key import run_key
+from maskpack.compressor.space import may_replace_snapshots
 from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
@@ -131,16 +132,22 @@ def on_the_way(run: PreparedRun, trained: TrainedRun) -> Iterator[tuple[Prepared
     request = run.request
     for name, snapshot in zip(request.snapshot_names, trained.snapshots, strict=True):
         # a resumed run may have written it before it was stopped
-        own = replace(request, name=name, replace=request.replace or request.resume)
+        own = replace(request, name=name, replace=may_replace_snapshots(request))
         yield (
             replace(run, request=own),
-            replace(trained, patch=snapshot.patch, steps=snapshot.step, snapshots=()),
+            replace(
+                trained,
+                patch=snapshot.patch,
+                steps=snapshot.step,
+                snapshots=(),
+                part_of=request.stored_name,
+            ),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """Result of training: the frozen patch, its steps, time and threads, learning curves, what was tuned after it, and patches on the way."""
+    """Result of training: the frozen patch, its steps, time and threads, learning curves, what was tuned after it, patches on the way; of such a patch the run's own task."""
 
     patch: Patch
     steps: int
@@ -149,6 +156,7 @@ class TrainedRun:
     threads: int
     tuning: HeadTuning | None = None
     snapshots: tuple[Snapshot, ...] = ()
+    part_of: str | None = None
 
 
 def prepare_together(request: FitRequest, *, on_progress: OnProgress) -> PreparedRun:

@@ -14,6 +14,7 @@ estimators, heads and baselines have a rate that matters.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +33,9 @@ from maskpack.compressor.config import (
 from maskpack.compressor.fit import fit_task
 from maskpack.compressor.schedules import RANGE_TEST, ramp
 from maskpack.compressor.training.progress import OnProgress, Progress
+from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.types import BaselineRequest, FitRequest
-from maskpack.formats import ConfigError, ModelError
+from maskpack.formats import ConfigError, ModelError, is_artifact
 
 Config = TypeVar("Config", FitConfig, BaselineConfig)
 
@@ -147,10 +149,16 @@ def _run(request: FitRequest | BaselineRequest, steps: int, ratio: float, record
         run = replace(request, config=_ramped(request.config, steps, ratio), out=None)
         run_baseline(run, on_progress=record.on_progress)
         return
+    plain = replace(request.config, checkpoint_every=0, snapshots=False)
+    config = _ramped(plain, steps, ratio)
+    if config.finds_trunk:  # the depth is found with the rate
+        config = replace(config, trunk=None, trunk_tolerance=TrunkConfig.trunk_tolerance)
     with tempfile.TemporaryDirectory() as folder:
-        config = replace(_ramped(request.config, steps, ratio), checkpoint_every=0)
         out = Path(folder) / "artifact"
-        fit_task(replace(request, config=config, out=out), on_progress=record.on_progress)
+        if is_artifact(request.out):  # the same backbone
+            shutil.copytree(request.out, out)
+        short = replace(request, config=config, out=out, replace=True, resume=False)
+        fit_task(short, on_progress=record.on_progress)
 
 
 def _ramped(config: Config, steps: int, ratio: float) -> Config:

@@ -8,8 +8,10 @@ from typing import Any
 
 from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
 from maskpack.compressor.options import RUN
-from maskpack.formats import Artifact, TaskEntry
+from maskpack.compressor.types import SNAPSHOT_OF
+from maskpack.formats import Artifact, DataError, TaskEntry
 from maskpack.formats.options import options_of
+from maskpack.formats.vote import MEMBERS
 from maskpack.tasks.evaluation.evaluate import task_of
 from maskpack.tasks.options import Type
 from maskpack.tasks.task import TASKS, Kind, Task, Unlabelled
@@ -59,20 +61,29 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
             "same_label": learned.kind == Kind.LABEL_RETRIEVAL or None,
             "multi_label": learned.type.several or None,
             "label_separator": learned.separator,
-            "windows": learned.windows.texts or None,
             "stride": learned.windows.stride,
         }
+    if learned.windows.texts:
+        run |= {"windows": True, "stride": learned.windows.stride}
     return run
 
 
 def recorded_run(artifact: Artifact, task: str) -> Recorded:
     """The run that made `task`; options of the backbone are those of the artifact.
 
+    Of a snapshot it is the run that left it on its way, under that run's own name.
+
     Raises:
         ArtifactError: there is no such task.
-        DataError: the manifest does not say from which columns it was learned.
+        DataError: the manifest does not say from which columns it was learned, or no run made it.
     """
     entry, scheme, source = artifact.entry(task), artifact.manifest.scheme, artifact.manifest.source
+    if (members := entry.training.get(MEMBERS)) is not None:
+        raise DataError(
+            f"`{task}` is a vote of {', '.join(map(str, members))}: no run made it",
+            "let them vote again",
+        )
+    entry = entry.renamed(str(entry.training.get(SNAPSHOT_OF, task)))
     names = {field.name for field in fields(FitConfig)}
     options = {name: value for name, value in entry.training.items() if name in names}
     options |= {

@@ -32,6 +32,11 @@ class ScheduleConfig(Options):
     ] = 1
 
     @property
+    def stops(self) -> tuple[str, ...]:
+        """What the names of tasks that a run leaves on its way end in; none here."""
+        return ()
+
+    @property
     def shape(self) -> tuple[str, int]:
         """Name and cycles of the schedule."""
         return self.schedule, self.cycles

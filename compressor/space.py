@@ -19,14 +19,20 @@ _STATE = 12  # bytes of a trained value in a checkpoint: itself and two moments,
 
 def check_place(request: FitRequest) -> None:
     """Raise ArtifactError unless the task can be written into the artifact, or a new one be made."""
+    names = request.snapshot_names  # refused now, if one cannot name a task
     if is_artifact(request.out):
         artifact = open_artifact(request.out)
         check_vacant(artifact, request.stored_name, replacing=request.replace)
-        for name in request.snapshot_names:
-            check_vacant(artifact, name, replacing=request.replace or request.resume)
+        for name in names:
+            check_vacant(artifact, name, replacing=may_replace_snapshots(request))
     else:
         check_free(request.out)
     check_writable(request.out)
+
+
+def may_replace_snapshots(request: FitRequest) -> bool:
+    """Whether tasks that a run leaves on its way may be there: a stopped run, whose checkpoint is kept, may have written them."""
+    return request.replace or (request.resume and request.checkpoint_folder.is_dir())
 
 
 def has_task(out: Path, name: str) -> bool:
@@ -59,10 +65,11 @@ def needed_bytes(
     config = request.config
     sizes = [torch.Size(shapes.linears[name]) for name in masked_names(shapes.linears, config)]
     others = shapes.head_bytes + extra_bytes(shapes, config)
-    written = sum(size.numel() for size in sizes) // 8 + others
+    patch = sum(size.numel() for size in sizes) // 8 + others
+    written = patch * (1 + len(config.stops))
     if new:
         written += backbone_bytes(shapes, scheme_of(config))
     scores = sum(torch.Size(pattern.score_shape(size)).numel() for size in sizes)
-    checkpoint = _STATE * (scores + others // 2)
+    checkpoint = _STATE * (scores + others // 2) + patch * len(config.stops)
     saved = config.total_steps(rows) // config.checkpoint_every if config.checkpoint_every else 0
     return max(min(saved, 2) * checkpoint, min(saved, 1) * checkpoint + written)

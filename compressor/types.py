@@ -288,6 +288,9 @@ class RunResult:
 MOST_POINTS = 40
 """Of each curve: enough to see a run's shape, and a line of text in the manifest."""
 
+SNAPSHOT_OF = "snapshot_of"
+"""Key of an entry's `training`: the task whose run left it on its way."""
+
 HISTORY = "history"
 """Key of the curves in a task's `training`."""
 

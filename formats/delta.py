@@ -40,6 +40,10 @@ _LOG = logging.getLogger(__name__)
 
 KIND = "delta"
 _VERSION = 1
+_WRONG = (
+    *(KeyError, TypeError, ValueError, AttributeError),
+    *(OverflowError, RecursionError, MemoryError),  # numbers and depths that nobody wrote
+)
 
 Files = Mapping[str, Buffer]
 
@@ -198,7 +202,7 @@ def decode_delta(data: Buffer, old: Files) -> tuple[dict[str, bytes], bool, list
             new[name] = _made(about, own, base, new)
             if _digest(new[name]) != about["sha256"]:
                 raise ArtifactError(f"`{name}` is not what the delta was made for", AGAIN)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _WRONG as error:
         raise ArtifactError(f"the header of a delta is wrong: {error!r}", AGAIN) from error
     return new, single, sorted(made, key=lambda file: file.name)
 

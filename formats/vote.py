@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from maskpack.formats.errors import ConfigError
 from maskpack.formats.tensors import BitMask, Dense, Patch
 
+MEMBERS = "vote"
+"""Key of an entry's `training`: names of the tasks whose masks voted."""
+
 
 def majority_patch(patches: Sequence[Patch]) -> Patch:
     """A weight goes where more than half of the masks remove it; heads, biases, norms and gains are means.

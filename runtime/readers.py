@@ -5,8 +5,10 @@ A reader turns rows into what a batch is made of, and says what a row is that ca
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -151,10 +153,23 @@ def text_reader(
     """
     stride = config.stride if stride is None else stride
     longest = config.max_length if stride is None else 0  # 0: rows are read whole
-    how = (place.tokenizer, longest, config.truncation_left, config.split_special_tokens)
+    how = (
+        _digest(place.tokenizer),
+        longest,
+        config.truncation_left,
+        config.split_special_tokens,
+    )
     if how not in known:
         known[how] = load_tokenizer(place.tokenizer)
     return TextReader.of(known[how], config, stride=stride)
+
+
+def _digest(path: Path) -> str:
+    """Of a file's bytes, so that exports of one artifact share a tokenizer; the path of one that cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return str(path)
 
 
 def image_reader(place: TaskFiles, config: TaskConfig, known: Known) -> ImageReader:

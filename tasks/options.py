@@ -93,7 +93,7 @@ class TaskOptions(Options):
     windows: Annotated[
         bool,
         Opt(
-            "Cut texts of more than max-length tokens into windows and join their outputs, as `predict --windows` does; else they are cut off.",
+            "Cut texts of more than max-length tokens into windows and join their outputs, as windows of `predict` are; else they are cut off.",
             default="",
         ),
     ] = False

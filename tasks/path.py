@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from maskpack.formats import Artifact, ConfigError, Patch, TaskEntry, open_artifact
@@ -109,6 +110,12 @@ def mask_path(request: PathRequest) -> MaskPath:
     if (entry.kind, entry.labels) != (other.kind, other.labels) or not _same_heads(start, end):
         end = replace(end, head=start.head)
     split, task = evaluation_rows(entry, request.data), task_of(entry)
+    decoder = task.type.decoder
+    if decoder.per_token or decoder.vectors or decoder.fills:
+        raise ConfigError(
+            f"`{request.first}` is a {task.type.name}, whose loss is not one of a row",
+            "evaluate its ends instead",
+        )
     model = restore_patch(artifact, entry, start)
     ends = [_weights(artifact, entry, patch) for patch in (start, end)]
     points = []
@@ -117,9 +124,15 @@ def mask_path(request: PathRequest) -> MaskPath:
         _put_between(model, ends, share)
         found = predictions_of(artifact, entry, split, model, request.device)
         value = compute_metrics(task.type, found.logits, found.labels, [task.metric])[task.metric]
-        loss = task.type.loss(torch.from_numpy(found.logits), torch.as_tensor(found.labels))
+        targets = torch.from_numpy(np.asarray(task.type.targets(found.labels)))
+        loss = task.type.loss(torch.from_numpy(found.logits), _of_loss(targets))
         points.append(PathPoint(share, value, float(loss)))
     return MaskPath(request.first, request.second, task.metric, len(split), tuple(points))
+
+
+def _of_loss(targets: torch.Tensor) -> torch.Tensor:
+    """Numbers of classes as torch's losses read them."""
+    return targets if targets.is_floating_point() else targets.long()
 
 
 Weights = dict[str, torch.Tensor]

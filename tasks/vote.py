@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from maskpack.formats import Artifact, ConfigError, TaskEntry, add_task, check_vacant, open_artifact
 from maskpack.formats.schema import check_new_name, patch_file
-from maskpack.formats.vote import majority_patch
+from maskpack.formats.vote import MEMBERS, majority_patch
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import restore_patch
+from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import (
     Assessment,
     assessed,
     evaluation_rows,
     predictions_of,
 )
-
-MEMBERS = "vote"
-"""Key of an entry's `training`: names of the tasks whose masks voted."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,10 @@ def vote_tasks(request: VoteRequest) -> VoteResult:
         name=request.name,
         file=patch_file(request.name),
         zeros=patch.count.zeros,
-        training={**first.training, MEMBERS: list(request.tasks)},
+        training={MEMBERS: list(request.tasks)},
     )
     model, split = restore_patch(artifact, entry, patch), evaluation_rows(entry, request.data)
+    entry = replace(entry, data=_measured_on(first, split))
     found = assessed(entry, predictions_of(artifact, entry, split, model, request.device))
     scores = {name: found.scores[name] for name in first.scores}
     written = add_task(
@@ -103,6 +103,15 @@ def vote_tasks(request: VoteRequest) -> VoteResult:
     )
     members = {name: artifact.entry(name).zeros for name in request.tasks}
     return VoteResult(found, entry.zeros, members, _bytes_of(written, request.name))
+
+
+def _measured_on(first: TaskEntry, split: Split) -> dict[str, Any]:
+    """What the entry says of data: the scores are of these rows, and the original model's only if those are of the same."""
+    digest = split.sha256()
+    kept = dict(first.data)
+    if kept.get("eval_sha256") != digest:
+        kept.pop("original", None)
+    return {**kept, "eval_rows": len(split), "eval_sha256": digest}
 
 
 def _bytes_of(artifact: Artifact, task: str) -> int:

@@ -157,6 +157,7 @@ class Run:
             + ([] if task.separator is None else [task.separator])
             + ([] if task.prefixes is None else [task.prefixes])
             + ([] if task.windows.stride is None else [task.windows.stride])
+            + (["windows"] if task.windows.texts else [])
             + ([] if task.unlabelled is Unlabelled.STOP else [task.unlabelled]),
             "data": self.task.digest,
             "kind": str(Method(self.arm.options["method"])) if self.arm.is_baseline else "mask",

@@ -138,10 +138,11 @@ class Plan:
             ConfigError: the run has fewer steps than cycles.
         """
         steps, step, shape = config.total_steps(rows), StepOptions.of(config), config.shape
-        if steps < shape[1]:
+        least, what = max((shape[1], "cycles of its rates"), (1 + len(config.stops), "parts"))
+        if steps < least:
             raise ConfigError(
-                f"the run has {steps} steps, fewer than the {shape[1]} cycles of its rates",
-                "give more `epochs`, or fewer cycles",
+                f"the run has {steps} steps, fewer than the {least} {what}",
+                "give more `epochs`, or fewer of them",
             )
         return cls(steps, config.batch_size, config.warmup, config.seed, step, *shape)
 

@@ -135,7 +135,9 @@ def write_peers(dense: Path, folder: Path) -> dict[str, Path]:
         graphs[name] = folder / f"{name.replace(' ', '-')}.onnx"
         try:
             with quiet():
-                quantize_dynamic(source, graphs[name], **options)
+                # behind an operator of ONNX Runtime's own no type is inferred
+                given = {**options, "extra_options": {"DefaultTensorType": onnx.TensorProto.FLOAT}}
+                quantize_dynamic(source, graphs[name], **given)
         except Exception as error:  # it raises exceptions of any type
             raise ExportError(f"quantize_dynamic fails on `{dense.name}`: {error!r}") from error
     return graphs

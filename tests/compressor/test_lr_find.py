@@ -13,10 +13,11 @@ from maskpack.compressor import (
     FitConfig,
     FitRequest,
     find_learning_rate,
+    lr_find,
 )
 from maskpack.compressor.lr_find import RateCurve, _DivergedError, _Record, with_rate
 from maskpack.compressor.training.progress import Progress
-from maskpack.formats import ConfigError
+from maskpack.formats import ConfigError, open_artifact
 from maskpack.tasks import find_task
 
 OPTIONS = {"batch_size": 16, "max_length": 16, "precision": "fp32"}
@@ -117,3 +118,33 @@ def test_suggestions_of_a_known_curve():
     assert curve.lowest == pytest.approx(1e-2, rel=1e-6)
     assert curve.suggestion == pytest.approx(1e-3)
     assert curve.steepest == pytest.approx(10 ** (-2 - 0.5**0.5), rel=0.2)
+
+
+def test_what_a_run_leaves_on_its_way_is_no_part_of_a_test(tiny_model, sentiment, tmp_path):
+    options = {"schedule": "restarts", "cycles": 2, "snapshots": True}
+    config = FitConfig(bits=4, group=16, estimator="bernoulli", sparsity=0.1, **options, **OPTIONS)
+    request = FitRequest(
+        str(tiny_model), find_task("sst2"), tmp_path / "artifact", config, data=sentiment
+    )
+    assert len(find_learning_rate(request, steps=20).rates) <= 20
+
+
+def test_a_test_stands_on_the_artifacts_backbone(tiny_artifact, tiny_model, sentiment, monkeypatch):
+    seen = []
+    fit = lr_find.fit_task
+    monkeypatch.setattr(
+        lr_find,
+        "fit_task",
+        lambda request, on_progress: (
+            seen.append(open_artifact(request.out).manifest.scheme.bits)
+            or fit(request, on_progress=on_progress)
+        ),
+    )
+    config = FitConfig(estimator="bernoulli", sparsity=0.1, **OPTIONS)
+    request = FitRequest(
+        str(tiny_model), find_task("sst2"), tiny_artifact, config, data=sentiment, bits_given=False
+    )
+    before = {path: path.read_bytes() for path in tiny_artifact.rglob("*") if path.is_file()}
+    find_learning_rate(request, steps=20)
+    assert seen == [4]
+    assert {p: p.read_bytes() for p in tiny_artifact.rglob("*") if p.is_file()} == before

@@ -13,6 +13,7 @@ import torch
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.compressor.masking.snapshots import parts_of, with_parts
 from maskpack.compressor.masking.sparsity import TailAverage
+from maskpack.compressor.repeat import recorded_run
 from maskpack.compressor.training.train import Plan
 from maskpack.formats import ArtifactError, ConfigError, Interrupted, check_artifact, open_artifact
 from maskpack.tasks import find_task
@@ -226,11 +227,45 @@ def test_the_smallest_weights_go_first_and_learning_changes_which(asked, tmp_pat
         ({"continual": "0.1,0.2", "estimator": "topk"}, "estimator topk has none to move"),
         ({"continual": "0.1,0.2", "patience": 1}, "`continual` needs"),
         ({**OPTIONS, "continual": "0.1,0.2"}, "`snapshots` at each cycle"),
+        ({"continual": "0.1,0.2", "ema": 0.9}, "`ema` averages the scores for the last mask"),
+        ({**OPTIONS, "tail": 0.2}, "`tail` averages the scores for the last mask"),
+        ({"continual": "0.10001,0.100012,0.4"}, "tasks would have the same names"),
+        (
+            {"continual": "0.1,0.2,0.4", "schedule": "restarts", "cycles": 2},
+            "`cycles` is 2, and `continual` passes 3 shares",
+        ),
     ],
 )
 def test_shares_that_no_run_can_pass_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         FitConfig(**options)
+
+
+def test_a_run_has_a_step_for_each_part():
+    config = FitConfig(continual="0.1,0.2,0.4", schedule="cosine", steps=2)
+    with pytest.raises(ConfigError, match="the run has 2 steps, fewer than the 3 parts"):
+        Plan.of(config, rows=100)
+
+
+def test_resume_alone_replaces_no_task_of_another_run(asked, tmp_path):
+    plain = asked(tmp_path / "a", snapshots=False, cycles=1, schedule="linear", steps=2)
+    fit_task(replace(plain, name="sst2-1"))
+    with pytest.raises(ArtifactError, match="sst2-1"):
+        fit_task(replace(asked(tmp_path / "a"), resume=True))
+
+
+def test_a_name_that_grows_too_long_is_refused_before_training(asked, tmp_path):
+    request = replace(asked(tmp_path / "a"), name="n" * 63)
+    with pytest.raises(ArtifactError, match="cannot name a task"):
+        fit_task(request, on_progress=lambda _: pytest.fail("a step was taken"))
+
+
+def test_the_run_of_a_snapshot_is_that_which_left_it(whole):
+    artifact = open_artifact(whole[0])
+    found = [recorded_run(artifact, name).tree for name in ("sst2-1", "sst2")]
+    assert found[0] == found[1]
+    assert found[0]["snapshots"] is True
+    assert "name" not in found[0]["run"]
 
 
 def test_rates_begin_anew_at_each_share():
@@ -239,3 +274,11 @@ def test_rates_begin_anew_at_each_share():
     assert [plan.rate(step) for step in (0, 10, 20)] == pytest.approx([1, 1, 1])
     other = Plan.of(replace(config, schedule="cosine"), rows=100)
     assert other.rate(20) < 0.5
+
+
+def test_windows_of_a_known_task_are_part_of_its_run(asked, tmp_path):
+    task = find_task("sst2", windows=True)
+    request = replace(asked(tmp_path / "a", snapshots=False, steps=2), task=task)
+    fit_task(replace(request, config=replace(request.config, cycles=1, schedule="linear")))
+    told = recorded_run(open_artifact(request.out), "sst2").tree["run"]
+    assert told["windows"] is True

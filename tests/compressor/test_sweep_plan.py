@@ -110,7 +110,7 @@ def test_a_task_of_several_labels_and_one_of_the_hub_stand_in_a_plan(plan, tmp_p
     )
     bars, lists = (task.task for task in made.tasks)
     assert (bars.kind, bars.separator, lists.separator) == (Kind.MULTI_LABEL, "|", None)
-    assert lists.kind is Kind.MULTI_LABEL
+    assert lists.kind == Kind.MULTI_LABEL
     hub = plan(tasks={"far": {**own, "data": "hub:some/rows:small"}}).tasks[0]
     assert hub.data.as_posix() == "hub:some/rows:small"
     for wrong in ({"multi_label": 1}, {"multi_label": True, "regression": True}):
@@ -311,3 +311,14 @@ def test_speeds_multiply_and_a_cost_model_counts_by_its_content(plan, tmp_path):
     assert made().runs[0].key == first.runs[0].key
     costs.write_text("{ }")
     assert made().runs[0].key != first.runs[0].key
+
+
+def test_texts_in_windows_are_another_run(plan):
+    """And one whose texts are cut off keeps the key that it had."""
+    keys = {
+        cut: {run.key for run in choose(plan(tasks={"reviews": {"windows": cut}}), ["dense"], [0])}
+        for cut in (True, False)
+    }
+    usual = {run.key for run in choose(plan(tasks={"reviews": {}}), ["dense"], [0])}
+    assert keys[False] == usual
+    assert not keys[True] & usual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,3 +104,11 @@ def test_what_is_no_ensemble_is_refused(swapped, names, words):
 def test_tasks_that_answer_otherwise_are_refused(tagged_exports):
     with pytest.raises(ConfigError, match="`sst2` and `names` are of different types"):
         Session(tagged_exports("shared")).predict(TEXTS, task=("sst2", "names"))
+
+
+def test_folded_exports_beside_each_other_are_an_ensemble(exported, tmp_path):
+    for name in BOTH:
+        shutil.copytree(exported("bert", "fp32", name).folder, tmp_path / name)
+    session = Session(tmp_path)
+    each = [session.logits(TEXTS, task=name) for name in BOTH]
+    np.testing.assert_allclose(session.logits(TEXTS, task=BOTH), np.mean(each, axis=0), atol=1e-6)

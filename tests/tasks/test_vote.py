@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from maskpack.compressor import FitRequest, fit_task
+from maskpack.compressor.repeat import recorded_run
 from maskpack.formats import (
     ArtifactError,
     BitMask,
     ConfigError,
+    DataError,
     Patch,
     check_artifact,
     open_artifact,
@@ -91,3 +93,21 @@ def test_tasks_that_answer_otherwise_are_refused(artifact, tiny_model, sentiment
     with pytest.raises(ConfigError, match="`sst2` and `short` differ in `max_length`"):
         vote_tasks(VoteRequest(artifact, ("sst2", "short"), "other", data=sentiment))
     assert open_artifact(artifact).manifest.tasks.keys() == before
+
+
+def test_no_run_is_told_of_a_vote(artifact, sentiment):
+    vote_tasks(VoteRequest(artifact, NAMES[1:], "told", data=sentiment))
+    with pytest.raises(DataError, match="`told` is a vote of sst2-2, sst2: no run made it"):
+        recorded_run(open_artifact(artifact), "told")
+
+
+def test_the_entry_names_the_rows_that_were_measured(artifact, sentiment, tmp_path):
+    lines = (sentiment / "dev.tsv").read_text().splitlines()
+    (tmp_path / "dev.tsv").write_text("\n".join(lines[:21]) + "\n")
+    vote_tasks(VoteRequest(artifact, NAMES, "few", data=tmp_path))
+    opened = open_artifact(artifact)
+    entry = opened.entry("few")
+    assert entry.data["eval_rows"] == 20
+    assert entry.data["eval_sha256"] != opened.entry("sst2").data["eval_sha256"]
+    assert assess(opened, "few", data=tmp_path).same_data
+    assert not assess(opened, "few", data=sentiment).same_data
