@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from maskpack.formats.bits import CODE_BITS, EMBEDDING_BITS
-from maskpack.formats.lazy import LazyTable
+from maskpack.formats.lazy import LazyTable, NamesAfter
 from maskpack.formats.options import Opt, Options, listed
 
 AUTO = "auto"
@@ -23,19 +23,6 @@ QUANTIZERS: LazyTable[Any] = LazyTable(
     }
 )
 """Name -> `Quantizer`, loaded on first use."""
-
-
-class _QuantizerNames(Collection[str]):
-    """`auto` and the names of `QUANTIZERS`, which may grow."""
-
-    def __contains__(self, name: object) -> bool:
-        return name == AUTO or name in QUANTIZERS
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((AUTO, *QUANTIZERS))
-
-    def __len__(self) -> int:
-        return 1 + len(QUANTIZERS)
 
 
 _REFINE_STEPS = 600
@@ -61,7 +48,7 @@ class CodesConfig(Options):
         str,
         Opt(
             "Method of quantisation.",
-            one_of=_QuantizerNames(),
+            one_of=NamesAfter(AUTO, QUANTIZERS),
             default="auto: chosen by the bits",
         ),
     ] = AUTO

@@ -6,13 +6,12 @@ What an entry computes stands in `masking/`, and is loaded when a mask is learne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
 from maskpack.formats import ConfigError
-from maskpack.formats.lazy import LazyTable
+from maskpack.formats.lazy import LazyTable, NamesAfter
 from maskpack.formats.options import Opt, Options
 
 _POSITIVE = "(0, inf)"
@@ -97,19 +96,6 @@ PATTERNS: LazyTable[Any] = LazyTable(
 """Name -> `MaskPattern`: what a score stands for."""
 
 
-class _InitNames(Collection[str]):
-    """`auto` and the names of `SCORE_INITS`, which may grow."""
-
-    def __contains__(self, name: object) -> bool:
-        return name == "auto" or name in SCORE_INITS
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("auto", *SCORE_INITS))
-
-    def __len__(self) -> int:
-        return 1 + len(SCORE_INITS)
-
-
 def not_rising(text: str) -> str | None:
     """What shares of a run's stops should be, or None where they are."""
     try:
@@ -143,7 +129,7 @@ class MaskConfig(Options):
         str,
         Opt(
             "First scores.",
-            one_of=_InitNames(),
+            one_of=NamesAfter("auto", SCORE_INITS),
             default="auto: constant; with a sparsity, by magnitude",
         ),
     ] = "auto"

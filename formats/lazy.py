@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -75,6 +75,29 @@ class LazyTable(MutableMapping[str, Entry]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries  # without loading it
+
+
+class NamesAfter(Collection[str]):
+    """A name, and then those of a registry, which may grow.
+
+    >>> table = LazyTable(a="x:A")
+    >>> names = NamesAfter("auto", table)
+    >>> table["b"] = 1
+    >>> list(names), "b" in names, len(names)
+    (['auto', 'a', 'b'], True, 3)
+    """
+
+    def __init__(self, first: str, table: Mapping[str, Any]) -> None:
+        self._first, self._table = first, table
+
+    def __contains__(self, name: object) -> bool:
+        return name == self._first or name in self._table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self._first, *self._table))
+
+    def __len__(self) -> int:
+        return 1 + len(self._table)
 
 
 def find_entry(table: Mapping[str, Entry], name: str, what: str) -> Entry:
