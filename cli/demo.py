@@ -95,9 +95,9 @@ def _run_task(name: str, work: Path, *, seed: int, quiet: bool) -> Row:
     dense_ms, graph_ms = compare_latency(
         work / f"{name}-dense",
         folder / "model.onnx",
+        find_task(name).type,
         length=LATENCY_LENGTH,
         runs=LATENCY_RUNS,
-        auto_class=find_task(name).type.auto_class,
     )
     return Row(name, dense, masked, packed, report, dense_ms, graph_ms)
 

@@ -33,6 +33,7 @@ from maskpack.formats.writer import write_bytes
 from maskpack.models.families import family_of
 from maskpack.models.load import AUTO_CLASS, load_finetuned
 from maskpack.tasks.context import restore_task
+from maskpack.tasks.types import TaskType
 
 PEERS = {
     "quantize_dynamic": {"per_channel": False},
@@ -162,11 +163,13 @@ _OTHERWISE = "give the dense model as `artifact` or `against`"
 
 
 def compare_latency(
-    dense: Path, graph: Path, *, length: int, runs: int, auto_class: str = AUTO_CLASS
+    dense: Path, graph: Path, kind: TaskType, *, length: int, runs: int
 ) -> tuple[float, float]:
     """Milliseconds of a dense model's float32 graph and of an exported graph, batch 1, one thread."""
     sessions = {
-        "dense": make_session(dense_graph(str(dense), auto_class), threads=1),
+        "dense": make_session(
+            dense_graph(str(dense), kind.auto_class, vectors=kind.decoder.vectors), threads=1
+        ),
         "graph": make_session(graph, threads=1),
     }
     times = interleaved(sessions, batch=1, length=length, runs=runs)
