@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from maskpack.formats import open_artifact
 from maskpack.formats.pooling import Pooling
-from maskpack.models.load import load_classifier, load_finetuned
+from maskpack.models.load import load_classifier
 from maskpack.tasks.batches import predict_all, torch_predict
-from maskpack.tasks.context import ModelContext, restore_task
+from maskpack.tasks.context import ModelContext, load_dense, restore_task
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.types import TASK_TYPES
 
@@ -76,7 +76,7 @@ def main() -> None:
         )
         models = {
             "untrained": plain,
-            "dense": load_finetuned(dense, auto_class=kind.auto_class),
+            "dense": load_dense(dense, kind),
             "mask": restore_task(artifact, next(iter(artifact.manifest.tasks))),
         }
         for name, model in models.items():

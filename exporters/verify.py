@@ -37,14 +37,13 @@ from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.formats.target import TargetScale
 from maskpack.formats.waiting import announced
 from maskpack.models.inputs import ATTENTION, inputs_of
-from maskpack.models.load import load_finetuned
 from maskpack.models.padding import set_pad_token
 from maskpack.runtime.cloze import MOST_LOGITS
 from maskpack.runtime.loading import check_task, load_inputs
 from maskpack.runtime.providers import Provider
 from maskpack.runtime.task import FEEDS_SUFFIX, TaskFiles, pick_task
 from maskpack.tasks.batches import Encoded, Feeds, Predict, predict_all, torch_predict
-from maskpack.tasks.context import ModelContext, restore_task
+from maskpack.tasks.context import ModelContext, load_dense, restore_task
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import evaluation_split
 from maskpack.tasks.evaluation.metrics import compute_metrics
@@ -370,8 +369,7 @@ def _logits_of(reference: str, subject: Subject, encoded: Encoded) -> NDArray[np
     if subject.files is not None:
         check_numbers_of_model(subject.files, reference)
     kind = type_of(subject.entry)
-    vectors = kind.decoder.vectors
-    model = load_finetuned(reference, auto_class=kind.auto_class, vectors=vectors)
+    model = load_dense(reference, kind)
     if model.config.num_labels != subject.entry.outputs:
         raise VerifyError(
             f"the reference `{reference}` has {model.config.num_labels} outputs, "

@@ -127,21 +127,20 @@ def difference_bytes(new: Buffer, old: Buffer, *, way: Way) -> bytes:
     >>> difference_bytes(bytes([9, 5, 7]), bytes([5, 6]), way=Way.SUM).hex()
     '090001'
     """
-    made, base = np.frombuffer(new, np.uint8).copy(), np.frombuffer(old, np.uint8)
-    size = min(len(made), len(base))
-    if size:
-        part = made[-size:]
-        (np.bitwise_xor if way is Way.XOR else np.subtract)(part, base[-size:], out=part)
-    return made.tobytes()
+    return _over_the_end(new, old, np.bitwise_xor if way is Way.XOR else np.subtract)
 
 
 def sum_bytes(coded: Buffer, old: Buffer, *, way: Way) -> bytes:
     """Inverse of `difference_bytes`."""
-    made, base = np.frombuffer(coded, np.uint8).copy(), np.frombuffer(old, np.uint8)
+    return _over_the_end(coded, old, np.bitwise_xor if way is Way.XOR else np.add)
+
+
+def _over_the_end(data: Buffer, old: Buffer, change: np.ufunc) -> bytes:
+    made, base = np.frombuffer(data, np.uint8).copy(), np.frombuffer(old, np.uint8)
     size = min(len(made), len(base))
     if size:
         part = made[-size:]
-        (np.bitwise_xor if way is Way.XOR else np.add)(part, base[-size:], out=part)
+        change(part, base[-size:], out=part)
     return made.tobytes()
 
 

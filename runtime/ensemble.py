@@ -16,6 +16,7 @@ import numpy as np
 from maskpack.formats.errors import ConfigError
 from maskpack.runtime.answers import Loaded
 from maskpack.runtime.graph import TaskRun
+from maskpack.runtime.trunk import told
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +85,7 @@ def _check_alike(left: Loaded, right: Loaded) -> None:
 
 def _outputs(member: Loaded, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
     graph, own = member.graph, member.own
-    told = {one.name: feeds[one.name] for one in graph.get_inputs() if one.name in feeds}
-    return list(graph.run(list(names), {**told, **own.feeds}, own.options))
+    return list(graph.run(list(names), {**told(graph, feeds), **own.feeds}, own.options))
 
 
 def _of_length_one(vectors: Any) -> Any:

@@ -5,7 +5,6 @@ A reader turns rows into what a batch is made of, and says what a row is that ca
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.formats.codec import file_sha256
 from maskpack.formats.errors import ExportError, MaskpackError
 from maskpack.runtime.images import Image, ImageRule
 from maskpack.runtime.outputs import ReadText
@@ -153,23 +153,21 @@ def text_reader(
     """
     stride = config.stride if stride is None else stride
     longest = config.max_length if stride is None else 0  # 0: rows are read whole
-    how = (
-        _digest(place.tokenizer),
-        longest,
-        config.truncation_left,
-        config.split_special_tokens,
-    )
+    same = _digest(place.tokenizer, known)
+    how = (same, longest, config.truncation_left, config.split_special_tokens)
     if how not in known:
         known[how] = load_tokenizer(place.tokenizer)
     return TextReader.of(known[how], config, stride=stride)
 
 
-def _digest(path: Path) -> str:
-    """Of a file's bytes, so that exports of one artifact share a tokenizer; the path of one that cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return str(path)
+def _digest(path: Path, known: Known) -> str:
+    """Of a file, so that exports of one artifact share a tokenizer; the path of one that cannot be read. Computed once a path."""
+    if path not in known:
+        try:
+            known[path] = file_sha256(path)
+        except OSError:
+            known[path] = str(path)
+    return str(known[path])
 
 
 def image_reader(place: TaskFiles, config: TaskConfig, known: Known) -> ImageReader:

@@ -33,7 +33,7 @@ class OnTrunk:
         Args:
             feeds: name of an input -> `(b, s)`; inputs that the trunk does not read may be there.
         """
-        return self.trunk.run([HIDDEN], _told(self.trunk, feeds))[0]
+        return self.trunk.run([HIDDEN], told(self.trunk, feeds))[0]
 
     def over(
         self,
@@ -43,7 +43,7 @@ class OnTrunk:
         options: Any = None,
     ) -> Any:
         """Outputs of the top over hidden states of the same tokens."""
-        return self.top.run(names, {**_told(self.top, feeds), HIDDEN: states}, options)
+        return self.top.run(names, {**told(self.top, feeds), HIDDEN: states}, options)
 
     def run(
         self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None
@@ -55,7 +55,8 @@ class OnTrunk:
         return getattr(self.top, name)
 
 
-def _told(session: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+def told(session: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the feeds that a session reads."""
     return {one.name: feeds[one.name] for one in session.get_inputs() if one.name in feeds}
 
 

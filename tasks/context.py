@@ -17,7 +17,7 @@ from maskpack.models.base_model import check_same_tokens
 from maskpack.models.build import apply_dense, classifier_config
 from maskpack.models.families import Family, check_length, family_of
 from maskpack.models.image_files import PROCESSOR
-from maskpack.models.load import Pretrained
+from maskpack.models.load import Pretrained, load_finetuned
 from maskpack.models.outline import build_outline, fill_weights
 from maskpack.models.pooling import POOLER
 from maskpack.tasks.batches import Encoded, EncodedTokens
@@ -215,6 +215,12 @@ def restore_task(
     """
     model, patch = outline_task(artifact, task, attention=attention), artifact.patch(task)
     return fill_weights(model, artifact.backbone, patch, for_answers=for_answers)
+
+
+def load_dense(model: str, kind: TaskType, *, attention: str | None = None) -> Any:
+    """A fine-tuned model of a type of task, as transformers or, of vectors, sentence-transformers wrote it; see `load_finetuned`."""
+    auto_class, vectors = kind.auto_class, kind.decoder.vectors
+    return load_finetuned(model, attention=attention, auto_class=auto_class, vectors=vectors)
 
 
 def restore_patch(artifact: Artifact, entry: TaskEntry, patch: Patch) -> Any:

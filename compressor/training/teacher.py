@@ -32,14 +32,14 @@ from maskpack.formats import ModelError, is_artifact, open_artifact
 from maskpack.formats.errors import Hint
 from maskpack.models.build import scale_outputs
 from maskpack.models.cloze import fills_masks
-from maskpack.models.load import load_classifier, load_finetuned
+from maskpack.models.load import load_classifier
 from maskpack.models.locate import resolve
 from maskpack.models.padding import set_pad_token
 from maskpack.models.placement import Placement
 from maskpack.models.pooling import actual_pooling, gives_vectors
 from maskpack.models.processes import Processes
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
-from maskpack.tasks.context import restore_task
+from maskpack.tasks.context import load_dense, restore_task
 from maskpack.tasks.pretrained_head import Finding
 from maskpack.tasks.types import TaskType, has_several
 
@@ -160,7 +160,7 @@ def _named(teacher: str, kind: TaskType) -> Any:
     if (masked := _masked(teacher)) is not None:
         return masked
     try:
-        return load_finetuned(teacher, auto_class=kind.auto_class, vectors=kind.decoder.vectors)
+        return load_dense(teacher, kind)
     except ModelError as error:
         if Path(teacher).exists():
             raise

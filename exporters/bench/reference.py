@@ -31,9 +31,8 @@ from maskpack.formats import Artifact, ExportError
 from maskpack.formats.errors import first_line
 from maskpack.formats.writer import write_bytes
 from maskpack.models.families import family_of
-from maskpack.models.load import AUTO_CLASS, load_finetuned
-from maskpack.tasks.context import restore_task
-from maskpack.tasks.types import TaskType
+from maskpack.tasks.context import load_dense, restore_task
+from maskpack.tasks.types import TASK_TYPES, TaskType
 
 PEERS = {
     "quantize_dynamic": {"per_channel": False},
@@ -82,19 +81,17 @@ def masked_graph(artifact: Artifact, task: str) -> bytes:
     return _traced(restore_task(artifact, task, attention="eager"))
 
 
-def dense_graph(model: str, auto_class: str = AUTO_CLASS, *, vectors: bool = False) -> bytes:
+def dense_graph(model: str, kind: TaskType = TASK_TYPES["classification"]) -> bytes:
     """A fine-tuned model, folder or hub id, as the float32 graph that its user would deploy.
 
     Args:
         model: the model.
-        auto_class: class of transformers that loads it.
-        vectors: whether it gives vectors.
+        kind: type of its task.
 
     Raises:
         MaskpackError: no such model, no head, or torch cannot trace it.
     """
-    found = load_finetuned(model, attention="eager", auto_class=auto_class, vectors=vectors)
-    return _traced(found.float().eval())
+    return _traced(load_dense(model, kind, attention="eager").float().eval())
 
 
 def _traced(model: Any) -> bytes:
@@ -167,9 +164,7 @@ def compare_latency(
 ) -> tuple[float, float]:
     """Milliseconds of a dense model's float32 graph and of an exported graph, batch 1, one thread."""
     sessions = {
-        "dense": make_session(
-            dense_graph(str(dense), kind.auto_class, vectors=kind.decoder.vectors), threads=1
-        ),
+        "dense": make_session(dense_graph(str(dense), kind), threads=1),
         "graph": make_session(graph, threads=1),
     }
     times = interleaved(sessions, batch=1, length=length, runs=runs)

@@ -171,8 +171,7 @@ def _reference(
         return Path(against), f"the graph {Path(against).name}"
     if against is not None:
         check_numbers_of_model(files, against)
-        kind = TASK_TYPES[config.kind]
-        data = dense_graph(against, kind.auto_class, vectors=kind.decoder.vectors)
+        data = dense_graph(against, TASK_TYPES[config.kind])
         source = f"the model {Path(against).name}"
     elif request.artifact is not None:
         artifact = open_artifact(request.artifact)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maskpack.formats import Artifact, ConfigError, DataError
+from maskpack.formats import Artifact, ConfigError
 from maskpack.runtime import Session
 from maskpack.runtime.providers import Provider
 from maskpack.runtime.session import Asked
@@ -17,7 +17,7 @@ from maskpack.tasks.evaluation.evaluate import (
     Assessment,
     Predictions,
     assessed,
-    evaluation_split,
+    evaluation_rows,
 )
 from maskpack.tasks.labels import labels_on
 from maskpack.tasks.types import TASK_TYPES
@@ -58,9 +58,7 @@ def assess_exported(
             f"in `{artifact.path}` {', '.join(entry.labels) or 'those of a number'}",
             "give the artifact that it was made from",
         )
-    split = evaluation_split(entry, data=data, unlabelled=unlabelled)
-    if split is None:
-        raise DataError(f"the evaluation data of `{entry.name}` is not at hand", "give its `data`")
+    split = evaluation_rows(entry, data, unlabelled)
     session = Session(folder, providers=providers)
     asked = (config.name, *ensemble) if ensemble else config.name
     return assessed(entry, _predicted(session, config, split, asked))
