@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 from maskpack.cli import demo
 
+SECOND = list(demo.TASKS)[1]
+
 
 def test_what_is_outside_its_tolerance_is_told(main, monkeypatch):
     def run(name, *_, **__):
-        findings = ("accuracy drops by 4.00 points",) if name == demo.TASKS[1] else ()
+        findings = ("accuracy drops by 4.00 points",) if name == SECOND else ()
         return SimpleNamespace(
             task=name, report=SimpleNamespace(ok=not findings, findings=findings)
         )
@@ -18,7 +20,7 @@ def test_what_is_outside_its_tolerance_is_told(main, monkeypatch):
     monkeypatch.setattr(demo, "_as_json", lambda rows: "{}")
     found = main("demo", "--json")
     assert (found.code, found.json) == (1, {})
-    wrong = f"`{demo.TASKS[1]}` is outside its tolerance: accuracy drops by 4.00 points"
+    wrong = f"`{SECOND}` is outside its tolerance: accuracy drops by 4.00 points"
     assert wrong in " ".join(found.err.split())
     assert found.err.count("outside its tolerance") == 1
     assert "another `--seed`" in " ".join(found.err.split())
