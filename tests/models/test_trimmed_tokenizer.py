@@ -250,7 +250,10 @@ def test_scripts_choose_tokens_by_their_letters():
     assert fewer.token_to_id("the") is None
     assert fewer.token_to_id("t") is not None  # names and units are Latin everywhere
     _, latin = trim(tokenizer, None, scripts=("Latin",))
-    assert latin.token_to_id("п") is None
+    # the piece of the smallest score always stays; which it is differs between two trainings
+    scores = json.loads(tokenizer.to_str())["model"]["vocab"]
+    least = min(scores, key=lambda pair: pair[1])[0]
+    assert {piece for piece in latin.get_vocab() if set(piece) & set("приветм")} <= {least}
     digits = [piece for piece in fewer.get_vocab() if piece.strip("▁").isdigit()]
     assert digits  # no letters
 
