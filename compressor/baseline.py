@@ -23,7 +23,7 @@ from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.effects import ClassWeights, class_weight_effect, class_weights_of
 from maskpack.compressor.label_checks import check_class_weight, check_head
 from maskpack.compressor.pooling import pooling_for
-from maskpack.compressor.quantization.backbone import prepare_backbone
+from maskpack.compressor.quantization.backbone import draw_prepared, prepare_backbone
 from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
@@ -58,6 +58,7 @@ from maskpack.models.padding import set_pad_token
 from maskpack.models.placement import Placement, placement_of
 from maskpack.models.pooling import actual_pooling, gives_vectors
 from maskpack.models.sentence_files import write_encoder
+from maskpack.models.untrained import load_untrained
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import ModelContext, described, preprocess_splits
 from maskpack.tasks.data.splits import TaskData
@@ -180,15 +181,11 @@ def _load(request: BaselineRequest) -> _Loaded:
         train_rows=config.train_rows,
         revision=request.revision,
         cache=request.cache,
+        untrained=config.random is not None,
     )
     check_class_weight(config.class_weight, data.task, labelled=True)
     check_head(config.method, data.task)
-    pretrained = load_pretrained(
-        request.model,
-        revision=request.revision,
-        classifier=finding.encoder,
-        resize_embeddings=request.resize_embeddings,
-    )
+    pretrained = _encoder(request, finding)
     context, kind = ModelContext.of_pretrained(pretrained), data.task.type
     pooling = pooling_for(request, finding)
     rows, dev = preprocess_splits(context, data, finding.note, config.max_length)
@@ -202,6 +199,17 @@ def _load(request: BaselineRequest) -> _Loaded:
         placement=placement_of(request.device, config.precision),
         rows=rows,
         dev=dev,
+    )
+
+
+def _encoder(request: BaselineRequest, finding: Finding) -> Pretrained:
+    """The pretrained encoder, or one of random weights."""
+    revision, resize = request.revision, request.resize_embeddings
+    if request.config.random is not None:
+        return load_untrained(request.model, revision=revision, resize_embeddings=resize)
+    own = finding.encoder
+    return load_pretrained(
+        request.model, revision=revision, classifier=own, resize_embeddings=resize
     )
 
 
@@ -227,7 +235,7 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
     config, pretrained, described = request.config, loaded.pretrained, loaded.described
     train = loaded.data.train
     torch.manual_seed(config.seed)
-    if config.bits is None:
+    if config.bits is None and config.random is None:
         model = loaded.finding.classifier or load_classifier(
             request.model,
             outputs=described.num_labels,
@@ -243,6 +251,8 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
         return loaded.placement.put(model), 4 * sum(p.numel() for p in base_of(model).parameters())
     if request.backbone is not None:
         backbone = open_artifact(request.backbone).backbone
+    elif config.random is not None:
+        backbone = draw_prepared(pretrained, config.backbone()).backbone
     else:
         backbone = prepare_backbone(
             pretrained, config.backbone(), train, device=request.device, on_progress=on_progress

@@ -180,7 +180,7 @@ class FitConfig(
         str | None,
         Opt(
             _TEACHER_HELP,
-            default="MODEL, if it is fine-tuned for the task; else twin",
+            default="MODEL, if it is fine-tuned for the task; else twin; none over random weights",
             path=True,
         ),
     ] = None
@@ -253,8 +253,11 @@ class FitConfig(
             raise ConfigError("`layers` and `trunk` set the same thing", "give one of them")
 
     def teacher_name(self, finetuned: str | None) -> str | None:
-        """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher."""
-        name = self.teacher or finetuned or DENSE_TEACHER
+        """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher, over drawn weights from none."""
+        usual = (
+            DENSE_TEACHER if self.random is None else None
+        )  # of a hidden network there is no pretrained one
+        name = self.teacher or finetuned or usual
         return None if name == NO_TEACHER else name
 
     @property
@@ -365,7 +368,8 @@ class BaselineConfig(TeacherConfig, LabelConfig, RunConfig, CodesConfig):
 
     def backbone(self) -> BackboneConfig:
         """The backbone's options."""
-        assert self.bits is not None
-        return BackboneConfig(
-            **{each.name: getattr(self, each.name) for each in fields(CodesConfig)}
-        )
+        codes = {each.name: getattr(self, each.name) for each in fields(CodesConfig)}
+        if self.bits is None:
+            assert self.random is not None, "on floats there is no backbone"
+            del codes["bits"]
+        return BackboneConfig(**codes)

@@ -49,10 +49,13 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
     if (entry := entry_of_head(start, kind)) is not None:
         started = pooling_of(entry)
         return _of_head(wanted, started or habit, habit)
+    drawn = (
+        request.config.random is not None
+    )  # an encoder of random weights has whatever its class has
     if wanted is None:
-        found = find_pooling(model, config, revision=revision)
+        found = habit if drawn else find_pooling(model, config, revision=revision)
         return None if found is habit else found
-    if wanted is Pooling.POOLER and has_no_pooler(model, config, revision=revision):
+    if wanted is Pooling.POOLER and not drawn and has_no_pooler(model, config, revision=revision):
         raise ConfigError(
             f"`{model}` has no weights of a pooler", "give `pooling` mean, or leave it out"
         )

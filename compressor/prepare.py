@@ -204,6 +204,7 @@ def load_rows(request: FitRequest) -> TaskRows:
         train_rows=request.config.train_rows,
         revision=request.revision if request.finetuned is None else None,
         cache=request.cache,
+        untrained=request.config.random is not None,
     )
     return as_started(request, TaskRows(data, finding))
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from maskpack.compressor.backbone_config import AUTO
 from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
 from maskpack.compressor.options import RUN
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
+from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.options import options_of
 from maskpack.formats.vote import MEMBERS
 from maskpack.tasks.evaluation.evaluate import task_of
@@ -94,6 +96,8 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
         "bits_override": dict(scheme.overrides),
         "max_length": entry.max_length,
     }
+    if scheme.quantizer == DRAWN:
+        options |= {"quantizer": AUTO, "random": artifact.backbone.seed}
     if options.get("teacher", "") is None:
         options["teacher"] = NO_TEACHER  # as an option, None would be the default
     paths = {option.name for option in options_of(FitConfig) if option.opt.path}

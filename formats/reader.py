@@ -15,13 +15,19 @@ from pathlib import Path
 from maskpack.formats import schema
 from maskpack.formats.bits import THREE_BITS
 from maskpack.formats.channels import Divisors, decode_divisors
-from maskpack.formats.codec import Buffer, decode_backbone, decode_patch
+from maskpack.formats.codec import decode_backbone, decode_patch
+from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.errors import ArtifactError, Hint
 from maskpack.formats.schema import Manifest, TaskEntry
+from maskpack.formats.tensorfile import Buffer
 from maskpack.formats.tensors import Backbone, Patch
 from maskpack.formats.unit_bits import check_required
 
 _LOG = logging.getLogger(__name__)
+_MISSING = {
+    THREE_BITS: "no table of the backbone has 3 bits",
+    DRAWN: "the backbone names no seed",
+}
 _KEPT = 8  # patches: each may hold a file open
 
 
@@ -50,10 +56,9 @@ class Artifact:
                 raise ArtifactError(
                     f"the backbone has the feature `{feature}`, which `requires` does not name"
                 )
-        if THREE_BITS in self.manifest.requires and THREE_BITS not in backbone.features:
-            raise ArtifactError(
-                f"`requires` names the feature `{THREE_BITS}`, and no table of the backbone has 3 bits"
-            )
+        for feature, missing in _MISSING.items():
+            if feature in self.manifest.requires and feature not in backbone.features:
+                raise ArtifactError(f"`requires` names the feature `{feature}`, and {missing}")
         return backbone
 
     @cached_property

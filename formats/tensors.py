@@ -19,6 +19,9 @@ from maskpack.formats.bits import (
     unpack_codes,
 )
 from maskpack.formats.checks import check_dense, check_over, check_widths
+from maskpack.formats.counts import MaskCount
+from maskpack.formats.draw import FEATURE as DRAWN
+from maskpack.formats.draw import LARGEST_SEED
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.units import Units
 
@@ -234,51 +237,6 @@ class BitMask:
             raise ArtifactError(f"a mask of {self.shape} does not fit weights of {tensor.shape}")
 
 
-def binary_entropy(share: float) -> float:
-    """Zeroth-order entropy of a bit that is 1 with probability `share`, in bits.
-
-    >>> round(binary_entropy(0.01), 4)
-    0.0808
-    """
-    if not 0.0 < share < 1.0:
-        return 0.0
-    return float(-share * np.log2(share) - (1 - share) * np.log2(1 - share))
-
-
-@dataclass(frozen=True)
-class MaskCount:
-    """Sizes of a set of masks, in weights, bits and bytes.
-
-    Attributes:
-        weights: masked weights in all.
-        zeros: how many of them are removed.
-    """
-
-    weights: int
-    zeros: int
-
-    @classmethod
-    def of(cls, masks: Mapping[str, BitMask]) -> MaskCount:
-        """Count the masks of a patch."""
-        weights = sum(mask.shape[0] * mask.shape[1] for mask in masks.values())
-        return cls(weights, sum(mask.zeros for mask in masks.values()))
-
-    @property
-    def sparsity(self) -> float:
-        """Share of removed weights."""
-        return self.zeros / self.weights if self.weights else 0.0
-
-    @property
-    def entropy_bpp(self) -> float:
-        """Zeroth-order entropy in bits per masked weight: what an ideal coder would need."""
-        return binary_entropy(self.sparsity)
-
-    @property
-    def entropy_bytes(self) -> int:
-        """The same in bytes for all masks."""
-        return int(np.ceil(self.entropy_bpp * self.weights / 8))
-
-
 Dense = Mapping[str, NDArray[np.float16]]
 
 
@@ -290,13 +248,18 @@ class Backbone:
         linears: parameter name -> weights that a mask may cover.
         embeddings: parameter name -> quantised tables that no mask covers.
         dense: parameter name -> float16 biases and LayerNorm parameters.
+        seed: that parameters are drawn from, so that a file names it in place of them (`drawn.py`); what else they hold is
+            stored. None: all is.
     """
 
     linears: Mapping[str, QuantTensor]
     embeddings: Mapping[str, QuantTensor]
     dense: Dense
+    seed: int | None = None
 
     def __post_init__(self) -> None:
+        if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
+            raise ArtifactError(f"the seed {self.seed} is not in 0 ... {LARGEST_SEED}")
         names = [*self.linears, *self.embeddings, *self.dense]
         if len(set(names)) != len(names):
             raise ArtifactError("a parameter of the backbone is stored twice")
@@ -308,7 +271,8 @@ class Backbone:
     @property
     def features(self) -> tuple[str, ...]:
         """What an artifact of it `requires`."""
-        return (THREE_BITS,) if any(one.bits == 3 for one in self.embeddings.values()) else ()
+        narrow = any(one.bits == 3 for one in self.embeddings.values())
+        return (*((THREE_BITS,) if narrow else ()), *(() if self.seed is None else (DRAWN,)))
 
     @property
     def is_large(self) -> bool:
@@ -323,6 +287,7 @@ class Backbone:
             {name: each for name, each in self.linears.items() if not name.startswith(inside)},
             {name: each for name, each in self.embeddings.items() if not name.startswith(inside)},
             {name: each for name, each in self.dense.items() if not name.startswith(inside)},
+            self.seed,
         )
 
     @property
