@@ -35,6 +35,7 @@ from maskpack.cli import (
     export,
     families,
     fit,
+    inspect,
     lr_find,
     predict,
     publish,
@@ -72,7 +73,7 @@ app.command("lr-find")(lr_find.lr_find)
 app.command("sweep", cls=sweep.SweepCommand)(sweep.sweep)
 app.command("study")(study.study)
 app.command("eval")(evaluate.evaluate)
-app.command("inspect")(artifact.inspect)
+app.command("inspect")(inspect.inspect)
 app.command("check")(artifact.check)
 app.command("doctor")(doctor.doctor)
 app.command("env")(doctor.env)

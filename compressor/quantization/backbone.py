@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.backbone_config import BackboneConfig
+from maskpack.compressor.backbone_config import AUTO, BackboneConfig
 from maskpack.compressor.config import Precision
 from maskpack.compressor.memory import available_memory
 from maskpack.compressor.quantization.calibration import CALIBRATIONS, Calibration
@@ -166,7 +166,9 @@ def with_seed(request: FitRequest) -> FitRequest:
             f"the backbone of `{request.out}` is drawn from the seed {seed}, {asked} was asked for",
             "leave `random` out, or choose another `out`",
         )
-    return replace(request, config=replace(request.config, random=seed))
+    # of an artifact, how its codes were made is fixed, whatever the options say
+    usual = {"group": 0, "quantizer": AUTO, "calibration": None, "refine": None}
+    return replace(request, config=replace(request.config, random=seed, **usual))
 
 
 def _draw_or_read(request: FitRequest) -> PreparedBackbone:
