@@ -45,7 +45,11 @@ def baseline(
 ) -> None:
     """Train what a mask is compared with: every weight, the head alone, BitFit or LoRA.
 
+    `imp` trains every weight in rounds, removes the smallest after each, and rewinds the others (lottery tickets).
+
     Example: compress baseline demo --task reviews --method full -o dense
+
+    Example: compress baseline demo --task reviews --method imp --sparsity 0.5 -o ticket
     """
     from maskpack.compressor.baseline import run_baseline  # noqa: PLC0415 - imports torch
     from maskpack.compressor.types import BaselineRequest  # noqa: PLC0415

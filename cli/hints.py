@@ -92,6 +92,9 @@ HINTS: dict[str, str] = {
     "repeat the first run's options, or start over without `resume`": "repeat the first command's "
     "options, or start over without `--resume`",
     "repeat the same request with `resume` to go on": "repeat the same command with `--resume` to go on",
+    "leave `random` out, or choose another `out`": "leave `--random` out, or choose another place with `-o`",
+    "give a `rewind` below {steps}": "give a `--rewind` below {steps}",
+    "give fewer `rounds`": "give fewer `--rounds`",
     "leave `bits` out, or choose another `out`": "leave `--bits` out, or choose another place with `-o`",
     "give `{model}`, or another `out`": "give `{model}`, or another place with `-o`",
     "give the folder of a fully fine-tuned baseline, or another one with a head": "give a folder of "

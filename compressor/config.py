@@ -11,6 +11,7 @@ from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
 from maskpack.compressor.mask_config import MaskConfig
 from maskpack.compressor.pooling_config import PoolingConfig
+from maskpack.compressor.rewind_config import RewindConfig
 from maskpack.compressor.rounding_config import RoundingConfig
 from maskpack.compressor.schedule_config import ScheduleConfig
 from maskpack.compressor.schedules import LINEAR, RESTARTS
@@ -43,6 +44,7 @@ class Method(StrEnum):
     HEAD_POOLER = "head-pooler"
     BITFIT = "bitfit"
     LORA = "lora"
+    IMP = "imp"
 
 
 _USUAL_MARGIN, _MARGIN = 1.6, {1: 0.8}  # by bits; chosen in docs/RESULTS.md
@@ -344,7 +346,7 @@ class FitConfig(
 
 
 @dataclass(frozen=True)
-class BaselineConfig(TeacherConfig, LabelConfig, RunConfig, CodesConfig):
+class BaselineConfig(RewindConfig, TeacherConfig, LabelConfig, RunConfig, CodesConfig):
     """How a baseline is trained; with `bits`, on the model with its linears quantised."""
 
     method: Annotated[Method, Opt("What is trained.", default="", required=True)] = Method.FULL
@@ -353,17 +355,28 @@ class BaselineConfig(TeacherConfig, LabelConfig, RunConfig, CodesConfig):
         Opt(
             "Peak learning rate of what is not the head.",
             within=_POSITIVE,
-            default=f"full: {_FULL_LR:g}, others: {_PATCH_LR:g}",
+            default=f"full, imp: {_FULL_LR:g}, others: {_PATCH_LR:g}",
         ),
     ] = None
     rank: Annotated[
         int, Opt("Rank of the factors of lora, on query and value.", within=_POSITIVE)
     ] = 8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.given_rounds
+        if self.method is Method.IMP and self.sparsity is None:
+            raise ConfigError("the method imp needs a share of zeros", "give `sparsity`")
+        if self.method is not Method.IMP and given:
+            raise ConfigError(
+                f"`{given[0]}` is of the method imp, and the method is {self.method}",
+                "leave one of them out",
+            )
+
     @property
     def peak_lr(self) -> float:
         """Peak learning rate of what is not the head."""
-        usual = _FULL_LR if self.method is Method.FULL else _PATCH_LR
+        usual = _FULL_LR if self.method in {Method.FULL, Method.IMP} else _PATCH_LR
         return usual if self.lr is None else self.lr
 
     def backbone(self) -> BackboneConfig:

@@ -167,7 +167,7 @@ def with_seed(request: FitRequest) -> FitRequest:
             "leave `random` out, or choose another `out`",
         )
     # of an artifact, how its codes were made is fixed, whatever the options say
-    usual = {"group": 0, "quantizer": AUTO, "calibration": None, "refine": None}
+    usual: dict[str, Any] = {"group": 0, "quantizer": AUTO, "calibration": None, "refine": None}
     return replace(request, config=replace(request.config, random=seed, **usual))
 
 
