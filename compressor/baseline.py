@@ -23,7 +23,7 @@ from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.effects import ClassWeights, class_weight_effect, class_weights_of
 from maskpack.compressor.label_checks import check_class_weight, check_head
 from maskpack.compressor.pooling import pooling_for
-from maskpack.compressor.quantization.backbone import draw_prepared, prepare_backbone
+from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.trained_parts import check_finite, trained_groups
 from maskpack.compressor.training.callbacks import (
@@ -257,8 +257,6 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
         return loaded.placement.put(model), 4 * sum(p.numel() for p in base_of(model).parameters())
     if request.backbone is not None:
         backbone = open_artifact(request.backbone).backbone
-    elif config.random is not None:
-        backbone = draw_prepared(pretrained, config.backbone()).backbone
     else:
         backbone = prepare_backbone(
             pretrained, config.backbone(), train, device=request.device, on_progress=on_progress

@@ -32,12 +32,10 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
     wanted, model, revision = request.config.wanted_pooling, request.model, request.revision
     kind = request.task.type
     if kind.decoder.per_token:
-        if wanted is not None:
-            raise ConfigError(
-                f"`pooling` makes one vector of a text, and a {kind.name} answers for each token",
-                "leave `pooling` out",
-            )
-        return None
+        if wanted is None:
+            return None
+        what = f"`pooling` makes one vector of a text, and a {kind.name} answers for each token"
+        raise ConfigError(what, "leave `pooling` out")
     if kind.decoder.vectors:
         return _of_vectors(request, finding)
     if finding.head is not None:

@@ -324,7 +324,7 @@ def _chosen(
     config, data = request.config, rows.data
     described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
     placement = placement_of(request.device, config.precision)
-    pattern: MaskPattern = PATTERNS[config.pattern]
+    pattern: MaskPattern = PATTERNS[config.pattern].learned_by(config.estimator_entry)
     model = described(described_by, data.task.type, data.labels, pooling)
     shapes = parameter_shapes(model)
     check_label_options(

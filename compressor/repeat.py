@@ -70,6 +70,20 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
     return run
 
 
+def _of_backbone(artifact: Artifact) -> dict[str, Any]:
+    """The options that the backbone was made with."""
+    scheme = artifact.manifest.scheme
+    drawn = scheme.quantizer == DRAWN
+    return {
+        "bits": scheme.bits,
+        "group": scheme.group or 0,
+        "quantizer": AUTO if drawn else scheme.quantizer.removesuffix(", refined"),
+        "embedding_bits": scheme.embedding_bits,
+        "bits_override": dict(scheme.overrides),
+        **({"random": artifact.backbone.seed} if drawn else {}),
+    }
+
+
 def recorded_run(artifact: Artifact, task: str) -> Recorded:
     """The run that made `task`; options of the backbone are those of the artifact.
 
@@ -79,7 +93,7 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
         ArtifactError: there is no such task.
         DataError: the manifest does not say from which columns it was learned, or no run made it.
     """
-    entry, scheme, source = artifact.entry(task), artifact.manifest.scheme, artifact.manifest.source
+    entry, source = artifact.entry(task), artifact.manifest.source
     if (members := entry.training.get(MEMBERS)) is not None:
         raise DataError(
             f"`{task}` is a vote of {', '.join(map(str, members))}: no run made it",
@@ -88,16 +102,7 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
     entry = entry.renamed(str(entry.training.get(SNAPSHOT_OF, task)))
     names = {field.name for field in fields(FitConfig)}
     options = {name: value for name, value in entry.training.items() if name in names}
-    options |= {
-        "bits": scheme.bits,
-        "group": scheme.group or 0,
-        "quantizer": scheme.quantizer.removesuffix(", refined"),
-        "embedding_bits": scheme.embedding_bits,
-        "bits_override": dict(scheme.overrides),
-        "max_length": entry.max_length,
-    }
-    if scheme.quantizer == DRAWN:
-        options |= {"quantizer": AUTO, "random": artifact.backbone.seed}
+    options |= {**_of_backbone(artifact), "max_length": entry.max_length}
     if options.get("teacher", "") is None:
         options["teacher"] = NO_TEACHER  # as an option, None would be the default
     paths = {option.name for option in options_of(FitConfig) if option.opt.path}

@@ -177,7 +177,7 @@ def _draw_or_read(request: FitRequest) -> PreparedBackbone:
         request.model, revision=request.revision, resize_embeddings=request.resize_embeddings
     )
     if not is_artifact(request.out):
-        return draw_prepared(untrained, request.config)
+        return _drawn(untrained, request.config)
     artifact = open_artifact(request.out)
     if untrained.files[CONFIG] != artifact.file(CONFIG):
         raise ArtifactError(
@@ -189,7 +189,7 @@ def _draw_or_read(request: FitRequest) -> PreparedBackbone:
     return PreparedBackbone.of_artifact(artifact)
 
 
-def draw_prepared(untrained: Pretrained, config: BackboneConfig) -> PreparedBackbone:
+def _drawn(untrained: Pretrained, config: BackboneConfig) -> PreparedBackbone:
     """Draw a backbone for the architecture of an encoder, see `random_weights.py`."""
     with announced(_LOG, f"drawing weights of `{untrained.name}` from the seed {config.random}"):
         backbone, source, scheme = draw_backbone(untrained, config)
@@ -219,7 +219,9 @@ def prepare_backbone(
     device: str | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> PreparedBackbone:
-    """Quantise a pretrained model; at 2 and 1 bits refine the codes on unlabelled texts, or images; `rows` as of `load_or_quantize`."""
+    """Quantise a pretrained model, or draw its weights; at 2 and 1 bits refine the codes on unlabelled texts, or images; `rows` as of `load_or_quantize`."""
+    if config.random is not None:
+        return _drawn(pretrained, config)
     scheme, base = scheme_of(config), pretrained.model
     context = ModelContext.of_pretrained(pretrained)
     if config.refine_steps:
@@ -344,11 +346,8 @@ def make_backbone(
     load = load_pretrained if config.random is None else load_untrained
     pretrained = load(model, revision=revision, resize_embeddings=resize_embeddings)
     check_space(out, backbone_bytes(shapes_of(pretrained.model), scheme_of(config)))
-    if config.random is None:
-        with training_threads(threads, device=device):
-            prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
-    else:
-        prepared = draw_prepared(pretrained, config)
+    with training_threads(threads, device=device):
+        prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
     return create_artifact(
         out,
         prepared.backbone,

@@ -163,18 +163,9 @@ def prune_in_rounds(
             f"`rewind` goes back to step {rewind}, and the run has {steps}",
             Hint("give a `rewind` below {steps}", steps=steps),
         )
-    weights = {
-        f"{name}.weight": each.weight
-        for name, each in base.named_modules()
-        if isinstance(each, nn.Linear)
-    }
-    pruned = Pruned(weights)
-    targets = [round(config.share_after(n + 1) * pruned.size) for n in range(config.all_rounds)]
-    if len({0, *targets}) <= len(targets):
-        raise ConfigError(
-            f"`rounds` is {config.all_rounds}, and {targets[-1]:,} of {pruned.size:,} weights go: a round would remove none",
-            "give fewer `rounds`",
-        )
+    linears = {n: each for n, each in base.named_modules() if isinstance(each, nn.Linear)}
+    pruned = Pruned({f"{name}.weight": each.weight for name, each in linears.items()})
+    targets = _targets(config, pruned.size)
     rewinding = Rewinding(rewind, pruned)
     taken = train_once(rewinding)
     for number, zeros in enumerate(targets, start=1):
@@ -188,3 +179,18 @@ def prune_in_rounds(
         )
         taken += train_once(rewinding) - rewind
     return pruned, taken
+
+
+def _targets(config: RewindConfig, size: int) -> list[int]:
+    """Weights that are removed after each round.
+
+    Raises:
+        ConfigError: a round would remove none.
+    """
+    targets = [round(config.share_after(n + 1) * size) for n in range(config.all_rounds)]
+    if len({0, *targets}) <= len(targets):
+        raise ConfigError(
+            f"`rounds` is {config.all_rounds}, and {targets[-1]:,} of {size:,} weights go: a round would remove none",
+            "give fewer `rounds`",
+        )
+    return targets

@@ -24,7 +24,7 @@ from maskpack.compressor.training.callbacks import CallbackList, Noise
 from maskpack.compressor.training.train import FlooredAdam, Group, Plan
 from maskpack.formats import ConfigError, open_artifact
 
-LEARNING = [name for name, entry in ESTIMATORS.items() if entry.learns]
+LEARNING = [name for name, entry in ESTIMATORS.items() if entry.learns and not entry.chooses]
 REGROWN = ["set", "dsr", "sparse-momentum", "rigl"]
 NEW = ["movement", "hard-concrete", "edge-popup", *REGROWN]
 STEPS, SHARE = 300, 0.5

@@ -30,6 +30,7 @@ RUNS = {
     "one threshold": {"estimator": "dsr", "sparsity": 0.3},
     "momentum": {"estimator": "sparse-momentum", "sparsity": 0.3},
     "rigl": {"estimator": "rigl", "sparsity": 0.3},
+    "a draw of six": {"estimator": "maskllm", "pattern": "2:4", "sparsity": 0.5},
     "two of four": {"pattern": "2:4", "sparsity": 0.5, "margin": 0.5},
 }
 KEPT = {
