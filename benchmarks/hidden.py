@@ -6,7 +6,7 @@
 `digits`: a small ViT on scikit-learn's `load_digits`, all ten, three tenths of each for evaluation. `sst2`: a small BERT with the demo's
 tokenizer. Each seed draws a backbone of its own (`random`). Over it are learned: masks by edge-popup and by the default estimator, the
 head alone, and all weights from the same start (`full`, codes of 8 bits); and all weights from transformers' own initialisation
-(`full, usual start`). Bytes are those of files: the backbone (seed, shapes), and the task as `compress pack` sends it (mask, head).
+(`full, usual start`); `full, rate 0.003` is at another peak rate. Bytes are those of files: the backbone (seed, shapes), and the task as `compress pack` sends it (mask, head).
 A line is written to the file as soon as it is measured; lines that are there are not measured again.
 """
 
@@ -149,12 +149,12 @@ def mask(how: str, field: Field, model: Path, work: Path, *, seed: int) -> dict[
 
 def dense(how: str, field: Field, model: Path, *, seed: int) -> dict[str, Any]:
     """A line of a baseline."""
-    method = how.partition(",")[0]
+    method, _, rate = how.partition(",")[0], *how.partition(", rate ")[1:]
     config = BaselineConfig(
         **field.usual,
         seed=seed,
         method=method,
-        lr=field.dense_lr if method == "full" else None,
+        lr=float(rate or field.dense_lr) if method == "full" else None,
         random=None if "usual" in how else seed,
     )
     run = run_baseline(BaselineRequest(str(model), field.task, config, data=field.data))

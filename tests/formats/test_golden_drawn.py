@@ -18,7 +18,7 @@ from maskpack.formats.packed import decode_packed
 GOLDEN = Path(__file__).parents[1] / "golden"
 FOLDER = GOLDEN / "v1-drawn"
 DIGESTS = {
-    "README.md": "fd4012c61019a6a7cf12db5d89556123ee4d29637115470c97341907d2538d3e",
+    "README.md": "9e2016320776a9b109dc1c6e35d6a11aa696616fb948cbfac6bb87e239a9e86d",
     "backbone.safetensors": "3fe5fabc895e379fbe6f8e6770c104cc15a5734a652769b72af2bd73f4549944",
     "hidden.patch": "4354635da34456772fda06cacd75b9d03e3357827b57876a491661c7d6c12c08",
     "maskpack.json": "880b6df90e9dbf1809d76d9ff2ecb6dbc744bd568cabd03002b1aad13f40f230",
