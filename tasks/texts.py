@@ -24,11 +24,12 @@ from maskpack.runtime.words import Words, words_of
 from maskpack.tasks.batches import EncodedGroups, EncodedTokens
 from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.data.splits import Split, load_data
+from maskpack.tasks.partners import EncodedByLabel
 from maskpack.tasks.pieces import EncodedPieces, EncodedTextPieces, EncodedTokenPieces
 from maskpack.tasks.task import TASKS
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types.entities import tags_on_words
-from maskpack.tasks.types.vectors import group_labels, grouped_texts
+from maskpack.tasks.types.vectors import CLASS, group_labels, grouped_texts
 from maskpack.tasks.windows import labels_of
 
 _SAMPLES = ("reviews", "tickets")
@@ -240,7 +241,7 @@ def _words_in(split: Split, read: Sequence[Any], cuts: Sequence[Sequence[Cut]]) 
 class GroupPreprocessor(TextPreprocessor):
     """Rows whose texts are read one by one: `Split.texts`, and behind the first one a text that is the row's label.
 
-    Texts to be found have numbers that count through all rows.
+    Texts to be found have numbers that count through all rows. Where labels are classes a row is its text alone.
     """
 
     keeps_labels, by_pages = False, False
@@ -253,6 +254,8 @@ class GroupPreprocessor(TextPreprocessor):
         read = super().encode(
             Split(flat, np.zeros(len(flat), dtype=np.int64)), max_length=max_length
         )
+        if labels.dtype == CLASS:
+            return EncodedByLabel(read.ids, read.types, labels, read.pad, read.pad_left)
         size = len(rows[0])
         return EncodedGroups(read.ids, read.types, labels, read.pad, read.pad_left, size=size)
 
