@@ -91,6 +91,7 @@ HINTS: dict[str, str] = {
     "start over without `resume`": "start over without `--resume`",
     "repeat the first run's options, or start over without `resume`": "repeat the first command's "
     "options, or start over without `--resume`",
+    "repeat the same request, with `replace` if it left a task": "repeat the same command, with `--replace` if it left a task",
     "repeat the same request with `resume` to go on": "repeat the same command with `--resume` to go on",
     "leave `bits` out, or choose another `out`": "leave `--bits` out, or choose another place with `-o`",
     "give `{model}`, or another `out`": "give `{model}`, or another place with `-o`",
