@@ -76,6 +76,7 @@ HINTS: dict[str, str] = {
     "give more training rows, or leave `threshold` out": "give more training rows, or leave `--threshold` out",
     "leave `class_weight` out": "leave `--class-weight` out",
     "name it as `base`": "name it with `--base`",
+    "name one with a pooler as `base`": "name one with a pooler with `--base`",
     "give its rows as `data`, with labels or without, or `texts` for all tasks": "give its rows with "
     "`--data TASK=PATH`, with labels or without, or `--texts FILE` for all tasks",
     "leave `teacher` at its default, or leave `texts` out": "leave `--teacher` at its default, or leave "
