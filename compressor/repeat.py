@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from maskpack.compressor.backbone_config import AUTO
 from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
 from maskpack.compressor.options import RUN
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
+from maskpack.formats.bits import MIXED_ROWS
 from maskpack.formats.options import options_of
 from maskpack.formats.vote import MEMBERS
 from maskpack.tasks.evaluation.evaluate import task_of
@@ -90,7 +92,9 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
         "bits": scheme.bits,
         "group": scheme.group or 0,
         "quantizer": scheme.quantizer.removesuffix(", refined"),
-        "embedding_bits": scheme.embedding_bits,
+        "embedding_bits": AUTO
+        if MIXED_ROWS in artifact.manifest.requires
+        else scheme.embedding_bits,
         "bits_override": dict(scheme.overrides),
         "max_length": entry.max_length,
     }

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from maskpack.formats.bits import THREE_BITS
+from maskpack.formats.bits import MIXED_ROWS, THREE_BITS
 from maskpack.formats.checks import (
     LARGEST,
     RESTORE,
@@ -43,7 +43,7 @@ TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors")
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-FEATURES = frozenset({FEATURE, "prefix", "stride", UNITS, POOLING, THREE_BITS})
+FEATURES = frozenset({FEATURE, "prefix", "stride", UNITS, POOLING, THREE_BITS, MIXED_ROWS})
 """Features beyond the first release that this one reads, as `requires` of a manifest or a task names them."""
 
 _RESERVED = {name.casefold() for name in (MANIFEST, BACKBONE, TASK_FOLDER, CARD)}

@@ -207,10 +207,7 @@ def _backbone_parts(backbone: Backbone) -> list[Part]:
     """Bytes as stored: codes as narrow as they are, and their scales."""
     parts = []
     for name, tensors in (("linears", backbone.linears), ("embeddings", backbone.embeddings)):
-        stored = [
-            tensor.shape[0] * -(-tensor.shape[1] * tensor.bits // 8) + tensor.scales.nbytes
-            for tensor in tensors.values()
-        ]
+        stored = [tensor.code_bytes + tensor.scales.nbytes for tensor in tensors.values()]
         parts.append(Part(name, sum(stored)))
     dense = sum(tensor.nbytes for tensor in backbone.dense.values())
     return [*parts, Part("biases, LayerNorm", dense)]

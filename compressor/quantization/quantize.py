@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from maskpack.compressor.backbone_config import AUTO, QUANTIZERS, BackboneConfig
 from maskpack.compressor.quantization import Quantizer
 from maskpack.compressor.quantization.calibration import Calibration, Calibrator
+from maskpack.compressor.quantization.rare_rows import FREQUENT_BITS, quantize_rows
 from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
 from maskpack.formats.bits import CODE_BITS
-from maskpack.formats.tensors import MOST_UNPACKED, PackedTensor
+from maskpack.formats.matrices import PackedTensor
+from maskpack.formats.mixed_rows import RARE_BITS
+from maskpack.formats.tensors import MOST_UNPACKED
 from maskpack.models.build import ParameterShapes
 from maskpack.models.mapped import float_weight, weights_of
 from maskpack.models.placement import to_numpy
@@ -38,7 +41,10 @@ def scheme_of(config: BackboneConfig) -> Scheme:
         quantizer = _automatic(config.bits)
     widths = {config.bits, *overrides.values()}
     group = config.group or (None if widths == {8} else _GROUP)
-    return Scheme(config.bits, group, quantizer, config.embedding_bits, overrides)
+    width = config.embedding_bits
+    return Scheme(
+        config.bits, group, quantizer, FREQUENT_BITS if isinstance(width, str) else width, overrides
+    )
 
 
 def _automatic(bits: int) -> str:
@@ -58,7 +64,10 @@ def is_calibrated(scheme: Scheme) -> bool:
 
 
 def quantize_model(
-    base: nn.Module, scheme: Scheme, calibration: Calibration | None = None
+    base: nn.Module,
+    scheme: Scheme,
+    calibration: Calibration | None = None,
+    frequent: NDArray[np.bool_] | None = None,
 ) -> Backbone:
     """Quantise all parameters of a base model; the model is not modified.
 
@@ -66,6 +75,8 @@ def quantize_model(
         base: the encoder.
         scheme: how; see `scheme_of`.
         calibration: text for the quantisers that need it.
+        frequent: bool `(rows,)`, the rows of the token embeddings that have the scheme's width, while the others have 2
+            bits; see `frequent_rows`. None: all have it.
 
     Raises:
         ModelError: a weight is not finite, or too large for float16.
@@ -87,7 +98,12 @@ def quantize_model(
                 linears[name] = keep(quantize(weight, bits[name], scheme.group))
         elif roles.get(name) is nn.Embedding:
             width = scheme.embedding_bits if name == tokens else 8
-            embeddings[name] = keep(_embedding(weight, width))
+            some = frequent if name == tokens else None
+            embeddings[name] = (
+                keep(_embedding(weight, width))
+                if some is None
+                else quantize_rows(weight, some, width, keep)
+            )
         else:  # biases, norms, and parameters of some families, such as DeBERTa's convolution
             dense[name] = to_half(name, weight)
     if calibrated:
@@ -127,8 +143,9 @@ def bits_of(names: Collection[str], scheme: Scheme) -> dict[str, int]:
     return chosen
 
 
-def backbone_bytes(shapes: ParameterShapes, scheme: Scheme) -> int:
+def backbone_bytes(shapes: ParameterShapes, config: BackboneConfig) -> int:
     """Bytes that a quantised backbone has on disk, at least: codes and their scales, without names."""
+    scheme, width = scheme_of(config), config.embedding_bits
     sizes = {name: rows * width for name, (rows, width) in shapes.linears.items()}
     bits = bits_of(sizes, scheme)
     linears = sum(size * bits[name] for name, size in sizes.items())
@@ -136,7 +153,11 @@ def backbone_bytes(shapes: ParameterShapes, scheme: Scheme) -> int:
     scales = sum(size // scheme.group if scheme.group else rows[n] for n, size in sizes.items())
     dense = sum(shapes.dense.values())
     embeddings = shapes.values - sum(sizes.values()) - dense
-    return (linears + embeddings * scheme.embedding_bits + 16 * (dense + scales)) // 8
+    return (
+        linears
+        + embeddings * (RARE_BITS if isinstance(width, str) else width)
+        + 16 * (dense + scales)
+    ) // 8
 
 
 def _calibrated(

@@ -12,7 +12,7 @@ from maskpack.compressor.config import BaselineConfig, FitConfig, Method, Precis
 from maskpack.compressor.masking.sparsity import target_sparsity
 from maskpack.compressor.options import load_options, save_options
 from maskpack.formats import ConfigError
-from maskpack.formats.tensors import binary_entropy
+from maskpack.formats.bits import binary_entropy
 
 NOT_POSITIVE = ("epochs", "batch_size", "head_lr", "steps", "train_rows", "lr", "margin")
 
