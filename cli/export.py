@@ -49,7 +49,6 @@ _OF_GRAPHS = (
         "fused",
         "data",
         "reference",
-        "vocab",
         "cut_positions",
     ),
     *("atol", "rtol", "max_drop", "verify"),
@@ -80,8 +79,8 @@ def export(
     vocab: Annotated[
         list[Path] | None,
         Option(
-            help="File of texts as they will come, .txt or a table, such as the task's training rows: a folded graph holds the "
-            "tokens that they need, see `compress vocab`; repeatable."
+            help="File of texts as they will come, .txt or a table, such as the task's training rows: a folded graph, or a plain "
+            "model, holds the tokens that they need, see `compress vocab`; repeatable."
         ),
     ] = None,
     limits: ToleranceOptions,
@@ -104,7 +103,7 @@ def export(
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
     _refuse_idle(ctx, layout=None if hf else graph.layout)
     if hf:
-        _export_hf(artifact, _only(task, artifact), out, json=json)
+        _export_hf(artifact, _only(task, artifact), out, vocab or (), json=json)
         return
     tolerance = limits.over(graph.compute)
     if graph.layout != Layout.FOLDED:
@@ -210,10 +209,10 @@ def _export_shared(request: SharedRequest, *, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _export_hf(artifact: Path, task: str, out: Path, *, json: bool) -> None:
+def _export_hf(artifact: Path, task: str, out: Path, vocab: Sequence[Path], *, json: bool) -> None:
     from maskpack.exporters.hf import write_hf  # noqa: PLC0415 - imports torch
 
-    found = write_hf(open_artifact(artifact), task, out)
+    found = write_hf(open_artifact(artifact), task, out, vocab=vocab)
     if json:
         figures = {name: getattr(found, name) for name in ("bytes", "parameters", "zeros")}
         render.data(codec.dumps({"out": str(out), **figures}))

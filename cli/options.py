@@ -108,7 +108,7 @@ def _number_or(words: Sequence[str]) -> dict[str, Any]:
             fact = f"'{value}' is not a whole number, nor {options.listed(words)}."
             raise typer.BadParameter(fact) from None
 
-    return {"parser": read, "metavar": f"INTEGER|{'|'.join(words)}"}
+    return {"parser": read, "metavar": f"<int|{'|'.join(words)}>"}
 
 
 def _flag(option: options.Option) -> str:

@@ -146,11 +146,14 @@ def _read_marks(
         rows: `o`.
 
     Raises:
-        ArtifactError: marks or scales of another number of rows, or a bit behind the last row.
+        ArtifactError: marks or scales of another number of rows, a bit behind the last row, or rows of one kind alone.
     """
     expected = (1, row_bytes(rows, 1))
     if marks.shape != expected or scales.shape != (rows, 1):
         raise ArtifactError(
             f"marks of rows {marks.shape} and scales {scales.shape}, expected {expected} and {(rows, 1)}"
         )
-    return np.asarray(unpack_bits(marks, rows)[0])
+    is_wide = np.asarray(unpack_bits(marks, rows)[0])
+    if is_wide.all() or not is_wide.any():
+        raise ArtifactError(f"{is_wide.sum()} of {rows} rows are wide, expected some and not all")
+    return is_wide
