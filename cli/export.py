@@ -79,8 +79,8 @@ def export(
     vocab: Annotated[
         list[Path] | None,
         Option(
-            help="File of texts as they will come, .txt or a table, such as the task's training rows: a folded graph, or a plain "
-            "model, holds the tokens that they need, see `compress vocab`; repeatable."
+            help="File of texts as they will come, .txt or a table, such as the tasks' training rows: graphs, or a plain model, "
+            "hold the tokens that they need, see `compress vocab`; repeatable."
         ),
     ] = None,
     limits: ToleranceOptions,
@@ -109,7 +109,6 @@ def export(
     if graph.layout != Layout.FOLDED:
         folded = (
             ("reference", reference),
-            ("vocab", vocab),
             ("cut-positions", graph.cut_positions),
         )
         for option, given in folded:
@@ -130,6 +129,7 @@ def export(
             opset=graph.opset,
             fused=graph.fused,
             trunk_layers=graph.trunk_layers,
+            vocab=tuple(vocab or ()),
         )
         _export_shared(shared, json=json)
         return

@@ -23,7 +23,7 @@ from maskpack.models.sentence_files import write_encoder
 from maskpack.models.spans import native_names
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.evaluation.evaluate import prefixes_of
-from maskpack.tasks.trim import trim_for_task
+from maskpack.tasks.trim import trim_for_tasks
 from maskpack.tasks.types import type_of
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def write_hf(artifact: Artifact, task: str, out: Path, *, vocab: Sequence[Path] 
     if vocab:
         with scratch_folder() as folder:
             return write_hf(
-                trim_for_task(artifact, task, vocab, Path(folder) / "artifact"), task, out
+                trim_for_tasks(artifact, (task,), vocab, Path(folder) / "artifact"), task, out
             )
     entry = artifact.entry(task)
     model_type, head = artifact.manifest.source.model_type, artifact.patch(task).head

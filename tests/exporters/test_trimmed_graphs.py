@@ -21,6 +21,7 @@ from maskpack.exporters.graph.builder import GraphBuilder
 from maskpack.exporters.hf import write_hf
 from maskpack.exporters.options import BenchRequest
 from maskpack.exporters.verify import Subject, verify
+from maskpack.exporters.verify import exported as exported_in
 from maskpack.formats import ConfigError, ExportError, VerifyError, open_artifact
 from maskpack.models.trimmed_tokenizer import Vocabulary, Wanted, choose, renumbered
 from maskpack.runtime import Session
@@ -96,6 +97,25 @@ def test_a_graph_with_the_tokens_of_some_texts(artifacts, texts, exported, senti
     )
     assert table.dims[0] == tokens
     assert json.loads((out / "config.json").read_text())["vocab_size"] == tokens
+
+
+@pytest.mark.parametrize("layout", ["shared", "swap"])
+def test_layouts_of_several_tasks_with_the_tokens_of_some_texts(
+    layout, artifacts, texts, laid_out, tmp_path
+):
+    out = tmp_path / "all"
+    request = shared_request(artifacts["bert"], out, "int8", layout=layout)
+    reports = export_shared(replace(request, vocab=(texts,)))
+    assert all(report.ok for report in reports.values())
+    before, _ = laid_out("bert", "int8", layout)
+    for task in ("sst2", "other"):
+        assert scores(out, task) == scores(before, task)
+    assert (out / "backbone.bin").stat().st_size < (before / "backbone.bin").stat().st_size
+    graph, inputs = exported_in(out, "other")
+    files, tolerance = pick_task(out, "other"), Tolerance.of(Compute.INT8, max_drop=100.0)
+    whole = open_artifact(artifacts["bert"])
+    subject = Subject(graph, whole, "other", "int8", tolerance, inputs=inputs, files=files)
+    assert verify(subject).ok
 
 
 def test_a_reference_with_other_numbers_is_refused_before_the_graph_is_made(
