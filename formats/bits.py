@@ -29,6 +29,9 @@ THREE_BITS = "embedding-3"
 MIXED_ROWS = "embedding-rows"
 """A table with rows of two widths, as `requires` of a manifest names it."""
 
+RARE_BITS = 2
+"""Width of the zero-free codes of its rare rows."""
+
 _WIDTHS = tuple(sorted({*CODE_BITS, *EMBEDDING_BITS}, reverse=True))
 _ALWAYS_ZERO_FREE = (3, 1)
 

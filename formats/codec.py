@@ -27,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from maskpack.formats.bits import RARE_BITS
 from maskpack.formats.checks import read_list, read_shape, read_text
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.matrices import read_matrix, stored_codes
-from maskpack.formats.mixed_rows import RARE_BITS, MixedRows
+from maskpack.formats.mixed_rows import MixedRows
 from maskpack.formats.schema import no_key_twice
 from maskpack.formats.tensors import (
     MOST_UNPACKED,

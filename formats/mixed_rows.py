@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.bits import MIXED_ROWS, row_bytes
+from maskpack.formats.bits import MIXED_ROWS, RARE_BITS, row_bytes
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.tensors import QuantTensor
-
-RARE_BITS = 2
-"""Width of the zero-free codes of rare rows."""
 
 
 class MixedRows(QuantTensor):

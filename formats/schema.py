@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from maskpack.formats.bits import MIXED_ROWS, THREE_BITS
+from maskpack.formats.bits import MIXED_ROWS, RARE_BITS, THREE_BITS
 from maskpack.formats.checks import (
     LARGEST,
     RESTORE,
@@ -224,6 +224,12 @@ class Manifest:
             if COPIED_FILE.fullmatch(name) is None or name.casefold() in taken:
                 raise ArtifactError(f"the manifest names the file `{name}`, which is not allowed")
             check_sha(digest, f"files.{name}")
+
+    @property
+    def embedding_bits(self) -> str:
+        """Width of the codes of the token embeddings, `4`, or `4 and 2`."""
+        more = f" and {RARE_BITS}" if MIXED_ROWS in self.requires else ""
+        return f"{self.scheme.embedding_bits}{more}"
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, two spaces, a final line feed. Inverse of `from_json`."""

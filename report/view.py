@@ -121,7 +121,7 @@ class ArtifactView:
     bits: int
     overrides: Mapping[str, int]
     quantizer: str
-    embedding_bits: int
+    embedding_bits: str
     group: int | None
     digest: str
     maskable: int
@@ -170,7 +170,7 @@ def view_artifact(artifact: Artifact) -> ArtifactView:
         bits=manifest.scheme.bits,
         overrides=manifest.scheme.overrides,
         quantizer=manifest.scheme.quantizer,
-        embedding_bits=manifest.scheme.embedding_bits,
+        embedding_bits=manifest.embedding_bits,
         group=manifest.scheme.group,
         digest=manifest.backbone_sha256,
         maskable=backbone.maskable,

@@ -46,11 +46,10 @@ from maskpack.formats import (
     is_artifact,
     open_artifact,
 )
-from maskpack.formats.bits import ZERO_FREE_BITS
+from maskpack.formats.bits import RARE_BITS, ZERO_FREE_BITS
 from maskpack.formats.channels import Divisors
 from maskpack.formats.codec import encoded_size
 from maskpack.formats.errors import Hint
-from maskpack.formats.mixed_rows import RARE_BITS
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.waiting import announced
 from maskpack.formats.writer import check_free, check_space, check_writable

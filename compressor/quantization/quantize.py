@@ -22,9 +22,8 @@ from maskpack.compressor.quantization.calibration import Calibration, Calibrator
 from maskpack.compressor.quantization.rare_rows import FREQUENT_BITS, quantize_rows
 from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
-from maskpack.formats.bits import CODE_BITS
+from maskpack.formats.bits import CODE_BITS, RARE_BITS
 from maskpack.formats.matrices import PackedTensor
-from maskpack.formats.mixed_rows import RARE_BITS
 from maskpack.formats.tensors import MOST_UNPACKED
 from maskpack.models.build import ParameterShapes
 from maskpack.models.mapped import float_weight, weights_of

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from maskpack.compressor.quantization.calibration import Calibration
 from maskpack.compressor.quantization.rounding import quantize_mse
 from maskpack.formats import QuantTensor
-from maskpack.formats.mixed_rows import RARE_BITS, MixedRows
+from maskpack.formats.bits import RARE_BITS
+from maskpack.formats.mixed_rows import MixedRows
 from maskpack.models.inputs import ATTENTION
 from maskpack.tasks.batches import EVAL_BATCH, evaluation_batches
 from maskpack.tasks.preprocess import Preprocessor
@@ -85,6 +86,8 @@ def _order(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _row_errors(weight: NDArray[np.float32], bits: int) -> NDArray[np.float64]:
     """Squared error of each row at this width."""
+    if not len(weight):
+        return np.zeros(0)
     lost = quantize_mse(weight, bits, None).dequantize() - weight
     return np.asarray(np.square(lost, dtype=np.float64).sum(axis=1))
 
