@@ -72,9 +72,10 @@ class CodesConfig(Options):
     refine: Annotated[
         int | None,
         Opt(
-            "Steps in which 2- and 1-bit codes learn to copy the float model on these; 0: none.",
+            "Steps in which 2- and 1-bit codes, and rows of token embeddings below 8 bits, learn to copy the float model on "
+            "these; 0: none.",
             within="[0, inf)",
-            default=str(_REFINE_STEPS),
+            default=f"{_REFINE_STEPS}, of wider linears 0",
         ),
     ] = None
 

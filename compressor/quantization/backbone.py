@@ -178,7 +178,8 @@ def prepare_backbone(
     with announced(_LOG, f"quantising `{pretrained.name}` with {scheme.quantizer}"):
         frequent = _frequent(pretrained, context, config)
         backbone = quantize_model(base, scheme, calibration, frequent)
-    if config.refine_steps and refinable(backbone):
+    asked = token_table(base) if config.refine else None  # wider linears: only if it is asked for
+    if config.refine_steps and refinable(backbone, asked):
         assert calibration is not None
         backbone = refine(
             base,
@@ -240,6 +241,7 @@ def _calibration(
 ) -> Calibration | None:
     """Calibration texts or images, if the options need them."""
     narrow = min([scheme.bits, *scheme.overrides.values()]) in ZERO_FREE_BITS
+    narrow |= bool(config.refine) and scheme.embedding_bits != 8
     refined = narrow and config.refine_steps > 0
     if not is_calibrated(scheme) and not refined:
         return None
