@@ -106,11 +106,12 @@ class Judge:
             means.append((last * here[..., None]).sum(1) / here.sum(1, keepdim=True))
         return torch.cat(states), torch.cat(means)
 
-    def errors(self, table: QuantTensor) -> dict[str, dict[str, float]]:
-        """Errors in percent on each kind of text."""
+    def errors(self, table: QuantTensor | None) -> dict[str, dict[str, float]]:
+        """Errors in percent on each kind of text, with a table in place of the model's; None: with its own."""
         weight = self.model.get_input_embeddings().weight
         own = weight.data
-        weight.data = torch.from_numpy(table.dequantize())
+        if table is not None:
+            weight.data = torch.from_numpy(table.dequantize())
         found = {}
         for name, (states, means) in self.right.items():
             other, others = self.states(name)
