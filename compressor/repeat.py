@@ -70,6 +70,12 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
     return run
 
 
+def _embedding_bits(artifact: Artifact) -> int | str:
+    """The option that made the table of tokens."""
+    manifest = artifact.manifest
+    return AUTO if MIXED_ROWS in manifest.requires else manifest.scheme.embedding_bits
+
+
 def recorded_run(artifact: Artifact, task: str) -> Recorded:
     """The run that made `task`; options of the backbone are those of the artifact.
 
@@ -92,9 +98,7 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
         "bits": scheme.bits,
         "group": scheme.group or 0,
         "quantizer": scheme.quantizer.removesuffix(", refined"),
-        "embedding_bits": AUTO
-        if MIXED_ROWS in artifact.manifest.requires
-        else scheme.embedding_bits,
+        "embedding_bits": _embedding_bits(artifact),
         "bits_override": dict(scheme.overrides),
         "max_length": entry.max_length,
     }

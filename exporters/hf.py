@@ -68,11 +68,14 @@ def write_hf(artifact: Artifact, task: str, out: Path, *, vocab: Sequence[Path] 
     """
     check_free(out)
     check_writable(out)
-    if vocab:
-        with scratch_folder() as folder:
-            return write_hf(
-                trim_for_tasks(artifact, (task,), vocab, Path(folder) / "artifact"), task, out
-            )
+    if not vocab:
+        return _write(artifact, task, out)
+    with scratch_folder() as folder:
+        fewer = trim_for_tasks(artifact, (task,), vocab, Path(folder) / "artifact")
+        return _write(fewer, task, out)
+
+
+def _write(artifact: Artifact, task: str, out: Path) -> HfModel:
     entry = artifact.entry(task)
     model_type, head = artifact.manifest.source.model_type, artifact.patch(task).head
     check_plain(head, model_type, TargetScale.of(entry))

@@ -176,10 +176,9 @@ def prepare_backbone(
         _check_refinement(pretrained, scheme)
     calibration = _calibration(context, config, scheme, rows)
     with announced(_LOG, f"quantising `{pretrained.name}` with {scheme.quantizer}"):
-        frequent = _frequent(pretrained, context, config)
-        backbone = quantize_model(base, scheme, calibration, frequent)
-    asked = token_table(base) if config.refine else None  # wider linears: only if it is asked for
-    if config.refine_steps and refinable(backbone, asked):
+        backbone = quantize_model(base, scheme, calibration, _frequent(pretrained, context, config))
+    # a table alone, under wider linears, is refined only if that is asked for
+    if config.refine_steps and refinable(backbone, token_table(base) if config.refine else None):
         assert calibration is not None
         backbone = refine(
             base,

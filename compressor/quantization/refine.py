@@ -147,8 +147,7 @@ def refine(
     parameters = dict(student.named_parameters())
     linears = {**backbone.linears, **{name: layer.freeze() for name, layer in rounded.items()}}
     halves = {n: to_half(n, to_numpy(parameters[n])) for n in backbone.dense}
-    frozen = {name: table.freeze() for name, table in tables.items()}
-    embeddings = {**backbone.embeddings, **frozen} if frozen else backbone.embeddings
+    embeddings = {**backbone.embeddings, **{name: one.freeze() for name, one in tables.items()}}
     return replace(backbone, linears=linears, embeddings=embeddings, dense=halves)
 
 

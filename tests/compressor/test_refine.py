@@ -77,7 +77,7 @@ def test_the_stored_codes_come_nearer_to_the_float_model(prepared, bits):
         assert (tensor.codes != 0).all()
         assert not np.array_equal(tensor.codes, old.codes)
     assert set(after.dense) == set(before.dense)
-    assert after.embeddings is before.embeddings
+    assert after.embeddings == before.embeddings
     for name, parameter in base.named_parameters():  # the float model is a model to copy
         torch.testing.assert_close(parameter, frozen[name], rtol=0, atol=0)
         assert parameter.grad is None
