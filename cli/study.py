@@ -13,6 +13,7 @@ from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.sweep import sweep
 from maskpack.cli.task_data import find_named_task
+from maskpack.compressor.config import BudgetConfig
 from maskpack.compressor.mask_config import ESTIMATORS
 from maskpack.formats import ConfigError
 from maskpack.formats.writer import check_writable, write_bytes
@@ -52,10 +53,7 @@ def study(
         ),
     ] = True,
     sparsity: Annotated[float, Option(help="Share of zeros of estimators that need one.")] = 0.1,
-    epochs: Annotated[float | None, Option(help="Of every run. [as of `fit`]")] = None,
-    steps: Annotated[int | None, Option(help="Of every run; overrides epochs.")] = None,
-    batch_size: Annotated[int | None, Option(help="Of every run. [as of `fit`]")] = None,
-    max_length: Annotated[int | None, Option(help="Of every run. [as of `fit`]")] = None,
+    budget: BudgetConfig,
     pictures: Annotated[
         bool, Option("--pictures/--no-pictures", help="Draw quality against bits.")
     ] = True,
@@ -76,7 +74,6 @@ def study(
     from maskpack.compressor.sweep.study import StudyRequest, study_of_bits  # noqa: PLC0415
 
     del question  # there is one so far
-    options = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "max_length": max_length}
     request = StudyRequest(
         model=model,
         task=find_named_task(task, data, columns, quiet=True).name,
@@ -87,7 +84,7 @@ def study(
         seeds=tuple(_numbers("seeds", seeds)),
         taught=taught,
         sparsity=sparsity,
-        options={name: value for name, value in options.items() if value is not None},
+        budget=budget,
     )
     check_writable(out / _PLAN)
     out.mkdir(parents=True, exist_ok=True)

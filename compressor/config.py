@@ -50,8 +50,8 @@ _FULL_LR, _PATCH_LR = 1e-4, 1e-3  # of baselines: of every weight, of a small pa
 
 
 @dataclass(frozen=True)
-class RunConfig(PoolingConfig, ScheduleConfig):
-    """What every run shares, learned mask or dense baseline."""
+class BudgetConfig(Options):
+    """How much of the rows a run sees, and how much of a row."""
 
     epochs: Annotated[
         float | None,
@@ -69,6 +69,12 @@ class RunConfig(PoolingConfig, ScheduleConfig):
     max_length: Annotated[
         int, Opt("Longest text in tokens; longer texts are cut.", within="[4, inf)")
     ] = 128
+
+
+@dataclass(frozen=True)
+class RunConfig(BudgetConfig, PoolingConfig, ScheduleConfig):
+    """What every run shares, learned mask or dense baseline."""
+
     head_lr: Annotated[
         float, Opt("Peak learning rate of the task-specific layers.", within=_POSITIVE)
     ] = 1e-3

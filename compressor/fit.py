@@ -108,9 +108,12 @@ def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> Ru
     trained = learn(run, on_progress=on_progress)
 
     # masks on the way there, if the run keeps any, then the last one: each is a task
-    before = [finish(each, part) for each, part in on_the_way(run, trained)]
-    snapshots = tuple(map(SnapshotResult.of, before))
-    return replace(finish(run, trained), trunk=trunk, snapshots=snapshots)
+    try:
+        before = [finish(each, part) for each, part in on_the_way(run, trained)]
+        snapshots = tuple(map(SnapshotResult.of, before))
+        return replace(finish(run, trained), trunk=trunk, snapshots=snapshots)
+    except KeyboardInterrupt:
+        raise _interrupted_at_the_end(run) from None
 
 
 def finish(run: PreparedRun, trained: TrainedRun) -> RunResult:
@@ -397,4 +400,14 @@ def _interrupted(run: PreparedRun) -> Interrupted:
     return Interrupted(
         f"stopped; the checkpoint is kept in `{run.request.checkpoint_folder}`",
         "repeat the same request with `resume` to go on",
+    )
+
+
+def _interrupted_at_the_end(run: PreparedRun) -> Interrupted:
+    """The same after the last step, when some tasks of the run may be written."""
+    if _checkpoints(run).found():
+        return _interrupted(run)
+    return Interrupted(
+        "stopped after the last step, of which no checkpoint is kept",
+        "repeat the same request, with `replace` if it left a task",
     )

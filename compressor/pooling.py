@@ -42,7 +42,9 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
         return _of_vectors(request, finding)
     if finding.head is not None:
         head = finding.classifier.config
-        return _of_head(wanted, actual_pooling(head), habit_of(head))
+        own, habit = actual_pooling(head), habit_of(head)
+        found = _of_head(wanted, own, habit)
+        return Pooling.OWN if own is Pooling.POOLER and _base_has_none(request) else found
     config = load_config(resolve(model), revision=revision)
     habit = habit_of(config)
     start = request.start if isinstance(request, FitRequest) else None
@@ -57,6 +59,14 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
             f"`{model}` has no weights of a pooler", "give `pooling` mean, or leave it out"
         )
     return other_than_habit(wanted, config)
+
+
+def _base_has_none(request: FitRequest | BaselineRequest) -> bool:
+    """Whether a fine-tuned checkpoint is learned on a pretrained model that has no pooler."""
+    if not isinstance(request, FitRequest) or request.finetuned is None:
+        return False
+    config = load_config(resolve(request.model), revision=request.revision)
+    return has_no_pooler(request.model, config, revision=request.revision)
 
 
 def _of_vectors(request: FitRequest | BaselineRequest, finding: Finding) -> Pooling:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from maskpack.formats.options import Opt, Options
-from maskpack.formats.pooling import Pooling
+from maskpack.formats.pooling import ASKED, Pooling
 
 AUTO = "auto"
-_NAMES = (AUTO, *Pooling)
+_NAMES = (AUTO, *ASKED)
 
 
 def _other(text: str) -> str | None:

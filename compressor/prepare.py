@@ -275,7 +275,10 @@ def prepare_rows(
         prepared: the backbone, if it is there.
         on_progress: called after every step of a refinement.
     """
-    finding, pooling = rows.finding, pooling_for(request, rows.finding)
+    pooling = pooling_for(request, rows.finding)
+    if pooling is Pooling.OWN:
+        rows = replace(rows, finding=rows.finding.with_own_pooler())
+    finding = rows.finding
     placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared, pooling)
     prepared = prepared or load_or_quantize(request, finding.encoder, on_progress, rows.data.train)
     teacher = find_teacher(request.config, finding, rows.data.task.type)

@@ -13,6 +13,7 @@ import torch
 from maskpack.formats import Artifact, ModelError, VerifyError
 from maskpack.formats.errors import Hint
 from maskpack.formats.files import scratch_folder
+from maskpack.formats.pooling import Pooling
 from maskpack.formats.target import TargetScale
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder
 from maskpack.models.build import check_plain
@@ -109,7 +110,12 @@ def _check_pooling(config: Any, task: str) -> None:
     Raises:
         ModelError: it pools in another way than its family.
     """
-    if (pooling := pooling_in(config)) is not None:
+    if (pooling := pooling_in(config)) is Pooling.OWN:
+        raise ModelError(
+            f"the head of `{task}` has a pooler of its own, which the backbone has not",
+            "export graphs",
+        )
+    if pooling is not None:
         raise ModelError(
             f"the head of `{task}` reads `pooling` {pooling}, and `{config.architectures[0]}` of transformers reads "
             f"{habit_of(config)}",

@@ -23,7 +23,7 @@ from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import encode_for, prefixes_of, texts_of
-from maskpack.tasks.pieces import EncodedPieces
+from maskpack.tasks.pieces import EncodedPieces, EncodedTokenPieces
 from maskpack.tasks.preprocess import READERS
 from maskpack.tasks.probes import difference_of, encoded_by, first_difference, probe_rows
 from maskpack.tasks.types import type_of
@@ -106,8 +106,9 @@ def _by_device(
     if isinstance(training, EncodedPieces):
         own = text_reader(files, reader.config, {}, stride=split.windows.stride)
         read = encoded_by(own, split, types=types)
-        of_windows = [split.texts[training.row_of(place)] for place in range(len(training.ids))]
-        return of_windows, replace(training, ids=read.ids, types=read.types)
+        if isinstance(training, EncodedTokenPieces):
+            return split.texts, read
+        return split.texts, replace(training, ids=read.ids, types=read.types)
     if not isinstance(training, EncodedGroups):
         return split.texts, encoded_by(reader, split, types=types)
     texts = [(text,) for row in grouped_texts(split.prefixed(prefixes_of(entry))) for text in row]

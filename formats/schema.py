@@ -25,6 +25,7 @@ from maskpack.formats.checks import (
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import name_problem
 from maskpack.formats.pooling import FEATURE as POOLING
+from maskpack.formats.pooling import OWN_POOLER
 from maskpack.formats.target import FEATURE, TargetScale
 from maskpack.formats.units import FEATURE as UNITS
 
@@ -43,7 +44,9 @@ TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors")
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-FEATURES = frozenset({FEATURE, "prefix", "stride", UNITS, POOLING, THREE_BITS, MIXED_ROWS})
+FEATURES = frozenset(
+    {FEATURE, "prefix", "stride", UNITS, POOLING, OWN_POOLER, THREE_BITS, MIXED_ROWS}
+)
 """Features beyond the first release that this one reads, as `requires` of a manifest or a task names them."""
 
 _RESERVED = {name.casefold() for name in (MANIFEST, BACKBONE, TASK_FOLDER, CARD)}

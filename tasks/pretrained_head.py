@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskpack.formats import ArtifactError, ModelError
+from maskpack.formats.errors import Hint
+from maskpack.formats.pooling import Pooling
 from maskpack.formats.target import TargetScale
 from maskpack.models.build import (
     fresh_classifier,
@@ -32,6 +34,7 @@ from maskpack.models.labels import label_names, label_problem, unnamed
 from maskpack.models.load import load_finetuned
 from maskpack.models.locate import resolve
 from maskpack.models.padding import set_pad_token
+from maskpack.models.pooling import actual_pooling, own_pooler
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
@@ -128,6 +131,22 @@ class Finding:
             return None
         own = rows.read_by(self.classifier.config.to_dict())
         return predict_all(torch_predict(set_pad_token(self.classifier, rows.pad)), own)
+
+    def with_own_pooler(self) -> Finding:
+        """The same with a head that holds the model's pooler, for a backbone that has none; as it is without a head, or with such a one.
+
+        Raises:
+            ModelError: the pooler is not one linear with a tanh, or the head not one linear.
+        """
+        if self.head is None or actual_pooling(self.classifier.config) is Pooling.OWN:
+            return self
+        parameters = own_pooler(self.classifier)
+        if parameters is None:
+            raise ModelError(
+                f"the pretrained model has no pooler, and that of `{self.head.model}` is not one linear with a tanh before one linear",
+                Hint("name one with a pooler as `base`"),
+            )
+        return replace(self, head=replace(self.head, parameters=parameters))
 
     @property
     def refused(self) -> bool:

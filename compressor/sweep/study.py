@@ -6,15 +6,15 @@ Masks over backbones of several widths, by several estimators, beside the dense 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maskpack.compressor.config import BudgetConfig
 from maskpack.compressor.mask_config import ESTIMATORS
 from maskpack.formats import ConfigError
 from maskpack.formats.bits import CODE_BITS
-from maskpack.formats.options import listed
+from maskpack.formats.options import Options, listed
 from maskpack.tasks.options import TaskOptions
 
 DENSE = "dense"
@@ -35,7 +35,7 @@ class StudyRequest:
         seeds: of the runs.
         taught: whether masks learn from the dense model of their seed.
         sparsity: share of zeros of estimators that need one.
-        options: of every run, such as `epochs`.
+        budget: of every run.
     """
 
     model: str
@@ -47,7 +47,7 @@ class StudyRequest:
     seeds: tuple[int, ...] = (0, 1, 2)
     taught: bool = True
     sparsity: float = _SHARE
-    options: Mapping[str, Any] = field(default_factory=dict)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
         for width in self.bits:
@@ -64,15 +64,14 @@ class StudyRequest:
 
 def study_of_bits(request: StudyRequest) -> dict[str, Any]:
     """The sweep, as `read_plan` reads it from YAML."""
-    usual = asdict(TaskOptions())
-    said = {key: v for key, v in asdict(request.columns).items() if v != usual[key]}
+    said = _said(request.columns, TaskOptions())
     place = {} if request.data is None else {"data": str(request.data.resolve())}
     folder = Path(request.model)
     return {
         "models": [str(folder.resolve()) if folder.exists() else request.model],
-        "tasks": {request.task: {**place, **{key: _plain(value) for key, value in said.items()}}},
+        "tasks": {request.task: {**place, **said}},
         "seeds": list(request.seeds),
-        "options": dict(request.options),
+        "options": _said(request.budget, BudgetConfig()),
         "methods": {
             DENSE: {"method": "full", "keep": request.taught},
             **{name: _mask(request, name) for name in request.estimators},
@@ -87,5 +86,8 @@ def _mask(request: StudyRequest, estimator: str) -> dict[str, Any]:
     return {"bits": list(request.bits), "estimator": estimator, **share, "teacher": teacher}
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, str) else value
+def _said(options: Options, usual: Options) -> dict[str, Any]:
+    """What differs from the usual options, in a form that YAML has."""
+    both = ((key, value, getattr(usual, key)) for key, value in asdict(options).items())
+    found = {key: value for key, value, default in both if value != default}
+    return {key: str(value) if isinstance(value, str) else value for key, value in found.items()}
