@@ -8,10 +8,12 @@ from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
+from maskpack.compressor.backbone_config import AUTO
 from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
 from maskpack.compressor.options import RUN
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
+from maskpack.formats.bits import MIXED_ROWS
 from maskpack.formats.options import options_of
 from maskpack.formats.pooling import Pooling, pooling_of
 from maskpack.formats.schema import CONFIG
@@ -74,6 +76,12 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
     return run
 
 
+def _embedding_bits(artifact: Artifact) -> int | str:
+    """The option that made the table of tokens."""
+    manifest = artifact.manifest
+    return AUTO if MIXED_ROWS in manifest.requires else manifest.scheme.embedding_bits
+
+
 def recorded_run(artifact: Artifact, task: str) -> Recorded:
     """The run that made `task`; options of the backbone are those of the artifact.
 
@@ -96,7 +104,7 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
         "bits": scheme.bits,
         "group": scheme.group or 0,
         "quantizer": scheme.quantizer.removesuffix(", refined"),
-        "embedding_bits": scheme.embedding_bits,
+        "embedding_bits": _embedding_bits(artifact),
         "bits_override": dict(scheme.overrides),
         "max_length": entry.max_length,
     }
