@@ -136,7 +136,8 @@ class PreparedRun:
     @property
     def head(self) -> PretrainedHead | None:
         """The head that the run starts from, or None."""
-        return self.finding.head
+        own = self.finding
+        return own.head_with_pooler if self.pooling is Pooling.OWN else own.head
 
     @cached_property
     def original(self) -> NDArray[np.float32] | None:
@@ -276,10 +277,7 @@ def prepare_rows(
         prepared: the backbone, if it is there.
         on_progress: called after every step of a refinement.
     """
-    pooling = pooling_for(request, rows.finding)
-    if pooling is Pooling.OWN:
-        rows = replace(rows, finding=rows.finding.with_own_pooler())
-    finding = rows.finding
+    finding, pooling = rows.finding, pooling_for(request, rows.finding)
     placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared, pooling)
     prepared = prepared or load_or_quantize(request, finding.encoder, on_progress, rows.data.train)
     teacher = find_teacher(request.config, finding, rows.data.task.type)

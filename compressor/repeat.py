@@ -13,6 +13,7 @@ from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
 from maskpack.compressor.options import RUN
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
+from maskpack.formats.bits import MIXED_ROWS
 from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.options import options_of
 from maskpack.formats.pooling import Pooling, pooling_of
@@ -78,13 +79,13 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
 
 def _of_backbone(artifact: Artifact) -> dict[str, Any]:
     """The options that the backbone was made with."""
-    scheme = artifact.manifest.scheme
-    drawn = scheme.quantizer == DRAWN
+    manifest, scheme = artifact.manifest, artifact.manifest.scheme
+    drawn, mixed = scheme.quantizer == DRAWN, MIXED_ROWS in manifest.requires
     return {
         "bits": scheme.bits,
         "group": scheme.group or 0,
         "quantizer": AUTO if drawn else scheme.quantizer.removesuffix(", refined"),
-        "embedding_bits": scheme.embedding_bits,
+        "embedding_bits": AUTO if mixed else scheme.embedding_bits,
         "bits_override": dict(scheme.overrides),
         **({"random": artifact.backbone.seed} if drawn else {}),
     }

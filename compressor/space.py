@@ -8,7 +8,7 @@ import torch
 
 from maskpack.compressor.masking.model import extra_bytes, masked_names
 from maskpack.compressor.masking.patterns import MaskPattern
-from maskpack.compressor.quantization.quantize import backbone_bytes, scheme_of
+from maskpack.compressor.quantization.quantize import backbone_bytes
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import Artifact, ArtifactError, check_vacant, is_artifact, open_artifact
 from maskpack.formats.writer import check_free, check_space, check_writable
@@ -80,7 +80,7 @@ def needed_bytes(
     patch = sum(size.numel() for size in sizes) // 8 + others
     written = patch * (1 + len(config.stops))
     if new:
-        written += backbone_bytes(shapes, scheme_of(config))
+        written += backbone_bytes(shapes, config)
     scores = sum(torch.Size(pattern.score_shape(size)).numel() for size in sizes)
     checkpoint = _STATE * (scores + others // 2) + patch * len(config.stops)
     saved = config.total_steps(rows) // config.checkpoint_every if config.checkpoint_every else 0

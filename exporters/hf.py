@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from maskpack.formats import Artifact, ModelError, TaskEntry, VerifyError
 from maskpack.formats.errors import Hint
+from maskpack.formats.files import scratch_folder
 from maskpack.formats.pooling import Pooling
 from maskpack.formats.target import TargetScale
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder
@@ -22,6 +24,7 @@ from maskpack.models.sentence_files import write_encoder
 from maskpack.models.spans import native_names
 from maskpack.tasks.context import ModelContext, restore_task
 from maskpack.tasks.evaluation.evaluate import prefixes_of, texts_of
+from maskpack.tasks.trim import trim_for_tasks
 from maskpack.tasks.types import type_of
 
 _LOG = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ class HfModel:
     bytes: int
 
 
-def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
+def write_hf(artifact: Artifact, task: str, out: Path, *, vocab: Sequence[Path] = ()) -> HfModel:
     """Write one task as the class of transformers for its type reads it, in float32.
 
     The class is `AutoModelForSequenceClassification`, `AutoModelForTokenClassification`, `AutoModelForQuestionAnswering` or `AutoModelForMaskedLM`.
@@ -54,13 +57,28 @@ def write_hf(artifact: Artifact, task: str, out: Path) -> HfModel:
     The weights are `code * scale * mask`, exactly; they are read back and compared before the folder
     gets its name.
 
+    Args:
+        artifact: of the task.
+        task: its name.
+        out: folder to create.
+        vocab: files of texts as they will come: the model holds the tokens that they need; without any, all.
+
     Raises:
         ArtifactError: no such task, a damaged artifact, or `out` exists.
+        DataError: a file of texts cannot be read.
         ModelError: a head without a bias has no place for the mean of a target; neither library has such a head.
         VerifyError: the model that is read back differs.
     """
     check_free(out)
     check_writable(out)
+    if not vocab:
+        return _write(artifact, task, out)
+    with scratch_folder() as folder:
+        fewer = trim_for_tasks(artifact, (task,), vocab, Path(folder) / "artifact")
+        return _write(fewer, task, out)
+
+
+def _write(artifact: Artifact, task: str, out: Path) -> HfModel:
     entry = artifact.entry(task)
     model_type, head = artifact.manifest.source.model_type, artifact.patch(task).head
     check_plain(head, model_type, TargetScale.of(entry))

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 
 from maskpack.exporters.report import TextCheck
-from maskpack.exporters.vocabularies import check_all_tokens
 from maskpack.formats import TaskEntry
 from maskpack.models.tokenizer_files import shipped_tokenizer
 from maskpack.runtime.readers import text_reader
@@ -69,7 +68,6 @@ def read_texts(
 
     Raises:
         ExportError: the tokenizer or the configuration cannot be read.
-        VerifyError: the tokenizer has fewer tokens than the artifact's.
     """
     if type_of(entry).preprocessor not in READERS:
         return Reading.of_training(training)
@@ -78,8 +76,6 @@ def read_texts(
     if outputs != (entry.kind, entry.labels, texts_of(entry)):
         return Reading.of_another(training, files, entry)
     own = shipped_tokenizer(context.files)
-    if own is not None:
-        check_all_tokens(files, own.get_vocab_size(), tokenizer.get_vocab_size())
     reader, findings = TextReader.of(tokenizer, config), []
     device = None
     if split is not None and training is not None:

@@ -138,7 +138,7 @@ def render_card(
         s="" if len(entries) == 1 else "s",
         drawn=_DRAWN if DRAWN in manifest.requires else "B",
         width=_width(manifest.scheme),
-        embedding_bits=manifest.scheme.embedding_bits,
+        embedding_bits=manifest.embedding_bits,
         backbone=_bytes(sizes[schema.BACKBONE]),
         rows="\n".join(_row(entry, sizes[entry.file]) for entry in entries),
         units=_unit_lines(units or {}),

@@ -22,17 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from maskpack.formats.bits import row_bytes, unpack_codes
-from maskpack.formats.checks import read_flag, read_list, read_shape, read_text, read_whole
+from maskpack.formats.bits import RARE_BITS
+from maskpack.formats.checks import read_list, read_shape, read_text
 from maskpack.formats.drawn import Drawing, drawing_of, read_drawing
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.matrices import PackedTensor, read_matrix, stored_codes
+from maskpack.formats.mixed_rows import MixedRows
 from maskpack.formats.schema import no_key_twice
 from maskpack.formats.tensorfile import DTYPES, Arrays, Buffer, read_tensors
 from maskpack.formats.tensors import (
     MOST_UNPACKED,
     Backbone,
     BitMask,
-    PackedTensor,
     Patch,
     QuantTensor,
 )
@@ -59,8 +60,13 @@ def backbone_pieces(backbone: Backbone) -> Iterator[Buffer]:
     layout: dict[str, dict[str, Any]] = {}
     for role, tensors in (("linear", backbone.linears), ("embedding", backbone.embeddings)):
         for name, tensor in tensors.items():
-            if {f"{name}.codes", f"{name}.scales"} & parts.keys():
-                raise ArtifactError(f"two tensors of the backbone would be called `{name}.codes`")
+            own = {} if name in drawing.scales else _stored(tensor)
+            for key, part in own.items():
+                if f"{name}.{key}" in parts:
+                    raise ArtifactError(
+                        f"two tensors of the backbone would be called `{name}.{key}`"
+                    )
+                parts[f"{name}.{key}"] = part
             layout[name] = {
                 "role": role,
                 "bits": tensor.bits,
@@ -69,13 +75,10 @@ def backbone_pieces(backbone: Backbone) -> Iterator[Buffer]:
             }
             if tensor.zero_free:
                 layout[name]["zero_free"] = True
+            if isinstance(tensor, MixedRows):
+                layout[name]["rare"] = RARE_BITS
             if name in drawing.scales:
                 layout[name]["scale"] = drawing.scales[name]
-                continue
-            stored = (tensor.shape[0], row_bytes(tensor.shape[1], tensor.bits))
-            parts[f"{name}.codes"] = _Part(np.dtype("u1"), stored, tensor.pack)
-            scales = tensor.scales
-            parts[f"{name}.scales"] = _Part(scales.dtype, scales.shape, partial(np.asarray, scales))
     about = {} if backbone.seed is None else drawing.header()
     return _pieces(parts, {"kind": "backbone", "tensors": layout, **about})
 
@@ -138,7 +141,11 @@ def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Back
         specs = sorted(meta["tensors"].items())
         many = sum(math.prod(read_shape(spec["shape"])) for _, spec in specs) > most_unpacked
         for name, spec in specs:
-            tensors[spec["role"]][name] = _integers(name, spec, arrays, drawing, packed=many)
+            shape = read_shape(spec["shape"])
+            tensor = _matrix(name, spec, arrays, drawing, packed=many)
+            if tensor.shape != shape:
+                raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
+            tensors[spec["role"]][name] = tensor
         dense = {} if drawing is None else drawing.floats()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the backbone's header is wrong or incomplete: {error}") from error
@@ -151,29 +158,23 @@ def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Back
     return backbone
 
 
-def _integers(
+def _stored(tensor: QuantTensor) -> dict[str, _Part]:
+    """Scales and codes of a matrix as a file has them, by the end of their key."""
+    scales = tensor.scales
+    own = {"scales": _Part(scales.dtype, scales.shape, partial(np.asarray, scales))}
+    for each in stored_codes(tensor):
+        own[each.key] = _Part(np.dtype("u1"), each.shape, each.make)
+    return own
+
+
+def _matrix(
     name: str, spec: Mapping[str, Any], arrays: Arrays, drawing: Drawing | None, *, packed: bool
 ) -> QuantTensor:
-    """A tensor of a backbone: read and taken out of `arrays`, or drawn; its codes stay packed if they have less than 8 bits."""
-    bits, group, shape = (
-        read_whole(spec["bits"]),
-        read_whole(spec["group"]),
-        read_shape(spec["shape"]),
-    )
-    free = read_flag(spec.get("zero_free", False))
-    if drawing is not None and name in drawing.scales:
-        scale = drawing.scales[name]
-        drawn = drawing.tensor(name, shape, bits, group, zero_free=free, scale=scale)
-        return PackedTensor.of(drawn) if packed and bits < 8 else drawn
-    codes, scales = arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")
-    if packed and bits < 8:
-        tensor: QuantTensor = PackedTensor(codes, scales, bits, group, free, shape[1])
-    else:
-        codes = unpack_codes(codes, bits, shape[1], zero_free=free)
-        tensor = QuantTensor(codes, scales, bits, group, free)
-    if tensor.shape != shape:
-        raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
-    return tensor
+    """A matrix of a backbone: read and taken out of `arrays`, or drawn; its codes stay packed if they have less than 8 bits."""
+    if drawing is None or name not in drawing.scales:
+        return read_matrix(name, spec, arrays, packed=packed)
+    drawn = drawing.matrix(name, spec)
+    return PackedTensor.of(drawn) if packed and drawn.bits < 8 else drawn
 
 
 def encode_patch(patch: Patch, *, task: str, backbone_sha256: str) -> bytes:

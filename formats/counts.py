@@ -8,19 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maskpack.formats.bits import binary_entropy
+
 if TYPE_CHECKING:
     from maskpack.formats.tensors import BitMask
-
-
-def binary_entropy(share: float) -> float:
-    """Zeroth-order entropy of a bit that is 1 with probability `share`, in bits.
-
-    >>> round(binary_entropy(0.01), 4)
-    0.0808
-    """
-    if not 0.0 < share < 1.0:
-        return 0.0
-    return float(-share * np.log2(share) - (1 - share) * np.log2(1 - share))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.checks import check_sha, read_list, read_whole
+from maskpack.formats.checks import check_sha, read_flag, read_list, read_shape, read_whole
 from maskpack.formats.draw import LARGEST_SEED, drawn_codes, drawn_floats
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.mixed_rows import MixedRows
 from maskpack.formats.tensors import Backbone, Dense, QuantTensor
 
 _LAW = "uniform"
@@ -68,6 +69,18 @@ class Drawing:
         scales = np.full((shape[0], 1), _half(name, scale))
         codes = drawn_codes(self.seed, name, shape, bits)
         return QuantTensor(codes, scales, bits, group, zero_free)
+
+    def matrix(self, name: str, spec: Mapping[str, Any]) -> QuantTensor:
+        """Drawn codes as a header describes them."""
+        bits, group, shape = (
+            read_whole(spec["bits"]),
+            read_whole(spec["group"]),
+            read_shape(spec["shape"]),
+        )
+        free, scale = read_flag(spec.get("zero_free", False)), self.scales[name]
+        if "rare" in spec:
+            raise ArtifactError(f"`{name}` is drawn, with rows of two widths")
+        return self.tensor(name, shape, bits, group, zero_free=free, scale=scale)
 
     def floats(self) -> Dense:
         """Float16 parameters that are not stored."""
@@ -134,7 +147,11 @@ def drawing_of(backbone: Backbone) -> Drawing | None:
 
 def _is_drawn(bare: Drawing, name: str, tensor: QuantTensor) -> bool:
     scales, width = tensor.scales, tensor.shape[1]
-    if tensor.group != width or tensor.zero_free is not (tensor.bits <= 3):
+    if (
+        isinstance(tensor, MixedRows)
+        or tensor.group != width
+        or tensor.zero_free is not (tensor.bits <= 3)
+    ):
         return False
     if scales.dtype != np.float16 or (scales != scales.flat[0]).any():
         return False

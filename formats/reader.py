@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from maskpack.formats import schema
-from maskpack.formats.bits import THREE_BITS
+from maskpack.formats.bits import MIXED_ROWS, THREE_BITS
 from maskpack.formats.channels import Divisors, decode_divisors
 from maskpack.formats.codec import decode_backbone, decode_patch
 from maskpack.formats.draw import FEATURE as DRAWN
@@ -26,6 +26,7 @@ from maskpack.formats.unit_bits import check_required
 _LOG = logging.getLogger(__name__)
 _MISSING = {
     THREE_BITS: "no table of the backbone has 3 bits",
+    MIXED_ROWS: "no table of the backbone has rows of two widths",
     DRAWN: "the backbone names no seed",
 }
 _KEPT = 8  # patches: each may hold a file open

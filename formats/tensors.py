@@ -15,8 +15,8 @@ from maskpack.formats.bits import (
     code_limit,
     pack_bits,
     pack_codes,
+    row_bytes,
     unpack_bits,
-    unpack_codes,
 )
 from maskpack.formats.checks import check_dense, check_over, check_widths
 from maskpack.formats.counts import MaskCount
@@ -86,6 +86,20 @@ class QuantTensor:
         """Number of weights."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What an artifact with such a table `requires`."""
+        return (THREE_BITS,) if self.bits == 3 else ()
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of its codes in a file."""
+        return self.shape[0] * row_bytes(self.shape[1], self.bits)
+
+    def take(self, rows: NDArray[np.int64]) -> QuantTensor:
+        """Some of its rows: codes and scales as they are."""
+        return replace(self, codes=self.codes[rows], scales=self.scales[rows])
+
     def pack(self) -> NDArray[np.uint8]:
         """The codes as a file stores them, `(o, ceil(i * bits / 8))`."""
         return pack_codes(self.codes, self.bits, zero_free=self.zero_free)
@@ -108,10 +122,7 @@ class QuantTensor:
 
     def with_gains(self, gains: NDArray[np.float16]) -> QuantTensor:
         """The same codes with every scale of row `r` multiplied by `gains[r]`, in float32."""
-        return self._with_scales(self.scales_with(gains))
-
-    def _with_scales(self, scales: NDArray[np.floating]) -> QuantTensor:
-        return replace(self, scales=scales)
+        return replace(self, scales=self.scales_with(gains))
 
     def scales_with(self, gains: NDArray[np.float16]) -> NDArray[np.float32]:
         """Scales `(o, g)` times `gains (o)`: one float32 product each.
@@ -130,61 +141,6 @@ class QuantTensor:
 
 MOST_UNPACKED = 2**28
 """Codes that a backbone holds as bytes; those of a larger one stay packed."""
-
-
-class PackedTensor(QuantTensor):
-    """A tensor whose codes are unpacked whenever they are read, so that a large backbone can stay in its mapped file.
-
-    Args:
-        packed: uint8 `(o, ceil(i * bits / 8))`, as `pack_codes` makes them.
-        scales: as of `QuantTensor`.
-        bits: width of a stored code.
-        group: consecutive inputs of one row that share a scale.
-        zero_free: whether the stored codes leave out 0.
-        width: codes of a row, `i`.
-    """
-
-    def __init__(
-        self,
-        packed: NDArray[np.uint8],
-        scales: NDArray[np.floating],
-        bits: int,
-        group: int,
-        zero_free: bool,
-        width: int,
-    ) -> None:
-        named = {"scales": scales, "bits": bits, "group": group, "zero_free": zero_free}
-        for name, value in {**named, "_packed": packed, "_width": width}.items():
-            object.__setattr__(self, name, value)
-        self.__post_init__()
-
-    _packed: NDArray[np.uint8]
-    _width: int
-
-    @classmethod
-    def of(cls, tensor: QuantTensor) -> PackedTensor:
-        """The same tensor, packed."""
-        fields = tensor.scales, tensor.bits, tensor.group, tensor.zero_free
-        return cls(tensor.pack(), *fields, tensor.shape[1])
-
-    @property
-    def codes(self) -> NDArray[np.int8]:
-        """The codes, a new array each time."""
-        return unpack_codes(self._packed, self.bits, self._width, zero_free=self.zero_free)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """`(o, i)`."""
-        return (int(self._packed.shape[0]), self._width)
-
-    def pack(self) -> NDArray[np.uint8]:
-        """The codes as they are held."""
-        return self._packed
-
-    def _with_scales(self, scales: NDArray[np.floating]) -> QuantTensor:
-        return PackedTensor(
-            self._packed, scales, self.bits, self.group, self.zero_free, self._width
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,8 +227,8 @@ class Backbone:
     @property
     def features(self) -> tuple[str, ...]:
         """What an artifact of it `requires`."""
-        narrow = any(one.bits == 3 for one in self.embeddings.values())
-        return (*((THREE_BITS,) if narrow else ()), *(() if self.seed is None else (DRAWN,)))
+        tables = {name for one in self.embeddings.values() for name in one.features}
+        return tuple(sorted(tables | ({DRAWN} if self.seed is not None else set())))
 
     @property
     def is_large(self) -> bool:

@@ -30,7 +30,8 @@ from maskpack.formats import Backbone, QuantTensor, Scheme, Source
 from maskpack.formats.codec import backbone_pieces
 from maskpack.formats.draw import FLOAT_BITS, drawn_floats, mean_square
 from maskpack.formats.drawn import Drawing
-from maskpack.formats.tensors import MOST_UNPACKED, PackedTensor
+from maskpack.formats.matrices import PackedTensor
+from maskpack.formats.tensors import MOST_UNPACKED
 from maskpack.models.load import Pretrained
 from maskpack.models.placement import to_numpy
 

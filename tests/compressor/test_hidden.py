@@ -74,7 +74,7 @@ def test_the_weights_of_a_model_are_not_read_and_a_seed_is_all_that_counts(
 def test_widths_by_layer_and_narrow_tables_are_drawn_too(configuration, tmp_path):
     options = {"bits": 1, "bits_override": {"*.layer.0.*": 8}, "embedding_bits": 3}
     artifact = backbone_of(configuration, tmp_path / "a", **options)
-    assert artifact.manifest.requires == ("embedding-3", "drawn")
+    assert artifact.manifest.requires == ("drawn", "embedding-3")
     for name, tensor in artifact.backbone.linears.items():
         assert tensor.bits == (8 if ".layer.0." in name else 1)
     assert artifact.size("backbone.safetensors") < 9_000

@@ -44,7 +44,7 @@ from maskpack.formats.draw import (
 )
 from maskpack.formats.drawn import Drawing
 from maskpack.formats.kept_tokens import KeptTokens, trimmed_backbone
-from maskpack.formats.tensors import PackedTensor
+from maskpack.formats.matrices import PackedTensor
 
 PAGE = (Path(maskpack.formats.__file__).parent / "DRAWN.md").read_text("utf-8")
 WIDTHS = (1, 2, 3, 4, 8)

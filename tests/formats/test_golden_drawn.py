@@ -21,7 +21,7 @@ DIGESTS = {
     "README.md": "9e2016320776a9b109dc1c6e35d6a11aa696616fb948cbfac6bb87e239a9e86d",
     "backbone.safetensors": "3fe5fabc895e379fbe6f8e6770c104cc15a5734a652769b72af2bd73f4549944",
     "hidden.patch": "4354635da34456772fda06cacd75b9d03e3357827b57876a491661c7d6c12c08",
-    "maskpack.json": "880b6df90e9dbf1809d76d9ff2ecb6dbc744bd568cabd03002b1aad13f40f230",
+    "maskpack.json": "ee5fd67e92664ddbe5d257de0edf3f1bc75163327c9d894d1d28113989caee6f",
     "tasks/hidden.safetensors": "018736ca3ef22f21626b903a350a6d0baae0d81b56eeea9922fefa7c978a81ce",
 }
 
@@ -45,7 +45,7 @@ def test_the_golden_artifact_is_sound_and_still_holds_its_values(maker):
     artifact = open_artifact(FOLDER)
     assert_same_backbone(artifact.backbone, maker.golden_backbone())
     assert artifact.backbone.seed == maker.SEED
-    assert artifact.manifest.requires == ("embedding-3", "drawn")
+    assert artifact.manifest.requires == ("drawn", "embedding-3")
     patch = maker.golden_patch()
     assert_same_patch(artifact.patch("hidden"), patch)
     entry = replace(artifact.entry("hidden"), sha256=ZERO_SHA)
