@@ -252,18 +252,9 @@ def prepare_backbone(
             on_progress=on_progress,
         )
         scheme = replace(scheme, quantizer=f"{scheme.quantizer}, refined")
-    return PreparedBackbone(
-        backbone=backbone,
-        source=Source(
-            pretrained.name,
-            pretrained.revision,
-            base.config.model_type,
-            pretrained.weights_sha256(),
-        ),
-        scheme=scheme,
-        context=context,
-        artifact=None,
-    )
+    kind, digest = base.config.model_type, pretrained.weights_sha256()
+    source = Source(pretrained.name, pretrained.revision, kind, digest)
+    return PreparedBackbone(backbone, source, scheme, context, artifact=None)
 
 
 def _frequent(
@@ -370,8 +361,7 @@ def make_backbone(
         config: how to quantise.
         revision: branch, tag or commit of a hub model.
         device: kind of device; None: the usual one.
-        resize_embeddings: see `load_pretrained`.
-        threads: of torch; None: see `training_threads`.
+        resize_embeddings, threads: see `load_pretrained` and `training_threads`.
         on_progress: called after every step of a refinement, for progress bars.
 
     Raises:
