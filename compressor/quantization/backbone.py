@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,10 @@ def _check_vocabulary(artifact: Artifact, pretrained: Pretrained) -> None:
         )
 
 
+def _loader(config: BackboneConfig) -> Callable[..., Pretrained]:
+    return load_pretrained if config.random is None else load_untrained
+
+
 def make_backbone(
     model: str,
     out: Path,
@@ -361,7 +366,8 @@ def make_backbone(
         config: how to quantise.
         revision: branch, tag or commit of a hub model.
         device: kind of device; None: the usual one.
-        resize_embeddings, threads: see `load_pretrained` and `training_threads`.
+        resize_embeddings: see `load_pretrained`.
+        threads: of torch; None: see `training_threads`.
         on_progress: called after every step of a refinement, for progress bars.
 
     Raises:
@@ -369,8 +375,7 @@ def make_backbone(
     """
     check_free(out)
     check_writable(out)
-    load = load_pretrained if config.random is None else load_untrained
-    pretrained = load(model, revision=revision, resize_embeddings=resize_embeddings)
+    pretrained = _loader(config)(model, revision=revision, resize_embeddings=resize_embeddings)
     check_space(out, backbone_bytes(shapes_of(pretrained.model), config))
     with training_threads(threads, device=device):
         prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
