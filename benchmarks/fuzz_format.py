@@ -48,7 +48,14 @@ from maskpack.formats.unit_bits import cut_units
 from maskpack.formats.units import COLUMNS, UnitGroup, UnitPart, Units
 
 HEADROOM = 256 << 20
-FILES = ("maskpack.json", "backbone.safetensors", "tasks/a.safetensors", "a.patch", "b.patch", "c.patch")
+FILES = (
+    "maskpack.json",
+    "backbone.safetensors",
+    "tasks/a.safetensors",
+    "a.patch",
+    "b.patch",
+    "c.patch",
+)
 HOSTILE = (
     *(-1, 0, 1, 2, 7, 2**31, 2**53, 2**63, 2**64, 10**30, 1e308, -1.5, float("nan"), float("inf")),
     *(None, True, [], {}, "", "../x", "/etc/passwd", "tasks/../../x", "\ud800", "x" * 4000, [[]]),

@@ -159,34 +159,41 @@ def encode_masks(
     """
     removed = {name: mask.removed(linears[name]) for name, mask in sorted(masks.items())}
     plain = {name: _plain(gone, linears[name]) for name, gone in removed.items()}
-    modelled = _modelled(removed, linears)
-    costs = {name: _cost(blocks) for name, blocks in modelled.items()}
-    fitting = {n: gone for n, gone in removed.items() if groups and has_groups(gone, linears[n])}
-    grouped = _grouped(fitting, linears)
-    smaller = [name for name, blocks in grouped.items() if _cost(blocks) < costs[name]]
-    costs |= {name: _cost(grouped[name]) for name in smaller}
-    wanted = [name for name, mask in plain.items() if costs[name] < mask.size]
+    blocks, kinds = _streamed(removed, linears, plain, groups=groups)
     without = CodedMasks(plain)
-    if not wanted:
+    if not blocks:
         return without
-    by_kind = {
-        Coding.GROUPS: [name for name in wanted if name in smaller],
-        Coding.MODEL: [name for name in wanted if name not in smaller],
-    }
-    if len(by_kind[Coding.MODEL]) < len(removed):
-        modelled.clear()  # before the others are made: they are most of the memory
-        modelled = _modelled({name: removed[name] for name in by_kind[Coding.MODEL]}, linears)
-    if len(by_kind[Coding.GROUPS]) < len(grouped):
-        grouped = _grouped({name: removed[name] for name in by_kind[Coding.GROUPS]}, linears)
-    blocks = {**modelled, **grouped}
-    stream, lanes = _stream([block for name in wanted for block in blocks[name]])
-    shapes = {
-        name: CodedMask(kind, masks[name].shape)
-        for kind, names in by_kind.items()
-        for name in names
-    }
+    stream, lanes = _stream([block for name in sorted(blocks) for block in blocks[name]])
+    shapes = {name: CodedMask(kinds[name], masks[name].shape) for name in blocks}
     best = CodedMasks({**plain, **shapes}, stream, lanes)
     return min(best, without, key=lambda coded: coded.size)
+
+
+def _streamed(
+    removed: Mapping[str, NDArray[np.bool_]],
+    linears: Mapping[str, QuantTensor],
+    plain: Mapping[str, CodedMask],
+    *,
+    groups: bool,
+) -> tuple[dict[str, list[CodedBlock]], dict[str, Coding]]:
+    """Blocks and coding of each mask that is smaller under a model than in `plain`."""
+    kinds: dict[str, Coding] = {}
+    costs = {name: mask.size for name, mask in plain.items()}
+    fitting = {n: gone for n, gone in removed.items() if groups and has_groups(gone, linears[n])}
+    tries = ((Coding.MODEL, _modelled, removed), (Coding.GROUPS, _grouped, fitting))
+    made = {kind: model(those, linears) for kind, model, those in tries}
+    for kind, found in made.items():
+        for name, blocks in found.items():
+            if (cost := _cost(blocks)) < costs[name]:
+                costs[name], kinds[name] = cost, kind
+    coded: dict[str, list[CodedBlock]] = {}
+    for kind, model, those in tries:
+        chosen = {name: gone for name, gone in those.items() if kinds.get(name) is kind}
+        if len(chosen) < len(those):
+            made[kind].clear()  # before the others are made: they are most of the memory
+            made[kind] = model(chosen, linears)  # counts go from matrix to matrix
+        coded |= made[kind]
+    return coded, kinds
 
 
 def decode_masks(coded: CodedMasks, linears: Mapping[str, QuantTensor]) -> dict[str, BitMask]:
