@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
+from maskpack.compressor.config import FitConfig
 from maskpack.compressor.options import RUN
+from maskpack.compressor.teacher_config import NO_TEACHER, TEACHER_WORDS
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
 from maskpack.formats.options import options_of
@@ -100,7 +101,7 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
     lost = {
         name: f"`{options[name]}`, whose folder is not recorded"
         for name in sorted(paths)
-        if options.get(name) not in {None, DENSE_TEACHER, NO_TEACHER}
+        if options.get(name) not in {None, *TEACHER_WORDS}
     }
     known = _known(entry)
     if known is None or known.folder is None:
