@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 # ONNX Runtime, transformers and tokenizers read these when they are first imported. No command forks after it
 # cut texts, so that the tokenizer may use threads.
@@ -20,6 +20,7 @@ os.environ.setdefault(
 )  # its messages about retries would hide our error
 
 import typer
+import typer.core
 from typer import Option
 
 from maskpack.cli import (
@@ -54,8 +55,29 @@ EXIT_ERROR = 1
 EXIT_BUG = 70
 _CLICK_INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
+
+class Sections(typer.core.TyperGroup):
+    """Commands under the heading of what they are for, each with the whole first sentence of its help."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a list for each heading."""
+        del ctx
+        sections: dict[str, list[tuple[str, str]]] = {}
+        listed: dict[str, Any] = dict(self.commands)
+        for name, command in listed.items():
+            sentence = command.get_short_help_str(_LONGEST)
+            sections.setdefault(command.rich_help_panel, []).append((name, sentence))
+        widest = max(map(len, self.commands))
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(widest), text) for name, text in rows])
+
+
+_LONGEST = 1000  # letters of a sentence; Click's usual limit cuts most of them
+
 app = typer.Typer(
     name="compress",
+    cls=Sections,
     help="Learn one bit mask per task over a shared integer backbone, and export it.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -63,44 +85,58 @@ app = typer.Typer(
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("quantize")(baseline.quantize)
-app.command("fit")(fit.fit)
-app.command("adopt")(adopt.adopt)
-app.command("refit")(refit.refit)
-app.command("baseline")(baseline.baseline)
-app.command("lr-find")(lr_find.lr_find)
-app.command("sweep", cls=sweep.SweepCommand)(sweep.sweep)
-app.command("study")(study.study)
-app.command("eval")(evaluate.evaluate)
-app.command("inspect")(artifact.inspect)
-app.command("check")(artifact.check)
-app.command("doctor")(doctor.doctor)
-app.command("env")(doctor.env)
-app.command("tasks")(artifact.tasks)
-app.command("families")(families.families)
-app.command("pack")(artifact.pack)
-app.command("unpack")(artifact.unpack)
-app.command("remove")(artifact.remove)
-app.command("rename")(artifact.rename)
-app.command("merge")(artifact.merge)
-app.command("diff")(artifact.diff)
-app.command("overlap")(artifact.overlap)
-app.command("vote")(vote.vote)
-app.command("path")(vote.path)
-app.command("delta")(delta.delta)
-app.command("apply-delta")(delta.apply)
-app.command("vocab")(vocab.vocab)
-app.command("push")(publish.push)
-app.command("pull")(publish.pull)
-app.command("export")(export.export)
-app.command("verify")(export.verify)
-app.command("package")(publish.package)
-app.command("materialize")(publish.materialize)
-app.command("predict")(predict.predict)
-app.command("bench")(bench.bench)
-app.command("costs")(costs.costs)
-app.command("report")(report.report)
-app.command("demo")(demo.demo)
+
+_LEARN = "Learn tasks"
+app.command("demo", rich_help_panel=_LEARN)(demo.demo)
+app.command("fit", rich_help_panel=_LEARN)(fit.fit)
+app.command("adopt", rich_help_panel=_LEARN)(adopt.adopt)
+app.command("refit", rich_help_panel=_LEARN)(refit.refit)
+app.command("quantize", rich_help_panel=_LEARN)(baseline.quantize)
+
+_COMPARE = "Compare ways to learn"
+app.command("baseline", rich_help_panel=_COMPARE)(baseline.baseline)
+app.command("lr-find", rich_help_panel=_COMPARE)(lr_find.lr_find)
+app.command("sweep", cls=sweep.SweepCommand, rich_help_panel=_COMPARE)(sweep.sweep)
+app.command("study", rich_help_panel=_COMPARE)(study.study)
+
+_LOOK = "Look at an artifact"
+app.command("inspect", rich_help_panel=_LOOK)(artifact.inspect)
+app.command("check", rich_help_panel=_LOOK)(artifact.check)
+app.command("eval", rich_help_panel=_LOOK)(evaluate.evaluate)
+app.command("report", rich_help_panel=_LOOK)(report.report)
+app.command("diff", rich_help_panel=_LOOK)(artifact.diff)
+app.command("overlap", rich_help_panel=_LOOK)(artifact.overlap)
+app.command("path", rich_help_panel=_LOOK)(vote.path)
+
+_CHANGE = "Change an artifact"
+app.command("merge", rich_help_panel=_CHANGE)(artifact.merge)
+app.command("remove", rich_help_panel=_CHANGE)(artifact.remove)
+app.command("rename", rich_help_panel=_CHANGE)(artifact.rename)
+app.command("vote", rich_help_panel=_CHANGE)(vote.vote)
+app.command("vocab", rich_help_panel=_CHANGE)(vocab.vocab)
+
+_GRAPHS = "Export, and run graphs"
+app.command("export", rich_help_panel=_GRAPHS)(export.export)
+app.command("verify", rich_help_panel=_GRAPHS)(export.verify)
+app.command("predict", rich_help_panel=_GRAPHS)(predict.predict)
+app.command("bench", rich_help_panel=_GRAPHS)(bench.bench)
+app.command("costs", rich_help_panel=_GRAPHS)(costs.costs)
+app.command("package", rich_help_panel=_GRAPHS)(publish.package)
+app.command("materialize", rich_help_panel=_GRAPHS)(publish.materialize)
+
+_SEND = "Send to devices and to others"
+app.command("pack", rich_help_panel=_SEND)(artifact.pack)
+app.command("unpack", rich_help_panel=_SEND)(artifact.unpack)
+app.command("delta", rich_help_panel=_SEND)(delta.delta)
+app.command("apply-delta", rich_help_panel=_SEND)(delta.apply)
+app.command("push", rich_help_panel=_SEND)(publish.push)
+app.command("pull", rich_help_panel=_SEND)(publish.pull)
+
+_KNOWN = "What there is, and what works here"
+app.command("tasks", rich_help_panel=_KNOWN)(artifact.tasks)
+app.command("families", rich_help_panel=_KNOWN)(families.families)
+app.command("env", rich_help_panel=_KNOWN)(doctor.env)
+app.command("doctor", rich_help_panel=_KNOWN)(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:

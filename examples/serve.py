@@ -1,6 +1,6 @@
 """Serve all tasks of an exported folder over HTTP: one session; questions that wait together share a batch.
 
-pip install 'maskpack[serve]' && python examples/serve.py EXPORT
+pip install "maskpack[serve]" && python examples/serve.py EXPORT
 curl localhost:8000/predict --json '{"task": "tickets", "texts": ["where is my parcel"]}'
 """
 

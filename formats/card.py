@@ -42,7 +42,7 @@ tasks. A task adds a bit mask over the frozen weights and a small head.
 ## Use
 
 ```sh
-pip install 'maskpack[{extras}]'
+pip install "maskpack[{extras}]"
 {get}compress export {folder} --onnx --task {task} -o {task}-onnx
 compress predict {task}-onnx {given}```
 

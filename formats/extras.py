@@ -67,14 +67,14 @@ def check_package(module: str, what: str, *, package: str | None = None) -> None
 def _requirement(module: str) -> tuple[str, str] | None:
     """The package that brings a module, and what to install; None if maskpack does not ask for it.
 
-    A module inside a package (`torch.new`) is never missing for want of the package.
+    A module inside a package (`torch.new`) is never missing for want of the package. Every shell knows double quotes, cmd.exe no others.
     """
     for line in requires(_OWN) or ():
         match = _REQUIREMENT.match(line)
         assert match is not None, line
         package, extra = match.groups()
         if _normal(package) == _normal(module) and package != _OWN and extra != _DEVELOPERS:
-            return package, _OWN if extra is None else f"'{_OWN}[{extra}]'"
+            return package, _OWN if extra is None else f'"{_OWN}[{extra}]"'
     return None
 
 

@@ -398,7 +398,7 @@ def test_a_command_says_which_extra_it_needs(like_the_base, work):
     for (line, (package, extra)), (code, out, err) in zip(NEEDS.items(), results, strict=True):
         assert (code, out) == (1, ""), (line, err)
         assert f"needs the package {package}, which is not installed\n" in err, line
-        assert err.endswith(f"hint: pip install 'maskpack[{extra}]'\n"), line
+        assert err.endswith(f'hint: pip install "maskpack[{extra}]"\n'), line
     assert sorted(work.rglob("*")) == before
 
 
@@ -418,7 +418,7 @@ for package, name, extra in (
         exec(f"from maskpack.{package} import {name}")
     except ImportError as error:
         assert str(error).startswith(f"`maskpack.{package}.{name}` needs the package "), error
-        assert error.hint == f"pip install 'maskpack[{extra}]'", error.hint
+        assert error.hint == f'pip install "maskpack[{extra}]"', error.hint
     else:
         raise AssertionError(name)
 """,

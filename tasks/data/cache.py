@@ -68,7 +68,7 @@ class Cache:
         try:
             import pyarrow  # noqa: F401, ICN001, PLC0415 - an optional extra
         except ModuleNotFoundError:
-            hint = Hint("`pip install 'maskpack[data]'` keeps them on disk")
+            hint = Hint('`pip install "maskpack[data]"` keeps them on disk')
             _LOG.info("all rows of `%s` are read into memory; %s", path, hint)
             return False
         return True

@@ -53,7 +53,7 @@ def test_a_log_dir_without_tensorboard_is_refused_before_anything(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     done = main(*fit(tiny_model, sentiment, "a", "--log-dir", "tb"))
     assert done.code == 1
-    assert "hint: pip install 'maskpack[logs]'" in done.err
+    assert 'hint: pip install "maskpack[logs]"' in done.err
     assert list(work.iterdir()) == []
 
 

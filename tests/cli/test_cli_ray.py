@@ -114,7 +114,7 @@ def test_without_ray_the_extra_is_named(main, plan, monkeypatch, work):
     assert done.code == 1
     assert done.err == (
         "error: `--ray` needs the package ray, which is not installed\n"
-        "hint: pip install 'maskpack[ray]'\n"
+        'hint: pip install "maskpack[ray]"\n'
     )
     assert [path.name for path in work.iterdir()] == ["plan.yaml"]
 

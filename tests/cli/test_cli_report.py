@@ -279,7 +279,7 @@ def test_png_without_its_packages_is_refused_before_anything(
     monkeypatch.setitem(sys.modules, missing, None)
     done = main("report", tiny_artifact, "--png", "x", "--no-evaluate")
     assert (done.code, list(work.iterdir())) == (1, [])
-    assert "pip install 'maskpack[plots]'" in done.err
+    assert 'pip install "maskpack[plots]"' in done.err
     assert main("report", tiny_artifact, "--no-evaluate", "-q").code == 0  # the page needs none
 
 

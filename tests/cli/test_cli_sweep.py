@@ -161,7 +161,7 @@ def test_plots_without_resvg_are_refused_before_the_first_run(main, plan, work, 
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     done = main("sweep", plan, "--plots", "plots")
     assert done.code == 1
-    assert "hint: pip install 'maskpack[plots]'" in done.err
+    assert 'hint: pip install "maskpack[plots]"' in done.err
     assert [path.name for path in work.iterdir()] == ["plan.yaml"]
 
 

@@ -12,44 +12,44 @@ from typer.testing import CliRunner
 from maskpack.cli.app import app
 
 COMMANDS = [
-    "quantize",
+    "demo",
     "fit",
     "adopt",
     "refit",
+    "quantize",
     "baseline",
     "lr-find",
     "sweep",
     "study",
-    "eval",
     "inspect",
     "check",
-    "doctor",
-    "env",
-    "tasks",
-    "families",
-    "pack",
-    "unpack",
-    "remove",
-    "rename",
-    "merge",
+    "eval",
+    "report",
     "diff",
     "overlap",
-    "vote",
     "path",
-    "delta",
-    "apply-delta",
+    "merge",
+    "remove",
+    "rename",
+    "vote",
     "vocab",
-    "push",
-    "pull",
     "export",
     "verify",
-    "package",
-    "materialize",
     "predict",
     "bench",
     "costs",
-    "report",
-    "demo",
+    "package",
+    "materialize",
+    "pack",
+    "unpack",
+    "delta",
+    "apply-delta",
+    "push",
+    "pull",
+    "tasks",
+    "families",
+    "env",
+    "doctor",
 ]
 HEAVY = ["torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "tokenizers", "datasets"]
 HEAVY += ["huggingface_hub"]
@@ -57,6 +57,17 @@ HEAVY += ["huggingface_hub"]
 
 def test_the_commands_are_those_listed_here():
     assert [command.name for command in app.registered_commands] == COMMANDS
+
+
+def test_help_lists_each_command_under_a_heading_with_its_whole_first_sentence():
+    assert all(command.rich_help_panel for command in app.registered_commands)
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["--help"]).output
+    listed = " ".join(shown.split("Learn tasks:")[1].split())
+    assert "..." not in listed
+    for command in app.registered_commands:
+        assert command.callback is not None
+        sentence = " ".join((command.callback.__doc__ or "").split("\n\n")[0].split())
+        assert f"{command.name} {sentence.split('. ')[0]}" in listed
 
 
 def test_the_first_help_names_every_command():

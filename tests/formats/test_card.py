@@ -152,7 +152,7 @@ def test_masks_and_images_are_told_in_words_of_their_own():
     pets = entry("pets", kind="image-classification", labels=("cat", "dog"), data={})
     head, text = card(pets)
     assert head["pipeline_tag"] == "image-classification"
-    assert "pip install 'maskpack[export,images]'" in text
+    assert 'pip install "maskpack[export,images]"' in text
     assert "on images like those of its data; its labels: pets (cat, dog)" in text
 
 

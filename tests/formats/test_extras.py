@@ -29,8 +29,8 @@ def metadata(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "package", "install"),
     [
-        ("absent_package", "absent-package", "'maskpack[fit]'"),
-        ("other_one", "other_one", "'maskpack[some-graphs]'"),
+        ("absent_package", "absent-package", '"maskpack[fit]"'),
+        ("other_one", "other_one", '"maskpack[some-graphs]"'),
         ("numpy", "numpy", "maskpack"),
     ],
 )

@@ -167,7 +167,7 @@ def test_without_peft_the_extra_is_named(adapter, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingPackageError, match="needs the package peft") as caught:
         load_finetuned(str(adapter[0]))
-    assert caught.value.hint == "pip install 'maskpack[lora]'"
+    assert caught.value.hint == 'pip install "maskpack[lora]"'
 
 
 def test_an_adapter_of_the_hub_is_fetched_and_merged(adapter, monkeypatch, tmp_path):

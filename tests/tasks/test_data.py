@@ -367,7 +367,7 @@ def test_the_hub_without_its_package_gives_a_hint(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)  # an import of it fails
     with pytest.raises(MissingPackageError, match="needs the package datasets") as caught:
         load_data(find_task("rte"))
-    assert caught.value.hint == "pip install 'maskpack[data]'"
+    assert caught.value.hint == 'pip install "maskpack[data]"'
 
 
 HUB = {  # columns as the Hub has them: integers for classes, in the order of the logits

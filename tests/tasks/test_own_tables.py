@@ -155,7 +155,7 @@ def test_parquet_without_its_package_gives_a_hint(monkeypatch, write):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingPackageError, match="needs the package pyarrow") as caught:
         read_rows(write("a.parquet", b"PAR1"), COLUMNS)
-    assert caught.value.hint == "pip install 'maskpack[data]'"
+    assert caught.value.hint == 'pip install "maskpack[data]"'
 
 
 def test_a_spreadsheets_utf_16_is_named(write):

@@ -376,4 +376,4 @@ def test_without_an_option_large_files_alone_are_kept(tmp_path, many, caplog, mo
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with caplog.at_level(logging.INFO):
         assert not auto.takes(tmp_path / "b.csv")
-    assert "`pip install 'maskpack[data]'` keeps them on disk" in caplog.text
+    assert '`pip install "maskpack[data]"` keeps them on disk' in caplog.text
