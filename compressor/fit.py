@@ -138,6 +138,7 @@ def on_the_way(run: PreparedRun, trained: TrainedRun) -> Iterator[tuple[Prepared
                 trained,
                 patch=snapshot.patch,
                 steps=snapshot.step,
+                curves=snapshot.curves or trained.curves,
                 snapshots=(),
                 part_of=request.stored_name,
             ),

@@ -153,7 +153,8 @@ def train_peers(
     best = _better(run, pair)
     chosen, other = pair.each[best], pair.each[1 - best]
     if run.request.config.snapshots:
-        chosen = replace(chosen, snapshots=OtherPeer(Snapshot(steps, _patch(other))))
+        curves = histories[1 - best].curves()
+        chosen = replace(chosen, snapshots=OtherPeer(Snapshot(steps, _patch(other), curves)))
     return chosen, steps, histories[best]
 
 

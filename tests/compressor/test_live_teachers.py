@@ -116,6 +116,12 @@ def test_both_peers_are_tasks_and_the_better_one_has_the_name(asked, sentiment, 
     assert "on 9 held-out training rows: the task is the " in caplog.text
     curve = artifact.entry("sst2").training["history"]["loss"].split()
     assert float(curve[-1]) < float(curve[0])
+    zeros = {}
+    for name in ("sst2", "sst2-peer"):
+        entry = artifact.entry(name)
+        zeros[name] = entry.training["history"]["zeros"].split()
+        assert abs(int(zeros[name][-1]) - entry.zeros) <= 1, "each has its own curves"
+    assert zeros["sst2"] != zeros["sst2-peer"]
 
 
 def test_the_worse_peer_leaves_no_task_unless_it_is_asked_for(asked):
