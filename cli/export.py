@@ -71,7 +71,11 @@ def export(
     out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
     onnx: Annotated[bool, Option("--onnx", help="Write an ONNX graph.")] = False,
     hf: Annotated[
-        bool, Option("--hf", help="Write a plain model for transformers, in float32; of a head behind a mean, and of vectors, for sentence-transformers.")
+        bool,
+        Option(
+            "--hf",
+            help="Write a plain model for transformers, in float32; of a head behind a mean, and of vectors, for sentence-transformers.",
+        ),
     ] = False,
     graph: GraphOptions,
     data: TaskData = None,

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from maskpack.compressor.backbone_config import AUTO
-from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
+from maskpack.compressor.config import FitConfig
 from maskpack.compressor.options import RUN
+from maskpack.compressor.teacher_config import NO_TEACHER, TEACHER_WORDS
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
 from maskpack.formats.bits import MIXED_ROWS
@@ -116,7 +117,7 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
     lost = {
         name: f"`{options[name]}`, whose folder is not recorded"
         for name in sorted(paths)
-        if options.get(name) not in {None, DENSE_TEACHER, NO_TEACHER}
+        if options.get(name) not in {None, *TEACHER_WORDS}
     }
     known = _known(entry)
     if known is None or known.folder is None:
