@@ -71,7 +71,11 @@ def export(
     out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
     onnx: Annotated[bool, Option("--onnx", help="Write an ONNX graph.")] = False,
     hf: Annotated[
-        bool, Option("--hf", help="Write a plain transformers model, in float32.")
+        bool,
+        Option(
+            "--hf",
+            help="Write a plain model for transformers, in float32; of a head behind a mean, and of vectors, for sentence-transformers.",
+        ),
     ] = False,
     graph: GraphOptions,
     data: TaskData = None,
@@ -93,7 +97,8 @@ def export(
     graph over one backbone.bin; `--layout swap` one graph for all of them, which takes a task's mask
     and head with every run; `--layout trunk` a graph of the lower layers, which tasks with masks on the upper
     ones share, and a small graph a task on top. `maskpack.runtime` answers with all layouts. The folder of `--hf`
-    loads in transformers, and holds the masked model's weights bit for bit.
+    loads in transformers, or in sentence-transformers where the head reads a mean of states or the task gives vectors, and holds the masked
+    model's weights bit for bit.
 
     Example: compress export artifact --onnx --task reviews -o reviews-onnx
 

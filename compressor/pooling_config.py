@@ -23,7 +23,7 @@ class PoolingConfig(Options):
     pooling: Annotated[
         str,
         Opt(
-            "What the head reads of a text: cls, last, mean, pooler; auto: as in transformers, mean where the model has no pooler.",
+            "What the head reads of a text: cls, last, mean, pooler; auto: as sentence-transformers pools the model, else as transformers does, mean where it has no pooler.",
             check=_other,
             later=True,
         ),

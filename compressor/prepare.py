@@ -11,7 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.compressor.effects import class_weights_of
-from maskpack.compressor.label_checks import check_label_options, check_unlabelled, hold_out
+from maskpack.compressor.label_checks import (
+    check_label_options,
+    check_mask_teacher,
+    check_unlabelled,
+    hold_out,
+)
 from maskpack.compressor.mask_config import PATTERNS
 from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import MaskPattern
@@ -136,7 +141,8 @@ class PreparedRun:
     @property
     def head(self) -> PretrainedHead | None:
         """The head that the run starts from, or None."""
-        return self.finding.head
+        own = self.finding
+        return own.head_with_pooler if self.pooling is Pooling.OWN else own.head
 
     @cached_property
     def original(self) -> NDArray[np.float32] | None:
@@ -275,10 +281,7 @@ def prepare_rows(
         prepared: the backbone, if it is there.
         on_progress: called after every step of a refinement.
     """
-    pooling = pooling_for(request, rows.finding)
-    if pooling is Pooling.OWN:
-        rows = replace(rows, finding=rows.finding.with_own_pooler())
-    finding = rows.finding
+    finding, pooling = rows.finding, pooling_for(request, rows.finding)
     placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared, pooling)
     prepared = prepared or load_or_quantize(request, finding.encoder, on_progress, rows.data.train)
     teacher = find_teacher(request.config, finding, rows.data.task.type)
@@ -311,6 +314,7 @@ def _tokens(
     """Training rows, evaluation rows and rows that are held out as tokens, and what is said of rows without labels."""
     config, context = request.config, prepared.context
     train, dev = preprocess_splits(context, rows.data, rows.finding.note, config.max_length)
+    check_mask_teacher(config, train)
     train, held_out = hold_out(config, train, rows.data)
     train, extra = _with_unlabelled(train, rows, request, prepared, teacher)
     return train, dev, held_out, extra

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import Any
 
 from maskpack.compressor.backbone_config import AUTO
-from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
+from maskpack.compressor.config import FitConfig
 from maskpack.compressor.options import RUN
+from maskpack.compressor.teacher_config import NO_TEACHER, TEACHER_WORDS
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
 from maskpack.formats.bits import MIXED_ROWS
 from maskpack.formats.options import options_of
+from maskpack.formats.pooling import Pooling, pooling_of
+from maskpack.formats.schema import CONFIG
 from maskpack.formats.vote import MEMBERS
+from maskpack.models.families import family_of
 from maskpack.tasks.evaluation.evaluate import task_of
 from maskpack.tasks.options import Type
 from maskpack.tasks.task import TASKS, Kind, Task, Unlabelled
+from maskpack.tasks.types import may_use_pooler, type_of
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,13 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
     }
     if options.get("teacher", "") is None:
         options["teacher"] = NO_TEACHER  # as an option, None would be the default
+    if (pooling := _pooling(artifact, entry)) is not None:
+        options["pooling"] = str(pooling)
     paths = {option.name for option in options_of(FitConfig) if option.opt.path}
     lost = {
         name: f"`{options[name]}`, whose folder is not recorded"
         for name in sorted(paths)
-        if options.get(name) not in {None, DENSE_TEACHER, NO_TEACHER}
+        if options.get(name) not in {None, *TEACHER_WORDS}
     }
     known = _known(entry)
     if known is None or known.folder is None:
@@ -116,3 +125,13 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
     run = {"model": source.model, "revision": source.revision, **_task(entry, known)}
     kept = {name: value for name, value in options.items() if name not in lost}
     return Recorded({**kept, RUN: {k: v for k, v in run.items() if v is not None}}, lost)
+
+
+def _pooling(artifact: Artifact, entry: TaskEntry) -> Pooling | None:
+    """What the head of a task reads, so that a run repeats it where another pooling is usual now; None: nothing else can be asked for."""
+    if not may_use_pooler(entry):
+        kind = type_of(entry).decoder
+        return None if kind.per_token or kind.vectors else pooling_of(entry)
+    config = SimpleNamespace(**json.loads(artifact.file(CONFIG)))
+    habit = family_of(artifact.manifest.source.model_type).pooling_of(config)
+    return pooling_of(entry) or (habit if habit is Pooling.POOLER else None)

@@ -110,8 +110,9 @@ def other_than_habit(wanted: Pooling | None, config: Any) -> Pooling | None:
 def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Pooling | None:
     """The pooling of a pretrained model where none is asked for; None: that of its family's class in transformers.
 
-    Where a family pools through a pooler and the checkpoint has none, the pooling that sentence-transformers names for the model
-    is taken, else the mean: a random pooler would be worse.
+    Where a family pools through a pooler, the pooling that sentence-transformers names for the model is taken: its training moved the
+    states and left the pooler as it was. A model of which nothing is named and that has no pooler takes the mean: a random pooler
+    would be worse.
 
     Args:
         model: folder, hub id or alias.
@@ -119,10 +120,12 @@ def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Poo
         revision: of a hub model.
     """
     told = pooling_in(config)
-    if told is not None or not has_no_pooler(model, config, revision=revision):
+    if told is not None or family_of(config.model_type).pooling_of(config) is not Pooling.POOLER:
         return told
-    said = (_sentence_pooling(place, revision) for place in places_beside(model))
-    return next((one for one in said if one is not None), Pooling.MEAN)
+    said = _said(model, revision)
+    if said is None and has_no_pooler(model, config, revision=revision):
+        return Pooling.MEAN
+    return said
 
 
 def usual_of_vectors(model: str, config: Any, *, revision: str | None = None) -> Pooling:
@@ -130,9 +133,14 @@ def usual_of_vectors(model: str, config: Any, *, revision: str | None = None) ->
 
     It is what sentence-transformers names for the model, else the last token's state of a model that reads to the left, else the mean.
     """
-    said = (_sentence_pooling(place, revision) for place in places_beside(model))
-    found = next((one for one in said if one is not None), None)
+    found = _said(model, revision)
     return found or (Pooling.LAST if family_of(config.model_type).last_token else Pooling.MEAN)
+
+
+def _said(model: str, revision: str | None) -> Pooling | None:
+    """The pooling that sentence-transformers names for a model."""
+    said = (_sentence_pooling(place, revision) for place in places_beside(model))
+    return next((one for one in said if one is not None), None)
 
 
 def has_no_pooler(model: str, config: Any, *, revision: str | None = None) -> bool:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskpack.formats import ArtifactError, ModelError
-from maskpack.formats.errors import Hint
 from maskpack.formats.pooling import Pooling
 from maskpack.formats.target import TargetScale
 from maskpack.models.build import (
@@ -132,21 +131,14 @@ class Finding:
         own = rows.read_by(self.classifier.config.to_dict())
         return predict_all(torch_predict(set_pad_token(self.classifier, rows.pad)), own)
 
-    def with_own_pooler(self) -> Finding:
-        """The same with a head that holds the model's pooler, for a backbone that has none; as it is without a head, or with such a one.
-
-        Raises:
-            ModelError: the pooler is not one linear with a tanh, or the head not one linear.
-        """
+    @property
+    def head_with_pooler(self) -> PretrainedHead | None:
+        """The head with the model's pooler in it, for a backbone that has none."""
         if self.head is None or actual_pooling(self.classifier.config) is Pooling.OWN:
-            return self
+            return self.head
         parameters = own_pooler(self.classifier)
-        if parameters is None:
-            raise ModelError(
-                f"the pretrained model has no pooler, and that of `{self.head.model}` is not one linear with a tanh before one linear",
-                Hint("name one with a pooler as `base`"),
-            )
-        return replace(self, head=replace(self.head, parameters=parameters))
+        assert parameters is not None  # `pooling_for` refuses others
+        return replace(self.head, parameters=parameters)
 
     @property
     def refused(self) -> bool:

@@ -129,9 +129,16 @@ def test_the_head_with_a_pooler_of_its_own_says_what_the_checkpoint_says(checkpo
         torch.testing.assert_close(other(**tokens).logits, wanted)
 
 
-def test_a_pooler_of_another_form_is_refused(checkpoint, request_for):
+def test_a_pooler_of_another_form_is_refused(checkpoint, request_for, monkeypatch):
+    from maskpack.compressor import pooling
     from maskpack.models.load import load_finetuned
 
+    with monkeypatch.context() as patched:
+        patched.setattr(pooling, "own_pooler", lambda _: None)
+        with pytest.raises(ModelError, match="has no pooler, and that of `.*mood`") as caught:
+            adopt_models(request_for)
+    assert caught.value.hint == "name one with a pooler as `base`"
+    assert not request_for.out.exists()
     model = load_finetuned(str(checkpoint))
     model.bert.pooler.activation = torch.nn.ReLU()
     assert own_pooler(model) is None
