@@ -92,14 +92,31 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
         ArtifactError: there is no such task.
         DataError: the manifest does not say from which columns it was learned, or no run made it.
     """
-    entry, scheme, source = artifact.entry(task), artifact.manifest.scheme, artifact.manifest.source
+    entry, source = artifact.entry(task), artifact.manifest.source
     if (members := entry.training.get(MEMBERS)) is not None:
         raise DataError(
             f"`{task}` is a vote of {', '.join(map(str, members))}: no run made it",
             "let them vote again",
         )
     entry = entry.renamed(str(entry.training.get(SNAPSHOT_OF, task)))
-    names = {field.name for field in fields(FitConfig)}
+    options = _options(artifact, entry)
+    paths = {option.name for option in options_of(FitConfig) if option.opt.path}
+    lost = {
+        name: f"`{options[name]}`, whose folder is not recorded"
+        for name in sorted(paths)
+        if options.get(name) not in {None, *TEACHER_WORDS}
+    }
+    known = _known(entry)
+    if known is None or known.folder is None:
+        lost["data"] = f"{entry.data.get('train_rows', 'some')} training rows"
+    run = {"model": source.model, "revision": source.revision, **_task(entry, known)}
+    kept = {name: value for name, value in options.items() if name not in lost}
+    return Recorded({**kept, RUN: {k: v for k, v in run.items() if v is not None}}, lost)
+
+
+def _options(artifact: Artifact, entry: TaskEntry) -> dict[str, Any]:
+    """Options of the run, as `FitConfig` has them."""
+    names, scheme = {field.name for field in fields(FitConfig)}, artifact.manifest.scheme
     options = {name: value for name, value in entry.training.items() if name in names}
     options |= {
         "bits": scheme.bits,
@@ -113,18 +130,7 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
         options["teacher"] = NO_TEACHER  # as an option, None would be the default
     if (pooling := _pooling(artifact, entry)) is not None:
         options["pooling"] = str(pooling)
-    paths = {option.name for option in options_of(FitConfig) if option.opt.path}
-    lost = {
-        name: f"`{options[name]}`, whose folder is not recorded"
-        for name in sorted(paths)
-        if options.get(name) not in {None, *TEACHER_WORDS}
-    }
-    known = _known(entry)
-    if known is None or known.folder is None:
-        lost["data"] = f"{entry.data.get('train_rows', 'some')} training rows"
-    run = {"model": source.model, "revision": source.revision, **_task(entry, known)}
-    kept = {name: value for name, value in options.items() if name not in lost}
-    return Recorded({**kept, RUN: {k: v for k, v in run.items() if v is not None}}, lost)
+    return options
 
 
 def _pooling(artifact: Artifact, entry: TaskEntry) -> Pooling | None:
