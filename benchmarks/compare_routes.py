@@ -45,13 +45,13 @@ class Training:
 
 
 _FIT = (
-    "compress fit demo --task {task} --name {unit} --data {data} --epochs 3 --max-length 64"
+    "compress fit demo --task {task} --name {unit} --data {data} --epochs 3 --max-length 64 --pooling pooler"
     " --bits 4 --seed {seed}"
 )
 TRAINING = (
     Training(
         "twins/{unit}/config.json",
-        "compress baseline demo --task {task} --data {data} --epochs 3 --max-length 64"
+        "compress baseline demo --task {task} --data {data} --epochs 3 --max-length 64 --pooling pooler"
         " --method full --seed {seed} -o twins/{unit}",
     ),
     Training(

@@ -24,9 +24,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.exporters.graph.editor import GraphEditor
 from maskpack.exporters.graph.look_ups import row_look_up
+from maskpack.formats import QuantTensor
+from maskpack.formats.bits import code_limit
+from maskpack.formats.mixed_rows import MixedRows
 
 ROWS, WIDTH, RUNS = 30_522, 384, 201
 LENGTHS = (16, 128)
@@ -34,11 +36,24 @@ LENGTHS = (16, 128)
 Form = tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]
 
 
-def exported(width: int) -> bytes:
-    """What a graph holds of a table of random codes."""
-    rng = np.random.default_rng(0)
-    weight = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
-    tensor = (quantize_minmax if width == 8 else quantize_mse)(weight, width, None)
+def table_of(width: int, rows: int = ROWS) -> QuantTensor:
+    """A table of random codes; zero-free below 4 bits."""
+    rng, free = np.random.default_rng(0), width < 4
+    limit = code_limit(width, zero_free=free)
+    codes = rng.choice(np.arange(-limit, limit + 1, 2 if free else 1), (rows, WIDTH))
+    scales = rng.uniform(0.5, 2, (rows, 1)).astype(np.float16)
+    return QuantTensor(codes.astype(np.int8), scales, width, WIDTH, free)
+
+
+def two_widths() -> QuantTensor:
+    """A fifth of the rows, here and there, has 4 bits and the others 2."""
+    wide = np.zeros(ROWS, dtype=np.bool_)
+    wide[np.random.default_rng(0).permutation(ROWS)[: ROWS // 5]] = True
+    return MixedRows(table_of(4, ROWS // 5), table_of(2, ROWS - ROWS // 5), wide)
+
+
+def exported(tensor: QuantTensor) -> bytes:
+    """What a graph holds of a table."""
     ids = ir.Value(name="ids", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["b", "s"]))
     end = ir.node("Identity", [ids])
     own = ir.Graph([ids], [], nodes=[end], opset_imports={"": 18}, name="lookup")
@@ -140,8 +155,9 @@ def forms() -> Mapping[str, Callable[[], bytes]]:
         return graph(by_blocks(random_codes(rng, bits), scales, bits))
 
     found: dict[str, Callable[[], bytes]] = {
-        f"{width} bits, exported": partial(exported, width) for width in (8, 4, 3, 2)
+        f"{width} bits, exported": partial(exported, table_of(width)) for width in (8, 4, 3, 2)
     }
+    found["4 and 2 bits, exported"] = partial(exported, two_widths())
     for bits in (4, 2):
         found[f"{bits} bits, table"] = partial(of_table, bits)
         found[f"{bits} bits, blocks"] = partial(of_blocks, bits)

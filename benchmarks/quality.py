@@ -37,6 +37,7 @@ def run_one(method: str, args: argparse.Namespace, seed: int, keep: Path | None)
         "epochs": args.epochs,
         "batch_size": 32,
         "max_length": args.max_length,
+        "pooling": "pooler",
         "train_rows": args.train_rows,
         "seed": seed,
     }

@@ -39,6 +39,7 @@ def line(how: str, seed: int, args: argparse.Namespace) -> dict:
         train_rows=args.rows,
         epochs=args.epochs,
         teacher="none",
+        pooling="pooler",
         checkpoint_every=0,
     )
     times = [time.process_time()]

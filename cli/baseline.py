@@ -17,6 +17,7 @@ from maskpack.cli.lr_find import found_rate
 from maskpack.cli.task_data import find_named_task
 from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.config import BaselineConfig
+from maskpack.formats.bits import MIXED_ROWS, RARE_BITS
 from maskpack.formats.schema import BACKBONE
 from maskpack.tasks.options import CacheOptions, TaskOptions
 
@@ -113,6 +114,7 @@ def quantize(
         "group": scheme.group,
         "quantizer": scheme.quantizer,
         "embedding_bits": scheme.embedding_bits,
+        **({"rare_embedding_bits": RARE_BITS} if MIXED_ROWS in artifact.manifest.requires else {}),
         "masked_weights": artifact.backbone.maskable,
         "backbone_bytes": artifact.size(BACKBONE),
         "backbone_sha256": artifact.manifest.backbone_sha256,

@@ -49,7 +49,6 @@ _OF_GRAPHS = (
         "fused",
         "data",
         "reference",
-        "vocab",
         "cut_positions",
     ),
     *("atol", "rtol", "max_drop", "verify"),
@@ -72,7 +71,11 @@ def export(
     out: Annotated[Path, Option("--out", "-o", help="Folder to write.")],
     onnx: Annotated[bool, Option("--onnx", help="Write an ONNX graph.")] = False,
     hf: Annotated[
-        bool, Option("--hf", help="Write a plain transformers model, in float32.")
+        bool,
+        Option(
+            "--hf",
+            help="Write a plain model for transformers, in float32; of a head behind a mean, and of vectors, for sentence-transformers.",
+        ),
     ] = False,
     graph: GraphOptions,
     data: TaskData = None,
@@ -80,8 +83,8 @@ def export(
     vocab: Annotated[
         list[Path] | None,
         Option(
-            help="File of texts as they will come, .txt or a table, such as the task's training rows: a folded graph holds the "
-            "tokens that they need, see `compress vocab`; repeatable."
+            help="File of texts as they will come, .txt or a table, such as the tasks' training rows: graphs, or a plain model, "
+            "hold the tokens that they need, see `compress vocab`; repeatable."
         ),
     ] = None,
     limits: ToleranceOptions,
@@ -94,7 +97,8 @@ def export(
     graph over one backbone.bin; `--layout swap` one graph for all of them, which takes a task's mask
     and head with every run; `--layout trunk` a graph of the lower layers, which tasks with masks on the upper
     ones share, and a small graph a task on top. `maskpack.runtime` answers with all layouts. The folder of `--hf`
-    loads in transformers, and holds the masked model's weights bit for bit.
+    loads in transformers, or in sentence-transformers where the head reads a mean of states or the task gives vectors, and holds the masked
+    model's weights bit for bit.
 
     Example: compress export artifact --onnx --task reviews -o reviews-onnx
 
@@ -104,13 +108,12 @@ def export(
         raise ConfigError("expected one format", "formats: `--onnx`, `--hf`")
     _refuse_idle(ctx, layout=None if hf else graph.layout)
     if hf:
-        _export_hf(artifact, _only(task, artifact), out, json=json)
+        _export_hf(artifact, _only(task, artifact), out, vocab or (), json=json)
         return
     tolerance = limits.over(graph.compute)
     if graph.layout != Layout.FOLDED:
         folded = (
             ("reference", reference),
-            ("vocab", vocab),
             ("cut-positions", graph.cut_positions),
         )
         for option, given in folded:
@@ -131,6 +134,7 @@ def export(
             opset=graph.opset,
             fused=graph.fused,
             trunk_layers=graph.trunk_layers,
+            vocab=tuple(vocab or ()),
         )
         _export_shared(shared, json=json)
         return
@@ -210,10 +214,10 @@ def _export_shared(request: SharedRequest, *, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _export_hf(artifact: Path, task: str, out: Path, *, json: bool) -> None:
+def _export_hf(artifact: Path, task: str, out: Path, vocab: Sequence[Path], *, json: bool) -> None:
     from maskpack.exporters.hf import write_hf  # noqa: PLC0415 - imports torch
 
-    found = write_hf(open_artifact(artifact), task, out)
+    found = write_hf(open_artifact(artifact), task, out, vocab=vocab)
     if json:
         figures = {name: getattr(found, name) for name in ("bytes", "parameters", "zeros")}
         render.data(codec.dumps({"out": str(out), **figures}))

@@ -76,6 +76,7 @@ HINTS: dict[str, str] = {
     "give more training rows, or leave `threshold` out": "give more training rows, or leave `--threshold` out",
     "leave `class_weight` out": "leave `--class-weight` out",
     "name it as `base`": "name it with `--base`",
+    "name one with a pooler as `base`": "name one with a pooler with `--base`",
     "give its rows as `data`, with labels or without, or `texts` for all tasks": "give its rows with "
     "`--data TASK=PATH`, with labels or without, or `--texts FILE` for all tasks",
     "leave `teacher` at its default, or leave `texts` out": "leave `--teacher` at its default, or leave "
@@ -91,6 +92,7 @@ HINTS: dict[str, str] = {
     "start over without `resume`": "start over without `--resume`",
     "repeat the first run's options, or start over without `resume`": "repeat the first command's "
     "options, or start over without `--resume`",
+    "repeat the same request, with `replace` if it left a task": "repeat the same command, with `--replace` if it left a task",
     "repeat the same request with `resume` to go on": "repeat the same command with `--resume` to go on",
     "leave `bits` out, or choose another `out`": "leave `--bits` out, or choose another place with `-o`",
     "give `{model}`, or another `out`": "give `{model}`, or another place with `-o`",

@@ -84,6 +84,8 @@ def _parameter(option: options.Option, *, replayed: bool) -> Parameter:
     more: dict[str, Any] = {"autocompletion": lambda: [*option.choices]} if option.choices else {}
     if isinstance(option.opt.one_of, Mapping):
         more = one_of(option.opt.one_of)
+    if option.opt.words:
+        more |= _number_or(option.opt.words)
     if kind is tuple or issubclass(option.kind, StrEnum):
         kind = str
     words = re.sub(r"`([a-z]+_[a-z_]+|epochs)`", lambda name: _dashed(name[1]), option.help)
@@ -92,6 +94,21 @@ def _parameter(option: options.Option, *, replayed: bool) -> Parameter:
         return Parameter(option.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, typed])
     annotation = Annotated[kind | None, typed]
     return Parameter(option.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _number_or(words: Sequence[str]) -> dict[str, Any]:
+    """What makes an option of whole numbers take some words too."""
+
+    def read(value: str) -> int | str:
+        if value in words:
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            fact = f"'{value}' is not a whole number, nor {options.listed(words)}."
+            raise typer.BadParameter(fact) from None
+
+    return {"parser": read, "metavar": f"<int|{'|'.join(words)}>"}
 
 
 def _flag(option: options.Option) -> str:

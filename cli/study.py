@@ -14,6 +14,7 @@ from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.sweep import sweep
 from maskpack.cli.task_data import find_named_task
+from maskpack.compressor.config import BudgetConfig
 from maskpack.compressor.mask_config import ESTIMATORS, levels_of
 from maskpack.formats import ConfigError
 from maskpack.formats.writer import check_writable, write_bytes
@@ -63,10 +64,7 @@ def study(
     sparsity: Annotated[
         float | None, Option(help="Of bits: share of zeros of estimators that need one. [0.1]")
     ] = None,
-    epochs: Annotated[float | None, Option(help="Of every run. [as of `fit`]")] = None,
-    steps: Annotated[int | None, Option(help="Of every run; overrides epochs.")] = None,
-    batch_size: Annotated[int | None, Option(help="Of every run. [as of `fit`]")] = None,
-    max_length: Annotated[int | None, Option(help="Of every run. [as of `fit`]")] = None,
+    budget: BudgetConfig,
     pictures: Annotated[
         bool,
         Option("--pictures/--no-pictures", help="Draw quality against bits, or against zeros."),
@@ -96,16 +94,7 @@ def study(
         "columns": columns,
         "seeds": tuple(_numbers("seeds", seeds)),
         "taught": taught,
-        "options": {
-            name: value
-            for name, value in (
-                ("epochs", epochs),
-                ("steps", steps),
-                ("batch_size", batch_size),
-                ("max_length", max_length),
-            )
-            if value is not None
-        },
+        "budget": budget,
         **({} if bits is None else {"bits": tuple(_numbers("bits", bits))}),
     }
     plan = _plan(question, common, {name: v for name, v in own.items() if v is not None})

@@ -21,7 +21,7 @@ from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.compressor.space import check_place, has_task
 from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.progress import OnProgress
-from maskpack.compressor.types import FitRequest, RunResult
+from maskpack.compressor.types import FitRequest, RunResult, check_apart
 from maskpack.formats import ConfigError, open_artifact
 from maskpack.formats.algebra import pack_task
 from maskpack.formats.errors import Hint
@@ -74,6 +74,7 @@ class AdoptRequest:
             raise ConfigError("there is no checkpoint to adopt")
         for name in self.models:
             check_new_name(name)
+        check_apart(self.models, self.config)
         for name in (*self.data, *self.eval_data):
             if name not in self.models:
                 raise ConfigError(f"there is no checkpoint of `{name}`", f"tasks: {self._listed()}")

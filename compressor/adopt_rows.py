@@ -38,6 +38,7 @@ from maskpack.tasks.pretrained_head import FRESH, Finding, PretrainedHead, find_
 from maskpack.tasks.task import Task
 from maskpack.tasks.types import TASK_TYPES, TaskType
 from maskpack.tasks.types.vectors import Vectors
+from maskpack.tasks.windows import WindowRule
 
 _NUMBER = TASK_TYPES["regression"].problem_type
 _FEWEST = 20  # texts: of a tenth that is held out, each has another one to find
@@ -144,8 +145,14 @@ def task_of_rows(name: str, model: str, path: Path, columns: TaskOptions) -> Tas
         task = task_of_said(Said(name, named=False, data=path, options=said))
         return replace(task, name=name, kind=kind.name) if task.kind != kind.name else task
     texts = _text_columns(path, columns)
-    metric = kind.usual_metrics
-    task = Task(name, kind.name, texts=texts, label=columns.label_field or "label", metrics=metric)
+    task = Task(
+        name,
+        kind.name,
+        texts=texts,
+        label=columns.label_field or "label",
+        metrics=kind.usual_metrics,
+        windows=WindowRule(columns.stride, texts=columns.windows),
+    )
     return replace(task.with_metric(columns.metric), unlabelled=columns.unlabelled)
 
 

@@ -53,15 +53,18 @@ class CodesConfig(Options):
         ),
     ] = AUTO
     embedding_bits: Annotated[
-        int,
+        int | str,
         Opt(
-            "Bits of a weight of the token embeddings; other tables keep 8.", one_of=EMBEDDING_BITS
+            "Bits of a weight of the token embeddings, auto: 4 for tokens that the calibration text needs often, 2 for the "
+            "others; other tables keep 8.",
+            one_of=EMBEDDING_BITS,
+            words=(AUTO,),
         ),
     ] = 8
     calibration: Annotated[
         str | None,
         Opt(
-            "Text file, one sentence a line, of no task, for gptq and for refinement; of a model of images a folder of images.",
+            "Text file, one sentence a line, of no task, for gptq, for refinement and for `embedding_bits` auto; of a model of images a folder of images.",
             default="shipped samples, or the task's images",
             path=True,
         ),
@@ -69,9 +72,10 @@ class CodesConfig(Options):
     refine: Annotated[
         int | None,
         Opt(
-            "Steps in which 2- and 1-bit codes learn to copy the float model on these; 0: none.",
+            "Steps in which 2- and 1-bit codes, and rows of token embeddings below 8 bits, learn to copy the float model on "
+            "these; 0: none.",
             within="[0, inf)",
-            default=str(_REFINE_STEPS),
+            default=f"{_REFINE_STEPS}, of wider linears 0",
         ),
     ] = None
 

@@ -27,7 +27,7 @@ from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
 from maskpack.formats.lazy import renamed
-from maskpack.formats.options import Opt
+from maskpack.formats.options import Opt, Options
 
 _POSITIVE = "(0, inf)"
 _SHARE = "[0, 1)"
@@ -59,8 +59,8 @@ _FULL_LR, _PATCH_LR = 1e-4, 1e-3  # of baselines: of every weight, of a small pa
 
 
 @dataclass(frozen=True)
-class RunConfig(PoolingConfig, ScheduleConfig):
-    """What every run shares, learned mask or dense baseline."""
+class BudgetConfig(Options):
+    """How much of the rows a run sees, and how much of a row."""
 
     epochs: Annotated[
         float | None,
@@ -78,6 +78,12 @@ class RunConfig(PoolingConfig, ScheduleConfig):
     max_length: Annotated[
         int, Opt("Longest text in tokens; longer texts are cut.", within="[4, inf)")
     ] = 128
+
+
+@dataclass(frozen=True)
+class RunConfig(BudgetConfig, PoolingConfig, ScheduleConfig):
+    """What every run shares, learned mask or dense baseline."""
+
     head_lr: Annotated[
         float, Opt("Peak learning rate of the task-specific layers.", within=_POSITIVE)
     ] = 1e-3

@@ -301,7 +301,7 @@ def _step(run: PreparedRun, masked: MaskedModel, task_loss: TaskLoss, *, number:
 
     def take(rows: Rows) -> None:
         callbacks.on_step_begin(number)
-        runner.take(rows)
+        runner.take(rows, encoded=run.plan.rows_at(number, run.train))
         callbacks.on_step_end(number + 1, run.plan.steps)
 
     batches = _batches(run)

@@ -43,6 +43,7 @@ from maskpack.compressor.quantization.backbone import load_or_quantize
 from maskpack.compressor.run_key import run_key
 from maskpack.compressor.run_teacher import log_teacher, targets_for
 from maskpack.compressor.space import may_replace_snapshots
+from maskpack.compressor.stops import checkpoints_of, interrupted, interrupted_at_the_end
 from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
@@ -53,7 +54,6 @@ from maskpack.compressor.trunk import with_trunk_found
 from maskpack.compressor.tune import tune_head
 from maskpack.compressor.types import Curves, FitRequest, RunResult, SnapshotResult
 from maskpack.formats import (
-    Interrupted,
     ModelError,
     Patch,
     TaskEntry,
@@ -107,9 +107,12 @@ def fit_run(run: PreparedRun, *, on_progress: OnProgress = lambda _: None) -> Ru
     trained = learn(run, on_progress=on_progress)
 
     # masks on the way there, if the run keeps any, then the last one: each is a task
-    before = [finish(each, part) for each, part in on_the_way(run, trained)]
-    snapshots = tuple(map(SnapshotResult.of, before))
-    return replace(finish(run, trained), trunk=trunk, snapshots=snapshots)
+    try:
+        before = [finish(each, part) for each, part in on_the_way(run, trained)]
+        snapshots = tuple(map(SnapshotResult.of, before))
+        return replace(finish(run, trained), trunk=trunk, snapshots=snapshots)
+    except KeyboardInterrupt:
+        raise interrupted_at_the_end(run) from None
 
 
 def finish(run: PreparedRun, trained: TrainedRun) -> RunResult:
@@ -179,13 +182,13 @@ def prepare_together(request: FitRequest, *, on_progress: OnProgress) -> Prepare
 def learn(run: PreparedRun, *, on_progress: OnProgress) -> TrainedRun:
     """Train scores and head on the frozen backbone."""
     started = time.perf_counter()
-    checkpoints = _checkpoints(run)
+    checkpoints = checkpoints_of(run)
     checkpoints.check()
     try:
         with deferred_interrupt() as stop:
             masked, steps, history = _train(run, checkpoints, on_progress, stop)
     except KeyboardInterrupt:
-        raise _interrupted(run) from None
+        raise interrupted(run) from None
     units = None if masked.units is None else masked.units.units
     try:
         patch = freeze(masked.model, masked.layers, masked.dense, units)
@@ -207,7 +210,7 @@ def _train(
     targets = targets_for(
         run,
         run.plan,
-        checkpoints=_checkpoints(run, of_teacher=True),
+        checkpoints=checkpoints_of(run, of_teacher=True),
         on_progress=on_progress,
         stop=stop,
         heard=partial(log_teacher, run),
@@ -336,24 +339,5 @@ def write(run: PreparedRun, entry: TaskEntry, patch: Patch) -> int:
             divisors=run.divisors,
             describe=card_facts,
         )
-    _checkpoints(run).clear()
+    checkpoints_of(run).clear()
     return artifact.size(artifact.entry(entry.name).file)
-
-
-def _checkpoints(run: PreparedRun, *, of_teacher: bool = False) -> FolderCheckpoints:
-    """Where the run keeps its state, or a teacher that it trains first: that is kept when it is done."""
-    request, key = run.request, run_key(run)
-    folder, every = request.checkpoint_folder, request.config.checkpoint_every
-    if of_teacher:
-        last = run.plan.steps
-        return FolderCheckpoints(folder / "teacher", every, key, request.resume, last)
-    return FolderCheckpoints(folder, every, key, request.resume)
-
-
-def _interrupted(run: PreparedRun) -> Interrupted:
-    if not (_checkpoints(run).found() or _checkpoints(run, of_teacher=True).found()):
-        return Interrupted("stopped before the first checkpoint; nothing was written")
-    return Interrupted(
-        f"stopped; the checkpoint is kept in `{run.request.checkpoint_folder}`",
-        "repeat the same request with `resume` to go on",
-    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from maskpack.compressor.start_checks import entry_of_head
 from maskpack.compressor.types import BaselineRequest, FitRequest
-from maskpack.formats import ConfigError
+from maskpack.formats import ConfigError, ModelError
+from maskpack.formats.errors import Hint
 from maskpack.formats.pooling import Pooling, pooling_of
 from maskpack.models.config import load_config
 from maskpack.models.locate import resolve
@@ -14,6 +15,7 @@ from maskpack.models.pooling import (
     habit_of,
     has_no_pooler,
     other_than_habit,
+    own_pooler,
     usual_of_vectors,
 )
 from maskpack.tasks.pretrained_head import Finding
@@ -28,6 +30,7 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
 
     Raises:
         ConfigError: a pooling that the model has not, or the head that the run starts from.
+        ModelError: the model has no pooler, and that of the head is of a form that no head can hold.
     """
     wanted, model, revision = request.config.wanted_pooling, request.model, request.revision
     kind = request.task.type
@@ -41,8 +44,7 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
     if kind.decoder.vectors:
         return _of_vectors(request, finding)
     if finding.head is not None:
-        head = finding.classifier.config
-        return _of_head(wanted, actual_pooling(head), habit_of(head))
+        return _of_finding(request, finding, finding.head.model)
     config = load_config(resolve(model), revision=revision)
     habit = habit_of(config)
     start = request.start if isinstance(request, FitRequest) else None
@@ -57,6 +59,36 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
             f"`{model}` has no weights of a pooler", "give `pooling` mean, or leave it out"
         )
     return other_than_habit(wanted, config)
+
+
+def _of_finding(
+    request: FitRequest | BaselineRequest, finding: Finding, name: str
+) -> Pooling | None:
+    """The pooling of a head that a model brings, under whose name an error is; a pooler of its own where the backbone has none.
+
+    Raises:
+        ConfigError: another one is asked for.
+        ModelError: its pooler is of a form that no head can hold.
+    """
+    config = finding.classifier.config
+    own, habit = actual_pooling(config), habit_of(config)
+    found = _of_head(request.config.wanted_pooling, own, habit)
+    if own is not Pooling.POOLER or not _base_has_none(request):
+        return found
+    if own_pooler(finding.classifier) is None:
+        raise ModelError(
+            f"`{request.model}` has no pooler, and that of `{name}` is not one linear with a tanh before one linear",
+            Hint("name one with a pooler as `base`"),
+        )
+    return Pooling.OWN
+
+
+def _base_has_none(request: FitRequest | BaselineRequest) -> bool:
+    """Whether a fine-tuned checkpoint is learned on a pretrained model that has no pooler."""
+    if not isinstance(request, FitRequest) or request.finetuned is None:
+        return False
+    config = load_config(resolve(request.model), revision=request.revision)
+    return has_no_pooler(request.model, config, revision=request.revision)
 
 
 def _of_vectors(request: FitRequest | BaselineRequest, finding: Finding) -> Pooling:

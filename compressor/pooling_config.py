@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from maskpack.formats.options import Opt, Options
-from maskpack.formats.pooling import Pooling
+from maskpack.formats.pooling import ASKED, Pooling
 
 AUTO = "auto"
-_NAMES = (AUTO, *Pooling)
+_NAMES = (AUTO, *ASKED)
 
 
 def _other(text: str) -> str | None:
@@ -23,7 +23,7 @@ class PoolingConfig(Options):
     pooling: Annotated[
         str,
         Opt(
-            "What the head reads of a text: cls, last, mean, pooler; auto: as in transformers, mean where the model has no pooler.",
+            "What the head reads of a text: cls, last, mean, pooler; auto: as sentence-transformers pools the model, else as transformers does, mean where it has no pooler.",
             check=_other,
             later=True,
         ),

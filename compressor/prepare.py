@@ -141,7 +141,8 @@ class PreparedRun:
     @property
     def head(self) -> PretrainedHead | None:
         """The head that the run starts from, or None."""
-        return self.finding.head
+        own = self.finding
+        return own.head_with_pooler if self.pooling is Pooling.OWN else own.head
 
     @cached_property
     def original(self) -> NDArray[np.float32] | None:

@@ -20,7 +20,7 @@ from maskpack.compressor.quantization.backbone import PreparedBackbone, load_or_
 from maskpack.compressor.space import check_place, has_task
 from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.progress import OnProgress
-from maskpack.compressor.types import FitRequest, RunResult
+from maskpack.compressor.types import FitRequest, RunResult, check_apart
 from maskpack.formats import (
     Artifact,
     ArtifactError,
@@ -161,6 +161,7 @@ def _refit(request: RefitRequest, on_progress: Callable[[str], OnProgress]) -> R
     """Carry over with the threads of this process as they are."""
     old = open_artifact(request.artifact)
     names = request.tasks or tuple(old.manifest.tasks)
+    check_apart(names, request.config)
     fits = {name: _fit_request(request, old.entry(name)) for name in names}
     missing = [name for name in names if not (request.resume and has_task(request.place, name))]
     for name in missing:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import Any
 
+from maskpack.compressor.backbone_config import AUTO
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.options import RUN
 from maskpack.compressor.teacher_config import NO_TEACHER, TEACHER_WORDS
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
+from maskpack.formats.bits import MIXED_ROWS
 from maskpack.formats.options import options_of
+from maskpack.formats.pooling import Pooling, pooling_of
+from maskpack.formats.schema import CONFIG
 from maskpack.formats.vote import MEMBERS
+from maskpack.models.families import family_of
 from maskpack.tasks.evaluation.evaluate import task_of
 from maskpack.tasks.options import Type
 from maskpack.tasks.task import TASKS, Kind, Task, Unlabelled
+from maskpack.tasks.types import may_use_pooler, type_of
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,12 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
     return run
 
 
+def _embedding_bits(artifact: Artifact) -> int | str:
+    """The option that made the table of tokens."""
+    manifest = artifact.manifest
+    return AUTO if MIXED_ROWS in manifest.requires else manifest.scheme.embedding_bits
+
+
 def recorded_run(artifact: Artifact, task: str) -> Recorded:
     """The run that made `task`; options of the backbone are those of the artifact.
 
@@ -91,12 +105,14 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
         "bits": scheme.bits,
         "group": scheme.group or 0,
         "quantizer": scheme.quantizer.removesuffix(", refined"),
-        "embedding_bits": scheme.embedding_bits,
+        "embedding_bits": _embedding_bits(artifact),
         "bits_override": dict(scheme.overrides),
         "max_length": entry.max_length,
     }
     if options.get("teacher", "") is None:
         options["teacher"] = NO_TEACHER  # as an option, None would be the default
+    if (pooling := _pooling(artifact, entry)) is not None:
+        options["pooling"] = str(pooling)
     paths = {option.name for option in options_of(FitConfig) if option.opt.path}
     lost = {
         name: f"`{options[name]}`, whose folder is not recorded"
@@ -109,3 +125,13 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
     run = {"model": source.model, "revision": source.revision, **_task(entry, known)}
     kept = {name: value for name, value in options.items() if name not in lost}
     return Recorded({**kept, RUN: {k: v for k, v in run.items() if v is not None}}, lost)
+
+
+def _pooling(artifact: Artifact, entry: TaskEntry) -> Pooling | None:
+    """What the head of a task reads, so that a run repeats it where another pooling is usual now; None: nothing else can be asked for."""
+    if not may_use_pooler(entry):
+        kind = type_of(entry).decoder
+        return None if kind.per_token or kind.vectors else pooling_of(entry)
+    config = SimpleNamespace(**json.loads(artifact.file(CONFIG)))
+    habit = family_of(artifact.manifest.source.model_type).pooling_of(config)
+    return pooling_of(entry) or (habit if habit is Pooling.POOLER else None)

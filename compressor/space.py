@@ -8,9 +8,9 @@ import torch
 
 from maskpack.compressor.masking.model import extra_bytes, masked_names
 from maskpack.compressor.masking.patterns import MaskPattern
-from maskpack.compressor.quantization.quantize import backbone_bytes, scheme_of
+from maskpack.compressor.quantization.quantize import backbone_bytes
 from maskpack.compressor.types import FitRequest
-from maskpack.formats import check_vacant, is_artifact, open_artifact
+from maskpack.formats import Artifact, ArtifactError, check_vacant, is_artifact, open_artifact
 from maskpack.formats.writer import check_free, check_space, check_writable
 from maskpack.models.build import ParameterShapes
 
@@ -24,7 +24,7 @@ def check_place(request: FitRequest) -> None:
         artifact = open_artifact(request.out)
         check_vacant(artifact, request.stored_name, replacing=request.replace)
         for name in names:
-            check_vacant(artifact, name, replacing=may_replace_snapshots(request))
+            _check_snapshot(request, artifact, name)
     else:
         check_free(request.out)
     check_writable(request.out)
@@ -33,6 +33,18 @@ def check_place(request: FitRequest) -> None:
 def may_replace_snapshots(request: FitRequest) -> bool:
     """Whether tasks that a run leaves on its way may be there: a stopped run, whose checkpoint is kept, may have written them."""
     return request.replace or (request.resume and request.checkpoint_folder.is_dir())
+
+
+def _check_snapshot(request: FitRequest, artifact: Artifact, name: str) -> None:
+    """Raise ArtifactError if a task that the run will leave on its way is there already, and must stay."""
+    replacing = may_replace_snapshots(request)
+    stopped = request.checkpoint_folder.is_dir()
+    if stopped and not replacing and name in artifact.manifest.tasks:
+        raise ArtifactError(
+            f"`{artifact.path}` already has a task `{name}`, which a stopped run left",
+            "repeat the same request with `resume` to go on",
+        )
+    check_vacant(artifact, name, replacing=replacing)
 
 
 def has_task(out: Path, name: str) -> bool:
@@ -68,7 +80,7 @@ def needed_bytes(
     patch = sum(size.numel() for size in sizes) // 8 + others
     written = patch * (1 + len(config.stops))
     if new:
-        written += backbone_bytes(shapes, scheme_of(config))
+        written += backbone_bytes(shapes, config)
     scores = sum(torch.Size(pattern.score_shape(size)).numel() for size in sizes)
     checkpoint = _STATE * (scores + others // 2) + patch * len(config.stops)
     saved = config.total_steps(rows) // config.checkpoint_every if config.checkpoint_every else 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from maskpack.compressor.config import BaselineConfig, FitConfig
 from maskpack.compressor.effects import ClassWeights, HeadTuning
-from maskpack.formats import MaskCount
+from maskpack.formats import ConfigError, MaskCount
 from maskpack.formats.schema import check_new_name
 from maskpack.tasks.data.cache import AUTO
 from maskpack.tasks.evaluation.gains import gain
@@ -71,12 +71,28 @@ class FitRequest:
     @property
     def snapshot_names(self) -> tuple[str, ...]:
         """Names of the tasks that the run leaves on its way."""
-        return tuple(check_new_name(f"{self.stored_name}-{end}") for end in self.config.stops)
+        return snapshot_names(self.stored_name, self.config)
 
     @property
     def checkpoint_folder(self) -> Path:
         """Folder of an unfinished run's state, beside the artifact."""
         return self.out.parent / f".{self.out.name}.{self.stored_name}.unfinished"
+
+
+def snapshot_names(task: str, config: FitConfig) -> tuple[str, ...]:
+    """Names of the tasks that a run of a task leaves on its way."""
+    return tuple(check_new_name(f"{task}-{end}") for end in config.stops)
+
+
+def check_apart(tasks: Iterable[str], config: FitConfig) -> None:
+    """Raise ConfigError if one of some tasks has the name of what the run of another leaves on its way."""
+    names = set(tasks)
+    for task in sorted(names):
+        for name in names.intersection(snapshot_names(task, config)):
+            raise ConfigError(
+                f"the run of `{task}` leaves a task `{name}` on its way, and another task has that name",
+                "leave one of them out, or give it another name",
+            )
 
 
 @dataclass(frozen=True)

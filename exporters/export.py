@@ -29,7 +29,7 @@ from maskpack.tasks.context import ModelContext, task_config
 from maskpack.tasks.data.columns import plain_columns
 from maskpack.tasks.evaluation.evaluate import prefixes_of, task_of, texts_of, windows_of
 from maskpack.tasks.preprocess import Preprocessor
-from maskpack.tasks.trim import trim_for_task
+from maskpack.tasks.trim import trim_for_tasks
 from maskpack.tasks.types import type_of
 
 
@@ -41,23 +41,24 @@ def export_onnx(request: ExportRequest) -> Report | None:
             outside its tolerance raises nothing: the report says so, and the folder is called
             `<out>.failed`.
     """
-    with _source(request) as artifact:
+    whole = open_artifact(request.artifact)
+    _check_place(request.out, whole)
+    with _with_tokens(whole, (request.task,), request.vocab) as artifact:
+        if request.vocab and request.verify and request.reference is not None:
+            check_numbers_of_source(request.reference, artifact)  # before the graph is made
         return _export_from(artifact, request)
 
 
 @contextmanager
-def _source(request: ExportRequest) -> Iterator[Artifact]:
-    """The artifact, or for as long as the export takes one that holds the task and the tokens that its texts need."""
-    artifact = open_artifact(request.artifact)
-    _check_place(request.out, artifact)
-    if not request.vocab:
+def _with_tokens(
+    artifact: Artifact, tasks: Sequence[str], vocab: Sequence[Path]
+) -> Iterator[Artifact]:
+    """The artifact, or for as long as the export takes one that holds the tasks and the tokens that their texts need."""
+    if not vocab:
         yield artifact
         return
     with scratch_folder() as folder:
-        fewer = trim_for_task(artifact, request.task, request.vocab, Path(folder) / "artifact")
-        if request.verify and request.reference is not None:
-            check_numbers_of_source(request.reference, fewer)  # before the graph is made
-        yield fewer
+        yield trim_for_tasks(artifact, tasks, vocab, Path(folder) / "artifact")
 
 
 def _export_from(artifact: Artifact, request: ExportRequest) -> Report | None:
@@ -145,11 +146,22 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
         MaskpackError: the artifact, a task or the output folder is wrong. Graphs outside their
             tolerance raise nothing: the reports say so, and the folder is called `<out>.failed`.
     """
-    artifact = open_artifact(request.artifact)
-    _check_place(request.out, artifact)
-    entries = _entries(request, artifact)
+    whole = open_artifact(request.artifact)
+    _check_place(request.out, whole)
+    names = [entry.name for entry in _entries(request, whole)]
+    with _with_tokens(whole, names, request.vocab) as artifact:
+        reports = _export_shared_from(artifact, names, request)
+    if not all(report.ok for report in reports.values()):
+        _set_aside(request.out)
+    return reports
+
+
+def _export_shared_from(
+    artifact: Artifact, names: Sequence[str], request: SharedRequest
+) -> dict[str, Report]:
     context = ModelContext.of_artifact(artifact)
     builder = _builder(request, artifact, context)
+    entries = [artifact.entry(name) for name in names]
     reports: dict[str, Report] = {}
     with new_folder(request.out) as build:
         for exported in _write_tasks(builder, request.layout, entries, build):
@@ -169,8 +181,6 @@ def export_shared(request: SharedRequest) -> dict[str, Report]:
             )
             reports[task] = verify(subject)
             write_bytes(build / f"{task}.{REPORT_FILE}", reports[task].to_json().encode())
-    if not all(report.ok for report in reports.values()):
-        _set_aside(request.out)
     return reports
 
 

@@ -198,6 +198,7 @@ class SharedRequest:
         opset: version of the standard operators.
         fused: as of `ExportRequest`.
         trunk_layers: of the `trunk` layout: layers of the trunk; None: as many as all tasks leave alone.
+        vocab: as of `ExportRequest`, of the texts of all tasks.
     """
 
     artifact: Path
@@ -212,6 +213,7 @@ class SharedRequest:
     opset: int = GraphOptions.opset
     fused: bool = GraphOptions.fused
     trunk_layers: int | None = GraphOptions.trunk_layers
+    vocab: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if not find_layout(self.layout).several:

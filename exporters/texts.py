@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 
 from maskpack.exporters.report import TextCheck
-from maskpack.exporters.vocabularies import check_all_tokens
 from maskpack.formats import TaskEntry
 from maskpack.models.tokenizer_files import shipped_tokenizer
 from maskpack.runtime.readers import text_reader
@@ -24,7 +23,7 @@ from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import encode_for, prefixes_of, texts_of
-from maskpack.tasks.pieces import EncodedPieces
+from maskpack.tasks.pieces import EncodedPieces, EncodedTokenPieces
 from maskpack.tasks.preprocess import READERS
 from maskpack.tasks.probes import difference_of, encoded_by, first_difference, probe_rows
 from maskpack.tasks.types import type_of
@@ -69,7 +68,6 @@ def read_texts(
 
     Raises:
         ExportError: the tokenizer or the configuration cannot be read.
-        VerifyError: the tokenizer has fewer tokens than the artifact's.
     """
     if type_of(entry).preprocessor not in READERS:
         return Reading.of_training(training)
@@ -78,8 +76,6 @@ def read_texts(
     if outputs != (entry.kind, entry.labels, texts_of(entry)):
         return Reading.of_another(training, files, entry)
     own = shipped_tokenizer(context.files)
-    if own is not None:
-        check_all_tokens(files, own.get_vocab_size(), tokenizer.get_vocab_size())
     reader, findings = TextReader.of(tokenizer, config), []
     device = None
     if split is not None and training is not None:
@@ -110,8 +106,9 @@ def _by_device(
     if isinstance(training, EncodedPieces):
         own = text_reader(files, reader.config, {}, stride=split.windows.stride)
         read = encoded_by(own, split, types=types)
-        of_windows = [split.texts[training.row_of(place)] for place in range(len(training.ids))]
-        return of_windows, replace(training, ids=read.ids, types=read.types)
+        if isinstance(training, EncodedTokenPieces):
+            return split.texts, read
+        return split.texts, replace(training, ids=read.ids, types=read.types)
     if not isinstance(training, EncodedGroups):
         return split.texts, encoded_by(reader, split, types=types)
     texts = [(text,) for row in grouped_texts(split.prefixed(prefixes_of(entry))) for text in row]

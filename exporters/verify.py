@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from maskpack.exporters.session import (
 )
 from maskpack.exporters.signature import check_signature
 from maskpack.exporters.texts import Reading
-from maskpack.exporters.vocabularies import check_numbers_of_model
+from maskpack.exporters.vocabularies import check_numbers_of_model, with_tokens_of
 from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
 from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.formats.target import TargetScale
@@ -141,13 +141,18 @@ def exported(folder: Path, task: str) -> tuple[Path, tuple[Path, Arrays] | None]
 def verify(subject: Subject) -> Report:
     """Run every check and return the report.
 
+    A graph that has fewer tokens than the artifact is compared with the artifact's task with these tokens.
+
     Raises:
         MaskpackError: a provider is not installed, or the graph or the evaluation data cannot be read at all.
     """
     if not subject.graph.is_file():
         raise VerifyError(f"no graph at `{subject.graph}`", "export the task first")
-    with announced(_LOG, f"comparing the graph of `{subject.task}` with torch"):
-        return _verify(subject)
+    with with_tokens_of(subject.files, subject.artifact, subject.task) as artifact:
+        if artifact is not subject.artifact:
+            subject = replace(subject, artifact=artifact, context=None)
+        with announced(_LOG, f"comparing the graph of `{subject.task}` with torch"):
+            return _verify(subject)
 
 
 def _verify(subject: Subject) -> Report:

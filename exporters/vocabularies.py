@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from maskpack.formats import Artifact, ExportError, ModelError, VerifyError
 from maskpack.formats.errors import Hint
+from maskpack.formats.files import scratch_folder
 from maskpack.models.load import load_tokenizer
 from maskpack.models.locate import resolve
 from maskpack.models.tokenizer_files import shipped_tokenizer
 from maskpack.runtime.task import TaskFiles
 from maskpack.runtime.tokens import load_tokenizer as load_shipped
+from maskpack.tasks.trim_alike import trim_alike
+
+_LOG = logging.getLogger(__name__)
 
 _SMALLER = Hint("make it smaller with the same texts, and compare with that")
 
 
-def check_all_tokens(files: TaskFiles, own: int, shipped: int) -> None:
-    """Refuse a graph that has fewer tokens than the artifact that it is compared with.
+@contextmanager
+def with_tokens_of(files: TaskFiles | None, artifact: Artifact, task: str) -> Iterator[Artifact]:
+    """The artifact that an exported task is compared with: it, or for as long as that takes one with the tokens of a graph that has fewer.
 
     Args:
-        files: of the exported task.
-        own: tokens of the artifact's tokenizer.
-        shipped: of the one beside the graph.
+        files: of the exported task; None: a graph alone, which has the artifact's tokens.
+        artifact: where it came from.
+        task: its name.
 
     Raises:
-        VerifyError: it has fewer.
+        VerifyError: a tokenizer that was not made from the artifact's.
     """
-    if shipped < own:
-        raise VerifyError(
-            f"`{files.tokenizer}` has {shipped:,} tokens, the artifact {own:,}: the graph was made with fewer",
-            _SMALLER,
+    own = shipped_tokenizer({name: artifact.file(name) for name in artifact.manifest.files})
+    shipped = None if files is None or not files.tokenizer.is_file() else _vocabulary(files)
+    if own is None or shipped is None or len(shipped) >= own.get_vocab_size():
+        yield artifact
+        return
+    with scratch_folder() as folder:
+        try:
+            fewer = trim_alike(artifact, task, shipped, Path(folder) / artifact.path.name)
+        except ModelError as error:
+            raise VerifyError(str(error), error.advice) from error
+        _LOG.info(
+            "the graph has %s of %s tokens: it is compared with the artifact's task with these",
+            *(f"{len(shipped):,}", f"{own.get_vocab_size():,}"),
         )
+        yield fewer
 
 
 def check_numbers_of_artifact(files: TaskFiles, artifact: Artifact) -> None:

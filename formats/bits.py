@@ -26,6 +26,12 @@ ZERO_FREE_BITS = (3, 2, 1)
 THREE_BITS = "embedding-3"
 """A table of 3 bits, as `requires` of a manifest names it."""
 
+MIXED_ROWS = "embedding-rows"
+"""A table with rows of two widths, as `requires` of a manifest names it."""
+
+RARE_BITS = 2
+"""Width of the zero-free codes of its rare rows."""
+
 _WIDTHS = tuple(sorted({*CODE_BITS, *EMBEDDING_BITS}, reverse=True))
 _ALWAYS_ZERO_FREE = (3, 1)
 
@@ -193,3 +199,14 @@ def _check_row_bytes(packed: NDArray[np.uint8], width: int, bits: int) -> None:
             f"packed rows are {packed.dtype} {packed.shape}, expected uint8 (*, {expected}) "
             f"for {width} fields of {bits} bits"
         )
+
+
+def binary_entropy(share: float) -> float:
+    """Zeroth-order entropy of a bit that is 1 with probability `share`, in bits.
+
+    >>> round(binary_entropy(0.01), 4)
+    0.0808
+    """
+    if not 0.0 < share < 1.0:
+        return 0.0
+    return float(-share * np.log2(share) - (1 - share) * np.log2(1 - share))

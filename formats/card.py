@@ -135,7 +135,7 @@ def render_card(
         count=len(entries),
         s="" if len(entries) == 1 else "s",
         width=_width(manifest.scheme),
-        embedding_bits=manifest.scheme.embedding_bits,
+        embedding_bits=manifest.embedding_bits,
         backbone=_bytes(sizes[schema.BACKBONE]),
         rows="\n".join(_row(entry, sizes[entry.file]) for entry in entries),
         units=_unit_lines(units or {}),

@@ -27,15 +27,16 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from maskpack.formats.bits import row_bytes, unpack_codes
-from maskpack.formats.checks import read_flag, read_list, read_shape, read_text, read_whole
+from maskpack.formats.bits import RARE_BITS
+from maskpack.formats.checks import read_list, read_shape, read_text
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.matrices import read_matrix, stored_codes
+from maskpack.formats.mixed_rows import MixedRows
 from maskpack.formats.schema import no_key_twice
 from maskpack.formats.tensors import (
     MOST_UNPACKED,
     Backbone,
     BitMask,
-    PackedTensor,
     Patch,
     QuantTensor,
 )
@@ -78,12 +79,16 @@ def backbone_pieces(backbone: Backbone) -> Iterator[Buffer]:
     layout: dict[str, dict[str, Any]] = {}
     for role, tensors in (("linear", backbone.linears), ("embedding", backbone.embeddings)):
         for name, tensor in tensors.items():
-            if {f"{name}.codes", f"{name}.scales"} & parts.keys():
-                raise ArtifactError(f"two tensors of the backbone would be called `{name}.codes`")
-            stored = (tensor.shape[0], row_bytes(tensor.shape[1], tensor.bits))
-            parts[f"{name}.codes"] = _Part(np.dtype("u1"), stored, tensor.pack)
             scales = tensor.scales
-            parts[f"{name}.scales"] = _Part(scales.dtype, scales.shape, partial(np.asarray, scales))
+            own = {"scales": _Part(scales.dtype, scales.shape, partial(np.asarray, scales))}
+            for each in stored_codes(tensor):
+                own[each.key] = _Part(np.dtype("u1"), each.shape, each.make)
+            for key, part in own.items():
+                if f"{name}.{key}" in parts:
+                    raise ArtifactError(
+                        f"two tensors of the backbone would be called `{name}.{key}`"
+                    )
+                parts[f"{name}.{key}"] = part
             layout[name] = {
                 "role": role,
                 "bits": tensor.bits,
@@ -92,6 +97,8 @@ def backbone_pieces(backbone: Backbone) -> Iterator[Buffer]:
             }
             if tensor.zero_free:
                 layout[name]["zero_free"] = True
+            if isinstance(tensor, MixedRows):
+                layout[name]["rare"] = RARE_BITS
     return _pieces(parts, {"kind": "backbone", "tensors": layout})
 
 
@@ -135,7 +142,7 @@ def encoded_size(backbone: Backbone) -> int:
     """Size of `encode_backbone`, without packing a tensor."""
     header = next(iter(backbone_pieces(backbone)))
     integers = (*backbone.linears.values(), *backbone.embeddings.values())
-    codes = sum(one.shape[0] * row_bytes(one.shape[1], one.bits) for one in integers)
+    codes = sum(one.code_bytes for one in integers)
     rest = (*(one.scales for one in integers), *backbone.dense.values())
     return len(header) + codes + sum(array.nbytes for array in rest)
 
@@ -153,15 +160,8 @@ def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Back
         specs = sorted(meta["tensors"].items())
         many = sum(math.prod(read_shape(spec["shape"])) for _, spec in specs) > most_unpacked
         for name, spec in specs:
-            bits, group = read_whole(spec["bits"]), read_whole(spec["group"])
             shape = read_shape(spec["shape"])
-            free = read_flag(spec.get("zero_free", False))
-            codes, scales = arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")
-            if many and bits < 8:
-                tensor: QuantTensor = PackedTensor(codes, scales, bits, group, free, shape[1])
-            else:
-                codes = unpack_codes(codes, bits, shape[1], zero_free=free)
-                tensor = QuantTensor(codes, scales, bits, group, free)
+            tensor = read_matrix(name, spec, arrays, packed=many)
             if tensor.shape != shape:
                 raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
             tensors[spec["role"]][name] = tensor

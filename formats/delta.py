@@ -45,6 +45,9 @@ _WRONG = (
     *(OverflowError, RecursionError, MemoryError),  # numbers and depths that nobody wrote
 )
 
+_SPARE, _RATIO = 2**30, 16
+"""A release has at most so many bytes more than so many times those of the old one and the delta: a small file must not fill the memory."""
+
 Files = Mapping[str, Buffer]
 
 
@@ -191,6 +194,7 @@ def decode_delta(data: Buffer, old: Files) -> tuple[dict[str, bytes], bool, list
         named = [_checked_name(read_text(about["name"])) for about in files]
         if (problem := name_problem(named)) is not None or (single and len(named) != 1):
             raise ArtifactError(f"a delta whose files cannot be written: {problem or named}")
+        _check_total(sum(max(0, read_whole(about["bytes"])) for about in files), data, old)
         # a backbone first, because masks are read over it
         for number in sorted(range(len(files)), key=lambda one: named[one] != BACKBONE):
             about, name = files[number], named[number]
@@ -258,6 +262,16 @@ def _made(about: Mapping[str, Any], own: Arrays, base: Buffer | None, new: Files
     if base is None:
         raise ArtifactError(f"`{about['name']}` is made from no file", AGAIN)
     return sum_bytes(data, base, way=way)
+
+
+def _check_total(total: int, data: Buffer, old: Files) -> None:
+    """Raise ArtifactError if a delta says that it makes more than a delta of its size could."""
+    given = len(data) + sum(len(file) for file in old.values())
+    if total > _SPARE + _RATIO * given:
+        raise ArtifactError(
+            f"the delta says that it makes {total:,} bytes of {given:,}, more than a delta may",
+            AGAIN,
+        )
 
 
 def _checked_name(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.tensors import Backbone, Dense, PackedTensor, Patch, QuantTensor
+from maskpack.formats.tensors import Backbone, Dense, Patch, QuantTensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +60,7 @@ def kept_rows(tensor: QuantTensor, kept: KeptTokens) -> QuantTensor:
     """A table of embeddings `(o, i)` with the rows that stay: codes and scales as they were, nothing is rounded again."""
     if tensor.shape[0] != kept.table:
         raise ArtifactError(f"a table of {tensor.shape[0]:,} rows, expected {kept.table:,}")
-    scales = tensor.scales[kept.rows]
-    fields = scales, tensor.bits, tensor.group, tensor.zero_free
-    if isinstance(tensor, PackedTensor):
-        return PackedTensor(tensor.pack()[kept.rows], *fields, tensor.shape[1])
-    return QuantTensor(tensor.codes[kept.rows], *fields)
+    return tensor.take(kept.rows)
 
 
 def trimmed_backbone(backbone: Backbone, names: Collection[str], kept: KeptTokens) -> Backbone:

@@ -32,6 +32,7 @@ class Opt:
         help: one plain sentence, or two.
         within: interval of a number, such as `(0, 1]` or `[4, inf)`.
         one_of: values that it takes. A registry is read when a value is checked, and may grow.
+        words: texts that it takes beside values of its type, such as `auto`.
         default: words for the default where its value says too little.
         check: of a value: what was expected instead, or None.
         flag: name on the command line, if not that of the field.
@@ -44,6 +45,7 @@ class Opt:
     help: str
     within: str | None = None
     one_of: Collection[Any] | None = None
+    words: tuple[str, ...] = ()
     default: str | None = None
     check: Callable[[Any], str | None] | None = None
     flag: str | None = None
@@ -75,7 +77,7 @@ class Option:
         """The values that it takes, where they can be counted."""
         if isinstance(self.kind, type) and issubclass(self.kind, StrEnum):
             return tuple(str(member) for member in self.kind)
-        return tuple(self.opt.one_of or ())
+        return (*(self.opt.one_of or ()), *self.opt.words)
 
     @property
     def help(self) -> str:
@@ -94,8 +96,10 @@ class Option:
         Raises:
             ConfigError: of another type, outside its interval, or none of its choices.
         """
-        if value is None and self.optional:
-            return None
+        if (value is None and self.optional) or (
+            isinstance(value, str) and value in self.opt.words
+        ):
+            return value
         expected = self._expected(value)
         if expected is not None:
             raise ConfigError(f"`{self.name}` is {value!r}, expected {expected}")
@@ -184,7 +188,8 @@ def _declared(kind: Any) -> tuple[Option, ...]:
         if opt is None:
             continue  # a value that a request holds beside its options
         parts = _parts(get_args(hint)[0])
-        (base,) = (get_origin(part) or part for part in parts if part is not types.NoneType)
+        apart = (types.NoneType, str) if opt.words else (types.NoneType,)
+        (base,) = (get_origin(part) or part for part in parts if part not in apart)
         usual = each.default_factory() if callable(each.default_factory) else each.default
         found.append(Option(each.name, base, types.NoneType in parts, opt, usual))
     return tuple(found)

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from maskpack.formats import schema
-from maskpack.formats.bits import THREE_BITS
+from maskpack.formats.bits import MIXED_ROWS, THREE_BITS
 from maskpack.formats.channels import Divisors, decode_divisors
 from maskpack.formats.codec import Buffer, decode_backbone, decode_patch
 from maskpack.formats.errors import ArtifactError, Hint
@@ -22,6 +22,7 @@ from maskpack.formats.tensors import Backbone, Patch
 from maskpack.formats.unit_bits import check_required
 
 _LOG = logging.getLogger(__name__)
+_OF_TABLES = {THREE_BITS: "3 bits", MIXED_ROWS: "rows of two widths"}
 _KEPT = 8  # patches: each may hold a file open
 
 
@@ -50,10 +51,11 @@ class Artifact:
                 raise ArtifactError(
                     f"the backbone has the feature `{feature}`, which `requires` does not name"
                 )
-        if THREE_BITS in self.manifest.requires and THREE_BITS not in backbone.features:
-            raise ArtifactError(
-                f"`requires` names the feature `{THREE_BITS}`, and no table of the backbone has 3 bits"
-            )
+        for feature, what in _OF_TABLES.items():
+            if feature in self.manifest.requires and feature not in backbone.features:
+                raise ArtifactError(
+                    f"`requires` names the feature `{feature}`, and no table of the backbone has {what}"
+                )
         return backbone
 
     @cached_property

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from maskpack.formats.bits import THREE_BITS
+from maskpack.formats.bits import MIXED_ROWS, RARE_BITS, THREE_BITS
 from maskpack.formats.checks import (
     LARGEST,
     RESTORE,
@@ -25,6 +25,7 @@ from maskpack.formats.checks import (
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import name_problem
 from maskpack.formats.pooling import FEATURE as POOLING
+from maskpack.formats.pooling import OWN_POOLER
 from maskpack.formats.target import FEATURE, TargetScale
 from maskpack.formats.units import FEATURE as UNITS
 
@@ -43,7 +44,9 @@ TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.safetensors")
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-FEATURES = frozenset({FEATURE, "prefix", "stride", UNITS, POOLING, THREE_BITS})
+FEATURES = frozenset(
+    {FEATURE, "prefix", "stride", UNITS, POOLING, OWN_POOLER, THREE_BITS, MIXED_ROWS}
+)
 """Features beyond the first release that this one reads, as `requires` of a manifest or a task names them."""
 
 _RESERVED = {name.casefold() for name in (MANIFEST, BACKBONE, TASK_FOLDER, CARD)}
@@ -224,6 +227,12 @@ class Manifest:
             if COPIED_FILE.fullmatch(name) is None or name.casefold() in taken:
                 raise ArtifactError(f"the manifest names the file `{name}`, which is not allowed")
             check_sha(digest, f"files.{name}")
+
+    @property
+    def embedding_bits(self) -> str:
+        """Width of the codes of the token embeddings, `4`, or `4 and 2`."""
+        more = f" and {RARE_BITS}" if MIXED_ROWS in self.requires else ""
+        return f"{self.scheme.embedding_bits}{more}"
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, two spaces, a final line feed. Inverse of `from_json`."""

@@ -12,11 +12,12 @@ from maskpack.formats.bits import (
     CODE_BITS,
     THREE_BITS,
     ZERO_FREE_BITS,
+    binary_entropy,
     code_limit,
     pack_bits,
     pack_codes,
+    row_bytes,
     unpack_bits,
-    unpack_codes,
 )
 from maskpack.formats.checks import check_dense, check_over, check_widths
 from maskpack.formats.errors import ArtifactError
@@ -83,6 +84,20 @@ class QuantTensor:
         """Number of weights."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What an artifact with such a table `requires`."""
+        return (THREE_BITS,) if self.bits == 3 else ()
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of its codes in a file."""
+        return self.shape[0] * row_bytes(self.shape[1], self.bits)
+
+    def take(self, rows: NDArray[np.int64]) -> QuantTensor:
+        """Some of its rows: codes and scales as they are."""
+        return replace(self, codes=self.codes[rows], scales=self.scales[rows])
+
     def pack(self) -> NDArray[np.uint8]:
         """The codes as a file stores them, `(o, ceil(i * bits / 8))`."""
         return pack_codes(self.codes, self.bits, zero_free=self.zero_free)
@@ -105,10 +120,7 @@ class QuantTensor:
 
     def with_gains(self, gains: NDArray[np.float16]) -> QuantTensor:
         """The same codes with every scale of row `r` multiplied by `gains[r]`, in float32."""
-        return self._with_scales(self.scales_with(gains))
-
-    def _with_scales(self, scales: NDArray[np.floating]) -> QuantTensor:
-        return replace(self, scales=scales)
+        return replace(self, scales=self.scales_with(gains))
 
     def scales_with(self, gains: NDArray[np.float16]) -> NDArray[np.float32]:
         """Scales `(o, g)` times `gains (o)`: one float32 product each.
@@ -127,61 +139,6 @@ class QuantTensor:
 
 MOST_UNPACKED = 2**28
 """Codes that a backbone holds as bytes; those of a larger one stay packed."""
-
-
-class PackedTensor(QuantTensor):
-    """A tensor whose codes are unpacked whenever they are read, so that a large backbone can stay in its mapped file.
-
-    Args:
-        packed: uint8 `(o, ceil(i * bits / 8))`, as `pack_codes` makes them.
-        scales: as of `QuantTensor`.
-        bits: width of a stored code.
-        group: consecutive inputs of one row that share a scale.
-        zero_free: whether the stored codes leave out 0.
-        width: codes of a row, `i`.
-    """
-
-    def __init__(
-        self,
-        packed: NDArray[np.uint8],
-        scales: NDArray[np.floating],
-        bits: int,
-        group: int,
-        zero_free: bool,
-        width: int,
-    ) -> None:
-        named = {"scales": scales, "bits": bits, "group": group, "zero_free": zero_free}
-        for name, value in {**named, "_packed": packed, "_width": width}.items():
-            object.__setattr__(self, name, value)
-        self.__post_init__()
-
-    _packed: NDArray[np.uint8]
-    _width: int
-
-    @classmethod
-    def of(cls, tensor: QuantTensor) -> PackedTensor:
-        """The same tensor, packed."""
-        fields = tensor.scales, tensor.bits, tensor.group, tensor.zero_free
-        return cls(tensor.pack(), *fields, tensor.shape[1])
-
-    @property
-    def codes(self) -> NDArray[np.int8]:
-        """The codes, a new array each time."""
-        return unpack_codes(self._packed, self.bits, self._width, zero_free=self.zero_free)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """`(o, i)`."""
-        return (int(self._packed.shape[0]), self._width)
-
-    def pack(self) -> NDArray[np.uint8]:
-        """The codes as they are held."""
-        return self._packed
-
-    def _with_scales(self, scales: NDArray[np.floating]) -> QuantTensor:
-        return PackedTensor(
-            self._packed, scales, self.bits, self.group, self.zero_free, self._width
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,17 +189,6 @@ class BitMask:
     def _check_fits(self, tensor: QuantTensor) -> None:
         if tensor.shape != self.shape:
             raise ArtifactError(f"a mask of {self.shape} does not fit weights of {tensor.shape}")
-
-
-def binary_entropy(share: float) -> float:
-    """Zeroth-order entropy of a bit that is 1 with probability `share`, in bits.
-
-    >>> round(binary_entropy(0.01), 4)
-    0.0808
-    """
-    if not 0.0 < share < 1.0:
-        return 0.0
-    return float(-share * np.log2(share) - (1 - share) * np.log2(1 - share))
 
 
 @dataclass(frozen=True)
@@ -308,7 +254,7 @@ class Backbone:
     @property
     def features(self) -> tuple[str, ...]:
         """What an artifact of it `requires`."""
-        return (THREE_BITS,) if any(one.bits == 3 for one in self.embeddings.values()) else ()
+        return tuple(sorted({name for one in self.embeddings.values() for name in one.features}))
 
     @property
     def is_large(self) -> bool:

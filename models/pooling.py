@@ -7,7 +7,8 @@ trained. A *pooled* class has the family's encoder, without that pooler, and one
     cls     h_0
     last    h_T of the last token with m_T = 1
 
-where `h (b, s, w)` are the states of the last layer and `m (b, s)` is 1 for tokens and 0 for padding.
+where `h (b, s, w)` are the states of the last layer and `m (b, s)` is 1 for tokens and 0 for padding. A head with a pooler of its own has
+that of the family's class in itself, `tanh(W h_0 + b)`: a fine-tuned model brings it, where the pretrained one has none.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ def other_than_habit(wanted: Pooling | None, config: Any) -> Pooling | None:
     if wanted is None or wanted is habit_of(config):
         return None
     kind, family = config.model_type, family_of(config.model_type)
+    if wanted is Pooling.OWN:
+        return wanted
     if wanted is Pooling.POOLER:
         raise ConfigError(f"`{kind}` has no pooler", "give `pooling` mean, cls or last")
     if wanted is Pooling.CLS and family.last_token:
@@ -107,8 +110,9 @@ def other_than_habit(wanted: Pooling | None, config: Any) -> Pooling | None:
 def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Pooling | None:
     """The pooling of a pretrained model where none is asked for; None: that of its family's class in transformers.
 
-    Where a family pools through a pooler and the checkpoint has none, the pooling that sentence-transformers names for the model
-    is taken, else the mean: a random pooler would be worse.
+    Where a family pools through a pooler, the pooling that sentence-transformers names for the model is taken: its training moved the
+    states and left the pooler as it was. A model of which nothing is named and that has no pooler takes the mean: a random pooler
+    would be worse.
 
     Args:
         model: folder, hub id or alias.
@@ -116,10 +120,12 @@ def find_pooling(model: str, config: Any, *, revision: str | None = None) -> Poo
         revision: of a hub model.
     """
     told = pooling_in(config)
-    if told is not None or not has_no_pooler(model, config, revision=revision):
+    if told is not None or family_of(config.model_type).pooling_of(config) is not Pooling.POOLER:
         return told
-    said = (_sentence_pooling(place, revision) for place in places_beside(model))
-    return next((one for one in said if one is not None), Pooling.MEAN)
+    said = _said(model, revision)
+    if said is None and has_no_pooler(model, config, revision=revision):
+        return Pooling.MEAN
+    return said
 
 
 def usual_of_vectors(model: str, config: Any, *, revision: str | None = None) -> Pooling:
@@ -127,9 +133,14 @@ def usual_of_vectors(model: str, config: Any, *, revision: str | None = None) ->
 
     It is what sentence-transformers names for the model, else the last token's state of a model that reads to the left, else the mean.
     """
-    said = (_sentence_pooling(place, revision) for place in places_beside(model))
-    found = next((one for one in said if one is not None), None)
+    found = _said(model, revision)
     return found or (Pooling.LAST if family_of(config.model_type).last_token else Pooling.MEAN)
+
+
+def _said(model: str, revision: str | None) -> Pooling | None:
+    """The pooling that sentence-transformers names for a model."""
+    said = (_sentence_pooling(place, revision) for place in places_beside(model))
+    return next((one for one in said if one is not None), None)
 
 
 def has_no_pooler(model: str, config: Any, *, revision: str | None = None) -> bool:
@@ -238,6 +249,30 @@ def drop_pooler(encoder: Any) -> None:
         encoder.pooler = None
 
 
+def own_pooler(classifier: Any) -> dict[str, Tensor] | None:
+    """Pooler and head of a classifier of transformers, under the names that a head with a pooler of its own has for them.
+
+    None: its pooler is not one linear with a tanh, or its head is not one linear.
+    """
+    encoder = getattr(classifier, family_of(classifier.config.model_type).base)
+    parts = [each for each in (encoder.pooler, getattr(encoder, "pooler_activation", None)) if each]
+    inside = [each for part in parts for each in part.modules()]
+    linears = [each for each in inside if isinstance(each, nn.Linear)]
+    heads = [
+        each
+        for name, each in classifier.named_modules()
+        if isinstance(each, nn.Linear) and not name.startswith(f"{classifier.base_model_prefix}.")
+    ]
+    if (len(linears), len(heads)) != (1, 1) or not any(isinstance(p, nn.Tanh) for p in inside):
+        return None
+    both = {"pooled_pooler": linears[0], "pooled_classifier": heads[0]}
+    return {
+        f"{name}.{part}": value.detach().clone()
+        for name, linear in both.items()
+        for part, value in linear.named_parameters()
+    }
+
+
 def _dropout_of(config: Any) -> float:
     rates = (getattr(config, name, None) for name in _DROPOUTS)
     return float(next((rate for rate in rates if rate is not None), 0.0))
@@ -272,8 +307,9 @@ class _Pooled:
 
 
 class _PooledHead(_Pooled):
-    """A linear behind a pooling."""
+    """A linear behind a pooling, or behind a pooler of its own."""
 
+    pooled_pooler: nn.Linear
     pooled_classifier: nn.Linear
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -281,6 +317,8 @@ class _PooledHead(_Pooled):
         head = nn.Linear(config.hidden_size, config.num_labels)
         nn.init.normal_(head.weight, std=float(getattr(config, "initializer_range", _INITIAL)))
         nn.init.zeros_(head.bias)
+        if pooling_in(config) is Pooling.OWN:
+            self.pooled_pooler = nn.Linear(config.hidden_size, config.hidden_size)
         self.pooled_dropout, self.pooled_classifier = nn.Dropout(_dropout_of(config)), head
 
     def forward(
@@ -288,6 +326,8 @@ class _PooledHead(_Pooled):
     ) -> SequenceClassifierOutput:
         """Logits `(b, c)` of `input_ids (b, s)`, and hidden states if they are asked for."""
         vector, found = self.pooled(input_ids, attention_mask, **inputs)
+        if pooling_in(self.config) is Pooling.OWN:
+            vector = torch.tanh(self.pooled_pooler(vector))
         logits = self.pooled_classifier(self.pooled_dropout(vector))
         return SequenceClassifierOutput(
             logits=logits, hidden_states=getattr(found, "hidden_states", None)

@@ -121,7 +121,7 @@ class ArtifactView:
     bits: int
     overrides: Mapping[str, int]
     quantizer: str
-    embedding_bits: int
+    embedding_bits: str
     group: int | None
     digest: str
     maskable: int
@@ -170,7 +170,7 @@ def view_artifact(artifact: Artifact) -> ArtifactView:
         bits=manifest.scheme.bits,
         overrides=manifest.scheme.overrides,
         quantizer=manifest.scheme.quantizer,
-        embedding_bits=manifest.scheme.embedding_bits,
+        embedding_bits=manifest.embedding_bits,
         group=manifest.scheme.group,
         digest=manifest.backbone_sha256,
         maskable=backbone.maskable,
@@ -207,10 +207,7 @@ def _backbone_parts(backbone: Backbone) -> list[Part]:
     """Bytes as stored: codes as narrow as they are, and their scales."""
     parts = []
     for name, tensors in (("linears", backbone.linears), ("embeddings", backbone.embeddings)):
-        stored = [
-            tensor.shape[0] * -(-tensor.shape[1] * tensor.bits // 8) + tensor.scales.nbytes
-            for tensor in tensors.values()
-        ]
+        stored = [tensor.code_bytes + tensor.scales.nbytes for tensor in tensors.values()]
         parts.append(Part(name, sum(stored)))
     dense = sum(tensor.nbytes for tensor in backbone.dense.values())
     return [*parts, Part("biases, LayerNorm", dense)]

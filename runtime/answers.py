@@ -258,7 +258,10 @@ def logits_of(
 
 
 def joined_logits_of(loaded: Loaded, texts: Sequence[Readable], size: int) -> NDArray[np.float32]:
-    """Logits `(b, c)` of texts that are cut into windows, joined from those of their windows; the rest as of `logits_of`."""
+    """Logits of texts that are cut into windows, joined from those of their windows: `(b, c)`, or `(b, s, c)` of the texts' own tokens.
+
+    The rest is as of `logits_of`.
+    """
     every, rows = logits_of(loaded, texts, size), loaded.reader.encode_each(texts)
     join, start, found = loaded.config.decoder.join, 0, []
     assert join is not None
@@ -267,7 +270,11 @@ def joined_logits_of(loaded: Loaded, texts: Sequence[Readable], size: int) -> ND
         cuts = [tokens.window for tokens in row if tokens.window is not None]
         found.append(join(list(every[start : start + len(row)]), cuts))
         start += len(row)
-    return np.concatenate(found)
+    if found[0].ndim < 3:
+        return np.concatenate(found)
+    longest = max(one.shape[1] for one in found)
+    widened = [np.pad(one, ((0, 0), (0, longest - one.shape[1]), (0, 0))) for one in found]
+    return np.concatenate(widened)
 
 
 def hidden_tokens(

@@ -216,13 +216,14 @@ class Session:
     ) -> NDArray[np.float32]:
         """Outputs for the texts, in their order, before they become answers; the rest as of `predict`.
 
-        With `windows` those of a text are joined from those of its windows, of a task with one answer a text.
+        With `windows` those of a text are joined from those of its windows. Tokens of a text are then counted without those that stand before and
+        behind it.
 
         Returns:
-            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text or of a window of one.
+            `(b, c)`; of a task with outputs for each token `(b, s, c)`, 0 behind the tokens of a text, or of a window of a context.
         """
         loaded = self._cutting(self._asked(task), windows=windows, stride=stride)
-        if windows and not loaded.config.decoder.per_token:
+        if windows and loaded.config.decoder.join is not None:
             return joined_logits_of(loaded, texts, _checked(batch_size))
         return logits_of(loaded, texts, _checked(batch_size))
 
@@ -250,9 +251,17 @@ class Session:
             raise ConfigError(f"`{config.name}` is a {config.kind} and gives no vectors")
         return logits_of(self._asked(task), texts, _checked(batch_size), second=second)
 
-    def read(self, texts: Sequence[Readable], *, task: Asked = None) -> list[Any]:
+    def read(
+        self,
+        texts: Sequence[Readable],
+        *,
+        task: Asked = None,
+        windows: bool = False,
+        stride: int | None = None,
+    ) -> list[Any]:
         """The texts as a task's graph reads them, or the windows that they are cut into; the rest as of `predict`."""
-        return self._asked(task).reader.encode(texts)
+        loaded = self._cutting(self._asked(task), windows=windows, stride=stride)
+        return loaded.reader.encode(texts)
 
     def hidden(
         self, texts: Sequence[str], *, task: Asked = None, batch_size: int = 32

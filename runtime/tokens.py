@@ -28,7 +28,7 @@ from maskpack.runtime.cloze import ClozeRule, blocks_of, special_tokens
 from maskpack.runtime.fills import Masks, masks_of
 from maskpack.runtime.outputs import ReadText
 from maskpack.runtime.task import AGAIN, TaskConfig
-from maskpack.runtime.windows import Window, cut_windows
+from maskpack.runtime.windows import Window, cut_windows, first_token
 from maskpack.runtime.words import Words, words_of
 
 Text = str | tuple[str, str]
@@ -246,8 +246,8 @@ class TextReader:
             pair=pair,
         )
         words = self._words(row, read)
-        if words is not None and len(words):
-            words = Words(words.first - cuts[0].places[cuts[0].window.first], words.spans)
+        if words is not None:
+            words = words.counted_from(first_token(cuts))
         for cut in cuts:
             if len(cut.places):
                 yield Tokens(ids[cut.places], types[cut.places], words, cut.window)

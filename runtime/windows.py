@@ -78,6 +78,12 @@ class Cut:
     window: Window
 
 
+def first_token(cuts: Sequence[Cut]) -> int:
+    """The first token that the windows of a row divide among them, counted among all tokens of the row; 0: there is none."""
+    first = cuts[0]
+    return int(first.places[first.window.first]) if first.window.stop else 0
+
+
 def cut_windows(
     read: Any,
     context: str,
@@ -252,21 +258,43 @@ def joined_labels(outputs: Sequence[Logits], windows: Sequence[Window]) -> Logit
     return np.asarray(np.stack(outputs).max(axis=0, keepdims=True))
 
 
+def best_places(windows: Sequence[Window]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """For each token of a text the window that it is read from, and its place there: two arrays `(s)`.
+
+    It is the window where the token has most context on its shorter side (Devlin et al.'s `run_squad.py`), the first of several. Training
+    and devices both join by it.
+
+    Args:
+        windows: of the text. `s` counts the tokens that they divide among them.
+
+    >>> four = np.zeros((4, 2), dtype=np.int32)  # tokens 0 to 3, and 2 to 5, behind one that is no part of the text
+    >>> window, place = best_places([Window(1, four, 0), Window(1, four, 2)])
+    >>> window.tolist(), place.tolist()
+    ([0, 0, 0, 1, 1, 1], [1, 2, 3, 2, 3, 4])
+    """
+    count = windows[-1].stop
+    chosen, places = (np.zeros(count, dtype=np.intp) for _ in range(2))
+    most = np.full(count, -1)
+    for number, one in enumerate(windows):
+        size = one.stop - one.start
+        context = np.minimum(np.arange(size), np.arange(size)[::-1])
+        better = np.flatnonzero(context > most[one.start : one.stop])
+        chosen[one.start + better] = number
+        places[one.start + better] = one.first + better
+        most[one.start + better] = context[better]
+    return chosen, places
+
+
 def joined_tokens(outputs: Sequence[Logits], windows: Sequence[Window]) -> Logits:
-    """Logits `(1, s, c)` of the tokens of a text, each from the window where it has most context on its shorter side (Devlin et al.'s `run_squad.py`).
+    """Logits `(1, s, c)` of the tokens of a text, each from the window that `best_places` says.
 
     Args:
         outputs: `(s, c)` of all tokens of each window.
         windows: where they lie. `s` counts the tokens that they divide among them.
     """
-    count = windows[-1].stop
-    found = np.zeros((1, count, outputs[0].shape[-1]), dtype=outputs[0].dtype)
-    most = np.full(count, -1)
-    for logits, one in zip(outputs, windows, strict=True):
-        size = one.stop - one.start
-        context = np.minimum(np.arange(size), np.arange(size)[::-1])
-        better = context > most[one.start : one.stop]
-        places = np.flatnonzero(better) + one.start
-        found[0, places] = logits[one.first + places - one.start]
-        most[places] = context[better]
+    chosen, places = best_places(windows)
+    found = np.zeros((1, len(chosen), outputs[0].shape[-1]), dtype=outputs[0].dtype)
+    for number, logits in enumerate(outputs):
+        own = np.flatnonzero(chosen == number)
+        found[0, own] = logits[places[own]]
     return found

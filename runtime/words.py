@@ -35,6 +35,10 @@ class Words:
     def __len__(self) -> int:
         return len(self.first)
 
+    def counted_from(self, token: int) -> Words:
+        """The same words where tokens are counted from another one on."""
+        return Words(self.first - token, self.spans)
+
 
 def words_of(
     text: str,

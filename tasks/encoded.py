@@ -62,6 +62,10 @@ class Encoded(ABC):
         del seed, epoch
         return self
 
+    def read_with(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The rows whose inputs a batch of some rows holds, in its order: these, and others that are read beside them."""
+        return rows
+
     @abstractmethod
     def take(self, rows: NDArray[np.intp]) -> Self:
         """Some of the rows, in the order given."""

@@ -27,10 +27,17 @@ def labels_on(rows: Sequence[Tokens], split: Split, config: TaskConfig) -> NDArr
     if config.mask is not None:  # they follow from the tokens
         return np.zeros(len(rows), dtype=np.int64)
     if not config.decoder.windows:
-        return tags_on_tokens(split.labels, rows, split.texts, config.max_length)
+        return _tags(rows, split, config.max_length)
     windows: list[list[Window]] = [[] for _ in split.texts]
     for one in rows:
         assert one.window is not None
         windows[one.row].append(one.window)
     contexts = [row[1] for row in split.texts]
     return labels_of(split.labels, contexts, windows, WindowRule(config.stride, config.no_answer))
+
+
+def _tags(rows: Sequence[Tokens], split: Split, max_length: int) -> NDArray[np.int64]:
+    """Numbers of tags of each text; of texts in windows, each of which knows the words of its text, those of the texts' own tokens."""
+    texts = [*{one.row: one for one in rows}.values()]  # the last window of each
+    lengths = (max_length if one.window is None else one.window.stop for one in texts)
+    return tags_on_tokens(split.labels, texts, split.texts, max(1, *lengths))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskpack.formats import ArtifactError, ModelError
+from maskpack.formats.pooling import Pooling
 from maskpack.formats.target import TargetScale
 from maskpack.models.build import (
     fresh_classifier,
@@ -32,6 +33,7 @@ from maskpack.models.labels import label_names, label_problem, unnamed
 from maskpack.models.load import load_finetuned
 from maskpack.models.locate import resolve
 from maskpack.models.padding import set_pad_token
+from maskpack.models.pooling import actual_pooling, own_pooler
 from maskpack.tasks.batches import Encoded, predict_all, torch_predict
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.metrics import compute_metrics
@@ -128,6 +130,15 @@ class Finding:
             return None
         own = rows.read_by(self.classifier.config.to_dict())
         return predict_all(torch_predict(set_pad_token(self.classifier, rows.pad)), own)
+
+    @property
+    def head_with_pooler(self) -> PretrainedHead | None:
+        """The head with the model's pooler in it, for a backbone that has none."""
+        if self.head is None or actual_pooling(self.classifier.config) is Pooling.OWN:
+            return self.head
+        parameters = own_pooler(self.classifier)
+        assert parameters is not None  # `pooling_for` refuses others
+        return replace(self.head, parameters=parameters)
 
     @property
     def refused(self) -> bool:

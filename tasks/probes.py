@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from maskpack.models.tokenizer_files import check_kept, shipped_tokenizer
 from maskpack.runtime.task import TaskConfig
 from maskpack.runtime.tokens import Text, TextReader
+from maskpack.runtime.windows import Window
 from maskpack.tasks.batches import Encoded, EncodedTokens
 from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.labels import labels_on
+from maskpack.tasks.pieces import EncodedPieces, EncodedTokenPieces
 from maskpack.tasks.preprocess import Preprocessor
 from maskpack.tasks.texts import TextPreprocessor
 from maskpack.tasks.token_rows import TokenRows
@@ -65,7 +67,8 @@ class TokenDifference:
         texts: of the row.
         position: of the token.
         device, training: its id on either side; None past the end of the row.
-        what: `ids`, `types`, or `labels`, which stand where words begin or say where windows lie, or the number of `windows`.
+        what: `ids`, `types`, or `labels`, which stand where words begin or say where windows lie, the number of `windows`, or `sources`, which
+            say where in the windows of a text its tokens are read.
     """
 
     texts: tuple[str, ...]
@@ -190,8 +193,11 @@ def difference_of(
     numbers = row_numbers(training.labels) if windows else np.arange(len(rows))
     if isinstance(training, EncodedCloze):
         numbers = training.sources
-    own = training.per_token and not training.redrawn  # labels that follow from more than tokens
-    kinds = ("ids", "types", *(["labels"] if own else []))
+    with_labels = training.per_token and not training.redrawn  # which follow from more than tokens
+    if isinstance(training, EncodedPieces):
+        numbers = np.repeat(np.arange(len(rows)), training.counts)
+        with_labels = False  # they are of rows, not of windows
+    kinds = ("ids", "types", *(["labels"] if with_labels else []))
     for place, number in enumerate(numbers[: len(device.ids)]):
         for what in kinds:
             left, right = getattr(device, what), getattr(training, what)
@@ -204,6 +210,20 @@ def difference_of(
                 return _located(rows[number], what, own, wanted)
     if len(device.ids) != len(training.ids):  # alike as far as the shorter goes
         return TokenDifference(rows[-1], 0, len(device.ids), len(training.ids), "windows")
+    if isinstance(training, EncodedTokenPieces) and isinstance(device, EncodedTokenPieces):
+        return _rows_apart(rows, device, training)
+    return None
+
+
+def _rows_apart(
+    rows: Sequence[tuple[str, ...]], device: EncodedTokenPieces, training: EncodedTokenPieces
+) -> TokenDifference | None:
+    """The first row of which two readings of the same windows take another token from another window, or see other words."""
+    for row, texts in enumerate(rows):
+        for what in ("sources", "labels"):
+            left, right = getattr(device, what)[row], getattr(training, what)[row]
+            if not np.array_equal(left, right):
+                return _located(texts, what, left, right)
     return None
 
 
@@ -218,16 +238,23 @@ def _located(
 
 
 def encoded_by(reader: TextReader, split: Split, *, types: bool) -> EncodedTokens:
-    """A split as a device reads it."""
+    """A split as a device reads it; of a task with an output a text, labels are those of the split where texts are cut into windows too."""
     rows = reader.encode(as_texts(split.texts))
     kinds = TokenRows.of(row.types for row in rows) if types else None
     ids, config = TokenRows.of(row.ids for row in rows), reader.config
     per_token, labels = config.decoder.per_token, split.labels
     if per_token:
         labels = labels_on(rows, split, config)
-    return EncodedTokens(
+    tokens = EncodedTokens(
         ids, kinds, labels, config.pad[0], pad_left=config.pad_left, per_token=per_token
     )
+    if not per_token or config.decoder.join is None or reader.stride is None:
+        return tokens
+    windows: list[list[Window]] = [[] for _ in split.texts]
+    for row in rows:
+        assert row.window is not None
+        windows[row.row].append(row.window)
+    return EncodedTokenPieces.of_windows(tokens, windows)
 
 
 def shipped_difference(

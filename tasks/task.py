@@ -120,7 +120,7 @@ class Task:
                 f"a {self.kind} task reads one text, `{self.name}` has two a row",
                 "leave `pair_field` out",
             )
-        if self.windows.texts and (self.type.decoder.join is None or self.type.decoder.per_token):
+        if self.windows.texts and self.type.decoder.join is None:
             raise ConfigError(
                 f"`windows` joins answers to the parts of a text, and `{self.name}` is a {self.kind}",
                 "leave `windows` out",

@@ -19,16 +19,17 @@ from maskpack.models.families import Family
 from maskpack.models.load import tokenizer_of
 from maskpack.runtime.cloze import ClozeRule, special_tokens
 from maskpack.runtime.outputs import ReadText
-from maskpack.runtime.windows import cut_windows, shares_of
+from maskpack.runtime.windows import Cut, Window, cut_windows, first_token
 from maskpack.runtime.words import Words, words_of
 from maskpack.tasks.batches import EncodedGroups, EncodedTokens
 from maskpack.tasks.cloze import EncodedCloze
 from maskpack.tasks.data.splits import Split, load_data
-from maskpack.tasks.pieces import EncodedPieces
+from maskpack.tasks.partners import EncodedByLabel
+from maskpack.tasks.pieces import EncodedPieces, EncodedTextPieces, EncodedTokenPieces
 from maskpack.tasks.task import TASKS
 from maskpack.tasks.token_rows import TokenRows
 from maskpack.tasks.types.entities import tags_on_words
-from maskpack.tasks.types.vectors import group_labels, grouped_texts
+from maskpack.tasks.types.vectors import CLASS, group_labels, grouped_texts
 from maskpack.tasks.windows import labels_of
 
 _SAMPLES = ("reviews", "tickets")
@@ -96,33 +97,38 @@ class TextPreprocessor:
 
     def _in_windows(self, split: Split, max_length: int) -> EncodedPieces:
         """The windows of each text, cut as devices cut them."""
-        pad, ids, types, shares, counts = self.pad[0], [], [], [], []
+        read, cuts = self._cuts(split, max_length)
+        return EncodedTextPieces.of_windows(*self._of_cuts(read, cuts, split.labels))
+
+    def _cuts(
+        self, split: Split, max_length: int, *, pair: bool = False
+    ) -> tuple[list[Any], list[list[Cut]]]:
+        """Rows as the tokenizer reads them, and the windows of each: of its text, or of the second text of a pair."""
         read = self._tokens(split.texts, truncation=False, verbose=False).encodings
-        for one, row in zip(read, split.texts, strict=True):
-            cuts = cut_windows(
-                one,
-                row[0],
-                prefix=split.prefix,
-                max_length=max_length,
-                stride=split.windows.stride,
-                pair=False,
+        prefix = split.second_prefix if pair else split.prefix
+        stride = split.windows.stride
+        cuts = [
+            cut_windows(
+                one, row[pair], prefix=prefix, max_length=max_length, stride=stride, pair=pair
             )
-            whole = (np.array(each, dtype=np.int64) for each in (one.ids, one.type_ids))
-            row_ids, row_types = whole
-            ids += [row_ids[cut.places] if len(cut.places) else [pad] for cut in cuts]
-            types += [row_types[cut.places] if len(cut.places) else [0] for cut in cuts]
-            shares.append(shares_of([cut.window for cut in cuts]))
-            counts.append(len(cuts))
-        return EncodedPieces(
-            TokenRows.of(ids),
-            TokenRows.of(types) if self.token_types else None,
-            split.labels,
-            pad,
-            self.pad_left,
-            counts=np.array(counts, dtype=np.int64),
-            shares=np.concatenate(shares),
-            highest=split.labels.ndim > 1,
-        )
+            for one, row in zip(read, split.texts, strict=True)
+        ]
+        return read, cuts
+
+    def _of_cuts(
+        self, read: Sequence[Any], cuts: Sequence[Sequence[Cut]], labels: NDArray[Any]
+    ) -> tuple[EncodedTokens, list[list[Window]]]:
+        """The tokens of all windows, one row behind the other, and the windows of each row."""
+        ids, types, pad = [], [], self.pad[0]
+        for one, own in zip(read, cuts, strict=True):
+            row_ids, row_types = (
+                np.array(each, dtype=np.int64) for each in (one.ids, one.type_ids)
+            )
+            ids += [row_ids[cut.places] if len(cut.places) else [pad] for cut in own]
+            types += [row_types[cut.places] if len(cut.places) else [0] for cut in own]
+        kinds = TokenRows.of(types) if self.token_types else None
+        tokens = EncodedTokens(TokenRows.of(ids), kinds, labels, pad, self.pad_left)
+        return tokens, [[cut.window for cut in own] for own in cuts]
 
     def _cut(self, split: Split, max_length: int) -> Any:
         """What the tokenizer makes of a split, cut to so many tokens a row."""
@@ -195,33 +201,47 @@ class WordPreprocessor(TextPreprocessor):
         return False
 
     def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
-        """As of any text; a label then is `(tokens)` for each row."""
-        tokens = self._cut(split, max_length)
+        """As of any text; a label then is `(tokens)` for each row, in windows that of the text's own tokens."""
         own = [row[0][split.prefix :] for row in split.texts]
-        labels = tags_on_words(split.labels, _words_of(split, tokens), own, max_length)
-        encoded = self._encoded(replace(split, labels=labels), tokens)
-        return replace(encoded, per_token=True)
+        if split.windows.texts:
+            read, cuts = self._cuts(split, max_length)
+            width = max(1, *(each[-1].window.stop for each in cuts))
+            labels = tags_on_words(split.labels, _words_in(split, read, cuts), own, width)
+            tokens, windows = self._of_cuts(read, cuts, labels)
+            return EncodedTokenPieces.of_windows(replace(tokens, per_token=True), windows)
+        cut = self._cut(split, max_length)
+        labels = tags_on_words(split.labels, _words_of(split, cut.encodings), own, max_length)
+        return replace(self._encoded(replace(split, labels=labels), cut), per_token=True)
 
     def told(self, split: Split, *, max_length: int) -> list[list[ReadText]]:
         """Texts and their words; those behind the cut are left out."""
-        words = _words_of(split, self._cut(split, max_length))
+        if split.windows.texts:
+            words = _words_in(split, *self._cuts(split, max_length))
+        else:
+            words = _words_of(split, self._cut(split, max_length).encodings)
         texts = [row[0][split.prefix :] for row in split.texts]
         return [[ReadText(text, own)] for text, own in zip(texts, words, strict=True)]
 
 
-def _words_of(split: Split, tokens: Any) -> list[Words]:
+def _words_of(split: Split, read: Sequence[Any]) -> list[Words]:
     """Words of what the tokenizer made of a split."""
     return [
-        words_of(row[0], read.offsets, read.word_ids, split.prefix)
-        for row, read in zip(split.texts, tokens.encodings, strict=True)
+        words_of(row[0], one.offsets, one.word_ids, split.prefix)
+        for row, one in zip(split.texts, read, strict=True)
     ]
+
+
+def _words_in(split: Split, read: Sequence[Any], cuts: Sequence[Sequence[Cut]]) -> list[Words]:
+    """Words of texts whose tokens are divided into windows, counted among a text's own tokens."""
+    words = _words_of(split, read)
+    return [own.counted_from(first_token(each)) for own, each in zip(words, cuts, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class GroupPreprocessor(TextPreprocessor):
     """Rows whose texts are read one by one: `Split.texts`, and behind the first one a text that is the row's label.
 
-    Texts to be found have numbers that count through all rows.
+    Texts to be found have numbers that count through all rows. Where labels are classes a row is its text alone.
     """
 
     keeps_labels, by_pages = False, False
@@ -234,6 +254,8 @@ class GroupPreprocessor(TextPreprocessor):
         read = super().encode(
             Split(flat, np.zeros(len(flat), dtype=np.int64)), max_length=max_length
         )
+        if labels.dtype == CLASS:
+            return EncodedByLabel(read.ids, read.types, labels, read.pad, read.pad_left)
         size = len(rows[0])
         return EncodedGroups(read.ids, read.types, labels, read.pad, read.pad_left, size=size)
 
@@ -257,41 +279,19 @@ class WindowPreprocessor(TextPreprocessor):
 
     def encode(self, split: Split, *, max_length: int) -> EncodedTokens:
         """The windows of all rows, one row behind the other; labels are those of windows."""
-        read, cuts = self._cuts(split, max_length)
-        ids, types = [], []
-        for one, own in zip(read, cuts, strict=True):
-            whole = (np.array(each, dtype=np.int64) for each in (one.ids, one.type_ids))
-            row_ids, row_types = whole
-            ids += [row_ids[cut.places] if len(cut.places) else [self.pad[0]] for cut in own]
-            types += [row_types[cut.places] if len(cut.places) else [0] for cut in own]
-        windows = [[cut.window for cut in own] for own in cuts]
+        read, cuts = self._cuts(split, max_length, pair=True)
+        tokens, windows = self._of_cuts(read, cuts, split.labels)
         labels = labels_of(split.labels, _contexts(split), windows, split.windows)
-        kinds = TokenRows.of(types) if self.token_types else None
-        return EncodedTokens(TokenRows.of(ids), kinds, labels, self.pad[0], per_token=True)
+        return replace(tokens, labels=labels, per_token=True)
 
     def told(self, split: Split, *, max_length: int) -> list[list[ReadText]]:
         """Contexts, and the windows of each."""
-        _, cuts = self._cuts(split, max_length)
+        _, cuts = self._cuts(split, max_length, pair=True)
         may_lack = split.windows.no_answer
         return [
             [ReadText(context, None, cut.window, may_lack) for cut in own]
             for context, own in zip(_contexts(split), cuts, strict=True)
         ]
-
-    def _cuts(self, split: Split, max_length: int) -> tuple[list[Any], list[list[Any]]]:
-        """Rows as the tokenizer reads them, and the windows of each."""
-        read = self._tokens(split.texts, truncation=False, verbose=False).encodings
-        cuts = [
-            cut_windows(
-                one,
-                row[1],
-                prefix=split.second_prefix,
-                max_length=max_length,
-                stride=split.windows.stride,
-            )
-            for one, row in zip(read, split.texts, strict=True)
-        ]
-        return read, cuts
 
 
 def _contexts(split: Split) -> list[str]:

@@ -167,22 +167,25 @@ def trim_vocabulary(request: TrimRequest) -> TrimResult:
     )
 
 
-def trim_for_task(artifact: Artifact, task: str, files: Sequence[Path], out: Path) -> Artifact:
-    """Write an artifact of one task, with the tokens that files of texts need.
+def trim_for_tasks(
+    artifact: Artifact, tasks: Sequence[str], files: Sequence[Path], out: Path
+) -> Artifact:
+    """Write an artifact of some tasks, with the tokens that files of texts need.
 
     Raises:
         MaskpackError: as `trim_vocabulary`.
     """
-    entry = artifact.entry(task)
-    source = _ArtifactSource.of(artifact, (entry,))
+    source = _ArtifactSource.of(artifact, [artifact.entry(task) for task in tasks])
     texts = [(path.name, read_texts(path)) for path in files]
     request = TrimRequest(str(artifact.path), out, tuple(files))
     trimmed = source.trimmed(request, texts)
     _check_equal(request, source.compared(texts, trimmed))
     _LOG.info(
-        "`%s` gets %s of %s tokens", task, f"{len(trimmed.kept.ids):,}", f"{trimmed.kept.table:,}"
+        "`%s` gets %s of %s tokens",
+        "`, `".join(tasks),
+        *(f"{len(trimmed.kept.ids):,}", f"{trimmed.kept.table:,}"),
     )
-    return trim_artifact(artifact, out, trimmed, tasks=(task,))
+    return trim_artifact(artifact, out, trimmed, tasks=tasks)
 
 
 def trim_artifact(

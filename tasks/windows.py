@@ -23,7 +23,7 @@ class WindowRule:
     Attributes:
         stride: tokens that neighbouring windows share; None: the usual number, see `usual_stride`.
         no_answer: whether rows may have no answer.
-        texts: whether long texts are cut too, of a type that has one answer a text; else they are cut off.
+        texts: whether long texts are cut too, of a type that joins the outputs of windows; else they are cut off.
     """
 
     stride: int | None = None

@@ -18,7 +18,7 @@ _TESTS = re.compile(
     r"|test_swap\.py::(?!.*fp32)"
     r"|test_package_web\.py::test_(a_graph_of_all_tasks|a_second_task_of_one_graph|a_damaged_file_of_inputs)"
     r"|test_export_families\.py::.*(swap-int8|albert-.*int8)\]"
-    r"|test_(attention|export_several_labels|large_graphs|opset|shared)\.py::.*\[swap\]"
+    r"|test_(attention|export_several_labels|large_graphs|opset|shared|trimmed_graphs)\.py::.*\[swap\]"
     r"|test_materialize\.py::.*\[sst2-swap"
     r"|test_export_folder\.py::test_optimum_loads.*\[albert\]"
     r"|test_simulated_rounding\.py::.*\[(albert|deberta)"

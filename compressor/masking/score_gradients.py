@@ -32,10 +32,11 @@ def summed_gradients(
 ) -> dict[str, Tensor]:
     """`dL/dw * w` of every masked weight, summed over some batches; leaves no gradient behind."""
     model.eval()
+    rows = rows.of_epoch(plan.seed, 0)
     batches = training_batches(rows.lengths, batch_size=plan.batch_size, seed=plan.seed, epoch=0)
     for batch in batches[:_BATCHES]:
         inputs = to_tensors(rows.feeds(batch), model)
-        task_loss.over(model, inputs, np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
+        task_loss.over(model, inputs, np.asarray(batch), rows).backward()  # type: ignore[no-untyped-call]
     gradients = {name: _gradient(layer).clone() for name, layer in masked.items()}
     model.zero_grad(set_to_none=True)
     return gradients
@@ -52,11 +53,12 @@ def squared_gradients(
         ConfigError: a row alone has no gradient, as where a loss compares rows with each other.
     """
     model.eval()
+    rows = rows.of_epoch(plan.seed, 0)
     batches = training_batches(rows.lengths, batch_size=1, seed=plan.seed, epoch=0)
     squares = {name: torch.zeros_like(layer.score) for name, layer in masked.items()}
     for batch in batches[:_ROWS]:
         inputs = to_tensors(rows.feeds(batch), model)
-        task_loss.over(model, inputs, np.asarray(batch)).backward()  # type: ignore[no-untyped-call]
+        task_loss.over(model, inputs, np.asarray(batch), rows).backward()  # type: ignore[no-untyped-call]
         for name, layer in masked.items():
             squares[name] += _gradient(layer).square()
         model.zero_grad(set_to_none=True)

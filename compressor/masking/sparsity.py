@@ -33,7 +33,7 @@ from maskpack.compressor.masking.linear import MaskedLinear, count_zeros
 from maskpack.compressor.schedules import Span
 from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.formats import ConfigError
-from maskpack.formats.tensors import binary_entropy
+from maskpack.formats.bits import binary_entropy
 
 
 def target_sparsity(config: FitConfig, *, weights: int, other_bytes: int) -> float | None:

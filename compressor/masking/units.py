@@ -116,7 +116,8 @@ class UnitImportance(UnitRanking):
 
     def _gradients(self, rows: NDArray[np.intp]) -> list[Worth]:
         """`dL_r / dg_u`, `(b, count)`, of each group."""
-        inputs = to_tensors(self.encoded.feeds(rows), self.model)
+        encoded = self.encoded.of_epoch(self.plan.seed, 0)
+        inputs = to_tensors(encoded.feeds(rows), self.model)
         # float16 has no room for the gradients of a loss that nothing scales
         narrow = self.placement.precision != "fp16"
         forward = self.placement.training() if narrow else self.placement.backward()
@@ -124,7 +125,7 @@ class UnitImportance(UnitRanking):
             with forward:
                 logits = self.model(**inputs).logits.float()
             # a sum over rows
-            loss = len(rows) * self.task_loss(logits, rows, Drawn.of(inputs))
+            loss = len(rows) * self.task_loss(logits, rows, Drawn.of(inputs), encoded)
             with self.placement.backward():
                 gradients = torch.autograd.grad(loss, gates)
         return [to_numpy(each.float()).astype(np.float64) for each in gradients]

@@ -161,12 +161,23 @@ class Calibrator:
 
     Quantising a block changes the inputs of the next one, whose codes should correct that error too
     (Frantar et al. 2022, section 4). Beside the inputs of a layer for all texts, the float weights of one layer are held.
+
+    Args:
+        base: the encoder.
+        calibration: text, or images.
+        tables: embeddings that are quantised already.
     """
 
-    def __init__(self, base: nn.Module, calibration: Calibration) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        calibration: Calibration,
+        tables: Mapping[str, QuantTensor] | None = None,
+    ) -> None:
         encoded, config = calibration.first(_TOKENS), cast("Any", base).config
         rows = evaluation_batches(encoded.lengths, batch_size=_BATCH)
         self._encoder = LayerwiseEncoder(base, [encoded.feeds(one) for one in rows])
+        self.settle(tables or {})
         self._time_first = family_of(config.model_type).time_first
 
     def blocks(self, names: Iterable[str]) -> Iterator[dict[str, Gram]]:

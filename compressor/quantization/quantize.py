@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from maskpack.compressor.backbone_config import AUTO, QUANTIZERS, BackboneConfig
 from maskpack.compressor.quantization import Quantizer
 from maskpack.compressor.quantization.calibration import Calibration, Calibrator
+from maskpack.compressor.quantization.rare_rows import FREQUENT_BITS, quantize_rows
 from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
-from maskpack.formats.bits import CODE_BITS
-from maskpack.formats.tensors import MOST_UNPACKED, PackedTensor
+from maskpack.formats.bits import CODE_BITS, RARE_BITS
+from maskpack.formats.matrices import PackedTensor
+from maskpack.formats.tensors import MOST_UNPACKED
 from maskpack.models.build import ParameterShapes
 from maskpack.models.mapped import float_weight, weights_of
 from maskpack.models.placement import to_numpy
@@ -38,7 +40,10 @@ def scheme_of(config: BackboneConfig) -> Scheme:
         quantizer = _automatic(config.bits)
     widths = {config.bits, *overrides.values()}
     group = config.group or (None if widths == {8} else _GROUP)
-    return Scheme(config.bits, group, quantizer, config.embedding_bits, overrides)
+    width = config.embedding_bits
+    return Scheme(
+        config.bits, group, quantizer, FREQUENT_BITS if isinstance(width, str) else width, overrides
+    )
 
 
 def _automatic(bits: int) -> str:
@@ -58,7 +63,10 @@ def is_calibrated(scheme: Scheme) -> bool:
 
 
 def quantize_model(
-    base: nn.Module, scheme: Scheme, calibration: Calibration | None = None
+    base: nn.Module,
+    scheme: Scheme,
+    calibration: Calibration | None = None,
+    frequent: NDArray[np.bool_] | None = None,
 ) -> Backbone:
     """Quantise all parameters of a base model; the model is not modified.
 
@@ -66,18 +74,17 @@ def quantize_model(
         base: the encoder.
         scheme: how; see `scheme_of`.
         calibration: text for the quantisers that need it.
+        frequent: bool, the rows of the token embeddings that have the scheme's width while others have 2 bits; None: all.
 
     Raises:
         ModelError: a weight is not finite, or too large for float16.
         ConfigError: an override that names no linear, or narrow token embeddings of a model without any.
     """
     roles, tokens = _roles(base), _checked_table(base, scheme.embedding_bits)
-    names = [name for name, _ in base.named_parameters()]
-    bits = bits_of([name for name in names if roles.get(name) is nn.Linear], scheme)
+    bits = bits_of([n for n, _ in base.named_parameters() if roles.get(n) is nn.Linear], scheme)
     keep = _packed if sum(p.numel() for p in base.parameters()) > MOST_UNPACKED else _as_it_is
     calibrated = is_calibrated(scheme)
-    linears: dict[str, QuantTensor] = {}
-    embeddings: dict[str, QuantTensor] = {}
+    linears, embeddings = dict[str, QuantTensor](), dict[str, QuantTensor]()
     dense: dict[str, NDArray[np.float16]] = {}
     for name, tensor in weights_of(base):
         weight = _to_numpy(name, tensor)
@@ -86,15 +93,13 @@ def quantize_model(
                 quantize = quantizer_of(scheme, bits[name]).quantize
                 linears[name] = keep(quantize(weight, bits[name], scheme.group))
         elif roles.get(name) is nn.Embedding:
-            width = scheme.embedding_bits if name == tokens else 8
-            embeddings[name] = keep(_embedding(weight, width))
+            width, rows = (scheme.embedding_bits, frequent) if name == tokens else (8, None)
+            embeddings[name] = _embedding(weight, width, rows, keep)
         else:  # biases, norms, and parameters of some families, such as DeBERTa's convolution
             dense[name] = to_half(name, weight)
     if calibrated:
         assert calibration is not None, scheme.quantizer
-        calibrator = Calibrator(base, calibration)
-        calibrator.settle(embeddings)
-        linears = _calibrated(calibrator, base, bits, scheme, keep)
+        linears = _calibrated(Calibrator(base, calibration, embeddings), base, bits, scheme, keep)
     return Backbone(linears, embeddings, dense)
 
 
@@ -127,8 +132,9 @@ def bits_of(names: Collection[str], scheme: Scheme) -> dict[str, int]:
     return chosen
 
 
-def backbone_bytes(shapes: ParameterShapes, scheme: Scheme) -> int:
+def backbone_bytes(shapes: ParameterShapes, config: BackboneConfig) -> int:
     """Bytes that a quantised backbone has on disk, at least: codes and their scales, without names."""
+    scheme, width = scheme_of(config), config.embedding_bits
     sizes = {name: rows * width for name, (rows, width) in shapes.linears.items()}
     bits = bits_of(sizes, scheme)
     linears = sum(size * bits[name] for name, size in sizes.items())
@@ -136,7 +142,8 @@ def backbone_bytes(shapes: ParameterShapes, scheme: Scheme) -> int:
     scales = sum(size // scheme.group if scheme.group else rows[n] for n, size in sizes.items())
     dense = sum(shapes.dense.values())
     embeddings = shapes.values - sum(sizes.values()) - dense
-    return (linears + embeddings * scheme.embedding_bits + 16 * (dense + scales)) // 8
+    least = RARE_BITS if isinstance(width, str) else width
+    return (linears + embeddings * least + 16 * (dense + scales)) // 8
 
 
 def _calibrated(
@@ -154,10 +161,14 @@ def _calibrated(
     return {name: done[name] for name in bits}
 
 
-def _embedding(weight: NDArray[np.float32], bits: int) -> QuantTensor:
-    """One scale a row, searched for below 8 bits."""
+def _embedding(
+    weight: NDArray[np.float32], bits: int, frequent: NDArray[np.bool_] | None, keep: Keep
+) -> QuantTensor:
+    """One scale a row, searched for below 8 bits; rows of two widths where some are `frequent`."""
+    if frequent is not None:
+        return quantize_rows(weight, frequent, bits, keep)
     quantize: Callable[..., QuantTensor] = quantize_minmax if bits == 8 else quantize_mse
-    return quantize(weight, bits, None)
+    return keep(quantize(weight, bits, None))
 
 
 def token_table(base: nn.Module) -> str | None:

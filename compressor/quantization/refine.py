@@ -8,7 +8,8 @@ but without labels or a task, so that all tasks can share the backbone):
     forward    w' = s * level(w / s),   s = c * mean |w| of the group
     backward   the gradient of w' goes to w (straight-through) and, through s, to the whole group
 
-Biases and LayerNorm parameters are learned along with the codes; they belong to the backbone too.
+Biases and LayerNorm parameters are learned along with the codes; they belong to the backbone too. So are the rows of a table of tokens
+below 8 bits whose tokens the text has (`learned_rows.py`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from maskpack.compressor.quantization.calibration import Calibration
-from maskpack.compressor.quantization.quantize import to_half
+from maskpack.compressor.quantization.learned_rows import RoundedTable
+from maskpack.compressor.quantization.quantize import to_half, token_table
 from maskpack.compressor.quantization.rounding import Levels, encode
 from maskpack.compressor.training.loss import HiddenStateTeacher, distance, states_of
 from maskpack.compressor.training.progress import OnProgress, Progress
@@ -33,6 +36,7 @@ from maskpack.formats import Backbone, ConfigError, QuantTensor
 from maskpack.formats.errors import Hint
 from maskpack.models.linears import swap_linear
 from maskpack.models.placement import Placement, to_numpy, to_tensors
+from maskpack.tasks.batches import EncodedTokens
 
 _BATCH = 32
 _LR = 1e-3
@@ -118,7 +122,7 @@ def refine(
 
     Args:
         base: the float encoder; not modified.
-        backbone: its quantised form; zero-free linears are learned, others stay as they are.
+        backbone: its quantised form; zero-free linears are learned, and rows of a narrow table of tokens; others stay as they are.
         calibration: the text.
         steps: optimiser steps.
         placement: where and in which arithmetic.
@@ -127,8 +131,9 @@ def refine(
     teacher = HiddenStateTeacher(placement.put(copy.deepcopy(base).float().eval()), 1.0)
     student = copy.deepcopy(teacher.model)
     rounded = _round_linears(student, backbone)
+    tables = _round_table(student, base, backbone, calibration)
     plan = Plan(steps, _BATCH, _WARMUP, 0)
-    optimizer = FlooredAdam([{"params": _learned(student, rounded), "lr": _LR}])
+    optimizer = FlooredAdam([{"params": _learned(student, rounded, tables), "lr": _LR}])
     for step, rows in planned_batches(calibration.encoded.lengths, plan):
         optimizer.set_rates(plan.rate(step))
         feeds = to_tensors(calibration.encoded.feeds(rows), student)
@@ -142,7 +147,8 @@ def refine(
     parameters = dict(student.named_parameters())
     linears = {**backbone.linears, **{name: layer.freeze() for name, layer in rounded.items()}}
     halves = {n: to_half(n, to_numpy(parameters[n])) for n in backbone.dense}
-    return replace(backbone, linears=linears, dense=halves)
+    embeddings = {**backbone.embeddings, **{name: one.freeze() for name, one in tables.items()}}
+    return replace(backbone, linears=linears, embeddings=embeddings, dense=halves)
 
 
 _PER_WEIGHT = 8  # bytes: the float model and its copy that learns
@@ -179,9 +185,11 @@ def check_memory(model: str, values: int, learned: int, available: int | None) -
         )
 
 
-def refinable(backbone: Backbone) -> bool:
-    """Whether there is a linear whose codes `refine` would learn."""
-    return any(tensor.zero_free for tensor in backbone.linears.values())
+def refinable(backbone: Backbone, tokens: str | None = None) -> bool:
+    """Whether there is a linear whose codes `refine` would learn, or a table of tokens of this name."""
+    table = None if tokens is None else backbone.embeddings.get(tokens)
+    narrow = table is not None and table.bits != 8
+    return narrow or any(tensor.zero_free for tensor in backbone.linears.values())
 
 
 def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedLinear]:
@@ -200,9 +208,32 @@ def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedL
     return rounded
 
 
-def _learned(student: nn.Module, rounded: Mapping[str, RoundedLinear]) -> list[nn.Parameter]:
+def _round_table(
+    student: Any, base: nn.Module, backbone: Backbone, calibration: Calibration
+) -> dict[str, RoundedTable]:
+    """Replace the table of tokens if it is narrow and does nothing but look rows up; by name, none or one."""
+    name, encoded = token_table(base), calibration.encoded
+    table = None if name is None else backbone.embeddings.get(name)
+    if table is None or table.bits == 8 or not isinstance(encoded, EncodedTokens):
+        return {}
+    assert name is not None
+    module = student.get_input_embeddings()
+    if type(module) is not nn.Embedding:  # some families scale what they look up
+        return {}
+    rows = np.unique(np.concatenate([np.asarray(row) for row in encoded.ids]))
+    weight = dict(base.named_parameters())[name].detach().float().to(module.weight.device)
+    rounded = RoundedTable(weight, table, rows.astype(np.int64))
+    student.set_input_embeddings(rounded)
+    return {name: rounded}
+
+
+def _learned(
+    student: nn.Module,
+    rounded: Mapping[str, RoundedLinear],
+    tables: Mapping[str, RoundedTable],
+) -> list[nn.Parameter]:
     """Freeze all but the rounded weights, biases and LayerNorm parameters; return these."""
-    weights = {id(layer.weight) for layer in rounded.values()}
+    weights = {id(layer.weight) for layer in (*rounded.values(), *tables.values())}
     for parameter in student.parameters():
         parameter.requires_grad = parameter.ndim == 1 or id(parameter) in weights
     return [parameter for parameter in student.parameters() if parameter.requires_grad]

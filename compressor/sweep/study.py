@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maskpack.compressor.config import BudgetConfig
 from maskpack.compressor.mask_config import ESTIMATORS, not_rising
 from maskpack.formats import ConfigError
 from maskpack.formats.bits import CODE_BITS
-from maskpack.formats.options import listed
+from maskpack.formats.options import Options, listed
 from maskpack.tasks.options import TaskOptions
 
 DENSE = "dense"
@@ -38,7 +39,7 @@ class Study:
         bits: widths of a backbone.
         seeds: of the runs.
         taught: whether masks learn from the dense model of their seed.
-        options: of every run, such as `epochs`.
+        budget: of every run.
     """
 
     model: str
@@ -48,7 +49,7 @@ class Study:
     bits: tuple[int, ...] = (8, 4, 2, 1)
     seeds: tuple[int, ...] = (0, 1, 2)
     taught: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
         for width in self.bits:
@@ -122,15 +123,14 @@ def study_of_zeros(request: ZerosStudy) -> dict[str, Any]:
 
 def _plan(study: Study, masks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The sweep of these masks beside the dense model."""
-    usual = asdict(TaskOptions())
-    said = {key: v for key, v in asdict(study.columns).items() if v != usual[key]}
+    said = _said(study.columns, TaskOptions())
     place = {} if study.data is None else {"data": str(study.data.resolve())}
     folder = Path(study.model)
     return {
         "models": [str(folder.resolve()) if folder.exists() else study.model],
-        "tasks": {study.task: {**place, **{key: _plain(value) for key, value in said.items()}}},
+        "tasks": {study.task: {**place, **said}},
         "seeds": list(study.seeds),
-        "options": dict(study.options),
+        "options": _said(study.budget, BudgetConfig()),
         "methods": {DENSE: {"method": "full", "keep": study.taught}, **masks},
         "reference": DENSE,
     }
@@ -146,5 +146,8 @@ def _teacher(study: Study) -> str:
     return f"run:{DENSE}" if study.taught else "none"
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, str) else value
+def _said(options: Options, usual: Options) -> dict[str, Any]:
+    """What differs from the usual options, in a form that YAML has."""
+    both = ((key, value, getattr(usual, key)) for key, value in asdict(options).items())
+    found = {key: value for key, value, default in both if value != default}
+    return {key: str(value) if isinstance(value, str) else value for key, value in found.items()}

@@ -93,9 +93,14 @@ class PeerLoss(TaskLoss):
         )
 
     def __call__(
-        self, logits: Tensor, rows: NDArray[np.intp], drawn: Drawn | None = None
+        self,
+        logits: Tensor,
+        rows: NDArray[np.intp],
+        drawn: Drawn | None = None,
+        encoded: Encoded | None = None,
     ) -> Tensor:
-        """Sum of both losses, of `logits (2, ...)` as `Peers` gives them."""
+        """Sum of both losses, of `logits (2, ...)` as `Peers` gives them, which hold what is read beside the rows."""
+        del encoded
         pairs = zip(self.members, logits, reversed(logits.detach()), strict=True)
         if drawn is not None:
             return sum(

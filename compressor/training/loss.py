@@ -47,7 +47,7 @@ class StateTeacher(Protocol):
 
         Args:
             inputs: the batch.
-            rows: which of the training rows it holds.
+            rows: which of the training rows it holds, in its order.
 
         Returns:
             float32 `(tokens, i)` for each layer, without padding, see `states_of`.
@@ -139,7 +139,11 @@ class TaskLoss:
         return None if self.targets is None else self.targets.asked
 
     def __call__(
-        self, logits: Tensor, rows: NDArray[np.intp], drawn: Drawn | None = None
+        self,
+        logits: Tensor,
+        rows: NDArray[np.intp],
+        drawn: Drawn | None = None,
+        encoded: Encoded | None = None,
     ) -> Tensor:
         """Loss of `logits (b, c)` for these rows: a mean over them; of vectors `(b g, w)` of the texts of these rows.
 
@@ -150,10 +154,11 @@ class TaskLoss:
             logits: of the model.
             rows: which rows they are of.
             drawn: what belongs to them where tokens are hidden; else None.
+            encoded: the training rows as they are in this epoch, where others are read beside them; None: no others are.
         """
         if drawn is not None:
             return self._hidden(logits, rows, drawn)
-        return self.of_rows(self.per_row(logits, rows), rows)
+        return self.of_rows(self.per_row(logits, rows), rows, encoded)
 
     def per_row(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Outputs of a model as those of rows, `(b, ...)`."""
@@ -161,21 +166,29 @@ class TaskLoss:
             logits = self.encoded.per_row(logits, rows)
         return logits.view(len(rows), -1, *logits.shape[1:]) if self.kind.grouped else logits
 
-    def of_rows(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
-        """Loss of logits `(b, ...)`, from `per_row`."""
+    def of_rows(
+        self, logits: Tensor, rows: NDArray[np.intp], encoded: Encoded | None = None
+    ) -> Tensor:
+        """Loss of logits `(b, ...)`, from `per_row`; `encoded` as of a call."""
         if self.labelled is None or self.labelled[rows].all():
-            return self._labelled(logits, rows)
+            return self._labelled(logits, rows, encoded)
         known = self.labelled[rows]
         places = (np.flatnonzero(known), np.flatnonzero(~known))
         own, taught = (logits[torch.from_numpy(each).to(logits.device)] for each in places)
-        loss = len(places[1]) * self._taught(taught, rows[places[1]])
+        loss = len(places[1]) * self._taught(taught, rows[places[1]], encoded)
         if len(places[0]):
-            loss = loss + len(places[0]) * self._labelled(own, rows[places[0]])
+            loss = loss + len(places[0]) * self._labelled(own, rows[places[0]], encoded)
         return loss / len(rows)
 
-    def over(self, model: Any, inputs: Mapping[str, Tensor], rows: NDArray[np.intp]) -> Tensor:
+    def over(
+        self,
+        model: Any,
+        inputs: Mapping[str, Tensor],
+        rows: NDArray[np.intp],
+        encoded: Encoded | None = None,
+    ) -> Tensor:
         """The same of a model for a batch of these rows, without a teacher that is asked in every step."""
-        return self(model(**inputs).logits.float(), rows, Drawn.of(inputs))
+        return self(model(**inputs).logits.float(), rows, Drawn.of(inputs), encoded)
 
     def _hidden(self, logits: Tensor, rows: NDArray[np.intp], drawn: Drawn) -> Tensor:
         """Loss of the hidden tokens of these rows, of which there are as many in every epoch."""
@@ -188,7 +201,7 @@ class TaskLoss:
             own = (1.0 - share) * own + share * apart
         return self._amount(rows) * own
 
-    def _labelled(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
+    def _labelled(self, logits: Tensor, rows: NDArray[np.intp], encoded: Encoded | None) -> Tensor:
         """Error against the labels, mixed with the distance from the teacher if there is one."""
         if self._none_counts(rows):
             return logits.sum() * 0.0
@@ -199,7 +212,7 @@ class TaskLoss:
         own = self._amount(rows) * self._own(standard, labels.to(logits.device))
         if self.targets is None or (share := self.targets.weight) == 0.0:
             return own
-        return (1.0 - share) * own + share * self._taught(logits, rows)
+        return (1.0 - share) * own + share * self._taught(logits, rows, encoded)
 
     @cached_property
     def _targets(self) -> NDArray[Any]:
@@ -255,12 +268,15 @@ class TaskLoss:
         weights = torch.from_numpy(self.weights).to(logits.device)
         return self.kind.weighted_loss(logits, labels, weights)
 
-    def _taught(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
+    def _taught(self, logits: Tensor, rows: NDArray[np.intp], encoded: Encoded | None) -> Tensor:
         """Distance from the teacher's logits."""
         if self._none_counts(rows):
             return logits.sum() * 0.0
         assert self.targets is not None  # rows without labels come with a teacher
-        told = self._counted(self.targets.told(rows), rows, logits)
+        kept = self.targets.told(rows if encoded is None else encoded.read_with(rows))
+        if self.kind.grouped:
+            kept = kept.view(len(rows), -1, kept.shape[-1])
+        told = self._counted(kept, rows, logits)
         wanted = self._standard(told).to(logits.device)
         own = self._standard(self._counted(logits, rows))
         apart = self.kind.distillation_loss(own, wanted, self.targets.temperature)

@@ -68,12 +68,14 @@ class _Part:
         rows: indices.
         share: of the rows of the step; 0 where there are fewer rows than parts, and a row stands in.
         inputs: of the model.
+        encoded: the training rows as they are in this epoch.
     """
 
     number: int
     rows: Rows
     share: float
     inputs: dict[str, Tensor]
+    encoded: Encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,14 +168,16 @@ class StepRunner:
                 if number > processes.rank * own:
                     continue  # only a process without any row needs one, to be there when gradients are summed
                 some = rows[:1]
-            yield _Part(number, some, share, to_tensors(encoded.feeds(some), self.model))
+            inputs = to_tensors(encoded.feeds(some), self.model)
+            yield _Part(number, some, share, inputs, encoded)
 
     def _told(self, part: _Part) -> _Told:
         """What the teacher says of a part: logits if it is asked in every step, and hidden states if they count."""
         asked, states = self.task_loss.asked, self.task_loss.state_teacher
         if asked is not None:
             return _Told(*asked.answers(part.inputs, states=states is not None))
-        return _Told(None, [] if states is None else states.states(part.inputs, part.rows))
+        read = part.encoded.read_with(part.rows)
+        return _Told(None, [] if states is None else states.states(part.inputs, read))
 
     def _wanted(self, parts: list[_Part]) -> tuple[list[_Told], Tensor | None]:
         """What the teacher says of each part, and the spread of its hidden states in the whole step."""
@@ -201,7 +205,8 @@ class StepRunner:
         with self.placement.training():
             outputs = self._forward(**part.inputs, **asked)
         drawn = Drawn.of(part.inputs, told.logits)
-        loss = part.share * self.task_loss(outputs.logits.float(), rows=part.rows, drawn=drawn)
+        logits = outputs.logits.float()
+        loss = part.share * self.task_loss(logits, part.rows, drawn, part.encoded)
         if teacher is None:
             return loss
         apart = distance(states_of(outputs, part.inputs), told.states, spreads)

@@ -198,7 +198,7 @@ class DequantizeLookUps(ConstantsPass):
         return node.op_type == "Gather" and _name(node.inputs[0]) in self.constants
 
     def _depends(self, value: ir.Value | None, ids: ir.Value) -> bool:
-        """Whether a value comes from rows of constant tables, looked up by `ids`, and constants alone."""
+        """Whether a value comes from rows of constant tables, looked up by `ids` or by what comes from such rows, and constants alone."""
         looked_up, open_values = False, [value]
         while open_values:
             one = open_values.pop()
@@ -207,10 +207,11 @@ class DequantizeLookUps(ConstantsPass):
             node = one.producer()
             if node is None:
                 return False
+            if one is ids:
+                return False
             if self._looks_up(node):
-                if node.inputs[1] is not ids:
-                    return False
-                looked_up = True
+                looked_up = looked_up or node.inputs[1] is ids
+                open_values.extend(() if node.inputs[1] is ids else node.inputs[1:])
             else:
                 open_values.extend(node.inputs)
         return looked_up

@@ -5,12 +5,15 @@
 A graph says itself which rows it looks up for a text of so many tokens: the part that leads to the look-up is run in ONNX Runtime. So it does not
 matter how an architecture counts positions (RoBERTa begins at 2), and tables of distances between tokens are found too, and kinds of tokens that
 a graph without an input for them never reads. Rows that stay keep their places. A longer input is refused by ONNX Runtime, as an index out of bounds.
+
+A table whose index follows from the numbers of the tokens, as that of a table with rows of two widths, is no table of positions: which rows texts
+reach cannot be seen from some inputs. What only compares such a number, as with that of padding, may be before an index.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -25,6 +28,9 @@ _LOG = logging.getLogger(__name__)
 
 LONGEST, LEFT_OUT = "maskpack.longest_input", "maskpack.left_out_bytes"
 """Metadata of a graph whose tables were cut: tokens that it reads at most, and the bytes that it has less."""
+
+_COMPARISONS = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
+_SHAPES = frozenset({"Shape", "Size"})
 
 _IDS = (0, 5)  # one of them is no padding, of which RoBERTa counts no positions
 
@@ -79,21 +85,32 @@ def _is_look_up(node: ir.Node) -> bool:
 
 
 def _depends_on_inputs(index: ir.Value, given: set[ir.Value]) -> bool:
+    """Whether an index follows from the inputs, and from the numbers of tokens by comparisons alone."""
     nodes = list(_nodes_before([index]))
     kinds = {one.type for node in nodes for one in node.attributes.values()}
     plain = not kinds & {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
-    return plain and any(value in given for node in nodes for value in node.inputs)
+    told = _nodes_before([index], behind=_COMPARISONS | _SHAPES)
+    numbered = any(
+        value in given and value.name == "input_ids" for node in told for value in _values_of(node)
+    )
+    return plain and not numbered and any(value in given for node in nodes for value in node.inputs)
 
 
-def _nodes_before(values: Sequence[ir.Value]) -> Iterator[ir.Node]:
-    """Nodes from which values follow, each once."""
+def _values_of(node: ir.Node) -> Sequence[ir.Value | None]:
+    """Inputs of a node whose numbers come out of it."""
+    return () if node.op_type in _COMPARISONS | _SHAPES else node.inputs
+
+
+def _nodes_before(values: Sequence[ir.Value], behind: Collection[str] = ()) -> Iterator[ir.Node]:
+    """Nodes from which values follow, each once; none before an operator of these kinds."""
     opened, seen = list(values), set[ir.Node]()
     while opened:
         node = opened.pop().producer()
         if node is not None and node not in seen:
             seen.add(node)
             yield node
-            opened += [value for value in node.inputs if value is not None]
+            if node.op_type not in behind:
+                opened += [value for value in node.inputs if value is not None]
 
 
 def _reached(model: ir.Model, names: Sequence[str], longest: int) -> dict[str, int]:

@@ -77,11 +77,11 @@ def _predicted(session: Session, config: TaskConfig, split: Split, asked: Asked)
     if config.mask is not None:
         found, hidden = session.hidden([row[0] for row in split.texts], task=asked)
         return Predictions(split, found, hidden)
-    texts = split.for_device()
-    labels = split.labels
+    texts, labels = split.for_device(), split.labels
+    cut = split.windows.texts
+    stride = split.windows.stride if cut else None
     if config.decoder.per_token:
-        labels = labels_on(session.read(texts, task=asked), split, config)
-    cut, stride = split.windows.texts, split.windows.stride
-    stride = stride if cut else None
+        read = session.read(texts, task=asked, windows=cut, stride=stride)
+        labels = labels_on(read, split, config)
     logits = session.logits(texts, task=asked, windows=cut, stride=stride)
     return Predictions(split, logits, labels)

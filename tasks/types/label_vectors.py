@@ -1,7 +1,8 @@
 """Vectors of texts from rows of a text and a label: texts of one label should find each other, so that nobody has to write pairs.
 
-A row is read as a group of its text and another text of its label, its partner. The rest of a batch is what it should not find,
+In an epoch a row is read as a group of its text and another text of its label, its partner (`tasks/partners.py`). The rest of a batch is what it should not find,
 but for texts of its own label (the supervised form of the loss of `Retrieval`: Khosla et al. 2020, arXiv 2004.11362, with one positive a row).
+Metrics read the texts alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import DataError
-from maskpack.tasks.types.base import GIVE_A_LABEL
 from maskpack.tasks.types.vectors import CLASS, Vectors, nearest, nearness
 
 if TYPE_CHECKING:
@@ -37,12 +37,6 @@ class LabelRetrieval(Vectors):
         """The label, by which rows are held out."""
         del separator
         return (cell,)
-
-    def check_cell(self, cell: str, row: str, column: str) -> str:
-        """The label without blanks around it."""
-        if self.lacks_label(cell):
-            raise DataError(f"{row} has no label in `{column}` (`{cell}`)", GIVE_A_LABEL)
-        return cell.strip()
 
     def encode(
         self, cells: Sequence[str], names: Sequence[str], separator: str | None, split: str
@@ -80,7 +74,7 @@ class LabelRetrieval(Vectors):
         return tuple((text,) for text in texts), joined(nearest(vectors))
 
     def answers(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """The vectors themselves, `(rows, 2, w)`; `answered` ranks them."""
+        """The vectors themselves, `(rows, 1, w)`; `answered` ranks them."""
         return logits
 
     def answered(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[Any]:

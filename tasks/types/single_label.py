@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 class CrossEntropy(TaskType):
     """A type whose outputs `(n, c)` are logits of classes, of which each has one."""
 
+    def check_cell(self, cell: str, row: str, column: str) -> str:
+        """The label without blanks around it."""
+        if self.lacks_label(cell):
+            raise DataError(f"{row} has no label in `{column}` (`{cell}`)", GIVE_A_LABEL)
+        return cell.strip()
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy."""
         from torch.nn import functional  # noqa: PLC0415 - reading a task imports no torch
@@ -52,12 +58,6 @@ class SingleLabel(CrossEntropy):
     def expected(self, cell: str, separator: str | None) -> str:
         """The label without blanks around it, as training reads it."""
         del separator
-        return cell.strip()
-
-    def check_cell(self, cell: str, row: str, column: str) -> str:
-        """The label without blanks around it."""
-        if self.lacks_label(cell):
-            raise DataError(f"{row} has no label in `{column}` (`{cell}`)", GIVE_A_LABEL)
         return cell.strip()
 
     def encode(

@@ -29,7 +29,7 @@ _SCALE = 20.0
 """Of cosines before a softmax or an exponential, as in sentence-transformers: a temperature of 1/20."""
 
 CLASS = np.dtype(np.int32)
-"""Type of labels that are numbers of classes: another text of its class is then the second of a row's group."""
+"""Type of labels that are numbers of classes: another text of its class is then learned beside a row."""
 
 _BLOCK = 1024  # anchors that are compared with all candidates at once
 
@@ -176,31 +176,14 @@ def nearest(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def grouped_texts(split: Split) -> list[tuple[str, ...]]:
-    """The texts of each row in the order in which they are read: a label that is a text is the second; of a class another text of it is.
+    """The texts of each row in the order in which they are read: a label that is a text is the second.
 
     Prefixes stand before texts already; that of a second text is also the label's.
     """
-    if split.labels.dtype == CLASS:
-        texts = [row[0] for row in split.texts]
-        return [(texts[row], texts[other]) for row, other in enumerate(partners(split.labels))]
     if split.labels.dtype != object:
         return list(split.texts)
     pairs = zip(split.texts, split.labels.tolist(), strict=True)
     return [(row[0], split.second + label, *row[1:]) for row, label in pairs]
-
-
-def partners(labels: NDArray[np.int32]) -> list[int]:
-    """For each row another one of its class, `(rows)`: the next in a random order that is the same each time; a row alone is its own.
-
-    >>> partners(np.array([3, 5, 3, 7]))
-    [2, 1, 0, 3]
-    """
-    order = np.random.default_rng(0).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    found = np.empty(len(labels), dtype=np.int64)
-    for places in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
-        found[places] = np.roll(places, -1)
-    return [int(row) for row in found]
 
 
 def group_labels(split: Split, rows: Sequence[tuple[str, ...]]) -> NDArray[Any]:

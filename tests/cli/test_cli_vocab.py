@@ -89,9 +89,15 @@ def test_a_graph_with_fewer_tokens(main, tiny_artifact, texts, sentiment, tmp_pa
     done = main("predict", out, stdin=TEXTS)
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 2
-    done = main(*call, "--layout", "shared", "-o", tmp_path / "all")
-    assert done.code == 1
-    assert "`--vocab` is for `--layout folded`" in done.err
+    done = main("verify", out, "--artifact", tiny_artifact, "--data", sentiment, "--max-drop", 100)
+    assert done.code == 0, done.err
+    assert "of 50 tokens: it is compared with the artifact's task with these" in done.err
     done = main("export", tiny_artifact, "--hf", "--vocab", texts, "-o", tmp_path / "plain")
-    assert done.code == 1
-    assert "`--vocab` is for `--onnx`" in done.err
+    assert done.code == 0, done.err
+    small = json.loads((tmp_path / "plain" / "config.json").read_text())["vocab_size"]
+    assert small == json.loads((out / "config.json").read_text())["vocab_size"]
+    done = main(
+        *call, "--layout", "shared", "--data", sentiment, "-o", tmp_path / "all", "--max-drop", 100
+    )
+    assert done.code == 0, done.err
+    assert "of 50 tokens" in done.err

@@ -12,7 +12,7 @@ from maskpack.compressor.config import BaselineConfig, FitConfig, Method, Precis
 from maskpack.compressor.masking.sparsity import target_sparsity
 from maskpack.compressor.options import load_options, save_options
 from maskpack.formats import ConfigError
-from maskpack.formats.tensors import binary_entropy
+from maskpack.formats.bits import binary_entropy
 
 NOT_POSITIVE = ("epochs", "batch_size", "head_lr", "steps", "train_rows", "lr", "margin")
 
@@ -35,7 +35,7 @@ def test_an_option_that_must_be_above_zero_refuses_everything_else(name, value):
         ({"seed": -1}, "`seed` is -1"),
         ({"seed": 2**31}, "`seed` is 2147483648"),
         ({"bits": 3}, "`bits` is 3, expected 8, 4, 2 or 1"),
-        ({"embedding_bits": 5}, "`embedding_bits` is 5, expected 8, 4, 3 or 2"),
+        ({"embedding_bits": 5}, "`embedding_bits` is 5, expected 8, 4, 3, 2 or auto"),
         (
             {"bits_override": {"*": 3}},
             "`bits_override` is .*, expected a mapping of patterns to 8, 4, 2 or 1 bits",

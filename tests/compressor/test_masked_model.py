@@ -21,7 +21,7 @@ from maskpack.compressor.masking.model import (
 from maskpack.compressor.masking.sparsity import least_mask_bytes, share_of_entropy, target_sparsity
 from maskpack.compressor.training.loss import TaskLoss
 from maskpack.formats import ConfigError, open_artifact
-from maskpack.formats.tensors import binary_entropy
+from maskpack.formats.bits import binary_entropy
 from maskpack.models.build import apply_patch, base_of, build_classifier, head_parameters
 from maskpack.models.placement import PLACEMENTS, CpuPlacement, to_tensors
 from maskpack.tasks import restore_task

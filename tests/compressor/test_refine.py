@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 from torch import nn
 
 from maskpack.compressor.backbone_config import BackboneConfig
+from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.quantization.calibration import Calibration, calibration_texts
-from maskpack.compressor.quantization.quantize import quantize_model, scheme_of
+from maskpack.compressor.quantization.learned_rows import RoundedTable
+from maskpack.compressor.quantization.quantize import quantize_model, scheme_of, token_table
+from maskpack.compressor.quantization.rare_rows import quantize_rows
 from maskpack.compressor.quantization.refine import (
     RoundedLinear,
     _distance,
@@ -73,7 +77,7 @@ def test_the_stored_codes_come_nearer_to_the_float_model(prepared, bits):
         assert (tensor.codes != 0).all()
         assert not np.array_equal(tensor.codes, old.codes)
     assert set(after.dense) == set(before.dense)
-    assert after.embeddings is before.embeddings
+    assert after.embeddings == before.embeddings
     for name, parameter in base.named_parameters():  # the float model is a model to copy
         torch.testing.assert_close(parameter, frozen[name], rtol=0, atol=0)
         assert parameter.grad is None
@@ -96,16 +100,88 @@ def test_wider_linears_of_a_mixed_backbone_stay_as_they_are(prepared):
         assert (after.linears[name] is tensor) == (".layer.0." in name)
 
 
-@pytest.mark.parametrize("width", [3, 2])
-def test_narrow_tables_stay_as_they_are(prepared, width):
-    """Their codes are the odd numbers too, and they are no linears."""
+def seen_rows(calibration):
+    return np.unique(np.concatenate([np.asarray(row) for row in calibration.encoded.ids]))
+
+
+def with_two_widths(base):
+    """8-bit linears over a table whose even rows are wide."""
+    table = token_table(base)
+    rows = dict(base.named_parameters())[table].shape[0]
+    scheme = scheme_of(BackboneConfig(bits=8, quantizer="mse", embedding_bits="auto"))
+    return quantize_model(base, scheme, frequent=np.arange(rows) % 2 == 0)
+
+
+@pytest.mark.parametrize("width", [4, 3, 2, "auto"])
+def test_rows_of_a_narrow_table_are_learned_where_texts_have_their_tokens(prepared, width):
     base, calibration = prepared
-    start = backbone_of(base, bits=2, embedding_bits=width)
-    learned = refine(base, start, calibration, steps=2, placement=FP32)
-    assert learned.embeddings == start.embeddings
-    assert width in {one.bits for one in learned.embeddings.values()}
-    moved = [name for name, one in learned.linears.items() if one is not start.linears[name]]
-    assert set(moved) == set(start.linears)
+    start = (
+        with_two_widths(base)
+        if width == "auto"
+        else backbone_of(base, bits=8, embedding_bits=width)
+    )
+    learned = refine(base, start, calibration, steps=40, placement=FP32)
+    name = token_table(base)
+    before, after = start.embeddings[name], learned.embeddings[name]
+    assert type(after) is type(before)
+    assert (after.bits, after.zero_free, after.code_bytes) == (
+        before.bits,
+        before.zero_free,
+        before.code_bytes,
+    )
+    rows = seen_rows(calibration)
+    same = np.setdiff1d(np.arange(before.shape[0]), rows)
+    assert len(same)
+    np.testing.assert_array_equal(after.dequantize()[same], before.dequantize()[same])
+    moved = (after.dequantize()[rows] != before.dequantize()[rows]).any(axis=1)
+    assert moved.mean() > 0.5
+    others = {n: one for n, one in start.embeddings.items() if n != name}
+    assert all(learned.embeddings[n] is one for n, one in others.items())
+    if width != "auto":  # of a tiny model, half of whose rows are good already
+        fixed = replace(learned, embeddings=start.embeddings)
+        assert distance(base, learned, calibration) < distance(base, fixed, calibration)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2, "mixed"])
+def test_a_rounded_table_looks_up_the_codes_it_freezes(bits):
+    weight = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (9, 16)).astype("f4"))
+    if bits == "mixed":
+        table = quantize_rows(weight.numpy(), np.arange(9) < 4, 4, lambda one: one)
+    else:
+        table = quantize_mse(weight.numpy(), bits, None)
+    rounded = RoundedTable(weight, table, np.array([1, 4, 8]))
+    ids = torch.tensor([[0, 1, 8], [4, 3, 1]])
+    found = rounded(ids).detach().numpy()
+    np.testing.assert_allclose(found, table.dequantize()[ids.numpy()], rtol=1e-3, atol=1e-3)
+    frozen = rounded.freeze()
+    np.testing.assert_array_equal(frozen.codes[[0, 2, 3, 5, 6, 7]], table.codes[[0, 2, 3, 5, 6, 7]])
+    np.testing.assert_allclose(frozen.dequantize(), table.dequantize(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_row_of_zeros_stays_finite():
+    weight = torch.zeros(3, 4)
+    table = quantize_mse(weight.numpy(), 2, None)
+    rounded = RoundedTable(weight, table, np.array([0, 2]))
+    rounded(torch.tensor([0, 1, 2])).sum().backward()
+    assert torch.isfinite(rounded.weight.grad).all()
+    assert not rounded.freeze().dequantize().any()
+
+
+def test_a_table_is_learned_under_wide_linears_only_if_steps_are_asked_for(tiny_model, tmp_path):
+    """All else stays: a backbone of 4 bits needs no refinement, which takes minutes."""
+    made = {}
+    for steps in (None, 0, 2):
+        config = BackboneConfig(bits=4, group=16, embedding_bits=2, refine=steps)
+        made[steps] = make_backbone(str(tiny_model), tmp_path / str(steps), config)
+    digests = {steps: one.manifest.backbone_sha256 for steps, one in made.items()}
+    assert digests[None] == digests[0] != digests[2]
+    assert made[2].manifest.scheme.quantizer == "mse, refined"
+    before, after = made[0].backbone, made[2].backbone
+    assert all(
+        np.array_equal(one.codes, after.linears[n].codes) for n, one in before.linears.items()
+    )
+    plain = BackboneConfig(bits=4, group=16, refine=2)
+    assert make_backbone(str(tiny_model), tmp_path / "x", plain).manifest.scheme.quantizer == "mse"
 
 
 def test_only_backbones_with_zero_free_codes_are_refinable(prepared):

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from maskpack.compressor import FitConfig, FitRequest, fit_task
+from maskpack.compressor import (
+    AdoptRequest,
+    FitConfig,
+    FitRequest,
+    RefitRequest,
+    fit_task,
+    refit_tasks,
+)
 from maskpack.compressor.masking.snapshots import parts_of, with_parts
 from maskpack.compressor.masking.sparsity import TailAverage
 from maskpack.compressor.repeat import recorded_run
@@ -98,12 +105,65 @@ def test_a_run_that_was_stopped_between_its_tasks_goes_on(asked, tmp_path, whole
     with pytest.raises(ArtifactError, match="full"):
         fit_task(request)
     assert set(open_artifact(request.out).manifest.tasks) == {"sst2-1"}
-    with pytest.raises(ArtifactError, match="sst2-1"):
+    with pytest.raises(ArtifactError, match="`sst2-1`, which a stopped run left") as caught:
         fit_task(request)
+    assert caught.value.hint == "repeat the same request with `resume` to go on"
     monkeypatch.setattr(fit, "write", write)
     fit_task(replace(request, resume=True))
     check_artifact(request.out)
     assert set(open_artifact(request.out).manifest.tasks) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("every", "fact", "hint"),
+    [
+        (10, "the checkpoint is kept in", "repeat the same request with `resume` to go on"),
+        (0, "of which no checkpoint is kept", "repeat the same request, with `replace` if it left"),
+    ],
+)
+def test_ctrl_c_between_two_tasks_says_how_to_go_on(
+    asked, tmp_path, monkeypatch, every, fact, hint
+):
+    from maskpack.compressor import fit
+
+    request, write = asked(tmp_path / "a", checkpoint_every=every, steps=20), fit.write
+
+    def pressed(run, entry, patch):
+        if entry.name == "sst2-2":
+            raise KeyboardInterrupt
+        return write(run, entry, patch)
+
+    monkeypatch.setattr(fit, "write", pressed)
+    with pytest.raises(Interrupted, match=fact) as caught:
+        fit_task(request)
+    assert hint in caught.value.hint
+    assert set(open_artifact(request.out).manifest.tasks) == {"sst2-1"}
+    monkeypatch.setattr(fit, "write", write)
+    fit_task(replace(request, resume=every > 0, replace=every == 0))
+    assert set(open_artifact(request.out).manifest.tasks) == set(NAMES)
+
+
+def test_tasks_that_would_be_snapshots_of_others_are_refused_before_anything_is_loaded(tmp_path):
+    config = FitConfig(**OPTIONS)
+    texts = tmp_path / "texts.txt"
+    models = dict.fromkeys(("a", "b", "a-1"), "no-such-model")
+    words = "the run of `a` leaves a task `a-1` on its way, and another task has that name"
+    with pytest.raises(ConfigError, match=words):
+        AdoptRequest(models, tmp_path / "x", config=config, texts=texts)
+    AdoptRequest(models, tmp_path / "x", config=FitConfig(steps=45), texts=texts)
+    del models["a"]
+    AdoptRequest(models, tmp_path / "x", config=config, texts=texts)
+    shares = FitConfig(continual="0.1,0.25", schedule="cosine")
+    with pytest.raises(ConfigError, match="the run of `b` leaves a task `b-10`"):
+        AdoptRequest({"b": "m", "b-10": "n"}, tmp_path / "x", config=shares, texts=texts)
+
+
+def test_tasks_of_an_artifact_that_were_snapshots_go_on_alone(whole, tiny_model, tmp_path):
+    request = RefitRequest(
+        whole[0], str(tiny_model), tmp_path / "x", FitConfig(**OPTIONS), texts=tmp_path / "t.txt"
+    )
+    with pytest.raises(ConfigError, match="the run of `sst2` leaves a task `sst2-1` on its way"):
+        refit_tasks(request)
 
 
 def test_parts_of_a_patch_make_it_again(tiny_artifact):

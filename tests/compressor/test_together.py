@@ -34,7 +34,10 @@ from maskpack.models.build import base_of
 from maskpack.models.load import load_classifier
 from maskpack.models.placement import CpuPlacement, Placement
 from maskpack.models.processes import ALONE
+from maskpack.runtime.tags import IGNORED
+from maskpack.runtime.windows import Window
 from maskpack.tasks.batches import EncodedTokens
+from maskpack.tasks.pieces import EncodedTokenPieces
 from maskpack.tasks.types import TASK_TYPES
 
 KINDS = {"one label": "classification", "several": "multi-label", "a number": "regression"}
@@ -105,6 +108,35 @@ def test_labels_teach_the_same_however_the_rows_are_shared(kind, processes, accu
     alone = taken(encoder, loss_of, encoded, ALONE, 1)
     for each in side_by_side(
         processes, lambda own: taken(encoder, loss_of, encoded, own, accumulate)
+    ):
+        agree(alone, each)
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), SHARED)
+def test_windows_with_an_output_for_each_token_too(processes, accumulate, tiny_model):
+    """Texts of one to four windows, some of whose tokens begin a word."""
+    torch.manual_seed(0)
+    model = load_classifier(
+        str(tiny_model), outputs=3, auto_class="AutoModelForTokenClassification"
+    )
+    rng, counts = np.random.default_rng(3), np.arange(11) % 4 + 1
+    windows = [
+        [Window(1, np.zeros((6, 2), dtype=np.int32), 4 * place) for place in range(count)]
+        for count in counts
+    ]
+    ids = [[2, *rng.integers(5, 40, size=6), 3] for _ in range(counts.sum())]
+    texts = np.array([own[-1].stop for own in windows])
+    labels = rng.integers(0, 3, size=(11, texts.max()))
+    unread = np.arange(texts.max()) >= texts[:, None]
+    labels[unread | (rng.random(labels.shape) < 0.3)] = IGNORED
+    plain = EncodedTokens(ids, None, labels, pad=0, per_token=True)
+    encoded = EncodedTokenPieces.of_windows(plain, windows)
+    logits = rng.normal(size=(*labels.shape, 3)).astype(np.float32)
+    targets = DistillationTargets(logits, 0.5, 2.0, HiddenStateTeacher(copy.deepcopy(model), 3.0))
+    loss_of = TaskLoss(TASK_TYPES["token-classification"], labels, targets, encoded=encoded)
+    alone = taken(model, loss_of, encoded, ALONE, 1)
+    for each in side_by_side(
+        processes, lambda own: taken(model, loss_of, encoded, own, accumulate)
     ):
         agree(alone, each)
 

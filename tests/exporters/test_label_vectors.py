@@ -14,6 +14,7 @@ from maskpack.compressor.repeat import recorded_run
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.formats import ConfigError, DataError, open_artifact
 from maskpack.runtime import Session
+from maskpack.tasks import partners
 from maskpack.tasks.data.columns import Said, task_of_said
 from maskpack.tasks.data.splits import load_data
 from maskpack.tasks.evaluation.evaluate import assess
@@ -41,7 +42,8 @@ def rows(tmp_path_factory):
 
 
 def test_the_examples_of_the_modules_are_true():
-    assert doctest.testmod(label_vectors).failed == doctest.testmod(vectors).failed == 0
+    for module in (label_vectors, vectors, partners):
+        assert doctest.testmod(module).failed == 0
 
 
 def test_columns_of_text_and_label_are_taken_as_such(rows):
@@ -65,14 +67,6 @@ def test_labels_of_one_row_each_are_refused(tmp_path, rows):
     other.write_text("text,label\na,x\nb,y\n")
     with pytest.raises(DataError, match="evaluation split .* 2 rows of 2 labels, at most 1 of one"):
         load_data(task, data=path, eval_data=other)
-
-
-def test_partners_share_the_label_and_nobody_is_left_alone():
-    labels = np.random.default_rng(0).integers(0, 9, 200)
-    found = np.array(vectors.partners(labels))
-    assert (labels[found] == labels).all()
-    assert (found != np.arange(200)).all()
-    assert sorted(found.tolist()) == list(range(200)), "each is the partner of one row"
 
 
 def test_metrics_count_all_right_texts():

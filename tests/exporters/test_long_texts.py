@@ -20,7 +20,7 @@ from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
 from maskpack.tasks.evaluation.evaluate import assess, task_of
 from maskpack.tasks.evaluation.exported import assess_exported
-from maskpack.tasks.pieces import EncodedPieces
+from maskpack.tasks.pieces import EncodedTextPieces
 from maskpack.tasks.windows import WindowRule
 
 IDLE = ["the", "film", "was", "story", "very", "we", "it"]
@@ -100,7 +100,7 @@ def test_rows_are_texts_and_outputs_are_joined_as_devices_join_them(tiny_artifac
     rule = WindowRule(3, texts=True)
     split = Split(texts, np.array([0, 1, 0, 1, 1]), windows=rule)
     encoded = context.preprocessor().encode(split, max_length=LENGTH)
-    assert isinstance(encoded, EncodedPieces)
+    assert isinstance(encoded, EncodedTextPieces)
     assert len(encoded) == 5
     assert encoded.counts.tolist()[0::2][:2] == [1, 1]
     lengths = [len(tokenizer_of(context.files)(text[0])["input_ids"]) for text in texts]
@@ -150,8 +150,8 @@ def test_teachers_units_and_dense_models_read_windows_too(rows, tiny_model, quic
 
 
 def test_what_cannot_be_joined_is_refused():
-    with pytest.raises(ConfigError, match="`long` is a token-classification"):
-        task_for("token-classification")
+    with pytest.raises(ConfigError, match="`long` is a label-retrieval"):
+        task_for("label-retrieval")
     with pytest.raises(ConfigError, match="`windows` cuts one text a row, `long` has two"):
         task_for("classification", pair_field="other")
     with pytest.raises(ConfigError, match="`stride` is of rows that are cut into windows"):

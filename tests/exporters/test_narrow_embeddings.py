@@ -33,8 +33,9 @@ from maskpack.formats import (
     check_artifact,
     open_artifact,
 )
+from maskpack.formats.mixed_rows import MixedRows
 from maskpack.runtime import Session
-from maskpack.tasks import find_task
+from maskpack.tasks import TrimRequest, find_task, trim_vocabulary
 
 
 def table_of(bits, rows=7, width=21, seed=0):
@@ -65,6 +66,31 @@ def test_rows_of_every_width_are_the_tensors_to_the_last_bit(bits, width, seed):
     ids = np.array([[0, 3, 6], [3, 3, 1]])
     rows, _ = looked_up(tensor, ids)
     np.testing.assert_array_equal(rows, tensor.dequantize()[ids])
+
+
+def mixed_table(bits, marks, width=21, seed=0):
+    is_wide = np.array(marks, dtype=bool)
+    wide = table_of(bits, int(is_wide.sum()), width, seed)
+    return MixedRows(wide, table_of(2, int((~is_wide).sum()), width, seed + 1), is_wide)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from([8, 4, 3]), st.integers(1, 40), st.integers(0, 99), st.integers(1, 126))
+def test_rows_of_two_widths_are_the_tensors_to_the_last_bit(bits, width, seed, marks):
+    tensor = mixed_table(bits, [marks >> row & 1 for row in range(7)], width, seed)
+    ids = np.array([[0, 3, 6, 1], [5, 2, 4, 4]])
+    rows, _ = looked_up(tensor, ids)
+    np.testing.assert_array_equal(rows, tensor.dequantize()[ids])
+
+
+def test_a_graph_holds_rare_rows_in_two_bits_and_a_place_for_each_row():
+    table = mixed_table(4, [1, 0, 0, 1, 0, 0, 0], width=384)
+    _, stored = looked_up(table, np.array([0, 1]))
+    assert stored["words.fields.wide"].nbytes == 2 * 192
+    assert stored["words.fields.rare"].nbytes == 5 * 96
+    assert stored["words.places"].dtype == np.int16
+    _, stored = looked_up(table, np.array([0]), alone=False)
+    assert set(stored) == {"words.codes", "words.scales"}, "a decoder multiplies with whole rows"
 
 
 @pytest.mark.parametrize(("bits", "bytes_a_row"), [(8, 384), (4, 192), (3, 144), (2, 96)])
@@ -190,7 +216,7 @@ WAYS += [("shared", "fp32"), ("shared", "int8"), ("swap", "int8"), ("trunk", "in
 
 
 @pytest.mark.parametrize(("layout", "way"), WAYS)
-@pytest.mark.parametrize("width", [4, 3, 2])
+@pytest.mark.parametrize("width", [4, 3, 2, "auto"])
 def test_graphs_of_every_layout_compute_with_narrow_rows(width, layout, way, learned, tmp_path):
     artifact = learned("bert", width, "1" if layout == "trunk" else None)
     out, compute = tmp_path / "out", Compute(way)
@@ -205,7 +231,7 @@ def test_graphs_of_every_layout_compute_with_narrow_rows(width, layout, way, lea
     assert len(answers) == 2
 
 
-@pytest.mark.parametrize("width", [8, 4, 3, 2])
+@pytest.mark.parametrize("width", [8, 4, 3, 2, "auto"])
 @pytest.mark.parametrize("way", ["fp32", "int8"])
 def test_a_float_graph_has_float_tables(width, way, learned, tmp_path):
     """What `bench` compares with, and what fp16 rounds."""
@@ -220,7 +246,59 @@ def test_a_float_graph_has_float_tables(width, way, learned, tmp_path):
         np.testing.assert_array_equal(stored[f"bert.{name}"], table.dequantize(), err_msg=name)
 
 
-def test_an_older_opset_holds_narrow_rows(learned, tmp_path):
+@pytest.mark.parametrize("width", [3, "auto"])
+def test_an_older_opset_holds_narrow_rows(width, learned, tmp_path):
     out, tolerance = tmp_path / "out", Tolerance.of(Compute.FP32, max_drop=100.0)
-    request = ExportRequest(learned("bert", 3), "sst2", out, Compute.FP32, tolerance, opset=17)
+    request = ExportRequest(learned("bert", width), "sst2", out, Compute.FP32, tolerance, opset=17)
     assert export_onnx(request).ok
+
+
+def test_cut_positions_leave_rows_of_tokens_alone(learned, tmp_path):
+    """Their index follows from the numbers of tokens, of which some inputs show a few."""
+    tolerance = Tolerance.of(Compute.FP32, max_drop=100.0)
+    made = {}
+    for cut in (False, True):
+        out = tmp_path / str(cut)
+        request = ExportRequest(
+            learned("bert", "auto"), "sst2", out, Compute.FP32, tolerance, cut_positions=cut
+        )
+        assert export_onnx(request).ok
+        model = onnx.load(out / "model.onnx")
+        made[cut] = {each.name: list(each.dims) for each in model.graph.initializer}
+    changed = {name for name, dims in made[True].items() if dims != made[False][name]}
+    assert changed
+    assert all("position" in name for name in changed), changed
+
+
+def test_a_vocabulary_of_fewer_tokens_keeps_both_widths(learned, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the film was great\nvery quite awful food\n")
+    whole = open_artifact(learned("bert", "auto"))
+    trim_vocabulary(TrimRequest(str(whole.path), tmp_path / "fewer", (texts,)))
+    fewer = open_artifact(tmp_path / "fewer")
+    assert check_artifact(fewer.path) == []
+    ids = {word: row for row, word in enumerate(whole.file("vocab.txt").decode().split("\n"))}
+    kept = [ids[word] for word in fewer.file("vocab.txt").decode().split("\n") if word]
+    name = next(n for n, each in whole.backbone.embeddings.items() if isinstance(each, MixedRows))
+    before, after = (one.backbone.embeddings[name] for one in (whole, fewer))
+    np.testing.assert_array_equal(after.dequantize(), before.dequantize()[kept])
+    texts = ["the film was great"]
+    first, second = (
+        Session(graph_of(one.path, tmp_path)).predict(texts)[0] for one in (whole, fewer)
+    )
+    assert first.scores == second.scores
+
+
+def graph_of(artifact, folder):
+    out, tolerance = folder / f"{artifact.name} graph", Tolerance.of(Compute.INT8, max_drop=100.0)
+    assert export_onnx(ExportRequest(artifact, "sst2", out, Compute.INT8, tolerance)).ok
+    return out
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "albert", "deberta-v2", "modernbert"])
+def test_rows_of_two_widths_of_other_families(kind, learned):
+    artifact = open_artifact(learned(kind, "auto"))
+    assert artifact.manifest.requires == ("embedding-rows",)
+    assert artifact.manifest.scheme.embedding_bits == 4
+    found = [one for one in artifact.backbone.embeddings.values() if isinstance(one, MixedRows)]
+    assert len(found) == 1

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
@@ -16,6 +18,7 @@ from maskpack.exporters.options import Compute, Layout, SharedRequest
 from maskpack.formats import ExportError, ModelError, open_artifact
 from maskpack.runtime import Session
 from maskpack.tasks import find_task
+from maskpack.tasks.context import restore_task
 
 LOOSE = Tolerance.of(Compute.INT8, max_drop=100.0, rtol=0.5)
 FAMILIES = (
@@ -124,12 +127,45 @@ def test_a_graph_without_a_pooler_holds_none(several, tmp_path):
     assert sizes["pooler"]
 
 
-def test_a_plain_model_is_refused_where_transformers_has_no_such_head(several, tmp_path):
-    with pytest.raises(
-        ModelError, match="reads `pooling` mean, and `BertForSequenceClassification`"
-    ):
-        write_hf(open_artifact(several), "mean", tmp_path / "hf")
+@pytest.mark.parametrize("name", ["mean", "last"])
+def test_a_plain_model_with_another_pooling_is_one_of_sentence_transformers(
+    several, tmp_path, name
+):
+    artifact = open_artifact(several)
+    write_hf(artifact, name, tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["architectures"], len(config["id2label"])) == (["BertModel"], 2)
+
+    from sentence_transformers import SentenceTransformer
+
+    found = SentenceTransformer(str(tmp_path / "hf"), device="cpu").encode(TEXTS)
+    model, tokenizer = restore_task(artifact, name), AutoTokenizer.from_pretrained(tmp_path / "hf")
+    with torch.no_grad():
+        own = [
+            model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=16))
+            .logits[0]
+            .numpy()
+            for text in TEXTS
+        ]
+    assert np.abs(found - np.stack(own)).max() < 1e-5
+
+
+def test_a_plain_model_of_pairs_is_one_of_transformers_only(tiny_model, write, tmp_path):
+    config = FitConfig(bits=4, group=16, steps=1, max_length=16, teacher="none", pooling="mean")
+    rows = write(
+        "rows.csv", "a,b,label\n" + "the film,it was good,yes\nwe saw it,it was bad,no\n" * 8
+    )
+    task, out = (
+        find_task("pairs", text_field="a", pair_field="b", label_field="label"),
+        tmp_path / "a",
+    )
+    fit_task(FitRequest(str(tiny_model), task, out, config, data=rows))
+    with pytest.raises(ModelError, match="of pairs of texts: `BertForSequenceClassification`"):
+        write_hf(open_artifact(out), "pairs", tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+def test_a_plain_model_behind_a_pooler_is_one_of_transformers(several, tmp_path):
     write_hf(open_artifact(several), "pooler", tmp_path / "hf")
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == [
         "BertForSequenceClassification"

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import load
 
+of_tables = {"embedding-3", "embedding-rows"}
+
 
 class RefusedError(Exception):
     """The second reader's only error."""
@@ -84,21 +86,39 @@ class Linear(NamedTuple):
 def read_backbone(folder, manifest):
     arrays, meta = read_file(folder, "backbone.safetensors", manifest["backbone"]["sha256"])
     need(meta["kind"] == "backbone", "kind")
-    weights = {"linear": {}, "embedding": {}}
+    weights, features = {"linear": {}, "embedding": {}}, set()
     for name, spec in meta["tensors"].items():
         (rows, width), bits, group = spec["shape"], spec["bits"], spec["group"]
         packed, scales = arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")
         zero_free = spec.get("zero_free", False)
         kinds = {(8, False), (4, False), (2, False), (2, True), (1, True)}
+        kinds |= {(3, True)} if spec["role"] == "embedding" else set()
         need(type(zero_free) is bool and (bits, zero_free) in kinds, "kind of codes")
         need(1 <= group <= width, "layout")
-        need(packed.dtype == np.uint8 and len(packed) == rows, "codes")
+        wide = list(range(rows))
+        if "rare" in spec:
+            need(spec["rare"] == 2 and spec["role"] == "embedding", "rare")
+            need(bits > 2 and group == width, "wide rows")
+            marks = arrays.pop(f"{name}.wide")
+            need(marks.dtype == np.uint8 and len(marks) == 1, "marks of rows")
+            bits_of_rows = read_fields(marks[0].tolist(), rows, 1)
+            wide = [row for row in range(rows) if bits_of_rows[row]]
+            need(0 < len(wide) < rows, "rows of one width")
+            features.add("embedding-rows")
+        features |= {"embedding-3"} if bits == 3 else set()
+        need(packed.dtype == np.uint8 and len(packed) == len(wide), "codes")
         need(scales.dtype in (np.float16, np.float32), "dtype of scales")
         need(scales.shape == (rows, -(-width // group)), "shape of scales")
         need(np.isfinite(scales).all() and (scales >= 0).all(), "scales")
         codes = read_codes(packed, width, bits, zero_free)
+        if "rare" in spec:
+            packed = arrays.pop(f"{name}.rare")
+            need(packed.dtype == np.uint8 and len(packed) == rows - len(wide), "rare rows")
+            kinds_of_rows = iter(codes), iter(read_codes(packed, width, 2, True))
+            codes = [next(kinds_of_rows[row not in set(wide)]) for row in range(rows)]
         weights[spec["role"]][name] = Linear(codes, scales, group)
     need(weights["linear"], "no linear")
+    need(features == of_tables & set(manifest.get("requires", [])), "features of tables")
     need(all(a.dtype == np.float16 and np.isfinite(a).all() for a in arrays.values()), "dense")
     return weights["linear"], weights["embedding"], arrays
 

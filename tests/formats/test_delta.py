@@ -215,13 +215,29 @@ def with_digest(change):
         (lambda meta, _: meta["files"][0].pop("base"), "header of a delta is wrong"),
         (lambda meta, _: meta["files"][0].update(sha256="0" * 64), "is not what the delta was"),
         (lambda meta, _: meta["files"][0].update(bytes=3), "holds .* bytes, not 3"),
-        (lambda meta, _: meta["files"][0].update(bytes=2**63), "header of a delta is wrong"),
+        (lambda meta, _: meta["files"][0].update(bytes=2**63), "more than a delta may"),
     ],
 )
 def test_a_header_that_is_wrong_is_refused(pair, change, message):
     old, _, delta = pair
     with pytest.raises(ArtifactError, match=message):
         decode_delta(rebuild(delta.read_bytes(), with_digest(change)), tree(old))
+
+
+@pytest.mark.parametrize("sizes", [[2**31], [2**50], [2**70], [2**29] * 4, [2**50, -(2**50)]])
+def test_sizes_that_no_delta_makes_are_refused_before_a_part_is_expanded(sizes, pair, monkeypatch):
+    old, _, delta = pair
+
+    def huge(meta, _):
+        for place, size in enumerate(sizes):
+            meta["files"][place]["bytes"] = size
+
+    def expanded(*_):
+        raise AssertionError("a part was expanded")
+
+    monkeypatch.setattr("maskpack.formats.delta.expanded", expanded)
+    with pytest.raises(ArtifactError, match=r"makes [\d,]+ bytes of [\d,]+, more than a delta may"):
+        decode_delta(rebuild(delta.read_bytes(), with_digest(huge)), tree(old))
 
 
 def test_a_file_and_a_folder_have_no_delta(pair, tmp_path):

@@ -17,7 +17,7 @@ from maskpack.formats.codec import (
     header_text,
     read_tensors,
 )
-from maskpack.formats.tensors import PackedTensor
+from maskpack.formats.matrices import PackedTensor
 from maskpack.formats.writer import write_pieces
 
 RNG = np.random.default_rng(5)

@@ -15,6 +15,7 @@ from maskpack.formats import ArtifactError, ConfigError, ModelError, TaskEntry
 from maskpack.formats.pooling import Pooling, pooling_fields, pooling_of, uses_pooler
 from maskpack.models.linears import plain_state
 from maskpack.models.load import load_classifier, load_finetuned, load_pretrained
+from maskpack.models.locate import resolve
 from maskpack.models.pooling import (
     KEY,
     actual_pooling,
@@ -98,8 +99,19 @@ def test_a_sentence_model_without_a_pooler_says_its_pooling(
     assert found(with_parts(without_pooler, tmp_path, mode)) is pooling
 
 
-def test_a_pooler_that_is_there_is_used(tiny_model, tmp_path):
-    assert found(with_parts(tiny_model, tmp_path, ["pooling_mode_cls_token"])) is None
+@pytest.mark.parametrize(
+    ("mode", "pooling"),
+    [("mean_tokens", Pooling.MEAN), ("cls_token", Pooling.CLS), ("max_tokens", None)],
+)
+def test_a_pooler_that_sentence_transformers_never_trained_is_not_read(
+    tiny_model, tmp_path, mode, pooling
+):
+    assert found(with_parts(tiny_model, tmp_path, [f"pooling_mode_{mode}"])) is pooling
+
+
+def test_the_demo_model_reads_the_mean_of_its_states():
+    folder = resolve("demo")
+    assert find_pooling("demo", AutoConfig.from_pretrained(folder)) is Pooling.MEAN
 
 
 @pytest.mark.parametrize("path", ["../elsewhere", "", None, "/etc"])
