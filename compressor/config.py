@@ -18,6 +18,7 @@ from maskpack.compressor.teacher_config import (
     DENSE_TEACHER,
     MASK_TEACHERS,
     NO_TEACHER,
+    NOT_WITH_PEERS,
     PEER_TEACHER,
     SNAPSHOT_TEACHER,
     TEACHER_HELP,
@@ -278,12 +279,7 @@ class FitConfig(
                 f"with the teacher `{name}`, `snapshots` keeps the other mask, and `cycles` leave none",
                 "leave `snapshots` or `cycles` out",
             )
-        for option, why in (
-            ("units", "each of two masks would remove others"),
-            ("continual", "each of two masks would leave tasks of one name"),
-            ("patience", "it ends a run by one mask, and there are two"),
-            ("gradient_checkpointing", "it is a setting of one model, and there are two"),
-        ):
+        for option, why in NOT_WITH_PEERS.items():
             if getattr(self, option):
                 raise ConfigError(
                     f"`{option}` does not go with the teacher `{name}`: {why}",
@@ -297,7 +293,7 @@ class FitConfig(
 
     def _check_stops(self) -> None:
         average = "ema" if self.ema else "tail" if self.tail else None
-        if self.stops and average is not None:
+        if self.stops and average is not None and self.teacher != PEER_TEACHER:
             raise ConfigError(
                 f"`{average}` averages the scores for the last mask, not for those on the way",
                 "leave one of them out",

@@ -120,23 +120,14 @@ def train_peers(
     stop: Callable[[], bool],
 ) -> tuple[MaskedModel, int, History]:
     """Train both; return the one that is better on the held-out rows, with the other as its snapshot if that is asked for."""
-    metric, per_epoch = run.data.task.metric, run.per_epoch
-    counts = [partial(count_zeros, list(one.layers.values())) for one in pair.each]
-    histories = [
-        History(
-            metric_of(one.model, run.kind, run.dev, metric, run.placement.processes),
-            lambda count=count: count().zeros,  # type: ignore[misc]
-            steps=run.plan.steps,
-            per_epoch=per_epoch,
-        )
-        for one, count in zip(pair.each, counts, strict=True)
-    ]
+    histories = [_history(run, one) for one in pair.each]
+    first = list(pair.each[0].layers.values())
     reporter = ProgressReporter(
         on_progress,
-        metric=metric,
+        metric=run.data.task.metric,
         evaluate=histories[0].metric,
-        count=counts[0],
-        per_epoch=per_epoch,
+        count=partial(count_zeros, first),
+        per_epoch=run.per_epoch,
     )
     steps = train(
         pair.together.model,
@@ -156,6 +147,14 @@ def train_peers(
         curves = histories[1 - best].curves()
         chosen = replace(chosen, snapshots=OtherPeer(Snapshot(steps, _patch(other), curves)))
     return chosen, steps, histories[best]
+
+
+def _history(run: PreparedRun, one: MaskedModel) -> History:
+    """Curves of one peer; the loss in them is that of both."""
+    metric, layers = run.data.task.metric, list(one.layers.values())
+    evaluate = metric_of(one.model, run.kind, run.dev, metric, run.placement.processes)
+    steps, per_epoch = run.plan.steps, run.per_epoch
+    return History(evaluate, lambda: count_zeros(layers).zeros, steps=steps, per_epoch=per_epoch)
 
 
 def _better(run: PreparedRun, pair: PeerPair) -> int:

@@ -14,6 +14,14 @@ PEER_TEACHER, SNAPSHOT_TEACHER = "peer", "snapshot"
 MASK_TEACHERS = frozenset({PEER_TEACHER, SNAPSHOT_TEACHER})
 """As `teacher` of a mask: another mask that learns in the same steps; the run's own mask at the end of the cycle before."""
 
+NOT_WITH_PEERS = {
+    "units": "each of two masks would remove others",
+    "continual": "each of two masks would leave tasks of one name",
+    "patience": "it ends a run by one mask, and there are two",
+    "gradient_checkpointing": "it is a setting of one model, and there are two",
+}
+"""Options that two peers cannot have -> why."""
+
 TEACHER_WORDS = frozenset({DENSE_TEACHER, NO_TEACHER, *MASK_TEACHERS})
 """Teachers that are no folder."""
 
