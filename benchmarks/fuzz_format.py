@@ -48,7 +48,14 @@ from maskpack.formats.unit_bits import cut_units
 from maskpack.formats.units import COLUMNS, UnitGroup, UnitPart, Units
 
 HEADROOM = 256 << 20
-FILES = ("maskpack.json", "backbone.safetensors", "tasks/a.safetensors", "a.patch", "b.patch")
+FILES = (
+    "maskpack.json",
+    "backbone.safetensors",
+    "tasks/a.safetensors",
+    "a.patch",
+    "b.patch",
+    "c.patch",
+)
 HOSTILE = (
     *(-1, 0, 1, 2, 7, 2**31, 2**53, 2**63, 2**64, 10**30, 1e308, -1.5, float("nan"), float("inf")),
     *(None, True, [], {}, "", "../x", "/etc/passwd", "tasks/../../x", "\ud800", "x" * 4000, [[]]),
@@ -57,7 +64,7 @@ HOSTILE = (
 
 
 def build(folder: Path) -> None:
-    """A small artifact with every feature, and two packed tasks beside it."""
+    """A small artifact with every feature, and its packed tasks beside it."""
     rng = np.random.default_rng(0)
 
     def tensor(rows: int, width: int, bits: int, group: int, *, free: bool) -> QuantTensor:
@@ -85,6 +92,7 @@ def build(folder: Path) -> None:
     keeps = {
         "a": {"a": small > np.quantile(small, 0.3), "b": rng.random((9, 21)) > 0.4},
         "b": {"b": rng.random((9, 21)) > 0.05, "c": rng.random((5, 17)) > 0.0},
+        "c": {"a": two_of_four(linears["a"].codes, rng)},
     }
     for name, keep in keeps.items():
         masks = {n: BitMask.from_bool(bits | (linears[n].codes == 0)) for n, bits in keep.items()}
@@ -99,6 +107,13 @@ def build(folder: Path) -> None:
         add_task(folder, entry_of(name, patch), patch)
     for name in keeps:
         (folder / f"{name}.patch").write_bytes(pack_task(open_artifact(folder), name))
+
+
+def two_of_four(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A mask that packs as groups: of four neighbours two stay; codes of 0 go first."""
+    worth = np.where(codes == 0, -1.0, rng.random(codes.shape)).reshape(-1, 4)
+    keep: np.ndarray = worth.argsort(axis=1).argsort(axis=1) >= 2
+    return keep.reshape(codes.shape)
 
 
 def entry_of(name: str, patch: Patch) -> TaskEntry:

@@ -4,7 +4,8 @@
 
 One backbone of 4 bits, one sample task, few steps and no teacher: sizes are compared, not quality. `one-shot` masks are the
 first ones (by magnitude, or by Fisher information), `learned` ones those after the steps. Six masks of four weights are possible, so that a
-coding without any model needs log2(6) / 4 = .646 bits a weight, and one of half of the weights 1.
+coding without any model needs log2(6) / 4 = .646 bits a weight, and one of half of the weights 1. `bits_without_groups` is what the
+coding weight by weight takes, which packed patches had alone in version 1.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ def main() -> None:
             opened = open_artifact(artifact)
             masks, linears = opened.patch(name).masks, opened.backbone.linears
             weights = sum(mask.to_bool().size for mask in masks.values())
-            bits = 8 * encode_masks(masks, linears).size / weights
-            line = {"mask": run, "pattern": pattern, "steps": args.steps, "bits": round(bits, 4)}
+            line = {"mask": run, "pattern": pattern, "steps": args.steps}
+            for key, groups in (("bits", True), ("bits_without_groups", False)):
+                size = encode_masks(masks, linears, groups=groups).size
+                line[key] = round(8 * size / weights, 4)
             found.append(line)
             print(json.dumps(line))
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

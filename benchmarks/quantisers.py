@@ -47,7 +47,7 @@ def main() -> None:
     grams = {name: gram for block in judge.blocks(names) for name, gram in block.items()}
     rows = []
     for bits in args.bits or WIDTHS:
-        for quantizer in QUANTIZERS:
+        for quantizer in args.quantizer or QUANTIZERS:
             scheme = scheme_of(FitConfig(bits=bits, quantizer=quantizer))
             backbone = quantize_model(pretrained.model, scheme, seen)
             weights, outputs, zeros, size = [], [], 0, 0
@@ -85,6 +85,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--text", type=Path, help="sentences, one a line; default: shipped samples")
     parser.add_argument("--bits", type=int, action="append", choices=WIDTHS, help="default: all")
+    parser.add_argument("--quantizer", action="append", choices=QUANTIZERS, help="default: all")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

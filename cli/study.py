@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from typer import Argument, Option
@@ -14,7 +15,7 @@ from maskpack.cli import render
 from maskpack.cli.sweep import sweep
 from maskpack.cli.task_data import find_named_task
 from maskpack.compressor.config import BudgetConfig
-from maskpack.compressor.mask_config import ESTIMATORS
+from maskpack.compressor.mask_config import ESTIMATORS, levels_of
 from maskpack.formats import ConfigError
 from maskpack.formats.writer import check_writable, write_bytes
 from maskpack.tasks.options import TaskOptions
@@ -26,12 +27,13 @@ class Question(StrEnum):
     """What a study asks."""
 
     BITS = "bits"
+    ZEROS = "zeros"
 
 
 @opt.with_options
 def study(
     question: Annotated[
-        Question, Argument(help="What is asked. bits: how does quality fall with them?")
+        Question, Argument(help="What is asked: how does quality fall with bits, or with zeros?")
     ],
     model: opt.Model,
     task: opt.OwnTaskName = None,
@@ -41,10 +43,17 @@ def study(
     data: opt.Data = None,
     *,
     columns: TaskOptions,
-    bits: Annotated[str, Option(help="Widths with commas.")] = "8,4,2,1",
+    bits: Annotated[str | None, Option(help="Widths with commas. [8,4,2,1; of zeros: 4]")] = None,
+    shares: Annotated[
+        str | None,
+        Option(
+            help="Of zeros: shares of zeros that each run passes, with commas. [0.05, then 0.1 to 0.9]"
+        ),
+    ] = None,
     estimators: Annotated[
-        str, Option(help=f"Estimators with commas: {', '.join(ESTIMATORS)}.")
-    ] = "threshold",
+        str | None,
+        Option(help=f"Of bits: estimators with commas: {', '.join(ESTIMATORS)}. [threshold]"),
+    ] = None,
     seeds: Annotated[str, Option(help="Seeds with commas.")] = "0,1,2",
     taught: Annotated[
         bool,
@@ -52,10 +61,13 @@ def study(
             "--taught/--alone", help="Masks learn from the dense model of their seed, or alone."
         ),
     ] = True,
-    sparsity: Annotated[float, Option(help="Share of zeros of estimators that need one.")] = 0.1,
+    sparsity: Annotated[
+        float | None, Option(help="Of bits: share of zeros of estimators that need one. [0.1]")
+    ] = None,
     budget: BudgetConfig,
     pictures: Annotated[
-        bool, Option("--pictures/--no-pictures", help="Draw quality against bits.")
+        bool,
+        Option("--pictures/--no-pictures", help="Draw quality against bits, or against zeros."),
     ] = True,
     device: opt.Device = None,
     threads: opt.TorchThreads = None,
@@ -65,30 +77,30 @@ def study(
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Ask one question of a model and a task: runs over bits, estimators and seeds, a table and a figure.
+    """Ask one question of a model and a task: runs over bits or zeros, and seeds; a table and a figure.
 
-    The plan is a file for `compress sweep`; a stopped study goes on with the same command.
+    Of zeros one run a width and seed passes all shares, and leaves a task at each: give it enough `--epochs`. The plan is a file
+    for `compress sweep`; a stopped study goes on with the same command.
 
     Example: compress study bits demo --task reviews --seeds 0 -o study
-    """
-    from maskpack.compressor.sweep.study import StudyRequest, study_of_bits  # noqa: PLC0415
 
-    del question  # there is one so far
-    request = StudyRequest(
-        model=model,
-        task=find_named_task(task, data, columns, quiet=True).name,
-        data=data,
-        columns=columns,
-        bits=tuple(_numbers("bits", bits)),
-        estimators=tuple(name.strip() for name in estimators.split(",")),
-        seeds=tuple(_numbers("seeds", seeds)),
-        taught=taught,
-        sparsity=sparsity,
-        budget=budget,
-    )
+    Example: compress study zeros demo --task reviews --epochs 20 -o zeros
+    """
+    own = {"shares": shares, "estimators": estimators, "sparsity": sparsity}
+    common = {
+        "model": model,
+        "task": find_named_task(task, data, columns, quiet=True).name,
+        "data": data,
+        "columns": columns,
+        "seeds": tuple(_numbers("seeds", seeds)),
+        "taught": taught,
+        "budget": budget,
+        **({} if bits is None else {"bits": tuple(_numbers("bits", bits))}),
+    }
+    plan = _plan(question, common, {name: v for name, v in own.items() if v is not None})
     check_writable(out / _PLAN)
     out.mkdir(parents=True, exist_ok=True)
-    write_bytes(out / _PLAN, yaml.safe_dump(study_of_bits(request), sort_keys=False).encode())
+    write_bytes(out / _PLAN, yaml.safe_dump(plan, sort_keys=False).encode())
     render.words(f"the plan is in {out / _PLAN}")
     sweep(
         out / _PLAN,
@@ -100,6 +112,41 @@ def study(
         json=json,
         quiet=quiet,
     )
+
+
+_OWN = {Question.BITS: ("estimators", "sparsity"), Question.ZEROS: ("shares",)}
+
+
+def _plan(question: Question, common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The sweep that answers a question.
+
+    Args:
+        question: which one.
+        common: what every study is told.
+        own: options that are given, and belong to one question.
+    """
+    from maskpack.compressor.sweep import study as studies  # noqa: PLC0415 - keeps --help fast
+
+    if foreign := [name for name in own if name not in _OWN[question]]:
+        raise ConfigError(
+            f"`--{foreign[0]}` says nothing about a study of {question}", "leave it out"
+        )
+    if question is Question.ZEROS:
+        passed = {name: _shares(text) for name, text in own.items()}
+        return studies.study_of_zeros(studies.ZerosStudy(**{**common, **passed}))
+    told = dict(own)
+    if "estimators" in own:
+        told["estimators"] = tuple(name.strip() for name in own["estimators"].split(","))
+    return studies.study_of_bits(studies.StudyRequest(**{**common, **told}))
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return levels_of(text)
+    except ValueError:
+        raise ConfigError(
+            f"`shares` is `{text}`", "write numbers with commas, such as 0.1,0.5"
+        ) from None
 
 
 def _numbers(what: str, text: str) -> list[int]:

@@ -31,7 +31,7 @@ class AverageConfig(Options):
     snapshots: Annotated[
         bool,
         Opt(
-            "Keep the mask and head at the end of each cycle as tasks of their own, NAME-1, NAME-2 and so on; the last is NAME.",
+            "Keep the mask and head at the end of each cycle as tasks of their own, NAME-1, NAME-2 and so on; the last is NAME. With the teacher `peer`: keep the other mask, NAME-peer.",
             later=True,
         ),
     ] = False

@@ -15,6 +15,16 @@ from maskpack.compressor.rewind_config import RewindConfig
 from maskpack.compressor.rounding_config import RoundingConfig
 from maskpack.compressor.schedule_config import ScheduleConfig
 from maskpack.compressor.schedules import LINEAR, RESTARTS
+from maskpack.compressor.teacher_config import (
+    DENSE_TEACHER,
+    MASK_TEACHERS,
+    NO_TEACHER,
+    NOT_WITH_PEERS,
+    PEER_TEACHER,
+    SNAPSHOT_TEACHER,
+    TEACHER_HELP,
+    TeacherConfig,
+)
 from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
@@ -134,42 +144,6 @@ class RunConfig(BudgetConfig, PoolingConfig, ScheduleConfig):
         return max(1, round(per_epoch * self.epochs))
 
 
-DENSE_TEACHER, NO_TEACHER = "twin", "none"
-"""As `teacher`: fine-tune a dense teacher first, with the same data and budget; learn from the labels alone."""
-
-_TEACHER_HELP = "Folder of a fine-tuned model to learn from, or ARTIFACT#TASK; `twin` trains one first; or `none`."
-
-
-@dataclass(frozen=True)
-class TeacherConfig(Options):
-    """The model that a run learns from, beside the labels."""
-
-    teacher: Annotated[str | None, Opt(_TEACHER_HELP, default="none", path=True)] = None
-    teacher_share: Annotated[
-        float, Opt("Weight of the teacher's logits against the labels.", within="(0, 1]")
-    ] = 0.5
-    temperature: Annotated[
-        float, Opt("Temperature of both softmaxes in distillation.", within=_POSITIVE)
-    ] = 2.0
-    teacher_states: Annotated[
-        float | None,
-        Opt(
-            "Weight of the distance to the teacher's hidden states; 0: logits only.",
-            within="[0, inf)",
-            default="3, if the shapes agree",
-        ),
-    ] = None
-
-    def teacher_name(self, finetuned: str | None) -> str | None:
-        """Name of the teacher with the default resolved; None: there is none.
-
-        Args:
-            finetuned: name of the source model, if it is fine-tuned for the task already.
-        """
-        del finetuned
-        return None if self.teacher == NO_TEACHER else self.teacher
-
-
 @dataclass(frozen=True)
 class FitConfig(
     MaskConfig,
@@ -187,7 +161,7 @@ class FitConfig(
     teacher: Annotated[
         str | None,
         Opt(
-            _TEACHER_HELP,
+            f"{TEACHER_HELP} A mask also learns from a `{PEER_TEACHER}` that learns beside it, or from its last `{SNAPSHOT_TEACHER}`.",
             default="MODEL, if it is fine-tuned for the task; else twin; none over random weights",
             path=True,
         ),
@@ -253,8 +227,10 @@ class FitConfig(
                 f"`patience` ends a run early, `{whole[0]}` needs its last step",
                 "leave one of them out",
             )
-        if self.snapshots:
+        if self.snapshots and self.teacher != PEER_TEACHER:
             self._check_snapshots()
+        if self.teacher in MASK_TEACHERS:
+            self._check_mask_teacher()
         self._check_stops()
         self.layer_numbers()
         if self.layers is not None and self.trunk is not None:
@@ -262,9 +238,7 @@ class FitConfig(
 
     def teacher_name(self, finetuned: str | None) -> str | None:
         """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher, over drawn weights from none."""
-        usual = (
-            DENSE_TEACHER if self.random is None else None
-        )  # of a hidden network there is no pretrained one
+        usual = DENSE_TEACHER if self.random is None else None
         name = self.teacher or finetuned or usual
         return None if name == NO_TEACHER else name
 
@@ -280,11 +254,49 @@ class FitConfig(
         """What the names of tasks that the run leaves on its way end in; they divide its steps evenly."""
         if self.levels:
             return tuple(f"{100 * level:.4g}" for level in self.levels[:-1])
+        if self.teacher == PEER_TEACHER:
+            return (PEER_TEACHER,) if self.snapshots else ()
         return tuple(map(str, range(1, self.cycles))) if self.snapshots else ()
+
+    @property
+    def parts(self) -> int:
+        """Equal parts of the run, each of which ends in a mask that may be kept, or teach the next part."""
+        return max(len(self.levels), self.cycles)
+
+    def _check_mask_teacher(self) -> None:
+        name = self.teacher
+        if self.teacher_states:
+            raise ConfigError(
+                f"the teacher `{name}` gives logits, and no hidden states to follow",
+                "leave `teacher_states` out",
+            )
+        if name == SNAPSHOT_TEACHER:
+            if self.parts == 1:
+                raise ConfigError(
+                    "a snapshot teaches from the second cycle on, and there is one",
+                    "give `schedule` restarts and `cycles`, such as 3",
+                )
+            return
+        if self.snapshots and self.cycles > 1:
+            raise ConfigError(
+                f"with the teacher `{name}`, `snapshots` keeps the other mask, and `cycles` leave none",
+                "leave `snapshots` or `cycles` out",
+            )
+        for option, why in NOT_WITH_PEERS.items():
+            if getattr(self, option):
+                raise ConfigError(
+                    f"`{option}` does not go with the teacher `{name}`: {why}",
+                    "leave one of them out",
+                )
+        if self.finds_trunk:
+            raise ConfigError(
+                f"`trunk` auto does not go with the teacher `{name}`",
+                "give `trunk` as a number",
+            )
 
     def _check_stops(self) -> None:
         average = "ema" if self.ema else "tail" if self.tail else None
-        if self.stops and average is not None:
+        if self.stops and average is not None and self.teacher != PEER_TEACHER:
             raise ConfigError(
                 f"`{average}` averages the scores for the last mask, not for those on the way",
                 "leave one of them out",
@@ -370,13 +382,11 @@ class BaselineConfig(RewindConfig, TeacherConfig, LabelConfig, RunConfig, CodesC
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.given_rounds
-        if self.method is Method.IMP and self.sparsity is None:
-            raise ConfigError("the method imp needs a share of zeros", "give `sparsity`")
-        if self.method is not Method.IMP and given:
+        self.check_rounds(self.method, needed=self.method is Method.IMP)
+        if self.teacher in MASK_TEACHERS:
             raise ConfigError(
-                f"`{given[0]}` is of the method imp, and the method is {self.method}",
-                "leave one of them out",
+                f"the teacher `{self.teacher}` is a mask of the run, and a baseline has none",
+                f"give a folder or `{DENSE_TEACHER}`",
             )
 
     @property
@@ -388,7 +398,4 @@ class BaselineConfig(RewindConfig, TeacherConfig, LabelConfig, RunConfig, CodesC
     def backbone(self) -> BackboneConfig:
         """The backbone's options."""
         codes = {each.name: getattr(self, each.name) for each in fields(CodesConfig)}
-        if self.bits is None:
-            assert self.random is not None, "on floats there is no backbone"
-            del codes["bits"]
-        return BackboneConfig(**codes)
+        return BackboneConfig(**{n: v for n, v in codes.items() if (n, v) != ("bits", None)})

@@ -20,15 +20,22 @@ if sys.platform != "win32":
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.compressor.config import DENSE_TEACHER
-from maskpack.compressor.fit import loss_of, masked_model_of, targets_for
+from maskpack.compressor.fit import loss_of, masked_model_of
+from maskpack.compressor.mask_teachers import (
+    PeerPair,
+    has_peer,
+    has_snapshot_teacher,
+    with_snapshot_teacher,
+)
 from maskpack.compressor.masking.model import MaskedModel
 from maskpack.compressor.masking.units import UnitImportance
 from maskpack.compressor.prepare import PreparedRun, prepare, with_divisors
+from maskpack.compressor.run_teacher import targets_for
+from maskpack.compressor.teacher_config import DENSE_TEACHER, MASK_TEACHERS
 from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.callbacks import CallbackList
 from maskpack.compressor.training.kept_states import states_bytes
-from maskpack.compressor.training.loss import DistillationTargets
+from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.compressor.training.progress import Progress
 from maskpack.compressor.training.step import StepRunner
 from maskpack.compressor.training.train import FlooredAdam
@@ -164,21 +171,33 @@ def rehearse(request: FitRequest, *, began: Cost) -> tuple[PreparedRun, Estimate
         run = with_divisors(prepared)
         load = Cost.so_far() - began + clock.missing(config.refine_steps)
         targets, teacher = _targets(run)
-        masked, making = _timed(lambda: masked_model_of(run, loss_of(run, targets)))
-        return run, _total(run, masked, targets, load=load + making, teacher=teacher)
+        (masked, task_loss), making = _timed(partial(_learner, run, targets))
+        if has_snapshot_teacher(run):
+            teacher = _look(masked.model, run.train) * (config.parts - 1)
+        return run, _total(run, masked, task_loss, load=load + making, teacher=teacher)
+
+
+def _learner(run: PreparedRun, targets: DistillationTargets | None) -> tuple[MaskedModel, TaskLoss]:
+    """What a step of the run trains, and its loss; of two peers both as one."""
+    task_loss = loss_of(run, targets)
+    if has_peer(run):
+        pair = PeerPair.of(run, task_loss, masked_model_of)
+        return pair.together, pair.task_loss
+    masked, task_loss = with_snapshot_teacher(run, masked_model_of(run, task_loss), task_loss)
+    return masked, task_loss
 
 
 def _total(
     run: PreparedRun,
     masked: MaskedModel,
-    targets: DistillationTargets | None,
+    task_loss: TaskLoss,
     *,
     load: Cost,
     teacher: Cost,
 ) -> Estimate:
     """Time of the parts that run once, and of all steps and evaluations."""
     steps = run.plan.steps
-    step, look = _mean_step(run, masked, targets), _look(masked.model, run.dev)
+    step, look = _mean_step(run, masked, task_loss), _look(masked.model, run.dev)
     stops = len(run.request.config.stops)  # each is a task that is evaluated too
     looks, units = 1 + stops + steps // run.per_epoch, _units(run, masked)
     runs = most_tries(deepest_allowed(run) + 1) if run.request.config.finds_trunk else 0
@@ -201,7 +220,7 @@ def _total(
         trunk_runs=runs,
         memory_bytes=_peak_memory(),
         disk_bytes=12 * trained if run.request.config.checkpoint_every else 0,
-        states_bytes=0 if targets is None else states_bytes(targets.state_teacher),
+        states_bytes=states_bytes(task_loss.state_teacher),
     )
 
 
@@ -222,7 +241,7 @@ def _targets(run: PreparedRun) -> tuple[DistillationTargets | None, Cost]:
     def teach(steps: int) -> DistillationTargets | None:
         return targets_for(run, replace(run.plan, steps=steps))
 
-    if run.teacher is None:
+    if run.teacher is None or run.teacher.name in MASK_TEACHERS:
         return None, Cost()
     if run.teacher.name != DENSE_TEACHER:
         return _timed(partial(teach, run.plan.steps))
@@ -257,23 +276,21 @@ def _typical(run: PreparedRun, first: int, last: int) -> float:
     return float(np.mean(sizes) / np.mean(some)) if some else 1.0
 
 
-def _mean_step(run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | None) -> Cost:
+def _mean_step(run: PreparedRun, masked: MaskedModel, task_loss: TaskLoss) -> Cost:
     """Mean time of a step, with and without simulated rounding in the shares of the run."""
-    plain = _step(run, masked, targets, number=0)
+    plain = _step(run, masked, task_loss, number=0)
     if masked.rounding is None:
         return plain
     first = masked.rounding.first
     share = first / run.plan.steps
-    return plain * share + _step(run, masked, targets, number=first) * (1.0 - share)
+    return plain * share + _step(run, masked, task_loss, number=first) * (1.0 - share)
 
 
-def _step(
-    run: PreparedRun, masked: MaskedModel, targets: DistillationTargets | None, *, number: int
-) -> Cost:
+def _step(run: PreparedRun, masked: MaskedModel, task_loss: TaskLoss, *, number: int) -> Cost:
     """Mean time of a step like that of this number, over batches of every size."""
     # what measures units is timed apart, and would remove some in the measured steps of a short run
     others = [callback for callback in masked.callbacks if callback is not masked.units]
-    task_loss, callbacks = loss_of(run, targets), CallbackList(others)
+    callbacks = CallbackList(others)
     optimizer = FlooredAdam(group.settings() for group in masked.groups)
     optimizer.set_rates(0.0)  # a rate of 0: the measured steps change nothing
     masked.model.train()

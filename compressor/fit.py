@@ -14,6 +14,12 @@ from importlib.metadata import version
 
 from maskpack.compressor.describe import entry_of, result_of
 from maskpack.compressor.effects import HeadTuning
+from maskpack.compressor.mask_teachers import (
+    PeerPair,
+    has_peer,
+    train_peers,
+    with_snapshot_teacher,
+)
 from maskpack.compressor.masking.linear import count_zeros
 from maskpack.compressor.masking.model import (
     MaskedModel,
@@ -34,20 +40,15 @@ from maskpack.compressor.prepare import (
 )
 from maskpack.compressor.quantization.backbone import load_or_quantize, with_seed
 from maskpack.compressor.run_key import run_key
+from maskpack.compressor.run_teacher import log_teacher, targets_for
 from maskpack.compressor.space import may_replace_snapshots
 from maskpack.compressor.stops import checkpoints_of, interrupted, interrupted_at_the_end
 from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.training.callbacks import CallbackList, EarlyStopping, History
 from maskpack.compressor.training.checkpoint import FolderCheckpoints, deferred_interrupt
-from maskpack.compressor.training.kept_states import Keeping
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
-from maskpack.compressor.training.teacher import (
-    DenseTeacherRun,
-    TeacherPredict,
-    distillation_targets,
-)
-from maskpack.compressor.training.train import Checkpoints, NoCheckpoints, Plan, train
+from maskpack.compressor.training.train import Checkpoints, train
 from maskpack.compressor.trunk import with_trunk_found
 from maskpack.compressor.tune import tune_head
 from maskpack.compressor.types import Curves, FitRequest, RunResult, SnapshotResult
@@ -60,13 +61,11 @@ from maskpack.formats import (
     is_artifact,
 )
 from maskpack.formats.lazy import renamed_argument
-from maskpack.formats.writer import nearest_folder
 from maskpack.models.build import apply_patch
 from maskpack.models.placement import placement_of
 from maskpack.tasks.batches import predict_all, torch_predict
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.data_warnings import answer_warnings, log_warnings
-from maskpack.tasks.evaluation.metrics import compute_metrics
 from maskpack.tasks.pretrained_head import start_head
 
 _LOG = logging.getLogger(__name__)
@@ -141,6 +140,7 @@ def on_the_way(run: PreparedRun, trained: TrainedRun) -> Iterator[tuple[Prepared
                 trained,
                 patch=snapshot.patch,
                 steps=snapshot.step,
+                curves=snapshot.curves or trained.curves,
                 snapshots=(),
                 part_of=request.stored_name,
             ),
@@ -212,7 +212,7 @@ def _train(
         checkpoints=checkpoints_of(run, of_teacher=True),
         on_progress=on_progress,
         stop=stop,
-        heard=partial(_log_teacher, run),
+        heard=partial(log_teacher, run),
     )
     return train_mask(run, targets, checkpoints, on_progress, stop)
 
@@ -224,10 +224,13 @@ def train_mask(
     on_progress: OnProgress,
     stop: Callable[[], bool],
 ) -> tuple[MaskedModel, int, History]:
-    """Train scores and head."""
+    """Train scores and head; of two peers both, of which the better one is returned."""
+    if has_peer(run):
+        pair = PeerPair.of(run, loss_of(run, targets), masked_model_of)
+        return train_peers(run, pair, checkpoints, on_progress, stop)
     metric, per_epoch = run.data.task.metric, run.per_epoch
     task_loss = loss_of(run, targets)
-    masked = masked_model_of(run, task_loss)
+    masked, task_loss = with_snapshot_teacher(run, masked_model_of(run, task_loss), task_loss)
     count = partial(count_zeros, list(masked.layers.values()))
     evaluate = metric_of(masked.model, run.kind, run.dev, metric, run.placement.processes)
     history = History(evaluate, lambda: count().zeros, steps=run.plan.steps, per_epoch=per_epoch)
@@ -253,55 +256,6 @@ def loss_of(run: PreparedRun, targets: DistillationTargets | None) -> TaskLoss:
     """The loss of a step of the run."""
     rows = run.train
     return TaskLoss(run.kind, rows.labels, targets, rows.labelled, run.class_weights, rows)
-
-
-def _log_teacher(run: PreparedRun, predict: TeacherPredict) -> None:
-    """Log the teacher's metric: a weak teacher may be the reason for a weak mask."""
-    metric = run.data.task.metric
-    value = compute_metrics(run.kind, predict(run.dev), run.dev.labels, [metric])[metric]
-    _LOG.info("the teacher has %s %.4f on the evaluation rows", metric, value)
-
-
-def targets_for(
-    run: PreparedRun,
-    plan: Plan,
-    *,
-    checkpoints: Checkpoints | None = None,
-    on_progress: OnProgress = lambda _: None,
-    stop: Callable[[], bool] = lambda: False,
-    heard: Callable[[TeacherPredict], None] = lambda _: None,
-) -> DistillationTargets | None:
-    """The teacher's targets, see `distillation_targets`; one that is trained first learns by `plan`, at linear rates."""
-    first = DenseTeacherRun(
-        run.request.model,
-        run.request.revision,
-        run.train,
-        run.described,
-        run.kind,
-        plan.linear(),
-        run.placement,
-        on_progress,
-        checkpoints or NoCheckpoints(),
-        stop,
-        run.class_weights,
-        None if run.request.config.random is None else run.classifier,
-    )
-    return distillation_targets(
-        run.teacher,
-        run.request.config,
-        run.train,
-        run.described,
-        placement=run.placement,
-        train_first=first.train,
-        heard=heard,
-        keep=_keeping(run),
-    )
-
-
-def _keeping(run: PreparedRun) -> Keeping | None:
-    """Where the run may keep a teacher's states: on the disk that the artifact comes to."""
-    place, rows = run.request.out, run.plan.steps * run.plan.batch_size
-    return Keeping(nearest_folder(place), rows) if run.request.config.keep_states else None
 
 
 def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
@@ -339,7 +293,11 @@ def masked_model_of(run: PreparedRun, task_loss: TaskLoss) -> MaskedModel:
         first=config.first_rounded(run.plan.steps),
         dtype=run.placement.dtype,
     )
-    return with_snapshots(masked, run.plan.parts(1 + len(config.stops))[:-1])
+    return (
+        masked
+        if has_peer(run)
+        else with_snapshots(masked, run.plan.parts(1 + len(config.stops))[:-1])
+    )
 
 
 def _early_stopping(run: PreparedRun, masked: MaskedModel) -> list[EarlyStopping]:

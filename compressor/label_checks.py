@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 
 from maskpack.compressor.config import FitConfig, Method
 from maskpack.compressor.label_config import Calibrate, ClassWeight, Threshold
+from maskpack.compressor.teacher_config import (
+    DENSE_TEACHER,
+    MASK_TEACHERS,
+    PEER_TEACHER,
+    SNAPSHOT_TEACHER,
+)
 from maskpack.compressor.training.teacher import Teacher
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import ConfigError
@@ -111,7 +117,11 @@ def hold_out(config: FitConfig, train: Encoded, data: TaskData) -> tuple[Encoded
                 f"`{option}` needs {least} held-out rows, a tenth of the {len(train)} training rows is {held}",
                 Hint(_GIVE_MORE[option], enough=10 * least),
             )
-    learned, held_out = train.hold_out(if_asked=config.patience is not None or config.tunes_head)
+    peers = config.teacher == PEER_TEACHER  # the better one becomes the task
+    learned, held_out = train.hold_out(
+        if_asked=config.patience is not None or config.tunes_head or peers,
+        option=f"the teacher `{PEER_TEACHER}`" if peers else "`patience`",
+    )
     if config.tunes_head:
         assert held_out is not None
         _LOG.info(
@@ -178,6 +188,15 @@ def check_class_weight(class_weight: ClassWeight, task: Task, *, labelled: bool)
         )
 
 
+def check_mask_teacher(config: FitConfig, train: Encoded) -> None:
+    """Raise ConfigError if a snapshot is to teach, and rows are other ones in every epoch."""
+    if config.teacher == SNAPSHOT_TEACHER and train.redrawn:
+        raise ConfigError(
+            "a snapshot answers all rows once a cycle, and other tokens of these are hidden in every epoch",
+            f"use the teacher `{PEER_TEACHER}` or `{DENSE_TEACHER}`",
+        )
+
+
 def check_unlabelled(task: Task, request: FitRequest, count: int, teacher: Teacher | None) -> None:
     """Raise ConfigError unless a task learns from `count` rows without labels, and has a teacher that answers them."""
     if task.type.own_label:
@@ -189,6 +208,11 @@ def check_unlabelled(task: Task, request: FitRequest, count: int, teacher: Teach
         raise ConfigError(
             f"`{task.name}` is a {task.type.name}: a text alone has nothing to find",
             "give rows with the texts to be found, and leave `texts` out",
+        )
+    if teacher is not None and teacher.name in MASK_TEACHERS:
+        raise ConfigError(
+            f"{count:,} rows without labels need a teacher that knows the task, and a `{teacher.name}` learns it in the same run",
+            "leave `teacher` at its default, or leave the rows out",
         )
     if teacher is None and request.texts is not None:
         raise ConfigError(

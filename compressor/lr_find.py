@@ -24,14 +24,13 @@ import numpy as np
 
 from maskpack.compressor.baseline import run_baseline
 from maskpack.compressor.config import (
-    DENSE_TEACHER,
-    NO_TEACHER,
     BaselineConfig,
     FitConfig,
     Method,
 )
 from maskpack.compressor.fit import fit_task
 from maskpack.compressor.schedules import RANGE_TEST, ramp
+from maskpack.compressor.teacher_config import NO_TEACHER, TEACHER_WORDS
 from maskpack.compressor.training.progress import OnProgress, Progress
 from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.types import BaselineRequest, FitRequest
@@ -170,7 +169,7 @@ def _ramped(config: Config, steps: int, ratio: float) -> Config:
         cycles=1,
         lr=HIGHEST,
         head_lr=HIGHEST * ratio,
-        teacher=NO_TEACHER if config.teacher in {None, DENSE_TEACHER} else config.teacher,
+        teacher=NO_TEACHER if config.teacher in {None, *TEACHER_WORDS} else config.teacher,
     )
 
 

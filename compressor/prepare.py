@@ -11,7 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.compressor.effects import class_weights_of
-from maskpack.compressor.label_checks import check_label_options, check_unlabelled, hold_out
+from maskpack.compressor.label_checks import (
+    check_label_options,
+    check_mask_teacher,
+    check_unlabelled,
+    hold_out,
+)
 from maskpack.compressor.mask_config import PATTERNS
 from maskpack.compressor.masking.model import masked_names, sparsity_of
 from maskpack.compressor.masking.patterns import MaskPattern
@@ -310,6 +315,7 @@ def _tokens(
     """Training rows, evaluation rows and rows that are held out as tokens, and what is said of rows without labels."""
     config, context = request.config, prepared.context
     train, dev = preprocess_splits(context, rows.data, rows.finding.note, config.max_length)
+    check_mask_teacher(config, train)
     train, held_out = hold_out(config, train, rows.data)
     train, extra = _with_unlabelled(train, rows, request, prepared, teacher)
     return train, dev, held_out, extra

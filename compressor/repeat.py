@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from maskpack.compressor.backbone_config import AUTO
-from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER, FitConfig
+from maskpack.compressor.config import FitConfig
 from maskpack.compressor.options import RUN
+from maskpack.compressor.teacher_config import NO_TEACHER, TEACHER_WORDS
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
 from maskpack.formats.bits import MIXED_ROWS
@@ -107,18 +108,12 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
             "let them vote again",
         )
     entry = entry.renamed(str(entry.training.get(SNAPSHOT_OF, task)))
-    names = {field.name for field in fields(FitConfig)}
-    options = {name: value for name, value in entry.training.items() if name in names}
-    options |= {**_of_backbone(artifact), "max_length": entry.max_length}
-    if options.get("teacher", "") is None:
-        options["teacher"] = NO_TEACHER  # as an option, None would be the default
-    if (pooling := _pooling(artifact, entry)) is not None:
-        options["pooling"] = str(pooling)
+    options = _options(artifact, entry)
     paths = {option.name for option in options_of(FitConfig) if option.opt.path}
     lost = {
         name: f"`{options[name]}`, whose folder is not recorded"
         for name in sorted(paths)
-        if options.get(name) not in {None, DENSE_TEACHER, NO_TEACHER}
+        if options.get(name) not in {None, *TEACHER_WORDS}
     }
     known = _known(entry)
     if known is None or known.folder is None:
@@ -126,6 +121,18 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
     run = {"model": source.model, "revision": source.revision, **_task(entry, known)}
     kept = {name: value for name, value in options.items() if name not in lost}
     return Recorded({**kept, RUN: {k: v for k, v in run.items() if v is not None}}, lost)
+
+
+def _options(artifact: Artifact, entry: TaskEntry) -> dict[str, Any]:
+    """Options of the run, as `FitConfig` has them."""
+    names = {field.name for field in fields(FitConfig)}
+    options = {name: value for name, value in entry.training.items() if name in names}
+    options |= {**_of_backbone(artifact), "max_length": entry.max_length}
+    if options.get("teacher", "") is None:
+        options["teacher"] = NO_TEACHER  # as an option, None would be the default
+    if (pooling := _pooling(artifact, entry)) is not None:
+        options["pooling"] = str(pooling)
+    return options
 
 
 def _pooling(artifact: Artifact, entry: TaskEntry) -> Pooling | None:

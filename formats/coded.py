@@ -7,6 +7,8 @@
   then the rest of each in unary, that many 0s and a 1. Both parts are one row of bits, least significant
   first (SPEC.md section 3).
 * `model`: bits under an adaptive model, in one stream for all (`entropy.py`).
+* `groups`: of masks of which two of every four neighbours stay, their bits under a model of such groups, in the same stream
+  (`groups.py`).
 
 Positions whose code is 0 have no bit in any of them but `raw`: a mask there changes nothing, and is
 read back as kept.
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats.entropy import ONE, BitReader, Counts, MatrixModel, write_bits
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.groups import GROUP, GroupCounts, GroupModel, has_groups
 from maskpack.formats.tensors import BitMask, QuantTensor
 
 LARGEST_RICE = 30
@@ -90,6 +93,11 @@ class Coding(StrEnum):
     RAW = "raw"
     GAPS = "gaps"
     MODEL = "model"
+    GROUPS = "groups"
+
+
+STREAMED = frozenset({Coding.MODEL, Coding.GROUPS})
+"""Codings whose bits are in the stream."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +130,7 @@ class CodedMasks:
 
     Attributes:
         masks: parameter name -> its mask.
-        stream: uint16 words of those with the coding `model`, in the order of their names.
+        stream: uint16 words of those with the coding `model` or `groups`, in the order of their names.
         lanes: of the stream; 0 without one.
     """
 
@@ -136,27 +144,56 @@ class CodedMasks:
         return sum(mask.size for mask in self.masks.values()) + self.stream.nbytes
 
 
-def encode_masks(masks: Mapping[str, BitMask], linears: Mapping[str, QuantTensor]) -> CodedMasks:
+def encode_masks(
+    masks: Mapping[str, BitMask], linears: Mapping[str, QuantTensor], *, groups: bool = True
+) -> CodedMasks:
     """Code masks against the backbone's linears; inverse of `decode_masks`.
 
     Two candidates are compared: each mask with the coding that alone is smallest, and all of them
-    without the model, whose stream costs some hundred bytes before its first bit.
+    without the models, whose stream costs some hundred bytes before its first bit.
+
+    Args:
+        masks: by name.
+        linears: the backbone's weights.
+        groups: whether the coding `groups` may be used, which readers of version 1 of packed patches do not know.
     """
     removed = {name: mask.removed(linears[name]) for name, mask in sorted(masks.items())}
     plain = {name: _plain(gone, linears[name]) for name, gone in removed.items()}
-    modelled = _modelled(removed, linears)
-    costs = {name: _cost(blocks) for name, blocks in modelled.items()}
-    wanted = [name for name, mask in plain.items() if costs[name] < mask.size]
+    blocks, kinds = _streamed(removed, linears, plain, groups=groups)
     without = CodedMasks(plain)
-    if not wanted:
+    if not blocks:
         return without
-    if len(wanted) < len(removed):
-        modelled.clear()  # before the others are made: they are most of the memory
-        modelled = _modelled({name: removed[name] for name in wanted}, linears)
-    stream, lanes = _stream([block for name in wanted for block in modelled[name]])
-    shapes = {name: CodedMask(Coding.MODEL, masks[name].shape) for name in wanted}
+    stream, lanes = _stream([block for name in sorted(blocks) for block in blocks[name]])
+    shapes = {name: CodedMask(kinds[name], masks[name].shape) for name in blocks}
     best = CodedMasks({**plain, **shapes}, stream, lanes)
     return min(best, without, key=lambda coded: coded.size)
+
+
+def _streamed(
+    removed: Mapping[str, NDArray[np.bool_]],
+    linears: Mapping[str, QuantTensor],
+    plain: Mapping[str, CodedMask],
+    *,
+    groups: bool,
+) -> tuple[dict[str, list[CodedBlock]], dict[str, Coding]]:
+    """Blocks and coding of each mask that is smaller under a model than in `plain`."""
+    kinds: dict[str, Coding] = {}
+    costs = {name: mask.size for name, mask in plain.items()}
+    fitting = {n: gone for n, gone in removed.items() if groups and has_groups(gone, linears[n])}
+    tries = ((Coding.MODEL, _modelled, removed), (Coding.GROUPS, _grouped, fitting))
+    made = {kind: model(those, linears) for kind, model, those in tries}
+    for kind, found in made.items():
+        for name, blocks in found.items():
+            if (cost := _cost(blocks)) < costs[name]:
+                costs[name], kinds[name] = cost, kind
+    coded: dict[str, list[CodedBlock]] = {}
+    for kind, model, those in tries:
+        chosen = {name: gone for name, gone in those.items() if kinds.get(name) is kind}
+        if len(chosen) < len(those):
+            made[kind].clear()  # before the others are made: they are most of the memory
+            made[kind] = model(chosen, linears)  # counts go from matrix to matrix
+        coded |= made[kind]
+    return coded, kinds
 
 
 def decode_masks(coded: CodedMasks, linears: Mapping[str, QuantTensor]) -> dict[str, BitMask]:
@@ -168,14 +205,17 @@ def decode_masks(coded: CodedMasks, linears: Mapping[str, QuantTensor]) -> dict[
     for name, mask in coded.masks.items():
         if name not in linears or linears[name].shape != mask.shape:
             raise ArtifactError(f"the backbone has no `{name}` of {mask.shape} for its mask")
-    masks, counts, reader = {}, Counts(), None
+    masks, counts, group_counts, reader = {}, Counts(), GroupCounts(), None
     for name, mask in sorted(coded.masks.items()):
-        if mask.coding is not Coding.MODEL:
+        if mask.coding not in STREAMED:
             masks[name] = _read_plain(mask, linears[name])
             continue
         if reader is None:
             reader = BitReader(coded.stream, coded.lanes)
-        masks[name] = _read_modelled(linears[name], counts, reader)
+        if mask.coding is Coding.MODEL:
+            masks[name] = _read_modelled(linears[name], counts, reader)
+        else:
+            masks[name] = _read_grouped(name, linears[name], group_counts, reader)
     if reader is not None:
         reader.finish()
     return masks
@@ -238,6 +278,35 @@ def _read_modelled(tensor: QuantTensor, counts: Counts, reader: BitReader) -> Bi
         model.learn(block, bits)
         keep[block.rows, block.columns][block.live] = ~bits
     return BitMask.from_bool(keep)
+
+
+def _grouped(
+    removed: Mapping[str, NDArray[np.bool_]], linears: Mapping[str, QuantTensor]
+) -> dict[str, list[CodedBlock]]:
+    """Every turn of every mask with its bits, in the order in which they are read."""
+    counts, coded = GroupCounts(), {}
+    for name, gone in removed.items():
+        model, turns = GroupModel(linears[name], counts), []
+        for turn in model.turns():
+            bits = turn.bits_of(gone)
+            model.learn(turn, bits)
+            turns.append((turn.frequencies.astype(np.uint16), bits))
+        coded[name] = turns
+    return coded
+
+
+def _read_grouped(
+    name: str, tensor: QuantTensor, counts: GroupCounts, reader: BitReader
+) -> BitMask:
+    """Inverse of `_grouped` for one mask."""
+    if tensor.shape[1] % GROUP:
+        raise ArtifactError(
+            f"`{name}` has rows of {tensor.shape[1]} weights, which are no groups of {GROUP}"
+        )
+    model = GroupModel(tensor, counts)
+    for turn in model.turns():
+        model.learn(turn, reader.take(turn.frequencies))
+    return BitMask.from_bool(~model.removed())
 
 
 def _stream(blocks: Sequence[CodedBlock]) -> tuple[NDArray[np.uint16], int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maskpack.formats.checks import read_shape, read_whole
 from maskpack.formats.codec import decode_backbone, decode_tensors
-from maskpack.formats.coded import CodedMasks, decode_masks, encode_masks
+from maskpack.formats.coded import CodedMasks, Coding, decode_masks, encode_masks
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.packed import STREAM, describe_masks, masks_from, take_stream
 from maskpack.formats.schema import BACKBONE
@@ -77,7 +77,7 @@ def coded_patch(
     names, parts = sorted(linears), []
     own: Arrays = {"data": squeezed(_with_masks(data, None))}
     for number, part in enumerate(_parted(linears, before)):
-        coded = encode_masks(masks, part)
+        coded = encode_masks(masks, part, groups=False)
         described = describe_masks([coded.masks.get(name) for name in names])
         parts.append({**described, "lanes": coded.lanes})
         arrays = {f"masks.{names.index(name)}": one.data for name, one in coded.masks.items()}
@@ -111,6 +111,8 @@ def read_coded(
         start = f"{number}."
         arrays = {k.removeprefix(start): v for k, v in own.items() if k.startswith(start)}
         masks, lanes = masks_from(told, arrays, part), read_whole(told["lanes"])
+        if any(mask.coding is Coding.GROUPS for mask in masks.values()):
+            raise ArtifactError("masks of a delta have a coding of packed patches alone", AGAIN)
         coded = CodedMasks(masks, take_stream(arrays, masks, lanes), lanes)
         for name, mask in decode_masks(coded, part).items():
             keeps = mask.to_bool() | (part[name].codes == 0)

@@ -26,7 +26,15 @@ from maskpack.formats.codec import (
     unit_parts,
     units_of,
 )
-from maskpack.formats.coded import LANES, CodedMask, CodedMasks, Coding, decode_masks, encode_masks
+from maskpack.formats.coded import (
+    LANES,
+    STREAMED,
+    CodedMask,
+    CodedMasks,
+    Coding,
+    decode_masks,
+    encode_masks,
+)
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.schema import (
     PACKED_KIND,
@@ -48,7 +56,15 @@ _KEYS = {
     *("kind", "version", "backbone_sha256", "files_sha256", "task", "entry", "codings", "gaps"),
     *("lanes", "sha256"),
 }
-_LETTERS = {"k": Coding.KEPT, "r": Coding.RAW, "g": Coding.GAPS, "m": Coding.MODEL}
+_LETTERS = {
+    "k": Coding.KEPT,
+    "r": Coding.RAW,
+    "g": Coding.GAPS,
+    "m": Coding.MODEL,
+    "t": Coding.GROUPS,
+}
+_VERSIONS = (1, 2)
+"""Of packed patches. The second one has a mask with the letter `t`, so that readers of the first refuse it by its number."""
 
 
 def encode_packed(
@@ -79,7 +95,7 @@ def encode_packed(
     arrays.update(named_parts(patch, arrays))
     meta: dict[str, Any] = {
         "kind": PACKED_KIND,
-        "version": 1,
+        "version": _version_of(coded.masks),
         "backbone_sha256": manifest.backbone_sha256,
         "files_sha256": files_digest(manifest),
         "task": entry.name,
@@ -109,6 +125,10 @@ def decode_packed(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         fact = f"the header of packed patch `{entry.name}` is wrong: {error}"
         raise ArtifactError(fact) from error
+    if meta["version"] != _version_of(masks):
+        raise ArtifactError(
+            f"packed patch `{entry.name}` has version {meta['version']}, its masks are those of version {_version_of(masks)}"
+        )
     stream = take_stream(arrays, masks, lanes)
     linears = without_units(backbone.linears, units)
     bits = cut_units(decode_masks(CodedMasks(masks, stream, lanes), linears), units)
@@ -123,6 +143,11 @@ def decode_packed(
             "get the file again",
         )
     return entry, patch
+
+
+def _version_of(masks: Mapping[str, CodedMask]) -> int:
+    """The first version that has all of these codings."""
+    return 2 if any(mask.coding is Coding.GROUPS for mask in masks.values()) else 1
 
 
 def files_digest(manifest: Manifest) -> str:
@@ -142,9 +167,9 @@ def without_idle_bits(patch: Patch, backbone: Backbone) -> Patch:
 def _check_header(meta: Mapping[str, Any], manifest: Manifest) -> TaskEntry:
     """The task's entry, if the header is one of this version and of this artifact's kind."""
     version, task = meta.get("version"), meta.get("task")
-    if type(version) is not int or version != 1:
+    if type(version) is not int or version not in _VERSIONS:
         raise ArtifactError(
-            f"version {version!r} of packed patches is not readable, this release reads 1",
+            f"version {version!r} of packed patches is not readable, this release reads 1 and 2",
             "upgrade with `pip install -U maskpack`",
         )
     if isinstance(meta.get("entry"), dict):
@@ -227,7 +252,7 @@ def masks_from(
 
 def take_stream(arrays: Arrays, masks: Mapping[str, CodedMask], lanes: int) -> NDArray[np.uint16]:
     """The words of the masks' stream, taken out of `arrays`."""
-    wanted = any(mask.coding is Coding.MODEL for mask in masks.values())
+    wanted = any(mask.coding in STREAMED for mask in masks.values())
     stream: NDArray[np.uint16] = arrays.pop(STREAM, np.zeros(0, dtype=np.uint16))
     if stream.dtype != np.uint16 or stream.ndim != 1:
         raise ArtifactError(f"the stream of masks is {stream.dtype} {stream.shape}, not uint16 (n)")

@@ -79,9 +79,8 @@ def write_sentence_files(
         prefixes: what stands before the first and before the second text of a row; empty: nothing.
         head: the linear of a classifier; None: the model gives vectors.
     """
-    plain = plain_model(config)
+    plain, pooling = plain_model(config), actual_pooling(config)
     plain.save_pretrained(str(folder))
-    pooling = actual_pooling(config)
     modes = {f"pooling_mode_{name}": mode is pooling for mode, name in _MODES.items()}
     prompts = dict(zip(("query", "document"), prefixes, strict=False))
     parts = (*_ENCODER, _NORMALIZE if head is None else _DENSE)
@@ -101,13 +100,18 @@ def write_sentence_files(
     for path, _ in parts[1:]:
         (folder / path).mkdir()
     if head is not None:
-        files["2_Dense/config.json"] = {
-            "in_features": head.in_features,
-            "out_features": head.out_features,
-            "bias": head.bias is not None,
-            "activation_function": _LINEAR,
-        }
-        tensors = {f"linear.{name}": value for name, value in head.state_dict().items()}
-        save_file(tensors, folder / "2_Dense" / "model.safetensors")
+        files["2_Dense/config.json"] = _write_head(head, folder / "2_Dense" / "model.safetensors")
     for name, tree in files.items():
         write_bytes(folder / name, (json.dumps(tree, indent=2) + "\n").encode())
+
+
+def _write_head(head: Any, path: Path) -> dict[str, Any]:
+    """Write the linear of a classifier as a `Dense` has it, and return its configuration."""
+    tensors = {f"linear.{name}": value for name, value in head.state_dict().items()}
+    save_file(tensors, path)
+    return {
+        "in_features": head.in_features,
+        "out_features": head.out_features,
+        "bias": head.bias is not None,
+        "activation_function": _LINEAR,
+    }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _MEAN = "mean over tasks"
-_SIZES = frozenset({"sparsity", "target_bpp", "target_bytes"})
+_SIZES = frozenset({"sparsity", "continual", "target_bpp", "target_bytes"})
 _APART = 1.3  # room that series share round a width, so that their error bars stand side by side
 
 
@@ -75,6 +75,7 @@ class _Plot:
         x: a row's place on the axis, given what it has of a task; for the mean, the row again.
         scale: of the horizontal axis: `bits` and `bytes` are logarithmic.
         joined: whether the points of a series are joined.
+        stops: whether each share of zeros that a run passes is a point.
     """
 
     name: str
@@ -83,6 +84,7 @@ class _Plot:
     x: Callable[[TableRow, TableRow | Cell], float]
     scale: str = "linear"
     joined: bool = True
+    stops: bool = False
 
 
 def _series_without(row: TableRow, hidden: Iterable[str]) -> str:
@@ -106,6 +108,7 @@ _PLOTS = (
         "zeros in the mask, %",
         _by_sparsity,
         lambda _, found: 100 * (found.sparsity or 0.0),
+        stops=True,
     ),
     _Plot(
         "quality-bytes",
@@ -162,7 +165,8 @@ def sweep_figures(table: Table) -> tuple[Figure, ...]:
 
 
 def _sweep_figure(table: Table, plot: _Plot) -> Figure | None:
-    shown = [(row, name) for row in table.rows if (name := plot.series(row)) is not None]
+    rows = [each for row in table.rows for each in ((*row.stops, row) if plot.stops else (row,))]
+    shown = [(row, name) for row in rows if (name := plot.series(row)) is not None]
     if len({plot.x(row, next(iter(row.cells.values()))) for row, _ in shown}) < 2:
         return None
     names = [*table.metrics, *([_MEAN] if len(table.metrics) > 1 else [])]

@@ -11,8 +11,11 @@ _MARK = "†"
 
 
 def rows_of(table: Table) -> list[list[str]]:
-    """The cells of the table, a row a method, and the majority class as the last one."""
-    return [*(_cells(table, row) for row in table.rows), _majority(table)]
+    """The cells of the table: a row a method and share of zeros that its runs pass, and the majority class as the last one."""
+    return [
+        *(_cells(table, each) for row in table.rows for each in _with_stops(row)),
+        _majority(table),
+    ]
 
 
 def notes_of(table: Table) -> list[str]:
@@ -20,10 +23,16 @@ def notes_of(table: Table) -> list[str]:
     return [
         f"{_MARK} `{row.arm.label}` on {task} is no better than always giving the same answer: "
         f"seed {', '.join(map(str, cell.collapsed))}"
-        for row in table.rows
+        for first in table.rows
+        for row in _with_stops(first)
         for task, cell in row.cells.items()
         if cell.collapsed
     ]
+
+
+def _with_stops(row: TableRow) -> tuple[TableRow, ...]:
+    """A row behind those of the shares of zeros that its runs pass."""
+    return (*row.stops, row)
 
 
 def as_tree(table: Table) -> dict[str, Any]:
@@ -34,22 +43,24 @@ def as_tree(table: Table) -> dict[str, Any]:
         "majority": dict(table.majority),
         "reference": table.reference,
         "planned": table.planned,
-        "rows": [
-            {
-                "label": row.arm.label,
-                "family": row.arm.family,
-                "varied": dict(row.arm.varied),
-                "tasks": {task: _cell_tree(cell) for task, cell in row.cells.items()},
-                "mean": _spread_tree(row.score),
-                "points": _spread_tree(row.points),
-                "bits": row.bits,
-                "sparsity": row.sparsity,
-                "coded_bytes": row.coded_bytes,
-                "seconds": row.seconds,
-                "runs": row.runs,
-            }
-            for row in table.rows
-        ],
+        "rows": [_row_tree(row) for row in table.rows],
+    }
+
+
+def _row_tree(row: TableRow) -> dict[str, Any]:
+    return {
+        "label": row.arm.label,
+        "family": row.arm.family,
+        "varied": dict(row.arm.varied),
+        "tasks": {task: _cell_tree(cell) for task, cell in row.cells.items()},
+        "mean": _spread_tree(row.score),
+        "points": _spread_tree(row.points),
+        "bits": row.bits,
+        "sparsity": row.sparsity,
+        "coded_bytes": row.coded_bytes,
+        "seconds": row.seconds,
+        "runs": row.runs,
+        **({"stops": [_row_tree(stop) for stop in row.stops]} if row.stops else {}),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -42,7 +42,14 @@ from maskpack.models.placement import Placement, to_numpy
 from maskpack.tasks.batches import Encoded
 
 if TYPE_CHECKING:
-    from maskpack.compressor.masking.snapshots import Snapshots
+    from maskpack.compressor.masking.snapshots import Snapshot
+
+
+class KeepsPatches(Protocol):
+    """Has patches that a run leaves on its way."""
+
+    def taken(self) -> tuple[Snapshot, ...]:
+        """Them, after the last step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +64,7 @@ class MaskedModel:
         callbacks: noise, averages, steering of the size, and removal of units.
         units: that removal; None: no unit is removed.
         rounding: the callback that simulates the rounding of exported graphs; None: none is simulated.
-        snapshots: the callback that freezes masks on the way; None: none is kept.
+        snapshots: has the masks that were frozen on the way; None: none is kept.
     """
 
     model: Any
@@ -67,7 +74,7 @@ class MaskedModel:
     callbacks: list[TrainerCallback]
     units: UnitRemoval | None = None
     rounding: SimulatedRounding | None = None
-    snapshots: Snapshots | None = None
+    snapshots: KeepsPatches | None = None
 
 
 def masked_names(names: Iterable[str], config: FitConfig) -> list[str]:

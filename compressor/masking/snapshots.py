@@ -18,6 +18,7 @@ from torch import Tensor
 
 from maskpack.compressor.masking.model import MaskedModel, freeze
 from maskpack.compressor.training.callbacks import TrainerCallback
+from maskpack.compressor.types import Curves
 from maskpack.formats import BitMask, Patch
 from maskpack.formats.tensors import Dense
 
@@ -31,10 +32,12 @@ class Snapshot:
     Attributes:
         step: after which.
         patch: as it would have been written then.
+        curves: how it was learned; None: as the run's own mask, of which it is an earlier form.
     """
 
     step: int
     patch: Patch
+    curves: Curves | None = None
 
 
 class Snapshots(TrainerCallback):

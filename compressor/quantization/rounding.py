@@ -149,6 +149,13 @@ _LOW_BIT_SHARES = np.linspace(1.0, 0.1, 91, dtype=np.float32)  # tails are clipp
 def quantize_mse(weight: NDArray[np.float32], bits: int, group: int | None) -> QuantTensor:
     """Quantise `weight (o, i)` with the scale of least squared error for each group.
 
+    At 1 bit codes are signs, and that scale is the mean magnitude: XNOR-Net's binary weights (Rastegari et al. 2016, arXiv 1603.05279,
+    eq. 6), for each group in place of each filter.
+
+    >>> one = quantize_mse(np.array([[3.0, -1.0, 2.0, -2.0]], dtype=np.float32), 1, None)
+    >>> one.codes.tolist(), one.scales.tolist()
+    ([[1, -1, 1, -1]], [[2.0]])
+
     Args:
         weight: float32 `(o, i)`; not modified.
         bits: width of a code; 2 and 1 give zero-free codes.

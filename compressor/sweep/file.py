@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from maskpack.compressor.config import DENSE_TEACHER, NO_TEACHER
 from maskpack.compressor.options import UNREADABLE
 from maskpack.compressor.sweep.plan import PATHS, Arm, Resources, SweepModel, SweepPlan, SweepTask
+from maskpack.compressor.teacher_config import TEACHER_WORDS
 from maskpack.formats import ConfigError, DataError
 from maskpack.formats.codec import file_sha256
 from maskpack.formats.options import options_of
@@ -275,7 +275,7 @@ def _with_files(base: Path, arm: Arm) -> Arm:
         arm = replace(arm, teacher=teacher.removeprefix(_RUN).strip())
     for key in PATHS:
         value = options.get(key)
-        if value is None or (key == "teacher" and value in {DENSE_TEACHER, NO_TEACHER}):
+        if value is None or (key == "teacher" and value in TEACHER_WORDS):
             continue
         path = base / str(value)
         if not path.exists():

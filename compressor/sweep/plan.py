@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from maskpack.compressor.config import NO_TEACHER, BaselineConfig, FitConfig, Method
+from maskpack.compressor.config import BaselineConfig, FitConfig, Method
+from maskpack.compressor.teacher_config import NO_TEACHER, OF_ARTIFACT
 from maskpack.formats import ConfigError
 from maskpack.formats.files import name_key
 from maskpack.formats.options import options_of
@@ -126,6 +127,18 @@ class Run:
         """Folder of its model or artifact if it is kept."""
         return self.home / "-".join(slug(str(name)) for name in self.names)
 
+    @property
+    def teachers(self) -> tuple[Run, ...]:
+        """Its teacher, that one's teacher, and so on."""
+        return () if self.teacher is None else (self.teacher, *self.teacher.teachers)
+
+    @property
+    def as_teacher(self) -> str:
+        """Its model as an option names it: the folder of a baseline, or the task of a mask's artifact."""
+        if self.arm.is_baseline:
+            return str(self.folder)
+        return f"{self.folder}{OF_ARTIFACT}{self.task.task.name}"
+
     def config(self) -> FitConfig | BaselineConfig:
         """All options, checked.
 
@@ -135,7 +148,7 @@ class Run:
         kind = BaselineConfig if self.arm.is_baseline else FitConfig
         tree = {**self._given, "seed": self.seed}
         if self.teacher is not None:
-            tree["teacher"] = str(self.teacher.folder)
+            tree["teacher"] = self.teacher.as_teacher
         if kind is FitConfig:
             tree.setdefault("checkpoint_every", 0)  # a sweep repeats runs and does not resume them
         try:
@@ -297,21 +310,24 @@ class SweepPlan:
         teacher = next((other for other in self.arms if other.label == arm.teacher), None)
         if teacher is None:
             raise _no_label(f"teacher of `{arm.label}`", arm.teacher, self.labels)
-        if not teacher.is_baseline or teacher.options["method"] == Method.LORA:
+        if teacher.options.get("method") == Method.LORA:
             raise ConfigError(
                 f"the teacher of `{arm.label}` is `{teacher.label}`, which leaves no plain classifier",
-                "a teacher is a baseline, `full` for example",
+                "a teacher is a mask or another baseline, `full` for example",
             )
         if not teacher.keep:
             raise ConfigError(
                 f"the teacher of `{arm.label}` is `{teacher.label}`, which is not kept",
                 f"add `keep: true` to `{teacher.family}`",
             )
-        if teacher.teacher is not None:
-            raise ConfigError(
-                f"the teacher of `{arm.label}` is `{teacher.label}`, which has a teacher itself",
-                "teach both from the same one",
-            )
+        by_label, chain = {other.label: other for other in self.arms}, [arm.label]
+        while (own := by_label[chain[-1]].teacher) in by_label:
+            if own in chain:
+                raise ConfigError(
+                    f"`{own}` is a teacher of its own teachers: {', '.join([*chain, str(own)])}",
+                    "give the first of them another teacher",
+                )
+            chain.append(str(own))
 
     def _check_runs(self) -> None:
         """Refuse one run under two names, and two runs with one folder."""
@@ -348,7 +364,8 @@ def choose(plan: SweepPlan, only: Sequence[str], seeds: Sequence[int]) -> tuple[
         and (not seeds or run.seed in seeds)
     ]
     wanted = {run.names for run in chosen}
-    wanted |= {run.teacher.names for run in chosen if run.teacher is not None}
+    for run in chosen:
+        wanted |= {teacher.names for teacher in run.teachers}
     return tuple(run for run in plan.runs if run.names in wanted)
 
 

@@ -184,7 +184,7 @@ def is_due(run: Run, runs: Sequence[Run], keys: frozenset[str]) -> bool:
     if not run.arm.keep or is_kept(run):
         return False
     return any(
-        other.teacher is not None and other.teacher.key == run.key and other.key not in keys
+        other.teacher is not None and other.teacher.key == run.key and is_due(other, runs, keys)
         for other in runs
     )
 

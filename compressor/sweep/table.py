@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from maskpack.compressor.config import Method
 from maskpack.compressor.sweep.plan import Arm, SweepPlan
+from maskpack.compressor.sweep.stops import lines_on_the_way
 from maskpack.formats import ConfigError
 from maskpack.tasks.evaluation.gains import SMALLER, gain
 
 Line = Mapping[str, Any]
+_Lines = Mapping[str, Mapping[int, Line]]
 _MCC = "matthews"
 
 
@@ -77,6 +79,7 @@ class TableRow:
         bits: width of a backbone code.
         seconds: mean of training a run.
         runs: number of finished runs.
+        stops: where its runs pass several shares of zeros (`continual`), the same at each share before the last.
     """
 
     arm: Arm
@@ -88,6 +91,7 @@ class TableRow:
     bits: int
     seconds: float
     runs: int
+    stops: tuple[TableRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def table_of(frame: Frame, model: str, results: Mapping[tuple[str, str, str, int
     }
     base = cells.get(frame.reference) if frame.reference is not None else None
     rows = tuple(
-        _row(arm, frame.metrics, cells[arm.label], base, lines[arm.label])
+        _row_with_stops(arm, frame.metrics, base, lines[arm.label])
         for arm in frame.arms
         if cells[arm.label]
     )
@@ -196,13 +200,36 @@ def _cell(by_seed: Mapping[int, Line]) -> Cell:
     )
 
 
-def _row(
-    arm: Arm,
-    metrics: Mapping[str, str],
-    cells: Mapping[str, Cell],
-    base: Mapping[str, Cell] | None,
-    lines: Mapping[str, Mapping[int, Line]],
+def _row_with_stops(
+    arm: Arm, metrics: Mapping[str, str], base: Mapping[str, Cell] | None, lines: _Lines
 ) -> TableRow:
+    """The row of an arm, and of each share of zeros that its runs pass."""
+    ways = {
+        task: {seed: lines_on_the_way(line) for seed, line in by_seed.items()}
+        for task, by_seed in lines.items()
+    }
+    shares = dict.fromkeys(
+        share for by_seed in ways.values() for way in by_seed.values() for share in way
+    )
+    stops = [
+        _row(
+            replace(arm, label=f"{arm.label}, {100 * share:.4g} % zeros"),
+            metrics,
+            base,
+            {
+                task: {seed: way[share] for seed, way in by_seed.items() if share in way}
+                for task, by_seed in ways.items()
+            },
+        )
+        for share in shares
+    ]
+    return replace(_row(arm, metrics, base, lines), stops=tuple(stops))
+
+
+def _row(
+    arm: Arm, metrics: Mapping[str, str], base: Mapping[str, Cell] | None, lines: _Lines
+) -> TableRow:
+    cells = {task: _cell(by_seed) for task, by_seed in lines.items() if by_seed}
     flat = [line for by_seed in lines.values() for line in by_seed.values()]
     masks = [line["sparsity"] for line in flat if line["weights"]]
     scores, tasks = {task: cell.by_seed for task, cell in cells.items()}, list(metrics)

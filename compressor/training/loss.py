@@ -72,6 +72,16 @@ class DistillationTargets:
     state_teacher: StateTeacher | None = None
     asked: HiddenStateTeacher | None = None
 
+    @property
+    def weight(self) -> float:
+        """The share as it is in this step."""
+        return self.share
+
+    def told(self, rows: NDArray[np.intp]) -> Tensor:
+        """The teacher's logits for these rows."""
+        assert self.logits is not None
+        return torch.from_numpy(self.logits[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
@@ -148,10 +158,18 @@ class TaskLoss:
         """
         if drawn is not None:
             return self._hidden(logits, rows, drawn)
+        return self.of_rows(self.per_row(logits, rows), rows, encoded)
+
+    def per_row(self, logits: Tensor, rows: NDArray[np.intp]) -> Tensor:
+        """Outputs of a model as those of rows, `(b, ...)`."""
         if self.encoded is not None:
             logits = self.encoded.per_row(logits, rows)
-        if self.kind.grouped:
-            logits = logits.view(len(rows), -1, *logits.shape[1:])
+        return logits.view(len(rows), -1, *logits.shape[1:]) if self.kind.grouped else logits
+
+    def of_rows(
+        self, logits: Tensor, rows: NDArray[np.intp], encoded: Encoded | None = None
+    ) -> Tensor:
+        """Loss of logits `(b, ...)`, from `per_row`; `encoded` as of a call."""
         if self.labelled is None or self.labelled[rows].all():
             return self._labelled(logits, rows, encoded)
         known = self.labelled[rows]
@@ -192,9 +210,8 @@ class TaskLoss:
         if not self.kind.competing:
             labels = self._standard(self._counted(labels, rows, logits))
         own = self._amount(rows) * self._own(standard, labels.to(logits.device))
-        if self.targets is None:
+        if self.targets is None or (share := self.targets.weight) == 0.0:
             return own
-        share = self.targets.share
         return (1.0 - share) * own + share * self._taught(logits, rows, encoded)
 
     @cached_property
@@ -256,9 +273,7 @@ class TaskLoss:
         if self._none_counts(rows):
             return logits.sum() * 0.0
         assert self.targets is not None  # rows without labels come with a teacher
-        assert self.targets.logits is not None
-        read = rows if encoded is None else encoded.read_with(rows)
-        kept = torch.from_numpy(self.targets.logits[read])
+        kept = self.targets.told(rows if encoded is None else encoded.read_with(rows))
         if self.kind.grouped:
             kept = kept.view(len(rows), -1, kept.shape[-1])
         told = self._counted(kept, rows, logits)

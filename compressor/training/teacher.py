@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskpack.compressor.config import DENSE_TEACHER, BaselineConfig, TeacherConfig
+from maskpack.compressor.config import BaselineConfig
+from maskpack.compressor.teacher_config import (
+    DENSE_TEACHER,
+    MASK_TEACHERS,
+    OF_ARTIFACT,
+    TeacherConfig,
+)
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.kept_states import Keeping, answers_and_states
 from maskpack.compressor.training.loss import (
@@ -57,7 +63,7 @@ class Teacher:
 
     Attributes:
         name: as an option names it.
-        model: a fine-tuned classifier; None: it is trained first.
+        model: a fine-tuned classifier; None: it is trained first, or it is a mask of the run.
     """
 
     name: str
@@ -82,7 +88,7 @@ def find_teacher(config: TeacherConfig, finding: Finding, kind: TaskType) -> Tea
     """
     source = None if finding.head is None or finding.pretrained else finding.head.model
     name = config.teacher_name(source)
-    if name is None or name == DENSE_TEACHER:
+    if name is None or name == DENSE_TEACHER or name in MASK_TEACHERS:
         return None if name is None else Teacher(name)
     if source is not None and (name == source or resolve(name) == resolve(source)):
         return Teacher(name, finding.classifier)
@@ -100,7 +106,7 @@ def distillation_targets(
     heard: Callable[[TeacherPredict], None] = lambda _: None,
     keep: Keeping | None = None,
 ) -> DistillationTargets | None:
-    """The targets of a teacher, or None without one.
+    """The targets of a teacher, or None without one, or with one that is a mask of the run (`live_teachers.py`).
 
     Args:
         teacher: from `find_teacher`.
@@ -115,7 +121,7 @@ def distillation_targets(
     Raises:
         ModelError: the teacher has other logits, tokens or labels than the task, or no hidden states that fit.
     """
-    if teacher is None:
+    if teacher is None or teacher.name in MASK_TEACHERS:
         return None
     model = train_first() if teacher.model is None else placement.put(teacher.model)
     ask = _teacher_predict(model, teacher.name, student, placement.processes, pad=rows.pad)
@@ -149,10 +155,6 @@ def _teacher_predict(
         return predict_all(predict, split.read_by(teacher.config.to_dict()), processes=processes)
 
     return ask
-
-
-OF_ARTIFACT = "#"
-"""Between an artifact and one of its tasks, as the name of a teacher."""
 
 
 def _named(teacher: str, kind: TaskType) -> Any:

@@ -1,13 +1,14 @@
-"""`compress study bits`, and `compress path` between two of its kind."""
+"""`compress study`, and `compress path` between two of its kind."""
 
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
 
-from maskpack.compressor.sweep.study import StudyRequest, study_of_bits
+from maskpack.compressor.sweep.study import StudyRequest, ZerosStudy, study_of_bits, study_of_zeros
 from maskpack.formats import ConfigError
 
 
@@ -39,6 +40,42 @@ def test_the_plan_is_a_file_for_a_sweep(main, tiny_model, sentiment, work):
     assert "6 runs, 6 to do" in shown.out
 
 
+def test_one_run_a_seed_draws_quality_against_zeros(main, tiny_model, sentiment, work):
+    args = ["study", "zeros", tiny_model, "--task", "sst2", "--data", sentiment, "--seeds", "0,1"]
+    args += ["--shares", "0.1,0.3,0.6", "--steps", "30", "--batch-size", "16", "--alone"]
+    found = main(*args, "--max-length", "16")
+    assert found.code == 0, found.err
+    assert len((work / "study" / "study.jsonl").read_text().splitlines()) == 4, "no run a share"
+    labels = [f"zeros bits=4{at}" for at in (", 10 % zeros", ", 30 % zeros", "")]
+    for label, share in zip(labels, ("10.00%", "30.00%", "60.00%"), strict=True):
+        rows = [line for line in found.out.splitlines() if line.startswith(f"| {label} ")]
+        row = rows[0]  # the second table is of Matthews correlations
+        assert share in row
+        assert "2/2" in row
+    root = ET.fromstring((work / "study" / "quality-sparsity.svg").read_text())
+    words = {"".join(each.itertext()) for each in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"zeros in the mask, %", "dense (reference)", "zeros bits=4"} <= words
+    (table,) = main(*args, "--max-length", "16", "--json", "--no-pictures").json
+    (row,) = [each for each in table["rows"] if each["family"] == "zeros"]
+    assert [each["sparsity"] for each in row["stops"]] == pytest.approx([0.1, 0.3], abs=1e-3)
+    assert (work / "study" / "quality-sparsity.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--shares", "0.2,0.1"], "`shares` is `0.2,0.1`, expected two rising shares or more"),
+        (["--shares", "half"], "`shares` is `half`"),
+        (["--estimators", "topk"], "`--estimators` says nothing about a study of zeros"),
+        (["--sparsity", "0.2"], "`--sparsity` says nothing about a study of zeros"),
+    ],
+)
+def test_zeros_that_cannot_be_passed_are_refused(main, tiny_model, sentiment, work, options, words):
+    found = main("study", "zeros", tiny_model, "--task", "sst2", "--data", sentiment, *options)
+    assert (found.code, words in found.err) == (1, True), found.err
+    assert not (work / "study").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -46,6 +83,7 @@ def test_the_plan_is_a_file_for_a_sweep(main, tiny_model, sentiment, work):
         (["--bits", "5"], "`bits` has 5, expected 8, 4, 2 or 1"),
         (["--seeds", "0,0"], "`seeds` is (0, 0), expected one or more, each once"),
         (["--estimators", "none"], "no estimator `none`"),
+        (["--shares", "0.1,0.2"], "`--shares` says nothing about a study of bits"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(main, tiny_model, sentiment, work, options, words):
@@ -63,6 +101,9 @@ def test_the_function_beside_it():
         "sparsity": 0.1,
         "teacher": "none",
     }
+    zeros = study_of_zeros(ZerosStudy("demo", "reviews"))
+    assert zeros["methods"]["zeros"]["continual"] == "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+    assert zeros["reference"] == "dense"
     with pytest.raises(ConfigError, match="`seeds` is"):
         StudyRequest("demo", "reviews", seeds=())
 

@@ -91,7 +91,7 @@ def test_a_graph_with_fewer_tokens(main, tiny_artifact, texts, sentiment, tmp_pa
     assert len(done.out.splitlines()) == 2
     done = main("verify", out, "--artifact", tiny_artifact, "--data", sentiment, "--max-drop", 100)
     assert done.code == 0, done.err
-    assert "of 50 tokens: it is compared with the artifact's task with these" in done.err
+    assert "of 45 tokens: it is compared with the artifact's task with these" in done.err
     done = main("export", tiny_artifact, "--hf", "--vocab", texts, "-o", tmp_path / "plain")
     assert done.code == 0, done.err
     small = json.loads((tmp_path / "plain" / "config.json").read_text())["vocab_size"]

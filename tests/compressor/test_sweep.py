@@ -109,6 +109,25 @@ def test_a_teacher_that_is_gone_is_trained_again_for_its_student_alone(plan):
     assert [line["label"] for line in read_log(made.out).lines] == ["dense", "taught"]
 
 
+def test_a_generation_that_is_gone_is_learned_again_with_its_teachers(plan):
+    """A mask teaches the next one; where both it and its own teacher are gone, both come back for the student."""
+    methods = {
+        "dense": METHODS["dense"],
+        "first": METHODS["taught"],
+        "born": {"bits": 4, "group": 16, "teacher": "run:first"},
+    }
+    made = plan(methods)
+    dense, first, born = made.runs
+    assert go(made, [dense, first]) == (["dense", "first"], ())
+    for run in (dense, first):
+        (made.home / f"{run.folder.name}.key").write_text("of other options")
+    assert go(made) == (["dense", "first", "born"], ())
+    (line,) = [one for one in read_log(made.out).lines if one["label"] == "born"]
+    assert line["options"]["teacher"] == f"{first.folder.name}#sst2"
+    assert line["sweep_key"] == born.key
+    assert go(made) == ([], ())
+
+
 def test_masks_share_a_backbone_and_come_out_as_they_would_alone(plan, tmp_path):
     common = {"group": 16, "refine": 2}
     made = plan({"mask": {"bits": [4, 2], **common}, "more": {"bits": 4, "margin": 1, **common}})

@@ -174,6 +174,30 @@ def test_a_student_s_key_changes_with_its_teacher(plan):
     assert one.runs[2].key == two.runs[2].key
 
 
+def test_masks_teach_masks_one_generation_after_the_other(plan):
+    """Born again: each learns from the task in the artifact of the one before, whatever the order of the file."""
+    third = {"bits": 4, "teacher": "run:second"}
+    second = {"bits": 4, "teacher": "run:first", "keep": True}
+    first = {"bits": 4, "teacher": "run:dense", "keep": True}
+    methods = {"third": third, "second": second, "first": first, "dense": PLAN["methods"]["dense"]}
+    made = plan(methods=methods, tasks=["reviews"], seeds=[0], reference=None)
+    assert [run.arm.label for run in made.runs] == ["dense", "first", "second", "third"]
+    dense, one, two, last = made.runs
+    assert last.teachers == (two, one, dense)
+    assert two.config().teacher == f"{one.folder}#reviews"
+    assert len({run.key for run in made.runs}) == 4
+    assert choose(made, ["third"], []) == made.runs
+    assert choose(made, ["first"], []) == (dense, one)
+
+
+def test_a_mask_of_the_run_itself_is_a_teacher_too(plan):
+    peers = {"peers": {"bits": 4, "teacher": "peer"}, "alone": {"bits": 4, "teacher": "none"}}
+    made = plan(methods=peers, reference=None)
+    assert made.runs[0].teacher is None
+    assert made.runs[0].config().teacher == "peer"
+    assert made.runs[0].key != made.runs[1].key
+
+
 REFUSED = {
     "an unknown key": ({"task": ["x"]}, "unknown key `task`"),
     "no model": ({"models": []}, "`models` of"),
@@ -207,20 +231,20 @@ REFUSED = {
     ),
     "a teacher that teaches itself": (
         {"methods": {"dense": {"method": "full", "keep": True, "teacher": "run:dense"}}},
-        "which has a teacher itself",
+        "`dense` is a teacher of its own teachers",
     ),
-    "a teacher that has a teacher": (
+    "teachers in a circle": (
         {
             "methods": {
-                "dense": {"method": "full", "keep": True},
-                "second": {"method": "full", "keep": True, "teacher": "run:dense"},
-                "third": {"teacher": "run:second"},
+                "dense": {"keep": True, "teacher": "run:third"},
+                "second": {"keep": True, "teacher": "run:dense"},
+                "third": {"keep": True, "teacher": "run:second"},
             }
         },
-        "which has a teacher itself",
+        "is a teacher of its own teachers: dense, third, second, dense",
     ),
-    "a teacher that is a mask": (
-        {"methods": {"dense": {"teacher": "run:mask"}, "mask": {"keep": True}}},
+    "a teacher that is an adapter": (
+        {"methods": {"dense": {"teacher": "run:lora"}, "lora": {"method": "lora", "keep": True}}},
         "leaves no plain classifier",
     ),
     "the same run twice": (

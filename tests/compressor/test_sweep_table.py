@@ -95,3 +95,27 @@ def test_lines_of_other_options_do_not_count(plan):
 
 def test_no_line_is_no_table(plan):
     assert tabulate(plan, []) == ()
+
+
+def test_each_share_that_runs_pass_is_a_row_of_its_own(plan):
+    """Shares on the way have their own means over seeds, tasks and differences to the reference."""
+    lines = []
+    for run in plan.runs:
+        own = line(run)
+        if run.names[2] == "mask":
+            way = {"scores": {"accuracy": 0.4 + 0.1 * (run.seed - 3)}, "zeros": 100}
+            own["snapshots"] = [{**way, "coded_bytes": 40}]
+            own["options"] = {"continual": "0.1,0.5"}
+        lines.append(own)
+    dense, mask = tabulate(plan, lines)[0].rows
+    assert dense.stops == ()
+    (stop,) = mask.stops
+    assert stop.arm.label == "mask, 10 % zeros"
+    assert stop.cells["reviews"].by_seed == pytest.approx({3: 0.4, 4: 0.5})
+    assert stop.cells["tickets"].collapsed == (3, 4), "no better than the majority"
+    assert stop.score.mean == pytest.approx(0.45)
+    assert stop.score.sd == pytest.approx(0.1 / math.sqrt(2))
+    # seed 3: -40 and -20 points, seed 4: -40 and -10
+    assert stop.points.mean == pytest.approx(-27.5)
+    assert (stop.sparsity, stop.coded_bytes, stop.runs) == (0.1, 40, 4)
+    assert mask.score.mean == pytest.approx(0.69)

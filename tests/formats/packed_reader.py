@@ -119,6 +119,67 @@ def read_modelled(codes, weights, tables, stream):
     return gone
 
 
+STATES = ((4, 4, 2), (4, 3, 2), (4, 3, 1), (4, 2, 1), (3, 3, 1), (3, 2, 1))
+
+
+class GroupTables:
+    """9.6: both tables by state, gap and lean."""
+
+    def __init__(self):
+        self.removed, self.kept = ({} for _ in range(2))
+
+    def before_a_matrix(self):
+        for table in (self.removed, self.kept):
+            for key in [(s, g, n) for s in range(6) for g in range(16) for n in range(5)]:
+                table[key] = table.get(key, 8) // 4 + 8
+
+    def chance(self, key):
+        state, gap, _ = key
+        own, all_seen = 0, 0
+        for lean in range(5):
+            own += self.removed[state, gap, lean]
+            all_seen += self.removed[state, gap, lean] + self.kept[state, gap, lean]
+        alone, seen = 65536 * own // all_seen, self.removed[key] + self.kept[key]
+        return min(65535, max(1, (65536 * self.removed[key] + 320 * alone) // (seen + 320)))
+
+
+def read_grouped(codes, weights, tables, stream):
+    """9.6: one matrix; removed positions as rows of 0 and 1."""
+    height, width = len(codes), len(codes[0])
+    need(width % 4 == 0, "groups of four")
+    sizes = np.abs(weights).astype("<f4").view("<u4").tolist()
+    gone, band = [[0] * width for _ in range(height)], max(-(-8192 // width), -(-height // 64))
+    tables.before_a_matrix()
+    for top in range(0, height, band):
+        above = [sum(row[c] for row in gone[:top]) for c in range(width)]
+        groups = []
+        for r in range(top, min(top + band, height)):
+            for c in range(0, width, 4):
+                order = sorted((sizes[r][p], p) for p in range(c, c + 4) if codes[r][p])
+                groups.append([r, order, 0, max(len(order) - 2, 0)])
+        while True:
+            asked = [g for g in groups if 0 < g[3] < len(g[1]) - g[2]]
+            if not asked:
+                break
+            keys, places = [], []
+            for _, order, first, to_go in asked:
+                (a, own), (b, other) = order[first], order[first + to_go]
+                state = STATES.index((len(order), len(order) - first, to_go))
+                gap = 0 if a == b else 1 + min(14, (b - a) >> 20)
+                lean = 8 * (above[own] + 2) // (above[other] + 2)
+                keys.append((state, gap, sum(lean >= step for step in (5, 7, 10, 13))))
+                places.append(own)
+            bits = stream.block([tables.chance(key) for key in keys])
+            for group, key, place, bit in zip(asked, keys, places, bits, strict=True):
+                gone[group[0]][place] = bit
+                (tables.removed if bit else tables.kept)[key] += 16
+                group[2], group[3] = group[2] + 1, group[3] - bit
+        for r, order, first, to_go in groups:
+            for _, place in order[first:]:
+                gone[r][place] = int(to_go > 0)
+    return gone
+
+
 def read_gaps(data, count, rice, codes):
     """9.1."""
     bits = read_fields(data.tolist(), 8 * len(data), 1)
@@ -140,7 +201,8 @@ def read_packed(data, linears, backbone_sha256, files):
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     text, tensors = header["__metadata__"]["maskpack"], load(data)
     meta = json.loads(text)
-    need(meta["version"] == 1 and type(meta["version"]) is int, "version")
+    need(meta["version"] == 1 + ("t" in meta["codings"]), "version")
+    need(type(meta["version"]) is int, "version")
     need(meta["backbone_sha256"] == backbone_sha256, "another backbone")
     told = json.dumps(files, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     need(meta["files_sha256"] == hashlib.sha256(told.encode()).hexdigest(), "other files")
@@ -149,7 +211,7 @@ def read_packed(data, linears, backbone_sha256, files):
     alone, losing = read_units(meta.get("units", []), dict(units), linears)
     linears = {name: without_units(linear, alone.get(name)) for name, linear in linears.items()}
     stream = Stream(tensors.pop("masks.stream"), meta["lanes"]) if meta["lanes"] else None
-    tables, gaps, keep = Tables(), iter(meta["gaps"]), {}
+    tables, groups, gaps, keep = Tables(), GroupTables(), iter(meta["gaps"]), {}
     for n, (name, letter) in enumerate(zip(sorted(linears), meta["codings"], strict=True)):
         linear = linears[name]
         width = len(linear.codes[0])
@@ -158,9 +220,11 @@ def read_packed(data, linears, backbone_sha256, files):
         elif letter == "r":
             rows = tensors.pop(f"masks.{n}").reshape(len(linear.codes), -1)
             keep[name] = [read_fields(row.tolist(), width, 1) for row in rows]
-        elif letter in "gm":
+        elif letter in "gmt":
             if letter == "g":
                 gone = read_gaps(tensors.pop(f"masks.{n}"), *next(gaps), linear.codes)
+            elif letter == "t":
+                gone = read_grouped(linear.codes, linear.weights, groups, stream)
             else:
                 gone = read_modelled(linear.codes, linear.weights, tables, stream)
             keep[name] = [[1 - bit for bit in row] for row in gone]

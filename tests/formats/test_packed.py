@@ -170,7 +170,11 @@ def with_meta(**changes):
 
 
 WRONG = {
-    "a later version": (with_meta(version=2), "version 2 of packed patches"),
+    "a later version": (with_meta(version=3), "version 3 of packed patches"),
+    "the version of other masks": (
+        with_meta(version=2),
+        "has version 2, its masks are those of version 1",
+    ),
     "a version that is no number": (with_meta(version=True), "version True"),
     "another kind": (with_meta(kind="patch"), "expected a packed-patch"),
     "no entry": (lambda meta, _: meta.pop("entry"), "lacks the field `entry`"),
