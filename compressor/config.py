@@ -238,8 +238,7 @@ class FitConfig(
 
     def teacher_name(self, finetuned: str | None) -> str | None:
         """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher, over drawn weights from none."""
-        usual = DENSE_TEACHER if self.random is None else None
-        name = self.teacher or finetuned or usual
+        name = self.teacher or finetuned or (DENSE_TEACHER if self.random is None else NO_TEACHER)
         return None if name == NO_TEACHER else name
 
     @property
