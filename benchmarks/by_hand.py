@@ -31,8 +31,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from maskpack.formats import open_artifact
-from maskpack.formats.codec import read_tensors
 from maskpack.formats.coded import decode_masks, encode_gaps, encode_masks
+from maskpack.formats.tensorfile import read_tensors
 
 ROUNDS = 15
 

@@ -38,11 +38,11 @@ def build(method: str, model_name: str):
     """A callable that takes one step; what may stand behind a method's name is told above."""
     import torch
 
-    from maskpack.compressor.baseline import trained_groups
     from maskpack.compressor.config import BaselineConfig, FitConfig
     from maskpack.compressor.mask_config import PATTERNS
     from maskpack.compressor.masking.model import build_masked_model
     from maskpack.compressor.quantization.backbone import prepare_backbone
+    from maskpack.compressor.trained_parts import trained_groups
     from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
     from maskpack.compressor.training.loss import HiddenStateTeacher, TaskLoss
     from maskpack.compressor.training.step import StepRunner

@@ -36,6 +36,7 @@ from maskpack.cli import (
     export,
     families,
     fit,
+    inspect,
     lr_find,
     predict,
     publish,
@@ -100,7 +101,7 @@ app.command("sweep", cls=sweep.SweepCommand, rich_help_panel=_COMPARE)(sweep.swe
 app.command("study", rich_help_panel=_COMPARE)(study.study)
 
 _LOOK = "Look at an artifact"
-app.command("inspect", rich_help_panel=_LOOK)(artifact.inspect)
+app.command("inspect", rich_help_panel=_LOOK)(inspect.inspect)
 app.command("check", rich_help_panel=_LOOK)(artifact.check)
 app.command("eval", rich_help_panel=_LOOK)(evaluate.evaluate)
 app.command("report", rich_help_panel=_LOOK)(report.report)

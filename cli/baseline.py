@@ -46,7 +46,11 @@ def baseline(
 ) -> None:
     """Train what a mask is compared with: every weight, the head alone, BitFit or LoRA.
 
+    `imp` trains every weight in rounds, removes the smallest after each, and rewinds the others (lottery tickets).
+
     Example: compress baseline demo --task reviews --method full -o dense
+
+    Example: compress baseline demo --task reviews --method imp --sparsity 0.5 -o ticket
     """
     from maskpack.compressor.baseline import run_baseline  # noqa: PLC0415 - imports torch
     from maskpack.compressor.types import BaselineRequest  # noqa: PLC0415
@@ -89,9 +93,12 @@ def quantize(
     """Quantise an encoder into an artifact without tasks; `fit` with the same --out adds them.
 
     `fit` does this by itself. Alone it is of use where the backbone takes long (2 and 1 bits), or
-    where several runs should start from the same one.
+    where several runs should start from the same one. With --random no weights are read: MODEL may
+    be a folder of a configuration and a tokenizer, and the artifact holds the seed.
 
     Example: compress quantize demo --bits 2 -o artifact
+
+    Example: compress quantize configuration --random 7 --bits 1 -o hidden
     """
     from maskpack.compressor.quantization.backbone import make_backbone  # noqa: PLC0415 - imports torch
 
@@ -118,6 +125,7 @@ def quantize(
         "masked_weights": artifact.backbone.maskable,
         "backbone_bytes": artifact.size(BACKBONE),
         "backbone_sha256": artifact.manifest.backbone_sha256,
+        **({} if chosen.random is None else {"seed": chosen.random}),
     }
     if json:
         render.data(codec.dumps(facts))

@@ -311,8 +311,8 @@ def show_result(result: RunResult, *, json: bool) -> None:
         rows = [
             ("zeros", f"{count.zeros:,} of {count.weights:,} ({count.sparsity:.2%})"),
             *((f"{kind} kept", f"{some:,} of {every:,}") for kind, some, every in kept),
-            ("mask, packed", render.size(result.mask_bytes)),
-            ("mask, entropy", entropy),
+            *([("mask, packed", render.size(result.mask_bytes))] if result.mask_bytes else []),
+            *([("mask, entropy", entropy)] if result.mask_bytes else []),
             *([("units", render.size(result.unit_bytes))] if result.unit_bytes else []),
             *_speed(result),
             *rows,

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from maskpack.formats import ConfigError
 from maskpack.formats.bits import CODE_BITS, EMBEDDING_BITS
+from maskpack.formats.draw import LARGEST_SEED
 from maskpack.formats.lazy import LazyTable, NamesAfter
 from maskpack.formats.options import Opt, Options, listed
 
@@ -78,6 +80,29 @@ class CodesConfig(Options):
             default=f"{_REFINE_STEPS}, of wider linears 0",
         ),
     ] = None
+    random: Annotated[
+        int | None,
+        Opt(
+            "Draw the weights from this seed and read none: a hidden network. The artifact holds the seed in their place; at 1 bit they are signs.",
+            within=f"[0, {LARGEST_SEED}]",
+            default="the model's weights",
+            later=True,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.random is None:
+            return
+        chosen = {"group": self.group != 0, "quantizer": self.quantizer != AUTO}
+        chosen |= {"calibration": self.calibration is not None, "refine": bool(self.refine)}
+        chosen["embedding_bits"] = self.embedding_bits == AUTO
+        for name, given in chosen.items():
+            if given:
+                raise ConfigError(
+                    f"`{name}` says how weights become codes, and `random` draws codes",
+                    "leave one of them out",
+                )
 
 
 def _bits_by_pattern(value: Mapping[str, Any]) -> str | None:
@@ -104,6 +129,8 @@ class BackboneConfig(CodesConfig):
     @property
     def refine_steps(self) -> int:
         """Steps of refinement, with the default resolved."""
+        if self.random is not None:
+            return 0
         refined = self.quantizer == AUTO or QUANTIZERS[self.quantizer].refined
         usual = _REFINE_STEPS if refined else 0
         return usual if self.refine is None else self.refine

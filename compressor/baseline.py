@@ -2,13 +2,14 @@
 
 `full` trains every weight, `head` only the task-specific layers, `head-pooler` those and the pooler
 (the stricter baseline: an untrained pooler is a poor input for a linear
-classifier), `bitfit` and `lora` the head and a small patch of their own.
+classifier), `bitfit` and `lora` the head and a small patch of their own. `imp` trains every weight in rounds, between
+which the smallest go (`training/rewind.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.effects import ClassWeights, class_weight_effect, class_weights_of
@@ -25,19 +25,25 @@ from maskpack.compressor.label_checks import check_class_weight, check_head
 from maskpack.compressor.pooling import pooling_for
 from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.compressor.threads import torch_threads, training_threads
-from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
+from maskpack.compressor.trained_parts import check_finite, trained_groups
+from maskpack.compressor.training.callbacks import (
+    CallbackList,
+    Noise,
+    TrainerCallback,
+    use_fast_dropout,
+)
 from maskpack.compressor.training.loss import DistillationTargets, TaskLoss
 from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
+from maskpack.compressor.training.rewind import Pruned, prune_in_rounds
 from maskpack.compressor.training.teacher import (
     DenseTeacherRun,
     distillation_targets,
     find_teacher,
 )
-from maskpack.compressor.training.train import Group, NoCheckpoints, Plan, every_weight, train
+from maskpack.compressor.training.train import Checkpoints, NoCheckpoints, Plan, train
 from maskpack.compressor.types import BaselineRequest, RunResult
-from maskpack.formats import ConfigError, Interrupted, ModelError, open_artifact
+from maskpack.formats import Interrupted, open_artifact
 from maskpack.formats.codec import encoded_size
-from maskpack.formats.extras import needed_for
 from maskpack.formats.lazy import renamed_argument
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder
@@ -51,13 +57,13 @@ from maskpack.models.build import (
     shapes_of,
     unfold_scale,
 )
-from maskpack.models.families import projections_of
 from maskpack.models.linears import fold_factors, plain_state
 from maskpack.models.load import Pretrained, load_classifier, load_pretrained
 from maskpack.models.padding import set_pad_token
 from maskpack.models.placement import Placement, placement_of
 from maskpack.models.pooling import actual_pooling, gives_vectors
 from maskpack.models.sentence_files import write_encoder
+from maskpack.models.untrained import load_untrained
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.context import ModelContext, described, preprocess_splits
 from maskpack.tasks.data.splits import TaskData
@@ -128,7 +134,7 @@ def _run(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -> 
         trained = _train(request, model, loaded, on_progress)
     seconds = time.perf_counter() - started
     fold_factors(model)
-    logits = answered(_check_finite(model), loaded.kind, dev)
+    logits = answered(check_finite(model), loaded.kind, dev)
     if request.out is not None:
         loaded.placement.processes.of_main(partial(_save, model, loaded, request))
     return _result(
@@ -140,7 +146,9 @@ def _run(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -> 
         seconds=round(seconds, 2),
         threads=torch_threads(),
         head_bytes=4 * sum(p.numel() for p in head_parameters(model).values()),
-        patch_bytes=4 * trained,
+        patch_bytes=4 * (trained.values - trained.zeros.get("zeros", 0)),
+        steps=trained.steps,
+        **trained.zeros,
         backbone_bytes=backbone_bytes,
         original=loaded.original,
         class_weights=_class_weights(config, loaded, logits),
@@ -180,15 +188,11 @@ def _load(request: BaselineRequest) -> _Loaded:
         train_rows=config.train_rows,
         revision=request.revision,
         cache=request.cache,
+        untrained=config.random is not None,
     )
     check_class_weight(config.class_weight, data.task, labelled=True)
     check_head(config.method, data.task)
-    pretrained = load_pretrained(
-        request.model,
-        revision=request.revision,
-        classifier=finding.encoder,
-        resize_embeddings=request.resize_embeddings,
-    )
+    pretrained = _encoder(request, finding)
     context, kind = ModelContext.of_pretrained(pretrained), data.task.type
     pooling = pooling_for(request, finding)
     rows, dev = preprocess_splits(context, data, finding.note, config.max_length)
@@ -205,6 +209,17 @@ def _load(request: BaselineRequest) -> _Loaded:
     )
 
 
+def _encoder(request: BaselineRequest, finding: Finding) -> Pretrained:
+    """The pretrained encoder, or one of random weights."""
+    revision, resize = request.revision, request.resize_embeddings
+    if request.config.random is not None:
+        return load_untrained(request.model, revision=revision, resize_embeddings=resize)
+    own = finding.encoder
+    return load_pretrained(
+        request.model, revision=revision, classifier=own, resize_embeddings=resize
+    )
+
+
 def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResult:
     """The result, with facts of options and data."""
     return RunResult(
@@ -214,7 +229,6 @@ def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResul
         seed=config.seed,
         train_rows=len(data.train),
         eval_rows=len(data.dev),
-        steps=config.total_steps(len(data.train)),
         metric=data.task.metric,
         options=config.record(),
         rows_without_label=data.rows_without_label,
@@ -227,7 +241,7 @@ def _start(request: BaselineRequest, loaded: _Loaded, on_progress: OnProgress) -
     config, pretrained, described = request.config, loaded.pretrained, loaded.described
     train = loaded.data.train
     torch.manual_seed(config.seed)
-    if config.bits is None:
+    if config.bits is None and config.random is None:
         model = loaded.finding.classifier or load_classifier(
             request.model,
             outputs=described.num_labels,
@@ -268,8 +282,26 @@ def _scaled(request: BaselineRequest, model: Any, loaded: _Loaded) -> Iterator[N
     fold_scale(model, target)
 
 
-def _train(request: BaselineRequest, model: Any, loaded: _Loaded, on_progress: OnProgress) -> int:
-    """Train the parameters of the method, in place; return how many they are."""
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """What was trained: values, optimiser steps of all rounds, and the weights of which some are gone."""
+
+    values: int
+    steps: int
+    pruned: Pruned | None
+
+    @property
+    def zeros(self) -> dict[str, int]:
+        """Weights that could go and those that are gone, for a result."""
+        if self.pruned is None:
+            return {}
+        return {"weights": self.pruned.size, "zeros": self.pruned.zeros}
+
+
+def _train(
+    request: BaselineRequest, model: Any, loaded: _Loaded, on_progress: OnProgress
+) -> _Trained:
+    """Train the parameters of the method, in place."""
     config, rows, metric = request.config, loaded.rows, loaded.data.task.metric
     plan = Plan.of(config, len(rows))
     groups, noise = trained_groups(model, config), Noise(config.seed)
@@ -283,22 +315,39 @@ def _train(request: BaselineRequest, model: Any, loaded: _Loaded, on_progress: O
     )
     try:
         targets = _targets(request, loaded, plan, on_progress)
-        train(
-            model,
-            rows,
-            plan=plan,
-            groups=groups,
-            task_loss=TaskLoss(
-                loaded.kind, rows.labels, targets, weights=_weights(config, loaded), encoded=rows
-            ),
-            callbacks=noise,
-            placement=loaded.placement,
-            checkpoints=NoCheckpoints(),
-            on_step=reporter.report,
+        task_loss = TaskLoss(
+            loaded.kind, rows.labels, targets, weights=_weights(config, loaded), encoded=rows
         )
+
+        def once(checkpoints: Checkpoints, more: TrainerCallback) -> int:
+            return train(
+                model,
+                rows,
+                plan=plan,
+                groups=groups,
+                task_loss=task_loss,
+                callbacks=CallbackList([noise, more]),
+                placement=loaded.placement,
+                checkpoints=checkpoints,
+                on_step=reporter.report,
+            )
+
+        pruned, steps = _rounds(model, config, plan.steps, once)
     except KeyboardInterrupt:
         raise Interrupted("stopped; a baseline keeps no checkpoint, nothing was written") from None
-    return sum(p.numel() for group in groups for p in group.parameters)
+    return _Trained(sum(p.numel() for group in groups for p in group.parameters), steps, pruned)
+
+
+def _rounds(
+    model: Any,
+    config: BaselineConfig,
+    steps: int,
+    once: Callable[[Checkpoints, TrainerCallback], int],
+) -> tuple[Pruned | None, int]:
+    """Train once, or in the rounds of `imp`; the weights of which some are gone, and the steps taken."""
+    if config.method is not Method.IMP:
+        return None, once(NoCheckpoints(), TrainerCallback())
+    return prune_in_rounds(base_of(model), config, steps, lambda each: once(each, each))
 
 
 def _targets(
@@ -326,17 +375,6 @@ def _targets(
     )
 
 
-def _check_finite(model: nn.Module) -> nn.Module:
-    """`model` itself, if no parameter has diverged."""
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise ModelError(
-                f"training diverged: `{name}` holds a value that is not finite",
-                "lower `lr` or `head_lr`",
-            )
-    return model
-
-
 def _save(model: Any, loaded: _Loaded, request: BaselineRequest) -> None:
     """Write model, tokenizer and label names as transformers reads them; one that gives vectors as sentence-transformers does."""
     labels, length = loaded.data.labels, request.config.max_length
@@ -352,46 +390,3 @@ def _save(model: Any, loaded: _Loaded, request: BaselineRequest) -> None:
         else:
             model.save_pretrained(str(build), state_dict=plain_state(model))
         loaded.context.preprocessor(loaded.kind.preprocessor).save(build)
-
-
-def trained_groups(model: Any, config: BaselineConfig) -> list[Group]:
-    """Freeze the parameters that the method does not train, and group the others by learning rate.
-
-    Raises:
-        ConfigError: `head-pooler` for an encoder without a pooler, `bitfit` for one without biases.
-    """
-    if config.method is Method.FULL:
-        return every_weight(model, lr=config.peak_lr, head_lr=config.head_lr)
-    head, base = Group(list(head_parameters(model).values()), config.head_lr), base_of(model)
-    base.requires_grad_(requires_grad=False)
-    if config.method is Method.HEAD:
-        return [head]
-    trained = list(_trained_in(base, config))
-    for parameter in trained:
-        parameter.requires_grad = True
-    return [Group(trained, config.peak_lr), head]
-
-
-def _trained_in(base: Any, config: BaselineConfig) -> Iterable[nn.Parameter]:
-    """The parameters of a frozen encoder that the method trains.
-
-    All of the pooler; every bias, LayerNorm's too: BitFit (Ben Zaken et al. 2022, arXiv 2106.10199);
-    or low-rank factors beside query and value: LoRA (Hu et al. 2021, arXiv 2106.09685).
-    """
-    family = base.config.model_type
-    if config.method is Method.HEAD_POOLER:
-        pooler = getattr(base, "pooler", None)
-        if not isinstance(pooler, nn.Module):
-            raise ConfigError(f"`{family}` has no pooler to train", "use the method `head`")
-        return pooler.parameters()
-    if config.method is Method.BITFIT:
-        biases = [p for name, p in base.named_parameters() if name.endswith("bias")]
-        if not biases:
-            raise ConfigError(f"`{family}` has no biases to train", "use the method `lora`")
-        return biases
-    with needed_for("`lora`"):
-        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - optional
-    targets = projections_of(family)
-    options = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets)
-    inject_adapter_in_model(options, base)
-    return (p for name, p in base.named_parameters() if "lora_" in name)

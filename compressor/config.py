@@ -11,6 +11,7 @@ from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.label_config import LabelConfig, TuningConfig
 from maskpack.compressor.mask_config import MaskConfig
 from maskpack.compressor.pooling_config import PoolingConfig
+from maskpack.compressor.rewind_config import RewindConfig
 from maskpack.compressor.rounding_config import RoundingConfig
 from maskpack.compressor.schedule_config import ScheduleConfig
 from maskpack.compressor.schedules import LINEAR, RESTARTS
@@ -24,7 +25,7 @@ from maskpack.compressor.teacher_config import (
     TEACHER_HELP,
     TeacherConfig,
 )
-from maskpack.compressor.trunk_config import TrunkConfig
+from maskpack.compressor.trunk_config import TrunkConfig, listed_numbers
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
 from maskpack.formats.lazy import renamed
@@ -53,6 +54,7 @@ class Method(StrEnum):
     HEAD_POOLER = "head-pooler"
     BITFIT = "bitfit"
     LORA = "lora"
+    IMP = "imp"
 
 
 _USUAL_MARGIN, _MARGIN = 1.6, {1: 0.8}  # by bits; chosen in docs/RESULTS.md
@@ -160,7 +162,7 @@ class FitConfig(
         str | None,
         Opt(
             f"{TEACHER_HELP} A mask also learns from a `{PEER_TEACHER}` that learns beside it, or from its last `{SNAPSHOT_TEACHER}`.",
-            default="MODEL, if it is fine-tuned for the task; else twin",
+            default="MODEL, if it is fine-tuned for the task; else twin; none over random weights",
             path=True,
         ),
     ] = None
@@ -235,8 +237,11 @@ class FitConfig(
             raise ConfigError("`layers` and `trunk` set the same thing", "give one of them")
 
     def teacher_name(self, finetuned: str | None) -> str | None:
-        """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher."""
-        name = self.teacher or finetuned or DENSE_TEACHER
+        """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher, over drawn weights from none."""
+        usual = (
+            DENSE_TEACHER if self.random is None else None
+        )  # of a hidden network there is no pretrained one
+        name = self.teacher or finetuned or usual
         return None if name == NO_TEACHER else name
 
     @property
@@ -339,29 +344,12 @@ class FitConfig(
         return _MARGIN.get(self.bits, _USUAL_MARGIN) if self.margin is None else self.margin
 
     def layer_numbers(self) -> frozenset[int] | None:
-        """Numbers of the layers to mask, or None for all.
-
-        >>> sorted(FitConfig(layers="0,2-4").layer_numbers())
-        [0, 2, 3, 4]
-
-        Raises:
-            ConfigError: not a list of numbers and ranges.
-        """
-        if self.layers is None:
-            return None
-        numbers: set[int] = set()
-        for part in self.layers.split(","):
-            first, dash, last = part.strip().partition("-")
-            if not first.isdecimal() or (dash and not last.isdecimal()):
-                raise ConfigError(f"`layers` is `{self.layers}`", "write it like `2-5` or `0,3`")
-            numbers.update(range(int(first), int(last or first) + 1))
-        if not numbers:
-            raise ConfigError(f"`layers` is `{self.layers}`, which names no layer")
-        return frozenset(numbers)
+        """Numbers of the layers to mask, or None for all; ConfigError if the option is no list of numbers and ranges."""
+        return None if self.layers is None else listed_numbers("layers", self.layers)
 
 
 @dataclass(frozen=True)
-class BaselineConfig(TeacherConfig, LabelConfig, RunConfig, CodesConfig):
+class BaselineConfig(RewindConfig, TeacherConfig, LabelConfig, RunConfig, CodesConfig):
     """How a baseline is trained; with `bits`, on the model with its linears quantised."""
 
     method: Annotated[Method, Opt("What is trained.", default="", required=True)] = Method.FULL
@@ -370,7 +358,7 @@ class BaselineConfig(TeacherConfig, LabelConfig, RunConfig, CodesConfig):
         Opt(
             "Peak learning rate of what is not the head.",
             within=_POSITIVE,
-            default=f"full: {_FULL_LR:g}, others: {_PATCH_LR:g}",
+            default=f"full, imp: {_FULL_LR:g}, others: {_PATCH_LR:g}",
         ),
     ] = None
     rank: Annotated[
@@ -384,16 +372,25 @@ class BaselineConfig(TeacherConfig, LabelConfig, RunConfig, CodesConfig):
                 f"the teacher `{self.teacher}` is a mask of the run, and a baseline has none",
                 f"give a folder or `{DENSE_TEACHER}`",
             )
+        given = self.given_rounds
+        if self.method is Method.IMP and self.sparsity is None:
+            raise ConfigError("the method imp needs a share of zeros", "give `sparsity`")
+        if self.method is not Method.IMP and given:
+            raise ConfigError(
+                f"`{given[0]}` is of the method imp, and the method is {self.method}",
+                "leave one of them out",
+            )
 
     @property
     def peak_lr(self) -> float:
         """Peak learning rate of what is not the head."""
-        usual = _FULL_LR if self.method is Method.FULL else _PATCH_LR
+        usual = _FULL_LR if self.method in {Method.FULL, Method.IMP} else _PATCH_LR
         return usual if self.lr is None else self.lr
 
     def backbone(self) -> BackboneConfig:
         """The backbone's options."""
-        assert self.bits is not None
-        return BackboneConfig(
-            **{each.name: getattr(self, each.name) for each in fields(CodesConfig)}
-        )
+        codes = {each.name: getattr(self, each.name) for each in fields(CodesConfig)}
+        if self.bits is None:
+            assert self.random is not None, "on floats there is no backbone"
+            del codes["bits"]
+        return BackboneConfig(**codes)

@@ -1,7 +1,6 @@
 """The recipe, read it first: load, quantise, mask, train, freeze, measure, write.
 
-`fit_task` names the steps; they follow in its order. `prepare` loads and `write` writes; the steps
-between them touch no file but the checkpoint.
+`fit_task` names the steps; they follow in its order. `prepare` loads and `write` writes; the steps between them touch no file but the checkpoint.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from maskpack.compressor.prepare import (
     prepare_rows,
     with_divisors,
 )
-from maskpack.compressor.quantization.backbone import load_or_quantize
+from maskpack.compressor.quantization.backbone import load_or_quantize, with_seed
 from maskpack.compressor.run_key import run_key
 from maskpack.compressor.run_teacher import log_teacher, targets_for
 from maskpack.compressor.space import may_replace_snapshots
@@ -91,7 +90,7 @@ def fit_task(request: FitRequest, *, on_progress: OnProgress = lambda _: None) -
     """
     with training_threads(request.threads, device=request.device):
         # data, backbone, preprocessor; refuses requests that cannot succeed
-        run = prepare_together(request, on_progress=on_progress)
+        run = prepare_together(with_seed(request), on_progress=on_progress)
         return fit_run(run, on_progress=on_progress)
 
 

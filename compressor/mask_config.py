@@ -16,7 +16,7 @@ from maskpack.formats.options import Opt, Options
 
 _POSITIVE = "(0, inf)"
 # The rate of a threshold's scores cancels, see `masking/linear.py`; logits of keep-probabilities need theirs.
-_SCORE_LR, _LOGIT_LR, _GATE_LR = 3e-4, 5e-2, 0.1
+_SCORE_LR, _LOGIT_LR, _GATE_LR, _CHOICE_LR = 3e-4, 5e-2, 0.1, 1e-3
 _CONSTANT = "constant"
 
 
@@ -35,6 +35,7 @@ class Estimator:
         refuses: options that mean nothing to it, and must be left out.
         compares: whether bits are comparisons of scores with each other or with a threshold, which a pattern may do
             within groups instead.
+        chooses: whether a score stands for a mask of a group of neighbours, so that it needs a pattern of groups.
     """
 
     learner: str
@@ -45,6 +46,7 @@ class Estimator:
     learns: bool = True
     refuses: tuple[str, ...] = ()
     compares: bool = False
+    chooses: bool = False
 
     def load(self) -> Any:
         """The `MaskLearner`; imports torch."""
@@ -69,6 +71,14 @@ ESTIMATORS: dict[str, Estimator] = {
         rate_matters=True,
     ),
     "edge-popup": Estimator(f"{_HERE}.edge_popup:EDGE_POPUP", 1e-3, init=None, rate_matters=True),
+    "maskllm": Estimator(
+        f"{_HERE}.maskllm:MASKLLM",
+        _CHOICE_LR,
+        init=None,
+        rate_matters=True,
+        refuses=("ema", "tail"),
+        chooses=True,
+    ),
     "set": Estimator(f"{_HERE}.regrow:SET", refuses=_AVERAGES),
     "dsr": Estimator(f"{_HERE}.regrow:DSR", refuses=_AVERAGES),
     "sparse-momentum": Estimator(f"{_HERE}.regrow:SPARSE_MOMENTUM", refuses=_AVERAGES),

@@ -35,12 +35,10 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
     wanted, model, revision = request.config.wanted_pooling, request.model, request.revision
     kind = request.task.type
     if kind.decoder.per_token:
-        if wanted is not None:
-            raise ConfigError(
-                f"`pooling` makes one vector of a text, and a {kind.name} answers for each token",
-                "leave `pooling` out",
-            )
-        return None
+        if wanted is None:
+            return None
+        what = f"`pooling` makes one vector of a text, and a {kind.name} answers for each token"
+        raise ConfigError(what, "leave `pooling` out")
     if kind.decoder.vectors:
         return _of_vectors(request, finding)
     if finding.head is not None:
@@ -51,10 +49,11 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
     if (entry := entry_of_head(start, kind)) is not None:
         started = pooling_of(entry)
         return _of_head(wanted, started or habit, habit)
+    drawn = request.config.random is not None
     if wanted is None:
-        found = find_pooling(model, config, revision=revision)
+        found = habit if drawn else find_pooling(model, config, revision=revision)
         return None if found is habit else found
-    if wanted is Pooling.POOLER and has_no_pooler(model, config, revision=revision):
+    if wanted is Pooling.POOLER and not drawn and has_no_pooler(model, config, revision=revision):
         raise ConfigError(
             f"`{model}` has no weights of a pooler", "give `pooling` mean, or leave it out"
         )

@@ -210,6 +210,7 @@ def load_rows(request: FitRequest) -> TaskRows:
         train_rows=request.config.train_rows,
         revision=request.revision if request.finetuned is None else None,
         cache=request.cache,
+        untrained=request.config.random is not None,
     )
     return as_started(request, TaskRows(data, finding))
 
@@ -330,7 +331,7 @@ def _chosen(
     config, data = request.config, rows.data
     described_by = config_bytes(request) if prepared is None else prepared.context.files[CONFIG]
     placement = placement_of(request.device, config.precision)
-    pattern: MaskPattern = PATTERNS[config.pattern]
+    pattern: MaskPattern = PATTERNS[config.pattern].learned_by(config.estimator_entry)
     model = described(described_by, data.task.type, data.labels, pooling)
     shapes = parameter_shapes(model)
     check_label_options(

@@ -15,6 +15,7 @@ from maskpack.compressor.teacher_config import NO_TEACHER, TEACHER_WORDS
 from maskpack.compressor.types import SNAPSHOT_OF
 from maskpack.formats import Artifact, DataError, TaskEntry
 from maskpack.formats.bits import MIXED_ROWS
+from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.options import options_of
 from maskpack.formats.pooling import Pooling, pooling_of
 from maskpack.formats.schema import CONFIG
@@ -77,10 +78,18 @@ def _task(entry: TaskEntry, known: Task | None) -> dict[str, Any]:
     return run
 
 
-def _embedding_bits(artifact: Artifact) -> int | str:
-    """The option that made the table of tokens."""
-    manifest = artifact.manifest
-    return AUTO if MIXED_ROWS in manifest.requires else manifest.scheme.embedding_bits
+def _of_backbone(artifact: Artifact) -> dict[str, Any]:
+    """The options that the backbone was made with."""
+    manifest, scheme = artifact.manifest, artifact.manifest.scheme
+    drawn, mixed = scheme.quantizer == DRAWN, MIXED_ROWS in manifest.requires
+    return {
+        "bits": scheme.bits,
+        "group": scheme.group or 0,
+        "quantizer": AUTO if drawn else scheme.quantizer.removesuffix(", refined"),
+        "embedding_bits": AUTO if mixed else scheme.embedding_bits,
+        "bits_override": dict(scheme.overrides),
+        **({"random": artifact.backbone.seed} if drawn else {}),
+    }
 
 
 def recorded_run(artifact: Artifact, task: str) -> Recorded:
@@ -116,16 +125,9 @@ def recorded_run(artifact: Artifact, task: str) -> Recorded:
 
 def _options(artifact: Artifact, entry: TaskEntry) -> dict[str, Any]:
     """Options of the run, as `FitConfig` has them."""
-    names, scheme = {field.name for field in fields(FitConfig)}, artifact.manifest.scheme
+    names = {field.name for field in fields(FitConfig)}
     options = {name: value for name, value in entry.training.items() if name in names}
-    options |= {
-        "bits": scheme.bits,
-        "group": scheme.group or 0,
-        "quantizer": scheme.quantizer.removesuffix(", refined"),
-        "embedding_bits": _embedding_bits(artifact),
-        "bits_override": dict(scheme.overrides),
-        "max_length": entry.max_length,
-    }
+    options |= {**_of_backbone(artifact), "max_length": entry.max_length}
     if options.get("teacher", "") is None:
         options["teacher"] = NO_TEACHER  # as an option, None would be the default
     if (pooling := _pooling(artifact, entry)) is not None:

@@ -50,6 +50,7 @@ def targets_for(
         checkpoints or NoCheckpoints(),
         stop,
         run.class_weights,
+        None if run.request.config.random is None else run.classifier,
     )
     return distillation_targets(
         run.teacher,

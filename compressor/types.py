@@ -190,7 +190,7 @@ class RunResult:
     """Figures of one run, all measured.
 
     Attributes:
-        method: `mask`, or the baseline: `full`, `head`, `head-pooler`, `bitfit`, `lora`.
+        method: `mask`, or the baseline: `full`, `head`, `head-pooler`, `bitfit`, `lora`, `imp`.
         model: name of the source model.
         task: name of the task.
         bits: width of a backbone code; 32 for baselines on the float model.
@@ -201,7 +201,7 @@ class RunResult:
         metric: name of the main metric.
         scores: metric name -> value on the evaluation split, for the model as it is stored.
         majority: the same for always answering the commonest class.
-        weights, zeros: of the mask; 0 for the baselines.
+        weights, zeros: of the mask, or of the linears that the baseline `imp` prunes; 0 for the other baselines.
         mask_bytes: of the packed mask, as stored.
         unit_weights: weights of units that are removed, which need no bits of the mask.
         unit_bytes: of the bits that say which units stay.
@@ -277,10 +277,10 @@ class RunResult:
     def coded_bytes(self) -> int:
         """Bytes of the task when its mask is coded: entropy of the mask, bits of units, head and the rest.
 
-        For a baseline: its trained values in float16.
+        For a baseline: its trained values in float16, and which weights are left where some are not.
         """
-        if self.weights == 0:
-            return self.patch_bytes // 2
+        if self.method != "mask":
+            return self.patch_bytes // 2 + self.count.entropy_bytes
         mask = self.beside_units.entropy_bytes + self.unit_bytes
         return mask + self.head_bytes + self.extra_bytes
 

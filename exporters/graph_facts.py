@@ -23,8 +23,8 @@ from maskpack.exporters.graph.positions import LEFT_OUT, LONGEST
 from maskpack.exporters.graph.units import ALL, Kept, Shrunk, as_index, index_names, take
 from maskpack.exporters.report import GraphFacts
 from maskpack.formats import Artifact, ExportError, Patch, QuantTensor
-from maskpack.formats.codec import Arrays
 from maskpack.formats.errors import first_line
+from maskpack.formats.tensorfile import Arrays
 from maskpack.runtime.task import HIDDEN, find_trunk
 from maskpack.tasks.context import backbone_for
 

@@ -33,8 +33,8 @@ from maskpack.exporters.signature import check_signature
 from maskpack.exporters.texts import Reading
 from maskpack.exporters.vocabularies import check_numbers_of_model, with_tokens_of
 from maskpack.formats import Artifact, DataError, ExportError, TaskEntry, VerifyError
-from maskpack.formats.codec import Arrays, read_tensors
 from maskpack.formats.target import TargetScale
+from maskpack.formats.tensorfile import Arrays, read_tensors
 from maskpack.formats.waiting import announced
 from maskpack.models.inputs import ATTENTION, inputs_of
 from maskpack.models.padding import set_pad_token

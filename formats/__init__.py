@@ -16,6 +16,7 @@ from maskpack.formats.algebra import (
     rename_task,
     unpack_task,
 )
+from maskpack.formats.counts import MaskCount
 from maskpack.formats.delta import Delta, DeltaFile, apply_delta, write_delta
 from maskpack.formats.errors import (
     ArtifactError,
@@ -30,7 +31,7 @@ from maskpack.formats.errors import (
 )
 from maskpack.formats.reader import Artifact, check_artifact, is_artifact, open_artifact
 from maskpack.formats.schema import FORMAT_VERSION, Manifest, Scheme, Source, TaskEntry
-from maskpack.formats.tensors import Backbone, BitMask, MaskCount, Patch, QuantTensor
+from maskpack.formats.tensors import Backbone, BitMask, Patch, QuantTensor
 from maskpack.formats.unit_costs import UnitCosts, UnitShape
 from maskpack.formats.writer import add_task, check_vacant, create_artifact
 

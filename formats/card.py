@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maskpack.formats import schema
+from maskpack.formats.counts import MaskCount
+from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.errors import ConfigError
 from maskpack.formats.schema import Manifest, Scheme, TaskEntry
-from maskpack.formats.tensors import MaskCount
 from maskpack.formats.units import UnitCount, Units
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -30,7 +31,7 @@ _TEMPLATE = """\
 
 # {model}: one integer backbone, {count} task{s}
 
-Backbone of {width} a weight (embeddings {embedding_bits}), {backbone} bytes, shared by all
+{drawn}ackbone of {width} a weight (embeddings {embedding_bits}), {backbone} bytes, shared by all
 tasks. A task adds a bit mask over the frozen weights and a small head.
 
 | task | kind | metric | value | zeros | patch bytes |
@@ -56,6 +57,7 @@ In a program, without torch: `maskpack.runtime.Session("{task}-onnx").predict(["
 
 {mark}; layout: format version {version}.
 """
+_DRAWN = "No weight was trained: the file of the backbone holds a seed, from which a reader draws them, and a task chooses among them.\nB"
 MARK = "Made by [maskpack](https://pypi.org/project/maskpack/)"
 
 
@@ -134,6 +136,7 @@ def render_card(
         model=_plain(manifest.source.model),
         count=len(entries),
         s="" if len(entries) == 1 else "s",
+        drawn=_DRAWN if DRAWN in manifest.requires else "B",
         width=_width(manifest.scheme),
         embedding_bits=manifest.embedding_bits,
         backbone=_bytes(sizes[schema.BACKBONE]),

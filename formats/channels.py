@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.formats.codec import Buffer, decode_tensors, encode_tensors
+from maskpack.formats.codec import decode_tensors, encode_tensors
 from maskpack.formats.errors import ArtifactError
+from maskpack.formats.tensorfile import Buffer
 from maskpack.formats.tensors import QuantTensor
 
 _INT8_LIMIT = 127

@@ -5,11 +5,6 @@ for float16, `<param>.mask` for masks, `head.<param>` for the head, `dense.<para
 `gains.<param>` for what a task changes besides, `units.<n>` for units. One metadata entry, `maskpack`, holds sorted JSON:
 safetensors does not promise an order between several entries, and the same input must give the
 same bytes.
-
-A file is read as views of its bytes: nothing is copied, so a mapped file stays on disk. The library's own
-reader copies every tensor (`benchmarks/by_hand.py`). The rules checked here are the format's: a header of JSON that fits, no key
-twice, tensors that lie side by side without holes and have the bytes that dtype and shape ask for.
-`tests/formats/test_tensorfile.py` compares every verdict with the library's.
 """
 
 from __future__ import annotations
@@ -29,10 +24,12 @@ from safetensors.numpy import save
 
 from maskpack.formats.bits import RARE_BITS
 from maskpack.formats.checks import read_list, read_shape, read_text
+from maskpack.formats.drawn import Drawing, drawing_of, read_drawing
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.matrices import read_matrix, stored_codes
+from maskpack.formats.matrices import PackedTensor, read_matrix, stored_codes
 from maskpack.formats.mixed_rows import MixedRows
 from maskpack.formats.schema import no_key_twice
+from maskpack.formats.tensorfile import DTYPES, Arrays, Buffer, read_tensors
 from maskpack.formats.tensors import (
     MOST_UNPACKED,
     Backbone,
@@ -43,26 +40,8 @@ from maskpack.formats.tensors import (
 from maskpack.formats.unit_bits import describe_units, read_units, stored_masks, whole_masks
 from maskpack.formats.units import Units
 
-LARGEST_HEADER = 100_000_000
-_DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
-    "U8": "u1",
-    "BOOL": "?",
-}
 _ORDER = ("BOOL", "U8", "I8", "I16", "U16", "F16", "I32", "U32", "F32", "F64", "I64", "U64")
 """Types as safetensors orders them; tensors of the last one stand first in a file."""
-
-Buffer = Any  # bytes or a memory map: what `memoryview` takes
-Arrays = dict[str, NDArray[Any]]
 
 
 def encode_backbone(backbone: Backbone) -> bytes:
@@ -72,17 +51,16 @@ def encode_backbone(backbone: Backbone) -> bytes:
 
 def backbone_pieces(backbone: Backbone) -> Iterator[Buffer]:
     """The bytes of `encode_backbone` in pieces: a tensor is packed when its turn comes, and none is kept."""
+    drawing = drawing_of(backbone) or Drawing(0)  # without a seed everything is stored
     parts: dict[str, _Part] = {
         name: _Part(array.dtype, array.shape, partial(np.asarray, array))
         for name, array in backbone.dense.items()
+        if name not in drawing.dense
     }
     layout: dict[str, dict[str, Any]] = {}
     for role, tensors in (("linear", backbone.linears), ("embedding", backbone.embeddings)):
         for name, tensor in tensors.items():
-            scales = tensor.scales
-            own = {"scales": _Part(scales.dtype, scales.shape, partial(np.asarray, scales))}
-            for each in stored_codes(tensor):
-                own[each.key] = _Part(np.dtype("u1"), each.shape, each.make)
+            own = {} if name in drawing.scales else _stored(tensor)
             for key, part in own.items():
                 if f"{name}.{key}" in parts:
                     raise ArtifactError(
@@ -99,7 +77,10 @@ def backbone_pieces(backbone: Backbone) -> Iterator[Buffer]:
                 layout[name]["zero_free"] = True
             if isinstance(tensor, MixedRows):
                 layout[name]["rare"] = RARE_BITS
-    return _pieces(parts, {"kind": "backbone", "tensors": layout})
+            if name in drawing.scales:
+                layout[name]["scale"] = drawing.scales[name]
+    about = {} if backbone.seed is None else drawing.header()
+    return _pieces(parts, {"kind": "backbone", "tensors": layout, **about})
 
 
 @dataclass(frozen=True)
@@ -117,7 +98,7 @@ class _Part:
 
 def _pieces(parts: Mapping[str, _Part], meta: Mapping[str, Any]) -> Iterator[Buffer]:
     """A file of `encode_tensors`: its header, then each tensor, the widest types first as safetensors orders them."""
-    kinds = {np.dtype(code): kind for kind, code in _DTYPES.items()}
+    kinds = {np.dtype(code): kind for kind, code in DTYPES.items()}
     ranks = {kind: rank for rank, kind in enumerate(_ORDER)}
     order = sorted(parts, key=lambda name: (-ranks[kinds[parts[name].dtype]], name))
     header: dict[str, Any] = {"__metadata__": {"maskpack": header_text(meta)}}
@@ -140,11 +121,10 @@ def _pieces(parts: Mapping[str, _Part], meta: Mapping[str, Any]) -> Iterator[Buf
 
 def encoded_size(backbone: Backbone) -> int:
     """Size of `encode_backbone`, without packing a tensor."""
-    header = next(iter(backbone_pieces(backbone)))
-    integers = (*backbone.linears.values(), *backbone.embeddings.values())
-    codes = sum(one.code_bytes for one in integers)
-    rest = (*(one.scales for one in integers), *backbone.dense.values())
-    return len(header) + codes + sum(array.nbytes for array in rest)
+    header = bytes(next(iter(backbone_pieces(backbone))))
+    tensors = json.loads(header[8:])
+    ends = (one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__")
+    return len(header) + max(ends, default=0)
 
 
 def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Backbone:
@@ -157,17 +137,44 @@ def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Back
     arrays, meta, _ = decode_tensors(data, "backbone")
     tensors: dict[str, dict[str, QuantTensor]] = {"linear": {}, "embedding": {}}
     try:
+        drawing = read_drawing(meta)
         specs = sorted(meta["tensors"].items())
         many = sum(math.prod(read_shape(spec["shape"])) for _, spec in specs) > most_unpacked
         for name, spec in specs:
             shape = read_shape(spec["shape"])
-            tensor = read_matrix(name, spec, arrays, packed=many)
+            tensor = _matrix(name, spec, arrays, drawing, packed=many)
             if tensor.shape != shape:
                 raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
             tensors[spec["role"]][name] = tensor
+        dense = {} if drawing is None else drawing.floats()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"the backbone's header is wrong or incomplete: {error}") from error
-    return Backbone(tensors["linear"], tensors["embedding"], arrays)
+    if twice := sorted(dense.keys() & arrays.keys()):
+        raise ArtifactError(f"`{twice[0]}` of the backbone is stored, and described in its header")
+    seed = None if drawing is None else drawing.seed
+    backbone = Backbone(tensors["linear"], tensors["embedding"], {**arrays, **dense}, seed)
+    if drawing is not None:
+        drawing.check(backbone)
+    return backbone
+
+
+def _stored(tensor: QuantTensor) -> dict[str, _Part]:
+    """Scales and codes of a matrix as a file has them, by the end of their key."""
+    scales = tensor.scales
+    own = {"scales": _Part(scales.dtype, scales.shape, partial(np.asarray, scales))}
+    for each in stored_codes(tensor):
+        own[each.key] = _Part(np.dtype("u1"), each.shape, each.make)
+    return own
+
+
+def _matrix(
+    name: str, spec: Mapping[str, Any], arrays: Arrays, drawing: Drawing | None, *, packed: bool
+) -> QuantTensor:
+    """A matrix of a backbone: read and taken out of `arrays`, or drawn; its codes stay packed if they have less than 8 bits."""
+    if drawing is None or name not in drawing.scales:
+        return read_matrix(name, spec, arrays, packed=packed)
+    drawn = drawing.matrix(name, spec)
+    return PackedTensor.of(drawn) if packed and drawn.bits < 8 else drawn
 
 
 def encode_patch(patch: Patch, *, task: str, backbone_sha256: str) -> bytes:
@@ -323,62 +330,6 @@ def decode_tensors(data: Buffer, kind: str) -> tuple[Arrays, dict[str, Any], str
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         raise ArtifactError(f"expected a {kind}, found `{str(meta)[:40]}`")
     return arrays, meta, text
-
-
-def read_tensors(data: Buffer) -> tuple[Arrays, dict[str, Any]]:
-    """Tensors by name, as read-only views of `data`, and the metadata.
-
-    Raises:
-        ArtifactError: not a safetensors file, or one with a dtype that numpy lacks.
-    """
-    view = memoryview(data).toreadonly()
-    if len(view) < 8:
-        raise ArtifactError(f"{len(view)} bytes are no safetensors file")
-    length = int.from_bytes(view[:8], "little")
-    if length > LARGEST_HEADER or length > len(view) - 8:
-        raise ArtifactError(f"a header of {length:,} bytes in a file of {len(view):,}")
-    header = _parse(bytes(view[8 : 8 + length]))
-    meta = header.pop("__metadata__", {})
-    body, arrays, end = view[8 + length :], {}, 0
-    try:
-        for name, info in sorted(header.items(), key=lambda item: tuple(item[1]["data_offsets"])):
-            arrays[name], end = _tensor(name, info, body, end)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"a header that describes no tensors: {error!r}") from error
-    if end != len(body):
-        raise ArtifactError(f"{len(body) - end} bytes of the file belong to no tensor")
-    return arrays, meta
-
-
-def _parse(text: bytes) -> dict[str, Any]:
-    """The header as a mapping with string metadata."""
-    if text[:1] != b"{":
-        raise ArtifactError("a header that is no JSON object")
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=no_key_twice)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"a header that is no JSON: {error}") from error
-    meta = header.get("__metadata__", {})
-    if not isinstance(meta, dict) or not all(isinstance(value, str) for value in meta.values()):
-        raise ArtifactError("metadata that is not text by name")
-    return dict(header)
-
-
-def _tensor(
-    name: str, info: dict[str, Any], body: memoryview, start: int
-) -> tuple[NDArray[Any], int]:
-    """One tensor, which must begin at `start`, and the offset of its end."""
-    dtype, shape, offsets = np.dtype(_DTYPES[info["dtype"]]), info["shape"], info["data_offsets"]
-    if set(info) != {"dtype", "shape", "data_offsets"} or len(offsets) != 2:
-        raise ArtifactError(f"`{name}` is described with {sorted(info)}")
-    for number in (*shape, *offsets):
-        if type(number) is not int or not 0 <= number < 2**63:
-            raise ArtifactError(f"`{name}` has the size or place {number!r}")
-    size = math.prod(shape) * dtype.itemsize
-    if offsets[0] != start or offsets[1] != start + size or offsets[1] > len(body):
-        raise ArtifactError(f"`{name}` of {size:,} bytes does not lie at {offsets}")
-    flat = np.frombuffer(body[start : offsets[1]], dtype=dtype)
-    return flat.reshape(shape), offsets[1]
 
 
 def file_sha256(path: Path) -> str:

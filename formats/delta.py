@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from maskpack.formats.checks import read_text, read_whole
-from maskpack.formats.codec import Arrays, Buffer, decode_tensors, encode_tensors, header_text
+from maskpack.formats.codec import decode_tensors, encode_tensors, header_text
 from maskpack.formats.delta_masks import (
     AGAIN,
     Linears,
@@ -33,6 +33,7 @@ from maskpack.formats.delta_masks import (
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import name_problem
 from maskpack.formats.schema import BACKBONE, PATCH_FILE
+from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.waiting import announced
 from maskpack.formats.writer import check_free, check_writable, new_folder, write_bytes
 

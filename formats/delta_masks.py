@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats.checks import read_shape, read_whole
-from maskpack.formats.codec import Arrays, Buffer, decode_backbone, decode_tensors
+from maskpack.formats.codec import decode_backbone, decode_tensors
 from maskpack.formats.coded import CodedMasks, Coding, decode_masks, encode_masks
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.packed import STREAM, describe_masks, masks_from, take_stream
 from maskpack.formats.schema import BACKBONE
+from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.tensors import BitMask, QuantTensor
 
 AGAIN = "get the delta again"

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from maskpack.formats.checks import read_whole
 from maskpack.formats.codec import (
-    Arrays,
-    Buffer,
     decode_tensors,
     encode_tensors,
     header_text,
@@ -47,6 +45,7 @@ from maskpack.formats.schema import (
     patch_file,
     portable_entry,
 )
+from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.tensors import Backbone, BitMask, Patch, QuantTensor
 from maskpack.formats.unit_bits import check_required, cut_units, without_units
 

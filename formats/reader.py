@@ -15,14 +15,20 @@ from pathlib import Path
 from maskpack.formats import schema
 from maskpack.formats.bits import MIXED_ROWS, THREE_BITS
 from maskpack.formats.channels import Divisors, decode_divisors
-from maskpack.formats.codec import Buffer, decode_backbone, decode_patch
+from maskpack.formats.codec import decode_backbone, decode_patch
+from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.errors import ArtifactError, Hint
 from maskpack.formats.schema import Manifest, TaskEntry
+from maskpack.formats.tensorfile import Buffer
 from maskpack.formats.tensors import Backbone, Patch
 from maskpack.formats.unit_bits import check_required
 
 _LOG = logging.getLogger(__name__)
-_OF_TABLES = {THREE_BITS: "3 bits", MIXED_ROWS: "rows of two widths"}
+_MISSING = {
+    THREE_BITS: "no table of the backbone has 3 bits",
+    MIXED_ROWS: "no table of the backbone has rows of two widths",
+    DRAWN: "the backbone names no seed",
+}
 _KEPT = 8  # patches: each may hold a file open
 
 
@@ -51,11 +57,9 @@ class Artifact:
                 raise ArtifactError(
                     f"the backbone has the feature `{feature}`, which `requires` does not name"
                 )
-        for feature, what in _OF_TABLES.items():
+        for feature, missing in _MISSING.items():
             if feature in self.manifest.requires and feature not in backbone.features:
-                raise ArtifactError(
-                    f"`requires` names the feature `{feature}`, and no table of the backbone has {what}"
-                )
+                raise ArtifactError(f"`requires` names the feature `{feature}`, and {missing}")
         return backbone
 
     @cached_property

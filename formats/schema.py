@@ -22,6 +22,7 @@ from maskpack.formats.checks import (
     check_text,
     check_whole,
 )
+from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import name_problem
 from maskpack.formats.pooling import FEATURE as POOLING
@@ -45,7 +46,7 @@ PATCH_FILE = re.compile(r"tasks/([a-z0-9][a-z0-9._-]{0,63}?)(\.r[1-9][0-9]*)?\.s
 REPLACEMENT = re.compile(r"\.r[1-9][0-9]*")
 COPIED_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 FEATURES = frozenset(
-    {FEATURE, "prefix", "stride", UNITS, POOLING, OWN_POOLER, THREE_BITS, MIXED_ROWS}
+    {FEATURE, "prefix", "stride", UNITS, POOLING, OWN_POOLER, THREE_BITS, MIXED_ROWS, DRAWN}
 )
 """Features beyond the first release that this one reads, as `requires` of a manifest or a task names them."""
 

@@ -12,7 +12,6 @@ from maskpack.formats.bits import (
     CODE_BITS,
     THREE_BITS,
     ZERO_FREE_BITS,
-    binary_entropy,
     code_limit,
     pack_bits,
     pack_codes,
@@ -20,6 +19,9 @@ from maskpack.formats.bits import (
     unpack_bits,
 )
 from maskpack.formats.checks import check_dense, check_over, check_widths
+from maskpack.formats.counts import MaskCount
+from maskpack.formats.draw import FEATURE as DRAWN
+from maskpack.formats.draw import LARGEST_SEED
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.units import Units
 
@@ -191,40 +193,6 @@ class BitMask:
             raise ArtifactError(f"a mask of {self.shape} does not fit weights of {tensor.shape}")
 
 
-@dataclass(frozen=True)
-class MaskCount:
-    """Sizes of a set of masks, in weights, bits and bytes.
-
-    Attributes:
-        weights: masked weights in all.
-        zeros: how many of them are removed.
-    """
-
-    weights: int
-    zeros: int
-
-    @classmethod
-    def of(cls, masks: Mapping[str, BitMask]) -> MaskCount:
-        """Count the masks of a patch."""
-        weights = sum(mask.shape[0] * mask.shape[1] for mask in masks.values())
-        return cls(weights, sum(mask.zeros for mask in masks.values()))
-
-    @property
-    def sparsity(self) -> float:
-        """Share of removed weights."""
-        return self.zeros / self.weights if self.weights else 0.0
-
-    @property
-    def entropy_bpp(self) -> float:
-        """Zeroth-order entropy in bits per masked weight: what an ideal coder would need."""
-        return binary_entropy(self.sparsity)
-
-    @property
-    def entropy_bytes(self) -> int:
-        """The same in bytes for all masks."""
-        return int(np.ceil(self.entropy_bpp * self.weights / 8))
-
-
 Dense = Mapping[str, NDArray[np.float16]]
 
 
@@ -236,13 +204,18 @@ class Backbone:
         linears: parameter name -> weights that a mask may cover.
         embeddings: parameter name -> quantised tables that no mask covers.
         dense: parameter name -> float16 biases and LayerNorm parameters.
+        seed: that parameters are drawn from, so that a file names it in place of them (`drawn.py`); what else they hold is
+            stored. None: all is.
     """
 
     linears: Mapping[str, QuantTensor]
     embeddings: Mapping[str, QuantTensor]
     dense: Dense
+    seed: int | None = None
 
     def __post_init__(self) -> None:
+        if self.seed is not None and not 0 <= self.seed <= LARGEST_SEED:
+            raise ArtifactError(f"the seed {self.seed} is not in 0 ... {LARGEST_SEED}")
         names = [*self.linears, *self.embeddings, *self.dense]
         if len(set(names)) != len(names):
             raise ArtifactError("a parameter of the backbone is stored twice")
@@ -254,7 +227,8 @@ class Backbone:
     @property
     def features(self) -> tuple[str, ...]:
         """What an artifact of it `requires`."""
-        return tuple(sorted({name for one in self.embeddings.values() for name in one.features}))
+        tables = {name for one in self.embeddings.values() for name in one.features}
+        return tuple(sorted(tables | ({DRAWN} if self.seed is not None else set())))
 
     @property
     def is_large(self) -> bool:
@@ -269,6 +243,7 @@ class Backbone:
             {name: each for name, each in self.linears.items() if not name.startswith(inside)},
             {name: each for name, each in self.embeddings.items() if not name.startswith(inside)},
             {name: each for name, each in self.dense.items() if not name.startswith(inside)},
+            self.seed,
         )
 
     @property

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from maskpack.formats.bits import pack_bits, unpack_bits
 from maskpack.formats.checks import check_over, read_list, read_text, read_whole
+from maskpack.formats.counts import MaskCount
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.tensors import BitMask, MaskCount, Patch, QuantTensor
+from maskpack.formats.tensors import BitMask, Patch, QuantTensor
 from maskpack.formats.units import FEATURE, UnitGroup, UnitPart, Units
 
 _NUMBER = "{}"  # in a name of a file: the layer's

@@ -20,11 +20,12 @@ from pathlib import Path
 from maskpack.formats import schema
 from maskpack.formats.card import Describe, plain_facts, render_card
 from maskpack.formats.channels import Divisors, encode_divisors
-from maskpack.formats.codec import Buffer, backbone_pieces, decode_units, encode_patch
+from maskpack.formats.codec import backbone_pieces, decode_units, encode_patch
 from maskpack.formats.errors import ArtifactError
 from maskpack.formats.files import lock, open_for_lock, rename
 from maskpack.formats.reader import Artifact, open_artifact
 from maskpack.formats.schema import Manifest, Scheme, Source, TaskEntry
+from maskpack.formats.tensorfile import Buffer
 from maskpack.formats.tensors import Backbone, Patch
 from maskpack.formats.units import FEATURE as UNITS
 from maskpack.formats.units import Units

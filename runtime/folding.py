@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from maskpack.formats.codec import Buffer, file_sha256
+from maskpack.formats.codec import file_sha256
 from maskpack.formats.errors import ConfigError
+from maskpack.formats.tensorfile import Buffer
 from maskpack.formats.waiting import announced
 from maskpack.formats.writer import new_folder, write_bytes, write_pieces
 from maskpack.runtime.constants import (

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskpack.formats.codec import file_sha256, read_tensors
+from maskpack.formats.codec import file_sha256
 from maskpack.formats.errors import ExportError, first_line
+from maskpack.formats.tensorfile import read_tensors
 from maskpack.runtime.graph import (
     TaskRun,
     check_external,

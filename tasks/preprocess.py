@@ -112,6 +112,7 @@ def load_splits(
     train_rows: int | None,
     revision: str | None,
     cache: str = OFF,
+    untrained: bool = False,
 ) -> tuple[TaskData, Finding]:
     """Read a task's rows, and the head of the model if it is a classifier of them; then its labels' order is taken.
 
@@ -123,10 +124,11 @@ def load_splits(
         train_rows: at most so many training rows.
         revision: of a hub model.
         cache: where rows of large files are kept, see `Cache.of_option`.
+        untrained: whether the model's weights are not read, and its head neither.
     """
     task = prompted(task, model, revision)
     rows = load_data(task, data=data, eval_data=eval_data, cache=Cache.of_option(cache))
-    finding = find_head(model, rows, revision=revision)
+    finding = Finding() if untrained else find_head(model, rows, revision=revision)
     if finding.head is not None:
         rows = rows.in_order(finding.head.labels)
     return rows.limit_train(train_rows), finding

@@ -38,6 +38,10 @@ class Gate(Protocol):
             The slope of each value, or None for 1.
         """
 
+    def chain(self, gradient: Tensor, slope: Tensor) -> Tensor:
+        """The gradient of scores from that of mask values: times the slope, where each value follows from one score."""
+        return gradient * slope
+
     def removed(self, height: float) -> float:
         """The score of a weight that starts removed, where others start `height` above the threshold."""
 

@@ -53,17 +53,19 @@ class _StraightThrough(torch.autograd.Function):
         keep: Tensor,
         slope: Tensor | None,
         pattern: MaskPattern,
+        gate: Gate,
     ) -> Tensor:
         del score  # only its gradient matters
         ctx.save_for_backward(weight, slope)
-        ctx.pattern = pattern
+        ctx.pattern, ctx.gate = pattern, gate
         return weight * keep
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         weight, slope = ctx.saved_tensors
         own = ctx.pattern.reduce(gradient * weight).float()
-        return own if slope is None else own * slope, None, None, None, None
+        chained = own if slope is None else ctx.gate.chain(own, slope)
+        return chained, None, None, None, None, None
 
 
 class MaskedLinear(nn.Module):
@@ -113,7 +115,7 @@ class MaskedLinear(nn.Module):
             frozen, inputs = self.rounding.weight, self.rounding.inputs(inputs)
         mask, slope = self._mask_like(frozen)
         weight = _StraightThrough.apply(  # type: ignore[no-untyped-call]
-            self.score, frozen, mask, slope, self.pattern
+            self.score, frozen, mask, slope, self.pattern, self.gate
         )
         if self.gain is None:
             return functional.linear(inputs, weight, self.bias)

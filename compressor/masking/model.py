@@ -198,8 +198,7 @@ def start_from(masked: MaskedModel, patch: Patch, *, height: float) -> None:
     for name, layer in masked.layers.items():
         if name in patch.masks:
             kept = torch.from_numpy(patch.masks[name].to_bool()).to(layer.weight)
-            gone = layer.pattern.reduce(kept) == 0
-            layer.start_removed(gone, height)
+            layer.start_removed(layer.pattern.gone(kept), height)
         if layer.gain is not None and name in patch.gains:
             layer.gain.copy_(torch.from_numpy(patch.gains[name].astype("f4")))
     for name, parameter in head_parameters(masked.model).items() if patch.head else ():

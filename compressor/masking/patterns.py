@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from maskpack.compressor.mask_config import MaskConfig
+from maskpack.compressor.mask_config import Estimator, MaskConfig
 from maskpack.compressor.masking.gates import Gate, Ranked
 from maskpack.formats import ConfigError
 from maskpack.formats.errors import Hint
@@ -32,6 +32,23 @@ class MaskPattern(Protocol):
 
     def reduce(self, values: Tensor) -> Tensor:
         """Sums of values of weights `(o, i)`, one for each score: the transpose of `expand`."""
+
+    def gone(self, kept: Tensor) -> Tensor:
+        """Which scores stand for nothing that stays, where `kept (o, i)` is 0 for removed weights."""
+        return self.reduce(kept) == 0
+
+    def learned_by(self, estimator: Estimator) -> MaskPattern:
+        """The pattern as an estimator learns it: itself, but for one that chooses among the masks of a group.
+
+        Raises:
+            ConfigError: the estimator chooses so, and the pattern has no groups.
+        """
+        if estimator.chooses:
+            raise ConfigError(
+                "the estimator maskllm chooses among the masks of a group, and the pattern weight has no groups",
+                "give `pattern` 2:4 and `sparsity` 0.5",
+            )
+        return self
 
     def gate(self, learned: Gate) -> Gate:
         """How mask values follow from scores: as the estimator has it."""
@@ -77,8 +94,8 @@ class GroupPattern(WeightPattern):
     """A score for each weight; of `group` neighbours in a row the `kept` best stay.
 
     2:4 is the form that sparse tensor cores of NVIDIA's GPUs multiply (Mishra et al. 2021, arXiv 2104.08378). Which ones stay is
-    learned by the rank of scores, straight through as other masks; MaskLLM (Fang et al. 2024, arXiv 2409.17481) draws one of the six
-    masks of a group instead.
+    learned by the rank of scores, straight through as other masks, or with the estimator `maskllm` by a draw of one of the six masks of a
+    group (`maskllm.py`).
 
     Args:
         kept: weights of a group that stay.
@@ -87,6 +104,14 @@ class GroupPattern(WeightPattern):
 
     def __init__(self, kept: int, group: int) -> None:
         self._kept, self._group = kept, group
+
+    def learned_by(self, estimator: Estimator) -> MaskPattern:
+        """Itself, or a score for each mask of a group."""
+        if not estimator.chooses:
+            return self
+        from maskpack.compressor.masking.maskllm import ChosenPattern  # noqa: PLC0415 - which needs this module
+
+        return ChosenPattern(self._kept, self._group)
 
     def gate(self, learned: Gate) -> Gate:
         """Ranks within a group, whatever the estimator has."""
@@ -110,28 +135,36 @@ class GroupPattern(WeightPattern):
 
     def check(self, config: MaskConfig, linears: Mapping[str, tuple[int, int]]) -> None:
         """The share of zeros is fixed, scores must be comparable from the first step on, and groups must fit."""
-        name, zeros = f"{self._kept}:{self._group}", 1.0 - self._kept / self._group
-        if config.sparsity != zeros:
-            raise ConfigError(
-                f"the pattern {name} has a share of zeros of {zeros:g}",
-                Hint("give `sparsity` {zeros}", zeros=f"{zeros:g}"),
-            )
+        name = f"{self._kept}:{self._group}"
         if not config.estimator_entry.compares:
             raise ConfigError(
                 f"the pattern {name} chooses by ranks, estimator {config.estimator} in another way",
-                "use the estimator threshold, topk or fixed",
+                "use the estimator threshold, topk, fixed or maskllm",
             )
+        check_groups(self._kept, self._group, config, linears)
         if config.score_init == "constant":
             raise ConfigError(
                 f"the pattern {name} ranks scores in the first step, and init constant gives all the same",
                 "use the init magnitude",
             )
-        for linear, (_, width) in linears.items():
-            if width % self._group:
-                raise ConfigError(
-                    f"`{linear}` has rows of {width:,} weights, which groups of {self._group} do not divide",
-                    "leave it out with `modules`, or use the pattern weight",
-                )
+
+
+def check_groups(
+    kept: int, group: int, config: MaskConfig, linears: Mapping[str, tuple[int, int]]
+) -> None:
+    """Raise ConfigError unless the share of zeros is that of the groups, and they divide the rows."""
+    name, zeros = f"{kept}:{group}", 1.0 - kept / group
+    if config.sparsity != zeros:
+        raise ConfigError(
+            f"the pattern {name} has a share of zeros of {zeros:g}",
+            Hint("give `sparsity` {zeros}", zeros=f"{zeros:g}"),
+        )
+    for linear, (_, width) in linears.items():
+        if width % group:
+            raise ConfigError(
+                f"`{linear}` has rows of {width:,} weights, which groups of {group} do not divide",
+                "leave it out with `modules`, or use the pattern weight",
+            )
 
 
 WEIGHT = WeightPattern()

@@ -30,6 +30,7 @@ from maskpack.compressor.quantization.quantize import (
     scheme_of,
     token_table,
 )
+from maskpack.compressor.quantization.random_weights import draw_backbone
 from maskpack.compressor.quantization.rare_rows import FREQUENT_BITS, frequent_rows, token_counts
 from maskpack.compressor.quantization.refine import check_memory, refinable, refine
 from maskpack.compressor.threads import training_threads
@@ -49,6 +50,7 @@ from maskpack.formats import (
 from maskpack.formats.bits import RARE_BITS, ZERO_FREE_BITS
 from maskpack.formats.channels import Divisors
 from maskpack.formats.codec import encoded_size
+from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.errors import Hint
 from maskpack.formats.schema import CONFIG
 from maskpack.formats.waiting import announced
@@ -61,6 +63,7 @@ from maskpack.models.locate import resolve
 from maskpack.models.mapped import float_weight
 from maskpack.models.placement import placement_of, to_numpy
 from maskpack.models.trimmed_model import table_of
+from maskpack.models.untrained import load_untrained
 from maskpack.tasks.card import card_facts
 from maskpack.tasks.context import ModelContext
 from maskpack.tasks.data.splits import Split
@@ -133,6 +136,9 @@ def load_or_quantize(
     Raises:
         ArtifactError: the artifact was made from another model or with other bits.
     """
+    request = with_seed(request)
+    if request.config.random is not None:
+        return _draw_or_read(request)
     if pretrained is None:
         own = classifier if request.finetuned is None else None  # else it is that of a checkpoint
         pretrained = load_pretrained(
@@ -145,6 +151,61 @@ def load_or_quantize(
         return _from_artifact(request, open_artifact(request.out), pretrained)
     return prepare_backbone(
         pretrained, request.config, rows, device=request.device, on_progress=on_progress
+    )
+
+
+def with_seed(request: FitRequest) -> FitRequest:
+    """The request with the seed of the backbone at `out`, if that is drawn: a task on it needs no weights of a model.
+
+    Raises:
+        ArtifactError: the backbone there is drawn from another seed than the one asked for, or not drawn.
+    """
+    asked = request.config.random
+    if not is_artifact(request.out):
+        return request
+    artifact = open_artifact(request.out)
+    if DRAWN not in artifact.manifest.requires:
+        if asked is None:
+            return request
+        raise ArtifactError(
+            f"the backbone of `{request.out}` has the weights of `{artifact.manifest.source.model}`, and `random` draws others",
+            "leave `random` out, or choose another `out`",
+        )
+    seed = artifact.backbone.seed
+    if asked not in {None, seed}:
+        raise ArtifactError(
+            f"the backbone of `{request.out}` is drawn from the seed {seed}, {asked} was asked for",
+            "leave `random` out, or choose another `out`",
+        )
+    # of an artifact, how its codes were made is fixed, whatever the options say
+    usual: dict[str, Any] = {"group": 0, "quantizer": AUTO, "calibration": None, "refine": None}
+    return replace(request, config=replace(request.config, random=seed, **usual))
+
+
+def _draw_or_read(request: FitRequest) -> PreparedBackbone:
+    """The drawn backbone at `out`, or a new one; of the model only configuration and tokenizer are read."""
+    untrained = load_untrained(
+        request.model, revision=request.revision, resize_embeddings=request.resize_embeddings
+    )
+    if not is_artifact(request.out):
+        return _drawn(untrained, request.config)
+    artifact = open_artifact(request.out)
+    if untrained.files[CONFIG] != artifact.file(CONFIG):
+        raise ArtifactError(
+            f"`{artifact.path}` was drawn for the configuration of `{artifact.manifest.source.model}`, "
+            f"that of `{request.model}` is another",
+            Hint("give `{model}`, or another `out`", model=artifact.manifest.source.model),
+        )
+    _check_bits(request, artifact)
+    return PreparedBackbone.of_artifact(artifact)
+
+
+def _drawn(untrained: Pretrained, config: BackboneConfig) -> PreparedBackbone:
+    """Draw a backbone for the architecture of an encoder, see `random_weights.py`."""
+    with announced(_LOG, f"drawing weights of `{untrained.name}` from the seed {config.random}"):
+        backbone, source, scheme = draw_backbone(untrained, config)
+    return PreparedBackbone(
+        backbone, source, scheme, ModelContext.of_pretrained(untrained), artifact=None
     )
 
 
@@ -169,7 +230,9 @@ def prepare_backbone(
     device: str | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> PreparedBackbone:
-    """Quantise a pretrained model; at 2 and 1 bits refine the codes on unlabelled texts, or images; `rows` as of `load_or_quantize`."""
+    """Quantise a pretrained model, or draw its weights; at 2 and 1 bits refine the codes on unlabelled texts, or images; `rows` as of `load_or_quantize`."""
+    if config.random is not None:
+        return _drawn(pretrained, config)
     scheme, base = scheme_of(config), pretrained.model
     context = ModelContext.of_pretrained(pretrained)
     if config.refine_steps:
@@ -252,7 +315,7 @@ def _calibration(
 def _from_artifact(
     request: FitRequest, artifact: Artifact, pretrained: Pretrained
 ) -> PreparedBackbone:
-    manifest, model, config = artifact.manifest, request.model, request.config
+    manifest, model = artifact.manifest, request.model
     if pretrained.weights_sha256() != manifest.source.weights_sha256:
         raise ArtifactError(
             f"`{artifact.path}` was made from `{manifest.source.model}` with other weights "
@@ -260,13 +323,19 @@ def _from_artifact(
             Hint("give `{model}`, or another `out`", model=manifest.source.model),
         )
     _check_vocabulary(artifact, pretrained)
+    _check_bits(request, artifact)
+    return PreparedBackbone.of_artifact(artifact)
+
+
+def _check_bits(request: FitRequest, artifact: Artifact) -> None:
+    """Raise ArtifactError if other bits were asked for than the backbone has."""
+    manifest, config = artifact.manifest, request.config
     if request.bits_given and config.bits != manifest.scheme.bits:
         raise ArtifactError(
             f"the backbone of `{artifact.path}` has {manifest.scheme.bits} bits, "
             f"{config.bits} were asked for",
             "leave `bits` out, or choose another `out`",
         )
-    return PreparedBackbone.of_artifact(artifact)
 
 
 def _check_vocabulary(artifact: Artifact, pretrained: Pretrained) -> None:
@@ -293,7 +362,7 @@ def make_backbone(
     threads: int | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> Artifact:
-    """Quantise a pretrained encoder and write it as an artifact without tasks.
+    """Quantise a pretrained encoder, or draw its weights, and write it as an artifact without tasks.
 
     Args:
         model: folder, hub id or alias of the pretrained encoder.
@@ -310,7 +379,8 @@ def make_backbone(
     """
     check_free(out)
     check_writable(out)
-    pretrained = load_pretrained(model, revision=revision, resize_embeddings=resize_embeddings)
+    load = load_pretrained if config.random is None else load_untrained
+    pretrained = load(model, revision=revision, resize_embeddings=resize_embeddings)
     check_space(out, backbone_bytes(shapes_of(pretrained.model), config))
     with training_threads(threads, device=device):
         prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)

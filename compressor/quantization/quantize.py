@@ -23,6 +23,7 @@ from maskpack.compressor.quantization.rare_rows import FREQUENT_BITS, quantize_r
 from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
 from maskpack.formats.bits import CODE_BITS, RARE_BITS
+from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.matrices import PackedTensor
 from maskpack.formats.tensors import MOST_UNPACKED
 from maskpack.models.build import ParameterShapes
@@ -35,6 +36,9 @@ _GROUP = 64  # where a width is below 8 bits
 def scheme_of(config: BackboneConfig) -> Scheme:
     """The quantisation that the options ask for; `auto` stays where widths are mixed."""
     overrides = dict(config.bits_override)
+    if config.random is not None:
+        assert isinstance(config.embedding_bits, int), "refused by the options"
+        return Scheme(config.bits, None, DRAWN, config.embedding_bits, overrides)
     quantizer = config.quantizer
     if quantizer == AUTO and not overrides:
         quantizer = _automatic(config.bits)
@@ -80,7 +84,7 @@ def quantize_model(
         ModelError: a weight is not finite, or too large for float16.
         ConfigError: an override that names no linear, or narrow token embeddings of a model without any.
     """
-    roles, tokens = _roles(base), _checked_table(base, scheme.embedding_bits)
+    roles, tokens = roles_of(base), checked_table(base, scheme.embedding_bits)
     bits = bits_of([n for n, _ in base.named_parameters() if roles.get(n) is nn.Linear], scheme)
     keep = _packed if sum(p.numel() for p in base.parameters()) > MOST_UNPACKED else _as_it_is
     calibrated = is_calibrated(scheme)
@@ -133,7 +137,9 @@ def bits_of(names: Collection[str], scheme: Scheme) -> dict[str, int]:
 
 
 def backbone_bytes(shapes: ParameterShapes, config: BackboneConfig) -> int:
-    """Bytes that a quantised backbone has on disk, at least: codes and their scales, without names."""
+    """Bytes that a quantised backbone has on disk, at least: codes and their scales, without names; of a drawn one none."""
+    if config.random is not None:
+        return 0
     scheme, width = scheme_of(config), config.embedding_bits
     sizes = {name: rows * width for name, (rows, width) in shapes.linears.items()}
     bits = bits_of(sizes, scheme)
@@ -182,7 +188,7 @@ def token_table(base: nn.Module) -> str | None:
     return next((name for name, p in base.named_parameters() if p is table.weight), None)
 
 
-def _checked_table(base: nn.Module, bits: int) -> str | None:
+def checked_table(base: nn.Module, bits: int) -> str | None:
     """`token_table`, or ConfigError if narrow embeddings are asked for and there are none."""
     table = token_table(base)
     if table is None and bits != 8:
@@ -193,7 +199,7 @@ def _checked_table(base: nn.Module, bits: int) -> str | None:
     return table
 
 
-def _roles(base: nn.Module) -> dict[str, type[nn.Module]]:
+def roles_of(base: nn.Module) -> dict[str, type[nn.Module]]:
     """Parameter name -> module class, for the weights that become codes."""
     return {
         f"{name}.weight": kind

@@ -252,6 +252,7 @@ class DenseTeacherRun:
         checkpoints: where the training keeps its state.
         stop: as of `train`.
         weights: of the labels in the loss, as of the model that it will teach; None: all count alike.
+        drawn: of the seed of a head, the classifier over drawn weights that it starts from; None: from the pretrained ones.
     """
 
     model: str
@@ -265,24 +266,13 @@ class DenseTeacherRun:
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
     stop: Callable[[], bool] = lambda: False
     weights: NDArray[np.float32] | None = None
+    drawn: Callable[[int], Any] | None = None
 
     def train(self) -> Any:
         """The trained model."""
         rows = self.rows.with_labels()
         _LOG.info("a dense teacher is trained first, in %d steps", self.plan.steps)
-        torch.manual_seed(self.plan.seed)
-        auto_class = self.kind.auto_class
-        teacher = self.placement.put(
-            load_classifier(
-                self.model,
-                outputs=self.student.num_labels,
-                revision=self.revision,
-                auto_class=auto_class,
-                vocabulary=getattr(self.student, "vocab_size", 0),
-                pooling=actual_pooling(self.student),
-                vectors=gives_vectors(self.student),
-            )
-        )
+        teacher = self._first() if self.drawn is None else self.drawn(self.plan.seed)
         noise, usual = Noise(self.plan.seed), BaselineConfig()
         set_pad_token(teacher, rows.pad)
         use_fast_dropout(teacher, noise, as_bytes=self.placement.byte_dropout)
@@ -300,3 +290,18 @@ class DenseTeacherRun:
             stop=self.stop,
         )
         return teacher
+
+    def _first(self) -> Any:
+        """The pretrained model with a fresh head."""
+        torch.manual_seed(self.plan.seed)
+        return self.placement.put(
+            load_classifier(
+                self.model,
+                outputs=self.student.num_labels,
+                revision=self.revision,
+                auto_class=self.kind.auto_class,
+                vocabulary=getattr(self.student, "vocab_size", 0),
+                pooling=actual_pooling(self.student),
+                vectors=gives_vectors(self.student),
+            )
+        )

@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from maskpack.formats.codec import Buffer
+from maskpack.formats.tensorfile import Buffer
 from maskpack.formats.writer import write_pieces
 
 MOST_INLINE = 2**29

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskpack.formats import TaskEntry
-from maskpack.formats.codec import Arrays
+from maskpack.formats.tensorfile import Arrays
 from maskpack.runtime.task import TOKENIZER, SwapDigests, TaskFiles
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from maskpack.exporters.graph.external_masks import smaller_form
 from maskpack.exporters.graph.trace import PREFIX
 from maskpack.exporters.layouts.base import GraphLayout, TaskGraph
 from maskpack.formats import TaskEntry
-from maskpack.formats.codec import Buffer
+from maskpack.formats.tensorfile import Buffer
 from maskpack.formats.writer import write_pieces
 from maskpack.runtime.task import WEIGHTS
 

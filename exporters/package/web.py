@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskpack.exporters.session import FedSession
-from maskpack.formats.codec import read_tensors
+from maskpack.formats.tensorfile import read_tensors
 from maskpack.runtime.graph import open_graph
 
 

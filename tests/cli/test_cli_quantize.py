@@ -113,3 +113,32 @@ def test_what_is_trained_besides_the_mask_is_told(main, work, model, short):
     assert told["extra_bytes"] > 0
     assert all(".layer.1." in name for name in told["layer_zeros"])
     assert main("check", "art").code == 0
+
+
+def test_a_hidden_network_needs_a_configuration_alone_and_inspect_says_so(main, work, model, short):
+    for weights in (work / model).glob("*.safetensors"):
+        weights.unlink()
+    drawn = ["--random", "7", "--bits", "1"]
+    made = main("quantize", model, *drawn, "-o", "art", "--json", "--quiet")
+    assert made.code == 0, made.err
+    assert (made.json["seed"], made.json["quantizer"]) == (7, "drawn")
+    assert made.json["backbone_bytes"] < 9_000
+    quick = [*short[: short.index("--bits")], "--estimator", "edge-popup", "--sparsity", "0.5"]
+    fit = main("fit", model, "-t", "sst2", "--data", "data", "-o", "art", *quick, "--quiet")
+    assert fit.code == 0, fit.err
+    shown = main("inspect", "art")
+    assert "weights drawn from seed" in shown.out
+    assert "7, in place of" in shown.out
+    assert main("inspect", "art", "--json").json["seed"] == 7
+    assert "random: 7" in main("inspect", "art", "--config").out
+    assert main("check", "art").code == 0
+    refused = main("fit", model, "-t", "sst2", "--data", "data", "-o", "art", "--random", "8")
+    assert "drawn from the seed 7, 8 was asked for" in refused.err
+    assert "leave `--random` out" in refused.err
+
+
+def test_drawn_codes_have_no_quantizer(main, work, model):
+    refused = main("quantize", model, "--random", "7", "--quantizer", "mse", "-o", "art")
+    assert refused.code == 1
+    assert "`random` draws codes" in refused.err
+    assert not (work / "art").exists()

@@ -51,6 +51,7 @@ def names_of(model, wanted) -> set[str]:
     ends = (".query.weight", ".value.weight")
     return {
         "full": everything,
+        "imp": everything,
         "head": head,
         "head-pooler": head | pooler,
         "bitfit": head | biases,
@@ -60,10 +61,12 @@ def names_of(model, wanted) -> set[str]:
 
 @pytest.mark.parametrize("method", list(Method))
 def test_each_method_trains_its_parameters_and_no_other(method, request_for, tiny_model, tmp_path):
-    moved = moved_by(request_for(method=method), tmp_path / "model")
+    options = {"sparsity": 0.2} if method is Method.IMP else {}
+    moved = moved_by(request_for(method=method, **options), tmp_path / "model")
     expected = names_of(tiny_model, str(method))
     assert moved == expected
-    assert (moved == names_of(tiny_model, "full")) is (method is Method.FULL)
+    every = {Method.FULL, Method.IMP}
+    assert (moved == names_of(tiny_model, "full")) is (method in every)
 
 
 @pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert", "albert"])

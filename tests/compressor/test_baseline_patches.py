@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from maskpack.compressor import BaselineConfig, BaselineRequest, run_baseline
-from maskpack.compressor.baseline import trained_groups
 from maskpack.compressor.quantization.backbone import prepare_backbone
+from maskpack.compressor.trained_parts import trained_groups
 from maskpack.formats import ConfigError
 from maskpack.models.build import base_of, head_parameters
 from maskpack.models.linears import fold_factors

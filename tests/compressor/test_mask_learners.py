@@ -23,7 +23,7 @@ from maskpack.compressor.masking.score_init import initial_scores, worth_of
 from maskpack.compressor.training.callbacks import CallbackList, Noise
 from maskpack.compressor.training.train import FlooredAdam, Group, Plan
 
-LEARNING = [name for name, entry in ESTIMATORS.items() if entry.learns]
+LEARNING = [name for name, entry in ESTIMATORS.items() if entry.learns and not entry.chooses]
 REGROWN = ["set", "dsr", "sparse-momentum", "rigl"]
 STEPS, SHARE = 300, 0.5
 

@@ -19,12 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from maskpack.compressor import BaselineConfig
-from maskpack.compressor.baseline import trained_groups
 from maskpack.compressor.config import FitConfig, Method
 from maskpack.compressor.mask_config import ESTIMATORS, PATTERNS
 from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.model import build_masked_model
 from maskpack.compressor.quantization.refine import RoundedLinear
+from maskpack.compressor.trained_parts import trained_groups
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
 from maskpack.compressor.training.checkpoint import _tensors
 from maskpack.compressor.training.loss import DistillationTargets, HiddenStateTeacher, TaskLoss

@@ -13,10 +13,10 @@ from side_by_side import placed_side_by_side, side_by_side
 from torch import nn
 
 from maskpack.compressor import BaselineConfig, FitConfig, fit_task
-from maskpack.compressor.baseline import trained_groups
 from maskpack.compressor.config import Method
 from maskpack.compressor.masking.gates import Drawn
 from maskpack.compressor.masking.linear import mask_linears
+from maskpack.compressor.trained_parts import trained_groups
 from maskpack.compressor.training import step as steps
 from maskpack.compressor.training.callbacks import Noise, TrainerCallback, use_fast_dropout
 from maskpack.compressor.training.loss import (

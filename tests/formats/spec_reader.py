@@ -83,14 +83,93 @@ class Linear(NamedTuple):
         return read_weights(self.codes, self.scales, self.group)
 
 
+LOW = 2**64 - 1
+
+
+def philox(counter, key):
+    """DRAWN.md section 2: one block of four words."""
+    c0, c1, c2, c3 = counter, 0, 0, 0
+    k0, k1 = key
+    for _ in range(10):
+        a, b = c0 * 0xD2E7470EE14C6C93, c2 * 0xCA5A826395121157
+        c0, c1, c2, c3 = (b >> 64) ^ c1 ^ k0, b & LOW, (a >> 64) ^ c3 ^ k1, a & LOW
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & LOW, (k1 + 0xBB67AE8584CAA73B) & LOW
+    return c0, c1, c2, c3
+
+
+def draw(seed, name, count, bits):
+    """DRAWN.md section 2: codes of a parameter, in a row."""
+    key = (seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
+    width = bits if bits <= 3 else 16
+    size = -(-count * width // 8)
+    words = [word for n in range(-(-size // 32)) for word in philox(n + 1, key)]
+    row = b"".join(word.to_bytes(8, "little") for word in words)
+    stream = [row[n // 8] >> (n % 8) & 1 for n in range(count * width)]
+    fields = [sum(stream[k * width + n] << n for n in range(width)) for k in range(count)]
+    if bits <= 3:
+        return [2 * field - (2**bits - 1) for field in fields]
+    limit = 2 ** (bits - 1) - 1
+    return [(-1 if h & 1 else 1) * (1 + ((h >> 1) * limit >> 15)) for h in fields]
+
+
+def write_fields(codes, bits):
+    """Section 3: a row of codes as bytes."""
+    low = 2**bits - 1
+    fields = [(code + low) // 2 if bits <= 3 else code & low for code in codes]
+    whole = sum(field << (bits * k) for k, field in enumerate(fields))
+    return whole.to_bytes(-(-len(codes) * bits // 8), "little")
+
+
+def half_exactly(number):
+    """A number of a header that float16 holds."""
+    need(type(number) in (int, float) and float(np.float16(number)) == number, "a float16")
+    return np.float16(number)
+
+
+def read_drawn(meta, arrays):
+    """DRAWN.md: drawn codes and scales go into `arrays` as if they were stored, unpacked; also F16 parameters."""
+    scales = {n: spec["scale"] for n, spec in meta["tensors"].items() if "scale" in spec}
+    if "drawn" not in meta:
+        need(not scales and "dense" not in meta, "drawn without a seed")
+        return {}
+    about, bytes_of = meta["drawn"], {}
+    need(set(about) == {"law", "seed", "sha256"} and about["law"] == "uniform", "law")
+    need(type(about["seed"]) is int and 0 <= about["seed"] < 2**53, "seed")
+    codes = {}
+    for name, scale in scales.items():
+        spec = meta["tensors"][name]
+        (rows, width), bits = spec["shape"], spec["bits"]
+        need(spec["group"] == width and spec.get("zero_free", False) is (bits <= 3), "one scale")
+        need(not {f"{name}.codes", f"{name}.scales"} & set(arrays), "drawn and stored")
+        flat = draw(about["seed"], name, rows * width, bits)
+        codes[name] = [flat[r * width : (r + 1) * width] for r in range(rows)]
+        arrays[f"{name}.scales"] = np.full((rows, 1), half_exactly(scale))
+        bytes_of[name] = b"".join(write_fields(row, bits) for row in codes[name])
+    for name, spec in meta["dense"].items():
+        shape = spec["shape"]
+        need(name not in arrays and shape and min(shape) >= 1, "a shape, or stored too")
+        if set(spec) == {"shape", "value"}:
+            arrays[name] = np.full(shape, half_exactly(spec["value"]))
+            continue
+        need(set(spec) == {"shape", "scale"}, "fields of a float16 parameter")
+        scale = np.float32(half_exactly(spec["scale"]))
+        drawn = draw(about["seed"], name, int(np.prod(shape)), 8)
+        values = np.array([np.float16(np.float32(c) * scale) for c in drawn], dtype="<f2")
+        arrays[name], bytes_of[name] = values.reshape(shape), values.tobytes()
+    digest = hashlib.sha256(b"".join(bytes_of[name] for name in sorted(bytes_of)))
+    need(digest.hexdigest() == about["sha256"], "digest of what is drawn")
+    return codes
+
+
 def read_backbone(folder, manifest):
     arrays, meta = read_file(folder, "backbone.safetensors", manifest["backbone"]["sha256"])
     need(meta["kind"] == "backbone", "kind")
+    need(("drawn" in meta) == ("drawn" in manifest.get("requires", [])), "the feature `drawn`")
     weights, features = {"linear": {}, "embedding": {}}, set()
+    drawn = read_drawn(meta, arrays)
     for name, spec in meta["tensors"].items():
         (rows, width), bits, group = spec["shape"], spec["bits"], spec["group"]
-        packed, scales = arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")
-        zero_free = spec.get("zero_free", False)
+        scales, zero_free = arrays.pop(f"{name}.scales"), spec.get("zero_free", False)
         kinds = {(8, False), (4, False), (2, False), (2, True), (1, True)}
         kinds |= {(3, True)} if spec["role"] == "embedding" else set()
         need(type(zero_free) is bool and (bits, zero_free) in kinds, "kind of codes")
@@ -106,10 +185,14 @@ def read_backbone(folder, manifest):
             need(0 < len(wide) < rows, "rows of one width")
             features.add("embedding-rows")
         features |= {"embedding-3"} if bits == 3 else set()
-        need(packed.dtype == np.uint8 and len(packed) == len(wide), "codes")
         need(scales.dtype in (np.float16, np.float32), "dtype of scales")
         need(scales.shape == (rows, -(-width // group)), "shape of scales")
         need(np.isfinite(scales).all() and (scales >= 0).all(), "scales")
+        if name in drawn:
+            weights[spec["role"]][name] = Linear(drawn[name], scales, group)
+            continue
+        packed = arrays.pop(f"{name}.codes")
+        need(packed.dtype == np.uint8 and len(packed) == len(wide), "codes")
         codes = read_codes(packed, width, bits, zero_free)
         if "rare" in spec:
             packed = arrays.pop(f"{name}.rare")

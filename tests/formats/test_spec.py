@@ -65,7 +65,14 @@ def folder_of(which, made):
     return made if which == "made" else GOLDEN / which
 
 
-FOLDERS = {"made": 2, "v1": 2, "v1-low-bits": 3, "v1-units": 2, "v1-rows": 1}
+FOLDERS = {
+    "made": 2,
+    "v1": 2,
+    "v1-low-bits": 3,
+    "v1-units": 2,
+    "v1-rows": 1,
+    "v1-drawn": 1,
+}
 
 
 @pytest.mark.parametrize("which", FOLDERS)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from maskpack.formats import ArtifactError, open_artifact
-from maskpack.formats.codec import read_tensors
+from maskpack.formats.tensorfile import read_tensors
 
 ARRAYS = {
     "a": np.arange(12, dtype=np.float16).reshape(3, 4),

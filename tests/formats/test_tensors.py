@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from maskpack.formats import ArtifactError, Backbone, BitMask, MaskCount, Patch, QuantTensor
-from maskpack.formats.tensors import binary_entropy
+from maskpack.formats.bits import binary_entropy
 
 
 def changed(**fields):
