@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -252,18 +253,9 @@ def prepare_backbone(
             on_progress=on_progress,
         )
         scheme = replace(scheme, quantizer=f"{scheme.quantizer}, refined")
-    return PreparedBackbone(
-        backbone=backbone,
-        source=Source(
-            pretrained.name,
-            pretrained.revision,
-            base.config.model_type,
-            pretrained.weights_sha256(),
-        ),
-        scheme=scheme,
-        context=context,
-        artifact=None,
-    )
+    kind, digest = base.config.model_type, pretrained.weights_sha256()
+    source = Source(pretrained.name, pretrained.revision, kind, digest)
+    return PreparedBackbone(backbone, source, scheme, context, artifact=None)
 
 
 def _frequent(
@@ -351,6 +343,10 @@ def _check_vocabulary(artifact: Artifact, pretrained: Pretrained) -> None:
         )
 
 
+def _loader(config: BackboneConfig) -> Callable[..., Pretrained]:
+    return load_pretrained if config.random is None else load_untrained
+
+
 def make_backbone(
     model: str,
     out: Path,
@@ -379,8 +375,7 @@ def make_backbone(
     """
     check_free(out)
     check_writable(out)
-    load = load_pretrained if config.random is None else load_untrained
-    pretrained = load(model, revision=revision, resize_embeddings=resize_embeddings)
+    pretrained = _loader(config)(model, revision=revision, resize_embeddings=resize_embeddings)
     check_space(out, backbone_bytes(shapes_of(pretrained.model), config))
     with training_threads(threads, device=device):
         prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
