@@ -25,7 +25,7 @@ from maskpack.compressor.teacher_config import (
     TEACHER_HELP,
     TeacherConfig,
 )
-from maskpack.compressor.trunk_config import TrunkConfig
+from maskpack.compressor.trunk_config import TrunkConfig, listed_numbers
 from maskpack.compressor.unit_config import UnitConfig
 from maskpack.formats import ConfigError
 from maskpack.formats.lazy import renamed
@@ -238,7 +238,10 @@ class FitConfig(
 
     def teacher_name(self, finetuned: str | None) -> str | None:
         """As of every run; without an option a mask learns from the fine-tuned source model or a dense teacher, over drawn weights from none."""
-        name = self.teacher or finetuned or (DENSE_TEACHER if self.random is None else NO_TEACHER)
+        usual = (
+            DENSE_TEACHER if self.random is None else None
+        )  # of a hidden network there is no pretrained one
+        name = self.teacher or finetuned or usual
         return None if name == NO_TEACHER else name
 
     @property
@@ -341,25 +344,8 @@ class FitConfig(
         return _MARGIN.get(self.bits, _USUAL_MARGIN) if self.margin is None else self.margin
 
     def layer_numbers(self) -> frozenset[int] | None:
-        """Numbers of the layers to mask, or None for all.
-
-        >>> sorted(FitConfig(layers="0,2-4").layer_numbers())
-        [0, 2, 3, 4]
-
-        Raises:
-            ConfigError: not a list of numbers and ranges.
-        """
-        if self.layers is None:
-            return None
-        numbers: set[int] = set()
-        for part in self.layers.split(","):
-            first, dash, last = part.strip().partition("-")
-            if not first.isdecimal() or (dash and not last.isdecimal()):
-                raise ConfigError(f"`layers` is `{self.layers}`", "write it like `2-5` or `0,3`")
-            numbers.update(range(int(first), int(last or first) + 1))
-        if not numbers:
-            raise ConfigError(f"`layers` is `{self.layers}`, which names no layer")
-        return frozenset(numbers)
+        """Numbers of the layers to mask, or None for all; ConfigError if the option is no list of numbers and ranges."""
+        return None if self.layers is None else listed_numbers("layers", self.layers)
 
 
 @dataclass(frozen=True)
@@ -381,11 +367,18 @@ class BaselineConfig(RewindConfig, TeacherConfig, LabelConfig, RunConfig, CodesC
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_rounds(self.method, needed=self.method is Method.IMP)
         if self.teacher in MASK_TEACHERS:
             raise ConfigError(
                 f"the teacher `{self.teacher}` is a mask of the run, and a baseline has none",
                 f"give a folder or `{DENSE_TEACHER}`",
+            )
+        given = self.given_rounds
+        if self.method is Method.IMP and self.sparsity is None:
+            raise ConfigError("the method imp needs a share of zeros", "give `sparsity`")
+        if self.method is not Method.IMP and given:
+            raise ConfigError(
+                f"`{given[0]}` is of the method imp, and the method is {self.method}",
+                "leave one of them out",
             )
 
     @property
@@ -397,4 +390,7 @@ class BaselineConfig(RewindConfig, TeacherConfig, LabelConfig, RunConfig, CodesC
     def backbone(self) -> BackboneConfig:
         """The backbone's options."""
         codes = {each.name: getattr(self, each.name) for each in fields(CodesConfig)}
-        return BackboneConfig(**{n: v for n, v in codes.items() if (n, v) != ("bits", None)})
+        if self.bits is None:
+            assert self.random is not None, "on floats there is no backbone"
+            del codes["bits"]
+        return BackboneConfig(**codes)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from maskpack.formats import ConfigError
 from maskpack.formats.options import Opt, Options
 
 _FIFTH = 0.2  # of the weights that are left, in a round (Frankle & Carbin 2019)
@@ -45,17 +44,11 @@ class RewindConfig(Options):
         ),
     ] = None
 
-    def check_rounds(self, method: str, *, needed: bool) -> None:
-        """Raise ConfigError unless these options go with the method of a baseline: `imp` needs a share, the others take none."""
+    @property
+    def given_rounds(self) -> list[str]:
+        """Those of the options that are given."""
         names = ("sparsity", "rounds", "rewind")
-        given = [name for name in names if getattr(self, name) is not None]
-        if needed and self.sparsity is None:
-            raise ConfigError("the method imp needs a share of zeros", "give `sparsity`")
-        if not needed and given:
-            raise ConfigError(
-                f"`{given[0]}` is of the method imp, and the method is {method}",
-                "leave one of them out",
-            )
+        return [name for name in names if getattr(self, name) is not None]
 
     @property
     def all_rounds(self) -> int:

@@ -64,3 +64,27 @@ class TrunkConfig(Options):
         (4, None)
         """
         return None if self.trunk is None or self.finds_trunk else int(self.trunk)
+
+
+def listed_numbers(name: str, text: str) -> frozenset[int]:
+    """Whole numbers, and ranges of them, with commas.
+
+    >>> sorted(listed_numbers("layers", "0,2-4"))
+    [0, 2, 3, 4]
+
+    Args:
+        name: of the option.
+        text: its value.
+
+    Raises:
+        ConfigError: it is something else, or names none.
+    """
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ConfigError(f"`{name}` is `{text}`", "write it like `2-5` or `0,3`")
+        numbers.update(range(int(first), int(last or first) + 1))
+    if not numbers:
+        raise ConfigError(f"`{name}` is `{text}`, which names no layer")
+    return frozenset(numbers)

@@ -21,7 +21,6 @@ RUNS = {  # of each estimator alone: `test_every_estimator.py`
     "drawn, averaged": {"estimator": "bernoulli", "sparsity": 0.3, "ema": 0.9},
     "fixed": {"estimator": "fixed", "init": "snip", "sparsity": 0.2},
     "a twin": {"teacher": "twin"},
-    "a draw of six": {"estimator": "maskllm", "pattern": "2:4", "sparsity": 0.5},
     "two of four": {"pattern": "2:4", "sparsity": 0.5, "margin": 0.5},
 }
 KEPT = {
