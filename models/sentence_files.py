@@ -79,36 +79,40 @@ def write_sentence_files(
         prefixes: what stands before the first and before the second text of a row; empty: nothing.
         head: the linear of a classifier; None: the model gives vectors.
     """
-    plain, pooling = plain_model(config), actual_pooling(config)
+    plain = plain_model(config)
     plain.save_pretrained(str(folder))
-    modes = {f"pooling_mode_{name}": mode is pooling for mode, name in _MODES.items()}
-    prompts = dict(zip(("query", "document"), prefixes, strict=False))
     parts = (*_ENCODER, _NORMALIZE if head is None else _DENSE)
+    for path, _ in parts[1:]:
+        (folder / path).mkdir()
     files: dict[str, Any] = {
         "modules.json": [
             {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{name}"}
             for n, (path, name) in enumerate(parts)
         ],
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
-        "1_Pooling/config.json": {"word_embedding_dimension": plain.hidden_size, **modes},
+        "1_Pooling/config.json": {"word_embedding_dimension": plain.hidden_size, **_modes(config)},
         "config_sentence_transformers.json": {
-            "prompts": prompts,
+            "prompts": dict(zip(("query", "document"), prefixes, strict=False)),
             "default_prompt_name": "query" if prefixes else None,
             "similarity_fn_name": "cosine",
         },
     }
-    for path, _ in parts[1:]:
-        (folder / path).mkdir()
     if head is not None:
-        files["2_Dense/config.json"] = _write_head(head, folder / "2_Dense" / "model.safetensors")
+        files["2_Dense/config.json"] = _write_head(head, folder / "2_Dense")
     for name, tree in files.items():
         write_bytes(folder / name, (json.dumps(tree, indent=2) + "\n").encode())
 
 
-def _write_head(head: Any, path: Path) -> dict[str, Any]:
+def _modes(config: Any) -> dict[str, bool]:
+    """What `Pooling` is told of a configuration's pooling."""
+    pooling = actual_pooling(config)
+    return {f"pooling_mode_{name}": mode is pooling for mode, name in _MODES.items()}
+
+
+def _write_head(head: Any, folder: Path) -> dict[str, Any]:
     """Write the linear of a classifier as a `Dense` has it, and return its configuration."""
     tensors = {f"linear.{name}": value for name, value in head.state_dict().items()}
-    save_file(tensors, path)
+    save_file(tensors, folder / "model.safetensors")
     return {
         "in_features": head.in_features,
         "out_features": head.out_features,

@@ -24,15 +24,17 @@ import pytest
 import torch
 import yaml
 
-from maskpack.compressor import FitConfig, FitRequest, fit, fit_task
+from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.compressor.backbone_config import QUANTIZERS, BackboneConfig
 from maskpack.compressor.mask_config import ESTIMATORS, PATTERNS, SCORE_INITS, Estimator
 from maskpack.compressor.masking.gates import Compared
 from maskpack.compressor.masking.learner import MaskLearner
 from maskpack.compressor.masking.score_init import ScoreInit
+from maskpack.compressor.prepare import prepare
 from maskpack.compressor.quantization import Quantizer
 from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.schedules import SCHEDULES, Schedule
+from maskpack.compressor.stops import checkpoints_of
 from maskpack.compressor.sweep import run as sweep
 from maskpack.compressor.sweep.executors import EXECUTORS
 from maskpack.compressor.sweep.file import read_plan
@@ -210,7 +212,7 @@ def test_a_checkpoint_belongs_to_one_pattern(tmp_path, tiny_model, sentiment):
     keys = set()
     for pattern in ("weight", "row"):
         changed = replace(request, config=replace(QUICK, pattern=pattern))
-        keys.add(fit._checkpoints(fit.prepare(changed)).key)
+        keys.add(checkpoints_of(prepare(changed)).key)
     assert len(keys) == 2
     with pytest.raises(ConfigError, match="no pattern `nope`") as caught:
         replace(QUICK, pattern="nope")

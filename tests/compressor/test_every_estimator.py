@@ -55,8 +55,9 @@ def test_a_run_ends_with_another_mask_than_it_began_with(estimator, request_for)
     changed = sum(int((first[n].to_bool() != m.to_bool()).sum()) for n, m in patch.masks.items())
     assert changed > 0.005 * result.weights
     if ESTIMATORS[estimator].needs_share and estimator != "bernoulli":  # its share is the first one
-        asked = usual(estimator)["sparsity"]
-        assert result.zeros / result.weights == pytest.approx(asked, abs=0.01)
+        asked, share = usual(estimator)["sparsity"], result.zeros / result.weights
+        least = 0.7 * asked if ESTIMATORS[estimator].chooses else asked - 0.01
+        assert least < share < asked + 0.01  # of four weights the codes may make some 0 already
     assert 0 < result.zeros < 0.9 * result.weights
 
 
