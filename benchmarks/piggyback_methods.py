@@ -97,31 +97,31 @@ def line(seed: int, method: str, teacher: str, run: Any) -> Options:
 
 
 def table(lines: list[Options]) -> str:
-    """Mean and standard deviation of each method over seeds, and its distance from the dense models of the same seeds."""
+    """Mean and standard deviation of each method over its seeds, and its mean distance from the dense models of the same seeds."""
     twins = {each["seed"]: each["accuracy"] for each in lines if each["method"] == "dense"}
     rows = [
-        "| method | taught | to dense | without a teacher | to dense | zeros |",
-        "|---|---|---|---|---|---|",
+        "| method | taught | to dense | without a teacher | to dense | zeros | seeds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(each["method"] for each in lines):
-        cells, zeros = [], "-"
-        for teacher in ("dense", "none"):
-            own = [each for each in lines if (each["method"], each["teacher"]) == (method, teacher)]
-            scores = [each["accuracy"] for each in own]
-            apart = [each["accuracy"] - twins[each["seed"]] for each in own]
-            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-            cells += (
-                [
-                    f"{statistics.mean(scores):.3f} ± {spread:.3f}",
-                    f"{100 * statistics.mean(apart):+.1f}",
-                ]
-                if own
-                else ["-", "-"]
-            )
-            if own and own[0]["weights"]:
-                zeros = f"{100 * statistics.mean(each['zeros'] / each['weights'] for each in own):.1f} %"
-        rows.append(f"| {method} | {' | '.join(cells)} | {zeros} |")
+        own = [each for each in lines if each["method"] == method]
+        cells = [cell for teacher in ("dense", "none") for cell in spread(own, teacher, twins)]
+        shares = [each["zeros"] / each["weights"] for each in own if each["weights"]]
+        zeros = f"{100 * statistics.mean(shares):.1f} %" if shares else "-"
+        seeds = len({each["seed"] for each in own})
+        rows.append(f"| {method} | {' | '.join(cells)} | {zeros} | {seeds} |")
     return "\n".join(rows)
+
+
+def spread(own: list[Options], teacher: str, twins: dict[int, float]) -> tuple[str, str]:
+    """Mean and deviation of one column, and the distance from dense in points."""
+    some = [each for each in own if each["teacher"] == teacher]
+    if not some:
+        return "-", "-"
+    scores = [each["accuracy"] for each in some]
+    apart = statistics.mean(each["accuracy"] - twins[each["seed"]] for each in some)
+    deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    return f"{statistics.mean(scores):.3f} ± {deviation:.3f}", f"{100 * apart:+.1f}"
 
 
 def main() -> None:

@@ -43,6 +43,11 @@ HINTS: dict[str, str] = {
     "give another model; for torch alone it can be learned with `fit_task`": "give another model; for "
     "torch alone learn it with `--skip-export-check`",
     "give `sparsity`": "give `--sparsity`",
+    "give `schedule` restarts and `cycles`, such as 3": "give `--schedule restarts --cycles 3`",
+    "leave `snapshots` or `cycles` out": "leave `--snapshots` or `--cycles` out",
+    "give `trunk` as a number": "give `--trunk` as a number",
+    "learn it with `pooling` {own} to let transformers read it": "learn it with `--pooling {own}` to let transformers read it",
+    "`pooling` names another": "`--pooling` names another",
     "leave `init` out": "leave `--init` out",
     "give `sparsity` {zeros}": "give `--sparsity {zeros}`",
     "use the estimator threshold, topk, fixed or maskllm": "give `--estimator threshold`, `topk`, `fixed` or `maskllm`",

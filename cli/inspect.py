@@ -156,6 +156,8 @@ def _unread_pooler(opened: Artifact) -> int:
     if not tasks or not known or any(may_use_pooler(entry) for entry in tasks):
         return 0
     backbone = opened.backbone
+    if backbone.seed is not None:  # the file holds none of it
+        return 0
     codes = {name: one.pack().nbytes + one.scales.nbytes for name, one in backbone.linears.items()}
     floats = {name: array.nbytes for name, array in backbone.dense.items()}
     return sum(size for name, size in (codes | floats).items() if name.startswith("pooler."))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from maskpack.compressor.config import BaselineConfig, Method
 from maskpack.compressor.effects import ClassWeights, class_weight_effect, class_weights_of
 from maskpack.compressor.label_checks import check_class_weight, check_head
-from maskpack.compressor.pooling import pooling_for
+from maskpack.compressor.pooling import pooling_for, say_what_reads
 from maskpack.compressor.quantization.backbone import prepare_backbone
 from maskpack.compressor.threads import torch_threads, training_threads
 from maskpack.compressor.trained_parts import check_finite, trained_groups
@@ -390,3 +390,5 @@ def _save(model: Any, loaded: _Loaded, request: BaselineRequest) -> None:
         else:
             model.save_pretrained(str(build), state_dict=plain_state(model))
         loaded.context.preprocessor(loaded.kind.preprocessor).save(build)
+    if not loaded.kind.decoder.vectors:
+        say_what_reads(model.config, request.out)

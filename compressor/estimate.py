@@ -30,6 +30,7 @@ from maskpack.compressor.mask_teachers import (
 from maskpack.compressor.masking.model import MaskedModel
 from maskpack.compressor.masking.units import UnitImportance
 from maskpack.compressor.prepare import PreparedRun, prepare, with_divisors
+from maskpack.compressor.quantization.backbone import with_seed
 from maskpack.compressor.run_teacher import targets_for
 from maskpack.compressor.teacher_config import DENSE_TEACHER, MASK_TEACHERS
 from maskpack.compressor.threads import training_threads
@@ -164,6 +165,7 @@ def rehearse(request: FitRequest, *, began: Cost) -> tuple[PreparedRun, Estimate
     Raises:
         MaskpackError: whatever `fit` would refuse.
     """
+    request = with_seed(request)
     clock, config = RefineClock(), request.config
     short = replace(config, refine=min(config.refine_steps, _REFINE_STEPS))
     with training_threads(request.threads, device=request.device):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+from typing import Any
+
 from maskpack.compressor.start_checks import entry_of_head
 from maskpack.compressor.types import BaselineRequest, FitRequest
 from maskpack.formats import ConfigError, ModelError
@@ -16,9 +20,13 @@ from maskpack.models.pooling import (
     has_no_pooler,
     other_than_habit,
     own_pooler,
+    pooling_in,
     usual_of_vectors,
 )
 from maskpack.tasks.pretrained_head import Finding
+
+_LOG = logging.getLogger(__name__)
+_OTHERWISE = Hint("`pooling` names another")
 
 
 def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pooling | None:
@@ -52,6 +60,8 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
     drawn = request.config.random is not None
     if wanted is None:
         found = habit if drawn else find_pooling(model, config, revision=revision)
+        if found not in {None, habit}:
+            _LOG.info("heads over `%s` read the pooling %s; %s", model, found, _OTHERWISE)
         return None if found is habit else found
     if wanted is Pooling.POOLER and not drawn and has_no_pooler(model, config, revision=revision):
         raise ConfigError(
@@ -122,3 +132,17 @@ def _of_head(wanted: Pooling | None, own: Pooling, habit: Pooling) -> Pooling | 
             "leave `pooling` out",
         )
     return None if own is habit else own
+
+
+def say_what_reads(config: Any, out: Path) -> None:
+    """Warn that only maskpack reads the head of a classifier that was written, where transformers has no class for its pooling."""
+    if (pooling := pooling_in(config)) is not None:
+        hint = Hint(
+            "learn it with `pooling` {own} to let transformers read it", own=habit_of(config)
+        )
+        _LOG.warning(
+            "transformers would open `%s` with a fresh head, because it has none behind the pooling %s; %s",
+            out,
+            pooling,
+            hint,
+        )

@@ -23,7 +23,7 @@ class PoolingConfig(Options):
     pooling: Annotated[
         str,
         Opt(
-            "What the head reads of a text: cls, last, mean, pooler; auto: as sentence-transformers pools the model, else as transformers does, mean where it has no pooler.",
+            "What the head reads of a text: cls, last, mean, pooler; auto: as transformers does; where that is a pooler, what sentence-transformers names for the model, or mean if there are no weights of one.",
             check=_other,
             later=True,
         ),

@@ -137,9 +137,9 @@ def _options(artifact: Artifact, entry: TaskEntry) -> dict[str, Any]:
 
 def _pooling(artifact: Artifact, entry: TaskEntry) -> Pooling | None:
     """What the head of a task reads, so that a run repeats it where another pooling is usual now; None: nothing else can be asked for."""
+    kind, own = type_of(entry).decoder, pooling_of(entry)
     if not may_use_pooler(entry):
-        kind = type_of(entry).decoder
-        return None if kind.per_token or kind.vectors else pooling_of(entry)
+        return None if kind.per_token or kind.vectors or own is Pooling.OWN else own
     config = SimpleNamespace(**json.loads(artifact.file(CONFIG)))
     habit = family_of(artifact.manifest.source.model_type).pooling_of(config)
-    return pooling_of(entry) or (habit if habit is Pooling.POOLER else None)
+    return own or (habit if habit is Pooling.POOLER else None)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from maskpack.models.pooling import pooling_in
 from maskpack.tasks.task import Unlabelled
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def run_key(run: PreparedRun) -> str:
         *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
         *run.data.task.read_as,
         *(() if request.config.speedup is None else (run.unit_costs,)),
+        *(() if (pooling := pooling_in(run.described)) is None else (str(pooling),)),
     )
     taught = run.data.train.unlabelled if run.data.task.unlabelled is Unlabelled.TEACH else ()
     return digest_of(chain(parts, taught))

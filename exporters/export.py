@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from maskpack.exporters.graph.builder import GraphBuilder
@@ -20,6 +21,7 @@ from maskpack.exporters.report import REPORT_FILE, Report
 from maskpack.exporters.verify import Subject, verify
 from maskpack.exporters.vocabularies import check_numbers_of_source
 from maskpack.formats import Artifact, ConfigError, DataError, ExportError, TaskEntry, open_artifact
+from maskpack.formats.codec import encoded_size
 from maskpack.formats.files import rename, scratch_folder
 from maskpack.formats.schema import BACKBONE
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
@@ -99,7 +101,12 @@ def _check_place(out: Path, artifact: Artifact) -> None:
     """Raise ArtifactError unless `out` can be made and its disk has room for the codes of a graph."""
     check_free(out)
     check_writable(out)
-    check_space(out, artifact.size(BACKBONE))
+    stored = artifact.size(BACKBONE)
+    backbone = artifact.backbone
+    # a file of drawn weights holds none of the codes that graphs hold
+    check_space(
+        out, stored if backbone.seed is None else encoded_size(replace(backbone, seed=None))
+    )
 
 
 def failed_folder(out: Path) -> Path:

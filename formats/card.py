@@ -185,10 +185,12 @@ def _head(manifest: Manifest, facts: CardFacts) -> dict[str, Any]:
     name = facts.repo.rpartition("/")[2] if facts.repo else source
     results = [_result(entry, facts) for entry in entries if entry.name in facts.task_types]
     kinds = sorted(set(facts.task_types.values())) if facts.pipeline_tag is None else []
+    drawn = DRAWN in manifest.requires  # nothing of a model's weights is in it
+    of_base = not drawn and HUB_ID.fullmatch(base) is not None
     known: dict[str, Any] = {
-        "base_model": base if HUB_ID.fullmatch(base) else None,
-        "base_model_relation": "quantized" if HUB_ID.fullmatch(base) else None,
-        "license": facts.license,
+        "base_model": base if of_base else None,
+        "base_model_relation": "quantized" if of_base else None,
+        "license": None if drawn else facts.license,
         "language": list(facts.languages),
         "datasets": sorted({dataset.id for dataset in facts.datasets.values()}),
         "library_name": "maskpack",

@@ -147,7 +147,7 @@ def decode_backbone(data: Buffer, *, most_unpacked: int = MOST_UNPACKED) -> Back
                 raise ArtifactError(f"`{name}` is {tensor.shape}, its header says {list(shape)}")
             tensors[spec["role"]][name] = tensor
         dense = {} if drawing is None else drawing.floats()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
         raise ArtifactError(f"the backbone's header is wrong or incomplete: {error}") from error
     if twice := sorted(dense.keys() & arrays.keys()):
         raise ArtifactError(f"`{twice[0]}` of the backbone is stored, and described in its header")

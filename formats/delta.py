@@ -195,7 +195,10 @@ def decode_delta(data: Buffer, old: Files) -> tuple[dict[str, bytes], bool, list
         named = [_checked_name(read_text(about["name"])) for about in files]
         if (problem := name_problem(named)) is not None or (single and len(named) != 1):
             raise ArtifactError(f"a delta whose files cannot be written: {problem or named}")
-        _check_total(sum(max(0, read_whole(about["bytes"])) for about in files), data, old)
+        sizes = [read_whole(about["bytes"]) for about in files]
+        _check_total(sum(max(0, size) for size in sizes), data, old)
+        if min(sizes, default=0) < 0:
+            raise ArtifactError(f"a delta whose file has {min(sizes)} bytes", AGAIN)
         # a backbone first, because masks are read over it
         for number in sorted(range(len(files)), key=lambda one: named[one] != BACKBONE):
             about, name = files[number], named[number]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskpack.formats.bits import CODE_BITS, ZERO_FREE_BITS
 from maskpack.formats.checks import check_sha, read_flag, read_list, read_shape, read_whole
 from maskpack.formats.draw import LARGEST_SEED, drawn_codes, drawn_floats
 from maskpack.formats.errors import ArtifactError
@@ -23,6 +25,8 @@ from maskpack.formats.tensors import Backbone, Dense, QuantTensor
 
 _LAW = "uniform"
 _FIELDS = {"law", "seed", "sha256"}
+_LARGEST = sys.float_info.max  # JSON has longer numbers, which no float holds
+_WIDTHS = {*CODE_BITS, *ZERO_FREE_BITS}
 _MOST = 2**36  # values: a header of a few bytes must not ask for more memory than there is
 
 
@@ -63,7 +67,7 @@ class Drawing:
         Raises:
             ArtifactError: several scales a row, a width that is not drawn, or a scale that is no float16.
         """
-        if group != shape[1] or zero_free is not (bits <= 3):
+        if group != shape[1] or bits not in _WIDTHS or zero_free is not (bits <= 3):
             raise ArtifactError(f"`{name}` is drawn, with groups of {group} and {bits} bits")
         _check_shape(name, shape)
         scales = np.full((shape[0], 1), _half(name, scale))
@@ -202,10 +206,10 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
 
 def _half(name: str, value: object) -> np.float16:
     """A number of a header that float16 holds exactly."""
-    if type(value) not in {int, float} or not math.isfinite(value):  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _LARGEST:
         raise ArtifactError(f"`{name}` is made from {value!r}, which is no finite number")
     with np.errstate(over="ignore"):
-        half = np.float16(value)  # type: ignore[arg-type]
+        half = np.float16(value)
     if float(half) != value:
         raise ArtifactError(f"`{name}` is made from {value!r}, which float16 does not hold")
     return half

@@ -174,7 +174,11 @@ def view_artifact(artifact: Artifact) -> ArtifactView:
         group=manifest.scheme.group,
         digest=manifest.backbone_sha256,
         maskable=backbone.maskable,
-        parts=_with_rest(_backbone_parts(backbone), size, "names and shapes"),
+        parts=_with_rest(
+            _backbone_parts(backbone),
+            size,
+            "names and shapes" if backbone.seed is None else "seed, names and shapes",
+        ),
         backbone_bytes=size,
         tasks=tuple(_view_task(artifact, entry) for _, entry in sorted(manifest.tasks.items())),
     )
@@ -205,6 +209,10 @@ def _view_task(artifact: Artifact, entry: TaskEntry) -> TaskView:
 
 def _backbone_parts(backbone: Backbone) -> list[Part]:
     """Bytes as stored: codes as narrow as they are, and their scales."""
+    if (
+        backbone.seed is not None
+    ):  # the file holds the seed, shapes, and what the seed does not draw
+        return []
     parts = []
     for name, tensors in (("linears", backbone.linears), ("embeddings", backbone.embeddings)):
         stored = [tensor.code_bytes + tensor.scales.nbytes for tensor in tensors.values()]

@@ -71,6 +71,8 @@ from maskpack.tasks.data.splits import Split
 from maskpack.tasks.peaks import measure_divisors
 
 _LOG = logging.getLogger(__name__)
+_OF_RELEASE = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
+"""Fields of `config.json` that say nothing of an architecture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +182,7 @@ def with_seed(request: FitRequest) -> FitRequest:
         )
     # of an artifact, how its codes were made is fixed, whatever the options say
     usual: dict[str, Any] = {"group": 0, "quantizer": AUTO, "calibration": None, "refine": None}
+    usual["embedding_bits"] = BackboneConfig.embedding_bits
     return replace(request, config=replace(request.config, random=seed, **usual))
 
 
@@ -191,7 +194,8 @@ def _draw_or_read(request: FitRequest) -> PreparedBackbone:
     if not is_artifact(request.out):
         return _drawn(untrained, request.config)
     artifact = open_artifact(request.out)
-    if untrained.files[CONFIG] != artifact.file(CONFIG):
+    _check_vocabulary(artifact, untrained)
+    if not _is_same(untrained.files[CONFIG], artifact.file(CONFIG)):
         raise ArtifactError(
             f"`{artifact.path}` was drawn for the configuration of `{artifact.manifest.source.model}`, "
             f"that of `{request.model}` is another",
@@ -199,6 +203,13 @@ def _draw_or_read(request: FitRequest) -> PreparedBackbone:
         )
     _check_bits(request, artifact)
     return PreparedBackbone.of_artifact(artifact)
+
+
+def _is_same(one: bytes, other: bytes) -> bool:
+    """Whether two `config.json` describe one architecture: another release of transformers writes other fields beside it."""
+    first, second = json.loads(one), json.loads(other)
+    shared = (first.keys() & second.keys()) - _OF_RELEASE
+    return all(first[key] == second[key] for key in shared)
 
 
 def _drawn(untrained: Pretrained, config: BackboneConfig) -> PreparedBackbone:

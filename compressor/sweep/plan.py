@@ -20,6 +20,7 @@ from maskpack.compressor.teacher_config import NO_TEACHER, OF_ARTIFACT
 from maskpack.formats import ConfigError
 from maskpack.formats.files import name_key
 from maskpack.formats.options import options_of
+from maskpack.models.families import TEXT
 from maskpack.tasks.task import Task, Unlabelled
 
 PATHS = tuple(option.name for option in options_of(FitConfig) if option.opt.path)
@@ -191,7 +192,8 @@ class Run:
     def _non_defaults(self) -> dict[str, Any]:
         """Given options that differ from their defaults, files as digests.
 
-        Without a word on the teacher, masks had none up to release 0.1 and have one now: that counts as an option.
+        Without a word on the teacher, masks had none up to release 0.1 and have one now: that counts as an option. So does the pooling of
+        heads of texts, which some models have of sentence-transformers now.
         """
         config = self.config()
         usual = {option.name: option.usual for option in options_of(type(config))}
@@ -202,7 +204,13 @@ class Run:
             if name != "method" and value != usual[name] and value != NO_TEACHER
         }
         silent = isinstance(config, FitConfig) and config.teacher is None
-        return {**chosen, "teacher": "usual"} if silent and self.teacher is None else chosen
+        if silent and self.teacher is None:
+            chosen["teacher"] = "usual"
+        kind = self.task.task.type
+        pooled = kind.reads == TEXT and not (kind.decoder.per_token or kind.decoder.vectors)
+        if pooled and config.wanted_pooling is None:
+            chosen["pooling"] = "usual"
+        return chosen
 
 
 @dataclass(frozen=True)

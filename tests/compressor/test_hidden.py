@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -16,11 +17,13 @@ from maskpack.compressor import (
     run_baseline,
 )
 from maskpack.compressor.backbone_config import BackboneConfig
+from maskpack.compressor.estimate import Cost, rehearse
 from maskpack.compressor.quantization.backbone import make_backbone
 from maskpack.compressor.quantization.random_weights import kaiming_scale
 from maskpack.compressor.repeat import recorded_run
 from maskpack.exporters import ExportRequest, SharedRequest, Tolerance, export_onnx, export_shared
 from maskpack.formats import ArtifactError, ConfigError, check_artifact, open_artifact
+from maskpack.formats.card import CardFacts, render_card
 from maskpack.formats.draw import drawn_codes, mean_square
 
 HALF = {"estimator": "edge-popup", "sparsity": 0.5, "random": 7, "bits": 1, "group": 0}
@@ -159,6 +162,42 @@ def test_another_configuration_is_refused(made, request_for, configuration, tmp_
     request = replace(request_for(**HALF), model=str(wider), out=out, name="new")
     with pytest.raises(ArtifactError, match="was drawn for the configuration of `configuration`"):
         fit_task(request)
+
+
+def test_another_release_of_transformers_writes_the_same_configuration(
+    made, request_for, configuration, tmp_path
+):
+    out, later = tmp_path / "a", tmp_path / "later"
+    shutil.copytree(made[0], out)
+    shutil.copytree(configuration, later)
+    tree = json.loads((later / "config.json").read_text("utf-8"))
+    tree |= {"transformers_version": "9.0.0", "a_field_that_is_new": 3}
+    (later / "config.json").write_text(json.dumps(tree))
+    request = replace(request_for(**HALF, steps=1), model=str(later), out=out, name="new")
+    fit_task(request)
+    assert "new" in open_artifact(out).manifest.tasks
+
+
+def test_a_rehearsal_over_drawn_weights_is_of_the_run_that_would_come(
+    made, request_for, configuration, tmp_path
+):
+    out = tmp_path / "a"
+    shutil.copytree(made[0], out)
+    options = {**HALF, "random": None, "embedding_bits": "auto"}
+    request = replace(request_for(**options), model=str(configuration), out=out, name="new")
+    run, _ = rehearse(request, began=Cost.so_far())
+    assert run.teacher is None
+    assert (run.request.config.random, run.request.config.embedding_bits) == (7, 8)
+
+
+def test_cards_of_drawn_weights_name_no_model_that_they_came_from(made):
+    artifact = open_artifact(made[0])
+    facts = CardFacts(base_model="google-bert/bert-base-uncased", license="mit")
+    files = ["backbone.safetensors", *(entry.file for entry in artifact.manifest.tasks.values())]
+    text = render_card(artifact.manifest, {name: artifact.size(name) for name in files}, facts)
+    assert "No weight was trained" in text
+    assert "base_model" not in text
+    assert "license: mit" not in text
 
 
 @pytest.mark.parametrize(

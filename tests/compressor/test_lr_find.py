@@ -50,6 +50,12 @@ def test_a_dense_run_finds_a_rate_below_that_of_divergence(asked):
     assert least < first - 0.01
 
 
+def test_rounds_of_pruning_have_the_rate_of_their_first(asked):
+    rounds = asked("imp", sparsity=0.3, rewind=90)
+    found, dense = (find_learning_rate(one, steps=40) for one in (rounds, asked("full")))
+    assert (found.rates, found.losses) == (dense.rates, dense.losses)
+
+
 def test_only_the_head_has_the_heads_option(asked):
     curve = find_learning_rate(asked("head", head_lr=1e-3), steps=40)
     assert (curve.option, curve.ratio) == ("head_lr", 1.0)

@@ -216,6 +216,7 @@ def with_digest(change):
         (lambda meta, _: meta["files"][0].update(sha256="0" * 64), "is not what the delta was"),
         (lambda meta, _: meta["files"][0].update(bytes=3), "holds .* bytes, not 3"),
         (lambda meta, _: meta["files"][0].update(bytes=2**63), "more than a delta may"),
+        (lambda meta, _: meta["files"][0].update(bytes=-2), "whose file has -2 bytes"),
     ],
 )
 def test_a_header_that_is_wrong_is_refused(pair, change, message):
