@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from maskpack.compressor import AdoptRequest, RefitRequest, adopt_models, refit_tasks
+from maskpack.compressor.repeat import recorded_run
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.hf import write_hf
@@ -81,6 +82,7 @@ def test_a_pooler_of_the_checkpoint_is_adopted_exported_and_carried_over(
     assert pooling_of(entry) is Pooling.OWN
     with pytest.raises(ArtifactError, match="requires `own-pooler` and `pooling`"):
         pooling_of(replace(entry, requires=(OWN_POOLER, FEATURE), config={FEATURE: "mean"}))
+    assert "pooling" not in recorded_run(artifact, "mood").tree, "it comes with the checkpoint"
     patch = artifact.patch("mood")
     assert set(patch.head) == HEAD
     assert not any("pooler" in name for name in (*patch.masks, *artifact.backbone.linears))
