@@ -145,9 +145,8 @@ def _rates_of(request: FitRequest | BaselineRequest) -> tuple[str, float]:
 def _run(request: FitRequest | BaselineRequest, steps: int, ratio: float, record: _Record) -> None:
     """The run with rising rates; it ends in an exception where the loss grows."""
     if isinstance(request, BaselineRequest):
-        if (
-            request.config.method is Method.IMP
-        ):  # its first round trains every weight, and tells its rate
+        # the first round of imp trains every weight, and tells its rate
+        if request.config.method is Method.IMP:
             dense = replace(
                 request.config, method=Method.FULL, sparsity=None, rounds=None, rewind=None
             )

@@ -23,7 +23,6 @@ from maskpack.exporters.vocabularies import check_numbers_of_source
 from maskpack.formats import Artifact, ConfigError, DataError, ExportError, TaskEntry, open_artifact
 from maskpack.formats.codec import encoded_size
 from maskpack.formats.files import rename, scratch_folder
-from maskpack.formats.schema import BACKBONE
 from maskpack.formats.writer import check_free, check_space, check_writable, new_folder, write_bytes
 from maskpack.models.sentence_files import write_sentence_files
 from maskpack.runtime.task import BASE, GRAPH, TASK_CONFIG, TOKENIZER, TaskConfig, TaskFiles
@@ -101,12 +100,8 @@ def _check_place(out: Path, artifact: Artifact) -> None:
     """Raise ArtifactError unless `out` can be made and its disk has room for the codes of a graph."""
     check_free(out)
     check_writable(out)
-    stored = artifact.size(BACKBONE)
-    backbone = artifact.backbone
-    # a file of drawn weights holds none of the codes that graphs hold
-    check_space(
-        out, stored if backbone.seed is None else encoded_size(replace(backbone, seed=None))
-    )
+    # a graph holds all codes, also those that a file leaves to its seed
+    check_space(out, encoded_size(replace(artifact.backbone, seed=None)))
 
 
 def failed_folder(out: Path) -> Path:

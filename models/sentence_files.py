@@ -28,7 +28,7 @@ from maskpack.models.pooling import actual_pooling, gives_vectors, plain_model
 
 _ENCODER = (("", "Transformer"), ("1_Pooling", "Pooling"))
 _NORMALIZE, _DENSE = ("2_Normalize", "Normalize"), ("2_Dense", "Dense")
-_LINEAR = "torch.nn.modules.linear.Identity"  # what stands behind the linear of `Dense`: nothing
+_IDENTITY = "torch.nn.modules.linear.Identity"  # nothing stands behind the linear of `Dense`
 _MODES = {Pooling.CLS: "cls_token", Pooling.MEAN: "mean_tokens", Pooling.LAST: "lasttoken"}
 
 
@@ -117,5 +117,5 @@ def _write_head(head: Any, folder: Path) -> dict[str, Any]:
         "in_features": head.in_features,
         "out_features": head.out_features,
         "bias": head.bias is not None,
-        "activation_function": _LINEAR,
+        "activation_function": _IDENTITY,
     }

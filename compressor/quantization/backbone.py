@@ -181,8 +181,13 @@ def with_seed(request: FitRequest) -> FitRequest:
             "leave `random` out, or choose another `out`",
         )
     # of an artifact, how its codes were made is fixed, whatever the options say
-    usual: dict[str, Any] = {"group": 0, "quantizer": AUTO, "calibration": None, "refine": None}
-    usual["embedding_bits"] = BackboneConfig.embedding_bits
+    usual: dict[str, Any] = {
+        "group": 0,
+        "quantizer": AUTO,
+        "calibration": None,
+        "refine": None,
+        "embedding_bits": BackboneConfig.embedding_bits,
+    }
     return replace(request, config=replace(request.config, random=seed, **usual))
 
 
