@@ -88,7 +88,7 @@ def check_apart(tasks: Iterable[str], config: FitConfig) -> None:
     """Raise ConfigError if one of some tasks has the name of what the run of another leaves on its way."""
     names = set(tasks)
     for task in sorted(names):
-        for name in names.intersection(snapshot_names(task, config)):
+        for name in sorted(names.intersection(snapshot_names(task, config))):
             raise ConfigError(
                 f"the run of `{task}` leaves a task `{name}` on its way, and another task has that name",
                 "leave one of them out, or give it another name",

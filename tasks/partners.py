@@ -48,7 +48,7 @@ class Partners:
 
         >>> partners = Partners.of(np.array([3, 5, 3, 7, 3]))
         >>> [partners.at(np.arange(5), turn).tolist() for turn in range(3)]
-        [[4, 1, 0, 3, 2], [2, 1, 4, 3, 0], [4, 1, 0, 3, 2]]
+        [[2, 1, 4, 3, 0], [4, 1, 0, 3, 2], [2, 1, 4, 3, 0]]
         """
         counts = self.counts[rows]
         steps = 1 + turn % np.maximum(counts - 1, 1)

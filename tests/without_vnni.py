@@ -17,6 +17,7 @@ _TESTS = re.compile(
     r"test_package_swap\.py::"
     r"|test_swap\.py::(?!.*fp32)"
     r"|test_narrow_embeddings\.py::.*\[4-swap-int8\]"
+    r"|test_package_gzip\.py::.*\[swap\]"
     r"|test_package_web\.py::test_(a_graph_of_all_tasks|a_second_task_of_one_graph|a_damaged_file_of_inputs)"
     r"|test_export_families\.py::.*(swap-int8|albert-.*int8)\]"
     r"|test_(attention|export_several_labels|large_graphs|opset|shared|trimmed_graphs)\.py::.*\[swap\]"

@@ -12,27 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from maskpack.compressor.backbone_config import AUTO, BackboneConfig
 from maskpack.compressor.config import Precision
 from maskpack.compressor.memory import available_memory
 from maskpack.compressor.quantization.calibration import (
     CALIBRATIONS,
     Calibration,
-    calibration_texts,
 )
 from maskpack.compressor.quantization.quantize import (
     backbone_bytes,
     bits_of,
+    frequent_rows_of,
     is_calibrated,
     quantize_model,
     scheme_of,
     token_table,
 )
 from maskpack.compressor.quantization.random_weights import draw_backbone
-from maskpack.compressor.quantization.rare_rows import FREQUENT_BITS, frequent_rows, token_counts
 from maskpack.compressor.quantization.refine import check_memory, refinable, refine
 from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.progress import OnProgress
@@ -41,14 +37,13 @@ from maskpack.formats import (
     Artifact,
     ArtifactError,
     Backbone,
-    ConfigError,
     Scheme,
     Source,
     create_artifact,
     is_artifact,
     open_artifact,
 )
-from maskpack.formats.bits import RARE_BITS, ZERO_FREE_BITS
+from maskpack.formats.bits import ZERO_FREE_BITS
 from maskpack.formats.channels import Divisors
 from maskpack.formats.codec import encoded_size
 from maskpack.formats.draw import FEATURE as DRAWN
@@ -61,8 +56,7 @@ from maskpack.models.config import load_config
 from maskpack.models.families import family_of
 from maskpack.models.load import Pretrained, load_pretrained
 from maskpack.models.locate import resolve
-from maskpack.models.mapped import float_weight
-from maskpack.models.placement import placement_of, to_numpy
+from maskpack.models.placement import placement_of
 from maskpack.models.trimmed_model import table_of
 from maskpack.models.untrained import load_untrained
 from maskpack.tasks.card import card_facts
@@ -256,7 +250,9 @@ def prepare_backbone(
         _check_refinement(pretrained, scheme)
     calibration = _calibration(context, config, scheme, rows)
     with announced(_LOG, f"quantising `{pretrained.name}` with {scheme.quantizer}"):
-        backbone = quantize_model(base, scheme, calibration, _frequent(pretrained, context, config))
+        backbone = quantize_model(
+            base, scheme, calibration, frequent_rows_of(pretrained, context, config)
+        )
     # a table alone, under wider linears, is refined only if that is asked for
     if config.refine_steps and refinable(backbone, token_table(base) if config.refine else None):
         assert calibration is not None
@@ -272,29 +268,6 @@ def prepare_backbone(
     kind, digest = base.config.model_type, pretrained.weights_sha256()
     source = Source(pretrained.name, pretrained.revision, kind, digest)
     return PreparedBackbone(backbone, source, scheme, context, artifact=None)
-
-
-def _frequent(
-    pretrained: Pretrained, context: ModelContext, config: BackboneConfig
-) -> NDArray[np.bool_] | None:
-    """Rows of the token embeddings that are wide, where the text decides; None: all have one width."""
-    if config.embedding_bits != AUTO:
-        return None
-    table, tokenizer = token_table(pretrained.model), pretrained.tokenizer
-    if table is None or tokenizer is None:
-        raise ConfigError(
-            f"`embedding_bits` is {AUTO}, and the model has no embeddings of tokens",
-            "leave it out: its other tables keep 8 bits",
-        )
-    weight = to_numpy(float_weight(dict(pretrained.model.named_parameters())[table]))
-    texts = calibration_texts(None if config.calibration is None else Path(config.calibration))
-    counts = token_counts(context.preprocessor(), texts, len(weight))
-    found = frequent_rows(weight, counts, tokenizer.all_special_ids)
-    _LOG.info(
-        "%s of %s rows of token embeddings have %s bits, the others %s",
-        *(f"{found.sum():,}", f"{len(found):,}", FREQUENT_BITS, RARE_BITS),
-    )
-    return found
 
 
 def _check_refinement(pretrained: Pretrained, scheme: Scheme) -> None:

@@ -8,8 +8,10 @@ parameters stay float16: biases, norms and some rare ones, together under half a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,8 +20,13 @@ from torch import Tensor, nn
 
 from maskpack.compressor.backbone_config import AUTO, QUANTIZERS, BackboneConfig
 from maskpack.compressor.quantization import Quantizer
-from maskpack.compressor.quantization.calibration import Calibration, Calibrator
-from maskpack.compressor.quantization.rare_rows import FREQUENT_BITS, quantize_rows
+from maskpack.compressor.quantization.calibration import Calibration, Calibrator, calibration_texts
+from maskpack.compressor.quantization.rare_rows import (
+    FREQUENT_BITS,
+    frequent_rows,
+    quantize_rows,
+    token_counts,
+)
 from maskpack.compressor.quantization.rounding import quantize_minmax, quantize_mse
 from maskpack.formats import Backbone, ConfigError, ModelError, QuantTensor, Scheme
 from maskpack.formats.bits import CODE_BITS, RARE_BITS
@@ -27,9 +34,12 @@ from maskpack.formats.draw import FEATURE as DRAWN
 from maskpack.formats.matrices import PackedTensor
 from maskpack.formats.tensors import MOST_UNPACKED
 from maskpack.models.build import ParameterShapes
+from maskpack.models.load import Pretrained
 from maskpack.models.mapped import float_weight, weights_of
 from maskpack.models.placement import to_numpy
+from maskpack.tasks.context import ModelContext
 
+_LOG = logging.getLogger(__name__)
 _GROUP = 64  # where a width is below 8 bits
 
 
@@ -186,6 +196,33 @@ def token_table(base: nn.Module) -> str | None:
     if not isinstance(table, nn.Embedding):
         return None
     return next((name for name, p in base.named_parameters() if p is table.weight), None)
+
+
+def frequent_rows_of(
+    pretrained: Pretrained, context: ModelContext, config: BackboneConfig
+) -> NDArray[np.bool_] | None:
+    """Rows of the token embeddings that are wide, where the calibration text decides; None: all have one width.
+
+    Raises:
+        ConfigError: `embedding_bits` is `auto`, and the model has no embeddings of tokens.
+    """
+    if config.embedding_bits != AUTO:
+        return None
+    table, tokenizer = token_table(pretrained.model), pretrained.tokenizer
+    if table is None or tokenizer is None:
+        raise ConfigError(
+            f"`embedding_bits` is {AUTO}, and the model has no embeddings of tokens",
+            "leave it out: its other tables keep 8 bits",
+        )
+    weight = to_numpy(float_weight(dict(pretrained.model.named_parameters())[table]))
+    texts = calibration_texts(None if config.calibration is None else Path(config.calibration))
+    counts = token_counts(context.preprocessor(), texts, len(weight))
+    found = frequent_rows(weight, counts, tokenizer.all_special_ids)
+    _LOG.info(
+        "%s of %s rows of token embeddings have %s bits, the others %s",
+        *(f"{found.sum():,}", f"{len(found):,}", FREQUENT_BITS, RARE_BITS),
+    )
+    return found
 
 
 def checked_table(base: nn.Module, bits: int) -> str | None:

