@@ -13,11 +13,11 @@ from maskpack.cli import options as opt
 from maskpack.cli import render
 from maskpack.cli.exportable import SkipExportCheck, check_export
 from maskpack.cli.fit import show_result
+from maskpack.cli.inspect import embedding_widths
 from maskpack.cli.lr_find import found_rate
 from maskpack.cli.task_data import find_named_task
 from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.config import BaselineConfig
-from maskpack.formats.bits import MIXED_ROWS, RARE_BITS
 from maskpack.formats.schema import BACKBONE
 from maskpack.tasks.options import CacheOptions, TaskOptions
 
@@ -120,8 +120,7 @@ def quantize(
         "bits": scheme.bits,
         "group": scheme.group,
         "quantizer": scheme.quantizer,
-        "embedding_bits": scheme.embedding_bits,
-        **({"rare_embedding_bits": RARE_BITS} if MIXED_ROWS in artifact.manifest.requires else {}),
+        **embedding_widths(artifact),
         "masked_weights": artifact.backbone.maskable,
         "backbone_bytes": artifact.size(BACKBONE),
         "backbone_sha256": artifact.manifest.backbone_sha256,

@@ -13,7 +13,9 @@ from maskpack.cli import render
 from maskpack.cli.fit import show_run
 from maskpack.cli.sources import ArtifactSource
 from maskpack.cli.task_data import only_task
+from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.formats import Artifact, ConfigError, MaskCount, Patch, TaskEntry, open_artifact
+from maskpack.formats.bits import MIXED_ROWS, RARE_BITS
 from maskpack.formats.codec import encoded_size
 from maskpack.formats.schema import BACKBONE, CONFIG
 from maskpack.formats.unit_bits import count_beside_units, mask_bytes, unit_bytes
@@ -56,6 +58,7 @@ def inspect(
             ("source model", f"{manifest.source.model} ({manifest.source.model_type})"),
             ("backbone", f"{manifest.scheme.bits} bits, {render.size(opened.size(BACKBONE))}"),
             *_drawn(opened),
+            *_narrow(opened),
             ("masked weights", f"{opened.backbone.maskable:,}"),
             ("backbone digest", manifest.backbone_sha256[:16]),
             *([("pooler that no task reads", render.size(unread))] if unread else []),
@@ -139,6 +142,7 @@ def _describe(opened: Artifact) -> dict[str, Any]:
         "source": manifest.source.model,
         "model_type": manifest.source.model_type,
         "bits": manifest.scheme.bits,
+        **embedding_widths(opened),
         "masked_weights": opened.backbone.maskable,
         "backbone_bytes": opened.size(BACKBONE),
         "backbone_sha256": manifest.backbone_sha256,
@@ -179,3 +183,20 @@ def _drawn(opened: Artifact) -> list[tuple[str, str]]:
         return []
     whole = render.size(encoded_size(replace(backbone, seed=None)))
     return [("weights drawn from seed", f"{backbone.seed}, in place of {whole}")]
+
+
+def embedding_widths(opened: Artifact) -> dict[str, int]:
+    """Bits of a weight of the token embeddings, and of their rare rows where these have fewer."""
+    widths = {"embedding_bits": opened.manifest.scheme.embedding_bits}
+    if MIXED_ROWS in opened.manifest.requires:
+        widths["rare_embedding_bits"] = RARE_BITS
+    return widths
+
+
+def _narrow(opened: Artifact) -> list[tuple[str, str]]:
+    """What is said of token embeddings below the usual width."""
+    widths = list(embedding_widths(opened).values())
+    if widths == [BackboneConfig.embedding_bits]:
+        return []
+    rare = "".join(f", {bits} in rare rows" for bits in widths[1:])
+    return [("token embeddings", f"{widths[0]} bits{rare}")]

@@ -225,7 +225,7 @@ def _result(config: BaselineConfig, data: TaskData, **measured: Any) -> RunResul
     return RunResult(
         method=str(config.method),
         task=data.task.name,
-        bits=config.bits or 32,
+        bits=32 if config.bits is config.random is None else config.backbone().bits,
         seed=config.seed,
         train_rows=len(data.train),
         eval_rows=len(data.dev),

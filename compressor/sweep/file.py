@@ -17,7 +17,7 @@ import yaml
 
 from maskpack.compressor.options import UNREADABLE
 from maskpack.compressor.sweep.plan import PATHS, Arm, Resources, SweepModel, SweepPlan, SweepTask
-from maskpack.compressor.teacher_config import TEACHER_WORDS
+from maskpack.compressor.teacher_config import OF_ARTIFACT, TEACHER_WORDS
 from maskpack.formats import ConfigError, DataError
 from maskpack.formats.codec import file_sha256
 from maskpack.formats.options import options_of
@@ -277,9 +277,17 @@ def _with_files(base: Path, arm: Arm) -> Arm:
         value = options.get(key)
         if value is None or (key == "teacher" and value in TEACHER_WORDS):
             continue
-        path = base / str(value)
+        path, end = _named(base, key, str(value))
         if not path.exists():
             raise ConfigError(f"no such file or folder: `{path}`, `{key}` of `{arm.label}`")
-        options[key] = str(path)
+        options[key] = f"{path}{end}"
         digests[key] = _folder_digest(path) if path.is_dir() else _digest([path])
     return replace(arm, options=options, digests=digests)
+
+
+def _named(base: Path, key: str, value: str) -> tuple[Path, str]:
+    """The file or folder that an option names, and what follows it: the task of an artifact that teaches."""
+    folder, mark, task = value.rpartition(OF_ARTIFACT)
+    if key != "teacher" or not mark or (base / value).exists():
+        return base / value, ""
+    return base / folder, f"{mark}{task}"

@@ -19,6 +19,7 @@ from maskpack.compressor.mask_config import ESTIMATORS, not_rising
 from maskpack.formats import ConfigError
 from maskpack.formats.bits import CODE_BITS
 from maskpack.formats.options import Options, listed
+from maskpack.tasks.data.hub import is_hub
 from maskpack.tasks.options import TaskOptions
 
 DENSE = "dense"
@@ -124,7 +125,7 @@ def study_of_zeros(request: ZerosStudy) -> dict[str, Any]:
 def _plan(study: Study, masks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The sweep of these masks beside the dense model."""
     said = _said(study.columns, TaskOptions())
-    place = {} if study.data is None else {"data": str(study.data.resolve())}
+    place = {} if study.data is None else {"data": _place(study.data)}
     folder = Path(study.model)
     return {
         "models": [str(folder.resolve()) if folder.exists() else study.model],
@@ -134,6 +135,11 @@ def _plan(study: Study, masks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         "methods": {DENSE: {"method": "full", "keep": study.taught}, **masks},
         "reference": DENSE,
     }
+
+
+def _place(data: Path) -> str:
+    """Where a sweep finds the data: a file is told by its whole path, a data set of the Hub by its name."""
+    return data.as_posix() if is_hub(data) else str(data.resolve())
 
 
 def _mask(request: StudyRequest, estimator: str) -> dict[str, Any]:

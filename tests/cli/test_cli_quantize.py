@@ -59,6 +59,32 @@ def test_overrides_reach_the_backbone_and_the_manifest(main, work, model):
 
 
 @pytest.mark.parametrize(
+    ("width", "told", "line"),
+    [
+        ("8", {"embedding_bits": 8}, None),
+        ("3", {"embedding_bits": 3}, "3 bits"),
+        (
+            "auto",
+            {"embedding_bits": 4, "rare_embedding_bits": 2},
+            "4 bits, 2 in rare rows",
+        ),
+    ],
+)
+def test_widths_of_token_embeddings_are_told(main, work, model, width, told, line):
+    words = ["--bits", "4", "--embedding-bits", width, "-o", "art"]
+    if width == "auto":  # the shipped texts need most of so few rows
+        (work / "few.txt").write_text("the film\n" * 8)
+        words += ["--calibration", "few.txt"]
+    made = main("quantize", model, *words, "--json")
+    found = main("inspect", "art", "--json").json
+    assert {key: found[key] for key in found if "embedding_bits" in key} == told
+    assert told.items() <= made.json.items()
+    shown = main("inspect", "art").out
+    assert ("token embeddings" in shown) == (line is not None)
+    assert line is None or line in shown
+
+
+@pytest.mark.parametrize(
     ("args", "said"),
     [
         (["--bits", "3"], "`bits` is 3"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -118,3 +119,12 @@ def test_a_path_is_shown(main, tiny_model, sentiment, work):
     assert "share of sst2" in shown.out
     assert "above the line" in shown.err
     assert len(main(*args, "--json").json["points"]) == 3
+
+
+@pytest.mark.parametrize("data", ["hub:some/rows", "hub:some/rows:small"])
+def test_a_data_set_of_the_hub_keeps_its_name_in_a_plan(data):
+    for plan in (
+        study_of_bits(StudyRequest("demo", "reviews", data=Path(data))),
+        study_of_zeros(ZerosStudy("demo", "reviews", data=Path(data))),
+    ):
+        assert plan["tasks"]["reviews"]["data"] == data

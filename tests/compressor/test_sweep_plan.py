@@ -190,6 +190,20 @@ def test_masks_teach_masks_one_generation_after_the_other(plan):
     assert choose(made, ["first"], []) == (dense, one)
 
 
+def test_a_task_of_an_artifact_teaches(plan, tmp_path):
+    """Its folder is found from the plan's, and digested without the name of the task."""
+    (tmp_path / "old").mkdir()
+    taught = {"taught": {"bits": 4, "teacher": "old#reviews"}}
+    first = plan(methods=taught, reference=None).runs[0]
+    assert first.config().teacher == f"{tmp_path / 'old'}#reviews"
+    (tmp_path / "old" / "maskpack.json").write_text("{}")
+    assert plan(methods=taught, reference=None).runs[0].key != first.key
+    with pytest.raises(
+        ConfigError, match="no such file or folder: `.*gone`, `teacher` of `taught`"
+    ):
+        plan(methods={"taught": {"bits": 4, "teacher": "gone#reviews"}}, reference=None)
+
+
 def test_a_mask_of_the_run_itself_is_a_teacher_too(plan):
     peers = {"peers": {"bits": 4, "teacher": "peer"}, "alone": {"bits": 4, "teacher": "none"}}
     made = plan(methods=peers, reference=None)
