@@ -9,6 +9,7 @@ import torch
 from maskpack.compressor.masking.model import extra_bytes, masked_names
 from maskpack.compressor.masking.patterns import MaskPattern
 from maskpack.compressor.quantization.quantize import backbone_bytes
+from maskpack.compressor.teacher_config import PEER_TEACHER
 from maskpack.compressor.types import FitRequest
 from maskpack.formats import Artifact, ArtifactError, check_vacant, is_artifact, open_artifact
 from maskpack.formats.writer import check_free, check_space, check_writable
@@ -82,6 +83,7 @@ def needed_bytes(
     if new:
         written += backbone_bytes(shapes, config)
     scores = sum(torch.Size(pattern.score_shape(size)).numel() for size in sizes)
-    checkpoint = _STATE * (scores + others // 2) + patch * len(config.stops)
+    learners = 2 if config.teacher == PEER_TEACHER else 1
+    checkpoint = learners * _STATE * (scores + others // 2) + patch * len(config.stops)
     saved = config.total_steps(rows) // config.checkpoint_every if config.checkpoint_every else 0
     return max(min(saved, 2) * checkpoint, min(saved, 1) * checkpoint + written)

@@ -145,7 +145,8 @@ def test_a_disk_with_too_little_space_is_refused_with_both_numbers(
     assert snapshot(place) == before
 
 
-def test_what_a_run_needs_is_at_most_what_it_writes(place, quick, monkeypatch, sentiment):
+@pytest.mark.parametrize("teacher", ["none", "peer"])
+def test_what_a_run_needs_is_at_most_what_it_writes(place, quick, monkeypatch, sentiment, teacher):
     from maskpack.compressor import FitRequest, fit_task
     from maskpack.compressor.training import checkpoint
     from maskpack.tasks import find_task
@@ -159,7 +160,7 @@ def test_what_a_run_needs_is_at_most_what_it_writes(place, quick, monkeypatch, s
         "maskpack.compressor.space.check_space", lambda _, amount: needed.append(amount)
     )
     for every, steps in ((0, 2), (1, 1), (1, 2)):
-        config = quick(checkpoint_every=every, steps=steps)
+        config = quick(checkpoint_every=every, steps=steps, teacher=teacher)
         out = place / f"new{every}{steps}"
         fit_task(FitRequest("model", find_task("sst2"), out, config, data=sentiment))
         written = sum(path.stat().st_size for path in out.rglob("*.safetensors"))

@@ -230,3 +230,4 @@ def test_a_baseline_starts_from_the_drawn_weights(configuration, sentiment, meth
     result = run_baseline(request)
     assert result.score > result.majority[result.metric]
     assert result.backbone_bytes < 9_000
+    assert result.bits == (bits or 8)
