@@ -28,7 +28,8 @@ def families(
 
     `entry`: this release describes it; `rule`: the installed transformers says enough of it. Graphs: `tested` in every
     layout, or `tried` with a small model before a task is learned. Units: whether heads and neurons can be removed. Reads:
-    what a head reads of a text, if `--pooling` of `fit` names nothing else.
+    what a head reads of a text, unless `--pooling` of `fit` or the model's files for sentence-transformers name something
+    else.
 
     Example: compress families qwen3
     """

@@ -119,6 +119,11 @@ def _show(result: TrimResult) -> None:
     if rows:
         head = ("texts", "", "lines", "same pieces", "tokens in smaller pieces", "unknown (before)")
         render.table("how texts are read", (*head, "same when decoded"), rows)
+    if result.bytes > result.bytes_before:
+        render.words(
+            "warning: it is larger than before: weights drawn from a seed are stored in it, because the rows that stay "
+            "cannot be drawn alone"
+        )
     place = shell_word(result.out.as_posix())
     render.words(
         f"scores in it were measured before; `compress eval {place}` measures again"

@@ -101,3 +101,11 @@ def test_a_graph_with_fewer_tokens(main, tiny_artifact, texts, sentiment, tmp_pa
     )
     assert done.code == 0, done.err
     assert "of 50 tokens" in done.err
+
+
+def test_an_artifact_of_drawn_weights_grows_and_says_so(main, tiny_model, texts, tmp_path):
+    drawn = tmp_path / "drawn"
+    assert main("quantize", tiny_model, "--random", "7", "--bits", "1", "-o", drawn).code == 0
+    done = main("vocab", drawn, "--text", texts, "-o", tmp_path / "small")
+    assert done.code == 0, done.err
+    assert "warning: it is larger than before" in done.err
