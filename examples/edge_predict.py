@@ -2,7 +2,7 @@
 
 python examples/edge_predict.py EXPORT "where is my parcel" "the app crashes"
 
-EXPORT is a folder of `compress export ARTIFACT --onnx`, in any layout. Needs onnxruntime, numpy and
+EXPORT is a folder of `compress export ARTIFACT --onnx`, in any layout, whose tasks read one text. Needs onnxruntime, numpy and
 tokenizers; torch is not imported.
 """
 
@@ -19,7 +19,7 @@ def main(folder: str, texts: list[str]) -> None:
     for task in session.tasks:
         answers = session.predict(texts, task=task, batch_size=1)
         for text, answer in zip(texts, answers, strict=True):
-            print(f"{task}: {answer.label or 'value'} {answer.score:.3f}  {text}")
+            print(f"{task}: {answer.cell}  {text}")
 
 
 if __name__ == "__main__":

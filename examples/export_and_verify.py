@@ -1,4 +1,4 @@
-"""Export a task of an artifact in int8 and in fp32 and print the two reports.
+"""Export a task of an artifact in every arithmetic and print the reports.
 
 python examples/export_and_verify.py ARTIFACT TASK
 """
@@ -13,7 +13,7 @@ from maskpack.exporters import Compute, ExportRequest, Tolerance, export_onnx
 
 
 def main(artifact: str, task: str) -> None:
-    """Export as int8 and as fp32."""
+    """Export as int8, fp32, fp16 and nbits."""
     with tempfile.TemporaryDirectory() as folder:
         for compute in Compute:
             tolerance = Tolerance.of(compute, max_drop=1.0)

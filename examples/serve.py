@@ -1,4 +1,4 @@
-"""Serve all tasks of an exported folder over HTTP: one session; questions that wait together share a batch.
+"""Serve the tasks of an exported folder that read texts over HTTP: one session; questions that wait together share a batch.
 
 pip install "maskpack[serve]" && python examples/serve.py EXPORT
 curl localhost:8000/predict --json '{"task": "tickets", "texts": ["where is my parcel"]}'
@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
-from maskpack.runtime import Answer, Entities, Prediction, Session
+from maskpack.runtime import Session
 
 
 class Question(BaseModel):
@@ -23,30 +23,32 @@ class Question(BaseModel):
 
 
 def make_app(session: Session) -> FastAPI:
-    """The application. Texts that arrive while a batch runs become the next batch."""
+    """The application. Texts that wait become a batch; images would be paths on the server."""
     app, turn, waiting = FastAPI(title="maskpack"), asyncio.Lock(), defaultdict(list)
+    configs = {n: c for n in session.tasks if (c := session.config(n)).decoder.reads != "images"}
 
     @app.get("/tasks")
     def tasks() -> dict[str, list[str]]:
-        return {name: list(session.config(name).labels) for name in session.tasks}
+        return {name: list(one.labels) for name, one in configs.items()}
 
     @app.post("/predict")
-    async def predict(question: Question) -> list[Prediction | Entities | Answer]:
-        if question.task not in session.tasks:
-            raise HTTPException(404, f"no task {question.task!r}; tasks: {list(session.tasks)}")
-        size, texts = session.config(question.task).texts or 1, question.texts
-        if any(isinstance(row, str) == (size == 2) or len("".join(row)) > 20_000 for row in texts):
+    async def predict(question: Question) -> list[dict]:
+        if question.task not in configs:
+            raise HTTPException(404, f"no task {question.task!r}; tasks: {list(configs)}")
+        size = configs[question.task].texts or 1
+        if any(
+            (size == 2) == isinstance(t, str) or len("".join(t)) > 20_000 for t in question.texts
+        ):
             raise HTTPException(422, f"a row has {size} text(s), of 20,000 letters at most")
-        answer = asyncio.get_running_loop().create_future()
-        waiting[question.task].append((question.texts, answer))
+        waiting[question.task].append((question.texts, answer := asyncio.Future()))
         async with turn:
             if not answer.done():  # no earlier batch has included this question
                 batch = waiting.pop(question.task)
-                texts = [text for some, _ in batch for text in some]
+                rows = [text for some, _ in batch for text in some]
                 try:
-                    found = await asyncio.to_thread(session.predict, texts, task=question.task)
+                    found = await asyncio.to_thread(session.predict, rows, task=question.task)
                     for some, future in batch:
-                        future.set_result([found.pop(0) for _ in some])
+                        future.set_result([found.pop(0).to_dict() for _ in some])
                 except BaseException as error:  # noqa: BLE001 - told to all who wait, us among them
                     for _, future in batch:
                         future.set_exception(error)

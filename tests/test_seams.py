@@ -112,7 +112,7 @@ def test_the_page_has_an_example_for_each_of_four_seams():
     assert list(BLOCKS) == [
         "tasks/types/logarithm",
         "runtime/outputs",
-        "compressor/masking/patterns",
+        "compressor/masking/rows",
         "exporters/arithmetic/half",
         "exporters/layouts/nested",
     ]
@@ -188,8 +188,7 @@ def same_file(left: Path, right: Path, task: str) -> bool:
 @pytest.fixture
 def rows(monkeypatch, example):
     """The page's pattern of masks in its registry."""
-    entry = eval(f"{{{line_of('PATTERNS')}}}", vars(example("compressor/masking/patterns")))
-    monkeypatch.setitem(PATTERNS, *entry.popitem())
+    add_lazily(monkeypatch, example, "PATTERNS", "compressor/masking/rows")
 
 
 @pytest.mark.usefixtures("rows")
@@ -275,7 +274,7 @@ def add_lazily(monkeypatch, example, registry, path):
     name, target = re.fullmatch(r'(\w+)="(\S+)"', line_of(registry)).groups()
     module = example(path)
     assert target.partition(":")[0] == module.__name__
-    table = ARITHMETICS if registry == "ARITHMETICS" else LAYOUTS
+    table = {"ARITHMETICS": ARITHMETICS, "LAYOUTS": LAYOUTS, "PATTERNS": PATTERNS}[registry]
     monkeypatch.setitem(table, name, target)
     assert table[name] in vars(module).values(), "loaded when it is asked for"
 
