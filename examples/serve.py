@@ -35,12 +35,10 @@ def make_app(session: Session) -> FastAPI:
     async def predict(question: Question) -> list[dict]:
         if question.task not in configs:
             raise HTTPException(404, f"no task {question.task!r}; tasks: {list(configs)}")
-        size = configs[question.task].texts or 1
-        if any(
-            (size == 2) == isinstance(t, str) or len("".join(t)) > 20_000 for t in question.texts
-        ):
+        size, texts = configs[question.task].texts or 1, question.texts
+        if any(isinstance(row, str) == (size == 2) or len("".join(row)) > 20_000 for row in texts):
             raise HTTPException(422, f"a row has {size} text(s), of 20,000 letters at most")
-        waiting[question.task].append((question.texts, answer := asyncio.Future()))
+        waiting[question.task].append((texts, answer := asyncio.Future()))
         async with turn:
             if not answer.done():  # no earlier batch has included this question
                 batch = waiting.pop(question.task)
