@@ -20,6 +20,7 @@ from maskpack.cli.exportable import SkipExportCheck, check_export
 from maskpack.cli.hints import shell_word
 from maskpack.cli.task_data import data_by_task
 from maskpack.compressor.config import FitConfig
+from maskpack.formats.extras import check_package
 from maskpack.formats.files import scratch_folder
 from maskpack.formats.writer import check_free
 from maskpack.tasks.options import TaskOptions
@@ -98,6 +99,8 @@ def adopt(
         named_models,
     )
 
+    if onnx is not None:
+        check_package("onnxscript", "`--onnx`")
     named = named_models(models)
     request = AdoptRequest(
         models=named,

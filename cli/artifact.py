@@ -64,6 +64,7 @@ _ASKED = {
     "image-classification": "a folder of images by class, or --type image-classification",
     "image-multi-label": "a column image and --multi-label, or --label-separator",
     "image-regression": "a column image and --regression",
+    "fill-mask": "--type fill-mask",
 }
 """Type of a task -> how a command on data of one's own asks for it; the others need nothing."""
 

@@ -16,8 +16,10 @@ from maskpack.cli.fit import show_result
 from maskpack.cli.inspect import embedding_widths
 from maskpack.cli.lr_find import found_rate
 from maskpack.cli.task_data import find_named_task
-from maskpack.compressor.backbone_config import BackboneConfig
+from maskpack.compressor.backbone_config import BackboneConfig, CodesConfig
 from maskpack.compressor.config import BaselineConfig
+from maskpack.formats import ConfigError
+from maskpack.formats.options import options_of
 from maskpack.formats.schema import BACKBONE
 from maskpack.tasks.options import CacheOptions, TaskOptions
 
@@ -55,6 +57,7 @@ def baseline(
     from maskpack.compressor.baseline import run_baseline  # noqa: PLC0415 - imports torch
     from maskpack.compressor.types import BaselineRequest  # noqa: PLC0415
 
+    _refuse_idle(chosen)
     request = BaselineRequest(
         model=model,
         task=find_named_task(task, data, columns, quiet=quiet),
@@ -73,6 +76,20 @@ def baseline(
     with render.progress(f"{request.task.name} {chosen.method}", quiet=quiet) as on_progress:
         result = run_baseline(request, on_progress=on_progress)
     show_result(result, json=json)
+
+
+def _refuse_idle(chosen: BaselineConfig) -> None:
+    """Raise ConfigError for options of codes where the weights stay floats. In a sweep they may stand, for all of its runs."""
+    if chosen.bits is not None or chosen.random is not None:
+        return
+    usual = BaselineConfig()
+    for option in options_of(CodesConfig):
+        if getattr(chosen, option.name) != getattr(usual, option.name):
+            flag = option.name.replace("_", "-")
+            raise ConfigError(
+                f"`--{flag}` says how weights become codes, and a float model is trained",
+                "give `--bits`, or leave it out",
+            )
 
 
 @opt.with_options

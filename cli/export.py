@@ -53,6 +53,8 @@ _OF_GRAPHS = (
     ),
     *("atol", "rtol", "max_drop", "verify"),
 )
+_FLAGS = {"fused": "--plain-attention", "verify": "--no-verify"}
+"""Options whose flags have other names."""
 
 
 @opt.with_options
@@ -110,6 +112,8 @@ def export(
     if hf:
         _export_hf(artifact, _only(task, artifact), out, vocab or (), json=json)
         return
+    if not graph.verify:
+        _refuse_without_verdict(ctx)
     tolerance = limits.over(graph.compute)
     if graph.layout != Layout.FOLDED:
         folded = (
@@ -193,9 +197,25 @@ def _refuse_idle(ctx: typer.Context, *, layout: str | None) -> None:
             "for `--onnx`; a plain model holds the masked weights as they are",
         )
     for name in names:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(f"`--{name.replace('_', '-')}` is {place}")
+        if _is_said(ctx, name):
+            flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+            raise ConfigError(f"`{flag}` is {place}")
+
+
+def _is_said(ctx: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse_without_verdict(ctx: typer.Context) -> None:
+    """Refuse what only a comparison reads, where none is made."""
+    for name in ("data", "reference", "atol", "rtol", "max_drop"):
+        if _is_said(ctx, name):
+            raise ConfigError(
+                f"`--{name.replace('_', '-')}` is for the comparison that `--no-verify` leaves out",
+                "leave one of them out",
+            )
 
 
 def _export_shared(request: SharedRequest, *, json: bool) -> None:

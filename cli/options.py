@@ -352,6 +352,12 @@ def remembered(ctx: typer.Context, known: set[str]) -> dict[str, Any]:
     return dict(sorted(given.items()))
 
 
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option without a value of its own is on the command line or in the file of --config."""
+    file = ctx.params.get("config")
+    return ctx.params[name] is not None or (file is not None and name in load_options(file))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]

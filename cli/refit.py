@@ -82,7 +82,7 @@ def refit(
         texts=texts,
         resume=resume,
         replace=replace,
-        bits_given=any(ctx.params[each] is not None for each in ("bits", "config")),
+        bits_given=opt.is_given(ctx, "bits"),
         revision=revision,
         device=device,
         threads=threads,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from maskpack.models.build import LastLinear
 from maskpack.tasks.batches import Encoded
 from maskpack.tasks.data.splits import TaskData
 from maskpack.tasks.evaluation.calibration import Decision
+from maskpack.tasks.evaluation.metrics import majority
 from maskpack.tasks.task import Task
 
 _LOG = logging.getLogger(__name__)
@@ -131,7 +133,19 @@ def hold_out(config: FitConfig, train: Encoded, data: TaskData) -> tuple[Encoded
         )
     if held_out is not None and config.threshold is not Threshold.NONE:
         _check_thresholds(data, held_out)
+    if held_out is not None and (config.patience is not None or peers):
+        _check_score(data.task, held_out)
     return learned, held_out
+
+
+def _check_score(task: Task, held_out: Encoded) -> None:
+    """Raise ConfigError where no mask could be told from another by the metric of the held-out rows, such as where no text has another of its label."""
+    scores = majority(task.type, held_out.labels, (task.metric,))
+    if math.isnan(scores[task.metric]):
+        raise ConfigError(
+            f"{task.metric} has no value on the {len(held_out)} training rows that are held out to choose by",
+            "give more rows, or leave `patience` and the teacher out that choose by it",
+        )
 
 
 def _check_thresholds(data: TaskData, held_out: Encoded) -> None:

@@ -35,6 +35,7 @@ from maskpack.compressor.training.progress import OnProgress, Progress
 from maskpack.compressor.trunk_config import TrunkConfig
 from maskpack.compressor.types import BaselineRequest, FitRequest
 from maskpack.formats import ConfigError, ModelError, is_artifact
+from maskpack.tasks.task import Unlabelled
 
 Config = TypeVar("Config", FitConfig, BaselineConfig)
 
@@ -156,6 +157,11 @@ def _run(request: FitRequest | BaselineRequest, steps: int, ratio: float, record
         return
     plain = replace(request.config, checkpoint_every=0, snapshots=False)
     config = _ramped(plain, steps, ratio)
+    if config.teacher == NO_TEACHER:  # rows without labels are learned from one alone
+        task = request.task
+        if task.unlabelled is Unlabelled.TEACH:
+            task = replace(task, unlabelled=Unlabelled.SKIP)
+        request = replace(request, task=task, texts=None)
     if config.finds_trunk:  # the depth is found with the rate
         config = replace(config, trunk=None, trunk_tolerance=TrunkConfig.trunk_tolerance)
     with tempfile.TemporaryDirectory() as folder:

@@ -23,6 +23,7 @@ from maskpack.compressor.training.loss import TaskLoss
 from maskpack.compressor.training.progress import OnProgress, ProgressReporter, metric_of
 from maskpack.compressor.training.train import Checkpoints, train
 from maskpack.formats import Patch
+from maskpack.tasks.evaluation.gains import SMALLER
 
 _LOG = logging.getLogger(__name__)
 _APART = 1 << 30  # between the seeds of two peers: no usual seed is another run's peer
@@ -168,7 +169,7 @@ def _better(run: PreparedRun, pair: PeerPair) -> int:
     _LOG.info(
         "the peers have %s %.4f and %.4f on %d held-out training rows: the task is the %s",
         metric,
-        *map(abs, found),
+        *(-one if metric in SMALLER else one for one in found),
         len(run.held_out),
         ("first", "second")[int(found[1] > found[0])],
     )

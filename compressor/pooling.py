@@ -47,6 +47,11 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
             return None
         what = f"`pooling` makes one vector of a text, and a {kind.name} answers for each token"
         raise ConfigError(what, "leave `pooling` out")
+    if wanted is not None and kind.decoder.reads == "images":
+        raise ConfigError(
+            "`pooling` makes one vector of a text's tokens, and the model reads images",
+            "leave `pooling` out",
+        )
     if kind.decoder.vectors:
         return _of_vectors(request, finding)
     if finding.head is not None:

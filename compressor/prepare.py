@@ -229,8 +229,8 @@ def as_started(request: FitRequest, rows: TaskRows) -> TaskRows:
     own = (data.task.type.name, sorted(data.labels))
     if own != (entry.kind, sorted(entry.labels)):
         raise ConfigError(
-            f"`{entry.name}` is a {entry.kind} of {', '.join(entry.labels) or 'a number'}, the rows are a "
-            f"{own[0]} of {', '.join(data.labels) or 'a number'}",
+            f"`{entry.name}` is a {entry.kind} of {', '.join(entry.labels) or 'no labels'}, the rows are a "
+            f"{own[0]} of {', '.join(data.labels) or 'no labels'}",
             f"start from a task of the same labels, or of the type {Kind.FILL_MASK}",
         )
     facts = {**rows.facts, "started_from": entry.name}
@@ -274,17 +274,11 @@ def prepare_rows(
     prepared: PreparedBackbone | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> PreparedRun:
-    """The run over rows that are read already.
-
-    Args:
-        request: what to learn.
-        rows: of the task.
-        prepared: the backbone, if it is there.
-        on_progress: called after every step of a refinement.
-    """
+    """The run over rows that are read already, and over a backbone, if that is there; `on_progress` is of a refinement."""
     finding, pooling = rows.finding, pooling_for(request, rows.finding)
     placement, pattern, shapes, sparsity, units = _chosen(request, rows, prepared, pooling)
     prepared = prepared or load_or_quantize(request, finding.encoder, on_progress, rows.data.train)
+    request = _with_bits(request, prepared.scheme.bits)
     teacher = find_teacher(request.config, finding, rows.data.task.type)
     train, dev, held_out, extra = _tokens(request, rows, prepared, teacher)
     return PreparedRun(
@@ -307,6 +301,11 @@ def prepare_rows(
         chosen_units=units,
         pooling=pooling,
     )
+
+
+def _with_bits(request: FitRequest, bits: int) -> FitRequest:
+    """The request with the bits that its backbone has, on which the usual margin depends."""
+    return replace(request, config=replace(request.config, bits=bits))
 
 
 def _tokens(

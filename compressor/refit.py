@@ -16,7 +16,7 @@ from maskpack.compressor.adopt_rows import images_of, unlabelled_rows
 from maskpack.compressor.config import FitConfig
 from maskpack.compressor.fit import fit_run
 from maskpack.compressor.prepare import TaskRows, as_started, prepare_rows
-from maskpack.compressor.quantization.backbone import PreparedBackbone, load_or_quantize
+from maskpack.compressor.quantization.backbone import PreparedBackbone, check_bits, load_or_quantize
 from maskpack.compressor.space import check_place, has_task
 from maskpack.compressor.threads import training_threads
 from maskpack.compressor.training.progress import OnProgress
@@ -251,6 +251,7 @@ def _backbone(request: RefitRequest, fit: FitRequest, on_progress: OnProgress) -
     onto = Path(request.onto)
     if not is_artifact(onto):
         return load_or_quantize(fit, on_progress=on_progress, rows=images_of(fit))
+    check_bits(fit, open_artifact(onto))
     prepared = PreparedBackbone.of_artifact(open_artifact(onto))
     if is_artifact(request.place):
         there, wanted = (

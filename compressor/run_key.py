@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maskpack.formats.codec import file_sha256
 from maskpack.models.pooling import pooling_in
 from maskpack.tasks.task import Unlabelled
 
@@ -26,12 +28,20 @@ def run_key(run: PreparedRun) -> str:
         *(() if run.head is None else ("own head", run.data.labels)),
         *(() if run.start is None else (str(request.start),)),
         *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
+        *(() if request.texts is None else (_texts(request.texts),)),
         *run.data.task.read_as,
         *(() if request.config.speedup is None else (run.unit_costs,)),
         *(() if (pooling := pooling_in(run.described)) is None else (str(pooling),)),
     )
     taught = run.data.train.unlabelled if run.data.task.unlabelled is Unlabelled.TEACH else ()
     return digest_of(chain(parts, taught))
+
+
+def _texts(texts: Path) -> str:
+    """Digest of rows without labels: of a file its bytes, of a folder of images their names."""
+    if texts.is_file():
+        return file_sha256(texts)
+    return digest_of(("names", *sorted(path.name for path in texts.rglob("*"))))
 
 
 def digest_of(parts: Iterable[object]) -> str:

@@ -141,7 +141,7 @@ class Session:
     ) -> list[Answered | MaskpackError]:
         """As `predict`, but a text that cannot be answered gets its error, and the others their answers."""
         loaded = self._cutting(self._asked(task), windows=windows, stride=stride)
-        found = answer_each([loaded], texts, _checked(batch_size), self._note_cut)
+        found = answer_each([loaded], _several(texts), _checked(batch_size), self._note_cut)
         return [one for (one,) in found]
 
     def predict_all(
@@ -200,7 +200,7 @@ class Session:
         self._note(passes(groups))
         found: list[dict[str, Answered | MaskpackError]] = [{} for _ in texts]
         for group in groups:
-            rows = answer_each(group, texts, size, self._note_cut)
+            rows = answer_each(group, _several(texts), size, self._note_cut)
             for answers, row in zip(found, rows, strict=True):
                 answers.update(zip((one.config.name for one in group), row, strict=True))
         return [{name: answers[name] for name in names} for answers in found]
@@ -224,8 +224,8 @@ class Session:
         """
         loaded = self._cutting(self._asked(task), windows=windows, stride=stride)
         if windows and loaded.config.decoder.join is not None:
-            return joined_logits_of(loaded, texts, _checked(batch_size))
-        return logits_of(loaded, texts, _checked(batch_size))
+            return joined_logits_of(loaded, _several(texts), _checked(batch_size))
+        return logits_of(loaded, _several(texts), _checked(batch_size))
 
     def embed(
         self,
@@ -249,7 +249,7 @@ class Session:
         config = self.config(task)
         if not config.decoder.vectors:
             raise ConfigError(f"`{config.name}` is a {config.kind} and gives no vectors")
-        return logits_of(self._asked(task), texts, _checked(batch_size), second=second)
+        return logits_of(self._asked(task), _several(texts), _checked(batch_size), second=second)
 
     def read(
         self,
@@ -261,7 +261,7 @@ class Session:
     ) -> list[Any]:
         """The texts as a task's graph reads them, or the windows that they are cut into; the rest as of `predict`."""
         loaded = self._cutting(self._asked(task), windows=windows, stride=stride)
-        return loaded.reader.encode(texts)
+        return loaded.reader.encode(_several(texts))
 
     def hidden(
         self, texts: Sequence[str], *, task: Asked = None, batch_size: int = 32
@@ -270,8 +270,14 @@ class Session:
 
         Returns:
             For each block what metrics read, `(blocks, k, 3)`, and the hidden tokens, `(blocks, k, 3)`: see `runtime/cloze.py`.
+
+        Raises:
+            ConfigError: the task fills no masks.
         """
-        return hidden_tokens(self._asked(task), texts, _checked(batch_size))
+        config = self.config(task)
+        if not config.decoder.fills:
+            raise ConfigError(f"`{config.name}` is a {config.kind} and fills no masks")
+        return hidden_tokens(self._asked(task), _several(texts), _checked(batch_size))
 
     def _name(self, task: str | None) -> str:
         return choose_task(self._places, task, "here")
@@ -364,6 +370,13 @@ def _sound(number: int, answer: Answered | MaskpackError) -> Answered:
     if isinstance(answer, MaskpackError):
         raise type(answer)(f"row {number}: {answer}", answer.advice) from answer
     return answer
+
+
+def _several(texts: Sequence[Readable]) -> Sequence[Readable]:
+    """The texts; one text is refused, whose letters would be taken for texts."""
+    if isinstance(texts, str | bytes):
+        raise ConfigError("a list of texts is expected, and this is one", "put it into a list")
+    return texts
 
 
 def _checked(batch_size: int) -> int:

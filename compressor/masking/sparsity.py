@@ -239,7 +239,7 @@ class EvenSparsity(TrainerCallback):
 
     def on_step_begin(self, step: int) -> None:
         """Set the thresholds of the first step."""
-        if step == 0 and self._start > 0.0:
+        if step == 0:
             self._set(self._start)
 
     def on_step_end(self, step: int, steps: int) -> None:

@@ -200,7 +200,7 @@ def _draw_or_read(request: FitRequest) -> PreparedBackbone:
             f"that of `{request.model}` is another",
             Hint("give `{model}`, or another `out`", model=artifact.manifest.source.model),
         )
-    _check_bits(request, artifact)
+    check_bits(request, artifact)
     return PreparedBackbone.of_artifact(artifact)
 
 
@@ -304,11 +304,11 @@ def _from_artifact(
             Hint("give `{model}`, or another `out`", model=manifest.source.model),
         )
     _check_vocabulary(artifact, pretrained)
-    _check_bits(request, artifact)
+    check_bits(request, artifact)
     return PreparedBackbone.of_artifact(artifact)
 
 
-def _check_bits(request: FitRequest, artifact: Artifact) -> None:
+def check_bits(request: FitRequest, artifact: Artifact) -> None:
     """Raise ArtifactError if other bits were asked for than the backbone has."""
     manifest, config = artifact.manifest, request.config
     if request.bits_given and config.bits != manifest.scheme.bits:

@@ -134,7 +134,7 @@ def _options(tree: Any, where: str) -> dict[str, Any]:
         key.replace("-", "_"): _number(value)
         for key, value in _mapping(tree or {}, f"`{where}`").items()
     }
-    for key in ("seed", "method", "teacher"):
+    for key in ("seed", "method", *PATHS):  # whose files are found and digested with the methods
         if key in found:
             place = "`seeds`" if key == "seed" else "`methods`"
             raise ConfigError(f"`{key}` cannot stand in `{where}`", f"it belongs into {place}")

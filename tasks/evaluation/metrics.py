@@ -117,7 +117,12 @@ def recall_at_10(ranks: Values, labels: Values) -> float:
 
 def _recall(ranks: Values, labels: Values, most: int) -> float:
     del labels
-    return float(np.mean(_found(ranks)[:, 0] < most))
+    return _mean(_found(ranks)[:, 0] < most)
+
+
+def _mean(each: NDArray[Any]) -> float:
+    """NaN where no row has a right text."""
+    return float(np.mean(each)) if len(each) else float("nan")
 
 
 def _found(ranks: Values) -> NDArray[np.int64]:
@@ -136,7 +141,7 @@ def ndcg_at_10(ranks: Values, labels: Values) -> float:
     there = places >= 0
     gains = np.where(there & (places < 10), 1.0 / np.log2(np.maximum(places, 0.0) + 2.0), 0.0)
     best = np.where(there, 1.0 / np.log2(np.arange(places.shape[1]) + 2.0), 0.0)
-    return float(np.mean(gains.sum(axis=1) / best.sum(axis=1)))
+    return _mean(gains.sum(axis=1) / best.sum(axis=1))
 
 
 def answer_f1(predicted: Values, labels: Values) -> float:

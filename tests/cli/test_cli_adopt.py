@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -90,4 +91,13 @@ def test_what_cannot_be_adopted_is_refused_before_any_work(main, place, args, fa
     assert found.code == 1
     assert fact in found.err
     assert advice in found.err
+    assert not (place / "a").exists()
+
+
+def test_graphs_that_are_asked_for_need_the_packages_that_make_them(main, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    found = main("adopt", "Mood 1", "-o", "a", "--texts", "texts.txt", "--onnx", "graphs")
+    assert found.code == 1
+    assert "`--onnx`" in found.err
+    assert "maskpack[export]" in found.err
     assert not (place / "a").exists()

@@ -168,3 +168,16 @@ def test_drawn_codes_have_no_quantizer(main, work, model):
     assert refused.code == 1
     assert "`random` draws codes" in refused.err
     assert not (work / "art").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("--quantizer", "gptq"), ("--group", "32"), ("--embedding-bits", "4")], ids=str
+)
+def test_a_float_baseline_has_no_codes(main, work, model, words):
+    asked = ["baseline", model, "-t", "sst2", "--data", "data", "--steps", "2", "--method", "full"]
+    refused = main(*asked, *words)
+    assert refused.code == 1
+    assert (
+        f"`{words[0]}` says how weights become codes, and a float model is trained" in refused.err
+    )
+    assert "give `--bits`" in refused.err

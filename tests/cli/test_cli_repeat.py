@@ -68,3 +68,15 @@ def test_a_task_is_of_the_config_alone(main, place):
     found = main("inspect", "art", "-t", "sst2")
     assert (found.code, found.out) == (1, "")
     assert "`--task` is for `--config`" in found.err
+
+
+def test_a_file_of_options_without_bits_follows_the_artifact(main, place):
+    (place / "own.yaml").write_text("steps: 2\nmax_length: 8\nprecision: fp32\n")
+    words = ["fit", "bert", "-t", "sst2", "--name", "other", "--data", "data", "-o", "art", "-q"]
+    done = main(*words, "--config", "own.yaml", "--json")
+    assert done.code == 0, done.err
+    assert done.json["bits"] == 4
+    (place / "own.yaml").write_text("steps: 2\nbits: 8\n")
+    found = main(*words, "--config", "own.yaml", "--replace")
+    assert found.code == 1
+    assert "has 4 bits, 8 were asked for" in found.err

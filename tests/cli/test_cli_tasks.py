@@ -95,7 +95,10 @@ def test_a_task_is_exported_as_a_plain_model(main, artifact, tmp_path):
     [
         (("--hf", "--data", "rows.csv"), "`--data` is for `--onnx`"),
         (("--hf", "--compute", "int8"), "`--compute` is for `--onnx`"),
-        (("--hf", "--no-verify"), "`--verify` is for `--onnx`"),
+        (("--hf", "--no-verify"), "`--no-verify` is for `--onnx`"),
+        (("--hf", "--plain-attention"), "`--plain-attention` is for `--onnx`"),
+        (("--onnx", "--no-verify", "--data", "rows.csv"), "`--data` is for the comparison"),
+        (("--onnx", "--no-verify", "--max-drop", "1"), "`--max-drop` is for the comparison"),
         (
             ("--onnx", "--packed"),
             "`--packed` is for layouts of several tasks, such as `--layout shared`",

@@ -248,6 +248,22 @@ def test_bits_that_are_only_the_default_follow_the_artifact(request_for):
     assert open_artifact(request.out).manifest.scheme.bits == 4
 
 
+def test_the_usual_margin_is_that_of_the_artifacts_bits(request_for):
+    """At 1 bit it is half as large: a second task has that of the first, and is recorded so."""
+    usual = {"steps": 12, "margin": None, "refine": 0}
+    made = fit_task(request_for("one", bits=1, name="first", **usual))
+    whole = fit_task(request_for("two", bits=1, name="second", **usual))
+    again = replace(request_for("one", bits=8, name="second", **usual), bits_given=False)
+    found = fit_task(again)
+    assert found.options["bits"] == made.options["bits"] == 1
+    assert found.zeros == whole.zeros
+    first, second = (
+        open_artifact(again.out.parent / name).patch("second") for name in ("one", "two")
+    )
+    for name, mask in first.masks.items():
+        assert np.array_equal(mask.to_bool(), second.masks[name].to_bool())
+
+
 def test_the_manifest_holds_no_figure_that_changes_from_run_to_run(request_for):
     request = request_for()
     fit_task(request)

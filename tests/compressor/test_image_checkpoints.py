@@ -59,6 +59,12 @@ def learn(quick):
     return lambda **options: quick(teacher=None, **{"steps": 40, "margin": 0.5, **options})
 
 
+def test_a_pooling_of_texts_is_refused(base, pets, quick, tmp_path):
+    asked = FitRequest(str(base), task_of_pets(), tmp_path / "a", quick(pooling="mean"), data=pets)
+    with pytest.raises(ConfigError, match="`pooling` makes one vector of a text's tokens"):
+        fit_task(asked)
+
+
 @pytest.mark.parametrize("bits", [4, 2])
 def test_a_model_is_adopted_from_images_without_labels(
     bits, tuned, base, pets, photos, learn, tmp_path

@@ -154,3 +154,15 @@ def test_a_test_stands_on_the_artifacts_backbone(tiny_artifact, tiny_model, sent
     find_learning_rate(request, steps=20)
     assert seen == [4]
     assert {p: p.read_bytes() for p in tiny_artifact.rglob("*") if p.is_file()} == before
+
+
+def test_rows_without_labels_are_left_out_where_no_teacher_says_what_is_right(
+    tiny_model, sentiment, tmp_path
+):
+    texts = tmp_path / "more.txt"
+    texts.write_text("the film was good\nit was bad\n")
+    config = FitConfig(estimator="bernoulli", sparsity=0.1, teacher="twin", **OPTIONS)
+    request = FitRequest(
+        str(tiny_model), find_task("sst2"), tmp_path / "a", config, data=sentiment, texts=texts
+    )
+    assert len(find_learning_rate(request, steps=30).rates) >= 5

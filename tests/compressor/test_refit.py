@@ -100,7 +100,9 @@ def test_the_old_mask_is_the_start(old, tiny_model, texts, learn, tmp_path):
 
 def test_onto_the_same_weights_answers_stay(old, texts, learn, tmp_path):
     """Everything a task says of inputs and outputs goes along: prefix, unit of the number, order of labels."""
-    make = RefitRequest(old, str(old), tmp_path / "new", learn(steps=2, **IDLE), texts=texts)
+    make = RefitRequest(
+        old, str(old), tmp_path / "new", learn(steps=2, bits=8, **IDLE), texts=texts
+    )
     result = refit_tasks(make)
     assert open_artifact(tmp_path / "new").manifest.backbone_sha256 == (
         open_artifact(old).manifest.backbone_sha256
@@ -119,7 +121,11 @@ def test_an_artifact_takes_the_tasks_of_another_with_labels(
     request = RefitRequest(
         old, str(target), config=learn(), tasks=("sst2",), data={"sst2": sentiment}
     )
+    with pytest.raises(ArtifactError, match="has 2 bits, 4 were asked for"):
+        refit_tasks(request)
+    request = replace(request, bits_given=False)
     (mood,) = refit_tasks(request).tasks
+    assert mood.result.options["bits"] == 2
     assert mood.labelled
     assert open_artifact(target).manifest.backbone_sha256 == backbone
     assert list(open_artifact(target).manifest.tasks) == ["sst2"]
@@ -191,5 +197,5 @@ def test_what_cannot_be_carried_over_is_refused_before_the_first_step(
         refit_tasks(request(other))
     make_backbone(str(tiny_model), tmp_path / "two", learn(bits=2, refine=0))
     with pytest.raises(ArtifactError, match="has the backbone"):
-        refit_tasks(replace(request(old), out=tmp_path / "two"))
+        refit_tasks(replace(request(old), out=tmp_path / "two", bits_given=False))
     assert not (tmp_path / "new").exists()

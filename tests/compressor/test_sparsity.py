@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from maskpack.compressor.masking.linear import MaskedLinear
-from maskpack.compressor.masking.sparsity import FlipPenalty, GlobalSparsity, MatrixSparsity, risen
+from maskpack.compressor.masking.sparsity import (
+    EvenSparsity,
+    FlipPenalty,
+    GlobalSparsity,
+    MatrixSparsity,
+    risen,
+)
 
 SHARES = [0.001, 0.01, 0.1, 0.5, 0.9, 0.999]
 
@@ -196,3 +202,13 @@ def test_a_target_in_bits_is_kept_to_and_nearly_used_up(request_for):
     held = fit_task(request_for("held", margin=0.3, target_bpp=0.2)).count.entropy_bpp
     assert free > 0.3
     assert 0.195 < held <= 0.2
+
+
+def test_scores_that_are_all_zero_begin_with_all_weights():
+    """Movement's scores start at 0, and no weight is above a threshold of 0."""
+    layers = layers_of(1.0, 0.1)
+    for layer in layers:
+        layer.score.data.zero_()
+    assert share_out(layers) == 1.0
+    EvenSparsity(layers, 0.5).on_step_begin(0)
+    assert share_out(layers) == 0.0

@@ -228,6 +228,11 @@ REFUSED = {
     "an empty list": ({"methods": {"dense": {"bits": []}}}, "`bits` of `dense` is an empty list"),
     "a list of lists": ({"methods": {"dense": {"bits": [[8]]}}}, "expected a list of scalars"),
     "a wrong value": ({"methods": {"dense": {"layers": 3}}}, "`layers` is 3, expected a text"),
+    "a file for all methods": ({"options": {"calibration": "x.txt"}}, "`calibration` cannot stand"),
+    "a file for a task": (
+        {"tasks": {"reviews": {"calibration": "x.txt"}}},
+        "`calibration` cannot stand",
+    ),
     "a seed in a method": ({"methods": {"dense": {"seed": 3}}}, "`seed` cannot stand"),
     "an unknown reference": ({"reference": "nope"}, "reference: no method `nope`"),
     "a model folder that is not there": ({"models": ["./nope"]}, "no model folder"),

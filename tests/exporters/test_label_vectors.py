@@ -126,3 +126,17 @@ def test_such_vectors_are_learned_exported_and_measured_on_the_graph(
     scores = assess_exported(artifact, tmp_path / "g", data=rows).scores
     assert scores == pytest.approx(run.scores, abs=0.05)
     assert Session(tmp_path / "g").embed(["film word1"]).shape == (1, 32)
+
+
+def test_held_out_rows_among_which_nothing_is_found_are_refused(tmp_path, tiny_model, quick):
+    """A metric without a value would let a run with patience end with what it began with."""
+    path = tmp_path / "few.csv"
+    lines = [f"{WORDS[n % len(WORDS)]} number{n},about {n % 9}" for n in range(19)]
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+    task = task_of_said(Said("intents", named=False, data=path, options=VECTORS))
+    asked = FitRequest(
+        str(tiny_model), task, tmp_path / "a", quick(patience=2), data=path, eval_data=path
+    )
+    with pytest.raises(ConfigError, match="ndcg_at_10 has no value on the 1 training rows"):
+        fit_task(asked)
+    assert not (tmp_path / "a").exists()

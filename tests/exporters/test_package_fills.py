@@ -119,12 +119,13 @@ def test_the_python_example_fills_as_the_runtime(fills, tmp_path, target, layout
 
 ANSWERS = """
 import fs from "node:fs";
-import { load } from "./predict.mjs";
+import { answerAll, load } from "./predict.mjs";
 const [task, found] = [await load("lines"), []];
 for (const text of JSON.parse(fs.readFileSync(process.argv[2], "utf8"))) found.push((await task.answer(text)).masks);
 const none = await task.answer("no mask").catch((error) => error.message);
 const pair = await task.answer("[MASK]", "two").catch((error) => error.message);
-console.log(JSON.stringify({ found, none, pair }));
+const all = await answerAll("no mask"); // one task stops no other
+console.log(JSON.stringify({ found, none, pair, all }));
 """
 
 
@@ -137,6 +138,7 @@ def test_javascript_fills_as_the_runtime(fills, tmp_path, layout):
     for masks, want in zip(answer["found"], wanted, strict=True):
         close(masks, json.loads(json.dumps(want.to_dict()["masks"])))
     assert answer["none"] == "`no mask` has no mask to fill: `[MASK]` stands nowhere in it"
+    assert answer["all"]["lines"] == {"error": answer["none"]}
     assert answer["pair"] == "lines reads 1 text(s) a row, not 2"
 
 

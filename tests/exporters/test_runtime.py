@@ -133,6 +133,15 @@ def test_no_texts_no_answers(exported):
     assert Session(exported("bert", "int8").folder).predict([]) == []
 
 
+def test_one_text_is_no_list_of_its_letters(exported):
+    session = Session(exported("bert", "int8").folder)
+    for asked in (session.predict, session.predict_all, session.logits, session.read):
+        with pytest.raises(ConfigError, match="a list of texts is expected, and this is one"):
+            asked("the good film")
+    with pytest.raises(ConfigError, match="fills no masks"):
+        session.hidden(["the good film"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -65,13 +65,13 @@ export async function load(name, read = once) {
   return { card, logits, answer };
 }
 
-// What each task that reads so many texts says of them: name of a task -> its answer.
+// What each task that reads so many texts says of them: name of a task -> its answer, or { error } where it has none.
 export async function answerAll(text, pair = null, names = Object.keys(TASKS)) {
   const found = {};
   for (const name of names) {
     const task = await kept(tasks, name, () => load(name));
     if ((task.card.texts ?? (pair === null ? 1 : 2)) === (pair === null ? 1 : 2))
-      found[name] = await task.answer(text, pair);
+      found[name] = await task.answer(text, pair).catch((error) => ({ error: error.message }));
   }
   return found;
 }
