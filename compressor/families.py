@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,10 +10,13 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from maskpack.formats import ModelError
+from maskpack.formats.waiting import Counted
 from maskpack.models.families import FAMILIES, family_of
 from maskpack.models.sketch import sketch_of
 from maskpack.models.tested import NO_GRAPH, TESTED
 from maskpack.models.units import STRUCTURES
+
+_LOG = logging.getLogger(__name__)
 
 
 class Support(StrEnum):
@@ -81,10 +85,14 @@ def family_support(model_type: str) -> FamilySupport:
 def list_families() -> tuple[FamilySupport, ...]:
     """What is supported of every architecture for which the installed transformers has a class that classifies texts.
 
-    Those with an entry come first, those that are not supported last. It takes seconds: the code of every one is loaded.
+    Those with an entry come first, those that are not supported last. It takes half a minute: the code of every one is loaded.
     """
     names = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     own = (name for name in names if CONFIG_MAPPING[name].model_type == name)  # others are aliases
-    found = [family_support(name) for name in sorted({*own, *FAMILIES})]
+    every, found = sorted({*own, *FAMILIES}), []
+    counted = Counted(_LOG, "reading the code of every architecture", len(every))
+    for name in every:
+        found.append(family_support(name))
+        counted.add(1)
     order = list(Support)
     return tuple(sorted(found, key=lambda each: order.index(each.support)))

@@ -28,7 +28,7 @@ def test_one_that_is_not_supported_is_listed_with_the_reason(main):
 @pytest.mark.slow  # it loads the code of every architecture
 def test_all_are_listed_entries_first(main):
     found = main("families", "--json")
-    assert found.err == ""
+    assert all("reading the code" in line for line in found.err.splitlines())
     support = [each["support"] for each in found.json]
     assert support == sorted(support, key=["entry", "rule", "none"].index)
     assert {"bert", "mpnet", "gemma2", "t5"} <= {each["model_type"] for each in found.json}
