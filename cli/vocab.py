@@ -89,6 +89,14 @@ def _tree(result: TrimResult) -> dict[str, Any]:
     return tree
 
 
+def _warn_if_larger(result: TrimResult) -> None:
+    if result.bytes > result.bytes_before:
+        render.words(
+            "warning: it is larger than before: weights drawn from a seed are stored in it, because the rows that stay "
+            "cannot be drawn alone"
+        )
+
+
 def _show(result: TrimResult) -> None:
     render.table(
         f"{result.out}",
@@ -119,11 +127,7 @@ def _show(result: TrimResult) -> None:
     if rows:
         head = ("texts", "", "lines", "same pieces", "tokens in smaller pieces", "unknown (before)")
         render.table("how texts are read", (*head, "same when decoded"), rows)
-    if result.bytes > result.bytes_before:
-        render.words(
-            "warning: it is larger than before: weights drawn from a seed are stored in it, because the rows that stay "
-            "cannot be drawn alone"
-        )
+    _warn_if_larger(result)
     place = shell_word(result.out.as_posix())
     render.words(
         f"scores in it were measured before; `compress eval {place}` measures again"

@@ -24,6 +24,7 @@ from maskpack.models.pooling import (
     usual_of_vectors,
 )
 from maskpack.tasks.pretrained_head import Finding
+from maskpack.tasks.types import TaskType
 
 _LOG = logging.getLogger(__name__)
 _OTHERWISE = Hint("`pooling` names another")
@@ -42,16 +43,10 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
     """
     wanted, model, revision = request.config.wanted_pooling, request.model, request.revision
     kind = request.task.type
+    if wanted is not None:
+        _check_pools(kind)
     if kind.decoder.per_token:
-        if wanted is None:
-            return None
-        what = f"`pooling` makes one vector of a text, and a {kind.name} answers for each token"
-        raise ConfigError(what, "leave `pooling` out")
-    if wanted is not None and kind.decoder.reads == "images":
-        raise ConfigError(
-            "`pooling` makes one vector of a text's tokens, and the model reads images",
-            "leave `pooling` out",
-        )
+        return None
     if kind.decoder.vectors:
         return _of_vectors(request, finding)
     if finding.head is not None:
@@ -73,6 +68,17 @@ def pooling_for(request: FitRequest | BaselineRequest, finding: Finding) -> Pool
             f"`{model}` has no weights of a pooler", "give `pooling` mean, or leave it out"
         )
     return other_than_habit(wanted, config)
+
+
+def _check_pools(kind: TaskType) -> None:
+    """Raise ConfigError if a task of this type makes no vector of a text."""
+    what = None
+    if kind.decoder.per_token:
+        what = f"`pooling` makes one vector of a text, and a {kind.name} answers for each token"
+    elif kind.decoder.reads == "images":
+        what = "`pooling` makes one vector of a text's tokens, and the model reads images"
+    if what is not None:
+        raise ConfigError(what, "leave `pooling` out")
 
 
 def _of_finding(
