@@ -6,7 +6,7 @@
 `digits`: a small ViT on scikit-learn's `load_digits`, all ten, three tenths of each for evaluation. `sst2`: a small BERT with the demo's
 tokenizer. Each seed draws a backbone of its own (`random`). Over it are learned: masks by edge-popup and by the default estimator, the
 head alone, and all weights from the same start (`full`, codes of 8 bits); and all weights from transformers' own initialisation
-(`full, usual start`); `full, rate 0.003` is at another peak rate. Bytes are those of files: the backbone (seed, shapes), and the task as `compress pack` sends it (mask, head).
+(`full, usual start`); `full, rate 0.003` and `edge-popup, signs, rate 0.001` are at other peak rates. Bytes are those of files: the backbone (seed, shapes), and the task as `compress pack` sends it (mask, head).
 A line is written to the file as soon as it is measured; lines that are there are not measured again.
 """
 
@@ -135,8 +135,9 @@ def mask(how: str, field: Field, model: Path, work: Path, *, seed: int) -> dict[
     """A line of a mask over drawn weights."""
     out = work / how.replace(", ", "-").replace(" ", "-")
     shutil.rmtree(out, ignore_errors=True)
-    options = {"lr": field.score_lr} if "edge" in how else {}
-    config = FitConfig(**field.usual, **options, **MASKS[how], seed=seed, random=seed)
+    name, _, rate = how.partition(", rate ")
+    options = {"lr": float(rate or field.score_lr)} if "edge" in name else {}
+    config = FitConfig(**field.usual, **options, **MASKS[name], seed=seed, random=seed)
     run = fit_task(FitRequest(str(model), field.task, out, config, data=field.data))
     packed = len(pack_task(open_artifact(out), field.task.name))
     sizes = {
@@ -204,8 +205,9 @@ def main() -> None:
             if any((each["how"], each["seed"]) == (how, seed) for each in lines):
                 continue
             model = usual if "usual" in how else work / "configuration"
-            run = mask if how in MASKS else dense
-            more = {"work": work / f"seed-{seed}"} if how in MASKS else {}
+            masked = how.partition(", rate ")[0] in MASKS
+            run = mask if masked else dense
+            more = {"work": work / f"seed-{seed}"} if masked else {}
             lines.append(run(how, field, model, **more, seed=seed))
             print(
                 f"seed {seed}, {how}: {lines[-1]['value']:.3f}, {lines[-1]['seconds']:.0f} s",
