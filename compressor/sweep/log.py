@@ -150,10 +150,11 @@ def _open_anew(path: Path) -> int:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            continue
         except OSError as error:
-            raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
+            # `mkdir` says that there is something, if the folder goes between its two looks
+            going = isinstance(error, FileNotFoundError | FileExistsError)
+            if not going or path.parent.is_file():
+                raise ConfigError(f"cannot write `{path}`: {error.strerror}") from error
 
 
 def _whole(content: bytes) -> int:

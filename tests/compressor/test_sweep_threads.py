@@ -299,3 +299,28 @@ def test_resources_are_checked(given, message):
 
 def test_the_usual_options_are_a_core_on_this_machine():
     assert ExecutorOptions() == ExecutorOptions(None, Resources(cpus=1, gpus=0))
+
+
+@pytest.mark.parametrize("gone", [FileNotFoundError, FileExistsError])
+def test_a_claim_is_made_in_a_folder_that_another_removes_just_now(tmp_path, monkeypatch, gone):
+    """`Path.mkdir` raises FileExistsError where the folder was there and is gone when it looks again."""
+    usual, errors = Path.mkdir, [gone, gone]
+
+    def made(self, *args, **options):
+        if errors:
+            raise errors.pop()("now and then")
+        usual(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", made)
+    with claim(tmp_path / "claims" / "key", wait=False) as free:
+        assert free
+    assert not errors
+
+
+def test_a_file_in_the_place_of_the_claims_is_named(tmp_path):
+    (tmp_path / "claims").write_text("")
+    with (
+        pytest.raises(ConfigError, match="cannot write `.*key`: File exists"),
+        claim(tmp_path / "claims" / "key", wait=False),
+    ):
+        pass
