@@ -28,6 +28,17 @@ TEACHER_WORDS = frozenset({DENSE_TEACHER, NO_TEACHER, *MASK_TEACHERS})
 OF_ARTIFACT = "#"
 """Between an artifact and one of its tasks, as the name of a teacher."""
 
+
+def artifact_and_task(teacher: str) -> tuple[str, str]:
+    """The folder that a teacher names, and the task of the artifact there; empty where none is named.
+
+    >>> artifact_and_task("old#reviews"), artifact_and_task("old")
+    (('old', 'reviews'), ('old', ''))
+    """
+    folder, mark, task = teacher.rpartition(OF_ARTIFACT)
+    return (folder, task) if mark else (teacher, "")
+
+
 TEACHER_HELP = "Folder of a fine-tuned model to learn from, or ARTIFACT#TASK; `twin` trains one first; or `none`."
 
 

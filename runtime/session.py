@@ -192,7 +192,7 @@ class Session:
         names = self.tasks if tasks is None else tuple(tasks)
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"`tasks` are {', '.join(names) or 'none'}, expected different ones")
-        size = _checked(batch_size)
+        texts, size = _several(texts), _checked(batch_size)
         room = max(self._keep, len(names))
         each = (self._load(self._name(name), room) for name in names)
         loaded = [self._cutting(one, windows=windows, stride=stride) for one in each]
@@ -200,7 +200,7 @@ class Session:
         self._note(passes(groups))
         found: list[dict[str, Answered | MaskpackError]] = [{} for _ in texts]
         for group in groups:
-            rows = answer_each(group, _several(texts), size, self._note_cut)
+            rows = answer_each(group, texts, size, self._note_cut)
             for answers, row in zip(found, rows, strict=True):
                 answers.update(zip((one.config.name for one in group), row, strict=True))
         return [{name: answers[name] for name in names} for answers in found]

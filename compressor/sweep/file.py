@@ -17,7 +17,7 @@ import yaml
 
 from maskpack.compressor.options import UNREADABLE
 from maskpack.compressor.sweep.plan import PATHS, Arm, Resources, SweepModel, SweepPlan, SweepTask
-from maskpack.compressor.teacher_config import OF_ARTIFACT, TEACHER_WORDS
+from maskpack.compressor.teacher_config import OF_ARTIFACT, TEACHER_WORDS, artifact_and_task
 from maskpack.formats import ConfigError, DataError
 from maskpack.formats.codec import file_sha256
 from maskpack.formats.options import options_of
@@ -287,7 +287,7 @@ def _with_files(base: Path, arm: Arm) -> Arm:
 
 def _named(base: Path, key: str, value: str) -> tuple[Path, str]:
     """The file or folder that an option names, and what follows it: the task of an artifact that teaches."""
-    folder, mark, task = value.rpartition(OF_ARTIFACT)
-    if key != "teacher" or not mark or (base / value).exists():
+    folder, task = artifact_and_task(value) if key == "teacher" else (value, "")
+    if folder == value or (base / value).exists():
         return base / value, ""
-    return base / folder, f"{mark}{task}"
+    return base / folder, f"{OF_ARTIFACT}{task}"

@@ -18,6 +18,7 @@ from maskpack.compressor.teacher_config import (
     MASK_TEACHERS,
     OF_ARTIFACT,
     TeacherConfig,
+    artifact_and_task,
 )
 from maskpack.compressor.training.callbacks import Noise, use_fast_dropout
 from maskpack.compressor.training.kept_states import Keeping, answers_and_states
@@ -177,9 +178,7 @@ def _masked(teacher: str) -> Any:
 
     Born-again networks: Furlanello et al. 2018, arXiv 1805.04770.
     """
-    folder, mark, task = teacher.rpartition(OF_ARTIFACT)
-    if not mark:
-        folder, task = teacher, ""
+    folder, task = artifact_and_task(teacher)
     if not is_artifact(Path(folder)):
         return None
     artifact = open_artifact(Path(folder))
