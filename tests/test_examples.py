@@ -192,7 +192,7 @@ def served(two_tasks):
     (port,) = {socket.getsockname()[1] for one in server.servers for socket in one.sockets}
     yield f"http://127.0.0.1:{port}", session
     server.should_exit = True
-    thread.join(10)
+    thread.join(300)
     assert not thread.is_alive()
 
 
@@ -202,7 +202,7 @@ def ask(address, task, *texts):
     head = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{address}/predict", body, head)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -213,7 +213,7 @@ def test_serve_answers_all_tasks_and_batches_what_waits(served, two_tasks):
     from maskpack.runtime import Session
 
     address, session = served
-    with urllib.request.urlopen(f"{address}/tasks", timeout=30) as answer:
+    with urllib.request.urlopen(f"{address}/tasks", timeout=300) as answer:
         assert json.load(answer) == {
             "other": ["positive", "negative"],
             "sst2": ["negative", "positive"],

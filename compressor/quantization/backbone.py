@@ -26,7 +26,6 @@ from maskpack.compressor.quantization.quantize import (
     is_calibrated,
     quantize_model,
     scheme_of,
-    token_table,
 )
 from maskpack.compressor.quantization.random_weights import draw_backbone
 from maskpack.compressor.quantization.refine import check_memory, refinable, refine
@@ -254,7 +253,7 @@ def prepare_backbone(
             base, scheme, calibration, frequent_rows_of(pretrained, context, config)
         )
     # a table alone, under wider linears, is refined only if that is asked for
-    if config.refine_steps and refinable(backbone, token_table(base) if config.refine else None):
+    if config.refine_steps and refinable(backbone, base if config.refine else None):
         assert calibration is not None
         backbone = refine(
             base,

@@ -185,11 +185,19 @@ def check_memory(model: str, values: int, learned: int, available: int | None) -
         )
 
 
-def refinable(backbone: Backbone, tokens: str | None = None) -> bool:
-    """Whether there is a linear whose codes `refine` would learn, or a table of tokens of this name."""
-    table = None if tokens is None else backbone.embeddings.get(tokens)
-    narrow = table is not None and table.bits != 8
+def refinable(backbone: Backbone, base: Any = None) -> bool:
+    """Whether there is a linear whose codes `refine` would learn, or rows of the table of `base`'s tokens."""
+    narrow = base is not None and _narrow_table(base, backbone) is not None
     return narrow or any(tensor.zero_free for tensor in backbone.linears.values())
+
+
+def _narrow_table(base: Any, backbone: Backbone) -> str | None:
+    """The table of tokens, if it is narrow and does nothing but look rows up: some families scale what they find."""
+    name = token_table(base)
+    if name is None or name not in backbone.embeddings:
+        return None
+    plain = type(base.get_input_embeddings()) is nn.Embedding
+    return name if plain and backbone.embeddings[name].bits != 8 else None
 
 
 def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedLinear]:
@@ -211,15 +219,11 @@ def _round_linears(student: nn.Module, backbone: Backbone) -> dict[str, RoundedL
 def _round_table(
     student: Any, base: nn.Module, backbone: Backbone, calibration: Calibration
 ) -> dict[str, RoundedTable]:
-    """Replace the table of tokens if it is narrow and does nothing but look rows up; by name, none or one."""
-    name, encoded = token_table(base), calibration.encoded
-    table = None if name is None else backbone.embeddings.get(name)
-    if table is None or table.bits == 8 or not isinstance(encoded, EncodedTokens):
+    """Replace the table of tokens if its rows can be learned; by name, none or one."""
+    name, encoded = _narrow_table(base, backbone), calibration.encoded
+    if name is None or not isinstance(encoded, EncodedTokens):
         return {}
-    assert name is not None
-    module = student.get_input_embeddings()
-    if type(module) is not nn.Embedding:  # some families scale what they look up
-        return {}
+    table, module = backbone.embeddings[name], student.get_input_embeddings()
     rows = np.unique(np.concatenate([np.asarray(row) for row in encoded.ids]))
     weight = dict(base.named_parameters())[name].detach().float().to(module.weight.device)
     rounded = RoundedTable(weight, table, rows.astype(np.int64))

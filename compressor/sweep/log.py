@@ -118,7 +118,7 @@ def _open_locked(path: Path, *, wait: bool) -> tuple[int, bool]:
     this one, then locks a new file of that name, and both would have the claim.
     """
     while True:
-        file = _open_anew(path)
+        file = open_anew(path)
         try:
             free = lock(file, wait=wait)
             if not free or _is_at(file, path):
@@ -144,7 +144,7 @@ def _remove(path: Path, *, free: bool) -> None:
         path.parent.rmdir()
 
 
-def _open_anew(path: Path) -> int:
+def open_anew(path: Path) -> int:
     """A descriptor of `path`, whose folder another process may be removing just now."""
     while True:
         try:

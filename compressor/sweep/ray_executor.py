@@ -28,6 +28,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from maskpack.compressor.sweep.executors import Attempt, ExecutorOptions
+from maskpack.compressor.sweep.log import open_anew
 from maskpack.compressor.sweep.parallel import attempt_all
 from maskpack.compressor.sweep.plan import Resources, Run
 from maskpack.compressor.sweep.ray_cluster import check_fits, cluster
@@ -44,6 +45,7 @@ _AT_ONCE = (
 )
 _TRIES = 4  # workers that a run may lose
 _POLL = 0.5  # seconds
+_START = 60.0  # seconds for the board of progress
 _GRACE = 10.0  # seconds for workers to end their runs after Ctrl-C
 _SAME = ("maskpack", "torch", "transformers", "numpy")
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS",
@@ -275,7 +277,10 @@ def _make_board() -> Any:
             return taken
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Board).remote()
+    board = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Board).remote()
+    # behind runs that fill the cores it may take minutes to start, and nobody would see what they do
+    ray.wait([board.take.remote()], timeout=_START)
+    return board
 
 
 def _lost(error: RayError) -> ConfigError:
@@ -304,8 +309,8 @@ def _marked(homes: set[Path]) -> Iterator[str]:
     mark = f".ray-{secrets.token_hex(8)}"
     try:
         for home in homes:
-            home.mkdir(parents=True, exist_ok=True)
-            (home / mark).write_bytes(mark.encode())
+            with os.fdopen(open_anew(home / mark), "wb") as file:
+                file.write(mark.encode())
         yield mark
     except OSError as error:
         raise ConfigError(f"cannot write `{error.filename}`: {error.strerror}") from error

@@ -1,7 +1,8 @@
 """Keep a run's state on disk so that it can go on after any stop, with the same result.
 
-One safetensors file holds trained parameters, Adam's moments, thresholds and tensors of callbacks; it is replaced
-atomically. Data order and noise need no state: they follow from seed, epoch and step.
+One safetensors file holds trained parameters, Adam's moments, thresholds, tensors of callbacks, and by how much the
+gradients of float16 are scaled; it is replaced atomically. Data order and noise need no state: they follow from seed,
+epoch and step.
 Ctrl-C waits for the end of a step, where the state is whole.
 """
 
@@ -11,7 +12,7 @@ import json
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +91,12 @@ class FolderCheckpoints:
             return 0
         with self._opened() as (kept, meta):
             with torch.no_grad():
-                for name, tensor in _tensors(state, create=True):
+                for name, tensor in _tensors(state, create=frozenset(kept.keys())):
                     tensor.copy_(kept.get_tensor(name))
             for group, eps in zip(state.optimizer.param_groups, meta["eps"], strict=True):
                 group["eps"] = eps
+            if meta.get("scaler"):
+                state.scaler.load_state_dict(meta["scaler"])
         return int(meta["step"])
 
     def save(self, state: State, step: int, *, now: bool = False) -> None:
@@ -102,7 +105,8 @@ class FolderCheckpoints:
             return
         tensors = {name: tensor.detach() for name, tensor in _tensors(state)}
         eps = [group["eps"] for group in state.optimizer.param_groups]
-        meta = json.dumps({"step": step, "key": self.key, "eps": eps})
+        scaler = state.scaler.state_dict()  # nothing in other types than float16
+        meta = json.dumps({"step": step, "key": self.key, "eps": eps, "scaler": scaler})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -114,10 +118,11 @@ class FolderCheckpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _tensors(state: State, *, create: bool = False) -> Iterator[tuple[str, Tensor]]:
+def _tensors(state: State, *, create: Container[str] = ()) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the state by name: trained parameters, moments, thresholds, callbacks'.
 
-    With `create`, moments that do not exist yet are made, so that they can be filled.
+    Moments that do not exist yet are made where their names are in `create`, so that they can be filled. A parameter has
+    none before its first step, which float16 may leave out.
     """
     model, optimizer = state.model, state.optimizer
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -125,7 +130,7 @@ def _tensors(state: State, *, create: bool = False) -> Iterator[tuple[str, Tenso
         if id(parameter) not in trained:
             continue
         moments = optimizer.state[parameter]
-        if create and not moments:
+        if f"step/{name}" in create and not moments:
             moments["step"] = parameter.new_zeros((), dtype=torch.float32)
             moments["exp_avg"] = torch.zeros_like(parameter)
             moments["exp_avg_sq"] = torch.zeros_like(parameter)

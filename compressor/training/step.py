@@ -133,7 +133,7 @@ class StepRunner:
             self.callbacks.on_part_begin(part.number)
             loss = self._loss(part, told, spreads)
             with self.placement.backward():
-                self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         total, stopping = self._summed(total, stop=stop)
         self._update()
@@ -145,7 +145,8 @@ class StepRunner:
         return loss, wishes > 0.0
 
     @cached_property
-    def _scaler(self) -> torch.amp.GradScaler:
+    def scaler(self) -> torch.amp.GradScaler:
+        """What keeps small gradients of float16 from becoming zero."""
         return self.placement.scaler()
 
     @cached_property
@@ -221,12 +222,12 @@ class StepRunner:
 
     def _update(self) -> None:
         """Change the trained parameters."""
-        self._scaler.unscale_(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
         self.callbacks.on_gradients()
         if self.options.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self._trained, self.options.max_grad_norm)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
 

@@ -201,6 +201,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     callbacks: TrainerCallback
+    scaler: torch.amp.GradScaler
 
 
 class Checkpoints(Protocol):
@@ -244,9 +245,9 @@ def train(
     load. When `stop` returns True, in any process, they keep the state and KeyboardInterrupt is raised in all.
     """
     optimizer = FlooredAdam(group.settings() for group in groups)
-    done = checkpoints.load(state := State(model, optimizer, callbacks))
-    placement.processes.check_same([("checkpoint, of step", done)])
     runner = StepRunner(model, optimizer, encoded, task_loss, placement, plan.step, callbacks)
+    done = checkpoints.load(state := State(model, optimizer, callbacks, runner.scaler))
+    placement.processes.check_same([("checkpoint, of step", done)])
     model.train()
     with recomputed_layers(model, callbacks, if_asked=plan.step.gradient_checkpointing):
         for step, rows in planned_batches(encoded.lengths, plan, done):

@@ -120,7 +120,7 @@ def on_a_terminal(args, **variables):
         if not part:
             break
         parts.append(part)
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     os.close(leader)
     return b"".join(parts).decode()
 

@@ -10,9 +10,8 @@ import select
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
@@ -472,7 +471,7 @@ def test_a_pipe_that_stays_open_is_answered(folder, environment):
             process.stdin.write("the end, without a line feed")
             process.stdin.close()
             answers.append(json.loads(process.stdout.readline()))
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=300) == 0
         finally:
             process.kill()
     assert [set(one) for one in answers] == [{"label", "score", "scores"}] * 4
@@ -480,18 +479,19 @@ def test_a_pipe_that_stays_open_is_answered(folder, environment):
 
 def test_lines_that_come_slowly_end_a_list_and_fast_ones_fill_it():
     reading, writing = os.pipe()
+    first = Event()
 
     def write():
         os.write(writing, b"one\ntwo\nhal")
-        time.sleep(0.3)
+        first.wait(300)
         os.write(writing, b"f\n" + b"x\n" * 1500)
         os.close(writing)
 
     Thread(target=write).start()
-    found = [
-        len(chunk)
-        for chunk in lines_module._prompt(decoded(byte_lines(arriving(reading, 0.1)), "a pipe"))
-    ]
+    found = []
+    for chunk in lines_module._prompt(decoded(byte_lines(arriving(reading, 0.1)), "a pipe")):
+        found.append(len(chunk))
+        first.set()
     os.close(reading)
     assert found == [2, 1024, 477]
 

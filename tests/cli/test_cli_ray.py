@@ -274,12 +274,10 @@ def test_ctrl_c_stops_the_workers_and_the_same_call_goes_on(plan, cluster):
     def press(news):
         raise KeyboardInterrupt
 
-    began = time.monotonic()
     with pytest.raises(Interrupted, match="stopped in `bert, sst2, ") as stop:
         run_sweep(made.runs, made.out, watch=lambda run: nullcontext(press), **options)
-    assert time.monotonic() - began < 60
     assert stop.value.hint == "repeat the same command to go on"
-    assert not read_log(made.out).lines
+    assert not read_log(made.out).lines, "no run was waited for"
     assert {each.name for each in path.parent.iterdir()} <= {"plan.yaml", "plan.runs"}
     short = read_plan(plan())
     assert run_sweep(short.runs, short.out, watch=lambda run: nullcontext(print), **options) == ()

@@ -34,7 +34,7 @@ class Meeting:
     def _wait(self) -> None:
         self.turn.release()
         try:
-            self.barrier.wait(timeout=60)
+            self.barrier.wait(timeout=300)
         except threading.BrokenBarrierError:
             raise ProcessLostError("another process has ended") from None
         finally:

@@ -14,6 +14,7 @@ from maskpack.compressor.training.callbacks import TrainerCallback
 from maskpack.compressor.training.checkpoint import FolderCheckpoints
 from maskpack.compressor.training.train import FlooredAdam, State
 from maskpack.formats import ArtifactError
+from maskpack.models.placement import Placement
 
 
 class Purse(TrainerCallback):
@@ -26,7 +27,7 @@ class Purse(TrainerCallback):
         return {"purse": self.kept}
 
 
-def make(seed: int = 0) -> State:
+def make(seed: int = 0, precision: str = "fp32") -> State:
     """A small model, masked layer and head, with its optimiser and a companion."""
     torch.manual_seed(seed)
     model = nn.Sequential(
@@ -38,7 +39,8 @@ def make(seed: int = 0) -> State:
             {"params": list(model[2].parameters()), "lr": 0.01},
         ]
     )
-    return State(model, optimizer, Purse(float(seed)))
+    scaler = Placement("cpu", precision).scaler()
+    return State(model, optimizer, Purse(float(seed)), scaler)
 
 
 def take(run: State, steps: int) -> list[float]:
@@ -66,6 +68,20 @@ def saved(tmp_path):
     run.callbacks.kept.fill_(7.0)
     keep(tmp_path).save(run, 3)
     return SimpleNamespace(folder=tmp_path, run=run)
+
+
+def test_how_gradients_of_float16_are_scaled_is_kept(tmp_path):
+    run, other = make(precision="fp16"), make(precision="fp16")
+    first = run.scaler.scale(torch.ones(()))
+    for gradient in (float("inf"), 1.0, 1.0):  # the scale is halved once, and two steps count
+        run.model[2].weight.grad = torch.full_like(run.model[2].weight, gradient)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    keep(tmp_path).save(run, 3)
+    assert keep(tmp_path).load(other) == 3
+    assert other.scaler.state_dict() == run.scaler.state_dict()
+    assert other.scaler.scale(torch.ones(())) == first / 2
+    assert other.scaler.state_dict()["_growth_tracker"] == 2
 
 
 def test_a_loaded_state_goes_on_as_if_nothing_had_happened(saved):

@@ -197,8 +197,11 @@ def test_codes_that_are_refined_there_have_all_they_need_there():
 def test_a_resumed_run_has_its_moments_there(classifier):
     model = classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    state = State(model, optimizer, TrainerCallback())
-    for name, tensor in _tensors(state, create=True):
+    state = State(model, optimizer, TrainerCallback(), Placement("cpu").scaler())
+    steps = {f"step/{name}" for name, _ in model.named_parameters()}
+    found = dict(_tensors(state, create=steps))
+    assert steps < found.keys()
+    for name, tensor in found.items():
         assert tensor.device.type == "meta", name
 
 

@@ -190,6 +190,21 @@ def test_only_backbones_with_zero_free_codes_are_refinable(prepared):
     assert not refinable(backbone_of(base, bits=4))
 
 
+def test_rows_of_a_narrow_table_are_refinable_unless_what_is_looked_up_is_scaled(prepared):
+    class Scaled(torch.nn.Embedding):
+        """As in Gemma."""
+
+    base, _ = prepared
+    narrow = backbone_of(base, bits=4, embedding_bits=2)
+    assert refinable(narrow, base)
+    assert not refinable(narrow), "the table was not asked for"
+    assert not refinable(backbone_of(base, bits=4), base), "8 bits"
+    other = copy.deepcopy(base)
+    table = other.get_input_embeddings()
+    other.set_input_embeddings(Scaled(*table.weight.shape, padding_idx=table.padding_idx))
+    assert not refinable(narrow, other)
+
+
 @pytest.mark.parametrize(
     ("bits", "width", "group"), [(1, 12, 4), (2, 13, 5), (1, 7, 64), (2, 1, 1)]
 )

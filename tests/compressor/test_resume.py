@@ -241,7 +241,7 @@ def killed(tmp_path, requests, tiny_model, sentiment, tiny_artifact, snapshot):
         during = check_artifact(out)
     finally:
         os.kill(child.pid, signal.SIGKILL)
-        child.wait(30)
+        child.wait(300)
         child.stdout.close()
     assert line == "at step 25\n"
     assert child.returncode == -signal.SIGKILL

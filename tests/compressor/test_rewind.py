@@ -17,6 +17,7 @@ from maskpack.compressor.training.rewind import Pruned, Rewinding, prune_in_roun
 from maskpack.compressor.training.train import FlooredAdam, Group, State
 from maskpack.formats import ConfigError, Interrupted
 from maskpack.models.build import base_of
+from maskpack.models.placement import Placement
 from maskpack.tasks import find_task
 
 STEPS, REWIND = 12, 3
@@ -43,7 +44,7 @@ class Recorder:
 
     def __call__(self, rewinding: Rewinding) -> int:
         optimizer = FlooredAdam([Group(list(self.base.parameters()), 0.05).settings()])
-        done = rewinding.load(State(self.base, optimizer, rewinding))
+        done = rewinding.load(State(self.base, optimizer, rewinding, Placement("cpu").scaler()))
         self.begun.append((done, self.weights()))
         first = self.base.first.weight
         self.moments.append(optimizer.state[first]["exp_avg"].clone() if done else None)

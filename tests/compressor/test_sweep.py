@@ -190,12 +190,12 @@ def test_what_another_process_is_at_comes_last_and_is_not_done_twice(plan):
         ) as free:
             assert free
             held.set()
-            release.wait(60)
+            release.wait(300)
             append(made.out, {"sweep_key": made.runs[0].key})
 
     thread = threading.Thread(target=other)
     thread.start()
-    held.wait(60)
+    held.wait(300)
     assert go(made, on_progress=lambda _: release.set())[0] == ["mask bits=4"]
     thread.join()
     assert read_log(made.out).keys == {run.key for run in made.runs}
@@ -215,7 +215,7 @@ def test_two_processes_append_whole_lines_and_none_twice(tmp_path):
     others = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(path), first]) for first in ("0", "20")
     ]
-    assert [process.wait(120) for process in others] == [0, 0]
+    assert [process.wait(300) for process in others] == [0, 0]
     log = read_log(path)
     assert not log.torn
     assert sorted(int(line["sweep_key"]) for line in log.lines) == list(range(60))

@@ -91,13 +91,16 @@ def test_teachers_run_first_and_students_after_them(sweep):
 
 
 def test_as_many_run_at_once_as_were_asked_for_and_no_more(sweep):
-    now, most, lock = [0], [0], threading.Lock()
+    now, most, lock, full = [0], [0], threading.Lock(), threading.Event()
 
     def do(run, *, on_progress):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.05)
+            if now[0] == 4:
+                full.set()
+        full.wait(300)
+        time.sleep(0.05)  # time for a fifth
         with lock:
             now[0] -= 1
         return RESULT
@@ -128,7 +131,7 @@ def test_a_stop_names_what_was_under_way_and_leaves_no_claim(sweep, tmp_path, er
     def do(run, *, on_progress):
         if run.seed == 0 and run.arm.label == "mask lr=2":
             raise error
-        assert stop.wait(60)
+        assert stop.wait(300)
         raise Interrupted("halted")
 
     plan = plan_of(tmp_path, masks=3, seeds=1)
@@ -171,7 +174,7 @@ def test_a_run_that_another_process_has_claimed_is_tried_again(sweep, tmp_path, 
 def test_a_claim_holds_when_its_file_was_removed_meanwhile(tmp_path, monkeypatch):
     """One that waits gets the lock of a file that is gone; a third makes the file anew and has the claim."""
     path, opened, at_once = tmp_path / "claims" / "key", threading.Event(), []
-    usual = log._open_anew
+    usual = log.open_anew
 
     def open_slowly(path):
         file = usual(path)
@@ -179,22 +182,22 @@ def test_a_claim_holds_when_its_file_was_removed_meanwhile(tmp_path, monkeypatch
             opened.set()
         return file
 
-    monkeypatch.setattr(log, "_open_anew", open_slowly)
+    monkeypatch.setattr(log, "open_anew", open_slowly)
     inside, leave = threading.Event(), threading.Event()
 
     def wait_for_it():
         with claim(path, wait=True) as free:
             at_once.append(free)
             inside.set()
-            leave.wait(30)
+            leave.wait(300)
 
     with claim(path, wait=False) as first:
         assert first
         thread = threading.Thread(target=wait_for_it)
         thread.start()
-        assert opened.wait(30)
+        assert opened.wait(300)
         time.sleep(0.1)
-    assert inside.wait(30)
+    assert inside.wait(300)
     with claim(path, wait=False) as third:
         assert not third, "the thread has it, on a file of that name"
     leave.set()

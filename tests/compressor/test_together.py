@@ -342,11 +342,11 @@ def test_float16_scales_the_loss_and_leaves_out_a_step_that_overflows(encoder):
     first, _ = runner.take(np.arange(8))
     handle.remove()
     assert torch.equal(head[0], before), "nothing was learned from it"
-    scale = runner._scaler.get_scale()
+    scale = runner.scaler.get_scale()
     assert scale == 2.0**15
     losses = [runner.take(np.arange(8))[0] for _ in range(25)]
     assert losses[-1] < 0.9 * first
-    assert runner._scaler.get_scale() == scale
+    assert runner.scaler.get_scale() == scale
 
 
 class Kept:

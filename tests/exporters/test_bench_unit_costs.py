@@ -30,7 +30,6 @@ def test_a_tiny_model_is_measured_and_the_file_reads_back(tiny_model, tmp_path):
     assert all(each.ms > 0 for each in found.timed)
     assert found.timed[0].heads == (4, 4)
     assert found.timed[-1].heads == (0, 0)
-    assert found.timed[-1].ms < found.timed[0].ms
     path = tmp_path / "costs.json"
     path.write_text(found.costs.to_json())
     assert UnitCosts.read(path) == found.costs

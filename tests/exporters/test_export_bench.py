@@ -17,7 +17,7 @@ from maskpack.exporters import Compute, Tolerance
 from maskpack.exporters.bench import run as benching
 from maskpack.exporters.bench.memory import forget_peak, memory_now, peak_memory, read_memory
 from maskpack.exporters.bench.reference import PEERS
-from maskpack.exporters.bench.result import Cell, read_cpuinfo, this_machine
+from maskpack.exporters.bench.result import AllTasks, Cell, read_cpuinfo, this_machine
 from maskpack.exporters.bench.run import REFERENCE, BenchRequest, bench, weight_files
 from maskpack.exporters.export import export_shared
 from maskpack.exporters.options import SharedRequest
@@ -243,6 +243,12 @@ def test_a_cell_is_made_of_both_clocks():
     cell = Cell.of(spent, reference, threads=1, batch=2, length=3)
     assert (cell.p50, cell.best, cell.speedup, cell.cpu, cell.cpu_speedup) == (3, 2, 3, 1, 4)
     assert cell.p90 == pytest.approx(3.8)
+
+
+def test_the_ratio_of_all_tasks_is_the_median_of_one_ratio_a_round():
+    one, every = Spent([2.0, 4.0, 3.0], [1.0] * 3), Spent([8.0, 6.0, 9.0], [1.0] * 3)
+    found = AllTasks.of(one, every, tasks=4, batch=1, length=16)
+    assert (found.one, found.all, found.ratio, found.runs) == (3, 8, 3, 3)
 
 
 def test_weights_beside_a_graph_are_found(shared, exported):

@@ -226,6 +226,6 @@ def start(script: str, *args: object, **environment: str) -> subprocess.Popen:
 def run(script: str, *args: object, **environment: str) -> str:
     """What `script` prints; fails with its standard error if it fails."""
     process = start(script, *args, **environment)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -223,13 +222,14 @@ def test_halves_of_a_core_count_once(load, machine, tmp_path, monkeypatch):
 def test_a_busy_loop_beside_this_process_is_seen(monkeypatch):
     """On the machine of the test: with a loop a core there is one thread left."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    command = [sys.executable, "-c", "while True: pass"]
-    loops = [subprocess.Popen(command) for _ in os.sched_getaffinity(0)]
+    command = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
+    loops = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in os.sched_getaffinity(0)]
     try:
-        time.sleep(0.5)
+        for loop in loops:
+            loop.stdout.readline()  # it runs
         found = threads_now()
     finally:
         for loop in loops:
             loop.kill()
-            loop.wait()
+            loop.communicate()
     assert (found.count, found.busy) == (1, found.cores) or found.allowed == 1

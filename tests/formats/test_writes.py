@@ -243,7 +243,7 @@ def test_a_place_without_write_permission_is_left_as_it_is(open_place):
         place.chmod(0o555)
     try:
         process = start(FORBIDDEN, folder)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         for place in places:
             place.chmod(0o755)
@@ -277,7 +277,7 @@ def test_two_writers_at_once_lose_no_task(folder):
         writer.stdin.write("go\n")
         writer.stdin.flush()
     for writer in writers:
-        _, err = writer.communicate(timeout=60)
+        _, err = writer.communicate(timeout=300)
         assert writer.returncode == 0, err
     assert check_artifact(folder) == []
     names = {f"{name}{number}" for name in "ab" for number in range(8)}
@@ -374,7 +374,7 @@ def test_a_kill_at_a_random_moment_leaves_the_old_or_the_new(folder):
         number = int(process.stdout.readline())  # it has done one
         time.sleep(rng.uniform(0.0, 0.06))
         process.kill()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, err
         number = int((out.split() or [number])[-1])
         assert check_artifact(folder) == []

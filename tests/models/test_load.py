@@ -278,7 +278,7 @@ def test_the_stub_is_gone_when_the_visit_is_over(visit):
 
     host, port = visit.address.removeprefix("http://").split(":")
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host, int(port)), timeout=300).close()
 
 
 OFFLINE = """

@@ -335,7 +335,7 @@ def test_a_folder_that_another_process_removed_is_made_again(tmp_path, cache, ma
         path.unlink()
     home.rmdir()
     os.close(held)
-    assert child.communicate(timeout=60)[0].strip()
+    assert child.communicate(timeout=300)[0].strip()
     assert child.returncode == 0
     assert (home / "about.json").is_file()
 

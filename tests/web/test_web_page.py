@@ -75,7 +75,7 @@ def opened(folder, ready="#out:text('ready')"):
             browser = playwright.chromium.launch(executable_path=CHROMIUM)
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
-            page.wait_for_selector(ready, timeout=60_000)
+            page.wait_for_selector(ready, timeout=300_000)
             yield page
             browser.close()
     finally:
@@ -94,7 +94,7 @@ def test_a_switch_of_tasks_downloads_the_tasks_inputs_alone(packed):
         found = {}
         for task in ("first", "second"):
             page.select_option("#task", task)
-            page.wait_for_selector(f"""#out:text('"task":"{task}"')""", timeout=60_000)
+            page.wait_for_selector(f"""#out:text('"task":"{task}"')""", timeout=300_000)
             found[task] = json.loads(page.text_content("#out"))
     assert sorted(asked) == ["second.json", "second.safetensors"]
     for task, answer in found.items():
@@ -133,7 +133,7 @@ MARKUP = "😀 <img src=x onerror=alert(1)> the good film"
 
 def check_marked(page, entities):
     """The text stands in the page as it is, its entities marked."""
-    page.wait_for_selector("#named mark", timeout=60_000)
+    page.wait_for_selector("#named mark", timeout=300_000)
     marks = [mark.inner_text() for mark in page.query_selector_all("#named mark")]
     assert marks == [f"{one.text} {one.label}" for one in entities]
     assert page.query_selector("#named img") is None
@@ -218,7 +218,7 @@ def ask(page, event, context):
 
 def check_answer(page, answer):
     """The context stands in the page as it is, with the answer marked."""
-    page.wait_for_selector("#named mark", timeout=60_000)
+    page.wait_for_selector("#named mark", timeout=300_000)
     marks = [mark.inner_text() for mark in page.query_selector_all("#named mark")]
     assert marks == [answer.text]
     assert page.query_selector("#named b") is None
@@ -264,8 +264,8 @@ def test_an_image_of_a_file_gets_its_classes(tmp_path, quick):
         for label in ("cat", "dog"):
             image = pets / "validation" / label / "0.png"
             page.set_input_files("#image", str(image))
-            page.wait_for_selector(f"#classes li:has-text('{label}')", timeout=60_000)
-            page.wait_for_selector(f"""#out:text('"label":"{label}"')""", timeout=60_000)
+            page.wait_for_selector(f"#classes li:has-text('{label}')", timeout=300_000)
+            page.wait_for_selector(f"""#out:text('"label":"{label}"')""", timeout=300_000)
             found = json.loads(page.text_content("#out"))
             (want,) = Session(source).predict([image])
             assert found["scores"] == pytest.approx(want.scores, abs=1e-4)
