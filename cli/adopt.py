@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as codec
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace as replaced
 from importlib.util import find_spec
@@ -20,9 +20,9 @@ from maskpack.cli.exportable import SkipExportCheck, check_export
 from maskpack.cli.hints import shell_word
 from maskpack.cli.task_data import data_by_task
 from maskpack.compressor.config import FitConfig
+from maskpack.formats import ArtifactError, is_artifact, open_artifact
 from maskpack.formats.extras import check_package
 from maskpack.formats.files import scratch_folder
-from maskpack.formats.writer import check_free
 from maskpack.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ def adopt(
     )
     check_export(base or next(iter(named.values())), None, skip=skip_export_check)
     if onnx is not None:
-        check_free(onnx)
+        check_graphs(onnx, named, out, resume=resume)
     with ExitStack() as stack:
         result = adopt_models(request, on_progress=task_bars(stack, quiet=quiet))
-    reports = make_graphs(result, out, onnx, quiet=quiet)
+    reports = make_graphs(result, out, onnx, request.eval_data, quiet=quiet)
     show_adopted(result, reports, json=json)
     if not all(report.ok for report in reports.values()):
         raise typer.Exit(1)
@@ -145,15 +145,36 @@ def task_bars(stack: ExitStack, *, quiet: bool) -> Callable[[str], OnProgress]:
     return start
 
 
+def check_graphs(folder: Path, tasks: Iterable[str], artifact: Path, *, resume: bool) -> None:
+    """Raise ArtifactError if the graphs have no place: a resumed run keeps those of tasks that are there already.
+
+    Args:
+        folder: for the graphs, one in it for each task.
+        tasks: that are adopted.
+        artifact: that may hold some of them.
+        resume: whether the run goes on.
+    """
+    there = open_artifact(artifact).manifest.tasks if resume and is_artifact(artifact) else {}
+    for place in [folder / name for name in tasks if name not in there] if resume else [folder]:
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise ArtifactError(f"`{place}` already exists", "choose another folder with `--onnx`")
+
+
 def make_graphs(
-    result: AdoptResult, artifact: Path, kept: Path | None, *, quiet: bool
+    result: AdoptResult,
+    artifact: Path,
+    kept: Path | None,
+    eval_data: Mapping[str, Path],
+    *,
+    quiet: bool,
 ) -> dict[str, Report]:
     """The verdict on the int8 graph of each new task, beside its checkpoint; empty without the packages that export.
 
     Args:
         result: of the adoption.
         artifact: that was written.
-        kept: folder for the graphs; None: they are not kept.
+        kept: folder for the graphs; None: they are not kept. A task that an earlier run learned gets one if it has none there.
+        eval_data: task -> rows on which the graph of such a task is measured.
         quiet: no progress.
     """
     if find_spec("onnxscript") is None:
@@ -169,13 +190,17 @@ def make_graphs(
         folder = kept or Path(stack.enter_context(scratch_folder()))
         folder.mkdir(parents=True, exist_ok=True)
         for task in result.tasks:
-            if task.rows is None:
+            place, usual = folder / task.name, Tolerance.of("int8")
+            if task.rows is None and (kept is None or place.exists()):
                 continue
             if not quiet:
                 render.words(f"{task.name}: int8 graph")
-            place, usual = folder / task.name, Tolerance.of("int8")
             request = ExportRequest(artifact, task.name, place, "int8", usual)
-            report = export_onnx(replaced(request, reference=task.model, rows=task.rows))
+            if task.rows is None:
+                request = replaced(request, data=eval_data.get(task.name))
+            else:
+                request = replaced(request, reference=task.model, rows=task.rows)
+            report = export_onnx(request)
             assert report is not None  # it is verified
             reports[task.name] = report
     return reports
@@ -185,7 +210,7 @@ def show_adopted(result: AdoptResult, reports: Mapping[str, Report], *, json: bo
     """Print each task beside its checkpoint, and what is wrong with its graph."""
     if json:
         graphs = {name: codec.loads(report.to_json()) for name, report in reports.items()}
-        render.data(codec.dumps({**result.to_dict(), "graphs": graphs}))
+        render.json({**result.to_dict(), "graphs": graphs})
         return
     render.table(
         f"tasks over `{result.base}`: {len(result.tasks)}",

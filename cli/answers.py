@@ -50,6 +50,7 @@ ByTask = dict[str, "Answered | MaskpackError"]
 
 _TEXTS = ("text", "pair")
 _EXPECTED = "expected"
+_NO_NUMBER = DataError("the graph's answer is not a number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,9 @@ def answer_lines(rows: Rows, ask: Ask, *, csv: bool) -> None:
         found = iter(ask.answers([text for text, _ in chunk if not isinstance(text, NoRow)]))
         for text, expected in chunk:
             number += 1
-            answers = _all_wrong(ask, text.error) if isinstance(text, NoRow) else next(found)
+            answers = (
+                _all_wrong(ask, text.error) if isinstance(text, NoRow) else _finite(next(found))
+            )
             wrong = _tell_wrong(number, answers)
             failed += wrong
             empty += [number] if not wrong and _is_empty(text) else []
@@ -212,6 +215,20 @@ def _all_wrong(ask: Ask, error: DataError) -> ByTask:
     return dict.fromkeys(ask.tasks, error)
 
 
+def _finite(answers: ByTask) -> ByTask:
+    """The answers; of a graph that overflowed, as narrow arithmetic may, the error."""
+    return {name: answer if _is_finite(answer) else _NO_NUMBER for name, answer in answers.items()}
+
+
+def _is_finite(answer: Answered | MaskpackError) -> bool:
+    """Whether JSON has all numbers of the answer."""
+    try:
+        codec.dumps({} if isinstance(answer, MaskpackError) else answer.to_dict(), allow_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _tell_wrong(number: int, answers: ByTask) -> bool:
     """Whether a row lacks an answer; says which, each fact once."""
     facts = {str(one): None for one in answers.values() if isinstance(one, MaskpackError)}
@@ -224,7 +241,7 @@ def _json(row: dict[str, Any], answers: ByTask, expected: Label, ask: Ask) -> st
     told: dict[str, Any] = {name: _told(answer) for name, answer in answers.items()}
     line = {"tasks": told} if ask.together else next(iter(told.values()))
     own = {} if expected is None else {_EXPECTED: expected}
-    return codec.dumps({**row, **line, **own}, ensure_ascii=False)
+    return codec.dumps({**row, **line, **own}, ensure_ascii=False, allow_nan=False)
 
 
 def _told(answer: Answered | MaskpackError) -> dict[str, Any]:
@@ -270,8 +287,9 @@ def _cell(answer: Answered | MaskpackError) -> str:
 def _cells(cells: Sequence[str]) -> str:
     """A line of CSV, without its end."""
     line = io.StringIO()
-    codec_of_tables.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    # line breaks in a cell are quoted only if the end of a line has them
+    codec_of_tables.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n")
 
 
 def _is_empty(text: Text | NoRow) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +43,7 @@ def check(artifact: ArtifactSource, json: opt.Json = False) -> None:
             except ArtifactError as error:
                 findings.append(str(error))
     if json:
-        render.data(codec.dumps({"ok": not findings, "findings": findings}))
+        render.json({"ok": not findings, "findings": findings})
     for finding in [] if json else findings:
         render.data(f"wrong: {finding}")
     if findings:
@@ -89,7 +88,7 @@ def tasks(
             (kind.name, kind.summary, _ASKED.get(kind.name, "")) for kind in TASK_TYPES.values()
         ]
     if json:
-        render.data(codec.dumps(listed))
+        render.json(listed)
     else:
         render.table("", ("task", "what"), list(listed.items()))
         if types:
@@ -121,7 +120,7 @@ def pack(
     write_bytes(path, data)
     stored = opened.size(opened.entry(name).file)
     if json:
-        render.data(codec.dumps({"file": str(path), "bytes": len(data), "stored_bytes": stored}))
+        render.json({"file": str(path), "bytes": len(data), "stored_bytes": stored})
     else:
         render.data(f"{path}: {render.size(len(data))}, {render.size(stored)} in the artifact")
 
@@ -177,7 +176,7 @@ def diff(artifact: opt.ArtifactPath, other: Other, json: opt.Json = False) -> No
     """Show the differences of two artifacts. Exit 1 if there are any."""
     changes = difference(open_artifact(artifact), open_artifact(other))
     if json:
-        render.data(codec.dumps({**asdict(changes), "same": changes.empty}, sort_keys=True))
+        render.json({**asdict(changes), "same": changes.empty}, sort_keys=True)
     elif changes.empty:
         render.data("the same backbone, the same tasks, byte for byte")
     else:
@@ -210,7 +209,7 @@ def overlap(artifact: ArtifactSource, json: opt.Json = False) -> None:
     """Show how many weights the tasks of an artifact remove in common."""
     compared = overlaps(open_artifact(artifact))
     if json:
-        render.data(codec.dumps([_overlap_tree(pair) for pair in compared]))
+        render.json([_overlap_tree(pair) for pair in compared])
         return
     ends = ("of both", "by chance", "both / either")
     render.table(
@@ -239,6 +238,6 @@ def _overlap_tree(pair: Overlap) -> dict[str, Any]:
 def _say_tasks(artifact: Artifact, *, json: bool) -> None:
     names = sorted(artifact.manifest.tasks)
     if json:
-        render.data(codec.dumps({"artifact": str(artifact.path), "tasks": names}))
+        render.json({"artifact": str(artifact.path), "tasks": names})
     else:
         render.data(f"{artifact.path} holds the tasks: {', '.join(names) or 'none'}")

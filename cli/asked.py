@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maskpack.cli import options as opt
 from maskpack.cli import render
@@ -34,7 +34,7 @@ from maskpack.tasks.data.images import (
 )
 from maskpack.tasks.data.splits import find_file
 from maskpack.tasks.data.tables import TAGGED, is_separator_line, read_rows
-from maskpack.tasks.task import EVALUATION
+from maskpack.tasks.task import EVALUATION, TASKS
 from maskpack.tasks.types import TASK_TYPES
 
 if TYPE_CHECKING:
@@ -179,14 +179,44 @@ def rows_of(
     if columns.text is None:
         columns = _found(data, columns, config, second=second)
     separator = config.separator if columns.separator is None else columns.separator
-    task_type, size = TASK_TYPES[config.kind], len(columns.texts)
+    size, names = len(columns.texts), _stored_names(config)
     return [
         (
             row[0] if size == 1 else (row[0], row[1]),
-            task_type.expected(row[size], separator) if row[size:] else None,
+            _expected(row[size:], config, separator, names, f"row {number} of `{data}`"),
         )
-        for row in _cells(data, columns, config)
+        for number, row in enumerate(_cells(data, columns, config), start=1)
     ]
+
+
+def _expected(
+    cells: Row, config: TaskConfig, separator: str | None, names: Mapping[str, str], where: str
+) -> Any:
+    """What a row says of itself, in the form of an answer; None if it says nothing.
+
+    Args:
+        cells: that of the label, if there is a column of it.
+        config: of the task.
+        separator: between several labels.
+        names: what files call a label -> the label.
+        where: the row in words, for an error.
+    """
+    task_type = TASK_TYPES[config.kind]
+    if not cells or task_type.lacks_label(cells[0]):
+        return None
+    try:
+        found = task_type.expected(cells[0], separator)
+    except DataError as error:
+        raise DataError(f"{where}: {error}", error.hint) from error
+    return names.get(found, found) if isinstance(found, str) else found
+
+
+def _stored_names(config: TaskConfig) -> dict[str, str]:
+    """What the files of a known task call its labels, such as `1`, and the labels; empty for other tasks."""
+    known = TASKS.get(config.name)
+    if known is None or list(known.labels) != list(config.labels):
+        return {}
+    return dict(zip(known.raw_labels, known.labels, strict=False))
 
 
 def _cells(data: Path, columns: Columns, config: TaskConfig) -> Sequence[Row]:
@@ -196,7 +226,8 @@ def _cells(data: Path, columns: Columns, config: TaskConfig) -> Sequence[Row]:
     task_type = TASK_TYPES[config.kind]
     lists = task_type.several and columns.label is not None
     read, structured = hub_table if is_hub(data) else read_rows, task_type.structured
-    rows = read(data, wanted, lists=lists, structured=structured, images=images)
+    gaps = columns.label is not None
+    rows = read(data, wanted, lists=lists, gaps=gaps, structured=structured, images=images)
     if images and not is_hub(data):
         rows = [(path_of(row[0], data.parent), *row[1:]) for row in rows]
     if structured:

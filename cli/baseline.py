@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from pathlib import Path
 from typing import Annotated
 
@@ -144,7 +143,7 @@ def quantize(
         **({} if chosen.random is None else {"seed": chosen.random}),
     }
     if json:
-        render.data(codec.dumps(facts))
+        render.json(facts)
     else:
         rows = [(name.replace("_", " "), str(value)) for name, value in facts.items()]
         render.table("backbone", ("what", "value"), rows)

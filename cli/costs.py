@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,7 +52,7 @@ def costs(
     write_bytes(out, found.costs.to_json().encode())
     if json:
         timed = [asdict(each) for each in found.timed]
-        render.data(codec.dumps({**asdict(found.costs), "timed": timed}, sort_keys=True))
+        render.json({**asdict(found.costs), "timed": timed}, sort_keys=True)
     else:
         _show(found, out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +39,7 @@ def delta(
     """
     made = write_delta(old, new, out)
     if json:
-        render.data(codec.dumps(_tree(made), ensure_ascii=False))
+        render.json(_tree(made), ensure_ascii=False)
         return
     _show(made)
     if made.bytes >= made.new_bytes:
@@ -64,7 +63,7 @@ def apply(
     """
     made = apply_delta(old, file, out)
     if json:
-        render.data(codec.dumps(_tree(made), ensure_ascii=False))
+        render.json(_tree(made), ensure_ascii=False)
         return
     _show(made)
     render.words(f"wrote {out}, every file as the delta says")

@@ -70,7 +70,7 @@ def demo(
     try:
         rows = [_run_task(task, work, seed=seed, quiet=quiet) for task in TASKS]
         if json:
-            render.data(_as_json(rows))
+            render.json(_as_json(rows))
         else:
             _show(rows, (work / "artifact" / BACKBONE).stat().st_size)
         if out is not None:
@@ -148,8 +148,8 @@ def _export(name: str, work: Path) -> tuple[Report, Path]:
     return report, out if report.ok else failed_folder(out)
 
 
-def _as_json(rows: list[Row]) -> str:
-    tree = [
+def _as_json(rows: list[Row]) -> list[dict[str, Any]]:
+    return [
         {
             "dense": codec.loads(row.dense.to_json()),
             "mask": codec.loads(row.masked.to_json()),
@@ -160,7 +160,6 @@ def _as_json(rows: list[Row]) -> str:
         }
         for row in rows
     ]
-    return codec.dumps(tree)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

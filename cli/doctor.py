@@ -50,7 +50,7 @@ def _show(path: Path | None, *, json: bool) -> None:
         tree = codec.loads(found.to_json())
         for told, check in zip(tree["checks"], found.checks, strict=True):
             told["hint"] = in_commands(check.hint)
-        render.data(codec.dumps(tree))
+        render.json(tree)
     else:
         rows = [(check.what, _WORDS[check.ok], check.found) for check in found.checks]
         render.table(str(path or "installation"), ("what", "state", "found"), rows)

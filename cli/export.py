@@ -162,7 +162,7 @@ def export(
     report = export_onnx(request)
     if report is None:
         if json:
-            render.data(codec.dumps({"ok": None, "out": str(out)}))
+            render.json({"ok": None, "out": str(out)})
         render.words(f"wrote {out}, not verified")
         return
     show_report(report, json=json)
@@ -226,7 +226,7 @@ def _export_shared(request: SharedRequest, *, json: bool) -> None:
     place = request.out if ok else failed_folder(request.out)
     if json:
         told = {name: codec.loads(report.to_json()) for name, report in reports.items()}
-        render.data(codec.dumps({"ok": ok if reports else None, "out": str(place), "tasks": told}))
+        render.json({"ok": ok if reports else None, "out": str(place), "tasks": told})
     for report in () if json else reports.values():
         show_report(report, json=False)
     render.words(f"wrote {place}" + ("" if reports else ", not verified"))
@@ -240,7 +240,7 @@ def _export_hf(artifact: Path, task: str, out: Path, vocab: Sequence[Path], *, j
     found = write_hf(open_artifact(artifact), task, out, vocab=vocab)
     if json:
         figures = {name: getattr(found, name) for name in ("bytes", "parameters", "zeros")}
-        render.data(codec.dumps({"out": str(out), **figures}))
+        render.json({"out": str(out), **figures})
     else:
         render.data(
             f"{out}: {render.size(found.bytes)}, {found.zeros:,} of {found.parameters:,} "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +36,7 @@ def families(
 
     found = list_families() if name is None else (family_support(name),)
     if json:
-        render.data(codec.dumps([asdict(each) for each in found]))
+        render.json([asdict(each) for each in found])
     else:
         render.table("", _HEAD, [_row(each) for each in found])
 

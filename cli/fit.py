@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -198,7 +197,7 @@ def show_dry_run(request: FitRequest, *, began: tuple[float, float], json: bool)
     run, estimate = rehearse(request, began=Cost(*began))
     plan = _plan(run)
     if json:
-        render.data(codec.dumps({**plan, "estimate": asdict(estimate)}))
+        render.json({**plan, "estimate": asdict(estimate)})
         return
     sized = {
         "backbone bytes": render.size(plan["backbone bytes"]),
@@ -379,6 +378,9 @@ def show_run(opened: Artifact, task: str, *, json: bool) -> None:
     from maskpack.compressor.repeat import recorded_run  # noqa: PLC0415 - keeps --help fast
 
     found = recorded_run(opened, task)
-    render.data(codec.dumps(found.tree) if json else yaml.safe_dump(found.tree, sort_keys=True))
+    if json:
+        render.json(found.tree)
+    else:
+        render.data(yaml.safe_dump(found.tree, sort_keys=True))
     for name, said in found.unknown.items():
         render.words(f"note: give `--{name}`: {said}")

@@ -116,6 +116,7 @@ HINTS: dict[str, str] = {
     "check name and network, or give local files as `data`": "check name and network, or give local "
     "files with `--data PATH`",
     "choose another `text_field`": "choose with `--text-field`",
+    "choose another `label_field`": "choose another `--label-field`",
     "choose another `label_field`; a number is of the kind `regression`": "choose the label's column "
     "with `--label-field`; for a number give `--regression`",
     "choose another `label_field`, or other rows": "choose another `--label-field`, or other rows",

@@ -48,7 +48,7 @@ def inspect(
     if task is not None:
         raise ConfigError("`--task` is for `--config`; all tasks are shown")
     if json:
-        render.data(codec.dumps(_describe(opened), indent=2, sort_keys=True))
+        render.json(_describe(opened), indent=2, sort_keys=True)
         return
     manifest, padding, unread = opened.manifest, _padding(opened), _unread_pooler(opened)
     render.table(

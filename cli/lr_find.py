@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -78,7 +77,7 @@ def lr_find(
         draw_rates(picture, curve, title)
     if json:
         told = {"suggestion": curve.suggestion, "lowest": curve.lowest, "steepest": curve.steepest}
-        render.data(codec.dumps({**asdict(curve), **told}))
+        render.json({**asdict(curve), **told})
         return
     show_curve(curve)
     render.words(f"next: {_options(curve)}")

@@ -5,7 +5,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-import json as codec
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,7 +64,7 @@ def push(
     if json:
         tree: dict[str, Any] = {"repo": repo, "sent": not dry_run, "message": sent.message}
         tree |= {"commit": sent.commit, "url": sent.url, "files": dict(sent.files)}
-        render.data(codec.dumps(tree, ensure_ascii=False))
+        render.json(tree, ensure_ascii=False)
         return
     what = f"{render.size(sum(sent.files.values()))} in {len(sent.files)} files"
     render.table(f"{repo}: {what}", ("file", "bytes"), _rows(sent.files))
@@ -103,7 +102,7 @@ def pull(
     if json:
         tree: dict[str, Any] = {"repo": repo, "out": str(out), "commit": pulled.commit}
         tree |= {"tasks": list(pulled.tasks), "files": dict(pulled.files)}
-        render.data(codec.dumps(tree, ensure_ascii=False))
+        render.json(tree, ensure_ascii=False)
         return
     tasks = ", ".join(pulled.tasks) or "no task yet"
     render.table(f"{out}: {tasks}", ("file", "bytes"), _rows(pulled.files))
@@ -155,7 +154,7 @@ def package(
             "files": dict(written.files),
             "sha256": written.sha256,
         }
-        render.data(codec.dumps(tree, ensure_ascii=False))
+        render.json(tree, ensure_ascii=False)
         return
     render.table(
         f"{written.out}, for {written.target}: {render.size(sum(written.files.values()))}",
@@ -186,5 +185,5 @@ def materialize(
     graph = write(folder, out, task=task)
     size = sum(path.stat().st_size for path in out.iterdir())
     if json:
-        render.data(codec.dumps({"graph": str(graph), "bytes": size}))
+        render.json({"graph": str(graph), "bytes": size})
     render.words(f"wrote {out}, {render.size(size)}")

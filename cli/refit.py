@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -97,7 +96,7 @@ def refit(
 def show_refitted(result: RefitResult, *, json: bool) -> None:
     """Print each task on its new backbone beside itself on the old one."""
     if json:
-        render.data(codec.dumps(result.to_dict()))
+        render.json(result.to_dict())
         return
     render.table(
         f"tasks over `{result.model}` in {result.bits} bits: {len(result.tasks)}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import errno
 import io
+import json as codec
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich import progress as bars
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maskpack.cli.hints import in_commands
+from maskpack.formats.checks import spell_out
 from maskpack.formats.errors import Hint
 from maskpack.report.charts import size as size  # noqa: PLC0414 - part of how we print
 
@@ -157,6 +159,16 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
+
+
+def json(tree: Any, **layout: Any) -> None:
+    """JSON to stdout; numbers that it lacks, such as NaN, are words there.
+
+    Args:
+        tree: of dicts, lists, texts and numbers.
+        layout: options of `json.dumps`.
+    """
+    data(codec.dumps(spell_out(tree), allow_nan=False, **layout))
 
 
 def data(text: str) -> None:

@@ -120,7 +120,7 @@ def _report_sweep(
     if png is not None:
         _draw(png, tables)
     if json:
-        render.data(codec.dumps([as_tree(table) for table in tables]))
+        render.json([as_tree(table) for table in tables])
 
 
 def _report_artifact(
@@ -142,7 +142,7 @@ def _report_artifact(
         _draw(png, tables, view.tasks)
     if json:
         tree = _as_tree(view, analyses, verdicts, tables)
-        render.data(codec.dumps(tree, sort_keys=True))
+        render.json(tree, sort_keys=True)
 
 
 def _draw(folder: Path, tables: Sequence[Table], tasks: Sequence[TaskView] = ()) -> None:

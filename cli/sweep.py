@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -189,7 +188,7 @@ def _show_runs(plan: SweepPlan, runs: Sequence[Run], *, json: bool) -> None:
 
     done = read_log(plan.out).keys
     if json:
-        render.data(codec.dumps([_describe(run, done=run.key in done) for run in runs]))
+        render.json([_describe(run, done=run.key in done) for run in runs])
         return
     missing = sum(run.key not in done for run in runs)
     render.table(
@@ -212,7 +211,7 @@ def _show_results(plan: SweepPlan, plots: Path | None, *, json: bool) -> None:
 
     tables = tabulate(plan, read_log(plan.out).lines)
     if json:
-        render.data(codec.dumps([as_tree(table) for table in tables]))
+        render.json([as_tree(table) for table in tables])
     elif not tables:
         render.words("no run is finished yet")
     for table in () if json else tables:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,7 +74,7 @@ def vocab(
     )
     result = trim_vocabulary(request)
     if json:
-        render.data(codec.dumps(_tree(result), sort_keys=True))
+        render.json(_tree(result), sort_keys=True)
     else:
         _show(result)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as codec
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +40,7 @@ def vote(
 
     result = vote_tasks(VoteRequest(artifact, tuple(tasks), name, data, replace, device))
     if json:
-        render.data(codec.dumps(_tree(result), sort_keys=True))
+        render.json(_tree(result), sort_keys=True)
     else:
         _show(result, artifact, tasks[0])
 
@@ -88,7 +87,7 @@ def path(
 
     found = mask_path(PathRequest(artifact, first, second, data, points, device))
     if json:
-        render.data(codec.dumps({**asdict(found), "barrier": found.barrier}, sort_keys=True))
+        render.json({**asdict(found), "barrier": found.barrier}, sort_keys=True)
         return
     rows = [(f"{one.share:.2f}", f"{one.value:.4f}", f"{one.loss:.4f}") for one in found.points]
     render.table(f"{first} to {second}", (f"share of {second}", found.metric, "loss"), rows)

@@ -360,10 +360,13 @@ def _targets(
         loaded.rows,
         loaded.described,
         loaded.kind,
-        plan,
+        plan.linear(),
         loaded.placement,
         on_progress,
         weights=_weights(request.config, loaded),
+        drawn=None
+        if request.config.random is None
+        else lambda _: _start(request, loaded, on_progress)[0],
     )
     return distillation_targets(
         find_teacher(request.config, loaded.finding, loaded.kind),

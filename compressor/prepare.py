@@ -49,6 +49,7 @@ from maskpack.formats.unit_costs import UnitCosts
 from maskpack.formats.units import UnitGroup
 from maskpack.models.build import ParameterShapes, build_classifier, parameter_shapes
 from maskpack.models.families import IMAGES
+from maskpack.models.mapped import weights_digest
 from maskpack.models.placement import Placement, placement_of
 from maskpack.tasks.batches import Encoded, joined, known_labels
 from maskpack.tasks.context import described, preprocess_splits
@@ -148,6 +149,15 @@ class PreparedRun:
     def original(self) -> NDArray[np.float32] | None:
         """Logits of the fine-tuned source model for the evaluation rows, or None."""
         return self.finding.logits(self.dev)
+
+    @cached_property
+    def learned_from(self) -> tuple[str, ...]:
+        """Digests of the fine-tuned models and the patch that the run learns from, where it has some."""
+        teacher = None if self.teacher is None else self.teacher.model
+        own = None if self.head is None else self.finding.classifier
+        models = [own] if teacher is own else [own, teacher]
+        start = () if self.request.start is None else (entry_of_start(self.request.start).sha256,)
+        return (*(weights_digest(model) for model in models if model is not None), *start)
 
     @cached_property
     def class_weights(self) -> NDArray[np.float32] | None:

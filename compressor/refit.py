@@ -161,6 +161,8 @@ def _refit(request: RefitRequest, on_progress: Callable[[str], OnProgress]) -> R
     """Carry over with the threads of this process as they are."""
     old = open_artifact(request.artifact)
     names = request.tasks or tuple(old.manifest.tasks)
+    if not names:
+        raise ConfigError(f"`{request.artifact}` has no task to carry over")
     check_apart(names, request.config)
     fits = {name: _fit_request(request, old.entry(name)) for name in names}
     missing = [name for name in names if not (request.resume and has_task(request.place, name))]

@@ -26,7 +26,7 @@ def run_key(run: PreparedRun) -> str:
         run.prepared.source.weights_sha256,
         run.prepared.scheme,
         *(() if run.head is None else ("own head", run.data.labels)),
-        *(() if run.start is None else (str(request.start),)),
+        *run.learned_from,
         *(() if run.train.labelled is None else (run.train.labelled.tobytes(),)),
         *(() if request.texts is None else (_texts(request.texts),)),
         *run.data.task.read_as,

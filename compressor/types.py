@@ -12,6 +12,7 @@ from typing import Any
 from maskpack.compressor.config import BaselineConfig, FitConfig
 from maskpack.compressor.effects import ClassWeights, HeadTuning
 from maskpack.formats import ConfigError, MaskCount
+from maskpack.formats.checks import spell_out
 from maskpack.formats.schema import check_new_name
 from maskpack.tasks.data.cache import AUTO
 from maskpack.tasks.evaluation.gains import gain
@@ -298,7 +299,7 @@ class RunResult:
             "coded_bytes": self.coded_bytes,
             "collapsed": self.collapsed,
         }
-        return json.dumps({**asdict(self), **derived}, sort_keys=True)
+        return json.dumps(spell_out({**asdict(self), **derived}), sort_keys=True, allow_nan=False)
 
 
 MOST_POINTS = 40

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from maskpack.formats import DataError
+from maskpack.formats.checks import spell_out
 from maskpack.tasks.evaluation.gains import gain
 
 REPORT_FILE = "maskpack_report.json"
@@ -175,15 +176,6 @@ class Report:
 
 
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-
-def spell_out(tree: Any) -> Any:
-    """Numbers that JSON lacks (NaN, infinity) as words; inverse of `_read_back`."""
-    if isinstance(tree, dict):
-        return {key: spell_out(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [spell_out(value) for value in tree]
-    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _read_back(tree: dict[str, Any]) -> dict[str, Any]:

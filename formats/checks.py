@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +97,19 @@ def check_free(where: str, value: object, depth: int = 0) -> None:
         check_text(where, value)
     elif value is not None and not abs(value) < LARGEST:  # type: ignore[arg-type] # a number
         raise ArtifactError(f"`{where}` holds a number that is not finite", RESTORE)
+
+
+def spell_out(tree: Any) -> Any:
+    """A tree whose numbers that JSON lacks are words.
+
+    >>> spell_out({"ratio": float("nan"), "each": (1.5, float("-inf"))})
+    {'ratio': 'nan', 'each': [1.5, '-inf']}
+    """
+    if isinstance(tree, Mapping):
+        return {key: spell_out(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [spell_out(value) for value in tree]
+    return str(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def check_whole(where: str, value: object) -> None:

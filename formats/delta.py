@@ -31,7 +31,7 @@ from maskpack.formats.delta_masks import (
     squeezed,
 )
 from maskpack.formats.errors import ArtifactError
-from maskpack.formats.files import name_problem
+from maskpack.formats.files import half_letter, name_problem
 from maskpack.formats.schema import BACKBONE, PATCH_FILE
 from maskpack.formats.tensorfile import Arrays, Buffer
 from maskpack.formats.waiting import announced
@@ -279,7 +279,8 @@ def _check_total(total: int, data: Buffer, old: Files) -> None:
 
 
 def _checked_name(name: str) -> str:
-    if any(part == "" or part.startswith(".") for part in name.split("/")):
+    hidden = any(part == "" or part.startswith(".") for part in name.split("/"))
+    if hidden or half_letter(name):
         raise ArtifactError(f"a delta names the file `{name}`")
     return name
 

@@ -65,7 +65,8 @@ def materialize(folder: Path, out: Path, *, task: str | None = None) -> Path:
         write_pieces(build / f"{config.name}.onnx", part.without(tensors))
         own = replace(config, weights=(WEIGHTS, file_sha256(build / WEIGHTS)))
         write_bytes(build / f"{config.name}.json", own.to_json().encode())
-        for path in (place.tokenizer, place.processor):
+        beside = place.tokenizer.with_name("tokenizer_config.json")  # a package for the web has it
+        for path in (place.tokenizer, beside, place.processor):
             if path.is_file():
                 shutil.copy(path, build / path.name)
     return out / f"{config.name}.onnx"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from maskpack.models.trimmed_tokenizer import (
     choose,
     trimmed_tokenizer,
 )
-from maskpack.tasks.data.columns import plain_columns, plain_texts
+from maskpack.tasks.data.columns import found_columns, plain_columns, plain_texts
 from maskpack.tasks.data.tables import column_names
 from maskpack.tasks.data.unlabelled import is_lines, read_unlabelled
 
@@ -69,17 +69,23 @@ class ReadAgain:
         return self.fallen / self.tokens if self.tokens else 0.0
 
 
-def read_texts(path: Path) -> tuple[str, ...]:
+def read_texts(path: Path, known: Iterable[Sequence[str]] = ()) -> tuple[str, ...]:
     """All texts of a file, of `.txt` a line each, of a table those of its columns of texts.
+
+    Args:
+        path: the file.
+        known: columns of texts of some tasks: a table that has those of a task is read as that task's.
 
     Raises:
         DataError: it cannot be read, or holds no text.
-        ConfigError: a table without columns of plain names.
+        ConfigError: a table without such columns and without columns of plain names.
     """
     columns: Sequence[str] = ("text",)
     if not is_lines(path):
         names = column_names(path)
-        columns = plain_texts(names) or (plain_columns(names) or ())[:-1] or columns
+        own = next((each for each in known if each and set(each) <= set(names)), None)
+        plain = plain_texts(names) or (plain_columns(names) or ())[:-1] or found_columns(names)
+        columns = own or plain or columns
     return tuple(text for row in read_unlabelled(path, columns) for text in row if text.strip())
 
 

@@ -146,9 +146,9 @@ def trim_vocabulary(request: TrimRequest) -> TrimResult:
     """
     check_free(request.out)
     check_writable(request.out)
-    texts = [(path.name, read_texts(path)) for path in request.texts]
-    tries = [(path.name, read_texts(path)) for path in request.tries]
     source = _source(request)
+    texts = [(path.name, read_texts(path, source.columns)) for path in request.texts]
+    tries = [(path.name, read_texts(path, source.columns)) for path in request.tries]
     trimmed = source.trimmed(request, texts)
     found, tried = (source.compared(read, trimmed) for read in (texts, tries))
     _check_equal(request, found)
@@ -176,7 +176,7 @@ def trim_for_tasks(
         MaskpackError: as `trim_vocabulary`.
     """
     source = _ArtifactSource.of(artifact, [artifact.entry(task) for task in tasks])
-    texts = [(path.name, read_texts(path)) for path in files]
+    texts = [(path.name, read_texts(path, source.columns)) for path in files]
     request = TrimRequest(str(artifact.path), out, tuple(files))
     trimmed = source.trimmed(request, texts)
     _check_equal(request, source.compared(texts, trimmed))
@@ -296,10 +296,12 @@ class _Source:
     Attributes:
         files: `config.json` and those of the tokenizer.
         prefixes: what may stand before a text.
+        columns: of texts, in the tables of each task.
     """
 
     files: Mapping[str, bytes]
     prefixes: tuple[str, ...]
+    columns: tuple[tuple[str, ...], ...]
 
     @cached_property
     def whole(self) -> Any:
@@ -330,7 +332,9 @@ class _ArtifactSource(_Source):
         """An open artifact with the prefixes of some tasks; its files are checked against their digests."""
         files = {name: artifact.file(name) for name in artifact.manifest.files}
         found = dict.fromkeys(one for entry in entries for one in prefixes_of(entry) or ("",))
-        return cls(files, tuple(found) or ("",), artifact)
+        said = [each.data.get("texts") for each in entries]
+        columns = tuple(tuple(map(str, each)) for each in said if isinstance(each, list))
+        return cls(files, tuple(found) or ("",), columns, artifact)
 
     def write(self, out: Path, trimmed: TrimmedTokenizer) -> tuple[int, int]:
         """Write it; bytes of weights and tokenizer before and after."""
@@ -364,7 +368,7 @@ class _ModelSource(_Source):
         tokenizer = load_tokenizer(location, revision=revision)
         files = {**tokenizer_files(tokenizer), CONFIG: json_bytes(config)}
         prompts = find_prompts(model, revision=revision).by_name.values()
-        return cls(files, tuple(dict.fromkeys(("", *prompts))), location, revision)
+        return cls(files, tuple(dict.fromkeys(("", *prompts))), (), location, revision)
 
     def write(self, out: Path, trimmed: TrimmedTokenizer) -> tuple[int, int]:
         """Write it as transformers saves one; bytes of weights and tokenizer before and after."""
@@ -377,7 +381,7 @@ class _ModelSource(_Source):
         with new_folder(out) as build:
             write_bytes(build / _WEIGHTS, weights)
             for name, content in files.items():
-                (build / name).parent.mkdir(exist_ok=True)
+                (build / name).parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(build / name, content)
         before = weight_bytes(self.location, **place) + len(self.files[_TOKENIZER])
         return before, len(weights) + len(files[_TOKENIZER])

@@ -18,11 +18,11 @@ from maskpack.compressor.quantization.calibration import calibration_texts
 from maskpack.compressor.sweep import log
 from maskpack.exporters.bench import memory, result
 from maskpack.exporters.bench.result import Cell
-from maskpack.exporters.bench.rows import read_lines
 from maskpack.exporters.report import spell_out
 from maskpack.exporters.session import Spent, speedup
 from maskpack.runtime import graph
 from maskpack.runtime.task import TaskConfig, find_tasks
+from maskpack.tasks.data.text_lines import lines_in
 
 
 def on(monkeypatch, module, platform):
@@ -88,7 +88,7 @@ def test_copies_that_macos_leaves_beside_files_are_no_tasks(tmp_path):
 def test_a_mark_that_windows_editors_write_is_no_letter(tmp_path):
     path = tmp_path / "texts"
     path.write_bytes(b"\xef\xbb\xbfgood film\r\nbad\r\n")
-    assert read_lines(path) == ["good film", "bad"]
+    assert list(lines_in(path)) == ["good film", "bad"]
     assert calibration_texts(path) == ("good film", "bad")
 
 

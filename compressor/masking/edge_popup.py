@@ -26,6 +26,8 @@ _REMOVED = 1e-3  # of the usual height: a score of exactly 0 has no sign, and wo
 class Popup(Compared):
     """1 where the size of a score is above the threshold."""
 
+    lifts = False
+
     def strength(self, score: Tensor) -> Tensor:
         """Sizes."""
         return score.abs()

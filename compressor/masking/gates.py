@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,13 @@ Draw = Callable[[Tensor], Tensor]
 
 
 class Gate(Protocol):
-    """How scores of one matrix become mask values."""
+    """How scores of one matrix become mask values.
+
+    Attributes:
+        lifts: whether a score `height` above the threshold stands for a weight that stays, so that a run can start from a task's mask.
+    """
+
+    lifts: ClassVar[bool]
 
     def strength(self, score: Tensor) -> Tensor:
         """What is compared with the threshold, in the shape of the scores."""
@@ -49,6 +55,8 @@ class Gate(Protocol):
 class Compared(Gate):
     """1 where a score is above the threshold."""
 
+    lifts = True
+
     def strength(self, score: Tensor) -> Tensor:
         """The scores themselves."""
         return score
@@ -74,6 +82,7 @@ class Drawn(Compared):
         draw: the uniform numbers of a step.
     """
 
+    lifts = False
     draw: Draw
 
     def fill(

@@ -41,6 +41,8 @@ class HardConcrete(Compared):
         draw: the uniform numbers of a step.
     """
 
+    lifts = False
+
     def __init__(self, draw: Draw) -> None:
         self._draw, self.is_cut = draw, False
 

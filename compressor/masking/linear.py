@@ -29,6 +29,7 @@ from maskpack.formats import MaskCount
 from maskpack.models.linears import swap_linear
 
 _COMPARED = Compared()
+_LEAST = 0.1  # of the usual height, of a score that stands for a weight of the mask that a run starts from
 
 
 class LinearRounding(Protocol):
@@ -141,10 +142,19 @@ class MaskedLinear(nn.Module):
 
     @torch.no_grad()
     def start_removed(self, gone: Tensor, height: float) -> None:
-        """Let the scores for which `gone` is True start as those of removed weights, `height` from the threshold."""
+        """Let the scores for which `gone` is True start as those of removed weights, `height` from the threshold, and others as kept."""
+        if self.gate.lifts:
+            self._lift(~gone & self.live(), height)
         self.score.masked_fill_(gone, self.gate.removed(height))
         if self.threshold.ndim:  # they hold the mask, see `regrow.py`
             self.threshold.copy_(torch.where(gone, torch.inf, -torch.inf))
+
+    def _lift(self, kept: Tensor, height: float) -> None:
+        """Raise scores of weights that stay above the threshold, in their order, where a ranking put some of them below it."""
+        least = _LEAST * height
+        if bool((self.score[kept] < least).any()):
+            raised = least + (self.score + height) * ((1.0 - _LEAST) / 2.0)
+            self.score.copy_(torch.where(kept, raised.clamp(min=least), self.score))
 
     def alive(self) -> Tensor | None:
         """Which scores stand for a weight that no removed unit has, bool in their shape; None: all of them."""

@@ -93,6 +93,8 @@ class Chosen(Compared):
         soft: the choice of the last step, `(o, i / group, c)`.
     """
 
+    lifts = False
+
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
         self.kappa, self.tau = KAPPA[0], TAU[0]

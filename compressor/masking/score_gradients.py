@@ -71,5 +71,5 @@ def squared_gradients(
 
 
 def _gradient(layer: MaskedLinear) -> Tensor:
-    assert layer.score.grad is not None
-    return layer.score.grad
+    """The gradient of the scores; zeros where the loss does not reach them, as those of an expert that nothing was sent to."""
+    return torch.zeros_like(layer.score) if layer.score.grad is None else layer.score.grad

@@ -166,8 +166,9 @@ def _scores(
     zeros = min(round(sparsity * worth.numel()), present)
     border = (zeros - 0.5) / present  # between two ranks
     if drawn:
-        keep = (1.0 - 2.0 * zeros / present * (1.0 - ranks)).clamp_(0.01, 0.99)
-        return torch.logit(keep)
+        share = zeros / present  # a line over the ranks whose mean is what stays
+        keep = 1.0 - 2.0 * share * (1.0 - ranks) if share <= 0.5 else 2.0 * (1.0 - share) * ranks
+        return torch.logit(keep.clamp_(0.01, 0.99))
     if start.soft:
         end = math.inf if start.graded else 1.0
         return height * ((ranks - border) / _SOFT_WIDTH).clamp_(-end, end)

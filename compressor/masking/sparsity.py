@@ -82,7 +82,7 @@ def share_of_entropy(bits: float) -> float:
 
 
 _RISE = 0.6
-_EVERY = 20  # steps between estimates; the exact quantile is taken at the last step
+EVERY = 20  # steps between estimates; the exact quantile is taken at the last step
 _SAMPLE = 1 << 20  # scores in an estimate
 _SLACK = 0.0005  # distance from the wanted share below which the threshold stays
 
@@ -107,7 +107,7 @@ class NoiseThreshold(TrainerCallback):
         least: share of the height below which the distance does not fall.
     """
 
-    _EVERY = 10
+    EVERY = 10
 
     def __init__(
         self, layers: Sequence[MaskedLinear], *, height: float, drifts: Tensor, least: float
@@ -117,7 +117,7 @@ class NoiseThreshold(TrainerCallback):
 
     def on_step_end(self, step: int, steps: int) -> None:
         """Set all thresholds for the next steps."""
-        if step % self._EVERY and step != steps:
+        if step % self.EVERY and step != steps:
             return
         distance = max(self._least, float(self._drifts[step]))
         for layer in self._layers:
@@ -143,7 +143,7 @@ class GlobalSparsity(TrainerCallback):
     def on_step_end(self, step: int, steps: int) -> None:
         """Set all thresholds for the next step."""
         share, last = self._share(step, steps)
-        if step % _EVERY and not last:
+        if step % EVERY and not last:
             return
         if not last and abs(count_zeros(self._layers).sparsity - share) < _SLACK:
             return
@@ -207,7 +207,7 @@ class MatrixSparsity(TrainerCallback):
 
     def on_step_end(self, step: int, steps: int) -> None:
         """Set every matrix's threshold for the next step."""
-        if step % _EVERY and step != steps:
+        if step % EVERY and step != steps:
             return
         keep = 1.0 - risen(self._start, self._sparsity, step, steps)
         for kind in self._kinds.values():
@@ -244,7 +244,7 @@ class EvenSparsity(TrainerCallback):
 
     def on_step_end(self, step: int, steps: int) -> None:
         """Set every matrix's threshold for the next step."""
-        if step % _EVERY == 0 or step == steps:
+        if step % EVERY == 0 or step == steps:
             self._set(risen(self._start, self._sparsity, step, steps))
 
     def _set(self, share: float) -> None:
@@ -291,7 +291,7 @@ class FlipPenalty(TrainerCallback):
             self._cut()
         elif step % self._PERIOD == 0:
             self._push(float(self._rates[step]) * self._PERIOD)
-            if step % _EVERY == 0:
+            if step % EVERY == 0:
                 self._adjust(risen(0.0, self._sparsity, step, steps))
 
     def _push(self, rate: float) -> None:
@@ -335,7 +335,7 @@ def _quantile(scores: Tensor, share: float, *, above: bool = True) -> float:
     return float(scores[scores < value].max()) if short else lower
 
 
-_AVERAGE_EVERY = 5  # steps between updates: an average over hundreds of steps needs no more
+_AVERAGEEVERY = 5  # steps between updates: an average over hundreds of steps needs no more
 
 
 class ScoreAverage(TrainerCallback):
@@ -359,9 +359,9 @@ class ScoreAverage(TrainerCallback):
     def on_step_end(self, step: int, steps: int) -> None:
         """Update the average; after the last step, replace the scores by it."""
         for average, layer in zip(self._averages, self._layers, strict=True):
-            if step % _AVERAGE_EVERY == 0:
+            if step % _AVERAGEEVERY == 0:
                 average.lerp_(
-                    layer.score, 1.0 - min(self._decay, step / (step + 10)) ** _AVERAGE_EVERY
+                    layer.score, 1.0 - min(self._decay, step / (step + 10)) ** _AVERAGEEVERY
                 )
             if step == steps:
                 layer.score.copy_(average)
@@ -390,7 +390,7 @@ class TailAverage(TrainerCallback):
     @torch.no_grad()
     def on_step_end(self, step: int, steps: int) -> None:
         """Update the mean; after the last step, replace the scores by it."""
-        if step < self._first or (step % _AVERAGE_EVERY and step != steps):
+        if step < self._first or (step % _AVERAGEEVERY and step != steps):
             return
         self._taken += 1.0
         for mean, layer in zip(self._means, self._layers, strict=True):

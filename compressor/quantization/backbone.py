@@ -344,6 +344,7 @@ def make_backbone(
     device: str | None = None,
     resize_embeddings: bool = False,
     threads: int | None = None,
+    rows: Split | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> Artifact:
     """Quantise a pretrained encoder, or draw its weights, and write it as an artifact without tasks.
@@ -356,6 +357,7 @@ def make_backbone(
         device: kind of device; None: the usual one.
         resize_embeddings: see `load_pretrained`.
         threads: of torch; None: see `training_threads`.
+        rows: of a task, whose images calibrate codes where the options name none.
         on_progress: called after every step of a refinement, for progress bars.
 
     Raises:
@@ -366,7 +368,9 @@ def make_backbone(
     pretrained = _loader(config)(model, revision=revision, resize_embeddings=resize_embeddings)
     check_space(out, backbone_bytes(shapes_of(pretrained.model), config))
     with training_threads(threads, device=device):
-        prepared = prepare_backbone(pretrained, config, device=device, on_progress=on_progress)
+        prepared = prepare_backbone(
+            pretrained, config, rows, device=device, on_progress=on_progress
+        )
     return create_artifact(
         out,
         prepared.backbone,

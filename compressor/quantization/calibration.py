@@ -26,6 +26,7 @@ from maskpack.models.placement import to_numpy
 from maskpack.tasks.batches import Encoded, evaluation_batches, joined
 from maskpack.tasks.data.images import files_below
 from maskpack.tasks.data.splits import Split, load_data
+from maskpack.tasks.data.text_lines import lines_in
 from maskpack.tasks.preprocess import Preprocessor
 from maskpack.tasks.task import TASKS
 
@@ -47,11 +48,7 @@ def calibration_texts(path: Path | None) -> tuple[str, ...]:
     if path is None:
         splits = [load_data(TASKS[name]).train for name in _SAMPLES]
         return tuple(row[0] for split in splits for row in split.texts)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the calibration text `{path}`: {error}") from error
-    texts = tuple(line.strip() for line in lines if line.strip())
+    texts = tuple(line.strip() for line in lines_in(path) if line.strip())
     if not texts:
         raise DataError(f"the calibration text `{path}` is empty", "one sentence or more a line")
     return texts

@@ -174,6 +174,10 @@ def _calibrated(
             weight = to_numpy(float_weight(parameters[name]))
             done[name] = keep(quantize(weight, bits[name], scheme.group, grams.pop(name)))
             calibrator.settle({name: done[name]})
+    for name in bits.keys() - done.keys():  # no text came through it: all inputs count alike
+        weight = to_numpy(float_weight(parameters[name]))
+        alike = np.eye(weight.shape[1], dtype=np.float32)
+        done[name] = keep(quantize(weight, bits[name], scheme.group, alike))
     return {name: done[name] for name in bits}
 
 

@@ -135,7 +135,9 @@ def quantize_dorefa(weight: NDArray[np.float32], bits: int, group: int | None) -
     bent = np.tanh(weight)
     largest = np.abs(bent).max(initial=0.0)
     ratio = bent * (np.float32(levels.limit) / largest) if largest > 0 else bent
-    codes = np.where(weight == 0, 0, levels.round(ratio)) if bits > 1 else levels.round(ratio)
+    codes = levels.round(ratio)
+    if not levels.zero_free:
+        codes = np.where(weight == 0, 0, codes)
     square = float(np.square(codes).sum())
     scale = float((codes * weight).sum()) / square if square > 0 else 0.0
     scales = storable_scales(np.full((len(weight), 1), scale, dtype=np.float32))

@@ -281,7 +281,7 @@ def _with_files(base: Path, arm: Arm) -> Arm:
         if not path.exists():
             raise ConfigError(f"no such file or folder: `{path}`, `{key}` of `{arm.label}`")
         options[key] = f"{path}{end}"
-        digests[key] = _folder_digest(path) if path.is_dir() else _digest([path])
+        digests[key] = (_folder_digest(path) if path.is_dir() else _digest([path])) + end
     return replace(arm, options=options, digests=digests)
 
 

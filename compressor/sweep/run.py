@@ -31,6 +31,8 @@ from maskpack.formats.errors import Hint
 from maskpack.formats.files import rename, scratch_folder
 from maskpack.formats.lazy import find_entry
 from maskpack.formats.writer import check_writable
+from maskpack.models.families import IMAGES
+from maskpack.tasks.data.splits import Split, load_data
 
 
 def shared_backbone(
@@ -47,15 +49,27 @@ def shared_backbone(
                     _options(run),
                     device=device,
                     threads=threads,
+                    rows=_images(run),
                     on_progress=on_progress,
                 )
     return made
 
 
+def _images(run: Run) -> Split | None:
+    """The images of the run's task, on which codes of few bits are calibrated where no other ones are named; None of texts."""
+    task = run.task
+    if task.task.type.reads != IMAGES or _options(run).calibration is not None:
+        return None
+    return load_data(task.task, data=task.data, eval_data=task.eval_data).train
+
+
 def backbone_folder(run: Run) -> Path:
     """Folder of the backbone of this run and of all runs that share it."""
     options = {**asdict(_options(run)), "calibration": run.arm.digests.get("calibration")}
-    text = json.dumps([run.model.digest, options], sort_keys=True).encode()
+    facts: list[object] = [run.model.digest, options]
+    if run.task.task.type.reads == IMAGES:
+        facts.append(run.task.digest)
+    text = json.dumps(facts, sort_keys=True).encode()
     digest = hashlib.sha256(text).hexdigest()[:12]
     return run.home / "backbones" / f"{slug(run.model.name)}-{options['bits']}-{digest}"
 

@@ -23,6 +23,7 @@ from maskpack.tasks.data.hub import is_hub
 from maskpack.tasks.options import TaskOptions
 
 DENSE = "dense"
+_OF_CHOICES = "2:4"  # pattern of estimators that choose among the masks of a group
 _SHARE = 0.1  # zeros of estimators that need a share: few enough for one bit, enough to differ
 SHARES = (0.05, *(tenth / 10 for tenth in range(1, 10)))
 """Zeros that a study of them passes."""
@@ -144,7 +145,9 @@ def _place(data: Path) -> str:
 
 def _mask(request: StudyRequest, estimator: str) -> dict[str, Any]:
     share = {"sparsity": request.sparsity} if ESTIMATORS[estimator].needs_share else {}
-    own = {"bits": list(request.bits), "estimator": estimator}
+    own: dict[str, Any] = {"bits": list(request.bits), "estimator": estimator}
+    if ESTIMATORS[estimator].chooses:
+        own["pattern"], share = _OF_CHOICES, {"sparsity": 0.5}
     return {**own, **share, "teacher": _teacher(request)}
 
 

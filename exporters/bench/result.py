@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime
 
 from maskpack.exporters.bench.memory import Memory
-from maskpack.exporters.report import spell_out
 from maskpack.exporters.session import Spent, quantile, speedup
+from maskpack.formats.checks import spell_out
 
 NOTABLE = (
     "avx2",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from maskpack.runtime.readers import Readable, image_reader
 from maskpack.runtime.task import TaskConfig, TaskFiles
 from maskpack.runtime.tokens import load_tokenizer
 from maskpack.tasks.data.images import files_below
+from maskpack.tasks.data.text_lines import lines_in
 
 BatchShape = tuple[int, int]
 """Rows of a run, and tokens of a text or pixels of an image."""
@@ -63,7 +63,7 @@ def _given_texts(request: BenchRequest, config: TaskConfig) -> tuple[list[Readab
         raise ConfigError(f"`{config.name}` reads texts, not images", hint)
     if request.texts is None:
         return None
-    lines = [line for line in read_lines(request.texts) if line]
+    lines = [line for line in lines_in(request.texts) if line]
     if not lines:
         raise DataError(f"`{request.texts}` holds no text")
     return [_row(line, config.texts) for line in lines], request.texts.name
@@ -72,20 +72,6 @@ def _given_texts(request: BenchRequest, config: TaskConfig) -> tuple[list[Readab
 def _row(line: str, texts: int | None) -> Readable:
     first, tab, second = line.partition("\t")
     return (first, second) if tab and texts != 1 else line
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file.
-
-    Raises:
-        DataError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read `{path}`: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"`{path}` is not UTF-8: {error}") from error
 
 
 def _example_of_texts(config: TaskConfig) -> Readable:
@@ -122,7 +108,9 @@ ROWS: Mapping[str, BenchRows] = {
     TEXT: BenchRows(
         noise="random tokens",
         shapes=_shapes_of_texts,
-        vocabulary=lambda files: int(load_tokenizer(files.tokenizer).get_vocab_size()),
+        vocabulary=lambda files: int(
+            load_tokenizer(files.tokenizer).get_vocab_size(with_added_tokens=False)
+        ),
         given=_given_texts,
         example=_example_of_texts,
     ),

@@ -64,7 +64,7 @@ def _probes_of_texts(files: TaskFiles, config: TaskConfig) -> list[Feeds]:
     Raises:
         ExportError: its tokenizer cannot be loaded.
     """
-    vocabulary = load_tokenizer(files.tokenizer).get_vocab_size()
+    vocabulary = load_tokenizer(files.tokenizer).get_vocab_size(with_added_tokens=False)
     rng = np.random.default_rng(0)
     probes = []
     for rows, width in _SHAPES:

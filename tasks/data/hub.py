@@ -101,6 +101,7 @@ def hub_table(
     columns: Sequence[str],
     *,
     lists: bool,
+    gaps: bool = False,
     structured: bool = False,
     images: bool = False,
 ) -> list[Row]:
@@ -110,6 +111,7 @@ def hub_table(
         data: as `hub:NAME[:CONFIG]`.
         columns: to read.
         lists: whether the last column may hold a list; it comes as JSON.
+        gaps: whether the last column may lack a value; it comes as `NO_LABEL`.
         structured: whether cells may hold lists and objects; they come as JSON.
         images: whether cells may hold the bytes of an image; they come as data URLs.
 
@@ -120,7 +122,9 @@ def hub_table(
     splits = [str(split) for split in loaded]
     dev = next((split for split in EVALUATION if split in splits and split != train), train)
     names = class_names(loaded[dev].features.get(columns[-1]))
-    wanted = Wanted(data, tuple(columns), lists=lists, structured=structured, images=images)
+    wanted = Wanted(
+        data, tuple(columns), lists=lists, gaps=gaps, structured=structured, images=images
+    )
     return _rows(wanted, loaded[dev], names)
 
 

@@ -45,7 +45,7 @@ def tagged_row(row: Row, where: str) -> Row:
     """
     text, cell = row
     words = _listed(text)
-    whole = _joined(words) if words and _are_texts(words) else text
+    whole = in_words(text)
     if cell == NO_LABEL or (cell.strip().casefold() in MISSING and text.strip()):
         return whole, NO_LABEL
     spans = read_spans(cell)
@@ -128,6 +128,16 @@ def _checked(text: str, spans: Sequence[Span], where: str) -> list[Span]:
                 "each word has one tag: leave one of them out",
             )
     return ordered
+
+
+def in_words(cell: str) -> str:
+    """A text; words that a cell holds as a list in JSON are joined by blanks, as those of rows with tags are.
+
+    >>> in_words('["Anna", "met"]'), in_words("[1] says so")
+    ('Anna met', '[1] says so')
+    """
+    words = _listed(cell)
+    return _joined(words) if words and _are_texts(words) else cell
 
 
 def _listed(cell: str) -> list[Any] | None:

@@ -10,7 +10,8 @@ from maskpack.tasks.data.cells import column_list
 from maskpack.tasks.data.columns import plain_columns, plain_texts
 from maskpack.tasks.data.images import check_files, files_below, path_of
 from maskpack.tasks.data.tables import LINES, column_names, read_rows
-from maskpack.tasks.data.text_lines import read_text
+from maskpack.tasks.data.tagged import in_words
+from maskpack.tasks.data.text_lines import lines_in
 
 
 def read_unlabelled(
@@ -37,7 +38,9 @@ def read_unlabelled(
     if is_lines(path):
         rows = _lines(path, len(columns))
     else:
-        rows = [row for row in read_rows(path, _columns(path, columns)) if any(map(str.strip, row))]
+        chosen = _columns(path, columns)
+        cells = read_rows(path, chosen, lists=len(chosen) == 1)
+        rows = [tuple(map(in_words, row)) for row in cells if any(map(str.strip, row))]
     if not rows:
         raise DataError(f"`{path}` holds no text", "one text or more a line")
     return tuple(rows)
@@ -58,7 +61,7 @@ def is_lines(path: Path, *, pairs: bool = False) -> bool:
     """Whether a file holds a text a line; with `pairs`, whether each line holds two with a tab between."""
     if Path(path.name.removesuffix(".gz")).suffix.lower() != LINES:
         return False
-    lines = (line for line in read_text(path).splitlines() if line.strip()) if pairs else ()
+    lines = (line for line in lines_in(path) if line.strip()) if pairs else ()
     return all(line.count("\t") == 1 for line in lines)
 
 
@@ -66,17 +69,28 @@ def _lines(path: Path, width: int) -> list[tuple[str, ...]]:
     """The lines as rows of so many texts.
 
     Raises:
-        DataError: it cannot be read, or a pair is wanted of one line.
+        DataError: it cannot be read, a pair is wanted of one line, or only some lines hold two texts.
     """
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    numbered = [(n, line) for n, line in enumerate(lines_in(path), start=1) if line.strip()]
+    lines = [line.strip() for _, line in numbered]
     if width == 1:
         return [(line,) for line in lines]
-    if all(line.count("\t") == 1 for line in lines):
-        first_second = (line.partition("\t") for line in lines)
-        return [(first, second) for first, _, second in first_second]
+    if any("\t" in line for _, line in numbered):
+        return [_pair(line, f"line {number} of `{path}`") for number, line in numbered]
     if len(lines) == 1:
         raise DataError(f"`{path}` holds one text, a task on pairs needs two")
     return list(zip(lines, [*lines[1:], lines[0]], strict=True))
+
+
+def _pair(line: str, where: str) -> tuple[str, str]:
+    """Both texts of a line, of which one may be empty."""
+    if line.count("\t") != 1:
+        raise DataError(
+            f"{where} has {line.count(chr(9))} tabs, a pair of texts has one between them",
+            "put one tab into each line, or none into any: then a text and the next line's are a pair",
+        )
+    first, _, second = line.partition("\t")
+    return first.strip(), second.strip()
 
 
 def _columns(path: Path, wanted: Sequence[str]) -> Sequence[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskpack.formats import Artifact, ArtifactError, DataError, TaskEntry
+from maskpack.formats.checks import spell_out
 from maskpack.runtime.windows import usual_stride
 from maskpack.tasks.data.splits import Split, load_dev
 from maskpack.tasks.data_warnings import answer_warnings, log_warnings
@@ -65,7 +66,7 @@ class Assessment:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(spell_out(asdict(self)), sort_keys=True, allow_nan=False)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,12 @@ class Numbers(WithoutLabels):
         """
         del separator
         try:
-            return float(cell)
-        except ValueError as error:
-            raise DataError(f"`{cell[:60]}` is no number, and the task predicts one") from error
+            value = float(cell)
+        except ValueError:
+            value = float("nan")
+        if not np.isfinite(value):
+            raise DataError(f"`{cell[:60]}` is no number, and the task predicts one")
+        return value
 
     def check_cell(self, cell: str, row: str, column: str) -> str:
         """The cell as it is, if it is a finite number."""

@@ -61,7 +61,28 @@ def test_a_checkpoint_becomes_a_task_beside_its_graph(main, place, tiny_model):
     )
     assert again.code == 0, again.err
     assert "there already" in again.out
+    shutil.rmtree(place / "graphs" / "mood-1")
+    (place / "graphs" / "other").mkdir()
+    resumed = main(
+        *("adopt", "Mood 1", "--base", tiny_model, "--texts", "texts.txt", "-o", "a", "--resume"),
+        *("--eval-data", "mood-1=dev.csv", "--onnx", "graphs", "--json", *SHORT),
+    )
+    assert resumed.code == 0, resumed.err
+    assert resumed.json["graphs"]["mood-1"]["accuracy"]["rows"] == 96
+    assert (place / "graphs" / "mood-1" / "model.onnx").is_file()
     assert "backbone and packed tasks" in again.out
+
+
+def test_graphs_have_a_place_before_anything_is_learned(main, place, tiny_model):
+    for folder, options in (("graphs", []), ("graphs/mood-1", ["--resume"])):
+        (place / folder / "old").mkdir(parents=True)
+        found = main(
+            *("adopt", "Mood 1", "--base", tiny_model, "--texts", "texts.txt", "-o", "a"),
+            *("--onnx", "graphs", *options, *SHORT),
+        )
+        assert (found.code, (place / "a").exists()) == (1, False)
+        assert f"`{folder}` already exists" in found.err.replace("\\", "/")
+        assert "hint: choose another folder with `--onnx`" in found.err
 
 
 def test_a_table_shows_original_mask_and_graph(main, place, tiny_model):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import doctest
+import io
 import json
 import os
 import select
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -138,6 +140,35 @@ def test_every_row_of_csv_has_the_cells_of_its_header(main, paired, work):
     ]
 
 
+def test_a_line_break_in_a_text_stays_in_its_cell(main, folder, work):
+    texts = ["line one\r\nline two", "good\nfilm", "bad\rfilm"]
+    (work / "rows.json").write_text(json.dumps([{"text": text} for text in texts]))
+    found = main("predict", folder, "--data", "rows.json", "--csv")
+    told = list(csv.reader(io.StringIO(found.out, newline="")))
+    assert [row[0] for row in told[1:]] == texts
+    assert {len(row) for row in told} == {2}
+
+
+def test_an_answer_that_is_no_number_is_the_rows_error(main, folder, work, monkeypatch):
+    predict = Session.predict_all_each
+
+    def overflow(self, texts, **options):
+        found = predict(self, texts, **options)
+        for name, answer in found[0].items():
+            found[0][name] = replace(answer, score=float("nan"))
+        return found
+
+    monkeypatch.setattr(Session, "predict_all_each", overflow)
+    found = main("predict", folder, stdin="good film\nbad film\n")
+    first, second = (
+        json.loads(line, parse_constant=pytest.fail) for line in found.out.splitlines()
+    )
+    assert found.code == 1
+    assert first == {"error": "the graph's answer is not a number"}
+    assert set(second) == {"label", "score", "scores"}
+    assert "error: row 1: the graph's answer is not a number" in found.err
+
+
 def test_texts_of_a_row_that_a_graph_cannot_answer_stay(main, paired, work, monkeypatch):
     def fail(*_):
         raise RuntimeError("no room")
@@ -147,7 +178,10 @@ def test_texts_of_a_row_that_a_graph_cannot_answer_stay(main, paired, work, monk
     columns = ["--text-field", "a", "--pair-field", "b", "--label-field", "y"]
     outcome = main("predict", paired, "--data", "rows.csv", *columns, "--csv")
     assert outcome.code == 1
-    assert cells(outcome) == [["text", "pair", "sst2", "expected"], ["good", "bad film", "", "1"]]
+    assert cells(outcome) == [
+        ["text", "pair", "sst2", "expected"],
+        ["good", "bad film", "", "positive"],
+    ]
 
 
 def test_the_header_of_csv_is_of_the_rows_that_were_read(main, folder, work):
@@ -442,15 +476,38 @@ def test_an_expected_label_is_of_the_tasks_kind(tmp_path, kind, separator, cell,
     assert row == ("x", wanted)
 
 
+@pytest.mark.parametrize("kind", [Kind.CLASSIFICATION, Kind.REGRESSION, Kind.MULTI_LABEL])
+def test_a_row_without_a_label_expects_nothing(tmp_path, kind):
+    rows = [{"body": "x", "queue": 1}, {"body": "y", "queue": None}, {"body": "z"}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    found = rows_of(tmp_path / "rows.json", Columns("body", None, "queue"), of(kind))
+    assert found[0][1] is not None
+    assert found[1:] == [("y", None), ("z", None)]
+
+
+def test_an_empty_cell_is_no_label(tmp_path):
+    (tmp_path / "rows.csv").write_text("body,queue\nx,\ny,2\n")
+    for kind, wanted in ((Kind.CLASSIFICATION, "2"), (Kind.REGRESSION, 2.0)):
+        found = rows_of(tmp_path / "rows.csv", Columns("body", None, "queue"), of(kind))
+        assert found == [("x", None), ("y", wanted)]
+
+
+def test_a_label_of_a_known_tasks_file_is_expected_by_its_name(main, folder, work):
+    (work / "dev.tsv").write_text("sentence\tlabel\ngood film\t1\nbad film\t0\n")
+    found = main("predict", folder, "--data", "dev.tsv")
+    assert [one["expected"] for one in lines(found)] == ["positive", "negative"]
+
+
 def test_a_list_of_labels_is_expected_as_one(tmp_path):
     (tmp_path / "rows.json").write_text('[{"body": "x", "queue": ["b", "a"]}]')
     (row,) = rows_of(tmp_path / "rows.json", Columns("body", None, "queue"), of(Kind.MULTI_LABEL))
     assert set(row[1]) == {"a", "b"}
 
 
-def test_a_number_that_is_none_is_refused(tmp_path):
-    (tmp_path / "rows.csv").write_text("body,queue\nx,many\n")
-    with pytest.raises(DataError, match="`many` is no number"):
+@pytest.mark.parametrize("cell", ["many", "inf", "1e400"])
+def test_a_number_that_is_none_is_refused(tmp_path, cell):
+    (tmp_path / "rows.csv").write_text(f"body,queue\nw,1\nx,{cell}\n")
+    with pytest.raises(DataError, match=f"row 2 of `.*`: `{cell}` is no number"):
         rows_of(tmp_path / "rows.csv", Columns("body", None, "queue"), of(Kind.REGRESSION))
 
 
@@ -535,7 +592,7 @@ def test_a_data_set_of_the_hub_is_asked_by_its_evaluation_split(main, folder, wo
         rows = [{"sentence": text, "label": str(number)} for number, text in enumerate(texts)]
         datasets.Dataset.from_list(rows).to_parquet(str(work / "set" / f"{name}.parquet"))
     found = lines(main("predict", folder, "--data", "hub:set"))
-    assert [one.pop("expected") for one in found] == ["0", "1"]
+    assert [one.pop("expected") for one in found] == ["negative", "positive"]
     assert found == lines(main("predict", folder, stdin="good film\nbad film\n"))
     columns = ["--text-field", "nothing"]
     assert "no column `nothing`" in main("predict", folder, "--data", "hub:set", *columns).err

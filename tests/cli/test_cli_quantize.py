@@ -91,7 +91,7 @@ def test_widths_of_token_embeddings_are_told(main, work, model, width, told, lin
         (["--bits-override", "x"], "is not PATTERN=BITS"),
         (["--bits-override", "nothing=4"], "names no linear"),
         (["--quantizer", "magic"], "no quantizer `magic`"),
-        (["--calibration", "absent.txt", "--quantizer", "gptq"], "cannot read the calibration"),
+        (["--calibration", "absent.txt", "--quantizer", "gptq"], "cannot read `absent.txt`"),
         (["--embedding-bits", "1"], "`embedding_bits` is 1"),
         (["--refine", "-1"], "expected 0 or more"),
     ],

@@ -23,6 +23,11 @@ def test_data_goes_to_stdout_and_ends_its_line_once(capsys):
     assert capsys.readouterr() == ("a\nb\n", "")
 
 
+def test_numbers_that_json_lacks_are_words(capsys):
+    render.json({"ratio": float("inf"), "each": [float("nan"), 1.5]}, sort_keys=True)
+    assert capsys.readouterr().out == '{"each": ["nan", 1.5], "ratio": "inf"}\n'
+
+
 def test_errors_and_hints_go_to_stderr(capsys):
     render.error("a fact", "a step")
     render.error("alone", None)

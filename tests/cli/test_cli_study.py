@@ -102,6 +102,9 @@ def test_the_function_beside_it():
         "sparsity": 0.1,
         "teacher": "none",
     }
+    chosen = study_of_bits(StudyRequest("demo", "reviews", estimators=("maskllm",)))
+    assert chosen["methods"]["maskllm"]["pattern"] == "2:4"
+    assert chosen["methods"]["maskllm"]["sparsity"] == 0.5
     zeros = study_of_zeros(ZerosStudy("demo", "reviews"))
     assert zeros["methods"]["zeros"]["continual"] == "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
     assert zeros["reference"] == "dense"

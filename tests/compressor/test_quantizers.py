@@ -245,5 +245,8 @@ def test_dorefa_takes_even_steps_of_the_tangent_with_one_scale(width):
 
 def test_zeros_stay_zeros_of_dorefa_where_a_code_is_left():
     weight = np.array([[0.0, 0.5, -0.5]], dtype=np.float32)
-    assert quantize_dorefa(weight, 2, None).dequantize()[0, 0] == 0.0
+    assert quantize_dorefa(weight, 4, None).dequantize()[0, 0] == 0.0
+    without = quantize_dorefa(weight, 2, None)
+    assert without.zero_free
+    assert (without.codes % 2 == 1).all(), "as codes without a zero are packed"
     assert (quantize_dorefa(np.zeros((2, 3), np.float32), 4, None).dequantize() == 0).all()

@@ -196,6 +196,8 @@ def test_what_cannot_be_carried_over_is_refused_before_the_first_step(
     with pytest.raises(ModelError, match="gives other tokens than"):
         refit_tasks(request(other))
     make_backbone(str(tiny_model), tmp_path / "two", learn(bits=2, refine=0))
+    with pytest.raises(ConfigError, match="two` has no task to carry over"):
+        refit_tasks(replace(request(tiny_model), artifact=tmp_path / "two"))
     with pytest.raises(ArtifactError, match="has the backbone"):
         refit_tasks(replace(request(old), out=tmp_path / "two", bits_given=False))
     assert not (tmp_path / "new").exists()

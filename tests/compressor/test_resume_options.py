@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from maskpack.compressor import fit_task
-from maskpack.formats import Interrupted
+from maskpack.compressor import BaselineConfig, BaselineRequest, fit_task, run_baseline
+from maskpack.formats import ArtifactError, Interrupted
+from maskpack.tasks import find_task
 
 QUICKLY = {"checkpoint_every": 7, "dropout": 0.1}
 RUNS = {  # of each estimator alone: `test_every_estimator.py`
@@ -73,3 +75,36 @@ def test_what_callbacks_kept_matters(request_for, stop_at, snapshot):
     save_file(state, file, metadata=meta)
     fit_task(replace(broken, resume=True))
     assert snapshot(broken.out) != snapshot(whole.out)
+
+
+def test_a_run_does_not_go_on_with_another_teacher(
+    tiny_model, sentiment, request_for, stop_at, tmp_path
+):
+    def teach(seed):
+        config = BaselineConfig(steps=6, batch_size=16, max_length=16, seed=seed)
+        place = tmp_path / "teacher"
+        shutil.rmtree(place, ignore_errors=True)
+        run_baseline(
+            BaselineRequest(str(tiny_model), find_task("sst2"), config, place, data=sentiment)
+        )
+        return str(place)
+
+    broken = request_for("b", steps=20, teacher=teach(0), **QUICKLY)
+    with pytest.raises(Interrupted):
+        fit_task(broken, on_progress=stop_at(12))
+    teach(1)
+    with pytest.raises(ArtifactError, match="belongs to a run with other options or data"):
+        fit_task(replace(broken, resume=True))
+    teach(0)
+    fit_task(replace(broken, resume=True))
+
+
+def test_a_run_does_not_go_on_from_another_mask(request_for, stop_at):
+    first = request_for("a", name="first", margin=0.3, steps=8)
+    fit_task(first)
+    broken = replace(request_for("a", name="b", steps=20, **QUICKLY), start=(first.out, "first"))
+    with pytest.raises(Interrupted):
+        fit_task(broken, on_progress=stop_at(12))
+    fit_task(replace(request_for("a", name="first", margin=0.2, steps=8), replace=True))
+    with pytest.raises(ArtifactError, match="belongs to a run with other options or data"):
+        fit_task(replace(broken, resume=True))

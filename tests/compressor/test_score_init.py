@@ -91,7 +91,7 @@ def test_ties_are_broken_by_position():
     assert scores["w"].tolist() == [[-1.0] * 4, [1.0] * 4]
 
 
-@pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.5, 0.8, 0.9])
 @pytest.mark.parametrize("start", ["soft-magnitude", "magnitude", "constant"])
 def test_logits_of_drawn_masks_keep_the_asked_share_on_average(start, sparsity):
     found, _, scores = scores_of(start, sparsity=sparsity, drawn=True)

@@ -39,6 +39,32 @@ def test_a_run_that_changes_nothing_ends_where_it_started(request_for):
     assert artifact.entry("again").data["started_from"] == "first"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sparsity": 0.2},
+        {"estimator": "fixed", "sparsity": 0.2},
+        {"estimator": "topk", "sparsity": 0.4, "init": "soft-magnitude"},
+        {"estimator": "movement", "sparsity": 0.4},
+        {"pattern": "2:4", "sparsity": 0.5},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+def test_where_weights_are_ranked_a_run_begins_at_the_mask_too(request_for, options):
+    own = {"pattern": "2:4", "sparsity": 0.5, "seed": 3} if "pattern" in options else {}
+    first = request_for(name="first", margin=0.3, **own)
+    fit_task(first)
+    again = replace(request_for(name="again", **options), start=(first.out, "first"))
+    run = prepare(again, on_progress=lambda _: None)
+    masked = masked_model_of(run, loss_of(run, None))
+    for callback in masked.callbacks:
+        callback.on_step_begin(0)
+    (old,) = patches(first.out, "first")
+    assert old.count.zeros > 0
+    for name, layer in masked.layers.items():
+        np.testing.assert_array_equal(layer.keep().numpy(), old.masks[name].to_bool())
+
+
 def test_a_removed_weight_can_return(request_for):
     first = request_for(name="first", margin=0.3)
     fit_task(first)

@@ -191,11 +191,15 @@ def test_masks_teach_masks_one_generation_after_the_other(plan):
 
 
 def test_a_task_of_an_artifact_teaches(plan, tmp_path):
-    """Its folder is found from the plan's, and digested without the name of the task."""
+    """Its folder is found from the plan's, and digested; the name of the task counts beside it."""
     (tmp_path / "old").mkdir()
     taught = {"taught": {"bits": 4, "teacher": "old#reviews"}}
     first = plan(methods=taught, reference=None).runs[0]
     assert first.config().teacher == f"{tmp_path / 'old'}#reviews"
+    both = {"taught": {"bits": 4, "teacher": ["old#reviews", "old#tickets"]}}
+    assert len({run.key for run in plan(methods=both, reference=None).runs}) == len(
+        plan(methods=both, reference=None).runs
+    )
     (tmp_path / "old" / "maskpack.json").write_text("{}")
     assert plan(methods=taught, reference=None).runs[0].key != first.key
     with pytest.raises(

@@ -18,7 +18,7 @@ import pytest
 from node_kit import in_node, needs_node
 from test_entity_graphs import TEXTS
 from test_package_web import HARD, byte_level, word_piece
-from tokenizers import normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from maskpack.compressor import FitConfig, FitRequest, fit_task
 from maskpack.exporters import ExportRequest, Tolerance, export_onnx
@@ -199,7 +199,23 @@ def with_added():
     return made
 
 
-MAKERS = [word_piece, byte_level, composed, untrimmed, with_added]
+def with_ends():
+    """A BPE whose last piece of a word is marked, as HerBERT's; letters that it does not know are tokens each."""
+    made = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
+    made.normalizer, made.pre_tokenizer = (
+        normalizers.BertNormalizer(),
+        pre_tokenizers.BertPreTokenizer(),
+    )
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=120, special_tokens=special, end_of_word_suffix="</w>", show_progress=False
+    )
+    made.train_from_iterator(["the people of paris met anna", "the cafe and the stop"] * 9, trainer)
+    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return made
+
+
+MAKERS = [with_ends, word_piece, byte_level, composed, untrimmed, with_added]
 ODD = [
     *("café noir, CAFÉ NOIR and new york", "in [MASK]paris [SEP]", "x" * 120 + " y", "a" * 99 + "é"),
     *("<mask> <mask> it", "ﾊﾞ ｶﾞ", "각", "a\u0301\u0323b", "it\u2019s \u201cParis\u201d \u2014 ok\u2026", "日本語のテキスト、です。"),

@@ -210,6 +210,7 @@ def with_digest(change):
         (lambda meta, _: meta.update(kind="patch"), "expected a delta"),
         (lambda meta, _: meta["files"][0].update(name="../x"), r"names the file `\.\./x`"),
         (lambda meta, _: meta["files"][0].update(name="/x"), "names the file `/x`"),
+        (lambda meta, _: meta["files"][0].update(name="\ud800"), "names the file"),
         (lambda meta, _: meta["files"][0].update(name="con.txt"), "Windows takes no file"),
         (lambda meta, _: meta["files"][0].update(way="copy"), "header of a delta is wrong"),
         (lambda meta, _: meta["files"][0].pop("base"), "header of a delta is wrong"),

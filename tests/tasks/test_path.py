@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from maskpack.compressor import FitRequest, fit_task
 from maskpack.formats import ArtifactError, ConfigError, open_artifact
+from maskpack.models.build import head_parameters
 from maskpack.tasks import PathRequest, find_task, mask_path
+from maskpack.tasks import path as path_module
 from maskpack.tasks.evaluation.evaluate import assess
 
 
@@ -40,6 +43,29 @@ def test_a_barrier_is_measured_from_the_line_between_the_ends(artifact, sentimen
     found = mask_path(PathRequest(artifact, "one", "two", data=sentiment, points=3))
     first, middle, last = (point.loss for point in found.points)
     assert found.barrier == pytest.approx(max(0.0, middle - (first + last) / 2))
+
+
+def test_heads_that_read_other_states_do_not_fade(
+    tmp_path, tiny_model, sentiment, quick, monkeypatch
+):
+    for name, pooling in (("mean", "mean"), ("first", "cls"), ("again", "mean")):
+        config = quick(margin=0.5, pooling=pooling, seed=len(name), steps=4)
+        request = FitRequest(
+            str(tiny_model), find_task("sst2"), tmp_path / "a", config, data=sentiment, name=name
+        )
+        fit_task(request)
+    heads = []
+    put = path_module._put_between
+
+    def look(model, ends, share):
+        put(model, ends, share)
+        heads.append(next(iter(head_parameters(model).values())).detach().clone())
+
+    monkeypatch.setattr(path_module, "_put_between", look)
+    for name, fades in (("first", False), ("again", True)):
+        mask_path(PathRequest(tmp_path / "a", "mean", name, data=sentiment, points=3))
+        start, _, end = heads[-3:]
+        assert torch.equal(start, end) is not fades
 
 
 def test_what_is_no_path_is_refused(artifact, sentiment):

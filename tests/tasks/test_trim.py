@@ -26,6 +26,7 @@ from maskpack.formats import (
 )
 from maskpack.tasks import find_task, restore_task
 from maskpack.tasks.context import ModelContext
+from maskpack.tasks.read_again import read_texts
 from maskpack.tasks.trim import TrimRequest, trim_vocabulary
 
 TEXTS = ("the film was great", "we and this story", "very quite awful food", "good")
@@ -216,6 +217,25 @@ def test_tables_of_texts(tiny_artifact, fewer, write):
     result = fewer(tiny_artifact, texts=(table, pairs))
     assert [one.texts for one in result.texts] == [2, 2]
     assert result.tokens == 5 + 5 + 1  # special ones, words, and `##s` to fall back to
+
+
+@pytest.mark.parametrize(
+    "rows", ["id,sentence,anchor\n1,the film,x\n2,good,y\n", "anchor,positive\nthe film,good\n"]
+)
+def test_a_table_has_the_columns_of_a_task_or_texts_that_find_others(
+    tiny_artifact, fewer, write, rows
+):
+    """The column of sst2 has no plain name beside `anchor`."""
+    result = fewer(tiny_artifact, texts=(write("rows.csv", rows),))
+    assert [one.texts for one in result.texts] == [2]
+    assert result.tokens == 5 + 4 + 1
+
+
+def test_words_of_tagged_rows_are_read_as_the_texts_they_make(tiny_artifact, tmp_path, write):
+    rows = write("rows.conll", "the O\nfilm B-x\n\ngood O\n")
+    lists = write("rows.jsonl", json.dumps({"tokens": ["the", "film"]}) + "\n")
+    assert read_texts(rows) == ("the film", "good")
+    assert read_texts(lists) == ("the film",)
 
 
 def test_a_model_reads_as_before(tiny_model, fewer):

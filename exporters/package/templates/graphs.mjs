@@ -135,7 +135,12 @@ async function bytes(name) {
   return new Uint8Array(await answer.arrayBuffer());
 }
 
-// Whether node runs this package's predict.mjs itself.
-export const isCalled = () => Boolean(globalThis.process?.argv?.[1]?.endsWith("predict.mjs"));
+// Whether node runs this module itself: one that imports it may have the same name.
+export async function isCalled(url) {
+  const script = globalThis.process?.argv?.[1];
+  if (!script || !url.startsWith("file:")) return false;
+  const [{ realpath }, { pathToFileURL }] = [await import("node:fs/promises"), await import("node:url")];
+  return pathToFileURL(await realpath(script)).href === url;
+}
 
 export const tensor = (type, values, shape) => new ort.Tensor(type, values, shape);

@@ -66,7 +66,7 @@ export function ofPpm(file) {
 
 const tasks = new Map(); // those that `answerAll` has loaded
 
-if (isCalled()) {
+if (await isCalled(import.meta.url)) {
   const { readFile } = await import("node:fs/promises");
   for (const name of Object.keys(TASKS)) {
     const task = await load(name);

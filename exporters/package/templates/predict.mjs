@@ -141,7 +141,7 @@ function shares(one, two, room) {
 }
 
 const tasks = new Map(); // those that `answerAll` has loaded
-if (isCalled()) {
+if (await isCalled(import.meta.url)) {
   const [flags, told] = [["second", "windows"], process.argv.slice(2)];
   const options = Object.fromEntries(flags.map((name) => [name, told.includes(`--${name}`)]));
   const texts = told.filter((text) => !flags.some((name) => text === `--${name}`));

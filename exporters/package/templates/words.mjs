@@ -135,11 +135,25 @@ function ofBytes(text, origins) {
   return from;
 }
 
-// Tokens of a word, and how much of it each takes; an unknown word is one token.
+// Tokens of a word, and how much of it each takes: without the marks of pieces. One that is unknown takes what the others leave,
+// several take a letter each.
 function lengthsOf(tokens, word, model) {
-  const mark = model.continuing_subword_prefix ?? "";
-  if (tokens.length === 1 && tokens[0] === model.unk_token) return [[tokens[0], word.length]];
-  return tokens.map((token, i) => [token, token.length - (mark && i > 0 && token.startsWith(mark) ? mark.length : 0)]);
+  const [mark, end] = [model.continuing_subword_prefix ?? "", model.end_of_word_suffix ?? ""];
+  const known = tokens.map((token, i) => {
+    if (token === model.unk_token) return null;
+    const marked = i > 0 && token.startsWith(mark) ? mark.length : 0;
+    return token.length - marked - (i === tokens.length - 1 && token.endsWith(end) ? end.length : 0);
+  });
+  const left = known.reduce((rest, length) => rest - (length ?? 0), word.length);
+  const alone = known.filter((length) => length === null).length === 1;
+  let at = 0;
+  const lengths = known.map((length) => {
+    const own = length ?? (alone ? left : String.fromCodePoint(word.codePointAt(at) ?? 0).length);
+    at += own;
+    return own;
+  });
+  if (at !== word.length) throw new Error(`cannot tell where the tokens of this word stand: ${word.slice(0, 60)}`);
+  return tokens.map((token, i) => [token, lengths[i]]);
 }
 
 // Whether places of tokens leave out the blank before a word; else that of the first word stands where the word does.
