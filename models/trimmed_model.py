@@ -90,18 +90,42 @@ def rows_by_token(before: Any, after: Any, kept: KeptTokens) -> frozenset[str]:
     Raises:
         ModelError: a parameter depends on the vocabulary in another way.
     """
+    found = axes_of_tokens(before, after, kept)
+    for name, axis in found.items():
+        if axis:
+            raise ModelError(
+                f"`{name}` has a column for each token, not a row",
+                "make the vocabulary of the model smaller and learn the task on that",
+            )
+    return frozenset(found)
+
+
+def axes_of_tokens(before: Any, after: Any, kept: KeptTokens) -> dict[str, int]:
+    """Parameters that depend on the vocabulary -> the axis of their tokens: 0, but 1 in MobileBERT's head of masks.
+
+    Raises:
+        ModelError: as `rows_by_token`, whose arguments it has.
+    """
     old, new = (
         {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
         for model in (before, after)
     )
-    found = frozenset(name for name in old.keys() & new.keys() if old[name] != new[name])
-    for name in found:
-        if old[name][0] != kept.table or new[name] != (len(kept.rows), *old[name][1:]):
+    axes = {}
+    for name in old.keys() & new.keys():
+        changed = [
+            axis
+            for axis, sizes in enumerate(zip(old[name], new[name], strict=True))
+            if len(set(sizes)) > 1
+        ]
+        if not changed:
+            continue
+        axes[name] = axis = changed[0]
+        if len(changed) > 1 or (old[name][axis], new[name][axis]) != (kept.table, len(kept.rows)):
             raise ModelError(
                 f"`{name}` is {old[name]} with all tokens and {new[name]} without: it has no row for each token",
                 "such a vocabulary cannot be made smaller",
             )
-    return found
+    return axes
 
 
 def outlined(config: Mapping[str, Any]) -> Any:
@@ -123,7 +147,7 @@ def outlined(config: Mapping[str, Any]) -> Any:
 def trimmed_weights(
     location: str, config: Mapping[str, Any], kept: KeptTokens, *, revision: str | None = None
 ) -> bytes:
-    """The weights of a model as one file of safetensors: rows of tokens that stay, all other tensors as they are.
+    """The weights of a model as one file of safetensors: what tokens that stay have, all other tensors as they are.
 
     Args:
         location: folder or hub id.
@@ -137,14 +161,15 @@ def trimmed_weights(
     new = trimmed_config(config, kept)
     with torch.no_grad():
         before, after = outlined(config), outlined(new)
-    known, names = _spellings(before), rows_by_token(before, after, kept)
+    known, axes = _spellings(before), axes_of_tokens(before, after, kept)
     rows = torch.from_numpy(kept.rows)
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored_tensors(location, revision):
-        # a parameter that the class does not have, such as the head of another one, is judged by its rows
+        # a parameter that the class does not have, such as the head of another one, is judged by its size
         spelled = next((one for one in known(name)), None)
-        own = spelled in names if spelled else tensor.ndim > 0 and len(tensor) == kept.table
-        tensors[name] = tensor[rows].contiguous() if own else tensor.contiguous()
+        sized = next((axis for axis, size in enumerate(tensor.shape) if size == kept.table), None)
+        axis = axes.get(spelled) if spelled else sized
+        tensors[name] = (tensor if axis is None else tensor.index_select(axis, rows)).contiguous()
     return save(_apart(tensors), metadata={"format": "pt"})
 
 

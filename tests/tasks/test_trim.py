@@ -228,7 +228,7 @@ def test_a_table_has_the_columns_of_a_task_or_texts_that_find_others(
     """The column of sst2 has no plain name beside `anchor`."""
     result = fewer(tiny_artifact, texts=(write("rows.csv", rows),))
     assert [one.texts for one in result.texts] == [2]
-    assert result.tokens == 5 + 4 + 1
+    assert result.tokens == 5 + 3 + 1
 
 
 def test_words_of_tagged_rows_are_read_as_the_texts_they_make(tiny_artifact, tmp_path, write):
@@ -297,6 +297,41 @@ def test_forms_of_weights(form, tiny_model, fewer, tmp_path):
     torch.testing.assert_close(after, before[..., ids], rtol=0, atol=0)
     stored = load_file(result.out / "model.safetensors")
     assert {value.dtype for value in stored.values()} == {whole.dtype}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_head_whose_columns_are_tokens(named, tiny_model, fewer, tmp_path):
+    """MobileBERT's: tokens have embeddings of fewer numbers than states, and the rest of the decoder has a column a token."""
+    place = tmp_path / "mobile"
+    tokens = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    config = transformers.MobileBertConfig(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        embedding_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=32,
+        intra_bottleneck_size=16,
+        true_hidden_size=16,
+        num_feedforward_networks=1,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(3)
+    whole = transformers.MobileBertForMaskedLM(config).eval()
+    whole.save_pretrained(place)
+    tokens.save_pretrained(place)
+    if not named:
+        tree = json.loads((place / "config.json").read_text())
+        del tree["architectures"]
+        (place / "config.json").write_text(json.dumps(tree))
+    result = fewer(place)
+    small = transformers.MobileBertForMaskedLM.from_pretrained(result.out).eval()
+    less = transformers.AutoTokenizer.from_pretrained(result.out)
+    own = sorted(less.get_vocab(), key=less.get_vocab().__getitem__)
+    feeds = [read("the [MASK] was great", return_tensors="pt") for read in (tokens, less)]
+    with torch.no_grad():
+        before, after = whole(**feeds[0]).logits, small(**feeds[1]).logits
+    torch.testing.assert_close(after, before[..., tokens.convert_tokens_to_ids(own)])
 
 
 def test_a_head_that_the_class_does_not_have_is_judged_by_its_rows(tiny_model, fewer, tmp_path):
