@@ -173,9 +173,16 @@ def test_texts_come_from_a_file_line_by_line_or_from_the_samples(write):
     assert len(calibration_texts(None)) > 500
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\n"])
-def test_a_file_without_text_is_refused_by_name(write, content):
-    with pytest.raises(DataError, match=r"calibration text `.*t\.txt`"):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the calibration text"),
+        (b"\n \n", "the calibration text"),
+        (b"\xff\xfe\n", "line 1 of"),
+    ],
+)
+def test_a_file_without_text_is_refused_by_name(write, content, words):
+    with pytest.raises(DataError, match=rf"{words} `.*t\.txt`"):
         calibration_texts(write("t.txt", content))
 
 
