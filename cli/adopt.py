@@ -28,6 +28,7 @@ from maskpack.tasks.options import TaskOptions
 if TYPE_CHECKING:
     from maskpack.compressor.adopt import AdoptedTask, AdoptResult
     from maskpack.compressor.training.progress import OnProgress, Progress
+    from maskpack.exporters import ExportRequest
     from maskpack.exporters.report import Report
 
 Rows = Annotated[
@@ -179,31 +180,34 @@ def make_graphs(
     """
     if find_spec("onnxscript") is None:
         return {}
-    from maskpack.exporters import (  # noqa: PLC0415 - imports torch
-        ExportRequest,
-        Tolerance,
-        export_onnx,
-    )
+    from maskpack.exporters import export_onnx  # noqa: PLC0415 - imports torch
 
     reports = {}
     with ExitStack() as stack:
         folder = kept or Path(stack.enter_context(scratch_folder()))
         folder.mkdir(parents=True, exist_ok=True)
         for task in result.tasks:
-            place, usual = folder / task.name, Tolerance.of("int8")
+            place = folder / task.name
             if task.rows is None and (kept is None or place.exists()):
                 continue
             if not quiet:
                 render.words(f"{task.name}: int8 graph")
-            request = ExportRequest(artifact, task.name, place, "int8", usual)
-            if task.rows is None:
-                request = replaced(request, data=eval_data.get(task.name))
-            else:
-                request = replaced(request, reference=task.model, rows=task.rows)
-            report = export_onnx(request)
+            report = export_onnx(_graph_of(task, artifact, place, eval_data.get(task.name)))
             assert report is not None  # it is verified
             reports[task.name] = report
     return reports
+
+
+def _graph_of(
+    task: AdoptedTask, artifact: Path, place: Path, eval_data: Path | None
+) -> ExportRequest:
+    """The graph of a task, measured beside its checkpoint if that was loaded."""
+    from maskpack.exporters import ExportRequest, Tolerance  # noqa: PLC0415 - imports torch
+
+    request = ExportRequest(artifact, task.name, place, "int8", Tolerance.of("int8"))
+    if task.rows is None:
+        return replaced(request, data=eval_data)
+    return replaced(request, reference=task.model, rows=task.rows)
 
 
 def show_adopted(result: AdoptResult, reports: Mapping[str, Report], *, json: bool) -> None:

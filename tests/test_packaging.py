@@ -377,7 +377,7 @@ def test_without_an_extra_artifacts_are_read_and_changed_and_exports_answer(
         assert code == 0, (args, err)
     answers = [json.loads(out) for _, out, _ in results[-5:-3]]  # of `predict`
     assert {answer["label"] for answer in answers} <= {"negative", "positive"}
-    assert answers[1]["expected"] == "1"
+    assert answers[1]["expected"] == "positive"
 
 
 NEEDS = {

@@ -367,15 +367,8 @@ def make_backbone(
     check_writable(out)
     pretrained = _loader(config)(model, revision=revision, resize_embeddings=resize_embeddings)
     check_space(out, backbone_bytes(shapes_of(pretrained.model), config))
+    place: dict[str, Any] = {"device": device, "on_progress": on_progress}
     with training_threads(threads, device=device):
-        prepared = prepare_backbone(
-            pretrained, config, rows, device=device, on_progress=on_progress
-        )
-    return create_artifact(
-        out,
-        prepared.backbone,
-        source=prepared.source,
-        scheme=prepared.scheme,
-        files=prepared.context.files,
-        describe=card_facts,
-    )
+        made = prepare_backbone(pretrained, config, rows, **place)
+    facts: dict[str, Any] = {"scheme": made.scheme, "files": made.context.files}
+    return create_artifact(out, made.backbone, source=made.source, describe=card_facts, **facts)

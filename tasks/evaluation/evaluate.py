@@ -332,9 +332,8 @@ TEXT_WINDOWS = "windows"
 
 def windows_fields(task: Task, max_length: int) -> dict[str, Any]:
     """What an entry's `data` says of windows of texts; empty: texts are cut off."""
-    stride = task.windows.stride
-    usual = usual_stride(max_length) if stride is None else stride
-    return {TEXT_WINDOWS: usual} if task.windows.texts else {}
+    stride = usual_stride(max_length) if task.windows.stride is None else task.windows.stride
+    return {TEXT_WINDOWS: stride} if task.windows.texts else {}
 
 
 UNLABELLED = "unlabelled"

@@ -17,7 +17,7 @@ def test_what_is_outside_its_tolerance_is_told(main, monkeypatch):
         )
 
     monkeypatch.setattr(demo, "_run_task", run)
-    monkeypatch.setattr(demo, "_as_json", lambda rows: "{}")
+    monkeypatch.setattr(demo, "_as_json", lambda rows: {})
     found = main("demo", "--json")
     assert (found.code, found.json) == (1, {})
     wrong = f"`{SECOND}` is outside its tolerance: accuracy drops by 4.00 points"
@@ -29,6 +29,6 @@ def test_what_is_outside_its_tolerance_is_told(main, monkeypatch):
 def test_a_demo_within_all_tolerances_says_nothing(main, monkeypatch):
     row = SimpleNamespace(task="any", report=SimpleNamespace(ok=True, findings=()))
     monkeypatch.setattr(demo, "_run_task", lambda *_, **__: row)
-    monkeypatch.setattr(demo, "_as_json", lambda rows: "{}")
+    monkeypatch.setattr(demo, "_as_json", lambda rows: {})
     found = main("demo", "--json")
     assert (found.code, "error" in found.err) == (0, False)
