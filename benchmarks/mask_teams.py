@@ -32,20 +32,18 @@ Options = dict[str, Any]
 CYCLES = {"schedule": "restarts", "cycles": 3}
 LONGER = 3  # times the usual epochs
 _SINGLE = ("one run", "another seed", "a third seed")
+SNAPSHOTS, LONG_SNAPSHOTS = (("snaps", "snaps-1", "snaps-2"), ("lsnaps", "lsnaps-1", "lsnaps-2"))
+RUNS = ("alone", "alone-b", "alone-c")
 ENSEMBLES = {
-    "three snapshots together": ("snaps", "snaps-1", "snaps-2"),
-    "three snapshots of a run of three times the steps together": (
-        "lsnaps",
-        "lsnaps-1",
-        "lsnaps-2",
-    ),
-    "three runs together": ("alone", "alone-b", "alone-c"),
+    "three snapshots together": SNAPSHOTS,
+    "three snapshots of a run of three times the steps together": LONG_SNAPSHOTS,
+    "three runs together": RUNS,
     "two peers together": ("peers", "peers-peer"),
 }
 VOTES = {
-    "vote of three snapshots": ("snaps", "snaps-1", "snaps-2"),
-    "vote of three snapshots of a run of three times the steps": ("lsnaps", "lsnaps-1", "lsnaps-2"),
-    "vote of three runs": ("alone", "alone-b", "alone-c"),
+    "vote of three snapshots": SNAPSHOTS,
+    "vote of three snapshots of a run of three times the steps": LONG_SNAPSHOTS,
+    "vote of three runs": RUNS,
 }
 
 

@@ -23,6 +23,7 @@ from maskpack.compressor.config import FitConfig
 from maskpack.formats import ArtifactError, is_artifact, open_artifact
 from maskpack.formats.extras import check_package
 from maskpack.formats.files import scratch_folder
+from maskpack.formats.writer import check_free
 from maskpack.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
@@ -157,8 +158,10 @@ def check_graphs(folder: Path, tasks: Iterable[str], artifact: Path, *, resume: 
     """
     there = open_artifact(artifact).manifest.tasks if resume and is_artifact(artifact) else {}
     for place in [folder / name for name in tasks if name not in there] if resume else [folder]:
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise ArtifactError(f"`{place}` already exists", "choose another folder with `--onnx`")
+        try:
+            check_free(place)
+        except ArtifactError as error:
+            raise ArtifactError(str(error), "choose another folder with `--onnx`") from error
 
 
 def make_graphs(

@@ -20,12 +20,8 @@ from maskpack.tasks.evaluation.evaluate import evaluation_rows, predictions_of, 
 from maskpack.tasks.evaluation.metrics import compute_metrics
 
 _LEAST = 3
-_OF_HEADS = (
-    "kind",
-    "labels",
-    "requires",
-    "config",
-)  # facts of tasks between whose heads a line has a meaning
+# facts of tasks between whose heads a line has a meaning
+_OF_HEADS = ("kind", "labels", "requires", "config")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskpack.runtime.windows import Window
+from maskpack.runtime.windows import Window, usual_stride
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class WindowRule:
     stride: int | None = None
     no_answer: bool = False
     texts: bool = False
+
+    def shared(self, max_length: int) -> int:
+        """Tokens that neighbouring windows of so many tokens share."""
+        return usual_stride(max_length) if self.stride is None else self.stride
 
 
 USUAL = WindowRule()

@@ -15,9 +15,9 @@ import math
 import torch
 from torch import Tensor
 
+from maskpack.compressor.masking.even_sparsity import EvenSparsity
 from maskpack.compressor.masking.gates import Compared
 from maskpack.compressor.masking.learner import Learning, MaskLearner
-from maskpack.compressor.masking.sparsity import EvenSparsity
 from maskpack.compressor.training.callbacks import TrainerCallback
 
 _REMOVED = 1e-3  # of the usual height: a score of exactly 0 has no sign, and would never move

@@ -12,14 +12,10 @@ variant, with a fixed threshold and a penalty, is left out: `topk` and `hard-con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
-from torch import Tensor
 
+from maskpack.compressor.masking.even_sparsity import EvenSparsity
 from maskpack.compressor.masking.learner import Learning, MaskLearner
-from maskpack.compressor.masking.linear import MaskedLinear
-from maskpack.compressor.masking.sparsity import EVERY, EvenSparsity, global_threshold, risen
 from maskpack.compressor.training.callbacks import TrainerCallback
 
 
@@ -29,44 +25,9 @@ def _start(learning: Learning) -> None:
         layer.score.zero_()
 
 
-class RisingSparsity(EvenSparsity):
-    """The same from the zeros of the mask that a run starts from; without one from none.
-
-    Args:
-        layers: the masked linears.
-        sparsity: share of zeros at the end.
-    """
-
-    def __init__(self, layers: Sequence[MaskedLinear], sparsity: float) -> None:
-        super().__init__(layers, sparsity)
-        self._begun = torch.zeros(len(layers))
-
-    def state(self) -> Mapping[str, Tensor]:
-        """The zeros of each matrix before the first step."""
-        return {"begun": self._begun}
-
-    def on_step_begin(self, step: int) -> None:
-        """Find what was removed before the first step: scores below 0."""
-        if step == 0:
-            removed = [int((layer.live_scores() < 0).sum()) for layer in self._layers]
-            sizes = [layer.score.numel() for layer in self._layers]
-            self._begun.copy_(torch.tensor(removed) / torch.tensor(sizes))
-            self._rise(0, 1)
-
-    def on_step_end(self, step: int, steps: int) -> None:
-        """Set every matrix's threshold for the next step."""
-        if step % EVERY == 0 or step == steps:
-            self._rise(step, steps)
-
-    def _rise(self, step: int, steps: int) -> None:
-        for layer, begun in zip(self._layers, self._begun.tolist(), strict=True):
-            share = risen(begun, self._sparsity, step, steps)
-            layer.threshold.fill_(global_threshold([layer], share, exact=True))
-
-
 def _steer(learning: Learning) -> list[TrainerCallback]:
     assert learning.sparsity is not None
-    return [RisingSparsity(list(learning.layers.values()), learning.sparsity)]
+    return [EvenSparsity(list(learning.layers.values()), learning.sparsity)]
 
 
 MOVEMENT = MaskLearner(_steer, first=_start)

@@ -107,7 +107,7 @@ class NoiseThreshold(TrainerCallback):
         least: share of the height below which the distance does not fall.
     """
 
-    EVERY = 10
+    _EVERY = 10
 
     def __init__(
         self, layers: Sequence[MaskedLinear], *, height: float, drifts: Tensor, least: float
@@ -117,7 +117,7 @@ class NoiseThreshold(TrainerCallback):
 
     def on_step_end(self, step: int, steps: int) -> None:
         """Set all thresholds for the next steps."""
-        if step % self.EVERY and step != steps:
+        if step % self._EVERY and step != steps:
             return
         distance = max(self._least, float(self._drifts[step]))
         for layer in self._layers:
@@ -225,33 +225,6 @@ def _allocated(kind: Sequence[MaskedLinear], keep: float) -> list[float]:
     return shares
 
 
-class EvenSparsity(TrainerCallback):
-    """Reach `sparsity` zeros in every matrix.
-
-    Args:
-        layers: the masked linears.
-        sparsity: share of zeros at the end.
-        start: share of zeros in the first step.
-    """
-
-    def __init__(self, layers: Sequence[MaskedLinear], sparsity: float, start: float = 0.0) -> None:
-        self._layers, self._sparsity, self._start = layers, sparsity, start
-
-    def on_step_begin(self, step: int) -> None:
-        """Set the thresholds of the first step."""
-        if step == 0:
-            self._set(self._start)
-
-    def on_step_end(self, step: int, steps: int) -> None:
-        """Set every matrix's threshold for the next step."""
-        if step % EVERY == 0 or step == steps:
-            self._set(risen(self._start, self._sparsity, step, steps))
-
-    def _set(self, share: float) -> None:
-        for layer in self._layers:
-            layer.threshold.fill_(global_threshold([layer], share, exact=True))
-
-
 class FlipPenalty(TrainerCallback):
     """Hold the share of zeros at `sparsity` or below by a price on every flip.
 
@@ -335,7 +308,7 @@ def _quantile(scores: Tensor, share: float, *, above: bool = True) -> float:
     return float(scores[scores < value].max()) if short else lower
 
 
-_AVERAGEEVERY = 5  # steps between updates: an average over hundreds of steps needs no more
+_AVERAGE_EVERY = 5  # steps between updates: an average over hundreds of steps needs no more
 
 
 class ScoreAverage(TrainerCallback):
@@ -359,9 +332,9 @@ class ScoreAverage(TrainerCallback):
     def on_step_end(self, step: int, steps: int) -> None:
         """Update the average; after the last step, replace the scores by it."""
         for average, layer in zip(self._averages, self._layers, strict=True):
-            if step % _AVERAGEEVERY == 0:
+            if step % _AVERAGE_EVERY == 0:
                 average.lerp_(
-                    layer.score, 1.0 - min(self._decay, step / (step + 10)) ** _AVERAGEEVERY
+                    layer.score, 1.0 - min(self._decay, step / (step + 10)) ** _AVERAGE_EVERY
                 )
             if step == steps:
                 layer.score.copy_(average)
@@ -390,7 +363,7 @@ class TailAverage(TrainerCallback):
     @torch.no_grad()
     def on_step_end(self, step: int, steps: int) -> None:
         """Update the mean; after the last step, replace the scores by it."""
-        if step < self._first or (step % _AVERAGEEVERY and step != steps):
+        if step < self._first or (step % _AVERAGE_EVERY and step != steps):
             return
         self._taken += 1.0
         for mean, layer in zip(self._means, self._layers, strict=True):

@@ -282,14 +282,23 @@ def _calibration(
     context: ModelContext, config: BackboneConfig, scheme: Scheme, rows: Split | None
 ) -> Calibration | None:
     """Calibration texts or images, if the options need them."""
-    narrow = min([scheme.bits, *scheme.overrides.values()]) in ZERO_FREE_BITS
-    narrow |= bool(config.refine) and scheme.embedding_bits != 8
-    refined = narrow and config.refine_steps > 0
-    if not is_calibrated(scheme) and not refined:
+    if not needs_calibration(config):
         return None
     path = None if config.calibration is None else Path(config.calibration)
     calibrate = CALIBRATIONS[context.family.reads]
-    return calibrate(context.preprocessor(), path, rows, refined=refined)
+    return calibrate(context.preprocessor(), path, rows, refined=_is_refined(config, scheme))
+
+
+def needs_calibration(config: BackboneConfig) -> bool:
+    """Whether codes are found on texts, or images."""
+    scheme = scheme_of(config)
+    return is_calibrated(scheme) or _is_refined(config, scheme)
+
+
+def _is_refined(config: BackboneConfig, scheme: Scheme) -> bool:
+    narrow = min([scheme.bits, *scheme.overrides.values()]) in ZERO_FREE_BITS
+    narrow |= bool(config.refine) and scheme.embedding_bits != 8
+    return narrow and config.refine_steps > 0
 
 
 def _from_artifact(

@@ -19,7 +19,7 @@ from maskpack.compressor.backbone_config import BackboneConfig
 from maskpack.compressor.baseline import run_baseline
 from maskpack.compressor.config import BaselineConfig
 from maskpack.compressor.fit import fit_task
-from maskpack.compressor.quantization.backbone import make_backbone
+from maskpack.compressor.quantization.backbone import make_backbone, needs_calibration
 from maskpack.compressor.sweep.executors import EXECUTORS, Do, ExecutorOptions
 from maskpack.compressor.sweep.log import append, check_log, claim, read_log
 from maskpack.compressor.sweep.plan import Run, slug
@@ -49,25 +49,32 @@ def shared_backbone(
                     _options(run),
                     device=device,
                     threads=threads,
-                    rows=_images(run),
+                    rows=_rows(run),
                     on_progress=on_progress,
                 )
     return made
 
 
-def _images(run: Run) -> Split | None:
-    """The images of the run's task, on which codes of few bits are calibrated where no other ones are named; None of texts."""
+def _rows(run: Run) -> Split | None:
+    """The rows of the run's task, if the codes are found on their images."""
     task = run.task
-    if task.task.type.reads != IMAGES or _options(run).calibration is not None:
+    if not _is_of_task(run):
         return None
     return load_data(task.task, data=task.data, eval_data=task.eval_data).train
+
+
+def _is_of_task(run: Run) -> bool:
+    """Whether the run's backbone depends on its task: on images, where few bits are calibrated and no other ones are named."""
+    options = _options(run)
+    named = options.random is not None or options.calibration is not None
+    return run.task.task.type.reads == IMAGES and not named and needs_calibration(options)
 
 
 def backbone_folder(run: Run) -> Path:
     """Folder of the backbone of this run and of all runs that share it."""
     options = {**asdict(_options(run)), "calibration": run.arm.digests.get("calibration")}
     facts: list[object] = [run.model.digest, options]
-    if run.task.task.type.reads == IMAGES:
+    if _is_of_task(run):
         facts.append(run.task.digest)
     text = json.dumps(facts, sort_keys=True).encode()
     digest = hashlib.sha256(text).hexdigest()[:12]

@@ -64,6 +64,7 @@ def _probes_of_texts(files: TaskFiles, config: TaskConfig) -> list[Feeds]:
     Raises:
         ExportError: its tokenizer cannot be loaded.
     """
+    # tokens that were added, such as one for padding, may have no embedding
     vocabulary = load_tokenizer(files.tokenizer).get_vocab_size(with_added_tokens=False)
     rng = np.random.default_rng(0)
     probes = []

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from maskpack.formats import Artifact, ArtifactError, DataError, TaskEntry
 from maskpack.formats.checks import spell_out
-from maskpack.runtime.windows import usual_stride
 from maskpack.tasks.data.splits import Split, load_dev
 from maskpack.tasks.data_warnings import answer_warnings, log_warnings
 from maskpack.tasks.evaluation.marked import MarkedText, telling
@@ -287,8 +286,7 @@ def window_fields(task: Task, max_length: int) -> dict[str, Any]:
     """`requires` and `config` of the entry of a task that cuts rows into windows; empty for others."""
     if not task.type.decoder.windows:
         return {}
-    stride = usual_stride(max_length) if task.windows.stride is None else task.windows.stride
-    config = {STRIDE: stride, NO_ANSWER: task.windows.no_answer}
+    config = {STRIDE: task.windows.shared(max_length), NO_ANSWER: task.windows.no_answer}
     return {"requires": (STRIDE,), "config": config}
 
 
@@ -332,8 +330,7 @@ TEXT_WINDOWS = "windows"
 
 def windows_fields(task: Task, max_length: int) -> dict[str, Any]:
     """What an entry's `data` says of windows of texts; empty: texts are cut off."""
-    stride = usual_stride(max_length) if task.windows.stride is None else task.windows.stride
-    return {TEXT_WINDOWS: stride} if task.windows.texts else {}
+    return {TEXT_WINDOWS: task.windows.shared(max_length)} if task.windows.texts else {}
 
 
 UNLABELLED = "unlabelled"

@@ -136,7 +136,7 @@ class TaskType(ABC):
         return (cell,) if self.labelled else ()
 
     def expected(self, cell: str, separator: str | None) -> Any:
-        """A cell of the label column in the form of an answer, to be compared with one."""
+        """A cell of the label column that does not lack a label, in the form of an answer, to be compared with one."""
         del separator
         return cell
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from maskpack.compressor.masking.even_sparsity import EvenSparsity
 from maskpack.compressor.masking.linear import MaskedLinear
 from maskpack.compressor.masking.sparsity import (
-    EvenSparsity,
     FlipPenalty,
     GlobalSparsity,
     MatrixSparsity,
