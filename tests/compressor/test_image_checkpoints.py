@@ -12,6 +12,8 @@ from image_kit import make_image_model, write_images
 from maskpack.compressor import BaselineConfig, BaselineRequest, FitRequest, fit_task, run_baseline
 from maskpack.compressor.adopt import AdoptRequest, adopt_models
 from maskpack.compressor.refit import RefitRequest, refit_tasks
+from maskpack.compressor.sweep.file import read_plan
+from maskpack.compressor.sweep.run import backbone_folder, shared_backbone
 from maskpack.formats import ConfigError, DataError, ModelError, check_artifact, open_artifact
 from maskpack.models.base_model import ancestry, find_base
 from maskpack.models.load import load_finetuned
@@ -185,3 +187,24 @@ def test_images_without_labels_are_taught_beside_a_fit(base, pets, photos, quick
                 texts=photos,
             )
         )
+
+
+def test_backbones_of_a_sweep_are_calibrated_on_the_tasks_images(base, pets, tmp_path):
+    files, tasks = sorted((pets / "train").glob("*/*")), {}
+    for name, some in (("pets", files), ("fewer", files[::2])):
+        table = tmp_path / f"{name}.csv"
+        table.write_text(
+            "".join(["image,label\n", *(f"{one},{one.parent.name}\n" for one in some)])
+        )
+        columns = {"text_field": "image", "label_field": "label", "type": KIND}
+        tasks[name] = {"data": str(table), **columns}
+    methods = {"mask": {"bits": [8, 2], "refine": 2, "teacher": "none"}}
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(json.dumps({"models": [str(base)], "tasks": tasks, "methods": methods}))
+    runs = read_plan(plan).runs
+    places = {(run.arm.label, run.task.name): backbone_folder(run) for run in runs}
+    assert places["mask bits=8", "pets"] == places["mask bits=8", "fewer"]
+    assert places["mask bits=2", "pets"] != places["mask bits=2", "fewer"]
+    narrow = next(run for run in runs if run.arm.label == "mask bits=2")
+    made = shared_backbone(narrow, on_progress=lambda _: None)
+    assert open_artifact(made).manifest.scheme.bits == 2
